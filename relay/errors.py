@@ -1,0 +1,457 @@
+"""What can go wrong, whose fault it is, and what to do about it.
+
+Decided here: every error that may leave any part of relay. Never here: HTTP, sockets, retries.
+
+Rule 1: an error says which *side* it is on, whether trying again makes sense, and what to do (DESIGN law 2).
+Rule 2: no `RelayError` derives from `OSError` or from a foreign library's error. A peer's reset that is raised
+while our upload reads from its source would otherwise be taken for a broken upload, and blamed on the wrong side.
+Rule 3: nothing secret goes in. Locations print themselves redacted, so put a Location in the text, never a URL.
+
+The tree:
+
+    RelayError
+    ├─ ConfigError               start-up only
+    ├─ RequestError              the caller's mistake, found before anything was dialled
+    │  ├─ MalformedRequest 400   ├─ InvalidRequest 422      ├─ UnsupportedMediaType 415   ├─ RequestTooLarge 413
+    │  ├─ RequestTimeout 408     ├─ Unauthorized 401        └─ Forbidden 403
+    ├─ EgressDenied 403          the address policy said no
+    ├─ Overloaded 503            no slot, or the server is draining
+    ├─ StoreError                what a store said, or how its connection failed
+    │  ├─ NotFound  ├─ AlreadyExists  ├─ PreconditionFailed  ├─ Unauthenticated  ├─ PermissionDenied
+    │  ├─ Rejected  ├─ LengthRequired ├─ RedirectRefused  ├─ TooManyRedirects  ├─ Throttled
+    │  ├─ Unavailable  ├─ ConnectFailed  ├─ ConnectionLost  ├─ CertificateRefused  ├─ StoreTimeout  ├─ Stalled
+    │  └─ ProtocolViolation  └─ PrematureResponse
+    └─ TransferError             the bytes
+       ├─ SourceTruncated  ├─ SourceOverrun  ├─ SourceChanged  ├─ IntegrityMismatch  ├─ DestinationLost
+       └─ Cancelled
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Side = Literal["source", "destination", "relay", "request"]
+
+
+class RelayError(Exception):
+    """Base of every error of relay's own.
+
+    `code` is the slug that stands in the problem's `type`; `title` the same in words; `status` the HTTP status
+    that a server answers with; `message` the fact with its numbers; `hint` what the reader can do.
+    """
+
+    code: ClassVar[str] = "relay-error"
+    title: ClassVar[str] = "Relay failed"
+    status: ClassVar[int] = 500
+    default_side: ClassVar[Side] = "relay"
+    default_retryable: ClassVar[bool] = False
+    default_hint: ClassVar[str] = "This is a bug in relay. Please report it with the receipt or the log line."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        side: Side | None = None,
+        retryable: bool | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        pointer: str | None = None,
+    ) -> None:
+        """Keep the fact; `retry_after` is in seconds, `pointer` a JSON Pointer into the request."""
+        super().__init__(message)
+        self.message = message
+        self.side: Side = side or self.default_side
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.hint = hint or self.default_hint
+        self.retry_after = retry_after
+        self.pointer = pointer
+
+    def __str__(self) -> str:
+        """One line: the side and the fact."""
+        return f"{self.side}: {self.message}"
+
+
+class ConfigError(RelayError):
+    """A setting is wrong. Raised at start-up only; the command line exits with 2."""
+
+    code, title, status = "config-error", "A setting is wrong", 500
+    default_hint = "Correct the setting that is named and start again."
+
+
+# -- the caller's mistakes -----------------------------------------------------------------------------------
+
+
+class RequestError(RelayError):
+    """The request itself is at fault; nothing was dialled."""
+
+    code, title, status = "invalid-request", "The request is not acceptable", 422
+    default_side = "request"
+    default_hint = "Correct the request; /openapi.json says what it may hold."
+
+
+class MalformedRequest(RequestError):
+    """The body cannot be parsed, or can be parsed in more than one way."""
+
+    code, title, status = "malformed-json", "The request is not well-formed JSON", 400
+
+
+class DuplicateMember(RequestError):
+    """A JSON object names one member twice; which one was meant?"""
+
+    code, title, status = "duplicate-json-member", "A JSON member stands twice", 400
+
+
+class JsonTooDeep(RequestError):
+    """The JSON is nested deeper than anything this server asks for."""
+
+    code, title, status = "json-too-deep", "The JSON is nested too deeply", 400
+
+
+class UnsupportedMediaType(RequestError):
+    """The body is not declared as plain, unencoded JSON."""
+
+    code, title, status = "unsupported-media-type", "The body must be application/json", 415
+    default_hint = "Send the body as JSON with 'Content-Type: application/json' and no Content-Encoding."
+
+
+class RequestTooLarge(RequestError):
+    """The body is larger than the limit."""
+
+    code, title, status = "request-too-large", "The request is too large", 413
+
+
+class RequestTimeout(RequestError):
+    """The body did not arrive in time."""
+
+    code, title, status = "request-timeout", "The request did not arrive in time", 408
+    default_retryable = True
+
+
+class Unauthorized(RequestError):
+    """No token, or one that is not known."""
+
+    code, title, status = "unauthorized", "A token is needed", 401
+    default_hint = "Send 'Authorization: Bearer <token>' with one of the tokens in RELAY_TOKENS_FILE."
+
+
+class Forbidden(RequestError):
+    """The server may not answer this caller at all."""
+
+    code, title, status = "forbidden", "Not allowed from here", 403
+
+
+class UnknownMember(RequestError):
+    """A member that this server does not know: a typo must not mean a default."""
+
+    code, title = "unknown-member", "A member is not known"
+
+
+class MissingMember(RequestError):
+    """A member that must be there is not."""
+
+    code, title = "missing-member", "A member is missing"
+
+
+class InvalidType(RequestError):
+    """A member has the wrong type, or a value that is not allowed."""
+
+    code, title = "invalid-type", "A member has the wrong type or value"
+
+
+class InvalidURL(RequestError):
+    """A URL that is not absolute, or that two parsers could read differently."""
+
+    code, title = "invalid-url", "The URL is not acceptable"
+    default_hint = "Give one absolute http:// or https:// URL, percent-encoded, without spaces or backslashes."
+
+
+class UnsupportedScheme(RequestError):
+    """A scheme that no store answers to."""
+
+    code, title = "unsupported-scheme", "The scheme is not supported"
+    default_hint = "Use http:// or https://."
+
+
+class CredentialsInURL(RequestError):
+    """A user name or password inside the URL, where logs would show it."""
+
+    code, title = "credentials-in-url", "Credentials do not belong in a URL"
+    default_hint = "Send them as a header: {\"url\": …, \"headers\": {\"Authorization\": …}}."
+
+
+class URLTooLong(RequestError):
+    """A URL beyond the limit."""
+
+    code, title = "url-too-long", "The URL is too long"
+
+
+class InvalidHeader(RequestError):
+    """A header that cannot be sent safely."""
+
+    code, title = "invalid-header", "A header is not acceptable"
+
+
+class ForbiddenHeader(RequestError):
+    """A header that belongs to relay: it frames the message or names the hop."""
+
+    code, title = "forbidden-header", "That header is relay's own to set"
+    default_hint = "Leave the header out; relay sets it."
+
+
+class UnsafeKey(RequestError):
+    """A path that servers and proxies may fold onto another one."""
+
+    code, title = "unsafe-key", "The path is not safe"
+    default_hint = "Take out '.' and '..' segments, backslashes, control characters and empty segments."
+
+
+class SameObject(RequestError):
+    """Source and destination are the same object."""
+
+    code, title = "same-object", "Source and destination are the same object"
+    default_hint = "Give a destination that is not the source."
+
+
+class Unsupported(RequestError):
+    """Something that relay knows of, and that these two stores can't do."""
+
+    code, title, status = "unsupported", "Not supported here", 501
+
+
+class EgressDenied(RelayError):
+    """The address policy refused to connect. The text never names the address that a name resolved to."""
+
+    code, title, status = "egress-denied", "The address is not allowed", 403
+    default_side = "request"
+    default_hint = "Only public addresses are allowed; the operator can add a host or CIDR to RELAY_EGRESS_ALLOW."
+
+
+class PortDenied(EgressDenied):
+    """The address policy refused the port."""
+
+    code, title = "port-denied", "The port is not allowed"
+    default_hint = "Ports 80, 443, 8080 and 8443 are open; the operator can add others to RELAY_EGRESS_PORTS."
+
+
+class Overloaded(RelayError):
+    """No slot came free in time, the line is full, or the server is draining."""
+
+    code, title, status = "overloaded", "No slot is free", 503
+    default_retryable = True
+    default_hint = "Try again after the seconds that Retry-After names."
+
+
+# -- what a store said ---------------------------------------------------------------------------------------
+
+
+class StoreError(RelayError):
+    """A store refused, failed or broke the protocol. `store_status` is the status it answered, if it did."""
+
+    code, title, status = "store-error", "A store failed", 502
+    default_side = "source"
+    default_hint = "Look at what the store said."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        side: Side | None = None,
+        retryable: bool | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        store_status: int | None = None,
+    ) -> None:
+        super().__init__(message, side=side, retryable=retryable, hint=hint, retry_after=retry_after)
+        self.store_status = store_status
+
+
+class NotFound(StoreError):
+    """The object is not there."""
+
+    code, title, status = "not-found", "The object is not there", 404
+    default_hint = "Check the URL; a presigned one may be for another method or key."
+
+
+class AlreadyExists(StoreError):
+    """`if_exists` is `fail`, and the destination has an object of that name."""
+
+    code, title, status = "destination-exists", "The destination exists already", 409
+    default_side = "destination"
+    default_hint = "Choose another destination, or 'if_exists': 'overwrite' or 'skip'."
+
+
+class PreconditionFailed(StoreError):
+    """The store answered 412: the object is not the version that was pinned."""
+
+    code, title, status = "precondition-failed", "The object is another version now", 412
+
+
+class Unauthenticated(StoreError):
+    """The store wants credentials, or does not know these."""
+
+    code, title = "store-unauthenticated", "The store wants valid credentials"
+    default_hint = "Give the store's credentials in 'headers', or a fresh presigned URL."
+
+
+class PermissionDenied(StoreError):
+    """The store knows who asks, and says no."""
+
+    code, title = "store-permission-denied", "The store denied permission"
+    default_hint = "Check the permissions; a presigned URL may have expired or be for another method."
+
+
+class Rejected(StoreError):
+    """The store answered with a status that is not success, and that trying again will not change."""
+
+    code, title = "store-rejected", "The store refused the request"
+
+
+class LengthRequired(StoreError):
+    """The destination needs a length, and the source has none."""
+
+    code, title = "source-length-unknown", "The destination needs a length and the source has none"
+    default_side = "destination"
+    default_hint = "Use a source that sends Content-Length, or a destination that takes chunked uploads."
+
+
+class RedirectRefused(StoreError):
+    """The store sent us elsewhere, where we do not follow: on an upload, from https to http, to an odd URL."""
+
+    code, title = "redirect-refused", "The redirect is not followed"
+    default_hint = "Give the final URL yourself if you trust it."
+
+
+class TooManyRedirects(StoreError):
+    """More than five redirects, or a loop."""
+
+    code, title = "too-many-redirects", "Too many redirects"
+    default_hint = "Give the final URL yourself."
+
+
+class Throttled(StoreError):
+    """The store answered 429, or 503 with Retry-After."""
+
+    code, title, status = "store-throttled", "The store asks us to slow down", 503
+    default_retryable = True
+    default_hint = "Try again after the time that the store named."
+
+
+class Unavailable(StoreError):
+    """The store answered 408 or 5xx."""
+
+    code, title = "store-unavailable", "The store is not available"
+    default_retryable = True
+    default_hint = "Try again later."
+
+
+class ConnectFailed(StoreError):
+    """No connection: the name does not resolve, or no address answers."""
+
+    code, title = "connect-failed", "No connection to the store"
+    default_retryable = True
+    default_hint = "Check the host name, the port, and that the store is up."
+
+
+class ConnectionLost(StoreError):
+    """The connection broke in the middle."""
+
+    code, title = "connection-lost", "The connection to the store broke"
+    default_retryable = True
+    default_hint = "Try again; if it keeps happening look at the network between here and the store."
+
+
+class CertificateRefused(StoreError):
+    """The store's certificate or its TLS is not acceptable."""
+
+    code, title = "certificate-refused", "The store's TLS is not trusted"
+    default_hint = "Check the host name and the certificate; a private authority goes in RELAY_CA_BUNDLE."
+
+
+class StoreTimeout(StoreError):
+    """The store did not connect, or did not answer, in time."""
+
+    code, title, status = "store-timeout", "The store did not answer in time", 504
+    default_retryable = True
+    default_hint = "Try again; RELAY_CONNECT_SECONDS, RELAY_HEAD_SECONDS and RELAY_TOTAL_SECONDS are the limits."
+
+
+class Stalled(StoreTimeout):
+    """Fewer bytes moved than the stall rule asks for."""
+
+    code, title = "store-stalled", "The store stopped moving bytes"
+    default_hint = "Try again; RELAY_STALL_SECONDS and RELAY_STALL_BYTES are the limits."
+
+
+class ProtocolViolation(StoreError):
+    """What came is not HTTP/1.1 as RFC 9112 has it, or could be read in two ways."""
+
+    code, title = "store-invalid-response", "The store broke the protocol"
+    default_hint = "Something between here and the store is broken, or is attacking; look at what answers there."
+
+
+class PrematureResponse(StoreError):
+    """A 2xx before the whole body was sent: the destination cannot have the object."""
+
+    code, title = "destination-premature-response", "The destination said yes before it had the object"
+    default_side = "destination"
+    default_retryable = True
+    default_hint = "The destination does not read what it is sent; check its URL and method."
+
+
+# -- the bytes -----------------------------------------------------------------------------------------------
+
+
+class TransferError(RelayError):
+    """The bytes are not what was promised."""
+
+    code, title, status = "transfer-failed", "The transfer failed", 502
+    default_side = "source"
+
+
+class SourceTruncated(TransferError):
+    """The source ended before its promised length, or without its end marker."""
+
+    code, title = "source-truncated", "The source ended too early"
+    default_retryable = True
+    default_hint = "Try again; if it keeps ending at the same byte the source's object is damaged."
+
+
+class SourceOverrun(TransferError):
+    """The source sent more than it promised."""
+
+    code, title = "source-overrun", "The source sent more than it promised"
+    default_hint = "The source's length is wrong; look at what answers there."
+
+
+class SourceChanged(TransferError):
+    """The source is another version, or another size, than the one that was pinned."""
+
+    code, title = "source-changed", "The source changed while it was read"
+    default_retryable = True
+    default_hint = "Try again when nothing writes to the source."
+
+
+class IntegrityMismatch(TransferError):
+    """A digest or a size that was declared, or read back, is not that of the bytes that passed."""
+
+    code, title = "digest-mismatch", "The bytes do not match their digest"
+    default_retryable = True
+    default_hint = "Bytes were damaged on the way or in the store. Nothing wrong was left behind unless it says so."
+
+
+class DestinationLost(TransferError):
+    """The destination acknowledged the object and does not show it."""
+
+    code, title = "destination-lost", "The destination does not show the object"
+    default_side = "destination"
+    default_retryable = True
+    default_hint = "Check that the destination can be read at the same URL."
+
+
+class Cancelled(TransferError):
+    """Somebody asked for the end, or the server is stopping."""
+
+    code, title, status = "cancelled", "The transfer was cancelled", 503
+    default_side = "relay"
+    default_retryable = True
+    default_hint = "Send the request again."
