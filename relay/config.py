@@ -1,0 +1,207 @@
+"""The settings: every limit that relay has, where it is read from, and what they add up to in memory.
+
+Decided here: names, defaults and bounds. A flag wins over a `RELAY_*` variable, that over `relay.toml`, that over
+the default. Never here: anything that acts on a setting.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from relay.egress import EgressPolicy, parse_allow
+from relay.errors import ConfigError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one exchange may take. All times in seconds, all sizes in bytes."""
+
+    connect_seconds: float = 10.0
+    """For the name, the connection and the TLS handshake together, of one address after the other."""
+    head_seconds: float = 60.0
+    """From the last byte of a request to the last byte of the answer's head."""
+    total_seconds: float = 24 * 3600.0
+    """For one transfer with all its attempts."""
+    stall_seconds: float = 60.0
+    stall_bytes: int = KIB
+    """A side is stalled when fewer than `stall_bytes` a second moved over `stall_seconds`."""
+    expect_seconds: float = 1.0
+    """How long a `100 Continue` is waited for (RFC 9110 section 10.1.1 lets a client go on without it)."""
+    expect_bytes: int = MIB
+    """Uploads of at least this length ask with `Expect: 100-continue` first; smaller ones are cheaper to lose."""
+    early_seconds: float = 2.0
+    """How long an answer is looked for after an upload's connection broke."""
+    head_bytes: int = 64 * KIB
+    head_fields: int = 100
+    interim_heads: int = 8
+    chunk_line_bytes: int = 4 * KIB
+    """A chunk's size line with its extensions; trailers together may have `head_bytes`."""
+    text_bytes: int = 64 * KIB
+    """What is read of an answer that is not an object: an error page, an upload's answer."""
+    redirects: int = 5
+    idle_seconds: float = 15.0
+    idle_connections: int = 16
+    """Connections kept alive for each origin, and for how long."""
+    addresses: int = 16
+    """Addresses of one name that are tried."""
+    buffer_bytes: int = MIB
+    """The largest piece that is copied at once."""
+    tick_seconds: float = 1.0
+    """How often a waiting pump looks at its clocks, and at a cancel."""
+    yield_seconds: float = 0.004
+    """How long a pump may run before it lets the others run."""
+    settle_seconds: float = 10.0
+    """How long a destination may take to show an object that it acknowledged."""
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set. Read with `load_settings`, which turns mistakes into ConfigError."""
+
+    model_config = SettingsConfigDict(env_prefix="RELAY_", extra="forbid", frozen=True, env_ignore_empty=True)
+
+    bind: str = "127.0.0.1:8080"
+    workers: int = Field(1, ge=1, le=256)
+    graceful_timeout: int = Field(30, ge=1, le=86400)
+    """Seconds that running transfers get after SIGTERM."""
+
+    slots: int = Field(10, ge=1, le=100_000)
+    """Transfers at a time in a worker."""
+    waiters: int = Field(100, ge=0, le=100_000)
+    """Requests that may wait for a slot in a worker; the next one is answered 503."""
+    wait_seconds: float = Field(30.0, ge=0, le=3600)
+    """How long a request waits for a slot before it is answered 503."""
+
+    connect_seconds: float = Field(10.0, gt=0, le=600)
+    head_seconds: float = Field(60.0, gt=0, le=3600)
+    total_seconds: float = Field(24 * 3600.0, gt=0)
+    stall_seconds: float = Field(60.0, gt=0, le=3600)
+    stall_bytes: int = Field(KIB, ge=1)
+    settle_seconds: float = Field(10.0, ge=0, le=600)
+    buffer_bytes: int = Field(MIB, ge=16 * KIB, le=64 * MIB)
+
+    retry_budget: float = Field(60.0, ge=0, le=86400)
+    """Seconds within which a failed transfer may be tried again; 0 tries once."""
+
+    request_bytes: int = Field(MIB, ge=KIB)
+    request_seconds: float = Field(10.0, gt=0, le=600)
+    """The largest request body, and how long it may take to arrive."""
+
+    egress_allow: str = ""
+    """Hosts and CIDRs that are allowed although not public, separated by commas; each may name a port."""
+    egress_ports: str = "80,443,8080,8443"
+    ca_bundle: Path | None = None
+    """Certificate authorities that are trusted besides the system's (PEM)."""
+    tokens_file: Path | None = None
+    """One token a line; needed when the server is bound to anything but loopback."""
+
+    @field_validator("egress_ports")
+    @classmethod
+    def _ports(cls, text: str) -> str:
+        for port in filter(None, (p.strip() for p in text.split(","))):
+            if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+                raise ValueError(f"{port!r} is not a port")
+        return text
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags (init) over the environment over the TOML file that RELAY_CONFIG names, or ./relay.toml."""
+        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get("RELAY_CONFIG", "relay.toml")))
+        return sources["init_settings"], sources["env_settings"], toml
+
+    def limits(self) -> Limits:
+        """Return the limits of one exchange."""
+        return Limits(
+            connect_seconds=self.connect_seconds,
+            head_seconds=self.head_seconds,
+            total_seconds=self.total_seconds,
+            stall_seconds=self.stall_seconds,
+            stall_bytes=self.stall_bytes,
+            settle_seconds=self.settle_seconds,
+            buffer_bytes=self.buffer_bytes,
+        )
+
+    def egress(self) -> EgressPolicy:
+        """Return the address policy. Raises ConfigError for an entry that is neither a host nor a CIDR."""
+        ports = frozenset(int(p) for p in self.egress_ports.split(",") if p.strip())
+        return EgressPolicy(allow=parse_allow(self.egress_allow), ports=ports)
+
+    def memory_ceiling_bytes(self) -> int:
+        """Return what payload may take in all workers together, besides about 60 MiB a worker for the program.
+
+        Each transfer holds at most one buffer, and TLS the like of it in each direction on each side.
+        """
+        return self.workers * self.slots * 5 * self.buffer_bytes
+
+
+def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings; `flags` (None values left out) win. Raises ConfigError that names each wrong setting."""
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith("RELAY_") and name[6:].lower() not in {*Settings.model_fields, "config"}
+    )
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is not a setting", hint="Is it a typo? `relay serve --help` lists them.")
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_told(e) for e in error.errors())) from None
+    except ValueError as error:  # tomllib names the line and the column
+        raise ConfigError(f"{os.environ.get('RELAY_CONFIG', 'relay.toml')}: {error}") from None
+    settings.egress()
+    return settings
+
+
+def _told(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "setting"
+    return f"{name} (RELAY_{name.upper()}): {error['msg']}"
+
+
+def is_loopback(host: str) -> bool:
+    """Say if an address to listen on is only reached from this machine; an empty one means every address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_tokens(path: Path | None) -> frozenset[str]:
+    """Read one token a line; '#' starts a comment. Raises ConfigError for a file that others could read or change."""
+    if path is None:
+        return frozenset()
+    try:
+        mode = path.stat().st_mode
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"RELAY_TOKENS_FILE {path}: {error}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"RELAY_TOKENS_FILE {path} is open to others", hint=f"Run: chmod 600 {path}")
+    tokens = frozenset(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    for token in tokens:
+        if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigError(f"RELAY_TOKENS_FILE {path}: a token must be 16 or more printable ASCII characters")
+    if not tokens:
+        raise ConfigError(f"RELAY_TOKENS_FILE {path} holds no token", hint="Write one token a line.")
+    return tokens

@@ -1,0 +1,401 @@
+"""Where one object lives, decided once, on one strict parse.
+
+Decided here: what an acceptable URL is, how it prints, where a redirect leads, when two of them are the same
+object. Never here: whether an address may be dialled (relay/egress.py), and any second parser. We dial `host`
+and `port` of the Location ourselves and send `target` as it is, so what was checked is what is connected to.
+
+Why not `urlsplit` and not urllib3: they disagree about `http://127.0.0.1\\@evil.com/` and delete or keep a
+tab, and `requests` rewrites `%7E`, `%zz`, `|` and `..`, which breaks signatures and folds two keys into one.
+The grammar below is RFC 3986 for http and https, less everything that two readers could take differently,
+plus the visible ASCII characters that stores' own presigned URLs are known to carry.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from relay.errors import (
+    CredentialsInURL,
+    InvalidType,
+    InvalidURL,
+    RedirectRefused,
+    RequestError,
+    Side,
+    UnsafeKey,
+    UnsupportedScheme,
+    URLTooLong,
+)
+from relay.headers import Headers
+from relay.headers import parse_headers as parse_headers
+
+URL_BYTES: Final = 8 * 1024
+DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
+UPLOAD_METHODS: Final = frozenset({"PUT", "POST"})
+
+# What no name may hold: C0, DEL, C1, line separators, bidi marks and overrides, lone surrogates.
+UNSAFE_CHARACTERS: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PARTS: Final = re.compile(
+    r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S
+)
+_REFUSED: Final = re.compile(r"[^!-\[\]-~]")  # all but visible ASCII, and the backslash
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
+# RFC 952 / 1123 labels, plus the underscore that S3 buckets and compose services have.
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NAME_BYTES: Final = 253  # RFC 1035 §2.3.4, written with dots and without the last one
+
+
+class Origin(NamedTuple):
+    """What a connection is to, and what credentials may not leave (RFC 6454)."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """'https://host[:port]', the default port left out and IPv6 in brackets."""
+        return f"{self.scheme}://{_authority_of(self)}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Location:
+    """One object's address, with what the caller wants to be sent along.
+
+    `host` is lower-case ASCII, IPv6 without brackets. `target` is the path and the query, byte for byte as
+    they were given. `headers`, the query and `url` are secret: a presigned URL is a password. Printing a
+    Location leaves them out; a token that somebody put in the *path* stays readable, for it can't be told
+    from a name.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+    method: str | None = None
+    headers: Headers = ()
+
+    @property
+    def origin(self) -> Origin:
+        """The scheme, host and port."""
+        return Origin(self.scheme, self.host, self.port)
+
+    @property
+    def url(self) -> str:
+        """The whole URL. SECRET: never in a log, an error or an answer."""
+        return f"{self.origin}{self.target}"
+
+    @property
+    def path(self) -> str:
+        """The target up to its '?', as given."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """The target after its '?', as given. SECRET."""
+        return self.target.partition("?")[2]
+
+    @property
+    def name(self) -> str:
+        """The last path segment, percent-decoded; '' if the path ends in '/'.
+
+        A segment that is not UTF-8 stays percent-encoded, so that nothing is lost and no U+FFFD appears. The
+        name is the peer's word: `relay.disposition.safe_name` says whether it can be used.
+        """
+        segment = self.path.rpartition("/")[2]
+        try:
+            return unquote_to_bytes(segment).decode()
+        except UnicodeDecodeError:
+            return segment
+
+    @property
+    def host_header(self) -> str:
+        """The value of the Host header (RFC 9110 §7.2)."""
+        return _authority_of(self.origin)
+
+    def with_target(self, target: str) -> Location:
+        """The same with another target, dots and all. Raises InvalidURL or UnsafeKey if it cannot be sent."""
+        _check_characters(target, path_end=len(target.partition("?")[0]))
+        if not target.startswith("/") or "#" in target:
+            raise InvalidURL("a target begins with '/' and has no fragment")
+        return replace(self, target=target)
+
+    def named(self, name: str) -> Location:
+        """The object `name` inside this folder: the path must end in '/'; the query is kept.
+
+        Raises UnsafeKey for a name that is empty, '.' or '..', or holds a separator or a control character.
+        """
+        assert self.path.endswith("/"), "only a folder can be given a name"
+        if name == "" or "/" in name or UNSAFE_CHARACTERS.search(name):
+            raise UnsafeKey("the object's name is empty, or has a '/' or a control character in it")
+        path = self.path + quote(name, safe="")
+        check_path(path, destination=True)
+        return replace(self, target=path + self.target[len(self.path) :])
+
+    def __str__(self) -> str:
+        """The URL without its secrets: no query, no headers."""
+        return f"{self.origin}{self.path}" + ("?…" if "?" in self.target else "")
+
+    def __repr__(self) -> str:
+        """As `str`, marked."""
+        return f"<Location {self}>"
+
+
+def parse_location(
+    text: str,
+    *,
+    method: str | None = None,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    pointer: str | None = None,
+    destination: bool = False,
+    limit_bytes: int = URL_BYTES,
+) -> Location:
+    """Read one absolute http or https URL; the fragment is dropped, the rest kept byte for byte.
+
+    `destination` adds what only a name that is *written* must keep to (`check_path`). `pointer` is where the
+    URL stands in the request ('/source' or '/source/url'), and every error carries it. Raises a RequestError:
+    UnsupportedScheme, InvalidURL, CredentialsInURL, URLTooLong, UnsafeKey, InvalidType (the method), and what
+    `parse_headers` raises. No error repeats any part of the URL but its scheme.
+    """
+    parent = None if pointer is None else pointer.removesuffix("/url")
+    if method is not None and method not in UPLOAD_METHODS:
+        where = None if parent is None else f"{parent}/method"
+        raise InvalidType("the method of an upload is PUT or POST", hint="Use PUT or POST.", pointer=where)
+    checked = parse_headers(headers, None if parent is None else f"{parent}/headers")
+    try:
+        scheme, host, port, target = _parse(text, destination, limit_bytes)
+    except RequestError as error:
+        error.pointer = pointer
+        raise
+    return Location(scheme, host, port, target, method, checked)
+
+
+def check_path(path: str, *, destination: bool) -> None:
+    """Raise UnsafeKey for a path that servers and proxies fold onto another one.
+
+    For both sides: '.' and '..' segments, percent-encoded ones too, between slashes of any kind, and with the
+    ';parameter' that Java servers cut off. For a destination also: empty segments, backslashes, and control
+    or bidi characters, all of them also percent-encoded.
+    """
+    decoded = unquote_to_bytes(path)
+    pieces = re.split(rb"[/\\]", decoded)
+    if any(piece.partition(b";")[0] in (b".", b"..") for piece in pieces):
+        raise UnsafeKey("the path has a '.' or '..' segment, plain or percent-encoded")
+    if not destination:
+        return
+    if b"\\" in decoded:
+        raise UnsafeKey("the path has a backslash, plain or percent-encoded")
+    if b"" in pieces[1:-1]:
+        raise UnsafeKey("the path has an empty segment")
+    if UNSAFE_CHARACTERS.search(decoded.decode(errors="replace")):
+        raise UnsafeKey("the path has a control or bidi character in it")
+
+
+def redirected(location: Location, reference: str, side: Side = "source") -> Location:
+    """Where a Location header leads (RFC 3986 §5.2), as strictly parsed as a caller's own URL.
+
+    The method and the headers are dropped when the origin changes. Raises RedirectRefused on a step from
+    https to http, another scheme, or a reference that does not parse. The dial checks address and port.
+    """
+    try:
+        there = parse_location(_absolute(location, reference))
+    except RequestError as error:
+        raise RedirectRefused(f"{location} redirects, and {error.message}", side=side) from None
+    if location.scheme == "https" and there.scheme == "http":
+        raise RedirectRefused(f"{location} redirects from https to http", side=side)
+    if there.origin != location.origin:
+        return there
+    return replace(there, method=location.method, headers=location.headers)
+
+
+def same_object(one: Location, other: Location) -> bool:
+    """Whether two locations name the same object, as far as their URLs can tell.
+
+    Equal are: hosts but for case and a trailing dot, numeric hosts in any spelling, paths in any
+    percent-encoding, queries in any order and encoding, and whatever signature a presigned URL carries: a URL
+    signed for GET and one signed for PUT are the same object.
+    """
+    return _identity(one) == _identity(other)
+
+
+def is_host_name(host: str) -> bool:
+    """Whether this is a lower-case ASCII name that can stand in the DNS, its punycode labels included."""
+    if not _NAME.fullmatch(host) or len(host.removesuffix(".")) > _NAME_BYTES:
+        return False
+    return all(_is_punycode(label[4:]) for label in host.split(".") if label.startswith("xn--"))
+
+
+def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host spells out, in any spelling that getaddrinfo takes for one; None for a name.
+
+    `inet_aton` (POSIX) has one to four parts, each decimal, octal or hexadecimal, the last one filling the
+    rest: 2130706433, 0x7f.1 and 0177.0.0.1 are all 127.0.0.1, while `ipaddress` takes none of them.
+    """
+    if ":" in host:
+        try:
+            return ipaddress.IPv6Address(host.partition("%")[0])
+        except ValueError:
+            return None
+    parts = [_number(part) for part in host.removesuffix(".").split(".")]
+    numbers = [part for part in parts if part is not None]
+    if len(numbers) != len(parts) or len(numbers) > 4:
+        return None
+    *heads, last = numbers
+    if any(head > 255 for head in heads) or last >= 256 ** (4 - len(heads)):
+        return None
+    return ipaddress.IPv4Address(sum(head << (24 - 8 * place) for place, head in enumerate(heads)) + last)
+
+
+# -- the parse -----------------------------------------------------------------------------------------------
+
+
+def _parse(text: str, destination: bool, limit_bytes: int) -> tuple[str, str, int, str]:
+    if len(text) > limit_bytes:
+        raise URLTooLong(f"the URL has {len(text)} characters; the limit is {limit_bytes}")
+    scheme = _scheme(text)
+    rest = text[len(scheme) + 3 :]
+    parts = _PARTS.fullmatch(rest)
+    assert parts is not None, "the pattern has a place for every character"
+    authority, path, query, fragment = parts.group("authority", "path", "query", "fragment")
+    _check_characters(rest, path_start=parts.start("path"), path_end=parts.end("path"))
+    if fragment is not None and not path and query is None:
+        raise InvalidURL("a '#' stands right after the host")  # http://evil.com#@127.0.0.1
+    host, port = _host_and_port(authority, DEFAULT_PORTS[scheme])
+    check_path(path, destination=destination)
+    return scheme, host, port, (path or "/") + (query or "")
+
+
+def _scheme(text: str) -> str:
+    head, colon, rest = text.partition(":")
+    if not colon or re.search(r"[/?#]", head):
+        raise InvalidURL("the URL is not absolute")
+    if head.lower() not in DEFAULT_PORTS:
+        # Said back only if it can't be anything else: 'user:password@host' has a head too.
+        said = rest.startswith("//") and len(head) <= 20 and _SCHEME.fullmatch(head + ":")
+        raise UnsupportedScheme(f"the scheme{f' {head!r}' if said else ''} is not http or https")
+    if not rest.startswith("//"):
+        raise InvalidURL("'//' must follow the scheme")
+    return head.lower()
+
+
+def _check_characters(text: str, path_start: int = 0, path_end: int = 0) -> None:
+    found = _REFUSED.search(text)
+    if found is None:
+        return
+    if found.group() == "\\" and path_start <= found.start() < path_end:
+        raise UnsafeKey("the path has a backslash, plain or percent-encoded")
+    raise InvalidURL(f"the URL has U+{ord(found.group()):04X} in it, which must be percent-encoded")
+
+
+def _host_and_port(authority: str, default: int) -> tuple[str, int]:
+    userinfo, at, authority = authority.rpartition("@")
+    if at:
+        _refuse_userinfo(userinfo)
+    host, bracket, tail = authority.partition("]")
+    if authority.startswith("["):
+        if not bracket or "%" in host or literal_address(host[1:]) is None or ":" not in host:
+            raise InvalidURL("what stands in brackets is not an IPv6 address, or has a zone")
+        return host[1:].lower(), _port(tail, default)
+    host, colon, digits = authority.partition(":")
+    if not is_host_name(host.lower()):
+        hint = "Use labels of 1 to 63 letters, digits and hyphens, 253 in all; for other scripts punycode."
+        raise InvalidURL("the host is missing, or is not a name or an address", hint=hint)
+    return host.lower(), _port(colon + digits, default)
+
+
+def _refuse_userinfo(userinfo: str) -> None:
+    # http://evil.com%2f@127.0.0.1 and http://a@b@c have no user; they are made for some other parser.
+    tricky = re.search(r"%(?:2f|5c|23|3f)", userinfo, re.I) and ":" not in userinfo
+    if "@" in userinfo or tricky:
+        raise InvalidURL("there is an '@' before the host that can be read in two ways")
+    raise CredentialsInURL("the URL has a user name or a password in it")
+
+
+def _port(text: str, default: int) -> int:
+    if text == "":
+        return default
+    if not text.startswith(":") or not _PORT.fullmatch(text, 1) or int(text[1:]) > 65535:
+        raise InvalidURL("the port is not a number from 1 to 65535 without leading zeros")
+    return int(text[1:])
+
+
+def _is_punycode(encoded: str) -> bool:
+    # RFC 3492: must decode, to something that needed it, and encode to the same again.
+    try:
+        label = encoded.encode("ascii").decode("punycode")
+        return not label.isascii() and label.encode("punycode") == encoded.encode("ascii")
+    except (ValueError, OverflowError):
+        return False
+
+
+def _number(part: str) -> int | None:
+    for pattern, base in ((r"0x[0-9a-f]+", 16), (r"0[0-7]*", 8), (r"[1-9][0-9]*", 10)):
+        if len(part) <= 63 and re.fullmatch(pattern, part, re.I | re.A):
+            return int(part, base)
+    return None
+
+
+def _authority_of(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return host if origin.port == DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
+
+
+# -- redirects and identity ----------------------------------------------------------------------------------
+
+
+def _absolute(base: Location, reference: str) -> str:
+    if _SCHEME.match(reference):
+        return reference
+    if reference.startswith("//"):
+        return f"{base.scheme}:{reference}"
+    path, mark, query = reference.partition("#")[0].partition("?")
+    if not path:
+        return f"{base.origin}{base.path}?{query}" if mark else base.url
+    merged = path if path.startswith("/") else f"{base.path.rpartition('/')[0]}/{path}"
+    return f"{base.origin}{_without_dots(merged)}{mark}{query}"
+
+
+def _without_dots(path: str) -> str:
+    # RFC 3986 §5.2.4, for the plain dots that a relative reference may use. The parse refuses encoded ones.
+    segments = path.split("/")[1:]
+    kept: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            kept = kept[:-1]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+# What a signature adds to a query, if the first of each row is in it; without it they are names like others.
+_SIGNATURES: Final = (
+    ("x-amz-signature", re.compile(r"x-amz-.*|x-id|response-.*")),
+    ("x-goog-signature", re.compile(r"x-goog-.*|response-.*")),
+    ("signature", re.compile(r"signature|expires|awsaccesskeyid|googleaccessid|key-pair-id|policy")),
+    ("sig", re.compile(r"sig|s[eiprstv]|s[pks]r|srt|sip|sdd|sk[estv]|s[kau]oid|sktid|scid|rsc[cdelt]")),
+)
+
+
+def _identity(location: Location) -> tuple[str, int, bytes, list[tuple[bytes, bytes]]]:
+    # The scheme is left out: one port speaks one of the two.
+    address = literal_address(location.host)
+    host = location.host.removesuffix(".") if address is None else address.exploded
+    pairs = [part.partition("=") for part in location.query.split("&") if part]
+    names = {unquote_to_bytes(name).lower() for name, _, _ in pairs}
+    signed = [pattern for marker, pattern in _SIGNATURES if marker.encode() in names]
+    kept = [
+        (unquote_to_bytes(name), unquote_to_bytes(value))
+        for name, _, value in pairs
+        if not any(pattern.fullmatch(name.lower()) for pattern in signed)
+    ]
+    return host, location.port, unquote_to_bytes(location.path), sorted(kept)

@@ -1,0 +1,93 @@
+"""The receipt: what was read, what was written, and what was proved about it.
+
+Decided here: the levels of proof and the receipt's shape. Never here: how a level is reached (`engine/verify.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from relay.digest import Digests, as_hex
+
+
+class Level(Enum):
+    """What a receipt proves, the strongest first (DESIGN section 5)."""
+
+    READ_BACK = "read_back"
+    """After the destination committed, every byte was read back and digested again."""
+    WHOLE_DIGEST = "whole_digest"
+    """The destination computed a digest of the whole object that equals ours, or the source's."""
+    PART_DIGESTS = "part_digests"
+    """The destination checked a digest of each part, and the assembled length agrees."""
+    SIZE = "size"
+    """Only the length agrees, which proves nothing about the bytes: unverified."""
+
+
+class State(Enum):
+    """How a transfer ended, when it did not fail."""
+
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of an object in a store, as far as the store named it; `size` in bytes."""
+
+    size: int | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    digests: Digests = field(default_factory=dict)
+
+    @property
+    def strong_etag(self) -> str | None:
+        """The entity tag if it is a strong one (RFC 9110 section 8.8.1); only that may go into If-Match."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the store told, as plain values; what it did not tell is null."""
+        return {
+            "etag": self.etag,
+            "size": self.size,
+            "last_modified": self.last_modified,
+            "digests": as_hex(self.digests),
+        }
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one transfer proved. `bytes` is the object's length, `bytes_resent` what earlier attempts had sent."""
+
+    level: Level
+    bytes: int
+    digests: Digests
+    source: Version
+    destination: Version
+    attempts: int
+    bytes_resent: int
+    notes: tuple[str, ...] = ()
+    whole: bool = True
+    """False where the source's own end can't be proved (a close-delimited answer without a length or a digest)."""
+
+    @property
+    def state(self) -> State:
+        """`verified` when a level above size was proved for the whole object; "could not verify" is never success."""
+        proved = self.level is not Level.SIZE and self.whole
+        return State.VERIFIED if proved else State.UNVERIFIED
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the receipt as the API and the command line print it."""
+        return {
+            "level": self.level.value,
+            "bytes": self.bytes,
+            "digests": as_hex(self.digests),
+            "source": self.source.to_json(),
+            "destination": self.destination.to_json(),
+            "attempts": self.attempts,
+            "bytes_resent": self.bytes_resent,
+            "notes": list(self.notes),
+        }

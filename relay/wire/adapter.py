@@ -1,0 +1,132 @@
+"""The wire's ordinary face: a transport adapter for `requests`.
+
+    session = wire_session(wire)
+    with session.get(source, stream=True) as response:
+        session.put(destination, data=response.raw)      # response.raw is a Body, and is pumped
+
+Errors are relay's own (`RelayError`), not `requests.RequestException`, which derives from OSError (DESIGN law 2).
+Content codings are passed through untouched: `response.raw` gives the bytes as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+from requests.adapters import BaseAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import get_encoding_from_headers
+
+from relay.errors import Unsupported
+from relay.location import parse_location
+from relay.wire.exchange import Payload, Request, Response, Wire
+from relay.wire.http1 import Fields
+from relay.wire.meter import Meter
+
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+OURS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection", "expect"})
+"""Fields that the exchange writes itself, by what it really sends."""
+
+
+class WireAdapter(BaseAdapter):
+    """Carries the exchanges of a `requests.Session` over a Wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__()
+        self._wire = wire
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """Do one exchange; the limits are the wire's, so `timeout` is not looked at.
+
+        Raises Unsupported for `verify=False`, another CA bundle, a client certificate or a proxy, RequestError for
+        a URL that is not acceptable, and what `Wire.exchange` raises.
+        """
+        if verify is not True or cert or proxies:
+            raise Unsupported("the wire verifies every certificate by its own bundle, and uses no proxy")
+        answer = self._wire.exchange(_to_wire(request, self._wire))
+        return _to_requests(answer, request, self)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._wire.pool.close()
+
+
+def _to_wire(request: requests.PreparedRequest, wire: Wire) -> Request:
+    location = parse_location(request.url or "")
+    method = request.method or "GET"
+    body, length = _payload(request)
+    return Request(
+        method=method,
+        origin=location.origin,
+        host=location.host_header,
+        target=location.target,
+        side="source" if method in READS else "destination",
+        meter=Meter(wire.limits),
+        fields=_fields(request.headers),
+        body=body,
+        length=length,
+        expect=bool(request.headers.get("Expect")),
+    )
+
+
+def _fields(headers: Mapping[str, str | bytes]) -> Fields:
+    pairs = ((name, value.decode("latin-1") if isinstance(value, bytes) else value) for name, value in headers.items())
+    return tuple((name, value) for name, value in pairs if name.lower() not in OURS)
+
+
+def _payload(request: requests.PreparedRequest) -> tuple[Payload, int | None]:
+    """Return the body as the wire takes it, and its length where `requests` learned one."""
+    body: Any = request.body
+    if isinstance(body, str):
+        body = body.encode()
+    announced = request.headers.get("Content-Length")
+    if hasattr(body, "read") and not hasattr(body, "took_unseen"):
+        body = iter(lambda: request.body.read(1 << 18), b"")  # type: ignore[union-attr]
+    return body, int(announced) if announced else None
+
+
+def _to_requests(answer: Response, request: requests.PreparedRequest, adapter: WireAdapter) -> requests.Response:
+    response = requests.Response()
+    response.status_code = answer.head.status
+    response.reason = answer.head.reason
+    response.headers = CaseInsensitiveDict()
+    for name, _ in answer.head.fields:
+        response.headers[name] = answer.head.get(name) or ""
+    response.encoding = get_encoding_from_headers(response.headers)
+    response.raw = answer.body
+    response.url = request.url or ""
+    response.request = request
+    response.connection = adapter  # type: ignore[attr-defined]
+    return response
+
+
+class WireSession(requests.Session):
+    """A Session that reads nothing from its environment, keeps no cookies, and redirects reads only."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.max_redirects = wire.limits.redirects
+        self.adapters.clear()
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, WireAdapter(wire))
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """As `requests`, but an upload is never sent on: its body is spent."""
+        if resp.request.method not in READS:
+            return None
+        return super().get_redirect_target(resp)
+
+
+def wire_session(wire: Wire) -> WireSession:
+    """Return a `requests.Session` over the wire."""
+    return WireSession(wire)

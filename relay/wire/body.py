@@ -1,0 +1,263 @@
+"""One object's bytes on their way. *A body never just ends.*
+
+Theory of operation. A Body reads one answer's payload from its connection, once and in order. It ends in exactly one
+of two ways: `read_now` returns 0 after the promised length (or the framing's own end) was seen and every expected
+digest matched; or it raises. The last piece is not handed out before the digests were compared, so whoever forwards
+the pieces can't have completed an upload of damaged bytes: its last piece never went out.
+
+Decided here: completeness (DESIGN law 1), and what becomes of the connection. Never here: where bytes go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from relay.config import Limits
+from relay.digest import Digester, Digests, compare, parse_fields
+from relay.errors import IntegrityMismatch, SourceOverrun, SourceTruncated
+from relay.wire.buffers import BUFFERS
+from relay.wire.http1 import ChunkDecoder, Framing, Head
+from relay.wire.meter import Meter
+from relay.wire.stream import Stream
+
+DIRECT_BYTES = 16 * 1024
+"""A chunk with at least this much to come is read straight into the reader's buffer."""
+
+
+class Body:
+    """The payload of one answer.
+
+    `length` is the promise in bytes, or None; `count` what was handed out so far; `complete` whether the end was
+    reached and proved by the framing (`ends_by_close` bodies of unknown length prove nothing, see there).
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        framing: Framing,
+        head: Head,
+        meter: Meter,
+        release: Callable[[Stream, bool], None],
+    ) -> None:
+        """Read from `stream` by `framing`; at the end call `release(stream, reusable)`, exactly once."""
+        self.connection, self.framing, self.meter = stream, framing, meter
+        self.length: int | None = {Framing.LENGTH: head.length, Framing.NONE: 0}.get(framing)
+        self.count = 0
+        self.complete = False
+        self.digester: Digester | None = None
+        self._expected: Digests = {}
+        self._keeps_alive = head.keeps_alive and framing is not Framing.CLOSE
+        self._release: Callable[[Stream, bool], None] | None = release
+        self._chunks = ChunkDecoder(meter.limits, stream.side) if framing is Framing.CHUNKED else None
+        if self.length == 0:
+            self._ended()
+
+    # -- promises
+
+    @property
+    def len(self) -> int | None:
+        """The promised length, under the name by which `requests` asks for it."""
+        return self.length
+
+    @property
+    def ends_by_close(self) -> bool:
+        """Say that nothing tells a whole body from a cut one: no length, and it ends with the connection."""
+        return self.framing is Framing.CLOSE and self.length is None
+
+    @property
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """The trailer fields (RFC 9110 section 6.5), once complete."""
+        return tuple(self._chunks.trailers) if self._chunks else ()
+
+    def promise(self, length: int) -> None:
+        """Hold the body to a length that was learned elsewhere, when its own framing tells none."""
+        if self.length is None:
+            self.length = length
+
+    def digest_with(self, names: tuple[str, ...], expected: Digests | None = None) -> None:
+        """Compute these digests on the way, and raise IntegrityMismatch before the last piece if `expected` differ.
+
+        Must be called before the first byte is read. Raises KeyError for an unknown name.
+        """
+        self._expected = {k: v for k, v in (expected or {}).items()}
+        self.digester = Digester((*names, *self._expected))
+        if self.complete:
+            self._check_digests()
+
+    @property
+    def digests(self) -> Digests:
+        """The digests of what was handed out so far; empty if none are computed."""
+        return self.digester.digests() if self.digester else {}
+
+    @property
+    def remaining(self) -> int | None:
+        """How many promised bytes are still to come, or None."""
+        return None if self.length is None else self.length - self.count
+
+    # -- reading
+
+    def read_now(self, view: memoryview) -> int | None:
+        """Read what is there into `view`: the count, 0 at the proven end, None if nothing has come yet.
+
+        Raises SourceTruncated, SourceOverrun, IntegrityMismatch, ProtocolViolation or ConnectionLost; the
+        connection is closed then.
+        """
+        if self.complete:
+            return 0
+        try:
+            count = self._read_framed(view)
+            if count:
+                self.took(view[:count])
+            return count
+        except BaseException:
+            self.close()
+            raise
+
+    def took(self, piece: memoryview) -> None:
+        """Account for bytes that were read. The last of a known length are checked before they are handed out."""
+        self.took_unseen(len(piece), ended=False)
+        if self.digester is not None:
+            self.digester.update(piece)
+        if self.count == self.length:
+            self._check_digests()
+            if self.framing is Framing.LENGTH:
+                self._ended()
+
+    def took_unseen(self, count: int, ended: bool = True) -> None:
+        """Account for `count` bytes that moved inside the kernel."""
+        self.count += count
+        if self.length is not None and self.count > self.length:
+            raise SourceOverrun(f"more than the promised {self.length} bytes came", side=self.connection.side)
+        if ended and self.count == self.length:
+            self._ended()
+
+    def _read_framed(self, view: memoryview) -> int | None:
+        if self._chunks is not None:
+            return self._read_chunked(view, self._chunks)
+        if self.framing is Framing.LENGTH and self.remaining is not None:
+            view = view[: self.remaining]
+        count = self.connection.read_now(view)
+        if count == 0:
+            self._end_of_stream()
+        return count
+
+    def _end_of_stream(self) -> None:
+        if self.framing is Framing.CLOSE and self.count == (self.count if self.length is None else self.length):
+            return self._ended()
+        raise SourceTruncated(f"ended after {self.count} of {self.length} bytes", side=self.connection.side)
+
+    def _read_chunked(self, view: memoryview, chunks: ChunkDecoder) -> int | None:
+        done = 0
+        while done < len(view) and not chunks.done:
+            if chunks.remaining:
+                step = self._read_chunk(view[done:], chunks)
+                if step is None:
+                    break
+                done += step
+            elif self._read_line(chunks) is None:
+                break
+        if chunks.done and not done:
+            self._check_promise()
+            self._ended()
+            return 0
+        return done or None
+
+    def _read_chunk(self, view: memoryview, chunks: ChunkDecoder) -> int | None:
+        """Read of the current chunk: from what lies here, or straight from the socket."""
+        if not self.connection.leftover and chunks.remaining < DIRECT_BYTES:
+            if self._fill() is None:
+                return None
+        count = self.connection.read_now(view[: chunks.remaining])
+        if count == 0:
+            raise chunks.cut()
+        if count:
+            chunks.took(count)
+        return count
+
+    def _read_line(self, chunks: ChunkDecoder) -> bool | None:
+        rest = chunks.next_line(self.connection.leftover)
+        if rest is not None:
+            self.connection.leftover = rest
+            return True
+        return self._fill()
+
+    def _fill(self) -> bool | None:
+        filled = self.connection.fill()
+        if filled is False:
+            raise SourceTruncated("the chunked body ended without its last chunk", side=self.connection.side)
+        return filled
+
+    def _check_promise(self) -> None:
+        if self.length is not None and self.count != self.length:
+            raise SourceTruncated(f"ended after {self.count} of {self.length} bytes", side=self.connection.side)
+
+    # -- the end
+
+    def _ended(self) -> None:
+        self._check_digests()
+        self.complete = True
+        self._let_go(self._keeps_alive and not self.connection.leftover)
+
+    def _check_digests(self) -> None:
+        _, differing = compare(self.digests, self._expected)
+        if differing:
+            raise IntegrityMismatch(
+                f"after {self.count} bytes the {', '.join(differing)} is not the one that was declared",
+                side=self.connection.side,
+            )
+
+    def close(self) -> None:
+        """Let go of the connection; of a body that is not complete it is closed. May be called twice."""
+        self._let_go(False)
+
+    def _let_go(self, reusable: bool) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release(self.connection, reusable)
+
+    # -- the ordinary face, for `requests` and for small answers
+
+    def wait(self) -> None:
+        """Wait until `read_now` may give something. Raises what the meter raises: Stalled, Cancelled and so on."""
+        try:
+            while not self.connection.wait_readable(self.meter.tick_seconds):
+                self.meter.tick(self.connection.side)
+        except BaseException:
+            self.close()
+            raise
+
+    def readinto(self, view: memoryview) -> int:
+        """Read at least one byte, or return 0 at the proven end. Raises as `read_now` and `wait` do."""
+        while (count := self.read_now(view)) is None:
+            self.wait()
+        self.meter.moved += count
+        return count
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes (fewer only at the end), or all of it. All of it may be much: prefer `for`."""
+        wanted = size if size >= 0 else None
+        taken = bytearray()
+        while wanted is None or len(taken) < wanted:
+            with BUFFERS.lend(min(wanted - len(taken), 1 << 16) if wanted is not None else 1 << 16) as view:
+                count = self.readinto(view)
+                taken += view[:count]
+            if not count:
+                break
+        return bytes(taken)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the bytes in pieces of up to 64 KiB."""
+        while piece := self.read(1 << 16):
+            yield piece
+
+    def text(self, limits: Limits) -> str:
+        """Read the start of a short answer as text, for an error's detail; the rest is thrown away unread."""
+        try:
+            return self.read(limits.text_bytes).decode("utf-8", "replace")
+        finally:
+            self.close()
+
+
+def declared(head: Head) -> Mapping[str, bytes]:
+    """Return the whole-representation digests that an answer declares (none for a partial one)."""
+    return {} if head.status == 206 else parse_fields(head.get)

@@ -1,0 +1,75 @@
+"""Memory that is lent: buffers to copy through, and pipes to splice through.
+
+Decided here: that a slow stream holds none. A buffer or pipe is taken when bytes are ready and given back at once,
+so ten thousand slow streams share a few.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PIPE_BYTES = 1024 * 1024
+
+
+class Buffers:
+    """Buffers of powers of two, kept for the next borrower up to `kept_bytes` in all."""
+
+    def __init__(self, kept_bytes: int = 8 * 1024 * 1024) -> None:
+        self._free: dict[int, list[memoryview]] = {}
+        self._kept, self._kept_bytes = 0, kept_bytes
+
+    @contextmanager
+    def lend(self, size: int) -> Iterator[memoryview]:
+        """Lend a writable view of `size` bytes, of undefined content, until the context ends."""
+        rounded = 1 << (size - 1).bit_length()
+        free = self._free.setdefault(rounded, [])
+        if free:
+            view = free.pop()
+            self._kept -= rounded
+        else:
+            view = memoryview(bytearray(rounded))
+        try:
+            yield view[:size]
+        finally:
+            if self._kept + rounded <= self._kept_bytes:
+                free.append(view)
+                self._kept += rounded
+
+
+class Pipes:
+    """Kernel pipes for splice; an empty one is kept for the next borrower, a used one is closed."""
+
+    def __init__(self, kept: int = 16) -> None:
+        self._free: list[tuple[int, int]] = []
+        self._kept = kept
+
+    def take(self) -> tuple[int, int]:
+        """Return (read end, write end) of an empty pipe, of 1 MiB where the system allows it."""
+        if self._free:
+            return self._free.pop()
+        ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except PermissionError:
+            pass  # the user's quota of pipe pages is used up; a smaller pipe works, only slower
+        return ends
+
+    def give(self, ends: tuple[int, int], empty: bool) -> None:
+        """Give a pipe back; `empty` says that all that went in came out again."""
+        if empty and len(self._free) < self._kept:
+            self._free.append(ends)
+            return
+        os.close(ends[0])
+        os.close(ends[1])
+
+    def close(self) -> None:
+        """Close what is kept."""
+        while self._free:
+            self.give(self._free.pop(), empty=False)
+
+
+BUFFERS = Buffers()
+PIPES = Pipes()

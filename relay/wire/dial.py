@@ -1,0 +1,208 @@
+"""Connections: the only place in relay that opens an outbound socket for payload.
+
+Theory of operation. A name is resolved once for each connection. Every address of the answer is checked against the
+egress policy before the first is tried, and the one that is tried is checked again right before its connect; the
+socket then is connected to exactly that address, so an answer that changes later (DNS rebinding) changes nothing.
+No proxies from the environment, no netrc.
+
+Decided here: the policy's place, keep-alive pools by origin. Never here: HTTP.
+"""
+
+from __future__ import annotations
+
+import socket as _socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, NamedTuple
+
+import gevent
+import gevent.socket
+
+from relay.config import Limits
+from relay.egress import EgressPolicy
+from relay.errors import ConnectFailed, EgressDenied, RelayError, Side, StoreTimeout
+from relay.location import Origin
+from relay.wire.stream import Stream
+from relay.wire.tls import TlsStream
+
+Resolver = Callable[[str, int], Sequence[tuple[Any, ...]]]
+"""What `socket.getaddrinfo(host, port, type=SOCK_STREAM)` returns. May raise `socket.gaierror`."""
+
+
+def resolve(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    """Resolve by the system's rules, in gevent's thread pool."""
+    return gevent.socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM)
+
+
+class Dialer:
+    """Opens connections that the policy allows."""
+
+    def __init__(
+        self,
+        policy: EgressPolicy,
+        limits: Limits,
+        context: ssl.SSLContext,
+        resolver: Resolver = resolve,
+        socket: Callable[..., Any] = gevent.socket.socket,
+    ) -> None:
+        """`resolver` and `socket` are arguments so that a test can record instead of connecting."""
+        self.policy, self.limits = policy, limits
+        self._context, self._resolver, self._socket = context, resolver, socket
+
+    def dial(self, origin: Origin, side: Side) -> Stream:
+        """Open a connection, with TLS where the scheme asks for it.
+
+        Raises EgressDenied, ConnectFailed, StoreTimeout, CertificateRefused or ConnectionLost; no socket is left
+        open then.
+        """
+        deadline = monotonic() + self.limits.connect_seconds
+        try:
+            self.policy.check_name(origin.host, origin.port)
+            addresses = self._addresses(origin, side, deadline)
+            return self._first(addresses, origin, side, deadline)
+        except EgressDenied as error:
+            raise _on_side(error, side) from None
+
+    def _addresses(self, origin: Origin, side: Side, deadline: float) -> list[tuple[Any, ...]]:
+        try:
+            with gevent.Timeout(max(deadline - monotonic(), 0.001), _Late):
+                found = self._resolver(origin.host, origin.port)
+        except _Late:
+            raise StoreTimeout(f"the name {origin.host} did not resolve in time", side=side) from None
+        except (OSError, UnicodeError) as error:
+            text = getattr(error, "strerror", None) or "no such name"
+            raise ConnectFailed(f"the name {origin.host} does not resolve ({text})", side=side) from None
+        addresses = list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
+        for _, sockaddr in addresses:
+            self.policy.check_address(origin.host, str(sockaddr[0]), origin.port)
+        return addresses[: self.limits.addresses]
+
+    def _first(self, addresses: list[tuple[Any, ...]], origin: Origin, side: Side, deadline: float) -> Stream:
+        """Try one address after the other, each with a fair share of the time that is left."""
+        failure: RelayError = ConnectFailed(f"the name {origin.host} has no address", side=side)
+        for index, (family, sockaddr) in enumerate(addresses):
+            left = deadline - monotonic()
+            if left <= 0:
+                break
+            share = left / (len(addresses) - index)
+            try:
+                return self._secured(self._connected(family, sockaddr, origin, side, share), origin, side, deadline)
+            except (ConnectFailed, StoreTimeout) as error:
+                failure = error
+        raise failure
+
+    def _connected(
+        self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float
+    ) -> Any:
+        self.policy.check_address(origin.host, str(sockaddr[0]), origin.port)
+        sock = self._socket(family, _socket.SOCK_STREAM)
+        try:
+            _tune(sock, self.limits)
+            sock.settimeout(max(seconds, 0.001))
+            sock.connect(sockaddr)
+            if sock.getpeername()[:2] != sockaddr[:2]:
+                raise EgressDenied(f"the connection to {origin} leads elsewhere", side=side)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, TimeoutError):
+                raise StoreTimeout(f"no connection to {origin} within {seconds:.3g} s", side=side) from None
+            if isinstance(error, OSError):
+                raise ConnectFailed(f"no connection to {origin} ({error.strerror})", side=side) from None
+            raise
+        return sock
+
+    def _secured(self, sock: Any, origin: Origin, side: Side, deadline: float) -> Stream:
+        if origin.scheme != "https":
+            return Stream(sock, side)
+        stream = TlsStream(sock, side, self._context, origin.host)
+
+        def wait(ready: Callable[[float], bool]) -> None:
+            left = deadline - monotonic()
+            if left <= 0 or not ready(left):
+                raise StoreTimeout(f"no TLS handshake with {origin} in time", side=side)
+
+        try:
+            stream.handshake(wait)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+
+class _Late(Exception):
+    """The resolver took too long."""
+
+
+def _on_side(error: EgressDenied, side: Side) -> EgressDenied:
+    return type(error)(error.message, side=side, hint=error.hint)
+
+
+def _tune(sock: Any, limits: Limits) -> None:
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    # A peer that fell silent without a FIN is noticed while we send after the stall time, not after 15 minutes.
+    user_timeout = min(int(limits.stall_seconds * 1000), 2**31 - 1)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT, user_timeout)
+
+
+class _Idle(NamedTuple):
+    stream: Stream
+    since: float
+
+
+class Pool:
+    """Connections that may carry another exchange, by origin. Nothing of a caller's sticks to one: no cookies, no
+    credentials, no client certificate."""
+
+    def __init__(self, dialer: Dialer, limits: Limits) -> None:
+        self._dialer, self._limits = dialer, limits
+        self._idle: dict[Origin, deque[_Idle]] = {}
+        self.open = 0
+
+    def take(self, origin: Origin, side: Side, fresh: bool = False) -> tuple[Stream, bool]:
+        """Return a connection for one exchange, and whether it was used before. `fresh` always dials.
+
+        The newest idle one is taken; one that has something to say already (a FIN, a 408) is closed instead.
+        """
+        idle = self._idle.get(origin)
+        while idle and not fresh:
+            stream, since = idle.pop()
+            if monotonic() - since < self._limits.idle_seconds and not _spoke(stream):
+                stream.side = side
+                return stream, True
+            self.discard(stream)
+        stream = self._dialer.dial(origin, side)
+        self.open += 1
+        return stream, False
+
+    def give(self, origin: Origin, stream: Stream, reusable: bool) -> None:
+        """Take a connection back after an exchange; kept if it is reusable and there is room."""
+        idle = self._idle.setdefault(origin, deque())
+        self._expire(idle)
+        if not reusable or stream.closed or len(idle) >= self._limits.idle_connections:
+            return self.discard(stream)
+        idle.append(_Idle(stream, monotonic()))
+
+    def discard(self, stream: Stream) -> None:
+        """Close a connection that was taken."""
+        stream.close()
+        self.open -= 1
+
+    def _expire(self, idle: deque[_Idle]) -> None:
+        while idle and monotonic() - idle[0].since >= self._limits.idle_seconds:
+            self.discard(idle.popleft().stream)
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        for idle in self._idle.values():
+            while idle:
+                self.discard(idle.pop().stream)
+
+
+def _spoke(stream: Stream) -> bool:
+    try:
+        return stream.arrived()
+    except RelayError:
+        return True

@@ -1,0 +1,254 @@
+"""One HTTP/1.1 exchange: take a connection, write the head, move the body, read the head of the answer.
+
+Theory of operation. `Wire.exchange` does exactly one exchange and reports exactly what came of it. An answer that
+comes while the body is still being sent is the answer that is reported (RFC 9112 section 9.5), never the broken pipe
+that follows it; but a 2xx that comes then is a failure, since it can't be about bytes that were never sent.
+
+A kept-alive connection may have been closed by the peer in the very moment we use it. If it ends before one byte of
+an answer came and before one byte of our body went, the exchange is done on a fresh connection: that is no retry,
+nothing was lost and nothing can have been done (RFC 9112 section 9.3.1).
+
+Never here: retries, redirects, what a status means to a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from relay import __version__
+from relay.config import Limits
+from relay.errors import ConnectionLost, PrematureResponse, Side, StoreTimeout
+from relay.location import Origin
+from relay.wire.answers import Answers
+from relay.wire.body import Body
+from relay.wire.dial import Pool
+from relay.wire.http1 import Fields, Head, framing_of, request_head
+from relay.wire.meter import Meter
+from relay.wire.pump import Outlet, pump
+from relay.wire.stream import Stream
+
+USER_AGENT = f"relay/{__version__}"
+IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+
+Payload = Body | bytes | Iterable[bytes] | None
+
+
+@dataclass
+class Request:
+    """One request. `target` is path and query as they go on the line; `fields` the caller's own.
+
+    `body` is a Body (pumped), bytes, or an iterable of bytes (sent chunked unless `length` is given). `expect` asks
+    with `Expect: 100-continue` before the body. `side` is whose failure a failure is.
+    """
+
+    method: str
+    origin: Origin
+    host: str
+    target: str
+    side: Side
+    meter: Meter
+    fields: Fields = ()
+    body: Payload = None
+    length: int | None = None
+    expect: bool = False
+
+    @property
+    def body_length(self) -> int | None:
+        """The length in bytes that is announced, or None where the body goes chunked."""
+        if self.body is None:
+            return 0
+        if isinstance(self.body, Body):
+            return self.body.length
+        return len(self.body) if isinstance(self.body, bytes) else self.length
+
+
+@dataclass
+class Response:
+    """The head of the final answer, its body still to be read, and how much of the request's body went out."""
+
+    head: Head
+    body: Body
+    sent: int = 0
+    early: bool = False
+    """The destination answered before it had the whole body."""
+
+
+class Wire:
+    """Does exchanges over one pool of connections."""
+
+    def __init__(self, pool: Pool, limits: Limits) -> None:
+        self.pool, self.limits = pool, limits
+        self._silent: dict[Origin, float] = {}
+
+    def exchange(self, request: Request) -> Response:
+        """Do one exchange.
+
+        Raises EgressDenied, ConnectFailed, ConnectionLost, CertificateRefused, StoreTimeout, Stalled, Cancelled,
+        ProtocolViolation, PrematureResponse, and the errors of a Body that is sent. On any of them the connection is
+        closed; a Body that is sent is left to its owner to close. ValueError for a Body that was read already.
+        """
+        if isinstance(request.body, Body) and request.body.count:
+            raise ValueError("a body can be sent once")
+        response = self._attempt(request, fresh=False)
+        if response is None:
+            response = self._attempt(request, fresh=True)
+        if response is not None and response.head.status == 417 and request.expect and not response.sent:
+            response.body.close()
+            response = self._attempt(replace(request, expect=False), fresh=True)
+        if response is None:
+            raise ConnectionLost("a fresh connection was closed without an answer", side=request.side)
+        return response
+
+    def _attempt(self, request: Request, fresh: bool) -> Response | None:
+        """Do the exchange on one connection; None if a kept-alive one turned out to be dead."""
+        stream, reused = self.pool.take(request.origin, request.side, fresh)
+        attempt = _Attempt(self, request, stream)
+        try:
+            return attempt.run()
+        except ConnectionLost:
+            self.pool.discard(stream)
+            if reused and attempt.untouched:
+                return None
+            raise
+        except BaseException:
+            self.pool.discard(stream)
+            raise
+
+    def expects(self, request: Request) -> bool:
+        """Say if asking first is worth it: not where the destination kept silent to an Expect lately."""
+        silent = self._silent.get(request.origin, -1e9)
+        return request.expect and monotonic() - silent > 300
+
+    def kept_silent(self, origin: Origin) -> None:
+        """Remember that this origin answers no Expect."""
+        if len(self._silent) > 1000:
+            self._silent.clear()
+        self._silent[origin] = monotonic()
+
+
+class _Attempt:
+    """One exchange on one connection."""
+
+    def __init__(self, wire: Wire, request: Request, stream: Stream) -> None:
+        self.wire, self.request, self.stream = wire, request, stream
+        self.limits, self.meter = wire.limits, request.meter
+        self.answers = Answers(stream, request.meter)
+        self.sent = 0
+        self._began = False
+
+    @property
+    def untouched(self) -> bool:
+        """Say that the peer can't have acted, and that our body is unspent: no byte of either was moved."""
+        harmless = self.request.method in IDEMPOTENT or self.request.body_length != 0
+        return harmless and not self.answers.heard and not self._began
+
+    def run(self) -> Response:
+        """Do it. Raises as `Wire.exchange`."""
+        expect = self.wire.expects(self.request)
+        self._write_head(expect)
+        if self.request.body_length == 0 or self.request.body is None:
+            return self._response(self._final())
+        if expect and not self._ask_first():
+            return self._early()
+        return self._response(self._final()) if self._send_body() else self._early()
+
+    def _final(self) -> Head:
+        head = self.answers.wait(self.limits.head_seconds)
+        assert head is not None  # without `until`, wait returns a head or raises
+        return head
+
+    # -- the request
+
+    def _write_head(self, expect: bool) -> None:
+        request = self.request
+        data = memoryview(request_head(request.method, request.target, self._fields(expect)))
+        deadline = self.meter.clock() + self.limits.head_seconds
+        while data or not self.stream.flush_now():
+            sent = self.stream.write_now(data) if data else 0
+            data = data[sent:]
+            if not sent and not self.stream.wait_writable(self.meter.tick_seconds):
+                self.meter.tick(request.side)
+            if self.meter.clock() > deadline:
+                raise StoreTimeout("the request's head could not be sent in time", side=request.side)
+
+    def _fields(self, expect: bool) -> Iterator[tuple[str, str]]:
+        request = self.request
+        own = {name.lower() for name, _ in request.fields}
+        yield "Host", request.host
+        if "user-agent" not in own:
+            yield "User-Agent", USER_AGENT
+        if "accept" not in own:
+            yield "Accept", "*/*"
+        yield "Accept-Encoding", "identity"
+        yield from request.fields
+        if request.body_length is None:
+            yield "Transfer-Encoding", "chunked"
+        elif request.body is not None or request.method in ("POST", "PUT", "PATCH"):
+            yield "Content-Length", str(request.body_length)
+        if expect:
+            yield "Expect", "100-continue"
+
+    def _ask_first(self) -> bool:
+        """Wait for `100 Continue`; False if a final answer came instead. Silence means: go on."""
+        try:
+            self.answers.wait(self.limits.expect_seconds, until=lambda: self.answers.continued)
+        except StoreTimeout:
+            self.wire.kept_silent(self.request.origin)
+        return self.answers.final is None
+
+    def _send_body(self) -> bool:
+        """Send the body; False if the destination answered, or hung up, before it had everything."""
+        outlet = Outlet(self.stream, self.meter, self.answers, chunked=self.request.body_length is None)
+        self._began = not isinstance(self.request.body, bytes)
+        try:
+            return self._pump(outlet)
+        except ConnectionLost as error:
+            if error.side != self.request.side or not self._last_words():
+                raise
+            return False
+        finally:
+            self.sent = outlet.sent
+
+    def _pump(self, outlet: Outlet) -> bool:
+        body = self.request.body
+        if isinstance(body, Body):
+            return pump(body, outlet)
+        pieces: Iterable[bytes] = (body,) if isinstance(body, bytes) else body or ()
+        whole = all(outlet.write(memoryview(piece)) for piece in pieces if piece) and outlet.finish()
+        if whole and self.request.body_length not in (None, outlet.sent):
+            raise ValueError(f"a body of {self.request.body_length} bytes gave {outlet.sent}")
+        return whole
+
+    def _last_words(self) -> bool:
+        """Look for an answer on a connection that broke while we sent: True if there is a final one."""
+        try:
+            self.answers.wait(self.limits.early_seconds)
+        except (ConnectionLost, StoreTimeout):
+            return False
+        return True
+
+    # -- the answer
+
+    def _early(self) -> Response:
+        """Report the answer that came before the body was through. Raises PrematureResponse for a success."""
+        head = self.answers.final
+        if head is None:
+            raise ConnectionLost(
+                f"the connection was closed after {self.sent} bytes of the upload", side=self.request.side
+            )
+        if 200 <= head.status < 300:
+            raise PrematureResponse(
+                f"answered {head.status} after {self.sent} of {self.request.body_length} bytes",
+                side=self.request.side,
+            )
+        return self._response(head, early=True)
+
+    def _response(self, head: Head, early: bool = False) -> Response:
+        framing = framing_of(self.request.method, head, self.request.side)
+
+        def release(stream: Stream, reusable: bool) -> None:
+            self.wire.pool.give(self.request.origin, stream, reusable and not early)
+
+        return Response(head, Body(self.stream, framing, head, self.meter, release), self.sent, early)

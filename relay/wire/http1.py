@@ -1,0 +1,252 @@
+"""HTTP/1.1 heads and framings, without any I/O (RFC 9112).
+
+Rule 1: everything that decides where a message begins and ends lives in this file.
+Rule 2: this file never reads or writes. It takes bytes and gives values, so every case is tested by feeding it.
+Rule 3: where two readings are possible the message is refused; a relay that guesses is how smuggling works.
+
+`httptools` (llhttp, as Node.js uses it) parses a head in 5 microseconds and is strict: it refuses folded lines, bare
+line feeds, NUL, two lengths, and a length beside chunked. What it lets pass is refused in `framing_of`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import httptools
+
+from relay.config import Limits
+from relay.errors import ProtocolViolation, Side, SourceTruncated
+
+Fields = tuple[tuple[str, str], ...]
+"""Header fields in order, names as they came, values as Latin-1 text (RFC 9110 section 5.5)."""
+
+HEAD_END = b"\r\n\r\n"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
+_TARGET = re.compile(r"[\x21-\x7e]+\Z")
+
+
+class Framing(Enum):
+    """Where an answer's body ends (RFC 9112 section 6.3)."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of an answer: status, reason, HTTP version ('1.0' or '1.1') and fields."""
+
+    status: int
+    reason: str
+    version: str
+    fields: Fields
+
+    def get(self, name: str) -> str | None:
+        """Return a field's value, several joined by commas (RFC 9110 section 5.2), or None."""
+        name = name.lower()
+        values = [value for key, value in self.fields if key.lower() == name]
+        return ", ".join(values) if values else None
+
+    @property
+    def interim(self) -> bool:
+        """Say if another head follows this one (RFC 9110 section 15.2)."""
+        return 100 <= self.status < 200
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Say if the connection may carry another exchange (RFC 9112 section 9.3); HTTP/1.0 never does here."""
+        options = {option.strip().lower() for option in (self.get("connection") or "").split(",")}
+        return self.version == "1.1" and "close" not in options
+
+    @property
+    def length(self) -> int | None:
+        """The announced length in bytes (for an answer to HEAD too), or None."""
+        text = self.get("content-length")
+        return None if text is None else int(text)
+
+
+def request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
+    """Write a request's head. Raises ValueError for anything that could end a line: that is a bug, or an attack."""
+    lines = [f"{method} {target} HTTP/1.1"]
+    if not _TOKEN.match(method) or not _TARGET.match(target):
+        raise ValueError("method or target can't be sent")
+    for name, value in fields:
+        if not _TOKEN.match(name) or not _FIELD_VALUE.match(value):
+            raise ValueError(f"field {name!r} can't be sent")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class _Collector:
+    """What httptools calls back."""
+
+    def __init__(self) -> None:
+        self.reason = b""
+        self.fields: list[tuple[str, str]] = []
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name.decode("ascii"), value.decode("latin-1").strip(" \t")))
+
+
+def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, bytes] | None:
+    """Take one head off the front of `data`: the head and what follows it, or None if it is not whole yet.
+
+    Raises ProtocolViolation for a head that is malformed, ambiguous or beyond the limits, as early as that shows.
+    """
+    end = data.find(HEAD_END)
+    if end > limits.head_bytes or (end < 0 and len(data) > limits.head_bytes):
+        raise ProtocolViolation(f"the answer's head is longer than {limits.head_bytes} bytes", side=side)
+    if end < 0:
+        _refuse_early(data, side)
+        return None
+    return parse_head(data[: end + len(HEAD_END)], limits, side), data[end + len(HEAD_END) :]
+
+
+def _refuse_early(data: bytes, side: Side) -> None:
+    """Refuse what can never become a head, rather than wait for an end that won't come."""
+    if not b"HTTP/1.".startswith(data[:7]) and not data.startswith(b"HTTP/1."):
+        raise ProtocolViolation("what answers does not speak HTTP/1", side=side)
+    if b"\n\n" in data:
+        raise ProtocolViolation("the answer's head has lines without a carriage return", side=side)
+
+
+def parse_head(data: bytes, limits: Limits, side: Side) -> Head:
+    """Parse exactly one head, ending in an empty line. Raises ProtocolViolation."""
+    _refuse_early(data, side)
+    collector = _Collector()
+    parser = httptools.HttpResponseParser(collector)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        raise ProtocolViolation("the store switched protocols (101) unasked", side=side) from None
+    except (httptools.HttpParserError, UnicodeDecodeError) as error:
+        raise ProtocolViolation(f"the answer's head is malformed: {error}", side=side) from None
+    if len(collector.fields) > limits.head_fields:
+        raise ProtocolViolation(f"the answer has more than {limits.head_fields} header fields", side=side)
+    head = Head(
+        parser.get_status_code(),
+        collector.reason.decode("latin-1"),
+        parser.get_http_version(),
+        tuple(collector.fields),
+    )
+    if head.status == 101 or head.version not in ("1.0", "1.1"):
+        raise ProtocolViolation(f"the store answered {head.status} in HTTP/{head.version}", side=side)
+    return head
+
+
+def framing_of(method: str, head: Head, side: Side) -> Framing:
+    """Say where the body of a final answer ends (RFC 9112 section 6.3). Raises ProtocolViolation when unclear."""
+    coding = head.get("transfer-encoding")
+    if coding is not None and (coding.strip().lower() != "chunked" or head.version != "1.1"):
+        raise ProtocolViolation(f"the answer's Transfer-Encoding is not plain chunked: {coding!r:.80}", side=side)
+    if coding is not None and head.get("content-length") is not None:
+        raise ProtocolViolation("the answer has both a Content-Length and a Transfer-Encoding", side=side)
+    _check_length(head, side)
+    if method == "HEAD" or head.status in (204, 304):
+        return Framing.NONE
+    if coding is not None:
+        return Framing.CHUNKED
+    return Framing.CLOSE if head.length is None else Framing.LENGTH
+
+
+def _check_length(head: Head, side: Side) -> None:
+    """Accept one length of plain digits that fits 63 bits, and nothing that int() would forgive."""
+    lengths = [value for name, value in head.fields if name.lower() == "content-length"]
+    if not lengths:
+        return
+    text = lengths[0]
+    if len(lengths) > 1 or not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 2**63:
+        raise ProtocolViolation(f"the answer's Content-Length is not one length: {text!r:.40}", side=side)
+
+
+class _At(Enum):
+    """Where in a chunked body the decoder stands (RFC 9112 section 7.1)."""
+
+    SIZE = "size"
+    DATA = "data"
+    DATA_END = "data end"
+    TRAILER = "trailer"
+    END = "end"
+
+
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?\Z")
+_TRAILER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\Z")
+
+
+@dataclass
+class ChunkDecoder:
+    """The chunked coding, one line at a time. Feed it lines until `remaining` is positive, then tell it of data.
+
+    `remaining` is how many bytes of the current chunk are still to come; `done` says that the end was seen, the
+    final empty line included: a body that stops before it is incomplete (RFC 9112 section 8).
+    """
+
+    limits: Limits
+    side: Side
+    remaining: int = 0
+    trailers: list[tuple[str, str]] = field(default_factory=list)
+    _at: _At = _At.SIZE
+    _trailer_bytes: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Say if the whole coding was seen to its end."""
+        return self._at is _At.END
+
+    def took(self, count: int) -> None:
+        """Count `count` bytes of data as read."""
+        self.remaining -= count
+        if not self.remaining:
+            self._at = _At.DATA_END
+
+    def next_line(self, data: bytes) -> bytes | None:
+        """Decode the line at the front of `data` and return what follows it, or None if it is not whole yet.
+
+        Raises ProtocolViolation for a line that is malformed or too long.
+        """
+        end = data.find(b"\n")
+        if max(end, 0) > self.limits.chunk_line_bytes or (end < 0 and len(data) > self.limits.chunk_line_bytes):
+            raise ProtocolViolation("a line of the chunked coding is too long", side=self.side)
+        if end < 0:
+            return None
+        if end == 0 or data[end - 1 : end] != b"\r":
+            raise ProtocolViolation("a line of the chunked coding does not end in CR LF", side=self.side)
+        self._line(data[: end - 1])
+        return data[end + 1 :]
+
+    def _line(self, line: bytes) -> None:
+        if self._at is _At.DATA_END:
+            if line:
+                raise ProtocolViolation("a chunk is longer than its size", side=self.side)
+            self._at = _At.SIZE
+        elif self._at is _At.SIZE:
+            match = _SIZE_LINE.match(line)
+            if not match:
+                raise ProtocolViolation(f"not a chunk size: {line[:40]!r}", side=self.side)
+            self.remaining = int(match[1], 16)
+            self._at = _At.DATA if self.remaining else _At.TRAILER
+        else:
+            self._trailer(line)
+
+    def _trailer(self, line: bytes) -> None:
+        if not line:
+            self._at = _At.END
+            return
+        self._trailer_bytes += len(line)
+        match = _TRAILER_LINE.match(line)
+        if not match or self._trailer_bytes > self.limits.head_bytes or len(self.trailers) >= self.limits.head_fields:
+            raise ProtocolViolation("the trailers are malformed or too many", side=self.side)
+        self.trailers.append((match[1].decode("ascii"), match[2].decode("latin-1").strip(" \t")))
+
+    def cut(self) -> SourceTruncated:
+        """Return the error for a connection that ended here."""
+        return SourceTruncated("the chunked body ended without its last chunk", side=self.side)

@@ -1,0 +1,60 @@
+"""What a transfer's waits ask: may I go on?
+
+Decided here: the stall rule, the total time, and how a cancel is seen. A pump and every wait for an answer call
+`tick` at least once a second. Never here: waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from relay.config import Limits
+from relay.errors import Cancelled, RelayError, Side, Stalled, StoreTimeout
+
+
+class Meter:
+    """Counts the bytes of one transfer as they move, and raises from `tick` when it must not go on.
+
+    `moved` counts every byte of payload that was handed over, in all attempts.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = monotonic) -> None:
+        """Start the clocks."""
+        self.limits, self.clock = limits, clock
+        self.moved = 0
+        self._started = clock()
+        self._why: RelayError | None = None
+        self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new window of the stall rule: another body, or another attempt, starts to move."""
+        self._window, self._window_moved = self.clock(), self.moved
+
+    def cancel(self, why: RelayError | None = None) -> None:
+        """Let the next `tick` raise `why` (Cancelled if none is given). From another greenlet."""
+        self._why = why or Cancelled("the transfer was cancelled")
+
+    def seconds(self) -> float:
+        """Return the seconds since the start."""
+        return self.clock() - self._started
+
+    def tick(self, waiting_for: Side) -> None:
+        """Look at the clocks. Raises Cancelled, Stalled (blaming `waiting_for`), or StoreTimeout for the total."""
+        if self._why is not None:
+            raise self._why
+        now, limits = self.clock(), self.limits
+        if now - self._started >= limits.total_seconds:
+            raise StoreTimeout(
+                f"not done within {limits.total_seconds:g} s", side="relay", retryable=False
+            )
+        if now - self._window < limits.stall_seconds:
+            return
+        moved = self.moved - self._window_moved
+        if moved < limits.stall_bytes * limits.stall_seconds:
+            raise Stalled(
+                f"only {moved} bytes moved in {limits.stall_seconds:g} s, while waiting for this side",
+                side=waiting_for,
+            )
+        self.restart()

@@ -1,0 +1,242 @@
+"""Bytes from one socket to another: the loop that everything else is a promise about.
+
+Theory of operation. `pump` pulls from a Body and pushes into an Outlet until the body ends, by the cheapest way that
+is allowed:
+
+1. *splice*: both sides plain TCP, both framed by length, no digest asked for. The bytes never enter the process.
+2. *copy*: one pooled buffer, taken when bytes are ready and given back when they are gone. Digests are the body's.
+3. *TLS*: as copy; the streams encrypt and decrypt.
+
+Back-pressure is TCP's: no queue, no second greenlet, one buffer. The piece that is read grows while the destination
+takes all at once, and shrinks when it makes us wait, so that slow streams hold little.
+
+A fast socket never blocks, and would starve every other greenlet of the worker; so the pump yields on its own clock.
+Before each write it looks whether the destination has answered already (413, or an early yes).
+
+Never here: what an answer means, and whether to try again.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+import gevent
+
+from relay.errors import SourceTruncated
+from relay.wire.answers import Answers
+from relay.wire.body import Body
+from relay.wire.buffers import BUFFERS, PIPE_BYTES, PIPES
+from relay.wire.http1 import Framing
+from relay.wire.meter import Meter
+from relay.wire.stream import Stream
+from relay.wire.tls import PIECE_BYTES
+
+SMALLEST_PIECE = 16 * 1024
+SPLICE_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+
+
+class Pace:
+    """When to let others run, and when to look at the clocks."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self._yield_at = monotonic() + meter.limits.yield_seconds
+        self._tick_at = monotonic() + meter.tick_seconds
+
+    def step(self, stream: Stream) -> None:
+        """Call once a piece. Yields to the hub, and ticks, when it is time. Raises what the meter raises."""
+        now = monotonic()
+        if now >= self._tick_at:
+            self.meter.tick(stream.side)
+            self._tick_at = now + self.meter.tick_seconds
+        if now >= self._yield_at:
+            gevent.sleep(0)
+            self._yield_at = monotonic() + self.meter.limits.yield_seconds
+
+    def waited(self) -> None:
+        """Note that a wait has let the others run."""
+        self._yield_at = monotonic() + self.meter.limits.yield_seconds
+
+
+class Outlet:
+    """The body of one request on its way into a connection, by length or chunked.
+
+    `sent` counts payload bytes handed to the socket (or to TLS). `answers` knows whether the destination spoke its
+    final word, or hung up, before it had everything.
+    """
+
+    def __init__(self, stream: Stream, meter: Meter, answers: Answers, chunked: bool) -> None:
+        self.stream, self.meter, self.answers, self.chunked = stream, meter, answers, chunked
+        self.sent = 0
+        self.waited = False
+
+    def write(self, view: memoryview) -> bool:
+        """Send one piece of payload; False if the destination answered first (the piece may be half sent).
+
+        Raises ConnectionLost and what the meter raises.
+        """
+        if self.chunked and not self._send(memoryview(b"%x\r\n" % len(view))):
+            return False
+        if not self._send(view):
+            return False
+        self.sent += len(view)
+        self.meter.moved += len(view)
+        return not self.chunked or self._send(memoryview(b"\r\n"))
+
+    def finish(self) -> bool:
+        """Send what ends the body, and wait until the socket has taken all; False if answered before."""
+        if self.chunked and not self._send(memoryview(b"0\r\n\r\n")):
+            return False
+        while not self.stream.flush_now():
+            if self.answers.poll():
+                return not self.stream.unsent
+            self.wait()
+        return True
+
+    def _send(self, view: memoryview) -> bool:
+        while view:
+            if self.answers.poll():
+                return False
+            sent = self.stream.write_now(view)
+            view = view[sent:]
+            if view and not sent:
+                self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Wait until the destination takes more, or says something. Raises what the meter raises."""
+        self.waited = True
+        while not self.stream.wait_writable(self.meter.tick_seconds):
+            self.meter.tick(self.stream.side)
+
+
+def pump(body: Body, outlet: Outlet) -> bool:
+    """Move the whole of `body` into `outlet`; True when every byte was handed over, False if it answered first.
+
+    Raises the body's errors (SourceTruncated and so on), ConnectionLost of either side, and what the meter raises.
+    Whatever happens, nothing that ends the outlet's framing was sent unless the body was whole.
+    """
+    outlet.meter.restart()
+    if _may_splice(body, outlet):
+        moved = _splice(body, outlet)
+    else:
+        moved = _copy(body, outlet)
+    return moved and outlet.finish()
+
+
+def drain(body: Body) -> None:
+    """Read the whole of `body` for its digests' sake, and keep nothing. Raises the body's errors, and the meter's."""
+    body.meter.restart()
+    pace = Pace(body.meter)
+    while True:
+        with BUFFERS.lend(min(PIECE_BYTES, body.meter.limits.buffer_bytes)) as view:
+            count = body.read_now(view)
+        if count == 0:
+            return
+        if count is None:
+            body.wait()
+            pace.waited()
+            continue
+        body.meter.moved += count
+        pace.step(body.connection)
+
+
+def _may_splice(body: Body, outlet: Outlet) -> bool:
+    by_length = body.framing is Framing.LENGTH and not outlet.chunked
+    plain = not body.connection.secure and not outlet.stream.secure
+    return by_length and plain and body.digester is None
+
+
+def _copy(body: Body, outlet: Outlet) -> bool:
+    """Copy through one buffer until the body ends; False if the destination answered first."""
+    pace, limits = Pace(outlet.meter), outlet.meter.limits
+    largest = min(limits.buffer_bytes, PIECE_BYTES) if outlet.stream.secure else limits.buffer_bytes
+    piece = min(4 * SMALLEST_PIECE, largest)
+    while True:
+        with BUFFERS.lend(piece) as view:
+            count = body.read_now(view)
+            outlet.waited = False
+            if count and not outlet.write(view[:count]):
+                return False
+        if count == 0:
+            return True
+        if count is None:
+            body.wait()
+            pace.waited()
+            if outlet.answers.poll():
+                return False
+            continue
+        if outlet.waited:
+            piece = max(piece // 2, SMALLEST_PIECE)
+        elif count == piece:
+            piece = min(piece * 2, largest)
+        pace.step(body.connection)
+
+
+def _splice(body: Body, outlet: Outlet) -> bool:
+    """Let the kernel move the rest; False if the destination answered first."""
+    if not _send_leftover(body, outlet):
+        return False
+    pace = Pace(outlet.meter)
+    while body.remaining:
+        ends = PIPES.take()
+        empty = False
+        try:
+            count = _into_pipe(body, ends[1])
+            empty = count is None or _out_of_pipe(outlet, ends[0], count)
+        finally:
+            PIPES.give(ends, empty)
+        if not empty:
+            return False
+        if count is None:
+            body.wait()
+            pace.waited()
+        else:
+            body.took_unseen(count)
+            pace.step(body.connection)
+    return True
+
+
+def _send_leftover(body: Body, outlet: Outlet) -> bool:
+    """Forward what the head parser read too much."""
+    while body.connection.leftover and body.remaining:
+        with BUFFERS.lend(SMALLEST_PIECE) as view:
+            count = body.read_now(view)
+            if count and not outlet.write(view[:count]):
+                return False
+    return True
+
+
+def _into_pipe(body: Body, pipe: int) -> int | None:
+    """Splice from the source into an empty pipe: the count, or None if nothing has come yet."""
+    try:
+        count = os.splice(body.connection.fileno(), pipe, min(body.remaining or 0, PIPE_BYTES), flags=SPLICE_FLAGS)
+    except (BlockingIOError, InterruptedError):
+        return None
+    except OSError as error:
+        body.close()
+        raise body.connection.lost(error) from None
+    if count == 0:
+        body.close()
+        raise SourceTruncated(f"ended after {body.count} of {body.length} bytes", side=body.connection.side)
+    return count
+
+
+def _out_of_pipe(outlet: Outlet, pipe: int, count: int) -> bool:
+    """Splice `count` bytes into the destination; False if it answered first (the pipe is not empty then)."""
+    while count:
+        if outlet.stream.arrived():
+            outlet.answered = True
+            return False
+        try:
+            moved = os.splice(pipe, outlet.stream.fileno(), count, flags=SPLICE_FLAGS)
+        except (BlockingIOError, InterruptedError):
+            outlet.wait()
+            continue
+        except OSError as error:
+            raise outlet.stream.lost(error) from None
+        count -= moved
+        outlet.sent += moved
+        outlet.meter.moved += moved
+    return True

@@ -1,0 +1,151 @@
+"""One connected TCP socket, non-blocking, waiting on gevent's hub.
+
+Decided here: how a socket is read, written and waited for, and that its failures become ours. Never here: HTTP.
+
+`gevent.socket.socket` would do, but its methods are Python; the hot path calls the C socket's own methods and waits
+only when those say so.
+"""
+
+from __future__ import annotations
+
+import socket as _socket
+from typing import Any
+
+import gevent.socket
+from gevent import get_hub
+from gevent.monkey import get_original
+
+from relay.errors import ConnectionLost, Side
+
+_poll: Any = get_original("select", "poll")
+_plain_socket: Any = get_original("socket", "socket")
+READ, WRITE = 1, 2
+RECEIVE_BYTES = 64 * 1024
+"""How much is asked for where one does not know how much comes: a head, a chunk's line."""
+
+
+class Stream:
+    """A connected socket that belongs to one greenlet at a time.
+
+    `side` is whose failures these are. `leftover` holds bytes that were read beyond what was asked for; every read
+    takes them first. After any error the stream is good for nothing but `close`.
+    """
+
+    secure = False
+
+    def __init__(self, sock: _socket.socket, side: Side) -> None:
+        """Take over `sock` (its descriptor moves; `sock` itself is empty afterwards)."""
+        self.side: Side = side
+        self._sock: _socket.socket = _plain_socket(sock.family, sock.type, sock.proto, sock.detach())
+        self._sock.setblocking(False)
+        loop = get_hub().loop
+        descriptor = self._sock.fileno()
+        self._reading = loop.io(descriptor, READ)
+        self._writing = loop.io(descriptor, WRITE)
+        self._either = loop.io(descriptor, READ | WRITE)
+        self._arrivals = _poll()
+        self._arrivals.register(descriptor, 1)
+        self.leftover = b""
+        self.closed = False
+
+    def fileno(self) -> int:
+        """Return the descriptor, for splice."""
+        return self._sock.fileno()
+
+    # -- reading
+
+    def read_now(self, view: memoryview) -> int | None:
+        """Read into `view` what is there: the count, 0 at the end of the stream, None if nothing has come yet.
+
+        Raises ConnectionLost.
+        """
+        if self.leftover:
+            return self._take_leftover(view)
+        try:
+            return self._sock.recv_into(view)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self.lost(error) from None
+
+    def _take_leftover(self, view: memoryview) -> int:
+        count = min(len(view), len(self.leftover))
+        view[:count] = self.leftover[:count]
+        self.leftover = self.leftover[count:]
+        return count
+
+    def fill(self) -> bool | None:
+        """Append what is there to `leftover`: True if something came, False at the end, None if nothing yet."""
+        kept, self.leftover = self.leftover, b""
+        piece = memoryview(bytearray(RECEIVE_BYTES))
+        try:
+            count = self.read_now(piece)
+        finally:
+            self.leftover = kept
+        if count:
+            self.leftover += bytes(piece[:count])
+        return None if count is None else count > 0
+
+    def arrived(self) -> bool:
+        """Say if something came that nobody has read: bytes, an end or a failure. Costs half a microsecond."""
+        return bool(self.leftover) or bool(self._arrivals.poll(0))
+
+    def wait_readable(self, seconds: float) -> bool:
+        """Wait until a read may give something; False if `seconds` passed first."""
+        return bool(self.leftover) or self.wait_for_more(seconds)
+
+    def wait_for_more(self, seconds: float) -> bool:
+        """As `wait_readable`, but for bytes beyond those in `leftover`."""
+        return _wait(self._reading, seconds)
+
+    # -- writing
+
+    def write_now(self, view: memoryview) -> int:
+        """Write what the socket takes now and return how much of `view` was taken. Raises ConnectionLost."""
+        try:
+            return self._sock.send(view)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise self.lost(error) from None
+
+    @property
+    def unsent(self) -> bool:
+        """Say if bytes that `write_now` took wait here, not yet in the socket (only TLS keeps any)."""
+        return False
+
+    def flush_now(self) -> bool:
+        """Push `unsent` bytes into the socket; True when none are left."""
+        return True
+
+    def wait_writable(self, seconds: float) -> bool:
+        """Wait until a write may be taken, or something arrived; False if `seconds` passed first."""
+        return _wait(self._either, seconds)
+
+    # -- the end
+
+    def close(self) -> None:
+        """Close the socket at once, whatever state it is in. May be called twice."""
+        if self.closed:
+            return
+        self.closed = True
+        for watcher in (self._reading, self._writing, self._either):
+            watcher.stop()
+            watcher.close()
+        self._sock.close()
+
+    def lost(self, error: BaseException) -> ConnectionLost:
+        """Return our own error for a foreign one. The text is the system's, never an address."""
+        text = getattr(error, "strerror", None) or type(error).__name__
+        return ConnectionLost(f"the connection broke ({text})", side=self.side)
+
+
+def _wait(watcher: Any, seconds: float) -> bool:
+    try:
+        gevent.socket.wait(watcher, timeout=seconds, timeout_exc=_TIMED_OUT)
+    except gevent.socket.timeout:
+        return False
+    return True
+
+
+_TIMED_OUT = gevent.socket.timeout("tick")

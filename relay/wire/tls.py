@@ -1,0 +1,169 @@
+"""TLS over two memory BIOs, in large pieces.
+
+`ssl.SSLSocket` makes two reads and one write of the socket for each record of 16 KiB. Here the socket is read and
+written in pieces of up to 256 KiB, and OpenSSL works on memory in between.
+
+Decided here: what is trusted. Certificates and names are always checked; there is no way to switch that off.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from relay.errors import CertificateRefused, ConfigError, ConnectionLost, Side
+from relay.wire.buffers import BUFFERS
+from relay.wire.stream import RECEIVE_BYTES, Stream
+
+PIECE_BYTES = 256 * 1024
+"""How much cipher text is read from the socket at once, and how much plain text goes into one write."""
+
+
+def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
+    """Return a context that trusts the system's authorities, and those in `ca_bundle` (PEM) besides.
+
+    TLS 1.2 or newer. Raises ConfigError for a bundle that cannot be read.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_bundle is not None:
+        try:
+            context.load_verify_locations(cafile=str(ca_bundle))
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"RELAY_CA_BUNDLE {ca_bundle}: {error}") from None
+    return context
+
+
+class TlsStream(Stream):
+    """A Stream whose bytes are encrypted. Call `handshake` before anything else.
+
+    At most one piece of cipher text waits to be sent; `write_now` takes nothing more until it is gone.
+    """
+
+    secure = True
+
+    def __init__(self, sock: socket.socket, side: Side, context: ssl.SSLContext, host: str) -> None:
+        """Take over `sock`; `host` is the name (or address) that the certificate must carry."""
+        super().__init__(sock, side)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._cipher = memoryview(b"")
+
+    def handshake(self, wait: Callable[[Callable[[float], bool]], None]) -> None:
+        """Shake hands. `wait` is called with the wait to do, and raises when time is up.
+
+        Raises CertificateRefused when the peer can't be trusted or speaks no TLS that is allowed, ConnectionLost
+        when it hangs up.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush_all(wait)
+                while self._pull() is None:
+                    wait(self.wait_readable)
+            except ssl.SSLError as error:
+                raise self._refused(error) from None
+            else:
+                return self._flush_all(wait)
+
+    def _flush_all(self, wait: Callable[[Callable[[float], bool]], None]) -> None:
+        while not self.flush_now():
+            wait(self.wait_writable)
+
+    def _refused(self, error: ssl.SSLError) -> CertificateRefused | ConnectionLost:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return CertificateRefused(f"the certificate is refused: {error.verify_message}", side=self.side)
+        if isinstance(error, ssl.SSLEOFError):
+            return ConnectionLost("the connection was closed during the TLS handshake", side=self.side)
+        return CertificateRefused(f"the TLS handshake failed ({error.reason or 'unknown reason'})", side=self.side)
+
+    # -- reading
+
+    def read_now(self, view: memoryview) -> int | None:
+        """As Stream's. An end without close_notify raises ConnectionLost (RFC 8446 section 6.1: truncation)."""
+        if self.leftover:
+            return self._take_leftover(view)
+        done = 0
+        while done < len(view):
+            try:
+                count = self._tls.read(len(view) - done, view[done:])  # type: ignore[arg-type]
+            except ssl.SSLWantReadError:
+                if self._pull() is None:
+                    break
+                continue
+            except ssl.SSLEOFError:
+                if done:
+                    break
+                raise ConnectionLost("TLS ended without close_notify", side=self.side) from None
+            except ssl.SSLError as error:
+                raise self.lost(error) from None
+            if not count:
+                return done
+            done += int(count)
+        if self._outgoing.pending:  # an answer to a key update
+            self.flush_now()
+        return done or None
+
+    def _pull(self) -> bool | None:
+        """Move cipher text from the socket into OpenSSL: False at the end, None if nothing has come yet."""
+        with BUFFERS.lend(PIECE_BYTES) as piece:
+            try:
+                count = self._sock.recv_into(piece)
+            except (BlockingIOError, InterruptedError):
+                return None
+            except OSError as error:
+                raise self.lost(error) from None
+            if count:
+                self._incoming.write(piece[:count])
+            else:
+                self._incoming.write_eof()
+        return count > 0
+
+    def arrived(self) -> bool:
+        """As Stream's, but session tickets and other talk of TLS's own don't count."""
+        if self.leftover:
+            return True
+        if not self._arrivals.poll(0) and not self._incoming.pending:
+            return False
+        piece = memoryview(bytearray(RECEIVE_BYTES))
+        count = self.read_now(piece)
+        if count:
+            self.leftover = bytes(piece[:count])
+        return count is not None
+
+    def wait_for_more(self, seconds: float) -> bool:
+        """As Stream's; plain text that OpenSSL holds already counts."""
+        return bool(self._tls.pending()) or super().wait_for_more(seconds)
+
+    # -- writing
+
+    def write_now(self, view: memoryview) -> int:
+        """As Stream's. Takes at most one piece, and nothing while an earlier one waits."""
+        if not self.flush_now():
+            return 0
+        try:
+            count = self._tls.write(view[:PIECE_BYTES])
+        except ssl.SSLError as error:
+            raise self.lost(error) from None
+        self.flush_now()
+        return count
+
+    @property
+    def unsent(self) -> bool:
+        """Say if cipher text waits to be sent."""
+        return bool(self._cipher) or bool(self._outgoing.pending)
+
+    def flush_now(self) -> bool:
+        """As Stream's. Raises ConnectionLost."""
+        while self.unsent:
+            if not self._cipher:
+                self._cipher = memoryview(self._outgoing.read())
+            sent = super().write_now(self._cipher)
+            if not sent:
+                return False
+            self._cipher = self._cipher[sent:]
+        return True
