@@ -121,11 +121,16 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags (init) over the environment over the TOML file that RELAY_CONFIG names, or ./relay.toml."""
         toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get("RELAY_CONFIG", "relay.toml")))
-        return sources["init_settings"], sources["env_settings"], toml
+        return init_settings, env_settings, toml
 
     def limits(self) -> Limits:
         """Return the limits of one exchange."""

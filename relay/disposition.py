@@ -28,9 +28,7 @@ _TYPE: Final = re.compile(rf"[ \t]*(?:{_TOKEN})?[ \t]*(?=;|$)")
 _PARAMETER: Final = re.compile(
     rf'[ \t]*;[ \t]*(?:({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"[ \t]*|([^"; \t][^";]*)))?(?=;|$)', re.S
 )
-_EXTENDED: Final = re.compile(
-    r"(utf-8|iso-8859-1)'[A-Za-z0-9-]*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)", re.I
-)
+_EXTENDED: Final = re.compile(r"(utf-8|iso-8859-1)'[A-Za-z0-9-]*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})+)", re.I)
 
 
 def safe_name(content_disposition: str | None, location: Location) -> str | None:

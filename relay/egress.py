@@ -100,9 +100,7 @@ METADATA_NAMES: Final = frozenset(
         "instance-data.ec2.internal",
     }
 )
-LOCAL_NAMES: Final = frozenset(
-    {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "broadcasthost"}
-)
+LOCAL_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "broadcasthost"})
 # RFC 6761 §6.3, RFC 6762 §3, RFC 8375, ICANN's resolution 2024.07.29.06 (.internal), and /etc/hosts of old.
 LOCAL_SUFFIXES: Final = (".localhost", ".local", ".home.arpa", ".internal", ".localdomain")
 
@@ -110,8 +108,7 @@ LOCAL_SUFFIXES: Final = (".localhost", ".local", ".home.arpa", ".internal", ".lo
 def _spans() -> dict[int, tuple[tuple[int, int], ...]]:
     networks = [ipaddress.ip_network(text) for text, _ in DENIED]
     return {
-        version: tuple((int(net[0]), int(net[-1])) for net in networks if net.version == version)
-        for version in (4, 6)
+        version: tuple((int(net[0]), int(net[-1])) for net in networks if net.version == version) for version in (4, 6)
     }
 
 
@@ -146,9 +143,7 @@ class Allowed:
 
     def has_address(self, address: Address) -> bool:
         """Whether that address, or the IPv4 address that it is a mapping of, is in this entry's network."""
-        return self.network is not None and any(
-            form in self.network for form in (address, _unmapped(address))
-        )
+        return self.network is not None and any(form in self.network for form in (address, _unmapped(address)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +177,7 @@ class EgressPolicy:
             return
         # With a network open on this port the address has to decide; it will refuse no less than this does.
         undecided = any(entry.network is not None and entry.has_port(port) for entry in self.allow)
-        if not is_host_name(name) or _looks_numeric(name) or name in METADATA_NAMES:
+        if not is_host_name(host.lower()) or _looks_numeric(name) or name in METADATA_NAMES:
             raise _denied(host)
         if _is_local_name(name) and not undecided:
             raise _denied(host)

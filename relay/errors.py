@@ -85,7 +85,7 @@ class RequestError(RelayError):
     """The request itself is at fault; nothing was dialled."""
 
     code, title, status = "invalid-request", "The request is not acceptable", 422
-    default_side = "request"
+    default_side: ClassVar[Side] = "request"
     default_hint = "Correct the request; /openapi.json says what it may hold."
 
 
@@ -176,7 +176,7 @@ class CredentialsInURL(RequestError):
     """A user name or password inside the URL, where logs would show it."""
 
     code, title = "credentials-in-url", "Credentials do not belong in a URL"
-    default_hint = "Send them as a header: {\"url\": …, \"headers\": {\"Authorization\": …}}."
+    default_hint = 'Send them as a header: {"url": …, "headers": {"Authorization": …}}.'
 
 
 class URLTooLong(RequestError):
@@ -222,7 +222,7 @@ class EgressDenied(RelayError):
     """The address policy refused to connect. The text never names the address that a name resolved to."""
 
     code, title, status = "egress-denied", "The address is not allowed", 403
-    default_side = "request"
+    default_side: ClassVar[Side] = "request"
     default_hint = "Only public addresses are allowed; the operator can add a host or CIDR to RELAY_EGRESS_ALLOW."
 
 
@@ -248,7 +248,7 @@ class StoreError(RelayError):
     """A store refused, failed or broke the protocol. `store_status` is the status it answered, if it did."""
 
     code, title, status = "store-error", "A store failed", 502
-    default_side = "source"
+    default_side: ClassVar[Side] = "source"
     default_hint = "Look at what the store said."
 
     def __init__(
@@ -276,7 +276,7 @@ class AlreadyExists(StoreError):
     """`if_exists` is `fail`, and the destination has an object of that name."""
 
     code, title, status = "destination-exists", "The destination exists already", 409
-    default_side = "destination"
+    default_side: ClassVar[Side] = "destination"
     default_hint = "Choose another destination, or 'if_exists': 'overwrite' or 'skip'."
 
 
@@ -310,7 +310,7 @@ class LengthRequired(StoreError):
     """The destination needs a length, and the source has none."""
 
     code, title = "source-length-unknown", "The destination needs a length and the source has none"
-    default_side = "destination"
+    default_side: ClassVar[Side] = "destination"
     default_hint = "Use a source that sends Content-Length, or a destination that takes chunked uploads."
 
 
@@ -393,7 +393,7 @@ class PrematureResponse(StoreError):
     """A 2xx before the whole body was sent: the destination cannot have the object."""
 
     code, title = "destination-premature-response", "The destination said yes before it had the object"
-    default_side = "destination"
+    default_side: ClassVar[Side] = "destination"
     default_retryable = True
     default_hint = "The destination does not read what it is sent; check its URL and method."
 
@@ -405,7 +405,7 @@ class TransferError(RelayError):
     """The bytes are not what was promised."""
 
     code, title, status = "transfer-failed", "The transfer failed", 502
-    default_side = "source"
+    default_side: ClassVar[Side] = "source"
 
 
 class SourceTruncated(TransferError):
@@ -443,7 +443,7 @@ class DestinationLost(TransferError):
     """The destination acknowledged the object and does not show it."""
 
     code, title = "destination-lost", "The destination does not show the object"
-    default_side = "destination"
+    default_side: ClassVar[Side] = "destination"
     default_retryable = True
     default_hint = "Check that the destination can be read at the same URL."
 
@@ -452,6 +452,6 @@ class Cancelled(TransferError):
     """Somebody asked for the end, or the server is stopping."""
 
     code, title, status = "cancelled", "The transfer was cancelled", 503
-    default_side = "relay"
+    default_side: ClassVar[Side] = "relay"
     default_retryable = True
     default_hint = "Send the request again."

@@ -98,13 +98,9 @@ def parse_headers(
     seen: set[str] = set()
     for name, value in pairs:
         _check_name(name, pointer)
-        here = (
-            None if pointer is None else f"{pointer}/{name.replace('~', '~0')}"
-        )  # RFC 6901 §3; no '/' in tokens
+        here = None if pointer is None else f"{pointer}/{name.replace('~', '~0')}"  # RFC 6901 §3; no '/' in tokens
         if name.lower() in seen:
-            raise InvalidHeader(
-                f"{name!r} stands twice, and servers disagree on which one counts", pointer=here
-            )
+            raise InvalidHeader(f"{name!r} stands twice, and servers disagree on which one counts", pointer=here)
         seen.add(name.lower())
         _check_allowed(name, here)
         _check_value(name, value, value_bytes, here)

@@ -43,9 +43,7 @@ UNSAFE_CHARACTERS: Final = re.compile(
 )
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_PARTS: Final = re.compile(
-    r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S
-)
+_PARTS: Final = re.compile(r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S)
 _REFUSED: Final = re.compile(r"[^!-\[\]-~]")  # all but visible ASCII, and the backslash
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 # RFC 952 / 1123 labels, plus the underscore that S3 buckets and compose services have.
@@ -107,8 +105,7 @@ class Location:
     def name(self) -> str:
         """The last path segment, percent-decoded; '' if the path ends in '/'.
 
-        A segment that is not UTF-8 stays percent-encoded, so that nothing is lost and no U+FFFD appears. The
-        name is the peer's word: `relay.disposition.safe_name` says whether it can be used.
+        A segment that is not UTF-8 stays percent-encoded. `relay.disposition.safe_name` says if it is usable.
         """
         segment = self.path.rpartition("/")[2]
         try:
@@ -313,8 +310,7 @@ def _host_and_port(authority: str, default: int) -> tuple[str, int]:
 
 def _refuse_userinfo(userinfo: str) -> None:
     # http://evil.com%2f@127.0.0.1 and http://a@b@c have no user; they are made for some other parser.
-    tricky = re.search(r"%(?:2f|5c|23|3f)", userinfo, re.I) and ":" not in userinfo
-    if "@" in userinfo or tricky:
+    if "@" in userinfo or (":" not in userinfo and re.search(r"%(?:2f|5c|23|3f)", userinfo, re.I)):
         raise InvalidURL("there is an '@' before the host that can be read in two ways")
     raise CredentialsInURL("the URL has a user name or a password in it")
 
@@ -331,7 +327,8 @@ def _is_punycode(encoded: str) -> bool:
     # RFC 3492: must decode, to something that needed it, and encode to the same again.
     try:
         label = encoded.encode("ascii").decode("punycode")
-        return not label.isascii() and label.encode("punycode") == encoded.encode("ascii")
+        safe = not label.isascii() and not UNSAFE_CHARACTERS.search(label)
+        return safe and label.encode("punycode") == encoded.encode("ascii")
     except (ValueError, OverflowError):
         return False
 
@@ -387,7 +384,6 @@ _SIGNATURES: Final = (
 
 
 def _identity(location: Location) -> tuple[str, int, bytes, list[tuple[bytes, bytes]]]:
-    # The scheme is left out: one port speaks one of the two.
     address = literal_address(location.host)
     host = location.host.removesuffix(".") if address is None else address.exploded
     pairs = [part.partition("=") for part in location.query.split("&") if part]
@@ -398,4 +394,5 @@ def _identity(location: Location) -> tuple[str, int, bytes, list[tuple[bytes, by
         for name, _, value in pairs
         if not any(pattern.fullmatch(name.lower()) for pattern in signed)
     ]
+    # Without the scheme: one port speaks one of the two.
     return host, location.port, unquote_to_bytes(location.path), sorted(kept)

@@ -105,7 +105,7 @@ def _to_requests(answer: Response, request: requests.PreparedRequest, adapter: W
     response.raw = answer.body
     response.url = request.url or ""
     response.request = request
-    response.connection = adapter  # type: ignore[attr-defined]
+    response.connection = adapter  # type: ignore[assignment]
     return response
 
 

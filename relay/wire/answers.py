@@ -79,4 +79,3 @@ class Answers:
             text = "in the middle of its answer's head" if self.heard else "without an answer"
             raise ConnectionLost(f"the connection was closed {text}", side=self.stream.side)
         return self.final
-

@@ -164,9 +164,8 @@ class Body:
 
     def _read_chunk(self, view: memoryview, chunks: ChunkDecoder) -> int | None:
         """Read of the current chunk: from what lies here, or straight from the socket."""
-        if not self.connection.leftover and chunks.remaining < DIRECT_BYTES:
-            if self._fill() is None:
-                return None
+        if not self.connection.leftover and chunks.remaining < DIRECT_BYTES and self._fill() is None:
+            return None
         count = self.connection.read_now(view[: chunks.remaining])
         if count == 0:
             raise chunks.cut()

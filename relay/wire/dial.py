@@ -93,17 +93,15 @@ class Dialer:
                 failure = error
         raise failure
 
-    def _connected(
-        self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float
-    ) -> Any:
+    def _connected(self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float) -> Any:
         self.policy.check_address(origin.host, str(sockaddr[0]), origin.port)
         sock = self._socket(family, _socket.SOCK_STREAM)
         try:
             _tune(sock, self.limits)
             sock.settimeout(max(seconds, 0.001))
             sock.connect(sockaddr)
-            if sock.getpeername()[:2] != sockaddr[:2]:
-                raise EgressDenied(f"the connection to {origin} leads elsewhere", side=side)
+            local, remote = str(sock.getsockname()[0]), str(sock.getpeername()[0])
+            self.policy.check_connected(origin.host, local, remote, origin.port)
         except BaseException as error:
             sock.close()
             if isinstance(error, TimeoutError):

@@ -46,9 +46,7 @@ class Meter:
             raise self._why
         now, limits = self.clock(), self.limits
         if now - self._started >= limits.total_seconds:
-            raise StoreTimeout(
-                f"not done within {limits.total_seconds:g} s", side="relay", retryable=False
-            )
+            raise StoreTimeout(f"not done within {limits.total_seconds:g} s", side="relay", retryable=False)
         if now - self._window < limits.stall_seconds:
             return
         moved = self.moved - self._window_moved

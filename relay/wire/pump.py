@@ -118,10 +118,7 @@ def pump(body: Body, outlet: Outlet) -> bool:
     Whatever happens, nothing that ends the outlet's framing was sent unless the body was whole.
     """
     outlet.meter.restart()
-    if _may_splice(body, outlet):
-        moved = _splice(body, outlet)
-    else:
-        moved = _copy(body, outlet)
+    moved = _splice(body, outlet) if _may_splice(body, outlet) else _copy(body, outlet)
     return moved and outlet.finish()
 
 
@@ -226,8 +223,7 @@ def _into_pipe(body: Body, pipe: int) -> int | None:
 def _out_of_pipe(outlet: Outlet, pipe: int, count: int) -> bool:
     """Splice `count` bytes into the destination; False if it answered first (the pipe is not empty then)."""
     while count:
-        if outlet.stream.arrived():
-            outlet.answered = True
+        if outlet.answers.poll():
             return False
         try:
             moved = os.splice(pipe, outlet.stream.fileno(), count, flags=SPLICE_FLAGS)

@@ -90,7 +90,7 @@ class TlsStream(Stream):
         done = 0
         while done < len(view):
             try:
-                count = self._tls.read(len(view) - done, view[done:])  # type: ignore[arg-type]
+                count = self._tls.read(len(view) - done, view[done:])
             except ssl.SSLWantReadError:
                 if self._pull() is None:
                     break

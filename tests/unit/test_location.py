@@ -75,7 +75,7 @@ REFUSED: list[Row] = [
             "127。0。0。1",
             "①②⑦.0.0.1",
             "аpple.com",  # a Cyrillic а
-            "K.example",  # a Kelvin sign, whose lower case is an ASCII k
+            "\u212a.example",  # a Kelvin sign, whose lower case is an ASCII k
             "xn--",
             "xn--a",
             "xn--localhost-",
@@ -133,10 +133,7 @@ REFUSED: list[Row] = [
 
 # As a source these are sent as they are; nothing of the kind is ever written.
 REFUSED_AS_DESTINATION: list[Row] = [
-    *(
-        ("B57", path, "unsafe-key")
-        for path in ("//a", "/a//b", "/a//", "/%2fa", "/a%2f%2fb", "/a%5cb", "/a%5C")
-    ),
+    *(("B57", path, "unsafe-key") for path in ("//a", "/a//b", "/a//", "/%2fa", "/a%2f%2fb", "/a%5cb", "/a%5C")),
     *(
         ("B59", f"/a{text}b", "unsafe-key")
         for text in (
@@ -282,9 +279,7 @@ def test_name(url: str, name: str) -> None:
 
 
 def test_B46_prints_without_secrets() -> None:
-    location = parse_location(
-        "https://host:8443/a/b?sig=hunter2", headers=[("Authorization", "Bearer hunter3")]
-    )
+    location = parse_location("https://host:8443/a/b?sig=hunter2", headers=[("Authorization", "Bearer hunter3")])
     assert str(location) == "https://host:8443/a/b?…"
     assert repr(location) == "<Location https://host:8443/a/b?…>"
     assert f"{location}" == str(location)
@@ -341,20 +336,21 @@ def test_named() -> None:
         parse_location("http://h/dir").named("x")
 
 
-# -- headers ---------------------------------------------------------------------------------------------------
+# -- headers ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "value", ["a\r\nb", "a\rb", "a\nb", "a\0b", "Ā", "a\x7f", "a\x85", " a", "a ", "a\t", "", "\ud800"]
-)
+@pytest.mark.parametrize("value", ["a\r\nb", "a\rb", "a\nb", "a\0b", "Ā", "a\x7f", "a\x85", "a ", "a\t", "", "\ud800"])
 def test_B51_values(value: str) -> None:
     with pytest.raises(errors.InvalidHeader) as caught:
         parse_headers({"X-A": value}, "/source/headers")
     assert caught.value.pointer == "/source/headers/X-A"
-    assert value.strip() == "" or value not in caught.value.message
+    with pytest.raises(errors.InvalidHeader) as caught:
+        parse_headers({"Authorization": "Bearer hunter2" + (value or " ")})
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}"
 
 
-B52 = "Host Content-Length Transfer-Encoding Connection TE Upgrade Expect Range Cookie Proxy-Authorization X-Forwarded-For"
+B52 = "Host Content-Length Transfer-Encoding Connection TE Upgrade Expect Range Cookie "
+B52 += "Proxy-Authorization X-Forwarded-For"
 
 
 @pytest.mark.parametrize(
@@ -415,7 +411,7 @@ def test_what_is_no_string_is_refused() -> None:
             parse_headers(pairs)  # type: ignore[arg-type]
 
 
-# -- redirects -------------------------------------------------------------------------------------------------
+# -- redirects --------------------------------------------------------------------------------------------
 
 BASE = parse_location("http://a/b/c/d;p?q", headers={"Authorization": "x"})
 
@@ -459,9 +455,7 @@ def test_resolves_a_reference(reference: str, target: str) -> None:
     assert (there.origin, there.target, there.headers) == (BASE.origin, target, BASE.headers)
 
 
-@pytest.mark.parametrize(
-    "reference", ["http://b/x", "//b/x", "http://a:8080/x", "https://a/x", "http://a./x"]
-)
+@pytest.mark.parametrize("reference", ["http://b/x", "//b/x", "http://a:8080/x", "https://a/x", "http://a./x"])
 def test_credentials_never_cross_an_origin(reference: str) -> None:
     start = parse_location("http://a/", method="PUT", headers={"Authorization": "x"})
     there = redirected(start, reference)
@@ -500,7 +494,7 @@ def test_B37_refuses_a_redirect(base: str, reference: str) -> None:
         assert "hunter2" not in str(caught.value)
 
 
-# -- one object ------------------------------------------------------------------------------------------------
+# -- one object -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

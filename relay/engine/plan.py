@@ -1,0 +1,43 @@
+"""What is asked for: one transfer, checked before anything is dialled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from relay.errors import SameObject
+from relay.location import Location, same_object
+
+
+class Verify(Enum):
+    """How much proof is wanted (DESIGN section 5)."""
+
+    AUTO = "auto"
+    """The strongest level without reading again; where there is none, read back."""
+    READ_BACK = "read_back"
+    """Read every byte back from the destination."""
+    SIZE = "size"
+    """Only compare sizes: unverified, and the cheapest, since the bytes need not enter the process."""
+
+
+class IfExists(Enum):
+    """What to do where the destination has an object already."""
+
+    OVERWRITE = "overwrite"
+    SKIP = "skip"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One transfer to make. Raises SameObject for a source that is its own destination."""
+
+    source: Location
+    destination: Location
+    verify: Verify = Verify.AUTO
+    if_exists: IfExists = IfExists.OVERWRITE
+
+    def __post_init__(self) -> None:
+        """Refuse what would truncate the only copy (FAULTS F58)."""
+        if same_object(self.source, self.destination):
+            raise SameObject(f"{self.destination} is both source and destination")

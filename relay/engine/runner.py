@@ -1,0 +1,84 @@
+"""What drives transfers in one process: the wire, the slots, and the transfers that run.
+
+Decided here: who may start, and how everything comes to its end when the process must stop.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import gevent
+
+from relay.config import Settings
+from relay.egress import EgressPolicy
+from relay.engine.plan import Plan
+from relay.engine.transfer import Opener, Outcome, Transfer
+from relay.errors import Cancelled, Overloaded
+from relay.location import Location
+from relay.retry import Backoff
+from relay.stores.http import HttpStore
+from relay.stores.interfaces import Destination, Source
+from relay.throttle import Slots
+from relay.wire.dial import Dialer, Pool
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from relay.wire.tls import client_context
+
+
+class Stores:
+    """Opens the store that a location's scheme names."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def source(self, location: Location, meter: Meter) -> Source:
+        """As Opener.source."""
+        return HttpStore(self._wire, "source", meter)
+
+    def destination(self, location: Location, meter: Meter) -> Destination:
+        """As Opener.destination."""
+        return HttpStore(self._wire, "destination", meter)
+
+
+class Runner:
+    """One process's engine. `running` are its transfers; `draining` says that no new one may start."""
+
+    def __init__(self, settings: Settings, policy: EgressPolicy | None = None, stores: Opener | None = None) -> None:
+        """Make the wire by the settings; `policy` and `stores` replace what the settings give."""
+        self.settings, self.limits = settings, settings.limits()
+        self.policy = policy or settings.egress()
+        dialer = Dialer(self.policy, self.limits, client_context(settings.ca_bundle))
+        self.wire = Wire(Pool(dialer, self.limits), self.limits)
+        self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
+        self.stores: Opener = stores or Stores(self.wire)
+        self.running: set[Transfer] = set()
+        self.draining = False
+
+    def transfer(self, plan: Plan) -> Transfer:
+        """Return a transfer that is ready to run. Raises Overloaded while draining, EgressDenied for what no
+        connection would be allowed to."""
+        if self.draining:
+            raise Overloaded("the server is stopping", retry_after=5.0)
+        for location in (plan.source, plan.destination):
+            self.policy.check_name(location.host, location.port)
+        return Transfer(plan, self.stores, self.slots, self.limits, Backoff(self.settings.retry_budget))
+
+    def run(self, transfer: Transfer) -> Outcome:
+        """Run a transfer in this greenlet, as one of `running`. Raises as Transfer.run."""
+        self.running.add(transfer)
+        try:
+            return transfer.run()
+        finally:
+            self.running.discard(transfer)
+
+    def drain(self, seconds: float) -> None:
+        """Let no new transfer start, give the running ones `seconds`, then cancel what is left.
+
+        A cancelled one ends with a clear answer to its client within about a second, rather than with a reset.
+        """
+        self.draining = True
+        until = monotonic() + seconds
+        while self.running and monotonic() < until:
+            gevent.sleep(0.05)
+        for transfer in tuple(self.running):
+            transfer.cancel(Cancelled("the server stops, and this transfer was not done in time"))

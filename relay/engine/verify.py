@@ -1,0 +1,137 @@
+"""What was proved about one object at its destination.
+
+Theory of operation. After the destination said yes, the strongest proof that was asked for is looked for, in this
+order: the destination's own digest in its answer to the upload; its digest in an answer to HEAD; the bytes read back.
+A digest that differs is a failure. A proof that can't be had lowers the level, and says so in a note: "could not
+verify" is never success.
+
+Never here: what happens after a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from relay.digest import Digests, compare
+from relay.engine.plan import Verify
+from relay.errors import (
+    DestinationLost,
+    IntegrityMismatch,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    Rejected,
+    SourceChanged,
+    StoreError,
+    Unauthenticated,
+)
+from relay.location import Location
+from relay.receipt import Level, Version
+from relay.stores.interfaces import Destination, Found, Stored
+from relay.wire.pump import drain
+
+CANT_READ = (NotFound, PermissionDenied, Unauthenticated, Rejected)
+"""Refusals that say that this destination is not to be read, rather than that something broke."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved, about which version, and what could not be."""
+
+    level: Level
+    version: Version
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What went into the destination: its length in bytes, our digests of it, and those that its source declared."""
+
+    bytes: int
+    digests: Digests
+    declared: Digests
+
+    @property
+    def known(self) -> Digests:
+        """Every digest that the object must have."""
+        return {**self.declared, **self.digests}
+
+
+def prove(destination: Destination, stored: Stored, sent: Sent, verify: Verify, poll: Callable[[], bool]) -> Proof:
+    """Find the proof. `poll()` waits a moment and returns True while a destination may still settle.
+
+    Raises IntegrityMismatch when the destination has other bytes, DestinationLost when it has none, and the
+    destination's errors when the looking breaks.
+    """
+    if verify is Verify.AUTO and (proof := _by_digest(stored.version, stored.digests, sent)) is not None:
+        return replace(proof, version=replace(proof.version, size=sent.bytes))
+    if stored.readable is None:
+        return Proof(Level.SIZE, stored.version, ("the destination names no place to read the object from",))
+    found = _look(destination, stored.readable, poll)
+    version = _joined(stored, found)
+    if version.size is not None and version.size != sent.bytes:
+        raise IntegrityMismatch(f"the destination has {version.size} of {sent.bytes} bytes", side="destination")
+    if verify is Verify.SIZE:
+        notes = () if version.size is not None else ("the destination does not tell the object's size",)
+        return Proof(Level.SIZE, version, notes)
+    if verify is Verify.AUTO and (proof := _by_digest(version, version.digests, sent)) is not None:
+        return proof
+    return _read_back(destination, stored.readable, version, sent)
+
+
+def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
+    """Compare the destination's own digests; None if there is none to compare. Raises IntegrityMismatch."""
+    agreeing, differing = compare(sent.known, theirs)
+    if differing:
+        raise IntegrityMismatch(f"the destination's {', '.join(differing)} is another one", side="destination")
+    return None if agreeing is None else Proof(Level.WHOLE_DIGEST, version)
+
+
+def _look(destination: Destination, location: Location, poll: Callable[[], bool]) -> Found | None:
+    """Ask for the object until it shows (FAULTS F37). Raises DestinationLost when it never does."""
+    while True:
+        try:
+            return destination.head(location)
+        except NotFound:
+            if not poll():
+                raise DestinationLost(f"{location} was acknowledged and is not there") from None
+        except CANT_READ:
+            return None
+
+
+def _joined(stored: Stored, found: Found | None) -> Version:
+    if found is None:
+        return replace(stored.version, digests={})
+    return replace(found.version, etag=found.version.etag or stored.version.etag)
+
+
+def _read_back(destination: Destination, location: Location, version: Version, sent: Sent) -> Proof:
+    try:
+        opened = destination.get(location, version)
+    except CANT_READ as error:
+        return Proof(Level.SIZE, version, (f"could not be read back: {error.message}",))
+    except (SourceChanged, PreconditionFailed) as error:
+        raise _overwritten(location) from error
+    body = opened.body
+    assert body is not None  # an Opened has one
+    try:
+        body.digest_with(tuple(sent.digests))
+        drain(body)
+    finally:
+        body.close()
+    _, differing = compare(sent.digests, body.digests)
+    if body.count != sent.bytes or differing or not sent.digests:
+        raise IntegrityMismatch(
+            f"{body.count} bytes were read back of {sent.bytes}, and they are not those that were sent",
+            side="destination",
+        )
+    return Proof(Level.READ_BACK, replace(version, size=body.count, etag=opened.version.etag or version.etag))
+
+
+def _overwritten(location: Location) -> StoreError:
+    return PreconditionFailed(
+        f"{location} became another version between our upload and its verification",
+        side="destination",
+        hint="Somebody else writes to the same destination; settle who does, and send the request again.",
+    )
