@@ -143,7 +143,7 @@ class Transfer:
     def _attempt(self) -> Outcome:
         """Make one attempt while holding a slot; the slot is let go while we wait for the next."""
         self.phase = "waiting"
-        with self.slots.slot(admitted=self.attempt > 0, tick=lambda: self.meter.tick("relay")):
+        with self.slots.slot(admitted=self.attempt > 0, tick=self.meter.look):
             self.attempt += 1
             self.phase = "opening"
             try:
@@ -162,7 +162,7 @@ class Transfer:
         until = monotonic() + wait
         while (left := until - monotonic()) > 0:
             self.sleep(min(left, self.meter.tick_seconds))
-            self.meter.tick("relay")
+            self.meter.look()
 
     def _close(self) -> None:
         if self._body is not None:
@@ -280,7 +280,7 @@ class Transfer:
         until, waits = monotonic() + self.limits.settle_seconds, iter([0.05, 0.1, 0.2, 0.5])
 
         def poll() -> bool:
-            self.meter.tick("destination")
+            self.meter.look()
             left = until - monotonic()
             if left > 0:
                 self.sleep(min(next(waits, 1.0), left))

@@ -74,7 +74,7 @@ class Answers:
                 raise StoreTimeout(f"no answer within {seconds:g} s", side=self.stream.side)
             # What lies in `leftover` is half a head; only the socket can bring the rest.
             self.stream.wait_for_more(min(left, self.meter.tick_seconds))
-            self.meter.tick(self.stream.side)
+            self.meter.look()
         if self.final is None:
             text = "in the middle of its answer's head" if self.heard else "without an answer"
             raise ConnectionLost(f"the connection was closed {text}", side=self.stream.side)

@@ -49,6 +49,7 @@ class Body:
         self._keeps_alive = head.keeps_alive and framing is not Framing.CLOSE
         self._release: Callable[[Stream, bool], None] | None = release
         self._chunks = ChunkDecoder(meter.limits, stream.side) if framing is Framing.CHUNKED else None
+        meter.restart()
         if self.length == 0:
             self._ended()
 

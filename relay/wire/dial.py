@@ -140,8 +140,9 @@ def _on_side(error: EgressDenied, side: Side) -> EgressDenied:
 def _tune(sock: Any, limits: Limits) -> None:
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-    # A peer that fell silent without a FIN is noticed while we send after the stall time, not after 15 minutes.
-    user_timeout = min(int(limits.stall_seconds * 1000), 2**31 - 1)
+    # A peer that fell silent without a FIN is noticed not after 15 minutes; later than by the stall rule, though,
+    # which says more: the kernel counts a peer that keeps its window shut as silent too.
+    user_timeout = min(int((limits.stall_seconds + 30) * 1000), 2**31 - 1)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT, user_timeout)
 
 
@@ -157,7 +158,12 @@ class Pool:
     def __init__(self, dialer: Dialer, limits: Limits) -> None:
         self._dialer, self._limits = dialer, limits
         self._idle: dict[Origin, deque[_Idle]] = {}
-        self.open = 0
+        self._open: set[Stream] = set()
+
+    @property
+    def open(self) -> int:
+        """How many connections are open, idle ones included."""
+        return len(self._open)
 
     def take(self, origin: Origin, side: Side, fresh: bool = False) -> tuple[Stream, bool]:
         """Return a connection for one exchange, and whether it was used before. `fresh` always dials.
@@ -167,12 +173,13 @@ class Pool:
         idle = self._idle.get(origin)
         while idle and not fresh:
             stream, since = idle.pop()
-            if monotonic() - since < self._limits.idle_seconds and not _spoke(stream):
+            fit = not stream.closed and monotonic() - since < self._limits.idle_seconds
+            if fit and not _spoke(stream):
                 stream.side = side
                 return stream, True
             self.discard(stream)
         stream = self._dialer.dial(origin, side)
-        self.open += 1
+        self._open.add(stream)
         return stream, False
 
     def give(self, origin: Origin, stream: Stream, reusable: bool) -> None:
@@ -184,9 +191,9 @@ class Pool:
         idle.append(_Idle(stream, monotonic()))
 
     def discard(self, stream: Stream) -> None:
-        """Close a connection that was taken."""
+        """Close a connection. May be called twice."""
         stream.close()
-        self.open -= 1
+        self._open.discard(stream)
 
     def _expire(self, idle: deque[_Idle]) -> None:
         while idle and monotonic() - idle[0].since >= self._limits.idle_seconds:

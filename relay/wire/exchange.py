@@ -169,7 +169,7 @@ class _Attempt:
             sent = self.stream.write_now(data) if data else 0
             data = data[sent:]
             if not sent and not self.stream.wait_writable(self.meter.tick_seconds):
-                self.meter.tick(request.side)
+                self.meter.look()
             if self.meter.clock() > deadline:
                 raise StoreTimeout("the request's head could not be sent in time", side=request.side)
 

@@ -1,7 +1,7 @@
 """What a transfer's waits ask: may I go on?
 
 Decided here: the stall rule, the total time, and how a cancel is seen. A pump and every wait for an answer call
-`tick` at least once a second. Never here: waiting.
+`tick` (or `look`, where no bytes are expected) at least once a second. Never here: waiting.
 """
 
 from __future__ import annotations
@@ -40,13 +40,17 @@ class Meter:
         """Return the seconds since the start."""
         return self.clock() - self._started
 
-    def tick(self, waiting_for: Side) -> None:
-        """Look at the clocks. Raises Cancelled, Stalled (blaming `waiting_for`), or StoreTimeout for the total."""
+    def look(self) -> None:
+        """Look if we may go on where no bytes need move. Raises Cancelled, or StoreTimeout for the total."""
         if self._why is not None:
             raise self._why
+        if self.seconds() >= self.limits.total_seconds:
+            raise StoreTimeout(f"not done within {self.limits.total_seconds:g} s", side="relay", retryable=False)
+
+    def tick(self, waiting_for: Side) -> None:
+        """As `look`, where bytes should move: raises Stalled too, blaming `waiting_for`."""
+        self.look()
         now, limits = self.clock(), self.limits
-        if now - self._started >= limits.total_seconds:
-            raise StoreTimeout(f"not done within {limits.total_seconds:g} s", side="relay", retryable=False)
         if now - self._window < limits.stall_seconds:
             return
         moved = self.moved - self._window_moved

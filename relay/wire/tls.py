@@ -92,7 +92,7 @@ class TlsStream(Stream):
             try:
                 count = self._tls.read(len(view) - done, view[done:])
             except ssl.SSLWantReadError:
-                if self._pull() is None:
+                if not self._pull_for(done):
                     break
                 continue
             except ssl.SSLEOFError:
@@ -104,9 +104,18 @@ class TlsStream(Stream):
             if not count:
                 return done
             done += int(count)
-        if self._outgoing.pending:  # an answer to a key update
-            self.flush_now()
+        # Our answer to a key update may wait for our next write (RFC 8446 section 4.6.3), so nothing is sent here:
+        # a read must give what came even where nothing can be sent any more.
         return done or None
+
+    def _pull_for(self, done: int) -> bool:
+        """Pull, and say if reading may go on. A broken connection can wait while `done` bytes are in hand."""
+        try:
+            return self._pull() is not None
+        except ConnectionLost:
+            if not done:
+                raise
+            return False
 
     def _pull(self) -> bool | None:
         """Move cipher text from the socket into OpenSSL: False at the end, None if nothing has come yet."""

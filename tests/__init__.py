@@ -1,0 +1,1 @@
+"""The tests mirror the house: unit, contract, faults, properties, end_to_end."""

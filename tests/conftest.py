@@ -1,0 +1,131 @@
+"""What several kinds of tests share: a wire to loopback, certificates, and a look for what was left behind."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gevent
+import pytest
+import trustme
+
+from relay.config import Limits, Settings
+from relay.egress import EgressPolicy, parse_allow
+from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.runner import Runner
+from relay.engine.transfer import Outcome, Transfer
+from relay.location import parse_location
+from relay.wire.buffers import PIPES
+from relay.wire.dial import Dialer, Pool
+from relay.wire.exchange import Wire
+from relay.wire.tls import client_context
+
+LOOPBACK = EgressPolicy(allow=parse_allow("127.0.0.0/8, localhost"))
+QUICK = Limits(
+    connect_seconds=2, head_seconds=2, stall_seconds=1, early_seconds=1, expect_seconds=0.3, settle_seconds=0.3
+)
+"""Limits for tests: the same rules on short clocks."""
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """An authority made for this run, and a server context that it vouches for."""
+
+    ca_file: Path
+    server: ssl.SSLContext
+    authority: trustme.CA
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Return certificates for localhost and 127.0.0.1."""
+    authority = trustme.CA()
+    ca_file = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return Certificates(ca_file, context, authority)
+
+
+@pytest.fixture
+def wire(certificates: Certificates) -> Iterator[Wire]:
+    """Return a wire to loopback on short clocks. At the end no connection may be open that is not idle."""
+    pool = Pool(Dialer(LOOPBACK, QUICK, client_context(certificates.ca_file)), QUICK)
+    yield Wire(pool, QUICK)
+    pool.close()
+    PIPES.close()
+    assert pool.open == 0
+
+
+Migrate = Callable[..., Outcome]
+
+
+class Engine:
+    """A Runner to loopback on short clocks, and the transfer that it made last."""
+
+    def __init__(self, ca_file: Path, limits: Limits = QUICK, retry_budget: float = 0) -> None:
+        settings = Settings(egress_allow="127.0.0.0/8,localhost", ca_bundle=ca_file, retry_budget=retry_budget)
+        self.runner = Runner(settings, LOOPBACK)
+        self.runner.limits = self.runner.wire.limits = limits
+        self.runner.wire.pool = Pool(Dialer(LOOPBACK, limits, client_context(ca_file)), limits)
+        self.last: Transfer | None = None
+
+    def plan(self, source: str, destination: str, **options: object) -> Plan:
+        """Return a plan; `verify` and `if_exists` by their names, `method` for the destination."""
+        return Plan(
+            parse_location(source),
+            parse_location(destination, method=options.get("method"), destination=True),  # type: ignore[arg-type]
+            Verify(options.get("verify", "auto")),
+            IfExists(options.get("if_exists", "overwrite")),
+        )
+
+    def migrate(self, source: str, destination: str, **options: object) -> Outcome:
+        """Make one transfer; the random waits of retries are shortened."""
+        self.last = replace(self.runner.transfer(self.plan(source, destination, **options)), random=lambda: 0.05)
+        return self.runner.run(self.last)
+
+    def assert_nothing_left(self) -> None:
+        """Assert that no slot, connection (but idle ones), pipe or greenlet is left."""
+        assert self.runner.slots.held == 0
+        assert self.runner.slots.waiting == 0
+        assert not self.runner.running
+        self.runner.wire.pool.close()
+        assert self.runner.wire.pool.open == 0
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    """Return an engine that tries once. At its end nothing may be left."""
+    made = Engine(certificates.ca_file)
+    yield made
+    made.assert_nothing_left()
+    PIPES.close()
+
+
+@pytest.fixture
+def patient(certificates: Certificates) -> Iterator[Engine]:
+    """Return an engine that tries again for 10 seconds."""
+    made = Engine(certificates.ca_file, retry_budget=10)
+    yield made
+    made.assert_nothing_left()
+    PIPES.close()
+
+
+@pytest.fixture(autouse=True)
+def hub_errors_fail() -> Iterator[None]:
+    """Fail a test in which a greenlet died of something that nobody saw."""
+    seen: list[str] = []
+    hub = gevent.get_hub()
+    original = hub.handle_error
+
+    def handle_error(context: object, kind: type, value: object, trace: object) -> None:
+        if not issubclass(kind, hub.NOT_ERROR):
+            seen.append(f"{kind.__name__}: {value}")
+        original(context, kind, value, trace)
+
+    hub.handle_error = handle_error
+    yield
+    hub.handle_error = original
+    assert not seen, seen

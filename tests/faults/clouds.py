@@ -1,0 +1,108 @@
+"""Scripted clouds for the fault tests: a source of one object, and a destination that keeps what came whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.scripted import Script, Talk, length_of
+
+DATA = random.Random(7).randbytes(300_000)
+GET_HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n' % len(DATA)
+
+
+@dataclass
+class Cloud:
+    """What a script saw and keeps: the heads of requests, the whole objects, and how many bytes of broken ones."""
+
+    heads: list[bytes] = field(default_factory=list)
+    objects: dict[bytes, bytes] = field(default_factory=dict)
+    broken: int = 0
+
+    @property
+    def methods(self) -> list[bytes]:
+        """The methods in the order in which they came."""
+        return [head.split(b" ", 1)[0] for head in self.heads]
+
+
+def serving(cloud: Cloud, get: Callable[[Talk, bytes], None], head: bytes | None = None) -> Script:
+    """A source: `get(talk, request_head)` plays the answer to GET; HEAD is answered 405, or with `head`."""
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            cloud.heads.append(request)
+            if request.startswith(b"HEAD "):
+                talk.send(head or b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
+            else:
+                get(talk, request)
+                return
+
+    return script
+
+
+def sending(*pieces: bytes, reset: bool = False) -> Callable[[Talk, bytes], None]:
+    """Play fixed bytes, then a FIN or a RST."""
+
+    def get(talk: Talk, _: bytes) -> None:
+        talk.send(*pieces)
+        if reset:
+            talk.reset()
+
+    return get
+
+
+def keeping(cloud: Cloud, put: bytes = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n") -> Script:
+    """A destination: PUT and POST by length or chunked, whole ones are kept; GET, HEAD and DELETE work on them."""
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            cloud.heads.append(request)
+            method, path = request.split(b" ", 2)[:2]
+            if method in (b"PUT", b"POST"):
+                if b"100-continue" in request:
+                    talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                body = received(talk, request)
+                if body is None:
+                    cloud.broken += 1
+                    return
+                cloud.objects[path] = body
+                talk.send(put)
+            else:
+                _answer(talk, cloud, method, path)
+
+    return script
+
+
+def _answer(talk: Talk, cloud: Cloud, method: bytes, path: bytes) -> None:
+    body = cloud.objects.get(path)
+    if body is None:
+        talk.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    elif method == b"DELETE":
+        del cloud.objects[path]
+        talk.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+    else:
+        talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body if method == b"GET" else b"")
+
+
+def received(talk: Talk, request: bytes) -> bytes | None:
+    """Read an upload's body; None if it broke off."""
+    if b"chunked" not in request.lower():
+        length = length_of(request)
+        body = talk.body(length)
+        return body if len(body) == length else None
+    body = b""
+    while True:
+        line = b""
+        while not line.endswith(b"\r\n"):
+            piece = talk.body(1)
+            if not piece:
+                return None
+            line += piece
+        size = int(line, 16)
+        chunk = talk.body(size + 2)
+        if len(chunk) < size + 2:
+            return None
+        if size == 0:
+            return body
+        body += chunk[:size]

@@ -1,0 +1,83 @@
+"""Cut at every byte of a small transfer, on both sides: never a success, never an object that looks whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.errors import RelayError
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import Cloud, keeping, sending, serving
+from tests.scripted import Peer, Script, Talk
+
+OBJECT = b"0123456789abcdefghijklmnopqrstuv"
+BY_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(OBJECT) + OBJECT
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"10\r\n" + OBJECT[:16] + b"\r\n10;x=y\r\n" + OBJECT[16:] + b"\r\n0\r\nT: 1\r\n\r\n"
+)
+
+
+def cutting_after(count: int) -> Script:
+    """A destination that reads `count` bytes of whatever it is sent, and hangs up."""
+
+    def script(talk: Talk) -> None:
+        left = count
+        while left > 0:
+            piece = talk.sock.recv(left)
+            if not piece:
+                return
+            left -= len(piece)
+
+    return script
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("verify", ["auto", "size"])
+@pytest.mark.parametrize("answer", [BY_LENGTH, CHUNKED], ids=["length", "chunked"])
+def test_the_source_is_cut_at_every_byte(
+    engine: Engine, certificates: Certificates, answer: bytes, verify: str, tls: bool
+) -> None:
+    context = certificates.server if tls else None
+    cloud = Cloud()
+    with Peer(keeping(cloud), context) as there:
+        for cut in range(len(answer)):
+            with Peer(serving(Cloud(), sending(answer[:cut])), context) as here, pytest.raises(RelayError) as caught:
+                engine.migrate(here.url(), there.url("/b"), verify=verify)
+            assert caught.value.side == "source", cut
+            assert cloud.objects == {}, cut
+        with Peer(serving(Cloud(), sending(answer)), context) as here:
+            engine.migrate(here.url(), there.url("/b"), verify=verify)
+    assert cloud.objects == {b"/b": OBJECT}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("verify", ["auto", "size"])
+def test_the_destination_hangs_up_after_every_byte(
+    engine: Engine, certificates: Certificates, verify: str, tls: bool
+) -> None:
+    context = certificates.server if tls else None
+    cloud = Cloud()
+    with Peer(serving(Cloud(), sending(BY_LENGTH)), context) as here:
+        with Peer(keeping(cloud), context) as there:
+            engine.migrate(here.url(), there.url("/b"), verify=verify)
+        put = next(head for head in cloud.heads if head.startswith(b"PUT"))
+        for cut in range(len(put) + len(OBJECT) + 1):
+            with Peer(cutting_after(cut), context) as there, pytest.raises(RelayError) as caught:
+                engine.migrate(here.url(), there.url("/b"), verify=verify)
+            assert caught.value.side == "destination", cut
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+def test_the_destinations_answer_is_cut_at_every_byte(engine: Engine, verify: str) -> None:
+    reply = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+    with Peer(serving(Cloud(), sending(BY_LENGTH))) as here:
+        for cut in range(len(reply)):
+
+            def script(talk: Talk, cut: int = cut) -> None:
+                talk.head()
+                talk.body(len(OBJECT))
+                talk.send(reply[:cut])
+
+            with Peer(script) as there, pytest.raises(RelayError) as caught:
+                engine.migrate(here.url(), there.url("/b"), verify=verify)
+            assert caught.value.side == "destination", cut

@@ -1,0 +1,423 @@
+"""FAULTS.md 2.2: what a destination does wrong, over plain TCP and over TLS, spliced (`size`) and copied (`auto`)."""
+
+from __future__ import annotations
+
+import base64
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+from awscrt import checksums
+
+from relay.errors import (
+    AlreadyExists,
+    CertificateRefused,
+    ConnectFailed,
+    ConnectionLost,
+    DestinationLost,
+    IntegrityMismatch,
+    LengthRequired,
+    PermissionDenied,
+    PrematureResponse,
+    RedirectRefused,
+    Rejected,
+    RelayError,
+    Stalled,
+    Unauthenticated,
+    Unavailable,
+)
+from relay.receipt import Level, State
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import DATA, Cloud, keeping, sending, serving
+from tests.scripted import Peer, Script, Talk, answer
+
+BIG = DATA * 40  # 12 MB: more than socket buffers take, so that an early answer finds us sending
+BIG_HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "v1"\r\n\r\n' % len(BIG)
+CRC = base64.b64encode(checksums.crc32c(BIG).to_bytes(4, "big"))
+
+
+@dataclass
+class Pair:
+    """A whole source, and a way to start a destination."""
+
+    stack: ExitStack
+    certificates: Certificates
+    tls: bool
+    source: Peer
+
+    def start(self, *scripts: Script) -> Peer:
+        """Start a destination (or another source)."""
+        return self.stack.enter_context(Peer(scripts, self.certificates.server if self.tls else None))
+
+
+@pytest.fixture(params=["plain", "tls"])
+def pair(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Pair]:
+    """Return a source of BIG, over plain TCP and over TLS."""
+    tls = request.param == "tls"
+    with ExitStack() as stack:
+        source = Peer(serving(Cloud(), sending(BIG_HEAD, BIG)), certificates.server if tls else None)
+        yield Pair(stack, certificates, tls, stack.enter_context(source))
+
+
+def fails(
+    engine: Engine,
+    pair: Pair,
+    kind: type[RelayError] | tuple[type[RelayError], ...],
+    *scripts: Script,
+    **options: object,
+) -> RelayError:
+    """Assert that the transfer fails so, on the destination's side."""
+    with pytest.raises(kind) as caught:
+        engine.migrate(pair.source.url("/a"), pair.start(*scripts).url("/b"), **options)
+    assert caught.value.side == "destination"
+    assert caught.value.hint
+    return caught.value
+
+
+def _stop_reading(talk: Talk) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(talk.sock, 0)
+    poll.poll(20_000)
+
+
+ENDS = {"close": lambda talk: None, "keep": lambda talk: talk.linger(), "not reading": _stop_reading}
+
+
+def early(status: bytes, after: int, end: str) -> Script:
+    """Answer after some bytes of the body, then end in one of three ways."""
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            if not request.startswith(b"PUT"):
+                talk.send(b"HTTP/1.1 404 N\r\nContent-Length: 0\r\n\r\n")
+                continue
+            if after and b"100-continue" in request:
+                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            talk.body(after)
+            talk.send(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+            ENDS[end](talk)
+            return
+
+    return script
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (b"413 Too Large", Rejected),
+        (b"507 Insufficient Storage", Rejected),
+        (b"401 Who", Unauthenticated),
+        (b"403 No", PermissionDenied),
+    ],
+)
+def test_f31_an_early_refusal_is_what_is_reported(
+    engine: Engine, pair: Pair, status: bytes, kind: type[RelayError], end: str, verify: str
+) -> None:
+    for after in (0, 65536):
+        error = fails(engine, pair, kind, early(status, after, end), verify=verify)
+        assert status[:3].decode() in error.message
+        assert not error.retryable
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+@pytest.mark.parametrize("end", ENDS)
+def test_f32_an_early_yes_is_a_failure(engine: Engine, pair: Pair, end: str, verify: str) -> None:
+    for after in (0, 1):
+        fails(engine, pair, PrematureResponse, early(b"201 Created", after, end), verify=verify)
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+def test_f33_a_destination_that_stops_reading_is_a_stall(engine: Engine, pair: Pair, verify: str) -> None:
+    def script(talk: Talk) -> None:
+        talk.head()
+        talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        talk.body(1000)
+        _stop_reading(talk)
+
+    fails(engine, pair, Stalled, script, verify=verify)
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+@pytest.mark.parametrize("reset", [False, True])
+def test_f34_a_connection_that_breaks_in_the_upload(engine: Engine, pair: Pair, reset: bool, verify: str) -> None:
+    fails(engine, pair, ConnectionLost, breaking(reset), verify=verify)
+
+
+def breaking(reset: bool) -> Script:
+    """Break the connection after some of the upload."""
+
+    def script(talk: Talk) -> None:
+        talk.head()
+        talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        talk.body(100_000)
+        if reset:
+            talk.reset()
+
+    return script
+
+
+def test_f34_a_fresh_body_is_sent_after_it(patient: Engine, pair: Pair) -> None:
+    cloud = Cloud()
+    there = pair.start(breaking(True), keeping(cloud))
+    outcome = patient.migrate(pair.source.url("/a"), there.url("/b"))
+    assert cloud.objects == {b"/b": BIG}
+    assert outcome.receipt is not None
+    assert (outcome.receipt.attempts, outcome.receipt.level) == (2, Level.READ_BACK)
+
+
+MANGLED = {
+    "truncated": lambda data: data[:-1],
+    "flipped": lambda data: data[:5] + bytes([data[5] ^ 1]) + data[6:],
+    "zero tail": lambda data: data[:-9] + bytes(9),
+    "longer": lambda data: data + b"!",
+}
+
+
+def mangling(cloud: Cloud, kind: str) -> Script:
+    """Keep a mangled object."""
+
+    class Objects(dict[bytes, bytes]):
+        def __setitem__(self, key: bytes, value: bytes) -> None:
+            super().__setitem__(key, MANGLED[kind](value))
+
+    cloud.objects = Objects()
+    return keeping(cloud)
+
+
+@pytest.mark.parametrize("kind", MANGLED)
+def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_deleted(engine: Engine, pair: Pair, kind: str) -> None:
+    cloud = Cloud()
+    error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind))
+    assert error.retryable
+    assert cloud.objects == {}
+    assert b"DELETE" in cloud.methods
+
+
+def test_f35_a_size_that_differs_is_found_out_at_level_size_too(engine: Engine, pair: Pair) -> None:
+    cloud = Cloud()
+    fails(engine, pair, IntegrityMismatch, mangling(cloud, "truncated"), verify="size")
+    assert cloud.objects == {}
+
+
+def test_f36_a_damaged_object_that_can_not_be_deleted_is_named(engine: Engine, pair: Pair) -> None:
+    cloud = Cloud()
+    keep = mangling(cloud, "flipped")
+
+    def no_delete(talk: Talk) -> None:
+        read = talk.head
+
+        def head() -> bytes:
+            request = read()
+            if request.startswith(b"DELETE"):
+                talk.send(b"HTTP/1.1 405 Not Allowed\r\nContent-Length: 0\r\n\r\n")
+                return head()
+            return request
+
+        talk.head = head  # type: ignore[method-assign]
+        keep(talk)
+
+    assert "may remain" in fails(engine, pair, IntegrityMismatch, no_delete).hint
+
+
+def test_f37_a_yes_without_an_object(engine: Engine, pair: Pair) -> None:
+    def forgetful(talk: Talk) -> None:
+        cloud = Cloud()
+        cloud.objects = type("Nothing", (dict,), {"__setitem__": lambda *_: None})()
+        keeping(cloud)(talk)
+
+    fails(engine, pair, DestinationLost, forgetful)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("after", [0, 65536])
+def test_f46_an_upload_is_never_redirected(engine: Engine, pair: Pair, status: int, after: int) -> None:
+    elsewhere = Cloud()
+    other = pair.start(keeping(elsewhere))
+    reply = b"%d Moved\r\nLocation: %s" % (status, other.url("/x").encode())
+    error = fails(engine, pair, RedirectRefused, early(reply, after, "close"))
+    assert str(status) in error.message
+    assert elsewhere.heads == []
+
+
+def test_f47_417_and_silence_to_expect(engine: Engine, pair: Pair) -> None:
+    cloud = Cloud()
+    refuse = answer(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
+    outcome = engine.migrate(pair.source.url("/a"), pair.start(refuse, keeping(cloud)).url("/b"))
+    assert outcome.state is State.VERIFIED
+    silent = Cloud()
+
+    def no_100(talk: Talk) -> None:
+        send = talk.send
+        talk.send = lambda *pieces: send(*(p for p in pieces if b"100 Continue" not in p))  # type: ignore[method-assign]
+        keeping(silent)(talk)
+
+    again = Peer(serving(Cloud(), sending(BIG_HEAD, BIG)), pair.certificates.server if pair.tls else None)
+    with again:
+        outcome = engine.migrate(again.url("/a"), pair.start(no_100).url("/b"))
+    assert silent.objects == cloud.objects == {b"/b": BIG}
+
+
+def test_f56_idle_connections_that_the_destination_closed(
+    engine: Engine, certificates: Certificates, pair: Pair
+) -> None:
+    cloud = Cloud()
+
+    def one_each(talk: Talk) -> None:
+        heads = iter([1])
+        read = talk.head
+        talk.head = lambda: read() if next(heads, None) else b""  # type: ignore[method-assign]
+        keeping(cloud)(talk)
+
+    there = pair.start(one_each)
+    for name in ("/1", "/2", "/3"):
+        source = Peer(serving(Cloud(), sending(BIG_HEAD, BIG)), certificates.server if pair.tls else None)
+        with source:
+            outcome = engine.migrate(source.url("/a"), there.url(name))
+        assert outcome.receipt is not None
+        assert outcome.receipt.attempts == 1
+    assert set(cloud.objects) == {b"/1", b"/2", b"/3"}
+
+
+def test_f57_a_certificate_that_is_not_right(engine: Engine, pair: Pair) -> None:
+    import ssl
+
+    import trustme
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    cloud = Cloud()
+    with Peer(keeping(cloud), context) as there, pytest.raises(CertificateRefused) as caught:
+        engine.migrate(pair.source.url("/a"), there.url("/b"))
+    assert caught.value.side == "destination"
+    assert cloud.heads == []
+
+
+def test_f90_nobody_listens(engine: Engine, pair: Pair) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectFailed) as caught:
+        engine.migrate(pair.source.url("/a"), f"http://127.0.0.1:{port}/b")
+    assert caught.value.side == "destination"
+
+
+# -- lengths, methods, statuses
+
+
+def test_a_destination_that_needs_a_length_and_a_source_without_one(engine: Engine, pair: Pair) -> None:
+    chunked = sending(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+    source = pair.start(serving(Cloud(), chunked))
+    there = pair.start(early(b"411 Length Required", 0, "close"))
+    with pytest.raises(LengthRequired) as caught:
+        engine.migrate(source.url("/a"), there.url("/b"))
+    assert "length" in caught.value.hint.lower()
+
+
+@pytest.mark.parametrize("status", [b"202 Accepted", b"207 Multi-Status", b"206 Partial", b"205 Reset", b"299 X"])
+def test_a_2xx_that_does_not_say_done_is_not_believed(engine: Engine, pair: Pair, status: bytes) -> None:
+    cloud = Cloud()
+    script = keeping(cloud, b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+    fails(engine, pair, Rejected, script)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
+def test_what_may_pass_is_retryable(engine: Engine, pair: Pair, status: int) -> None:
+    cloud = Cloud()
+    script = keeping(cloud, b"HTTP/1.1 %d Later\r\nContent-Length: 0\r\n\r\n" % status)
+    assert fails(engine, pair, Unavailable, script).retryable
+
+
+def digesting(cloud: Cloud, value: bytes) -> Script:
+    """Answer uploads with a Repr-Digest, and nothing else: the object can't be looked at."""
+    reply = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nRepr-Digest: crc32c=:" + value + b":\r\n\r\n"
+    keep = keeping(cloud, reply)
+
+    def script(talk: Talk) -> None:
+        read = talk.head
+
+        def head() -> bytes:
+            request = read()
+            if request.startswith((b"HEAD", b"GET")):
+                talk.send(b"HTTP/1.1 403 Write only\r\nContent-Length: 0\r\n\r\n")
+                return head()
+            return request
+
+        talk.head = head  # type: ignore[method-assign]
+        keep(talk)
+
+    return script
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_the_destinations_own_digest_is_whole_digest(engine: Engine, pair: Pair, method: str) -> None:
+    cloud = Cloud()
+    there = pair.start(digesting(cloud, CRC))
+    outcome = engine.migrate(pair.source.url("/a"), there.url("/b"), method=method)
+    assert outcome.receipt is not None
+    assert (outcome.state, outcome.receipt.level) == (State.VERIFIED, Level.WHOLE_DIGEST)
+    assert b"Want-Repr-Digest" in cloud.heads[-1]
+    assert cloud.methods == [method.encode()]
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_a_destinations_digest_that_differs_is_a_failure(engine: Engine, pair: Pair, method: str) -> None:
+    fails(engine, pair, IntegrityMismatch, digesting(Cloud(), b"AAAAAA=="), method=method)
+
+
+def test_could_not_verify_is_never_success(engine: Engine, pair: Pair) -> None:
+    outcome = engine.migrate(pair.source.url("/a"), pair.start(digesting(Cloud(), b"not a digest")).url("/b"))
+    assert outcome.receipt is not None
+    assert (outcome.state, outcome.receipt.level) == (State.UNVERIFIED, Level.SIZE)
+    assert outcome.receipt.notes
+
+
+# -- if_exists
+
+
+@pytest.mark.parametrize(("policy", "state"), [("overwrite", State.VERIFIED), ("skip", State.SKIPPED), ("fail", None)])
+def test_if_exists_where_the_destination_can_be_looked_at(
+    engine: Engine, pair: Pair, policy: str, state: State | None
+) -> None:
+    cloud = Cloud()
+    cloud.objects[b"/b"] = b"old"
+    there = pair.start(keeping(cloud))
+    if state is None:
+        with pytest.raises(AlreadyExists) as caught:
+            engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy)
+        assert not caught.value.retryable
+    else:
+        assert engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy).state is state
+    assert cloud.objects == {b"/b": BIG if policy == "overwrite" else b"old"}
+
+
+@pytest.mark.parametrize(("policy", "state"), [("skip", State.SKIPPED), ("fail", None)])
+def test_if_exists_by_precondition_alone(engine: Engine, pair: Pair, policy: str, state: State | None) -> None:
+    heads: list[bytes] = []
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            heads.append(request)
+            status = b"405 No HEAD" if request.startswith(b"HEAD") else b"412 Precondition Failed"
+            talk.send(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+
+    there = pair.start(script)
+    if state is None:
+        with pytest.raises(AlreadyExists):
+            engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy)
+    else:
+        assert engine.migrate(pair.source.url("/a"), there.url("/b"), if_exists=policy).state is state
+    assert b"If-None-Match: *" in heads[-1]
+
+
+def test_a_folder_takes_the_sources_name(engine: Engine, pair: Pair) -> None:
+    cloud = Cloud()
+    head = BIG_HEAD[:-2] + b'Content-Disposition: attachment; filename="../../my file.bin"\r\n\r\n'
+    source = pair.start(serving(Cloud(), sending(head, BIG)))
+    outcome = engine.migrate(source.url("/a"), pair.start(keeping(cloud)).url("/folder/"))
+    assert list(cloud.objects) == [b"/folder/my%20file.bin"]
+    assert str(outcome.destination).endswith("/folder/my%20file.bin")

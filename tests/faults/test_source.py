@@ -1,0 +1,447 @@
+"""FAULTS.md 2.1: what a source does wrong, over plain TCP and over TLS. G1 and G2 hold in every row: no success
+unless the bytes are the source's, and nothing at the destination that could be taken for a whole object."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from relay.errors import (
+    ConnectionLost,
+    EgressDenied,
+    IntegrityMismatch,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    RedirectRefused,
+    RelayError,
+    SourceChanged,
+    SourceTruncated,
+    Stalled,
+    StoreTimeout,
+    Throttled,
+    TooManyRedirects,
+    Unavailable,
+)
+from relay.receipt import Level, State
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.scripted import Peer, Script, Talk, answer
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ONE_CHUNK = b"%x\r\n" % len(DATA) + DATA + b"\r\n"
+
+
+@dataclass
+class Pair:
+    """A scripted source and a keeping destination, in one of the two ways to speak."""
+
+    stack: ExitStack
+    certificates: Certificates
+    tls: bool
+    destination: Cloud
+    there: Peer
+
+    def source(self, *scripts: Script) -> Peer:
+        """Start the source."""
+        return self.stack.enter_context(Peer(scripts, self.certificates.server if self.tls else None))
+
+
+@pytest.fixture(params=["plain", "tls"])
+def pair(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Pair]:
+    """Return both clouds, over plain TCP and over TLS."""
+    tls = request.param == "tls"
+    with ExitStack() as stack:
+        cloud = Cloud()
+        there = stack.enter_context(Peer(keeping(cloud), certificates.server if tls else None))
+        yield Pair(stack, certificates, tls, cloud, there)
+
+
+def fails(engine: Engine, pair: Pair, kind: type[RelayError], *scripts: Script, **options: object) -> RelayError:
+    """Assert that the transfer fails so, on the source's side, and leaves nothing."""
+    with pytest.raises(kind) as caught:
+        engine.migrate(pair.source(*scripts).url("/a"), pair.there.url("/b"), **options)
+    assert caught.value.side == "source"
+    assert pair.destination.objects == {}
+    assert caught.value.hint
+    return caught.value
+
+
+def works(engine: Engine, pair: Pair, *scripts: Script, **options: object) -> State:
+    """Assert that the transfer ends well and whole, and return its state."""
+    outcome = engine.migrate(pair.source(*scripts).url("/a"), pair.there.url("/b"), **options)
+    assert pair.destination.objects == {b"/b": DATA}
+    assert outcome.bytes == len(DATA)
+    return outcome.state
+
+
+CUTS = {"60%": int(len(DATA) * 0.6), "CL-1": len(DATA) - 1, "0": 0, "1": 1}
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_f01_fin_before_the_length(engine: Engine, pair: Pair, cut: str, verify: str) -> None:
+    get = sending(GET_HEAD, DATA[: CUTS[cut]])
+    error = fails(engine, pair, RelayError, serving(Cloud(), get), verify=verify)
+    # TLS without close_notify is its own loss; both are retryable and blame the source.
+    assert isinstance(error, SourceTruncated | ConnectionLost)
+    assert error.retryable
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+def test_f02_reset_in_the_middle(engine: Engine, pair: Pair, verify: str) -> None:
+    fails(engine, pair, ConnectionLost, serving(Cloud(), sending(GET_HEAD, DATA[:-9], reset=True)), verify=verify)
+
+
+def test_f01_f02_a_second_attempt_with_a_fresh_body_succeeds(patient: Engine, pair: Pair) -> None:
+    cut = serving(Cloud(), sending(GET_HEAD, DATA[:1000]))
+    reset = serving(Cloud(), sending(GET_HEAD, DATA[:2000], reset=True))
+    whole = serving(Cloud(), sending(GET_HEAD, DATA))
+    outcome = patient.migrate(pair.source(cut, reset, whole, whole, whole).url(), pair.there.url("/b"))
+    assert pair.destination.objects == {b"/b": DATA}
+    assert outcome.receipt is not None
+    # The reset may come before a byte of the answer, on a kept-alive connection: a fresh one is no new attempt.
+    assert outcome.receipt.attempts in (2, 3)
+    assert outcome.receipt.bytes_resent > 0
+
+
+def close_delimited(pair: Pair, text: bytes) -> Callable[[Talk, bytes], None]:
+    """Answer without a length, and end properly: FIN, or close_notify and FIN."""
+
+    def get(talk: Talk, _: bytes) -> None:
+        talk.send(b"HTTP/1.1 200 OK\r\n\r\n", text)
+        if pair.tls:
+            talk.sock.unwrap()  # type: ignore[attr-defined]
+
+    return get
+
+
+def test_f03_close_delimited_is_never_more_than_unverified(engine: Engine, pair: Pair) -> None:
+    assert works(engine, pair, serving(Cloud(), close_delimited(pair, DATA))) is State.UNVERIFIED
+
+
+def test_f03_close_delimited_is_held_to_the_size_that_head_told(engine: Engine, pair: Pair) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
+    assert works(engine, pair, serving(Cloud(), close_delimited(pair, DATA), head)) is State.VERIFIED
+
+
+def test_f03_close_delimited_short_of_the_size_that_head_told(engine: Engine, pair: Pair) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
+    fails(engine, pair, SourceTruncated, serving(Cloud(), close_delimited(pair, DATA[:-1]), head))
+
+
+def test_f04_ragged_tls_end_of_a_close_delimited_body(engine: Engine, pair: Pair) -> None:
+    if pair.tls:
+        fails(engine, pair, ConnectionLost, serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\n\r\n", DATA)))
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [
+        ONE_CHUNK,  # F05
+        ONE_CHUNK[:-10],
+        ONE_CHUNK + b"0\r\n",  # F06
+        ONE_CHUNK + b"0\r\nRepr-Digest: ",
+    ],
+    ids=["no last chunk", "cut chunk", "no final crlf", "cut trailers"],
+)
+def test_f05_f06_chunked_that_is_cut(engine: Engine, pair: Pair, coded: bytes) -> None:
+    error = fails(engine, pair, RelayError, serving(Cloud(), sending(CHUNKED, coded)))
+    assert isinstance(error, SourceTruncated | ConnectionLost)
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [
+        b"-1\r\n",
+        b"11111111111111111\r\nx",
+        b"5;" + b"e" * 1_000_000,
+        ONE_CHUNK + b"0\r\n" + b"T: 1\r\n" * 100_000,
+        ONE_CHUNK[:-2] + b"\n",
+        b"5\nhello\n0\n\n",
+        b"0x5\r\nhello\r\n",
+        b"5 5\r\nhello\r\n",
+        b"\r\n",
+        b"5\r\nhello!!0\r\n\r\n",
+        b"5;\x00\r\nhello\r\n",
+        b"zz\r\n",
+    ],
+)
+def test_f07_invalid_chunks(engine: Engine, pair: Pair, coded: bytes) -> None:
+    fails(engine, pair, ProtocolViolation, serving(Cloud(), sending(CHUNKED, coded)))
+
+
+def test_chunked_whole_goes_to_a_destination_that_takes_chunked(engine: Engine, pair: Pair) -> None:
+    assert works(engine, pair, serving(Cloud(), sending(CHUNKED, ONE_CHUNK, b"0\r\n\r\n"))) is State.VERIFIED
+
+
+def test_f08_surplus_is_not_forwarded_and_the_connection_not_used_again(engine: Engine, pair: Pair) -> None:
+    whole = serving(Cloud(), sending(GET_HEAD, DATA + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+    assert works(engine, pair, whole) is State.VERIFIED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked",
+        b"Content-Length: 1_0",
+        b"Content-Length: +5",
+        b"Content-Length: -5",
+        b"Content-Length: 5, 5",
+        b"Content-Length: \xd9\xa5",
+    ],
+)
+def test_f09_contradictory_lengths(engine: Engine, pair: Pair, fields: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n\r\n"
+    fails(engine, pair, ProtocolViolation, serving(Cloud(), sending(head, DATA)))
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_f10_another_size_than_head_told(engine: Engine, pair: Pair, off: int) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(DATA) + off)
+    fails(engine, pair, SourceChanged, serving(Cloud(), sending(GET_HEAD, DATA), head))
+
+
+@pytest.mark.parametrize("status", [b"206 Partial Content", b"202 Accepted", b"207 Multi", b"203 Changed"])
+def test_f11_an_answer_that_is_not_200(engine: Engine, pair: Pair, status: bytes) -> None:
+    get = sending(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nhello")
+    error = fails(engine, pair, RelayError, serving(Cloud(), get))
+    assert not error.retryable
+
+
+def test_f12_f13_the_version_changes_between_head_and_get(engine: Engine, pair: Pair) -> None:
+    head = b'HTTP/1.1 200 OK\r\nETag: "v0"\r\nContent-Length: %d\r\n\r\n' % len(DATA)
+    seen = Cloud()
+    fails(engine, pair, SourceChanged, serving(seen, sending(GET_HEAD, DATA), head))
+    assert b'If-Match: "v0"' in seen.heads[-1]
+    refuse = sending(b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n")
+    fails(engine, pair, SourceChanged, serving(Cloud(), refuse, head))
+
+
+def test_f13_a_changed_source_is_read_anew(patient: Engine, pair: Pair) -> None:
+    old = b'HTTP/1.1 200 OK\r\nETag: "v0"\r\nContent-Length: %d\r\n\r\n' % len(DATA)
+    new = old.replace(b"v0", b"v1")
+    changed = serving(Cloud(), sending(GET_HEAD, DATA), old)
+    same = serving(Cloud(), sending(GET_HEAD, DATA), new)
+    outcome = patient.migrate(pair.source(changed, same, same).url(), pair.there.url("/b"))
+    assert outcome.receipt is not None
+    assert (outcome.receipt.source.etag, outcome.receipt.attempts) == ('"v1"', 2)
+
+
+def test_f14_a_weak_tag_is_never_a_precondition(engine: Engine, pair: Pair) -> None:
+    head = b'HTTP/1.1 200 OK\r\nETag: W/"v1"\r\nContent-Length: %d\r\n\r\n' % len(DATA)
+    seen = Cloud()
+    whole = head.replace(b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK")
+    assert works(engine, pair, serving(seen, sending(whole, DATA), head)) is State.VERIFIED
+    assert b"If-Match" not in b"".join(seen.heads)
+
+
+def test_f15_f89_bytes_that_are_not_those_of_the_declared_digest(engine: Engine, pair: Pair) -> None:
+    import base64
+    import hashlib
+
+    digest = base64.b64encode(hashlib.sha256(DATA).digest())
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nRepr-Digest: sha-256=:%s:\r\n\r\n" % (len(DATA), digest)
+    flipped = bytes([DATA[0] ^ 1]) + DATA[1:]
+    fails(engine, pair, IntegrityMismatch, serving(Cloud(), sending(head, flipped)))
+    assert works(engine, pair, serving(Cloud(), sending(head, DATA))) is State.VERIFIED
+
+
+@pytest.mark.parametrize("field", [b"Content-MD5: %s", b"Digest: md5=%s", b"Digest: MD5=%s"])
+def test_the_older_digest_fields_are_heeded(engine: Engine, pair: Pair, field: bytes) -> None:
+    import base64
+    import hashlib
+
+    digest = base64.b64encode(hashlib.md5(DATA, usedforsecurity=False).digest())
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(DATA) + field % digest + b"\r\n\r\n"
+    fails(engine, pair, IntegrityMismatch, serving(Cloud(), sending(head, DATA[::-1])))
+
+
+def test_f16_a_content_coding_is_passed_through_untouched(engine: Engine, pair: Pair) -> None:
+    coded = gzip.compress(b"\0" * 10_000_000)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(coded)
+    engine.migrate(pair.source(serving(Cloud(), sending(head, coded))).url(), pair.there.url("/b"))
+    assert pair.destination.objects == {b"/b": coded}
+    put = next(head for head in pair.destination.heads if head.startswith(b"PUT"))
+    assert b"Content-Encoding: gzip" in put
+
+
+def redirecting(target: str, status: int = 302) -> Script:
+    """Answer everything with a redirect."""
+    return answer(
+        b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, target.encode()), keep=True
+    )
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_f18_a_read_is_redirected(engine: Engine, pair: Pair, status: int) -> None:
+    final = pair.source(serving(Cloud(), sending(GET_HEAD, DATA)))
+    assert works(engine, pair, redirecting(final.url("/x"), status)) is State.VERIFIED
+
+
+def test_f18_a_loop_and_a_long_chain_end(engine: Engine, pair: Pair) -> None:
+    fails(engine, pair, TooManyRedirects, redirecting("/a"))
+
+
+@pytest.mark.parametrize(
+    "target", ["javascript:alert(1)", "ftp://127.0.0.1/", "http://a@127.0.0.1/", "http://[::1", "//"]
+)
+def test_f18_a_redirect_that_is_no_http_url_is_refused(engine: Engine, pair: Pair, target: str) -> None:
+    fails(engine, pair, RedirectRefused, redirecting(target))
+
+
+@pytest.mark.parametrize(
+    "target", ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data/", "//[::ffff:10.0.0.1]/"]
+)
+def test_f18_a_redirect_to_a_closed_address_is_denied(engine: Engine, pair: Pair, target: str) -> None:
+    kind = RedirectRefused if pair.tls and target.startswith("http:") else EgressDenied
+    fails(engine, pair, kind, redirecting(target))
+
+
+def test_f18_credentials_never_cross_an_origin(engine: Engine, pair: Pair) -> None:
+    from relay.engine.plan import Plan
+    from relay.location import parse_location
+
+    near, far = Cloud(), Cloud()
+    other = pair.source(serving(far, sending(GET_HEAD, DATA)))
+    here = pair.source(_noting(near, redirecting(other.url("/x"))))
+    secret = {"Authorization": "Bearer hunter2hunter2", "X-Api-Key": "hunter3"}
+    plan = Plan(parse_location(here.url(), headers=secret), parse_location(pair.there.url("/b")))
+    engine.runner.run(engine.runner.transfer(plan))
+    assert all(b"hunter2" in head and b"hunter3" in head for head in near.heads)
+    assert far.heads
+    assert not any(b"hunter" in head for head in far.heads)
+
+
+def _noting(cloud: Cloud, script: Script) -> Script:
+    def noting(talk: Talk) -> None:
+        read = talk.head
+
+        def head() -> bytes:
+            request = read()
+            if request:
+                cloud.heads.append(request)
+            return request
+
+        talk.head = head  # type: ignore[method-assign]
+        script(talk)
+
+    return noting
+
+
+def test_f19_the_endless_body_of_a_redirect_is_not_read(engine: Engine, pair: Pair) -> None:
+    final = pair.source(serving(Cloud(), sending(GET_HEAD, DATA)))
+
+    def endless(talk: Talk) -> None:
+        while talk.head():
+            talk.send(b"HTTP/1.1 302 Found\r\nLocation: %s\r\n\r\n" % final.url("/x").encode())
+            try:
+                while True:
+                    talk.sock.sendall(b"\0" * 65536)
+            except OSError:
+                return
+
+    assert works(engine, pair, endless) is State.VERIFIED
+
+
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+def test_f20_interim_answers(engine: Engine, pair: Pair, interim: bytes) -> None:
+    assert works(engine, pair, serving(Cloud(), sending(interim * 8, GET_HEAD, DATA))) is State.VERIFIED
+    fails_clean(engine, pair, serving(Cloud(), sending(interim * 100_000, GET_HEAD, DATA)))
+
+
+def fails_clean(engine: Engine, pair: Pair, script: Script) -> None:
+    """As `fails` with a ProtocolViolation, at a destination that has an object already: it keeps that one."""
+    before = dict(pair.destination.objects)
+    with pytest.raises(ProtocolViolation):
+        engine.migrate(pair.source(script).url("/a"), pair.there.url("/b"))
+    assert pair.destination.objects == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [b"X: 1\r\n" * 101, b"X: " + b"a" * 70_000 + b"\r\n", b"X: a\x00b\r\n", b"X: a\r\n b\r\n"],
+    ids=["101 fields", "70 KB line", "NUL", "obs-fold"],
+)
+def test_f21_header_bombs(engine: Engine, pair: Pair, fields: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 5\r\n\r\nhello"
+    fails(engine, pair, ProtocolViolation, serving(Cloud(), sending(head)))
+
+
+def test_f22_a_slow_drip_is_a_stall(engine: Engine, pair: Pair) -> None:
+    def drip(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD)
+        talk.sock.settimeout(0.1)
+        for index in range(200):
+            talk.sock.sendall(DATA[index : index + 1])
+            try:
+                if not talk.sock.recv(1):
+                    return
+            except TimeoutError:
+                continue
+
+    fails(engine, pair, Stalled, serving(Cloud(), drip))
+
+
+def test_f23_no_answer_and_no_body(engine: Engine, pair: Pair) -> None:
+    fails(engine, pair, StoreTimeout, lambda talk: talk.linger())
+
+    def head_only(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD)
+        talk.linger()
+
+    fails(engine, pair, Stalled, serving(Cloud(), head_only))
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [(b"5", 5.0), (b"-1", None), (b"1000000000", 1e9), (b"garbage", None), (b"Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+)
+def test_f24_retry_after_is_read(engine: Engine, pair: Pair, after: bytes, seconds: float | None) -> None:
+    reply = b"HTTP/1.1 429 Slow Down\r\nRetry-After: " + after + b"\r\nContent-Length: 0\r\n\r\n"
+    error = fails(engine, pair, Throttled, serving(Cloud(), sending(reply)))
+    assert error.retry_after == seconds
+    assert error.retryable
+
+
+def test_f24_a_short_retry_after_is_honoured_and_a_long_one_ends_it(patient: Engine, pair: Pair) -> None:
+    def busy(after: bytes) -> Script:
+        return serving(Cloud(), sending(b"HTTP/1.1 503 B\r\nRetry-After: " + after + b"\r\nContent-Length: 0\r\n\r\n"))
+
+    whole = serving(Cloud(), sending(GET_HEAD, DATA))
+    outcome = patient.migrate(pair.source(busy(b"1"), whole, whole).url(), pair.there.url("/b"))
+    assert outcome.seconds >= 1
+    with pytest.raises(Throttled):
+        patient.migrate(pair.source(busy(b"1000000000")).url(), pair.there.url("/c"))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, NotFound), (410, NotFound), (403, PermissionDenied), (500, Unavailable), (502, Unavailable)],
+)
+def test_what_a_source_says_is_what_is_reported(
+    engine: Engine, pair: Pair, status: int, kind: type[RelayError]
+) -> None:
+    reply = sending(b"HTTP/1.1 %d Said\r\nContent-Length: 0\r\n\r\n" % status)
+    assert str(status) in fails(engine, pair, kind, serving(Cloud(), reply)).message
+
+
+def test_f28_no_bytes_although_head_told_some(engine: Engine, pair: Pair) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+    fails(engine, pair, SourceChanged, serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), head))
+
+
+@pytest.mark.parametrize("verify", ["auto", "size", "read_back"])
+def test_f29_an_empty_object_is_an_object(engine: Engine, pair: Pair, verify: str) -> None:
+    empty = serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+    outcome = engine.migrate(pair.source(empty).url(), pair.there.url("/b"), verify=verify)
+    assert pair.destination.objects == {b"/b": b""}
+    put = next(head for head in pair.destination.heads if head.startswith(b"PUT"))
+    assert b"Content-Length: 0\r\n" in put
+    assert outcome.receipt is not None
+    assert outcome.receipt.level is (Level.SIZE if verify == "size" else Level.READ_BACK)
