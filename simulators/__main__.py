@@ -16,7 +16,7 @@ from typing import Protocol
 
 from simulators import certificates, proxy, source, speed
 from simulators.destination import DIGESTS, Destination
-from simulators.faults import BadFault
+from simulators.faults import BadFault, describe
 from simulators.intake import ALGORITHMS
 from simulators.quantities import parse_bytes, parse_rate, parse_seconds
 from simulators.server import Options
@@ -64,11 +64,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_server(parser: argparse.ArgumentParser, port: int) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = describe()
     parser.add_argument("port", nargs="?", type=int, default=port, help=f"0 chooses one (default {port})")
-    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS")
-    parser.add_argument(
-        "--fault", action="append", default=[], metavar="[/PREFIX=]SPEC", help="see simulators/faults.py"
-    )
+    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
+    parser.add_argument("--fault", action="append", default=[], metavar="[/PREFIX=]SPEC", help="misbehave, see below")
     parser.add_argument("--journal", type=int, default=10_000, metavar="ENTRIES", help="how many are kept")
     parser.add_argument("--tls", action="store_true", help="make a CA and a certificate, and speak HTTPS")
     parser.add_argument("--tls-cert", choices=certificates.VARIANTS, default="good")
@@ -79,8 +79,8 @@ def _add_server(parser: argparse.ArgumentParser, port: int) -> None:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     _add_server(parser, 8000)
     parser.add_argument("--seed", default="relay", help="which content")
-    parser.add_argument("--min", type=parse_bytes, default=source.MIN_BYTES, metavar="SIZE")
-    parser.add_argument("--max", type=parse_bytes, default=source.MAX_BYTES, metavar="SIZE")
+    parser.add_argument("--min", type=parse_bytes, default=source.MIN_BYTES, metavar="SIZE", help="default 10MB")
+    parser.add_argument("--max", type=parse_bytes, default=source.MAX_BYTES, metavar="SIZE", help="default 2GB")
     parser.add_argument("--framing", choices=("length", "chunked", "close"), default="length")
     parser.add_argument("--no-digest", action="store_true", help="never say Repr-Digest")
     parser.add_argument("--no-etag", action="store_true", help="never say ETag")
@@ -93,7 +93,9 @@ def _add_destination(parser: argparse.ArgumentParser) -> None:
         "--digest", type=_algorithms, default=DIGESTS, metavar="LIST", help="crc32c,crc64nvme,md5,sha256 or none"
     )
     parser.add_argument("--keep", action="store_true", help="keep the bytes in memory, for GET")
-    parser.add_argument("--keep-bytes", type=parse_bytes, default=256 * 1024 * 1024, metavar="SIZE")
+    parser.add_argument(
+        "--keep-bytes", type=parse_bytes, default=256 * 1024 * 1024, metavar="SIZE", help="default 256MiB"
+    )
     parser.add_argument("--rcvbuf", type=parse_bytes, metavar="SIZE", help="SO_RCVBUF, small for a zero window")
     parser.set_defaults(start=_start_destination)
 
@@ -101,7 +103,7 @@ def _add_destination(parser: argparse.ArgumentParser) -> None:
 def _add_proxy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", type=int, metavar="LISTEN_PORT", help="0 chooses one")
     parser.add_argument("target", metavar="TARGET_HOST:PORT")
-    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS")
+    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
     parser.add_argument("--direction", choices=proxy.DIRECTIONS, default="down", help="where cuts, stalls, flips act")
     parser.add_argument("--latency", type=parse_seconds, default=0.0, metavar="TIME", help="each way")
     parser.add_argument("--jitter", type=parse_seconds, default=0.0, metavar="TIME")

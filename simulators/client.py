@@ -35,7 +35,8 @@ class Reply:
     @property
     def status(self) -> int:
         """The status of the first head, 0 when there is none."""
-        return int(self.wire[9:12]) if self.wire.startswith(b"HTTP/1.") else 0
+        digits = self.wire[9:12]
+        return int(digits) if self.wire.startswith(b"HTTP/1.") and len(digits) == 3 and digits.isdigit() else 0
 
     @cached_property
     def fields(self) -> Mapping[str, str]:
@@ -84,7 +85,7 @@ def put(port: int, target: str, body: bytes, *, method: str = "PUT", **fields: s
 
 def _is_whole(start: Reply, count: int, request: bytes) -> bool:
     """Whether so many bytes are one whole answer that promises to keep the connection."""
-    if not start.head or start.status < 200 or start.fields.get("connection") == "close":
+    if b"\r\n\r\n" not in start.wire or start.status < 200 or start.fields.get("connection") == "close":
         return False
     if request.startswith(b"HEAD") or start.status in (204, 304):
         return True

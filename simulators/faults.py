@@ -220,6 +220,18 @@ def parse_spec(text: str) -> tuple[Item, ...]:
     return tuple(_item(part.strip()) for part in _split(text, ";") if part.strip())
 
 
+def describe() -> str:
+    """Return the vocabulary as lines of help: each word, its arguments, what it does."""
+    lines = ["faults, several joined by ';', by --fault, the field X-Fault or the query parameter fault:"]
+    for name, (kinds, meaning) in VOCABULARY.items():
+        args = ["|".join(kind) if not isinstance(kind, str) else kind for kind in kinds if kind != "?"]
+        lines.append(f"  {name}({','.join(args)})" if args else f"  {name}")
+        lines.append(f"      {meaning}")
+    lines.append("  first(N,SPEC) after(N,SPEC) nth(N,SPEC) on(METHOD,SPEC) at(OFFSET,SPEC)")
+    lines.append("      only for some requests; times=N among any arguments is first(N,...)")
+    return "\n".join(lines)
+
+
 def _rule(text: str) -> tuple[str, tuple[Item, ...]]:
     """Parse `SPEC` or `/prefix=SPEC`."""
     if not text.startswith("/"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -12,6 +13,7 @@ from simulators.wire import Connection
 
 _BACKLOG: Final = 1024
 _JOIN_SECONDS: Final = 5.0
+_NO_DESCRIPTOR_SECONDS: Final = 0.02
 
 Serve = Callable[[Connection], None]
 
@@ -76,6 +78,7 @@ class Listener:
             except OSError:
                 if self._stopping:
                     return
+                time.sleep(_NO_DESCRIPTOR_SECONDS)  # EMFILE would otherwise spin
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             thread = threading.Thread(target=self._run, args=(sock,), daemon=True)

@@ -16,6 +16,7 @@ from simulators import certificates
 from simulators.client import get, head, put, talk
 from simulators.content import Content
 from simulators.destination import Destination
+from simulators.faults import VOCABULARY
 from simulators.server import Options
 from simulators.source import Source
 from simulators.spawn import NotStarted, spawn
@@ -30,6 +31,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def client_context(pem: bytes) -> ssl.SSLContext:
     return ssl.create_default_context(cadata=pem.decode())
+
+
+def test_they_import_neither_relay_nor_gevent() -> None:
+    code = "import sys, simulators.__main__; print({'relay', 'gevent'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout == "set()\n"
+
+
+def test_help_names_every_fault() -> None:
+    text = run("dst", "--help").stdout
+    assert all(f"\n  {name}" in text for name in VOCABULARY)
 
 
 def test_three_processes_together() -> None:
