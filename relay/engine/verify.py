@@ -64,8 +64,8 @@ def prove(destination: Destination, stored: Stored, sent: Sent, verify: Verify, 
     Raises IntegrityMismatch when the destination has other bytes, DestinationLost when it has none, and the
     destination's errors when the looking breaks.
     """
-    if verify is Verify.AUTO and (proof := _by_digest(stored.version, stored.digests, sent)) is not None:
-        return replace(proof, version=replace(proof.version, size=sent.bytes))
+    if verify is Verify.AUTO and (proof := _at_once(stored, sent)) is not None:
+        return proof
     if stored.readable is None:
         return Proof(Level.SIZE, stored.version, ("the destination names no place to read the object from",))
     found = _look(destination, stored.readable, poll)
@@ -78,6 +78,17 @@ def prove(destination: Destination, stored: Stored, sent: Sent, verify: Verify, 
     if verify is Verify.AUTO and (proof := _by_digest(version, version.digests, sent)) is not None:
         return proof
     return _read_back(destination, stored.readable, version, sent)
+
+
+def _at_once(stored: Stored, sent: Sent) -> Proof | None:
+    """Take the destination's word in its answer to the upload. Raises IntegrityMismatch where it can only mean that."""
+    try:
+        proof = _by_digest(stored.version, stored.digests, sent)
+    except IntegrityMismatch:
+        if stored.ambiguous and stored.readable is not None:
+            return None  # an answer to HEAD will tell
+        raise
+    return proof and replace(proof, version=replace(proof.version, size=sent.bytes))
 
 
 def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:

@@ -174,9 +174,7 @@ class HttpStore:
             readable = _created(location, created)
         digests = parse_fields(head.get)
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
-        if text and method == "PUT":
-            digests = {}
-        return Stored(Version(etag=head.get("etag"), digests=digests), readable, digests)
+        return Stored(Version(etag=head.get("etag"), digests=digests), readable, digests, ambiguous=text)
 
     def delete(self, location: Location, version: Version) -> None:
         """As Destination.delete. With a strong entity tag the request carries If-Match."""

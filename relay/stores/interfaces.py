@@ -41,12 +41,14 @@ class Stored:
     """A destination's yes: what it said about the object, and where the object can be read.
 
     `readable` is None where the protocol names no place (a POST without a Location). `digests` are the
-    destination's own words about the bytes it took.
+    destination's own words about the bytes it took; `ambiguous` says that they may be about its answer's text
+    instead, so that only their agreeing means anything.
     """
 
     version: Version
     readable: Location | None
     digests: Digests
+    ambiguous: bool = False
 
 
 class Source(Protocol):

@@ -1,0 +1,42 @@
+# The words of the house. CI runs the same ones. Every command works on a fresh machine with Python 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench load clean help
+
+help:
+	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
+	@echo "make test   run the tests"
+	@echo "make check  format, lint, types"
+	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about ten minutes)"
+	@echo "make load   a short load of POST /migrate, judged by the destination's own digests"
+	@echo "make clean  remove what these made"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed
+	@$(BIN)/python -m loadtests.demo
+
+test: $(VENV)/installed
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/installed
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/installed
+	@$(BIN)/python -m loadtests.bench $(BENCH)
+
+load: $(VENV)/installed
+	@$(BIN)/python -m loadtests.demo --objects 120 --max 20MB --plain
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis out build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

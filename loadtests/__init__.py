@@ -1,0 +1,1 @@
+"""Measurements from outside: nothing here imports relay."""

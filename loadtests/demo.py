@@ -1,0 +1,256 @@
+"""`make demo`: the main job for real. Two simulated clouds, the relay under gunicorn, two dozen objects.
+
+Everything is a process of its own on loopback, and is stopped at the end. Exit code 0 means that every object arrived
+and was verified; this asks the destination itself, and not only the receipts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from simulators.quantities import parse_bytes
+from simulators.spawn import Spawned, spawn
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One object to move."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one object: the migration, or the problem."""
+
+    job: Job
+    answer: dict[str, Any]
+
+    @property
+    def verified(self) -> bool:
+        """Say if the relay says that it is proved."""
+        return self.answer.get("state") == "verified"
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    options = _options()
+    console = Console(stderr=False)
+    jobs = list(_jobs(options.objects, options.min, options.max, options.seed))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with ExitStack() as stack:
+            source = stack.enter_context(spawn("src", "--seed", str(options.seed)))
+            destination = stack.enter_context(spawn("dst"))
+            relay = stack.enter_context(_relay(options.workers))
+            _introduce(console, source, destination, relay, jobs, options)
+            started = time.monotonic()
+            results = _migrate_all(console, jobs, source, destination, relay, options)
+            seconds = time.monotonic() - started
+            received = {entry["path"]: entry for entry in destination.get_json("/_received")}
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that the demo started is stopped")
+        return 130
+    except (OSError, RuntimeError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    return _conclude(console, results, received, seconds)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.demo", description=__doc__)
+    parser.add_argument("--objects", type=int, default=24, help="how many (default 24)")
+    parser.add_argument("--min", type=parse_bytes, default=parse_bytes("1MB"), metavar="SIZE")
+    parser.add_argument("--max", type=parse_bytes, default=parse_bytes("200MB"), metavar="SIZE")
+    parser.add_argument("--at-a-time", type=int, default=10, help="requests at a time (default 10)")
+    parser.add_argument("--workers", type=int, default=2, help="gunicorn workers (default 2)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", action="store_true", help="no live bars")
+    return parser.parse_args()
+
+
+def _jobs(count: int, least: int, most: int, seed: int) -> Iterator[Job]:
+    chance = random.Random(seed)
+    for number in range(1, count + 1):
+        yield Job(f"photo-{number:03}.raw", chance.randint(least, max(least, most)))
+
+
+# -- the processes
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def _relay(workers: int) -> Iterator[str]:
+    """Run the relay as one deploys it, and stop it at the end. Raises RuntimeError when it does not come up."""
+    base = f"http://127.0.0.1:{free_port()}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    environment |= {
+        "RELAY_BIND": base.removeprefix("http://"),
+        "RELAY_WORKERS": str(workers),
+        "RELAY_EGRESS_ALLOW": "127.0.0.1",  # closed by default: these clouds live on this machine
+    }
+    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "deploy/gunicorn.conf.py"), "relay.wsgi:app"]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        try:
+            _await_ready(base, process, log)
+            yield base
+        finally:
+            process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _await_ready(base: str, process: subprocess.Popen[bytes], log: Any) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if requests.get(f"{base}/readyz", timeout=2).status_code == 200:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.05)
+    log.seek(0)
+    raise RuntimeError(f"the relay did not start:\n{log.read().decode(errors='replace')}")
+
+
+# -- the migrations
+
+
+def _introduce(
+    console: Console, source: Spawned, destination: Spawned, relay: str, jobs: list[Job], options: argparse.Namespace
+) -> None:
+    total = sum(job.size for job in jobs)
+    console.print(f"[bold]source[/]       {source.base}   a cloud that makes its objects up as it goes")
+    console.print(f"[bold]destination[/]  {destination.base}   a cloud that digests what it gets")
+    console.print(f"[bold]relay[/]        {relay}   gunicorn, {options.workers} gevent workers")
+    console.print(
+        f"\nmoving {len(jobs)} objects, {total / 1e6:,.0f} MB, {options.at_a_time} at a time, by POST /migrate\n"
+    )
+
+
+def _migrate_all(
+    console: Console, jobs: list[Job], source: Spawned, destination: Spawned, relay: str, options: argparse.Namespace
+) -> list[Result]:
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(bar_width=36),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[phase]}"),
+    )
+    quiet = options.plain or not console.is_terminal
+    with Progress(*columns, console=console, disable=quiet) as bars, ThreadPoolExecutor(options.at_a_time) as pool:
+        overall = bars.add_task("all", total=sum(job.size for job in jobs), phase="")
+        lock = threading.Lock()
+
+        def run(job: Job) -> Result:
+            bar = bars.add_task(job.name, total=job.size, phase="waiting")
+            answer = _migrate(job, source, destination, relay, bars, bar)
+            with lock:
+                bars.remove_task(bar)
+                bars.advance(overall, job.size)
+                if quiet:
+                    console.print(f"{job.name}  {job.size / 1e6:7.1f} MB  {answer.get('state', answer.get('title'))}")
+            return Result(job, answer)
+
+        return list(pool.map(run, jobs))
+
+
+def _migrate(job: Job, source: Spawned, destination: Spawned, relay: str, bars: Progress, bar: Any) -> dict[str, Any]:
+    """Send one request, follow its progress, and return its last line."""
+    body = {
+        "source": source.url(f"/objects/{job.name}?size={job.size}"),
+        "destination": destination.url(f"/bucket/{job.name}"),
+    }
+    headers = {"Accept": "application/x-ndjson"}
+    line: dict[str, Any] = {}
+    try:
+        with requests.post(f"{relay}/migrate", json=body, headers=headers, stream=True, timeout=120) as response:
+            for text in response.iter_lines():
+                line = json.loads(text)
+                if line.get("event") == "progress":
+                    bars.update(bar, completed=line["bytes"], phase=line["phase"])
+    except (requests.RequestException, json.JSONDecodeError) as error:
+        return {"title": f"no answer from the relay: {type(error).__name__}"}
+    return line
+
+
+# -- the end
+
+
+def _conclude(console: Console, results: list[Result], received: dict[str, Any], seconds: float) -> int:
+    table = Table(title="receipts", title_justify="left")
+    for heading in ("object", "MB", "MB/s", "state", "level", "crc64nvme", "destination says"):
+        table.add_column(heading, justify="right" if heading.startswith("MB") else "left", no_wrap=True)
+    good = 0
+    for result in results:
+        receipt = result.answer.get("receipt") or {}
+        ours = receipt.get("digests", {}).get("crc64nvme", "")
+        entry = received.get(f"/bucket/{result.job.name}", {})
+        same = bool(ours) and entry.get("digests", {}).get("crc64nvme") == ours and entry.get("size") == result.job.size
+        good += result.verified and same
+        moved, took = result.answer.get("bytes", 0), result.answer.get("seconds") or 1
+        table.add_row(
+            result.job.name,
+            f"{moved / 1e6:.1f}",
+            f"{moved / 1e6 / took:.0f}",
+            result.answer.get("state") or f"failed: {result.answer.get('detail', result.answer.get('title'))}",
+            receipt.get("level", ""),
+            ours,
+            "the same" if same else "something else",
+        )
+    console.print(table)
+    total = sum(result.answer.get("bytes", 0) for result in results)
+    console.print(
+        f"\n{good} of {len(results)} objects verified, and the same by the destination's own account: "
+        f"{total / 1e6:,.0f} MB in {seconds:.1f} s, [bold]{total / 1e6 / seconds:,.0f} MB/s[/], nothing on disk."
+    )
+    if good < len(results):
+        console.print("[red]some objects were not verified[/]")
+        return 1
+    console.print(_NEXT)
+    return 0
+
+
+_NEXT = """
+Try next:
+  .venv/bin/relay migrate https://…/file https://…/file    one object, here in the terminal
+  .venv/bin/relay serve                                    the server; then POST /migrate (see README.md)
+  make bench                                               relay beside rclone and curl on this machine"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
