@@ -1,1 +1,1 @@
-"""Measurements from outside: nothing here imports relay."""
+"""Load on relay from outside: subprocesses, HTTP and /proc. Nothing here imports relay."""

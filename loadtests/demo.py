@@ -79,7 +79,7 @@ def main() -> int:
     except (OSError, RuntimeError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    return _conclude(console, results, received, seconds)
+    return conclude(console, results, received, seconds)
 
 
 def _options() -> argparse.Namespace:
@@ -211,7 +211,8 @@ def _migrate(job: Job, source: Spawned, destination: Spawned, relay: str, bars: 
 # -- the end
 
 
-def _conclude(console: Console, results: list[Result], received: dict[str, Any], seconds: float) -> int:
+def conclude(console: Console, results: list[Result], received: dict[str, Any], seconds: float) -> int:
+    """Print the receipts beside what the destination says it got, and return the exit code: 0 if all agree."""
     table = Table(title="receipts", title_justify="left")
     for heading in ("object", "MB", "MB/s", "state", "level", "crc64nvme", "destination says"):
         table.add_column(heading, justify="right" if heading.startswith("MB") else "left", no_wrap=True)

@@ -113,14 +113,12 @@ class HttpStore:
         """Join what HEAD told with what GET tells. Raises SourceChanged where they differ."""
         if pinned is None:
             return version
-        for name, ours, theirs in (
-            ("entity tag", pinned.etag, version.etag),
-            ("size", pinned.size, version.size),
-        ):
+        size = pinned.size or None  # a HEAD of 0 bytes is what many a server says that does not know
+        for name, ours, theirs in (("entity tag", pinned.etag, version.etag), ("size", size, version.size)):
             if ours is not None and theirs is not None and ours != theirs:
                 raise SourceChanged(f"the {name} was {ours} and is {theirs} now", side=self._side)
-        if pinned.size:  # a HEAD of 0 bytes is what many a server says that does not know
-            body.promise(pinned.size)
+        if size is not None:
+            body.promise(size)
         return Version(
             size=body.length,
             etag=version.etag or pinned.etag,

@@ -1,0 +1,101 @@
+"""Four large transfers at once: what they do to the worker's memory, and to its answers in the meantime."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from time import monotonic, sleep
+
+from loadtests.bench.measures import MIB, BenchError, Verdict, percentile
+from loadtests.bench.peers import Peers
+from loadtests.bench.proc import Growth
+from loadtests.bench.server import Relay
+from loadtests.bench.throughput import LARGE, Say
+
+AT_ONCE = 4
+MOST_GROWTH = 32 * MIB
+TICK = 0.01
+MOST_LATE = 0.1
+_SIDES = {"http": "plain", "https": "TLS"}
+
+
+def run_memory(relay: Relay, peers: Peers, schemes: Sequence[str], size: int, say: Say) -> list[Verdict]:
+    """Move four objects at once, once for each scheme, and see how far the worker's resident memory rises."""
+    verdicts = []
+    for scheme in schemes:
+        say(f"memory {scheme}: {AT_ONCE} transfers at once")
+        with Growth(relay.workers) as growth:
+            whole = _four(relay, peers, scheme, 0.0)
+        what = f"memory: {AT_ONCE} × {size / MIB:g} MiB at once, {_SIDES[scheme]}: the worker grows by"
+        figure = f"{growth.bytes / MIB:.1f} MiB" + ("" if whole else ", NOT WHOLE")
+        verdicts.append(Verdict(what, figure, "< 32 MiB", whole and growth.bytes < MOST_GROWTH))
+    return verdicts
+
+
+def run_hub(relay: Relay, peers: Peers, schemes: Sequence[str], seconds: float, say: Say) -> list[Verdict]:
+    """Ask for /healthz every 10 ms on a kept-alive connection while four transfers run flat out."""
+    verdicts = []
+    for scheme in schemes:
+        say(f"hub {scheme}: {AT_ONCE} transfers flat out for {seconds:g} s, /healthz every 10 ms")
+        done = Event()
+        with ThreadPoolExecutor(1) as pool:
+            polled = pool.submit(_poll, relay.port, done)
+            try:
+                sleep(0.5)  # the poller's connection stands before the transfers begin
+                whole = _four(relay, peers, scheme, seconds)
+            finally:
+                done.set()
+            waits, late = polled.result()
+        worst = max(waits)
+        what = f"hub: /healthz during {AT_ONCE} transfers, {_SIDES[scheme]}: answers within"
+        figure = (
+            f"{worst * 1e3:.0f} ms (p99 {percentile(waits, 0.99) * 1e3:.0f} ms, {len(waits)} asked; "
+            f"the asker itself woke up to {late * 1e3:.0f} ms late)"
+        )
+        verdicts.append(Verdict(what, figure + ("" if whole else ", NOT WHOLE"), "< 100 ms", whole and worst < MOST_LATE))
+    return verdicts
+
+
+def _four(relay: Relay, peers: Peers, scheme: str, seconds: float) -> bool:
+    """Keep four transfers running for at least so many seconds, each at least once; say if all arrived whole."""
+    until = monotonic() + seconds
+
+    def keep_on(name: str) -> None:
+        while True:
+            relay.migrate(peers.source_url(scheme, LARGE), peers.destination_url(scheme, name))
+            if monotonic() >= until:
+                return
+
+    names = [f"{scheme}-{index}.bin" for index in range(AT_ONCE)]
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(keep_on, names))
+        return all(peers.whole(LARGE, name) for name in names)
+    finally:
+        peers.clear()
+
+
+def _poll(port: int, done: Event) -> tuple[list[float], float]:
+    """Return how long each answer took, and how late this very loop ever woke, which is the machine's doing."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    waits, late = [], 0.0
+    try:
+        while not done.is_set():
+            began = monotonic()
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            answer.read()
+            asked = monotonic()
+            if answer.status != 200:
+                raise BenchError(f"/healthz answered {answer.status}")
+            waits.append(asked - began)
+            pause = max(began + TICK - asked, 0.0)
+            sleep(pause)
+            late = max(late, monotonic() - asked - pause)
+    except (OSError, http.client.HTTPException) as error:
+        raise BenchError(f"/healthz: {error!r}") from None
+    finally:
+        connection.close()
+    return waits, late

@@ -1,0 +1,115 @@
+"""What is measured, as plain values, and the arithmetic on it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+GIB = 1 << 30
+MIB = 1 << 20
+BASE = "rclone"
+"""The key of the mover that every ratio is to."""
+
+
+class BenchError(Exception):
+    """Something that the benchmark cannot go on without; its text is one clear line."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one move took: seconds on the wall, and CPU seconds (user and system) of the mover alone."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One move of one object."""
+
+    cost: Cost
+    whole: bool
+
+
+@dataclass
+class Row:
+    """All moves of one mover over one scheme."""
+
+    key: str
+    label: str
+    scheme: str
+    size: int
+    samples: list[Sample] = field(default_factory=list)
+    failure: str | None = None
+    cipher: str | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """The median wall throughput in MB/s (10^6 bytes); None if it never moved anything."""
+        walls = [s.cost.wall for s in self.samples]
+        return self.size / median(walls) / 1e6 if walls else None
+
+    @property
+    def cpu(self) -> float | None:
+        """The median CPU seconds per GiB."""
+        spent = [s.cost.cpu for s in self.samples]
+        return median(spent) * GIB / self.size if spent else None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every move was compared with the source, and was the same."""
+        return self.failure is None and bool(self.samples) and all(s.whole for s in self.samples)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it with what is derived from it."""
+        return asdict(self) | {"mb_per_second": self.rate, "cpu_per_gib": self.cpu, "whole": self.whole}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One figure against its target."""
+
+    what: str
+    figure: str
+    target: str
+    met: bool
+
+
+def ratio(mine: float | None, other: float | None) -> float | None:
+    """Return mine / other where both exist."""
+    return mine / other if mine is not None and other else None
+
+
+def find(rows: list[Row], scheme: str, key: str) -> Row | None:
+    """Return the row of one mover over one scheme."""
+    return next((row for row in rows if row.scheme == scheme and row.key == key), None)
+
+
+def compare(rows: list[Row], scheme: str, most_cpu: float) -> list[Verdict]:
+    """Hold relay's row of one scheme against rclone's: CPU at most `most_cpu` of it, throughput no lower."""
+    mine, base = find(rows, scheme, "relay"), find(rows, scheme, BASE)
+    if mine is None or base is None:
+        return []
+    sound = mine.whole and base.whole
+    cpu, rate = ratio(mine.cpu, base.cpu), ratio(mine.rate, base.rate)
+    sides = "plain" if scheme == "http" else "TLS on both sides"
+    return [
+        Verdict(
+            f"{sides}: CPU per GiB, of rclone's", told(cpu), f"≤ {most_cpu:.2f}", sound and cpu is not None and cpu <= most_cpu
+        ),
+        Verdict(f"{sides}: throughput, of rclone's", told(rate), "≥ 1.00", sound and rate is not None and rate >= 1),
+    ]
+
+
+def told(value: float | None) -> str:
+    """Print a figure with as many digits as it deserves."""
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Return the smallest value that `share` of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]

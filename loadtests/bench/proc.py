@@ -1,0 +1,160 @@
+"""What the kernel tells about processes, and how the ones we started are stopped."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Timer
+from time import monotonic
+
+from loadtests.bench.measures import BenchError, Cost
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on (the name before may hold anything)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Return user and system seconds that these processes have spent, all their threads included."""
+    return sum(int(tick) for pid in pids for tick in _stat(pid)[11:13]) / _TICKS
+
+
+def children(pid: int) -> list[int]:
+    """Return the living child processes."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and int(_stat(int(entry.name))[1]) == pid:
+                found.append(int(entry.name))
+        except (OSError, IndexError):
+            continue  # it ended while we looked
+    return sorted(found)
+
+
+def memory(pid: int, name: str) -> int:
+    """Return VmRSS or VmHWM in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise BenchError(f"/proc/{pid}/status has no {name}")
+
+
+class Growth:
+    """How far processes' resident memory rises above where it was: `with Growth(pids) as g: …`, then `g.bytes`."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = tuple(pids)
+        self.bytes = 0
+
+    def __enter__(self) -> Growth:
+        for pid in self._pids:
+            try:
+                Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak starts again from here
+            except OSError:
+                pass  # then the peak is the one since the process began, which is never less
+        self._before = sum(memory(pid, "VmRSS") for pid in self._pids)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bytes = sum(memory(pid, "VmHWM") for pid in self._pids) - self._before
+
+
+def raise_open_files(wanted: int) -> None:
+    """Let this process and its children open so many files. Raises BenchError where that is not allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            ceiling = hard if hard == resource.RLIM_INFINITY else max(hard, wanted)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, ceiling))
+        except (OSError, ValueError):
+            raise BenchError(
+                f"{wanted} open files are needed and {hard} allowed: raise `ulimit -Hn`, or leave out streams"
+            ) from None
+
+
+def stop(process: subprocess.Popen[bytes], gently: signal.Signals = signal.SIGTERM, seconds: float = 10.0) -> None:
+    """Stop a process and the children it had, by their ids; by force when asking does not help."""
+    if process.poll() is not None:
+        return
+    brood = children(process.pid)
+    process.send_signal(gently)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        for pid in [*brood, process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.wait(seconds)
+
+
+class Pipeline:
+    """Programs joined by pipes and run to their end, with what they cost together."""
+
+    def __init__(self, commands: Sequence[Sequence[str]], env: dict[str, str], log: Path, seconds: float) -> None:
+        self._commands, self._env, self._log, self._seconds = commands, env, log, seconds
+
+    def run(self) -> Cost:
+        """Raises BenchError with the last line that was said if one fails, or is not done in time."""
+        began = monotonic()
+        running: list[subprocess.Popen[bytes]] = []
+        try:
+            with self._log.open("wb") as log:
+                self._start(running, log.fileno())
+            timer = Timer(self._seconds, lambda: [p.kill() for p in running])
+            timer.start()
+            try:
+                spent = sum(_finished(process) for process in running)
+            finally:
+                timer.cancel()
+        finally:
+            for process in running:
+                stop(process, signal.SIGKILL)
+        wall = monotonic() - began
+        if wall >= self._seconds:
+            raise BenchError(f"not done within {self._seconds:g} s")
+        for process in running:
+            if process.returncode:
+                raise BenchError(f"ended with {process.returncode}: {last_line(self._log)}")
+        return Cost(wall, spent)
+
+    def _start(self, running: list[subprocess.Popen[bytes]], log: int) -> None:
+        for index, command in enumerate(self._commands):
+            last = index == len(self._commands) - 1
+            before = running[-1].stdout if running else None
+            running.append(
+                subprocess.Popen(
+                    command,
+                    env=self._env,
+                    stdin=before or subprocess.DEVNULL,
+                    stdout=log if last else subprocess.PIPE,
+                    stderr=log,
+                )
+            )
+            if before is not None:
+                before.close()
+
+
+def _finished(process: subprocess.Popen[bytes]) -> float:
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else "it said nothing"
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """Return an environment without proxies, and without the settings of the user, of rclone, of curl or of relay."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "LANG": "C.UTF-8"}

@@ -1,0 +1,106 @@
+"""relay under gunicorn, as its users see it: started, asked over HTTP, watched through /proc, stopped."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from loadtests.bench.measures import BenchError, Cost
+from loadtests.bench.proc import children, clean_environment, cpu_seconds, last_line, stop
+from loadtests.bench.peers import free_ports
+from loadtests.bench.tools import ROOT
+
+
+class Relay:
+    """A running relay with one worker."""
+
+    def __init__(self, folder: Path, ca: Path, seconds: float, settings: Mapping[str, str] | None = None) -> None:
+        """Start it; `settings` are further RELAY_* variables, `seconds` is the time one migration may take.
+
+        Raises BenchError if it does not get ready.
+        """
+        self.port, self._seconds = free_ports(1)[0], seconds
+        self._log = folder / f"relay-{self.port}.log"
+        home = folder / f"relay-{self.port}"
+        home.mkdir()
+        own = {
+            "RELAY_BIND": f"127.0.0.1:{self.port}",
+            "RELAY_WORKERS": "1",
+            "RELAY_EGRESS_ALLOW": "127.0.0.1",
+            "RELAY_CA_BUNDLE": str(ca),
+            "RELAY_CONFIG": str(home / "none.toml"),
+        }
+        command = [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "relay.wsgi:app"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=clean_environment(home) | own | dict(settings or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self._await_ready()
+            self.workers = children(self._process.pid)
+        except BaseException:
+            self.close()
+            raise
+
+    def _await_ready(self, seconds: float = 30.0) -> None:
+        until = monotonic() + seconds
+        while monotonic() < until and self._process.poll() is None:
+            try:
+                if self.ask("GET", "/readyz", seconds=5)[0] == 200:
+                    return
+            except OSError:
+                pass
+            sleep(0.1)
+        raise BenchError(f"relay did not get ready: {last_line(self._log)}")
+
+    def ask(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> tuple[int, bytes]:
+        """Make one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds or self._seconds)
+        try:
+            connection.request(
+                method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except http.client.HTTPException as error:
+            raise BenchError(f"relay answered {method} {path} with {error!r}") from None
+        finally:
+            connection.close()
+
+    def migrate(self, source: str, destination: str, verify: str = "size") -> None:
+        """Move one object. Raises BenchError unless relay says that it arrived."""
+        order = {"source": source, "destination": destination, "verify": verify}
+        try:
+            status, text = self.ask("POST", "/migrate", order)
+        except OSError as error:
+            raise BenchError(f"POST /migrate: {error!r}") from None
+        if status != 200:
+            raise BenchError(f"POST /migrate answered {status}: {text[:300].decode(errors='replace')}")
+
+    def measured(self, source: str, destination: str, verify: str) -> Cost:
+        """As `migrate`, with what it cost; CPU is that of the worker."""
+        spent, began = cpu_seconds(self.workers), monotonic()
+        self.migrate(source, destination, verify)
+        wall = monotonic() - began
+        return Cost(wall, cpu_seconds(self.workers) - spent)
+
+    def alive(self) -> bool:
+        """Say if the worker that was started is still the one that runs."""
+        return self._process.poll() is None and children(self._process.pid) == self.workers
+
+    def close(self) -> None:
+        """Stop it at once."""
+        stop(self._process, signal.SIGINT)

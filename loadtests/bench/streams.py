@@ -1,0 +1,132 @@
+"""Two thousand slow streams at once in one worker: all must arrive whole, and the worker must stay small."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import subprocess
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+from loadtests.bench.drip import RATE, Objects
+from loadtests.bench.measures import MIB, BenchError, Verdict
+from loadtests.bench.peers import Peers, await_port, free_ports
+from loadtests.bench.proc import Growth, clean_environment, raise_open_files, stop
+from loadtests.bench.server import Relay
+from loadtests.bench.throughput import WARM, Say
+from loadtests.bench.tools import ROOT
+
+SECONDS = 30
+"""How long one stream lasts; all are begun well before the first ends."""
+SIZE = RATE * SECONDS
+MOST_GROWTH = 200 * MIB
+OPENED_PER_SECOND = 250
+FILES_PER_STREAM = 6
+"""In the worker: the client's socket, two peers' sockets, the two ends of a pipe, and one to spare."""
+
+
+def settings(count: int) -> dict[str, str]:
+    """Return what a relay needs to be told for so many streams in a worker."""
+    return {"RELAY_SLOTS": str(count + 100), "RELAY_WAITERS": str(count + 100), "RELAY_WAIT_SECONDS": "120"}
+
+
+def run_streams(peers: Peers, count: int, seconds: float, say: Say) -> list[Verdict]:
+    """Run the streams once with `verify: size` (spliced) and once with `auto` (digests, and read back)."""
+    raise_open_files(count * FILES_PER_STREAM + 1024)
+    verdicts = []
+    with _drip(peers) as port:
+        for verify in ("size", "auto"):
+            relay = Relay(peers.folder, peers.ca, seconds, settings(count))
+            try:
+                say(f"streams, verify {verify}: {count} of {RATE // 1000} KB/s, for about {SECONDS} s")
+                verdicts.append(_run(relay, peers, port, count, verify, seconds))
+            finally:
+                relay.close()
+                peers.clear()
+    return verdicts
+
+
+def _run(relay: Relay, peers: Peers, port: int, count: int, verify: str, seconds: float) -> Verdict:
+    relay.migrate(peers.source_url("http", WARM), peers.destination_url("http", "streams/warm"), verify)
+    with Growth(relay.workers) as growth:
+        answers = asyncio.run(_post_all(relay.port, peers, port, count, verify, seconds))
+    if not relay.alive():
+        raise BenchError("relay's worker did not survive the streams")
+    whole, most = _whole(peers, count), _most(port)
+    bad = Counter(answer for answer in answers if answer != "200")
+    figure = f"{growth.bytes / MIB:.0f} MiB; {whole} of {count} whole"
+    if bad:
+        figure += "; " + ", ".join(f"{times} × {what}" for what, times in bad.most_common(3))
+    what = f"streams: {most} at once of {RATE // 1000} KB/s in one worker, `verify: {verify}`: it grows by"
+    met = whole == count and not bad and growth.bytes < MOST_GROWTH and most >= count
+    return Verdict(what, figure, f"< 200 MiB, {count} whole", met)
+
+
+async def _post_all(relay: int, peers: Peers, drip: int, count: int, verify: str, seconds: float) -> list[str]:
+    """Open every migration and return each one's status code, or what went wrong."""
+
+    async def post(index: int) -> str:
+        await asyncio.sleep(index / OPENED_PER_SECOND)
+        order = {
+            "source": f"http://127.0.0.1:{drip}/{index}",
+            "destination": peers.destination_url("http", f"streams/{index}"),
+            "verify": verify,
+        }
+        try:
+            async with asyncio.timeout(seconds):
+                return await _post(relay, json.dumps(order).encode())
+        except (OSError, ValueError, IndexError) as error:
+            return type(error).__name__
+
+    return await asyncio.gather(*(post(index) for index in range(count)))
+
+
+async def _post(port: int, body: bytes) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(
+            b"POST /migrate HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (port, len(body), body)
+        )
+        answer = await reader.read()
+        return answer.split(b" ", 2)[1].decode()
+    finally:
+        writer.close()
+
+
+def _whole(peers: Peers, count: int) -> int:
+    objects = Objects(SIZE)
+    paths = ((index, peers.destination / "streams" / str(index)) for index in range(count))
+    return sum(path.is_file() and path.read_bytes() == objects[index] for index, path in paths)
+
+
+def _most(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/most")
+        return int(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _drip(peers: Peers) -> Iterator[int]:
+    port, log = free_ports(1)[0], peers.folder / "drip.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loadtests.bench.drip", str(port), str(SIZE)],
+            cwd=ROOT,
+            env=clean_environment(peers.folder),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        await_port(port, process, log, "the drip")
+        yield port
+    finally:
+        stop(process)

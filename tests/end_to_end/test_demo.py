@@ -1,0 +1,62 @@
+"""`make demo` itself, on fewer and smaller objects: everything verified, everything stopped, exit 0."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from loadtests.demo import Job, Result, conclude
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo as `make demo` does."""
+    return subprocess.run(
+        [sys.executable, "-m", "loadtests.demo", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def ours() -> set[int]:
+    """Return the processes of relay and its clouds that run now."""
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if "relay.wsgi" in line or "-m simulators" in line:
+            found.add(process.pid)
+    return found
+
+
+@pytest.mark.demo
+def test_the_demo_moves_and_verifies_everything_and_leaves_nothing() -> None:
+    before = ours()
+    done = demo("--objects", "12", "--max", "20MB", "--at-a-time", "10", COLUMNS="160")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 of 12 objects verified" in done.stdout
+    assert done.stdout.count("whole_digest") == 12
+    assert done.stdout.count("the same") >= 12
+    assert "Try next" in done.stdout
+    assert ours() - before == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "digest", "code"), [("verified", "ab", 0), ("unverified", "ab", 1), ("verified", "cd", 1)]
+)
+def test_the_demo_believes_neither_the_relay_nor_the_destination_alone(state: str, digest: str, code: int) -> None:
+    answer = {"state": state, "bytes": 5, "seconds": 1, "receipt": {"digests": {"crc64nvme": "ab"}, "level": "x"}}
+    received = {"/bucket/a": {"digests": {"crc64nvme": digest}, "size": 5}}
+    results = [Result(Job("a", 5), answer)]
+    assert conclude(Console(file=io.StringIO()), results, received, 1.0) == code
