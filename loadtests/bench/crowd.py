@@ -54,7 +54,9 @@ def run_hub(relay: Relay, peers: Peers, schemes: Sequence[str], seconds: float, 
             f"{worst * 1e3:.0f} ms (p99 {percentile(waits, 0.99) * 1e3:.0f} ms, {len(waits)} asked; "
             f"the asker itself woke up to {late * 1e3:.0f} ms late)"
         )
-        verdicts.append(Verdict(what, figure + ("" if whole else ", NOT WHOLE"), "< 100 ms", whole and worst < MOST_LATE))
+        verdicts.append(
+            Verdict(what, figure + ("" if whole else ", NOT WHOLE"), "< 100 ms", whole and worst < MOST_LATE)
+        )
     return verdicts
 
 

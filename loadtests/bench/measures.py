@@ -96,7 +96,10 @@ def compare(rows: list[Row], scheme: str, most_cpu: float) -> list[Verdict]:
     sides = "plain" if scheme == "http" else "TLS on both sides"
     return [
         Verdict(
-            f"{sides}: CPU per GiB, of rclone's", told(cpu), f"≤ {most_cpu:.2f}", sound and cpu is not None and cpu <= most_cpu
+            f"{sides}: CPU per GiB, of rclone's",
+            told(cpu),
+            f"≤ {most_cpu:.2f}",
+            sound and cpu is not None and cpu <= most_cpu,
         ),
         Verdict(f"{sides}: throughput, of rclone's", told(rate), "≥ 1.00", sound and rate is not None and rate >= 1),
     ]

@@ -23,7 +23,10 @@ def _stat(pid: int) -> list[str]:
 
 def cpu_seconds(pids: Sequence[int]) -> float:
     """Return user and system seconds that these processes have spent, all their threads included."""
-    return sum(int(tick) for pid in pids for tick in _stat(pid)[11:13]) / _TICKS
+    try:
+        return sum(int(tick) for pid in pids for tick in _stat(pid)[11:13]) / _TICKS
+    except OSError:
+        raise BenchError("a process that was measured has ended") from None
 
 
 def children(pid: int) -> list[int]:
@@ -40,7 +43,11 @@ def children(pid: int) -> list[int]:
 
 def memory(pid: int, name: str) -> int:
     """Return VmRSS or VmHWM in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        raise BenchError("a process that was measured has ended") from None
+    for line in lines:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise BenchError(f"/proc/{pid}/status has no {name}")
@@ -109,7 +116,7 @@ class Pipeline:
         try:
             with self._log.open("wb") as log:
                 self._start(running, log.fileno())
-            timer = Timer(self._seconds, lambda: [p.kill() for p in running])
+            timer = Timer(self._seconds, _kill, running)
             timer.start()
             try:
                 spent = sum(_finished(process) for process in running)
@@ -141,6 +148,11 @@ class Pipeline:
             )
             if before is not None:
                 before.close()
+
+
+def _kill(*running: subprocess.Popen[bytes]) -> None:
+    for process in running:
+        process.kill()
 
 
 def _finished(process: subprocess.Popen[bytes]) -> float:

@@ -13,8 +13,8 @@ from time import monotonic, sleep
 from typing import Any
 
 from loadtests.bench.measures import BenchError, Cost
-from loadtests.bench.proc import children, clean_environment, cpu_seconds, last_line, stop
 from loadtests.bench.peers import free_ports
+from loadtests.bench.proc import children, clean_environment, cpu_seconds, last_line, stop
 from loadtests.bench.tools import ROOT
 
 

@@ -8,8 +8,8 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from loadtests.bench.drip import RATE, Objects
 from loadtests.bench.measures import MIB, BenchError, Verdict

@@ -29,11 +29,29 @@ from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPE_BYTES, PIPES
 from relay.wire.http1 import Framing
 from relay.wire.meter import Meter
-from relay.wire.stream import Stream
+from relay.wire.stream import READ, Stream
 from relay.wire.tls import PIECE_BYTES
 
 SMALLEST_PIECE = 16 * 1024
 SPLICE_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+
+
+_ALWAYS_READY = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+
+def give_way() -> None:
+    """Let every other greenlet, timer and socket of this hub have its turn, then go on.
+
+    Not `gevent.sleep(0)`: that only queues behind the other callbacks, and the loop runs up to 50 of them before it
+    looks at its timers and sockets. Four pumps that take 4 ms each would hold up `/healthz` for 200 ms. Waiting for
+    a descriptor that is always ready goes once around the whole loop, and never sleeps.
+    """
+    hub = gevent.get_hub()
+    watcher = hub.loop.io(_ALWAYS_READY, READ)
+    try:
+        hub.wait(watcher)
+    finally:
+        watcher.close()
 
 
 class Pace:
@@ -51,7 +69,7 @@ class Pace:
             self.meter.tick(stream.side)
             self._tick_at = now + self.meter.tick_seconds
         if now >= self._yield_at:
-            gevent.sleep(0)
+            give_way()
             self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
     def waited(self) -> None:

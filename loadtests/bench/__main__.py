@@ -1,0 +1,170 @@
+"""`python -m loadtests.bench`: runs the sections that were asked for and prints a Markdown table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NoReturn
+
+from loadtests.bench.crowd import AT_ONCE, run_hub, run_memory
+from loadtests.bench.measures import MIB, BenchError, Verdict, compare
+from loadtests.bench.movers import Programs, movers
+from loadtests.bench.peers import CIPHER, Peers
+from loadtests.bench.proc import raise_open_files
+from loadtests.bench.report import CLOSE, OPEN, Report, has_marks, write_into
+from loadtests.bench.server import Relay
+from loadtests.bench.streams import FILES_PER_STREAM, SIZE, run_streams
+from loadtests.bench.throughput import LARGE, SMALL, WARM, run_rounds
+from loadtests.bench.tools import ROOT, Tools, find_tools, versions
+
+SECTIONS = ("plain", "tls", "memory", "hub", "streams")
+SCHEME_OF = {"plain": "http", "tls": "https"}
+MOST_CPU = {"http": 0.55, "https": 0.90}
+WARM_SIZE = MIB
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__)
+    parser.add_argument("--size", type=parse_size, default=parse_size("2GiB"), help="of the object (2GiB)")
+    parser.add_argument("--naive-size", type=parse_size, default=parse_size("256MiB"), help="for the naive loop")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", type=parse_sections, default=SECTIONS, help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--streams", type=int, default=2000, help="slow streams at once (2000)")
+    parser.add_argument("--hub-seconds", type=float, default=10.0, help="how long /healthz is asked for")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one move may take")
+    parser.add_argument("--cipher", default=CIPHER, help=f"TLS 1.3 suite for all ({CIPHER}); '' for each one's own")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where files go; should be memory")
+    parser.add_argument("--write", type=Path, metavar="README.md", help=f"put the result between {OPEN} and {CLOSE}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample too")
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed, too")
+    return parser.parse_args(words)
+
+
+def parse_size(text: str) -> int:
+    """Read `64MiB`, `2GiB`, or bytes."""
+    found = re.fullmatch(r"(\d+)(?:([KMG])iB)?", text)
+    if not found or not int(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 64MiB or 2GiB")
+    return int(found[1]) << {None: 0, "K": 10, "M": 20, "G": 30}[found[2]]
+
+
+def parse_sections(text: str) -> tuple[str, ...]:
+    """Read a list of sections."""
+    names = tuple(text.split(","))
+    wrong = [name for name in names if name not in SECTIONS]
+    if wrong:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not one of {', '.join(SECTIONS)}")
+    return names
+
+
+def say(text: str) -> None:
+    """Tell how far we are."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check(args: argparse.Namespace) -> Tools:
+    """Return the tools. Raises BenchError for what would only be noticed at the end, or never."""
+    tools = find_tools()
+    if args.write and not has_marks(args.write):
+        raise BenchError(f"{args.write} has no {OPEN} … {CLOSE} to write between")
+    if not (ROOT / "deploy" / "gunicorn.conf.py").is_file():
+        raise BenchError("deploy/gunicorn.conf.py is missing: is this a checkout of relay?")
+    large = AT_ONCE if {"memory", "hub"} & set(args.only) else 1
+    needed = (large + 1) * args.size + args.naive_size + args.streams * SIZE + 64 * MIB
+    free = shutil.disk_usage(args.folder).free
+    if free < needed:
+        raise BenchError(
+            f"{args.folder} has {free // MIB} MiB free and {needed // MIB} are needed: give a smaller --size"
+        )
+    return tools
+
+
+def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
+    """Run the sections in a folder that is the caller's to remove."""
+    report = Report(args.size, args.rounds, versions(tools))
+    if "streams" in args.only:
+        raise_open_files(args.streams * FILES_PER_STREAM + 1024)
+    with ExitStack() as stack:
+        peers = stack.enter_context(closing(Peers(tools.nginx, folder, args.size, args.cipher)))
+        small = min(args.naive_size, args.size)
+        sizes = {LARGE: args.size, SMALL: small, WARM: WARM_SIZE}
+        for name, size in sizes.items():
+            peers.write_source(name, size)
+        if set(args.only) - {"streams"}:
+            with closing(Relay(folder, peers.ca, args.timeout)) as relay:
+                _with_relay(args, tools, peers, relay, sizes, report)
+        if "streams" in args.only:
+            report.verdicts += _guarded(
+                "streams", lambda: run_streams(peers, args.streams, max(args.timeout, 120.0), say)
+            )
+    return report
+
+
+def _with_relay(
+    args: argparse.Namespace, tools: Tools, peers: Peers, relay: Relay, sizes: dict[str, int], report: Report
+) -> None:
+    for scheme in SCHEME_OF.values():
+        relay.migrate(peers.source_url(scheme, WARM), peers.destination_url(scheme, WARM), "auto")
+    both = list(SCHEME_OF.values())
+    if "memory" in args.only:  # first, while the worker is as small as it will ever be
+        report.verdicts += _guarded("memory", lambda: run_memory(relay, peers, both, args.size, say))
+    schemes = [SCHEME_OF[name] for name in SCHEME_OF if name in args.only]
+    if schemes:
+        contestants = movers(relay, Programs(tools, peers, args.timeout))
+        report.rows = run_rounds(contestants, peers, schemes, args.rounds, sizes, say)
+        compared = [verdict for scheme in schemes for verdict in compare(report.rows, scheme, MOST_CPU[scheme])]
+        report.verdicts[:0] = compared
+    if "hub" in args.only:
+        report.verdicts += _guarded("hub", lambda: run_hub(relay, peers, both, args.hub_seconds, say))
+
+
+def _guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict]:
+    """Let one section fail without losing the others."""
+    try:
+        return measure()
+    except BenchError as error:
+        say(f"{section} FAILED: {error}")
+        return [Verdict(section, f"failed: {' '.join(str(error).replace('|', '/').split())}", "to be measured", False)]
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Return 0 when all was measured and arrived whole, 1 when not, 2 when it cannot be run, 130 on Ctrl-C."""
+    args = arguments()
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        tools = check(args)
+        with tempfile.TemporaryDirectory(prefix="relay-bench-", dir=args.folder, ignore_cleanup_errors=True) as folder:
+            report = run(args, tools, Path(folder))
+        block = report.markdown()
+        print(block, end="")
+        if args.json:
+            args.json.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        if args.write:
+            write_into(args.write, block)
+    except BenchError as error:
+        say(f"bench: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("bench: stopped")
+        return 130
+    missed = [verdict.what for verdict in report.verdicts if not verdict.met]
+    for what in missed:
+        say(f"missed: {what}")
+    return 0 if report.sound and not (missed and args.strict) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
