@@ -69,6 +69,8 @@ class Limits:
     """How long a pump may run before it lets the others run."""
     settle_seconds: float = 10.0
     """How long a destination may take to show an object that it acknowledged."""
+    sweep_waits: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)
+    """The waits before each look for what a broken upload left: a server may write on for a moment."""
 
 
 class Settings(BaseSettings):

@@ -24,7 +24,13 @@ from relay.wire.tls import client_context
 
 LOOPBACK = EgressPolicy(allow=parse_allow("127.0.0.0/8, localhost"))
 QUICK = Limits(
-    connect_seconds=2, head_seconds=2, stall_seconds=1, early_seconds=1, expect_seconds=0.3, settle_seconds=0.3
+    connect_seconds=2,
+    head_seconds=2,
+    stall_seconds=1,
+    early_seconds=1,
+    expect_seconds=0.3,
+    settle_seconds=0.3,
+    sweep_waits=(0.0,),
 )
 """Limits for tests: the same rules on short clocks."""
 

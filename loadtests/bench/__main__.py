@@ -29,6 +29,7 @@ SECTIONS = ("plain", "tls", "memory", "hub", "streams")
 SCHEME_OF = {"plain": "http", "tls": "https"}
 MOST_CPU = {"http": 0.55, "https": 0.90}
 WARM_SIZE = MIB
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -90,7 +91,7 @@ def check(args: argparse.Namespace) -> Tools:
 
 def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
     """Run the sections in a folder that is the caller's to remove."""
-    report = Report(args.size, args.rounds, versions(tools))
+    report = Report(args.size, args.rounds, versions(tools), bool(args.cipher))
     if "streams" in args.only:
         raise_open_files(args.streams * FILES_PER_STREAM + 1024)
     with ExitStack() as stack:
@@ -119,7 +120,11 @@ def _with_relay(
         report.verdicts += _guarded("memory", lambda: run_memory(relay, peers, both, args.size, say))
     schemes = [SCHEME_OF[name] for name in SCHEME_OF if name in args.only]
     if schemes:
-        contestants = movers(relay, Programs(tools, peers, args.timeout))
+        programs = Programs(tools, peers, args.timeout)
+        for scheme in schemes:  # not measured, or whoever comes first pays for memory that nobody touched before
+            programs.curl(peers.source_url(scheme, LARGE), peers.destination_url(scheme, WARM))
+        peers.clear()
+        contestants = movers(relay, programs)
         report.rows = run_rounds(contestants, peers, schemes, args.rounds, sizes, say)
         compared = [verdict for scheme in schemes for verdict in compare(report.rows, scheme, MOST_CPU[scheme])]
         report.verdicts[:0] = compared
@@ -136,14 +141,18 @@ def _guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict
         return [Verdict(section, f"failed: {' '.join(str(error).replace('|', '/').split())}", "to be measured", False)]
 
 
-def _terminated(*_: object) -> NoReturn:
+def _stopped(*_: object) -> NoReturn:
+    """Unwind, which stops and removes everything; nothing interrupts that, and all of it is bounded."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     """Return 0 when all was measured and arrived whole, 1 when not, 2 when it cannot be run, 130 on Ctrl-C."""
     args = arguments()
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in _SIGNALS:
+        signal.signal(number, _stopped)
     try:
         tools = check(args)
         with tempfile.TemporaryDirectory(prefix="relay-bench-", dir=args.folder, ignore_cleanup_errors=True) as folder:
@@ -154,7 +163,7 @@ def main() -> int:
             args.json.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
         if args.write:
             write_into(args.write, block)
-    except BenchError as error:
+    except (BenchError, OSError) as error:
         say(f"bench: {error}")
         return 2
     except KeyboardInterrupt:

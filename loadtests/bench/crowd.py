@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from time import monotonic, sleep
+from typing import NamedTuple
 
 from loadtests.bench.measures import MIB, BenchError, Verdict, percentile
 from loadtests.bench.peers import Peers
-from loadtests.bench.proc import Growth
+from loadtests.bench.proc import Growth, waited_for_core
 from loadtests.bench.server import Relay
 from loadtests.bench.throughput import LARGE, Say
 
@@ -41,22 +42,17 @@ def run_hub(relay: Relay, peers: Peers, schemes: Sequence[str], seconds: float, 
         say(f"hub {scheme}: {AT_ONCE} transfers flat out for {seconds:g} s, /healthz every 10 ms")
         done = Event()
         with ThreadPoolExecutor(1) as pool:
-            polled = pool.submit(_poll, relay.port, done)
+            polled = pool.submit(_poll, relay, done)
             try:
                 sleep(0.5)  # the poller's connection stands before the transfers begin
                 whole = _four(relay, peers, scheme, seconds)
             finally:
                 done.set()
-            waits, late = polled.result()
-        worst = max(waits)
+            answers, late = polled.result()
+        worst = max(answers)
         what = f"hub: /healthz during {AT_ONCE} transfers, {_SIDES[scheme]}: answers within"
-        figure = (
-            f"{worst * 1e3:.0f} ms (p99 {percentile(waits, 0.99) * 1e3:.0f} ms, {len(waits)} asked; "
-            f"the asker itself woke up to {late * 1e3:.0f} ms late)"
-        )
-        verdicts.append(
-            Verdict(what, figure + ("" if whole else ", NOT WHOLE"), "< 100 ms", whole and worst < MOST_LATE)
-        )
+        figure = _figure(answers, late) + ("" if whole else ", NOT WHOLE")
+        verdicts.append(Verdict(what, figure, "< 100 ms", whole and worst.wait < MOST_LATE))
     return verdicts
 
 
@@ -73,31 +69,51 @@ def _four(relay: Relay, peers: Peers, scheme: str, seconds: float) -> bool:
     names = [f"{scheme}-{index}.bin" for index in range(AT_ONCE)]
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(keep_on, names))
+            try:
+                list(pool.map(keep_on, names))
+            except KeyboardInterrupt:
+                relay.close()  # or the pool would wait for the transfers
+                raise
         return all(peers.whole(LARGE, name) for name in names)
     finally:
         peers.clear()
 
 
-def _poll(port: int, done: Event) -> tuple[list[float], float]:
+class _Answer(NamedTuple):
+    wait: float
+    coreless: float
+    """Seconds of it that the worker was ready to run and had no core."""
+
+
+def _figure(answers: Sequence[_Answer], late: float) -> str:
+    worst = max(answers)
+    most = percentile([answer.wait for answer in answers], 0.99)
+    return (
+        f"{worst.wait * 1e3:.0f} ms, {worst.coreless * 1e3:.0f} of them waiting for a core (p99 {most * 1e3:.0f} ms, "
+        f"{len(answers)} asked; the asker itself woke up to {late * 1e3:.0f} ms late)"
+    )
+
+
+def _poll(relay: Relay, done: Event) -> tuple[list[_Answer], float]:
     """Return how long each answer took, and how late this very loop ever woke, which is the machine's doing."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    waits, late = [], 0.0
+    connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=30)
+    answers, late = [], 0.0
     try:
         while not done.is_set():
-            began = monotonic()
+            before, began = waited_for_core(relay.workers), monotonic()
             connection.request("GET", "/healthz")
             answer = connection.getresponse()
             answer.read()
             asked = monotonic()
             if answer.status != 200:
                 raise BenchError(f"/healthz answered {answer.status}")
-            waits.append(asked - began)
-            pause = max(began + TICK - asked, 0.0)
+            answers.append(_Answer(asked - began, waited_for_core(relay.workers) - before))
+            now = monotonic()
+            pause = max(began + TICK - now, 0.0)
             sleep(pause)
-            late = max(late, monotonic() - asked - pause)
+            late = max(late, monotonic() - now - pause)
     except (OSError, http.client.HTTPException) as error:
         raise BenchError(f"/healthz: {error!r}") from None
     finally:
         connection.close()
-    return waits, late
+    return answers, late

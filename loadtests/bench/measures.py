@@ -57,6 +57,12 @@ class Row:
         return median(spent) * GIB / self.size if spent else None
 
     @property
+    def cpu_range(self) -> tuple[float, float] | None:
+        """The least and the most CPU seconds per GiB; None with fewer than two samples."""
+        spent = [s.cost.cpu * GIB / self.size for s in self.samples]
+        return (min(spent), max(spent)) if len(spent) > 1 else None
+
+    @property
     def whole(self) -> bool:
         """Whether every move was compared with the source, and was the same."""
         return self.failure is None and bool(self.samples) and all(s.whole for s in self.samples)

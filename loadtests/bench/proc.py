@@ -29,6 +29,14 @@ def cpu_seconds(pids: Sequence[int]) -> float:
         raise BenchError("a process that was measured has ended") from None
 
 
+def waited_for_core(pids: Sequence[int]) -> float:
+    """Return the seconds that these processes' main threads were ready to run and had no core (0 if not told)."""
+    try:
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in pids) / 1e9
+    except OSError:
+        return 0.0
+
+
 def children(pid: int) -> list[int]:
     """Return the living child processes."""
     found = []

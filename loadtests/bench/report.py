@@ -14,10 +14,15 @@ from loadtests.bench.measures import BASE, MIB, BenchError, Row, Verdict, find, 
 OPEN, CLOSE = "<!-- bench -->", "<!-- /bench -->"
 _TITLES = {"http": "Plain HTTP on both sides", "https": "TLS on both sides"}
 _NOTE = (
-    "CPU is user and system time of the mover alone: of relay's worker, or of the other programs from start to end. "
-    "The peers are one nginx with one worker on the same cores, its files in memory. Machines are noisy and share "
-    "their cores: compare the ratios of one run, not absolute figures, and not those of two runs. rclone runs with "
-    "its defaults, in its cheapest way from HTTP to WebDAV; no digest is common to both of these, so it compares sizes."
+    "Medians, for CPU with the least and the most of the rounds. CPU is user and system time of the mover alone: of "
+    "relay's worker, or of the other programs from start to end. The peers are one nginx with one worker on the same "
+    "cores, its files in memory. Machines are noisy and share their cores: compare the ratios of one run, not absolute "
+    "figures, and not those of two runs. rclone runs with its defaults, in its cheapest way from HTTP to WebDAV; no "
+    "digest is common to both of these, so it compares sizes."
+)
+_ONE_CIPHER = (
+    "All movers are held to this one suite; left to themselves (`--cipher ''`), relay and curl ask for AES-256 first, "
+    "as OpenSSL does, and rclone for AES-128, as Go does, which is not the movers' work."
 )
 
 
@@ -28,6 +33,7 @@ class Report:
     size: int
     rounds: int
     versions: dict[str, str]
+    one_cipher: bool = True
     rows: list[Row] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     day: str = field(default_factory=lambda: date.today().isoformat())
@@ -43,6 +49,7 @@ class Report:
             "date": self.day,
             "size": self.size,
             "rounds": self.rounds,
+            "one_cipher": self.one_cipher,
             "machine": machine(),
             "versions": self.versions,
             "rows": [row.to_json() for row in self.rows],
@@ -76,7 +83,7 @@ class Report:
             cells = [
                 row.label + small,
                 told(row.rate),
-                told(row.cpu),
+                told(row.cpu) + (f" ({told(row.cpu_range[0])}–{told(row.cpu_range[1])})" if row.cpu_range else ""),
                 told(ratio(row.cpu, base_cpu)),
                 told(ratio(row.rate, base_rate)),
                 "yes" if row.whole else "**no**",
@@ -98,7 +105,10 @@ class Report:
             if row.cipher:
                 ciphers.setdefault(row.cipher, []).append(row.key)
         spoken = "; ".join(f"{cipher}: {', '.join(keys)}" for cipher, keys in ciphers.items())
-        return " ".join([_NOTE, *([f"Agreed over TLS: {spoken}."] if spoken else []), *failed])
+        tls = [f"Agreed over TLS: {spoken}."] if spoken else []
+        if tls and self.one_cipher:
+            tls.append(_ONE_CIPHER)
+        return " ".join([_NOTE, *tls, *failed])
 
 
 def machine() -> str:

@@ -5,6 +5,8 @@ Decided here: who may start, and how everything comes to its end when the proces
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from time import monotonic
 
 import gevent
@@ -47,12 +49,16 @@ class Runner:
         """Make the wire by the settings; `policy` and `stores` replace what the settings give."""
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()
-        dialer = Dialer(self.policy, self.limits, client_context(settings.ca_bundle))
-        self.wire = Wire(Pool(dialer, self.limits), self.limits)
+        self.dialer = Dialer(self.policy, self.limits, client_context(settings.ca_bundle))
+        self.wire = Wire(Pool(self.dialer, self.limits), self.limits)
         self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
         self.stores: Opener = stores or Stores(self.wire)
         self.running: set[Transfer] = set()
         self.draining = False
+
+    def listens(self, own: Iterable[tuple[str, int]]) -> None:
+        """Never dial these: the (host, port) of the sockets that this server itself listens on."""
+        self.policy = self.dialer.policy = replace(self.policy, own=frozenset(own))
 
     def transfer(self, plan: Plan) -> Transfer:
         """Return a transfer that is ready to run. Raises Overloaded while draining, EgressDenied for what no

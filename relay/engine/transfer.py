@@ -14,6 +14,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import random
 from time import monotonic
 from typing import Any, Protocol
@@ -23,14 +24,17 @@ import gevent
 from relay.config import Limits
 from relay.digest import ALGORITHMS, ALWAYS
 from relay.disposition import safe_name
+from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.verify import Sent, prove
 from relay.errors import (
     AlreadyExists,
+    CertificateRefused,
+    ConnectFailed,
+    EgressDenied,
     IntegrityMismatch,
     InvalidURL,
     LengthRequired,
-    NotFound,
     PreconditionFailed,
     RelayError,
     StoreError,
@@ -42,6 +46,12 @@ from relay.stores.interfaces import Destination, Found, Opened, Source, Stored
 from relay.throttle import Slots
 from relay.wire.body import Body
 from relay.wire.meter import Meter
+
+SWEEP_SECONDS = 5.0
+"""How long looking for what a broken upload left may take."""
+
+NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFailed)
+"""Failures of an upload after which nothing of it can be at the destination."""
 
 
 class Opener(Protocol):
@@ -176,17 +186,25 @@ class Transfer:
         found = source.head(self.plan.source)
         place = self._named(found) if found else self.plan.destination
         named = not place.path.endswith("/")
-        if named and self._skips(destination, place):
+        before = self._looked(destination, place) if named else None
+        if before and self._skips(before, place):
             return self._outcome(State.SKIPPED, place, None)
         opened = self._open(source, found)
-        if not named:
+        if before is None:
             place = self._named(opened)
-            if self._skips(destination, place):
+            before = self._looked(destination, place)
+            if self._skips(before, place):
                 return self._outcome(State.SKIPPED, place, None)
         try:
-            return self._piped(destination, place, opened)
+            return self._piped(destination, place, before, opened)
         except PreconditionFailed as error:
             return self._existing(error, place)
+
+    def _looked(self, destination: Destination, place: Location) -> Before:
+        """Look at the destination before the upload; a POST makes a new object, so there is nothing to look at."""
+        if place.method == "POST" and self.plan.if_exists is IfExists.OVERWRITE:
+            return Before(known=False)
+        return look_before(destination, place)
 
     def _open(self, source: Source, found: Found | None) -> Opened:
         opened = source.get(self.plan.source, found.version if found else None)
@@ -211,19 +229,14 @@ class Transfer:
             )
         return place.named(name)
 
-    def _skips(self, destination: Destination, place: Location) -> bool:
-        """Look if the destination exists, where that matters. Raises AlreadyExists."""
-        if self.plan.if_exists is IfExists.OVERWRITE:
-            return False
-        try:
-            found = destination.head(place)
-        except NotFound:
-            return False
-        if found is None:
-            return False  # it does not answer HEAD; the precondition of the upload has to tell
-        if self.plan.if_exists is IfExists.FAIL:
+    def _skips(self, before: Before, place: Location) -> bool:
+        """Say if what is there is to be left alone. Raises AlreadyExists.
+
+        Where the destination did not tell, the precondition of the upload has to.
+        """
+        if self.plan.if_exists is IfExists.FAIL and before.version is not None:
             raise AlreadyExists(f"{place} exists")
-        return True
+        return self.plan.if_exists is IfExists.SKIP and before.version is not None
 
     def _existing(self, error: PreconditionFailed, place: Location) -> Outcome:
         """Make of a 412 to the upload what `if_exists` asks for."""
@@ -233,7 +246,7 @@ class Transfer:
             raise AlreadyExists(f"{place} exists") from None
         return self._outcome(State.SKIPPED, place, None)
 
-    def _piped(self, destination: Destination, place: Location, opened: Opened) -> Outcome:
+    def _piped(self, destination: Destination, place: Location, before: Before, opened: Opened) -> Outcome:
         body = self._body
         assert body is not None  # _open set it
         self.phase = "piping"
@@ -241,8 +254,11 @@ class Transfer:
             stored = destination.put(
                 place, body, opened.metadata, if_absent=self.plan.if_exists is not IfExists.OVERWRITE
             )
-        except BaseException as error:
+        except RelayError as error:
+            self._close()
             self.resent += body.count
+            if place.method != "POST" and not isinstance(error, NOTHING_SENT):
+                self._sweep(Broken(place, before, body.count, body.length), error)
             if isinstance(error, LengthRequired) and body.length is not None:
                 raise _refused_length(error) from None
             raise
@@ -251,8 +267,8 @@ class Transfer:
             receipt = self._proved(destination, stored, opened, body)
         except RelayError as error:
             self.resent += body.count
-            if isinstance(error, IntegrityMismatch) and stored.readable is not None:
-                self._remove(destination, stored, error)
+            if isinstance(error, IntegrityMismatch):
+                remove(destination, stored, error)
             raise
         return self._outcome(receipt.state, place, receipt)
 
@@ -288,13 +304,12 @@ class Transfer:
 
         return poll
 
-    def _remove(self, destination: Destination, stored: Stored, error: IntegrityMismatch) -> None:
-        """Delete the damaged object that is ours; if that can't be, the error says that it is still there."""
-        assert stored.readable is not None
-        try:
-            destination.delete(stored.readable, stored.version)
-        except StoreError as failure:
-            error.hint = f"A damaged object may remain at {stored.readable} ({failure.message}); delete it."
+    def _sweep(self, broken: Broken, error: RelayError) -> None:
+        """Look for what the broken upload left, on a short clock of its own: ours may be what ran out."""
+        seconds = min(self.limits.head_seconds, SWEEP_SECONDS)
+        meter = Meter(replace(self.limits, head_seconds=seconds, total_seconds=2 * seconds))
+        waits = [partial(self.sleep, wait) for wait in self.limits.sweep_waits]
+        sweep(self.stores.destination(broken.place, meter), broken, error, waits)
 
     def _outcome(self, state: State, place: Location, receipt: Receipt | None) -> Outcome:
         moved = receipt.bytes if receipt else 0

@@ -90,7 +90,8 @@ class HttpStore:
             return None
         if status not in BELIEVED["HEAD"]:
             raise self._refusal(response, "HEAD", final)
-        return Found(_version(response.head), final, response.head.get("content-disposition"), _metadata(response.head))
+        head = response.head
+        return Found(_version(head), final, head.get("content-disposition"), _metadata(head))
 
     def get(self, location: Location, pinned: Version | None = None) -> Opened:
         """As Source.get. With a strong entity tag the request carries If-Match (RFC 9110 section 13.1.1)."""
@@ -264,12 +265,17 @@ def retry_after(text: str | None, now: datetime | None = None) -> float | None:
     text = text.strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])
+    when = _date(text)
+    return None if when is None else max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+
+
+def _date(text: str | None) -> datetime | None:
+    """Read an HTTP date (RFC 9110 section 5.6.7); None for none, or for what is no date."""
     try:
-        when = parsedate_to_datetime(text)
+        when = parsedate_to_datetime(text or "")
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _printable(text: str) -> str:

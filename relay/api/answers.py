@@ -1,0 +1,131 @@
+"""The shapes of answers, for the OpenAPI document. A test holds every real answer against them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    # Every member is always there, so a generated client need not ask.
+    model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
+
+Digests = dict[str, str]
+
+
+class Version(_Answer):
+    """One version of an object, as far as its store named it."""
+
+    etag: str | None
+    size: int | None
+    last_modified: str | None
+    digests: Digests = Field(description="In hexadecimal, by algorithm.")
+
+
+class Receipt(_Answer):
+    """What was proved."""
+
+    level: Literal["read_back", "whole_digest", "part_digests", "size"]
+    bytes: int
+    digests: Digests = Field(description="Ours, of the bytes that passed, in hexadecimal.")
+    source: Version
+    destination: Version
+    attempts: int
+    bytes_resent: int
+    notes: list[str]
+
+
+class Migration(_Answer):
+    """How one object was moved."""
+
+    id: str
+    state: Literal["verified", "unverified", "skipped"] = Field(description="`size` alone is never `verified`.")
+    source: str = Field(description="Without query and headers, which may be secrets.")
+    destination: str
+    bytes: int
+    seconds: float
+    receipt: Receipt | None = Field(description="null when it was skipped.")
+
+
+class FieldError(_Answer):
+    """One member of the request that is at fault."""
+
+    pointer: str = Field(description="A JSON Pointer into the request.")
+    detail: str
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    side: Literal["source", "destination", "relay", "request"]
+    retryable: bool
+    hint: str
+    instance: str
+    errors: list[FieldError] = []
+
+
+class Progress(_Answer):
+    """A line of progress; `rate` in bytes a second."""
+
+    event: Literal["progress"]
+    id: str
+    phase: Literal["waiting", "opening", "piping", "verifying", "settled"]
+    bytes: int
+    total: int | None
+    attempt: int
+    seconds: float
+    rate: int
+
+
+class ResultLine(Migration):
+    """The last line of a stream that ended well."""
+
+    event: Literal["result"]
+
+
+class ProblemLine(Problem):
+    """The last line of a stream that failed."""
+
+    event: Literal["problem"]
+
+
+class Slots(_Answer):
+    """The transfers of one worker."""
+
+    held: int
+    free: int
+    waiting: int
+
+
+class Ready(_Answer):
+    """Whether the worker that answered takes new transfers."""
+
+    ready: bool
+    running: int
+    slots: Slots
+
+
+class Health(_Answer):
+    """The worker's loop turns."""
+
+    status: Literal["ok"]
+
+
+class Root(_Answer):
+    """Where to read on."""
+
+    name: str
+    version: str
+    openapi: str
+
+
+LINES: tuple[type[BaseModel], ...] = (Progress, ResultLine, ProblemLine)
+"""What a line of `application/x-ndjson` may be."""

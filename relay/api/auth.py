@@ -1,0 +1,81 @@
+"""Who may ask.
+
+With tokens: whoever sends one. Without: only this machine, which is checked twice, as a browser on this machine will
+send anything anywhere that a page tells it to. The connection must have come in on loopback (or a unix socket), and
+the Host must name loopback, which a page of a rebound name can't do (DNS rebinding).
+
+Decided here: whether a request is answered. Never here: what it may do; every token may do everything.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from typing import Any
+
+from relay.errors import Forbidden, Unauthorized
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""What a probe asks without a token, from wherever it is."""
+
+_BEARER = re.compile(r"bearer +(\S+) *", re.I)
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]+)?", re.I)
+_TOKENS_HINT = "Set RELAY_TOKENS_FILE, and send one of its tokens; without tokens only this machine is answered."
+
+
+def guard(tokens: Iterable[str]) -> Callable[[Mapping[str, Any]], None]:
+    """Return the check of one request's environ; it raises Unauthorized or Forbidden."""
+    known = tuple(sha256(token.encode()).digest() for token in tokens)
+
+    def check(environ: Mapping[str, Any]) -> None:
+        if environ.get("PATH_INFO") in OPEN_PATHS:
+            return
+        if known:
+            _check_token(environ.get("HTTP_AUTHORIZATION", ""), known)
+        else:
+            _check_local(environ)
+
+    return check
+
+
+def _check_token(header: str, known: tuple[bytes, ...]) -> None:
+    given = _BEARER.fullmatch(header)
+    if given is None:
+        raise Unauthorized("no bearer token was sent")
+    # Digests, all of them, in constant time: neither a token's length nor its first characters show in the time.
+    digest = sha256(given[1].encode("latin-1", "replace")).digest()
+    if not any([hmac.compare_digest(digest, one) for one in known]):
+        raise Unauthorized("the token is not known")
+
+
+def _check_local(environ: Mapping[str, Any]) -> None:
+    if not is_local(_local_address(environ)):
+        raise Forbidden("this server has no tokens and answers only on loopback", hint=_TOKENS_HINT)
+    host = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
+    if host is None or not is_local(host[1]):
+        raise Forbidden("this server has no tokens, and the Host does not name loopback", hint=_TOKENS_HINT)
+    if any(name in environ for name in ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR")):
+        raise Forbidden("this server has no tokens, and the request was forwarded by a proxy", hint=_TOKENS_HINT)
+
+
+def _local_address(environ: Mapping[str, Any]) -> str:
+    sock = environ.get("gunicorn.socket")
+    if sock is None:
+        return str(environ.get("SERVER_NAME", ""))
+    address = sock.getsockname()
+    return str(address[0]) if isinstance(address, tuple) else "localhost"  # a unix socket
+
+
+def is_local(host: str) -> bool:
+    """Say if a host's text is loopback, IPv4-mapped IPv6 addresses included."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

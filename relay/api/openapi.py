@@ -1,0 +1,140 @@
+"""The OpenAPI 3.1 document, made of the same models that check requests, and of one table of routes.
+
+Decided here: the table. Never here: the models' members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from relay import __version__
+from relay.api.answers import LINES, Health, Migration, Problem, Ready, Root
+from relay.api.request import MigrateRequest
+
+_REF = "#/components/schemas/{model}"
+_PROBLEM_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One call: what it answers with, and the statuses of its problems (401 and 403 come by themselves)."""
+
+    path: str
+    method: str
+    name: str
+    summary: str
+    answer: type[BaseModel] | None
+    takes: type[BaseModel] | None = None
+    problems: tuple[int, ...] = ()
+    open: bool = False
+
+
+_MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 502, 503, 504)
+
+ROUTES = (
+    Route("/", "get", "root", "Where to read on", Root),
+    Route("/migrate", "post", "migrate", "Move one object", Migration, MigrateRequest, _MIGRATE_PROBLEMS),
+    Route("/healthz", "get", "healthz", "The process lives", Health, open=True),
+    Route("/readyz", "get", "readyz", "It takes new transfers; 503 while it stops", Ready, open=True),
+    Route("/openapi.json", "get", "openapi", "This document", None),
+)
+
+PHRASES: Mapping[int, str] = {
+    400: "The body is not JSON, or could be read in two ways",
+    401: "A token is needed",
+    403: "Not allowed from here, or the address policy refused a location",
+    404: "The source is not there",
+    408: "The body did not arrive in time",
+    409: "The destination exists, and if_exists is fail",
+    412: "The destination became another version meanwhile",
+    413: "The body is too large",
+    415: "The body is not application/json",
+    422: "A member is not acceptable; `errors` points at it",
+    500: "A bug in relay",
+    502: "A store failed, refused, or sent other bytes than it promised; `side` says which one",
+    503: "No slot is free, a store asks to slow down, or the server is stopping; Retry-After says when to come back",
+    504: "A store did not answer in time, or moved no bytes",
+}
+
+_STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a second while the
+transfer runs, and the result or the problem as the last line. Whoever hangs up on a stream cancels the transfer.
+Without it the answer comes at the end, and the transfer goes on if the client leaves."""
+
+
+def document() -> dict[str, Any]:
+    """Return the whole document as plain values."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "relay",
+            "version": __version__,
+            "summary": "Moves one object from one cloud to another through memory, and proves it.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "paths": {route.path: {route.method: _operation(route)} for route in ROUTES},
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        # A token, or nothing where the server has no tokens and answers this machine alone.
+        "security": [{"token": []}, {}],
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "responses": {"200": _answer(route), **_problems(route)},
+    }
+    if route.open:
+        operation["security"] = []
+    if route.takes is not None:
+        operation["description"] = _STREAMED
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(route.takes)}}}
+    return operation
+
+
+def _answer(route: Route) -> dict[str, Any]:
+    schema = {"type": "object"} if route.answer is None else _ref(route.answer)
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if route.takes is not None:
+        content["application/x-ndjson"] = {"schema": {"oneOf": [_ref(line) for line in LINES]}}
+    return {"description": "Done", "content": content}
+
+
+def _problems(route: Route) -> dict[str, Any]:
+    if route.answer is Ready:
+        return {"503": {"description": "It is stopping", "content": {"application/json": {"schema": _ref(Ready)}}}}
+    statuses = () if route.open else sorted({401, 403, *route.problems})
+    return {str(status): _problem(status) for status in statuses}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": PHRASES[status],
+        "content": {_PROBLEM_TYPE: {"schema": _ref(Problem)}},
+    }
+    if status == 503:
+        seconds = {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
+        answer["headers"] = {"Retry-After": seconds}
+    if status == 401:
+        answer["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return answer
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+def _schemas() -> dict[str, Any]:
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(MigrateRequest, "validation")]
+    answers: tuple[type[BaseModel], ...] = (Migration, Problem, Ready, Health, Root, *LINES)
+    modes += [(model, "serialization") for model in answers]
+    _, schemas = models_json_schema(modes, ref_template=_REF)
+    return dict(schemas["$defs"])

@@ -1,0 +1,70 @@
+"""How a connection ends whose request was not read to its end.
+
+An answer that is followed at once by a close is lost: the kernel resets a connection that is closed with unread
+bytes, and the reset overtakes the answer. gunicorn alone would read on for as long as bytes keep coming, without
+giving the hub to anybody. So: the answer says `Connection: close`, then we read and forget for a moment, then close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any
+
+import gevent
+from gunicorn.http.errors import ParseException
+from werkzeug.wsgi import ClosingIterator
+
+from relay.api.strict_json import BODY_READ
+from relay.errors import RelayError
+
+LINGER_SECONDS = 1.0
+STEP_BYTES = 64 * 1024
+
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def parting(app: WsgiApp) -> WsgiApp:
+    """Wrap a WSGI application."""
+
+    def parted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            if _closes(headers) or _unread(environ):
+                # The way to tell gunicorn: it drops a Connection header, as WSGI wants it (PEP 3333).
+                force_close = getattr(getattr(start_response, "__self__", None), "force_close", None)
+                if force_close is not None:
+                    force_close()
+            return start_response(status, headers, exc_info)
+
+        return ClosingIterator(app(environ, start), [lambda: _part(environ)])
+
+    return parted
+
+
+def _closes(headers: list[tuple[str, str]]) -> bool:
+    return any(name.lower() == "connection" and value.lower() == "close" for name, value in headers)
+
+
+def _unread(environ: dict[str, Any]) -> bool:
+    has_body = environ.get("HTTP_TRANSFER_ENCODING") or environ.get("CONTENT_LENGTH", "0") not in ("", "0")
+    return bool(has_body) and not environ.get(BODY_READ)
+
+
+class _Enough(RelayError):
+    """The moment is over."""
+
+
+def _part(environ: dict[str, Any]) -> None:
+    if _unread(environ) and "gunicorn.socket" in environ:
+        linger(environ["wsgi.input"].read)
+
+
+def linger(read: Callable[[int], bytes], seconds: float = LINGER_SECONDS) -> None:
+    """Read and forget until the client has nothing more to say, or the moment is over."""
+    until = monotonic() + seconds
+    try:
+        with gevent.Timeout(seconds, _Enough("")):
+            while monotonic() < until and read(STEP_BYTES):
+                gevent.sleep(0)
+    except (_Enough, ParseException, OSError):
+        return

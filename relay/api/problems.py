@@ -1,0 +1,53 @@
+"""Errors as problems (RFC 9457): the same members over HTTP, in a stream's last line and from `relay migrate --json`.
+
+Decided here: the shape of a problem. Never here: which error it is (`relay/errors.py`), the answer around it
+(`relay/api/render.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+import uuid
+from typing import Any
+
+from relay.errors import RelayError
+
+PROBLEMS_URI = "https://relay.invalid/problems/"
+"""What a problem's `type` begins with: an identifier, not an address (RFC 9457 section 3.1.1)."""
+MEDIA_TYPE = "application/problem+json"
+
+log = logging.getLogger("relay.api")
+
+
+def problem(error: RelayError, instance: str | None = None) -> dict[str, Any]:
+    """Return the problem of an error, as plain values. `instance` is the id of the transfer, if there was one."""
+    members: dict[str, Any] = {
+        "type": PROBLEMS_URI + error.code,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.message,
+        "side": error.side,
+        "retryable": error.retryable,
+        "hint": error.hint,
+        "instance": f"urn:uuid:{instance or uuid.uuid4()}",
+    }
+    if error.pointer is not None:
+        members["errors"] = [{"pointer": error.pointer, "detail": error.message}]
+    return members
+
+
+def retry_after(error: RelayError) -> int | None:
+    """Return the whole seconds of a Retry-After header, rounded up."""
+    return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
+
+
+def bug(error: BaseException) -> RelayError:
+    """Log an error that nobody foresaw, and return what may be said about it.
+
+    The log gets its type and where it was raised. Not its text: that may hold a URL, and a URL may be a password.
+    """
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error("unexpected %s\n%s", type(error).__name__, frames)
+    return RelayError("an unexpected error; the log has its traceback")

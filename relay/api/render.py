@@ -1,0 +1,70 @@
+"""Every answer that is an error, as application/problem+json.
+
+Decided here: headers and statuses around a problem. Never here: its members (`relay/api/problems.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Response, g
+from werkzeug.exceptions import HTTPException
+
+from relay.api.problems import MEDIA_TYPE, bug, problem, retry_after
+from relay.errors import Overloaded, RelayError, RequestTimeout, Unauthorized
+
+HTTP_HINTS: Mapping[int, str] = {
+    404: "/openapi.json lists what there is.",
+    405: "The Allow header says which methods there are.",
+}
+
+
+def render(error: RelayError) -> Response:
+    """Return the answer to a request that ended with `error`."""
+    response = _answer(problem(error, g.get("transfer_id")))
+    seconds = retry_after(error)
+    if seconds is not None:
+        response.headers["Retry-After"] = str(seconds)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="relay"'
+    if isinstance(error, RequestTimeout) or (isinstance(error, Overloaded) and g.get("draining")):
+        response.headers["Connection"] = "close"
+    return response
+
+
+def register(app: Flask) -> None:
+    """Let every error of an application leave through here."""
+    app.register_error_handler(RelayError, render)
+    app.register_error_handler(HTTPException, _render_http)
+    app.register_error_handler(Exception, _render_bug)
+
+
+def _render_http(error: HTTPException) -> Response:
+    status = error.code or 500
+    response = _answer(
+        {
+            "type": "about:blank",
+            "title": error.name,
+            "status": status,
+            "detail": f"{error.name}.",
+            "side": "request" if status < 500 else "relay",
+            "retryable": False,
+            "hint": HTTP_HINTS.get(status, "Correct the request; /openapi.json says what it may hold."),
+            "instance": f"urn:uuid:{uuid.uuid4()}",
+        }
+    )
+    for name, value in error.get_headers():
+        if name.lower() in ("allow", "retry-after"):
+            response.headers[name] = value
+    return response
+
+
+def _render_bug(error: Exception) -> Response:
+    return _answer(problem(bug(error), g.get("transfer_id")))
+
+
+def _answer(members: Mapping[str, Any]) -> Response:
+    return Response(json.dumps(members) + "\n", status=members["status"], mimetype=MEDIA_TYPE)

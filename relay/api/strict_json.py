@@ -1,0 +1,171 @@
+"""One JSON object out of a request's body, or one clear refusal (BAD_INPUTS B02–B12, B17; TRAPS T20).
+
+Decided here: what is read, for how long, and which JSON is JSON. Never here: what the members mean.
+
+Why so strict: a body that two parsers read differently is a body that was checked by one and acted on by the other.
+`json.loads` alone takes the last of two equal members, NaN, infinity, and half of a surrogate pair.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import gevent
+from gunicorn.http.errors import ParseException
+
+from relay.errors import (
+    DuplicateMember,
+    JsonTooDeep,
+    MalformedRequest,
+    RequestError,
+    RequestTimeout,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
+
+DEPTH_LIMIT = 20
+BRACKETS_LIMIT = 1000
+"""Objects and arrays in one body. An honest request has five; a limit keeps the parse short on the hub."""
+STEP_BYTES = 4096
+"""What is read at once. Chunks of one byte cost microseconds each, and others want the hub between them."""
+BODY_READ = "relay.body_read"
+"""Set in the environ when the body was read to its end: only then may the connection carry another request."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_MEDIA_TYPE = re.compile(r'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.I)
+
+
+def read_object(environ: dict[str, Any], limit_bytes: int, seconds: float) -> Mapping[str, Any]:
+    """Return the request's JSON object. Raises a RequestError."""
+    _check_declared(environ)
+    raw = _read(environ, limit_bytes, seconds)
+    value = parse(raw)
+    if not isinstance(value, dict):
+        raise RequestError("the body must be a JSON object", pointer="")
+    return value
+
+
+def parse(raw: bytes) -> Any:
+    """Parse strict JSON (RFC 8259, and RFC 7493 on duplicates and surrogates). Raises a RequestError."""
+    text = _decoded(raw)
+    if raw.count(b"[") + raw.count(b"{") > BRACKETS_LIMIT:
+        raise JsonTooDeep(f"the JSON has more than {BRACKETS_LIMIT} opening brackets")
+    try:
+        value = json.loads(text, object_pairs_hook=_members, parse_constant=_constant, parse_float=_float)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise MalformedRequest("a string holds half of a surrogate pair") from None
+    except RecursionError:
+        raise JsonTooDeep(f"the JSON is nested deeper than {DEPTH_LIMIT} levels") from None
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+    except ValueError:  # an integer of more than 4,300 digits, which Python refuses to convert
+        raise MalformedRequest("a number has too many digits") from None
+    _check_depth(value)
+    return value
+
+
+# -- what is declared, and what comes
+
+
+def _check_declared(environ: Mapping[str, Any]) -> None:
+    if not _MEDIA_TYPE.fullmatch(environ.get("CONTENT_TYPE", "").strip()):
+        raise UnsupportedMediaType("the Content-Type is not application/json in UTF-8")
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("a request body with a Content-Encoding is not taken")
+
+
+def announced(environ: Mapping[str, Any]) -> int | None:
+    """Return the body's announced length, 0 where there is none, None where it comes in chunks."""
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        return None
+    text = environ.get("CONTENT_LENGTH") or "0"
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise MalformedRequest("the Content-Length is not a number")
+    return int(text)
+
+
+def _read(environ: dict[str, Any], limit_bytes: int, seconds: float) -> bytes:
+    length = announced(environ)
+    if length is not None and length > limit_bytes:
+        raise _too_large(limit_bytes)
+    late = RequestTimeout(f"the body did not arrive within {seconds:g} s")
+    body = bytearray()
+    # The deadline raises inside gunicorn's read, which notices, and closes the connection after the answer.
+    with gevent.Timeout(seconds, late):
+        try:
+            for piece in _pieces(environ["wsgi.input"], length):
+                body += piece
+                if len(body) > limit_bytes:
+                    raise _too_large(limit_bytes)
+        except ParseException:
+            raise MalformedRequest("the body is not framed as HTTP/1.1 has it") from None
+        except OSError:
+            raise MalformedRequest("the body broke off") from None
+    if length is not None and len(body) != length:
+        raise MalformedRequest(f"the body ended after {len(body)} of {length} bytes")
+    environ[BODY_READ] = True
+    return bytes(body)
+
+
+def _pieces(stream: Any, length: int | None) -> Iterator[bytes]:
+    left = STEP_BYTES if length is None else length
+    while left and (piece := stream.read(min(left, STEP_BYTES))):
+        yield piece
+        left = left if length is None else left - len(piece)
+        gevent.sleep(0)
+
+
+def _too_large(limit_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"the body is larger than {limit_bytes} bytes")
+
+
+# -- what is JSON
+
+
+def _decoded(raw: bytes) -> str:
+    if not raw.strip():
+        raise MalformedRequest("the body is empty")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise MalformedRequest("the body begins with a byte order mark")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise MalformedRequest("the body is not UTF-8") from None
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) == len(pairs):
+        return members
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise DuplicateMember(f"the member {twice[:64]!a} stands twice in one object")
+
+
+def _constant(name: str) -> NoReturn:
+    raise MalformedRequest(f"{name} is not JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise MalformedRequest("a number is too large")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEPTH_LIMIT + 1):
+        level = [item for outer in level if isinstance(outer, dict | list) for item in _items(outer)]
+        if not level:
+            return
+    raise JsonTooDeep(f"the JSON is nested deeper than {DEPTH_LIMIT} levels")
+
+
+def _items(outer: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return outer.values() if isinstance(outer, dict) else outer

@@ -1,0 +1,65 @@
+"""Headers from the command line, and from files that keep them out of the process list (BAD_INPUTS B84, B85)."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from relay.errors import ConfigError, InvalidHeader
+from relay.headers import Headers
+
+SECRET = re.compile(r"authorization|token|secret|password|api-?key|signature|credential", re.I)
+"""Names whose values are mostly secrets."""
+FILE_BYTES = 1024 * 1024
+
+
+def read_headers(lines: Iterable[str], file: Path | None) -> Headers:
+    """Return the headers of `--…-header 'Name: value'` (or 'Name: @file') and of a file of such lines.
+
+    Raises InvalidHeader for a line without a name, ConfigError for a file that others may read.
+    """
+    headers = [_with_file(*_split(line, "the flag")) for line in lines]
+    if file is not None:
+        text = read_secret(file)
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip() and not line.startswith("#"):
+                headers.append(_split(line, f"{file}:{number}"))
+    return tuple(headers)
+
+
+def exposed(lines: Iterable[str]) -> list[str]:
+    """Return the names of headers whose secret values stand in the process list for everybody to read."""
+    pairs = (line.partition(":") for line in lines)
+    return [name.strip() for name, _, value in pairs if SECRET.search(name) and not value.strip().startswith("@")]
+
+
+def read_secret(file: Path) -> str:
+    """Read a small file that nobody else may read. Raises ConfigError."""
+    try:
+        found = file.stat()
+        if found.st_size > FILE_BYTES:
+            raise ConfigError(f"{file} is too large for headers")
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {file} ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8") from None
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{file} is open to others", hint=f"Run: chmod 600 {file}")
+    return text
+
+
+def _split(line: str, where: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon or not name.strip():
+        # The line is not repeated: it may be the secret without its name.
+        raise InvalidHeader(f"{where}: a header is written 'Name: value'", hint="Write 'Name: value' or 'Name: @file'.")
+    return name.strip(), value.strip()
+
+
+def _with_file(name: str, value: str) -> tuple[str, str]:
+    if not value.startswith("@"):
+        return name, value
+    return name, read_secret(Path(value[1:])).strip()

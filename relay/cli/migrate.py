@@ -1,0 +1,108 @@
+"""`relay migrate SRC DST`: one object, through the same engine as the server's, without a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.api.problems import problem
+from relay.cli.exits import Exit
+from relay.cli.headers import exposed, read_headers
+from relay.cli.terminal import receipt_lines, say, say_error
+from relay.cli.watch import Interrupted, watched
+from relay.config import load_settings
+from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.runner import Runner
+from relay.errors import Cancelled, RelayError
+from relay.location import parse_location
+
+_FILE = click.Path(path_type=Path)
+_SECONDS = click.FloatRange(min=0)
+
+LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "retry_budget", "ca_bundle")
+"""The flags that are settings of the same name."""
+
+
+@click.command(epilog="Exit codes: 0 verified · 1 failed · 2 wrong usage · 3 moved but not verified · 130 interrupted")
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@click.option("--verify", type=click.Choice([v.value for v in Verify]), default="auto", help="How much proof.")
+@click.option("--if-exists", type=click.Choice([e.value for e in IfExists]), default="overwrite")
+@click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT).")
+@click.option("--source-header", multiple=True, metavar="'NAME: VALUE'", help="Repeatable; '@FILE' reads the value.")
+@click.option("--source-headers-file", type=_FILE, metavar="FILE", help="Lines of 'Name: value'.")
+@click.option("--destination-header", multiple=True, metavar="'NAME: VALUE'", help="As --source-header.")
+@click.option("--destination-headers-file", type=_FILE, metavar="FILE", help="As --source-headers-file.")
+@click.option("--ca-bundle", type=_FILE, metavar="FILE", help="Further certificate authorities (PEM).")
+@click.option("--connect-seconds", type=_SECONDS, help="For a connection with its TLS handshake.")
+@click.option("--head-seconds", type=_SECONDS, help="For a store's answer to begin.")
+@click.option("--stall-seconds", type=_SECONDS, help="Without bytes, before it counts as stalled.")
+@click.option("--total-seconds", type=_SECONDS, help="For everything.")
+@click.option("--retry-budget", type=_SECONDS, help="Seconds within which a failed attempt is made again.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the outcome or the problem.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no receipt, only errors.")
+def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
+    """Move one object from the URL SRC to the URL DST; a DST that ends in '/' takes the source's name.
+
+    The process list shows all arguments to everybody on this machine: give secrets with '@FILE' or a headers file.
+    Hosts that you name are connected to, wherever they are; redirects only lead to public ones.
+    """
+    try:
+        return _migrated(options, as_json, quiet)
+    except Interrupted as error:
+        if as_json:
+            say(json.dumps(problem(Cancelled("interrupted"))))
+        _leave(error.code)
+        return error.code
+    except RelayError as error:
+        if as_json:
+            say(json.dumps(problem(error)))
+        say_error(error)
+        return Exit.of(error)
+
+
+def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
+    settings = load_settings({name: options[name] for name in LIMITS})
+    plan = _plan(options, quiet)
+    policy = settings.egress().allowing(plan.source.host, plan.destination.host)
+    runner = Runner(settings, policy)
+    outcome = watched(runner.transfer(plan), runner.run, quiet)
+    if as_json:
+        say(json.dumps(outcome.to_json()))
+    elif not quiet:
+        for line in receipt_lines(outcome):
+            say(line)
+    return Exit.of(outcome.state)
+
+
+def _plan(options: Mapping[str, Any], quiet: bool) -> Plan:
+    lines = (*options["source_header"], *options["destination_header"])
+    for name in exposed(lines) if not quiet else ():
+        say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)
+    return Plan(
+        parse_location(
+            options["source"],
+            headers=read_headers(options["source_header"], options["source_headers_file"]),
+        ),
+        parse_location(
+            options["destination"],
+            method=options["method"],
+            headers=read_headers(options["destination_header"], options["destination_headers_file"]),
+            destination=True,
+        ),
+        Verify(options["verify"]),
+        IfExists(options["if_exists"]),
+    )
+
+
+def _leave(code: int) -> None:
+    """End now: a name that is being resolved sits in a thread, which an ordinary exit would wait for."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

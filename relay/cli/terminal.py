@@ -1,0 +1,94 @@
+"""What is printed, and that printing never breaks a transfer.
+
+The receipt (or one JSON object) goes to stdout, everything else to stderr. A closed stdout, an ASCII terminal or a
+hostile store's escape sequences change nothing but the print (BAD_INPUTS B87).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import TextIO
+
+from rich.filesize import decimal
+
+from relay.engine.transfer import Outcome
+from relay.errors import RelayError
+from relay.receipt import Receipt, Version
+
+
+def prepare(stdout_gone: bool = False) -> None:
+    """Make stdout and stderr safe to write to; with `stdout_gone` what is still buffered for it is forgotten."""
+    if stdout_gone or sys.stdout is None:
+        _forget(1)
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _forget(descriptor: int) -> None:
+    # Python flushes stdout once more when it ends, and complains if nobody reads it.
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line to stdout, or to `stream`; if nobody reads it, that is nobody's error."""
+    stream = stream or sys.stdout
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except (OSError, ValueError):
+        _forget(2 if stream is sys.stderr else 1)
+
+
+def say_error(error: RelayError) -> None:
+    """Print an error and what to do about it to stderr."""
+    side = f"{error.side}: " if error.side in ("source", "destination") else ""
+    say(f"relay: {side}{plain(error.message)}", sys.stderr)
+    say(f"hint: {plain(error.hint)}", sys.stderr)
+
+
+def plain(text: str) -> str:
+    """Return text with everything escaped that a terminal might act on: stores choose etags and error texts."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def receipt_lines(outcome: Outcome) -> Iterable[str]:
+    """Return the receipt as a table of two columns."""
+    rows = [("state", outcome.state.value), ("source", str(outcome.source)), ("destination", str(outcome.destination))]
+    if outcome.receipt is not None:
+        rows += _rows(outcome, outcome.receipt)
+    for name, value in rows:
+        yield f"{name:<12} {plain(value)}"
+
+
+def _rows(outcome: Outcome, receipt: Receipt) -> Iterable[tuple[str, str]]:
+    seconds = max(outcome.seconds, 0.001)
+    yield "level", receipt.level.value
+    yield "bytes", f"{receipt.bytes:,} ({decimal(receipt.bytes)})"
+    yield "time", f"{outcome.seconds:.2f} s, {decimal(int(receipt.bytes / seconds))}/s"
+    yield from _digests(receipt.to_json()["digests"])
+    yield from _version("read", receipt.source)
+    yield from _version("written", receipt.destination)
+    resent = f", {decimal(receipt.bytes_resent)} sent again" if receipt.bytes_resent else ""
+    yield "attempts", f"{receipt.attempts}{resent}"
+    for note in receipt.notes:
+        yield "note", note
+
+
+def _digests(digests: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    return digests.items()
+
+
+def _version(name: str, version: Version) -> Iterable[tuple[str, str]]:
+    if version.etag is not None:
+        yield name, f"etag {version.etag}"
+    elif version.last_modified is not None:
+        yield name, f"last modified {version.last_modified}"

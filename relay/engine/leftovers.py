@@ -1,0 +1,99 @@
+"""What a failed upload may have left at the destination, and its removal.
+
+A server that keeps to HTTP shows nothing of an upload that broke off (nginx), but some write straight to the final
+name and leave what came (WsgiDAV). A failed transfer must leave nothing that could be taken for a whole object, and
+must not touch what was there before it. So we look before an upload, and again after one that broke: an object that
+is not the one from before, is not of the whole length, and is no longer than what we sent, can only be ours.
+
+Never here: correctness. A process that is killed cleans nothing; a later verification must find that out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from relay.errors import IntegrityMismatch, NotFound, PreconditionFailed, RelayError
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.interfaces import Destination, Stored
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was at the destination before an upload: `version` is None for nothing; `known` False if it did not tell."""
+
+    known: bool
+    version: Version | None = None
+
+
+def look_before(destination: Destination, place: Location) -> Before:
+    """Look at the destination before the upload. Raises StoreError as `head` does, but for what just is not there."""
+    try:
+        found = destination.head(place)
+    except NotFound:
+        return Before(known=True)
+    return Before(known=found is not None, version=found.version if found else None)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An upload that broke off: to where, over what, and how many bytes went, of how many (or None)."""
+
+    place: Location
+    before: Before
+    sent: int
+    length: int | None
+
+    def left(self, version: Version) -> bool:
+        """Say if what is there now can only be a piece of this upload."""
+        if version.size is None or version.size == self.length or version.size > self.sent:
+            return False
+        old = self.before.version
+        return old is None or (old.etag, old.size, old.last_modified) != (
+            version.etag,
+            version.size,
+            version.last_modified,
+        )
+
+
+def sweep(destination: Destination, broken: Broken, error: RelayError, waits: Iterable[Callable[[], None]]) -> None:
+    """Delete what the broken upload left; where that can't be done, `error` says that something may remain.
+
+    Looks once after each of `waits`, since a server may write on for a moment before it notices.
+
+    Raises nothing of the destination's: the failure that is reported is `error`.
+    """
+    if not broken.before.known:
+        return _remains(error, "A partial object", broken.place, "the destination does not let us look")
+    failure: RelayError | None = None
+    for wait in waits:
+        wait()
+        try:
+            failure = None
+            found = destination.head(broken.place)
+            if found is not None and broken.left(found.version):
+                destination.delete(broken.place, found.version)
+        except NotFound:
+            continue
+        except PreconditionFailed as changed:
+            failure = changed  # it is still being written; look again
+        except RelayError as other:
+            failure = other
+            break
+    if failure is not None:
+        _remains(error, "A partial object", broken.place, failure.message)
+
+
+def remove(destination: Destination, stored: Stored, error: IntegrityMismatch) -> None:
+    """Delete an object that is ours and damaged; where that can't be done, `error` says that it may remain."""
+    if stored.readable is None:
+        return
+    try:
+        destination.delete(stored.readable, stored.version)
+    except RelayError as failure:
+        _remains(error, "A damaged object", stored.readable, failure.message)
+
+
+def _remains(error: RelayError, what: str, place: Location, why: str) -> None:
+    error.hint = f"{error.hint} {what} may remain at {place} ({why}); look, and delete it."

@@ -1,0 +1,38 @@
+"""The application as gunicorn loads it: `gunicorn -c deploy/gunicorn.conf.py relay.wsgi:app`.
+
+The first thing that happens is a look at gevent's monkey patching (FAULTS F71). Without it each transfer would block
+all others, silently.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from gevent import monkey
+
+APP_LOAD_ERROR = 4
+"""The exit code by which a gunicorn worker says that starting it again is useless."""
+
+
+def _check_patched() -> None:
+    late = [name for name in ("socket", "ssl", "time", "threading") if not monkey.is_module_patched(name)]
+    # urllib3 keeps the SSLContext that it saw when it was imported, and with an unpatched one it blocks.
+    tls = sys.modules.get("urllib3.util.ssl_")
+    if not late and (tls is None or getattr(tls, "SSLContext", None) is sys.modules["ssl"].SSLContext):
+        return
+    what = f"{late[0]} is not patched" if late else "requests was imported before gevent patched ssl"
+    hint = "Run `relay serve`, or gunicorn with -c deploy/gunicorn.conf.py and without --preload."
+    sys.stderr.write(f"relay: {what}; transfers would block one another. {hint}\n")
+    raise SystemExit(APP_LOAD_ERROR)
+
+
+_check_patched()
+
+from relay.api.app import create_app  # noqa: E402
+from relay.api.log import start_logging  # noqa: E402
+from relay.config import load_settings, load_tokens  # noqa: E402
+from relay.engine.runner import Runner  # noqa: E402
+
+start_logging()
+_settings = load_settings()
+app = create_app(Runner(_settings), load_tokens(_settings.tokens_file))

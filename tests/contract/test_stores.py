@@ -1,0 +1,235 @@
+"""The contract of a Store (relay/stores/interfaces.py), one suite over every store and real servers.
+
+Each store is a way to make a Location for a name. What a server can't do by its own protocol is in its row of `CAN`,
+so that a promise that is not kept is written down, not skipped in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from relay.config import Limits
+from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
+from relay.location import Location, parse_location
+from relay.receipt import Level, State, Version
+from relay.stores.http import HttpStore
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from simulators.spawn import spawn
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import Cloud, sending, serving
+from tests.scripted import Peer, Talk
+
+DATA = random.Random(11).randbytes(200_000)
+
+CAN: dict[str, frozenset[str]] = {
+    "simulator": frozenset({"if-none-match", "if-match", "digest"}),
+    "nginx": frozenset({"if-match"}),
+    "wsgidav": frozenset(),
+}
+"""What each server heeds: preconditions on uploads, preconditions on reads, digest fields."""
+
+Place = Callable[[str], Location]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[str]:
+    with spawn("dst", "--keep") as server:
+        yield server.base
+
+
+@pytest.fixture(scope="module")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if binary is None:
+        pytest.skip("nginx is not installed (Debian: nginx-full)")
+    home, port = tmp_path_factory.mktemp("nginx"), free_port()
+    (home / "files").mkdir()
+    user = "user root;" if os.getuid() == 0 else ""
+    (home / "nginx.conf").write_text(
+        f"""daemon off; pid {home}/pid; error_log stderr; worker_processes 1; {user}
+        events {{}}
+        http {{ access_log off; client_max_body_size 0; client_body_temp_path {home}/tmp;
+          server {{ listen 127.0.0.1:{port}; root {home}/files;
+            location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; create_full_put_path on; }} }} }}"""
+    )
+    process = subprocess.Popen([binary, "-p", str(home), "-c", str(home / "nginx.conf")], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def wsgidav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root, port = tmp_path_factory.mktemp("dav"), free_port()
+    command = ["-m", "wsgidav.server.server_cli", "--host", "127.0.0.1", "--port", str(port), "--root", str(root)]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--auth", "anonymous", "--quiet"],
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_for(port: int) -> None:
+    """Wait until somebody listens."""
+    for _ in range(1000):
+        with socket.socket() as sock:
+            sock.settimeout(0.02)
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+            threading.Event().wait(0.01)
+    raise TimeoutError(port)
+
+
+@pytest.fixture(params=CAN)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest) -> Place:
+    """Return where objects of this test live on this server."""
+    base = request.getfixturevalue(kind)
+    prefix = f"{abs(hash(request.node.name)) % 10**9}"
+    return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    """Return an engine on the clocks that users have: real servers need their moment after a broken upload."""
+    made = Engine(certificates.ca_file, Limits())
+    yield made
+    made.assert_nothing_left()
+
+
+@pytest.fixture
+def store(wire: Wire) -> HttpStore:
+    return HttpStore(wire, "destination", Meter(Limits()))
+
+
+def put(engine: Engine, place: Location, data: bytes = DATA, **options: object) -> State:
+    """Put an object by a whole transfer from a scripted source."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
+    with Peer(serving(Cloud(), sending(head, data))) as source:
+        return engine.migrate(source.url(), place.url, **options).state
+
+
+def content(store: HttpStore, place: Location) -> bytes | None:
+    """Return what is at a place, or None."""
+    try:
+        opened = store.get(place)
+    except NotFound:
+        return None
+    assert opened.body is not None
+    return opened.body.read()
+
+
+@pytest.mark.parametrize("data", [DATA, b"", b"x"], ids=["200 kB", "empty", "one byte"])
+def test_what_is_put_is_there(engine: Engine, store: HttpStore, place: Place, data: bytes) -> None:
+    assert put(engine, place("a"), data) is State.VERIFIED
+    found = store.head(place("a"))
+    assert found is not None
+    assert found.version.size == len(data)
+    assert content(store, place("a")) == data
+
+
+def test_what_is_not_there_is_not_found(store: HttpStore, place: Place) -> None:
+    with pytest.raises(NotFound) as caught:
+        store.head(place("none"))
+    assert caught.value.side == "destination"
+    with pytest.raises(NotFound):
+        store.get(place("none"))
+
+
+def test_put_replaces(engine: Engine, store: HttpStore, place: Place) -> None:
+    put(engine, place("a"), b"old")
+    put(engine, place("a"))
+    assert content(store, place("a")) == DATA
+
+
+def test_delete_deletes_and_may_be_repeated(engine: Engine, store: HttpStore, place: Place) -> None:
+    put(engine, place("a"))
+    store.delete(place("a"), Version())
+    assert content(store, place("a")) is None
+    store.delete(place("a"), Version())
+
+
+def test_a_pinned_version_is_read_or_refused(kind: str, engine: Engine, store: HttpStore, place: Place) -> None:
+    put(engine, place("a"))
+    found = store.head(place("a"))
+    assert found is not None
+    opened = store.get(place("a"), found.version)
+    assert opened.body is not None
+    assert opened.body.read() == DATA
+    with pytest.raises(SourceChanged):
+        store.get(place("a"), Version(etag='"another"'))
+
+
+def test_only_where_nothing_is(engine: Engine, store: HttpStore, place: Place) -> None:
+    assert put(engine, place("a"), b"old", if_exists="fail") is State.VERIFIED
+    with pytest.raises(AlreadyExists):
+        put(engine, place("a"), if_exists="fail")
+    assert put(engine, place("a"), if_exists="skip") is State.SKIPPED
+    assert content(store, place("a")) == b"old"
+
+
+def test_the_level_is_the_strongest_that_the_store_gives(kind: str, engine: Engine, place: Place) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
+    with Peer(serving(Cloud(), sending(head, DATA))) as source:
+        receipt = engine.migrate(source.url(), place("a").url).receipt
+    assert receipt is not None
+    assert receipt.level is (Level.WHOLE_DIGEST if "digest" in CAN[kind] else Level.READ_BACK)
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+@pytest.mark.parametrize("cut", [0, 1, 100_000, len(DATA) - 1])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_source_that_ends_early_leaves_no_object(
+    engine: Engine, store: HttpStore, place: Place, framing: str, cut: int, verify: str
+) -> None:
+    def get(talk: Talk, _: bytes) -> None:
+        if framing == "length":
+            talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA), DATA[:cut])
+        else:
+            talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(DATA), DATA[:cut])
+
+    with Peer(serving(Cloud(), get)) as source, pytest.raises(RelayError) as caught:
+        engine.migrate(source.url(), place("cut").url, verify=verify)
+    assert caught.value.side == "source"
+    assert content(store, place("cut")) is None
+
+
+def test_a_broken_upload_leaves_an_older_object_alone_where_the_server_does(
+    kind: str, engine: Engine, store: HttpStore, place: Place
+) -> None:
+    put(engine, place("a"), b"old")
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
+    with Peer(serving(Cloud(), sending(head, DATA[:-1]))) as source, pytest.raises(RelayError) as caught:
+        engine.migrate(source.url(), place("a").url)
+    assert "may remain" not in caught.value.hint
+    # WsgiDAV writes straight into the old file: what is left then is nothing, never a piece that looks whole.
+    assert content(store, place("a")) == (None if kind == "wsgidav" else b"old")

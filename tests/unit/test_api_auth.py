@@ -1,0 +1,126 @@
+"""Who is answered: tokens, or this machine alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from relay.api.app import create_app
+from relay.api.auth import guard, is_local
+from relay.config import Settings
+from relay.engine.runner import Runner
+from relay.errors import Forbidden, RelayError, Unauthorized
+
+TOKENS = ("first-token-0123456789", "second-token-0123456789")
+
+
+class Socket:
+    """What a WSGI server's connection says about itself."""
+
+    def __init__(self, name: Any) -> None:
+        self._name = name
+
+    def getsockname(self) -> Any:
+        """Return the local address."""
+        return self._name
+
+
+@pytest.mark.parametrize(
+    ("header", "answer"),
+    [
+        (f"Bearer {TOKENS[0]}", None),
+        (f"bearer  {TOKENS[1]}", None),
+        (f"BEARER {TOKENS[1]} ", None),
+        (None, Unauthorized),
+        ("", Unauthorized),
+        (f"Basic {TOKENS[0]}", Unauthorized),
+        (TOKENS[0], Unauthorized),
+        ("Bearer", Unauthorized),
+        ("Bearer ", Unauthorized),
+        (f"Bearer {TOKENS[0][:-1]}", Unauthorized),
+        (f"Bearer {TOKENS[0]}x", Unauthorized),
+        (f"Bearer {TOKENS[0]} {TOKENS[1]}", Unauthorized),
+        (f"Bearer {TOKENS[0]},{TOKENS[1]}", Unauthorized),
+        ("Bearer \u00ff\u20ac", Unauthorized),
+    ],
+)
+def test_tokens(header: str | None, answer: type[RelayError] | None) -> None:
+    """One whole token, whatever address the request came to."""
+    environ: dict[str, Any] = {"PATH_INFO": "/migrate", "gunicorn.socket": Socket(("203.0.113.1", 8080))}
+    if header is not None:
+        environ["HTTP_AUTHORIZATION"] = header
+    if answer is None:
+        guard(TOKENS)(environ)
+    else:
+        with pytest.raises(answer):
+            guard(TOKENS)(environ)
+
+
+@pytest.mark.parametrize(
+    ("local", "host", "allowed"),
+    [
+        (("127.0.0.1", 8080), "127.0.0.1:8080", True),
+        (("127.0.0.1", 8080), "localhost", True),
+        (("127.0.0.1", 8080), "LOCALHOST.:8080", True),
+        (("127.8.8.8", 8080), "127.8.8.8", True),
+        (("::1", 8080, 0, 0), "[::1]:8080", True),
+        (("::ffff:127.0.0.1", 8080, 0, 0), "localhost:8080", True),
+        ("/run/relay.sock", "localhost", True),
+        (b"\0relay", "localhost", True),
+        (("127.0.0.1", 8080), "evil.example:8080", False),
+        (("127.0.0.1", 8080), "localhost.evil.example", False),
+        (("127.0.0.1", 8080), "127.0.0.1.evil.example", False),
+        (("127.0.0.1", 8080), "", False),
+        (("127.0.0.1", 8080), "localhost:8080@evil.example", False),
+        (("127.0.0.1", 8080), "[::1]evil.example", False),
+        (("127.0.0.1", 8080), "0.0.0.0:8080", False),
+        ("/run/relay.sock", "relay.example", False),
+        (("192.168.1.5", 8080), "localhost:8080", False),
+        (("::ffff:192.168.1.5", 8080, 0, 0), "localhost", False),
+        (("203.0.113.1", 8080), "203.0.113.1:8080", False),
+    ],
+)
+def test_without_tokens(local: Any, host: str, allowed: bool) -> None:
+    """Both the connection's own address and the Host must be loopback."""
+    environ = {"PATH_INFO": "/migrate", "HTTP_HOST": host, "gunicorn.socket": Socket(local)}
+    if allowed:
+        guard(())(environ)
+    else:
+        with pytest.raises(Forbidden) as caught:
+            guard(())(environ)
+        assert "RELAY_TOKENS_FILE" in caught.value.hint
+
+
+def test_without_tokens_nothing_that_was_forwarded() -> None:
+    """A proxy on this machine would otherwise open the server to everybody."""
+    for name in ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR"):
+        with pytest.raises(Forbidden):
+            guard(())({"PATH_INFO": "/", "HTTP_HOST": "localhost", "SERVER_NAME": "127.0.0.1", name: "x"})
+
+
+def test_names_that_are_not_addresses() -> None:
+    """A name is local only if it is localhost."""
+    assert is_local("localhost") and is_local("[::1]")
+    assert not is_local("localhost.localdomain") and not is_local("2130706433") and not is_local("")
+
+
+@pytest.mark.parametrize("path", ["/migrate", "/openapi.json", "/", "/nowhere", "/healthz/", "//healthz"])
+@pytest.mark.parametrize("tokens", [(), TOKENS])
+def test_every_path_is_guarded(path: str, tokens: tuple[str, ...]) -> None:
+    """Also those that are not there: a stranger learns nothing from a 404."""
+    client = create_app(Runner(Settings()), tokens).test_client()
+    response = client.get(path, headers={"Host": "evil.example"})
+    problem = json.loads(response.data)
+    assert response.status_code == (401 if tokens else 403)
+    assert problem["side"] == "request"
+    assert ("WWW-Authenticate" in response.headers) == bool(tokens)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("tokens", [(), TOKENS])
+def test_probes_are_open(path: str, tokens: tuple[str, ...]) -> None:
+    """A probe has no token, and asks by any name."""
+    client = create_app(Runner(Settings()), tokens).test_client()
+    assert client.get(path, headers={"Host": "10.1.2.3:8080"}).status_code == 200

@@ -1,0 +1,334 @@
+"""`POST /migrate` in this process, over real sockets: answers, streams, problems, and their documented shapes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import gevent
+import pytest
+from flask import Flask
+from openapi_spec_validator import validate
+from pydantic import BaseModel, TypeAdapter
+
+from relay.api import answers, openapi
+from relay.api.app import create_app
+from relay.api.problems import PROBLEMS_URI, problem, retry_after
+from relay.config import Settings
+from relay.engine.runner import Runner
+from relay.errors import Overloaded, RelayError, Throttled
+from tests.conftest import LOOPBACK
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.scripted import Peer, Talk
+
+TOKEN = "planted-secret-0123456789"
+
+
+@pytest.fixture
+def runner() -> Iterator[Runner]:
+    """Return a runner to loopback with one slot and nobody waiting; nothing may be left at its end."""
+    made = Runner(Settings(slots=1, waiters=0, retry_budget=0, wait_seconds=1), LOOPBACK)
+    yield made
+    _until(lambda: not made.running)
+    assert made.slots.held == 0
+    made.wire.pool.close()
+    assert made.wire.pool.open == 0
+
+
+@pytest.fixture
+def app(runner: Runner) -> Flask:
+    """Return the application over it."""
+    return create_app(runner)
+
+
+def _until(done: Any, seconds: float = 5.0) -> None:
+    with gevent.Timeout(seconds):
+        while not done():
+            gevent.sleep(0.01)
+
+
+def _order(source: Peer, destination: Peer, **members: Any) -> dict[str, Any]:
+    return {"source": source.url("/a"), "destination": destination.url("/b")} | members
+
+
+def _held(gate: threading.Event) -> Any:
+    """A source that sends half, waits, and sends the rest."""
+
+    def get(talk: Talk, _: bytes) -> None:
+        half = len(DATA) // 2
+        talk.send(GET_HEAD, DATA[:half])
+        if gate.wait(20):
+            talk.send(DATA[half:])
+
+    return get
+
+
+def test_one_object(app: Flask) -> None:
+    """The answer has the documented shape, says what was proved, and the destination has the bytes."""
+    cloud, kept = Cloud(), Cloud()
+    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+        response = app.test_client().post("/migrate", json=_order(source, destination))
+    assert response.status_code == 200, response.text
+    assert response.mimetype == "application/json"
+    migration = answers.Migration.model_validate_json(response.data, strict=True)
+    assert (migration.state, migration.bytes) == ("verified", len(DATA))
+    assert migration.receipt is not None and migration.receipt.level == "read_back"
+    assert kept.objects == {b"/b": DATA}
+
+
+def test_method_headers_and_redaction(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """A POST with headers; neither the query nor a header's value comes back or gets into the log."""
+    logging.getLogger("relay").propagate = True
+    cloud, kept = Cloud(), Cloud()
+    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+        order = {
+            "source": {"url": source.url(f"/a?sig={TOKEN}"), "headers": {"Authorization": f"Bearer {TOKEN}"}},
+            "destination": {"url": destination.url(f"/b?sig={TOKEN}"), "method": "POST", "headers": {"X-Key": TOKEN}},
+            "verify": "size",
+        }
+        with caplog.at_level(logging.DEBUG):
+            response = app.test_client().post("/migrate", json=order)
+    assert response.status_code == 200, response.text
+    assert response.json is not None and response.json["state"] == "unverified"
+    assert b"POST" in kept.methods
+    assert any(TOKEN.encode() in head for head in kept.heads)
+    written = response.text + "".join(str(vars(record)) for record in caplog.records)
+    assert TOKEN not in written
+    finished = [record for record in caplog.records if record.getMessage() == "migration"]
+    assert len(finished) == 1
+    assert vars(finished[0])["members"]["state"] == "unverified"
+
+
+def test_if_exists(app: Flask) -> None:
+    """`skip` is a 200 that says so and has no receipt; `fail` is a 409."""
+    cloud, kept = Cloud(), Cloud(objects={b"/b": b"old"})
+    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+        client = app.test_client()
+        skipped = client.post("/migrate", json=_order(source, destination, if_exists="skip"))
+        failed = client.post("/migrate", json=_order(source, destination, if_exists="fail"))
+    assert skipped.json is not None and failed.json is not None
+    assert (skipped.status_code, skipped.json["state"], skipped.json["receipt"]) == (200, "skipped", None)
+    assert (failed.status_code, failed.json["type"]) == (409, PROBLEMS_URI + "destination-exists")
+    assert kept.objects == {b"/b": b"old"}
+
+
+def test_a_failure_names_its_side(app: Flask) -> None:
+    """The destination's refusal is the destination's, with a hint."""
+    cloud = Cloud()
+    refusing = keeping(Cloud(), b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(refusing) as destination:
+        response = app.test_client().post("/migrate", json=_order(source, destination))
+    told = answers.Problem.model_validate_json(response.data, strict=True)
+    assert (response.status_code, told.side, told.retryable) == (502, "destination", False)
+    assert response.mimetype == "application/problem+json"
+
+
+# -- NDJSON
+
+
+def _stream(app: Flask, order: dict[str, Any]) -> Any:
+    return app.test_client().post("/migrate", json=order, headers={"Accept": "application/x-ndjson"}, buffered=False)
+
+
+def test_stream(app: Flask) -> None:
+    """The first line comes at once, others while it runs, the result last; each has its documented shape."""
+    gate, cloud, kept = threading.Event(), Cloud(), Cloud()
+    with Peer(serving(cloud, _held(gate))) as source, Peer(keeping(kept)) as destination:
+        with _stream(app, _order(source, destination)) as response:
+            assert response.mimetype == "application/x-ndjson"
+            lines = []
+            for line in response.response:
+                lines.append(json.loads(line))
+                if len(lines) == 3:
+                    gate.set()
+    for line in lines:
+        TypeAdapter(answers.Progress | answers.ResultLine).validate_python(line, strict=True)
+    assert [line["event"] for line in lines[:3]] == ["progress"] * 3
+    assert lines[2]["bytes"] == len(DATA) // 2
+    assert lines[1]["rate"] > 0
+    assert (lines[-1]["event"], lines[-1]["state"]) == ("result", "verified")
+    assert kept.objects == {b"/b": DATA}
+
+
+def test_stream_that_fails(app: Flask) -> None:
+    """The last line is the problem."""
+    cloud, kept = Cloud(), Cloud()
+    with Peer(serving(cloud, sending(GET_HEAD, DATA[:1000]))) as source, Peer(keeping(kept)) as destination:
+        with _stream(app, _order(source, destination)) as response:
+            lines = [json.loads(line) for line in response.response]
+    last = answers.ProblemLine.model_validate(lines[-1], strict=True)
+    assert last.type == PROBLEMS_URI + "source-truncated"
+    assert last.instance == f"urn:uuid:{lines[0]['id']}"
+    assert kept.objects == {}
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_client_that_leaves_a_stream_cancels(app: Flask, runner: Runner, lines: int) -> None:
+    """T46: whenever it leaves, the transfer ends, the slot comes back, and nothing is at the destination."""
+    gate, cloud, kept = threading.Event(), Cloud(), Cloud()
+    with Peer(serving(cloud, _held(gate))) as source, Peer(keeping(kept)) as destination:
+        response = _stream(app, _order(source, destination))
+        stream = iter(response.response)
+        for _ in range(lines):
+            next(stream)
+        assert len(runner.running) == 1
+        response.close()
+        _until(lambda: not runner.running)
+        gate.set()
+    assert runner.slots.held == 0
+    assert kept.objects == {}
+
+
+def test_no_slot_is_503_even_for_a_stream(app: Flask, runner: Runner) -> None:
+    """B24: the status still says it, with Retry-After."""
+    with runner.slots.slot():
+        for accept in ("application/json", "application/x-ndjson"):
+            order = {"source": "http://127.0.0.1:9/a", "destination": "http://127.0.0.1:9/b"}
+            response = app.test_client().post("/migrate", json=order, headers={"Accept": accept})
+            assert response.status_code == 503
+            assert response.mimetype == "application/problem+json"
+            assert int(response.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("accept", "streamed"),
+    [
+        ("*/*", False),
+        ("text/html", False),
+        ("application/json", False),
+        ("application/x-ndjson", True),
+        ("application/json;q=0.5, application/x-ndjson", True),
+        ("application/x-ndjson;q=0.1, application/json", False),
+    ],
+)
+def test_accept(app: Flask, accept: str, streamed: bool) -> None:
+    """A stream only for whoever asks for one."""
+    cloud, kept = Cloud(), Cloud()
+    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+        response = app.test_client().post("/migrate", json=_order(source, destination), headers={"Accept": accept})
+    assert response.status_code == 200
+    assert (response.mimetype == "application/x-ndjson") == streamed
+
+
+# -- the rest of the interface
+
+
+def test_draining(app: Flask, runner: Runner) -> None:
+    """B24: not ready, no new transfer, and the connection is not to be used again."""
+    runner.drain(0)
+    client = app.test_client()
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert answers.Ready.model_validate_json(ready.data, strict=True).ready is False
+    refused = client.post("/migrate", data=b"not even JSON")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.headers["Connection"] == "close"
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "model"), [("/readyz", answers.Ready), ("/healthz", answers.Health), ("/", answers.Root)]
+)
+def test_small_answers(app: Flask, path: str, model: type[BaseModel]) -> None:
+    """Each is what the document says."""
+    response = app.test_client().get(path)
+    assert response.status_code == 200
+    model.model_validate_json(response.data, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/migrate", 405, {"POST"}),  # B01
+        ("PUT", "/migrate", 405, {"POST"}),
+        ("OPTIONS", "/migrate", 405, {"POST"}),
+        ("TRACE", "/migrate", 405, {"POST"}),
+        ("POST", "/healthz", 405, {"GET", "HEAD"}),
+        ("GET", "/nowhere", 404, set()),
+        ("GET", "/migrate/", 404, set()),
+        ("GET", "/migrations/%00", 404, set()),  # B21
+    ],
+)
+def test_other_paths_and_methods(app: Flask, method: str, path: str, status: int, allow: set[str]) -> None:
+    """about:blank problems; a 405 names the methods."""
+    response = app.test_client().open(path, method=method)
+    assert response.status_code == status
+    told = answers.Problem.model_validate_json(response.data, strict=True)
+    assert (told.type, told.title, told.status) == ("about:blank", HTTPStatus(status).phrase, status)
+    assert set(filter(None, response.headers.get("Allow", "").split(", "))) == allow
+
+
+class Boom(Exception):
+    """Something that nobody foresaw, with a secret in its text."""
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_a_bug_is_a_500_without_details(
+    app: Flask, runner: Runner, accept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T41: the log gets the type and the place, nobody gets the text."""
+    logging.getLogger("relay").propagate = True
+
+    class Broken:
+        def source(self, location: object, meter: object) -> Any:
+            raise Boom(TOKEN)
+
+        destination = source
+
+    runner.stores = Broken()
+    order = {"source": "http://127.0.0.1:9/a", "destination": "http://127.0.0.1:9/b"}
+    response = app.test_client().post("/migrate", json=order, headers={"Accept": accept})
+    last = json.loads(response.text.splitlines()[-1])
+    assert (last["status"], last["type"]) == (500, PROBLEMS_URI + "relay-error")
+    assert TOKEN not in response.text + caplog.text
+    assert "Boom" in caplog.text and "test_api_migrations" in caplog.text
+
+
+def test_problems_of_all_errors() -> None:
+    """Every error there is renders to the documented shape, with a code of its own."""
+    kinds = list(_kinds(RelayError))
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    for kind in kinds:
+        answers.Problem.model_validate(problem(kind("the fact")), strict=True)
+        if kind is not RelayError:
+            assert kind.status in openapi.PHRASES, kind
+
+
+def _kinds(kind: type[RelayError]) -> Iterator[type[RelayError]]:
+    for below in kind.__subclasses__():
+        if below.__module__ == "relay.errors":
+            if below.__subclasses__() == [] or "code" in vars(below):
+                yield below
+            yield from _kinds(below)
+
+
+def test_retry_after_is_rounded_up() -> None:
+    """A client that comes back a moment too early is refused again."""
+    assert retry_after(Overloaded("x", retry_after=4.01)) == 5
+    assert retry_after(Throttled("x", retry_after=0)) == 1
+    assert retry_after(Throttled("x")) is None
+
+
+def test_openapi(app: Flask) -> None:
+    """The document is valid, complete, and says the media type of problems."""
+    document = app.test_client().get("/openapi.json").json
+    assert document is not None
+    validate(document)
+    routes = {
+        (str(rule), method) for rule in app.url_map.iter_rules() for method in rule.methods or () if method != "HEAD"
+    }
+    documented = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+    assert routes == documented
+    migrate = document["paths"]["/migrate"]["post"]
+    for status, answer in migrate["responses"].items():
+        kinds = set(answer["content"])
+        assert kinds == (
+            {"application/json", "application/x-ndjson"} if status == "200" else {"application/problem+json"}
+        )
+    assert {"400", "401", "403", "404", "408", "409", "413", "415", "422", "502", "503", "504"} <= set(
+        migrate["responses"]
+    )
