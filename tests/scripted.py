@@ -41,6 +41,12 @@ class Talk:
         piece, self.received = bytes(self.received[:length]), self.received[length:]
         return piece
 
+    def peek(self, length: int) -> bytes:
+        """Wait for the first `length` bytes, or what came of them before the end, and leave them there."""
+        while len(self.received) < length and self._more():
+            pass
+        return bytes(self.received[:length])
+
     def everything(self) -> bytes:
         """Read to the end of the stream."""
         while self._more():

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from relay.errors import IntegrityMismatch, NotFound, PreconditionFailed, RelayError
+from relay.errors import IntegrityMismatch, NotFound, PreconditionFailed, RelayError, StoreError
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, Stored
@@ -27,12 +27,19 @@ class Before:
     version: Version | None = None
 
 
-def look_before(destination: Destination, place: Location) -> Before:
-    """Look at the destination before the upload. Raises StoreError as `head` does, but for what just is not there."""
+def look_before(destination: Destination, place: Location, needed: bool) -> Before:
+    """Look at the destination before the upload. Raises StoreError as `head` does, but for what just is not there.
+
+    Unless the look is `needed`, a final refusal only means that it is not known what is there.
+    """
     try:
         found = destination.head(place)
     except NotFound:
         return Before(known=True)
+    except StoreError as error:
+        if needed or error.retryable:
+            raise
+        return Before(known=False)
     return Before(known=found is not None, version=found.version if found else None)
 
 

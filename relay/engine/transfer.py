@@ -202,9 +202,10 @@ class Transfer:
 
     def _looked(self, destination: Destination, place: Location) -> Before:
         """Look at the destination before the upload; a POST makes a new object, so there is nothing to look at."""
-        if place.method == "POST" and self.plan.if_exists is IfExists.OVERWRITE:
+        needed = self.plan.if_exists is not IfExists.OVERWRITE
+        if place.method == "POST" and not needed:
             return Before(known=False)
-        return look_before(destination, place)
+        return look_before(destination, place, needed)
 
     def _open(self, source: Source, found: Found | None) -> Opened:
         opened = source.get(self.plan.source, found.version if found else None)

@@ -74,6 +74,23 @@ def keeping(cloud: Cloud, put: bytes = b"HTTP/1.1 201 Created\r\nContent-Length:
     return script
 
 
+def looked_at(script: Script) -> Script:
+    """Answer every HEAD with 404 before `script` sees a request: relay looks at a destination before it uploads."""
+
+    def looking(talk: Talk) -> None:
+        read = talk.head
+
+        def head() -> bytes:
+            while (request := read()).startswith(b"HEAD "):
+                talk.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            return request
+
+        talk.head = head  # type: ignore[method-assign]
+        script(talk)
+
+    return looking
+
+
 def _answer(talk: Talk, cloud: Cloud, method: bytes, path: bytes) -> None:
     body = cloud.objects.get(path)
     if body is None:

@@ -6,7 +6,7 @@ import pytest
 
 from relay.errors import RelayError
 from tests.conftest import Certificates, Engine
-from tests.faults.clouds import Cloud, keeping, sending, serving
+from tests.faults.clouds import Cloud, keeping, looked_at, sending, serving
 from tests.scripted import Peer, Script, Talk
 
 OBJECT = b"0123456789abcdefghijklmnopqrstuv"
@@ -18,15 +18,13 @@ CHUNKED = (
 
 
 def cutting_after(count: int) -> Script:
-    """A destination that reads `count` bytes of whatever it is sent, and hangs up."""
+    """A destination that hangs up once it has read `count` bytes of an upload. What looks at it first finds nothing."""
 
     def script(talk: Talk) -> None:
-        left = count
-        while left > 0:
-            piece = talk.sock.recv(left)
-            if not piece:
-                return
-            left -= len(piece)
+        while talk.peek(4) == b"HEAD":
+            talk.head()
+            talk.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        talk.peek(count)
 
     return script
 
@@ -78,6 +76,6 @@ def test_the_destinations_answer_is_cut_at_every_byte(engine: Engine, verify: st
                 talk.body(len(OBJECT))
                 talk.send(reply[:cut])
 
-            with Peer(script) as there, pytest.raises(RelayError) as caught:
+            with Peer(looked_at(script)) as there, pytest.raises(RelayError) as caught:
                 engine.migrate(here.url(), there.url("/b"), verify=verify)
             assert caught.value.side == "destination", cut

@@ -30,7 +30,7 @@ from relay.errors import (
 )
 from relay.receipt import Level, State
 from tests.conftest import Certificates, Engine
-from tests.faults.clouds import DATA, Cloud, keeping, sending, serving
+from tests.faults.clouds import DATA, Cloud, keeping, looked_at, sending, serving
 from tests.scripted import Peer, Script, Talk, answer
 
 BIG = DATA * 40  # 12 MB: more than socket buffers take, so that an early answer finds us sending
@@ -140,7 +140,7 @@ def test_f33_a_destination_that_stops_reading_is_a_stall(engine: Engine, pair: P
         talk.body(1000)
         _stop_reading(talk)
 
-    fails(engine, pair, Stalled, script, verify=verify)
+    fails(engine, pair, Stalled, looked_at(script), verify=verify)
 
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
@@ -159,7 +159,7 @@ def breaking(reset: bool) -> Script:
         if reset:
             talk.reset()
 
-    return script
+    return looked_at(script)
 
 
 def test_f34_a_fresh_body_is_sent_after_it(patient: Engine, pair: Pair) -> None:
@@ -247,7 +247,7 @@ def test_f46_an_upload_is_never_redirected(engine: Engine, pair: Pair, status: i
 
 def test_f47_417_and_silence_to_expect(engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
-    refuse = answer(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
+    refuse = looked_at(answer(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n"))
     outcome = engine.migrate(pair.source.url("/a"), pair.start(refuse, keeping(cloud)).url("/b"))
     assert outcome.state is State.VERIFIED
     silent = Cloud()
