@@ -153,11 +153,12 @@ def _introduce(
     console: Console, source: Spawned, destination: Spawned, relay: str, jobs: list[Job], options: argparse.Namespace
 ) -> None:
     total = sum(job.size for job in jobs)
-    console.print(f"[bold]source[/]       {source.base}   a cloud that makes its objects up as it goes")
+    console.print(f"[bold]source[/]       {source.base}   a cloud that makes its objects up")
     console.print(f"[bold]destination[/]  {destination.base}   a cloud that digests what it gets")
     console.print(f"[bold]relay[/]        {relay}   gunicorn, {options.workers} gevent workers")
     console.print(
-        f"\nmoving {len(jobs)} objects, {total / 1e6:,.0f} MB, {options.at_a_time} at a time, by POST /migrate\n"
+        f"\nmoving {len(jobs)} objects, {total / 1e6:,.0f} MB, {options.at_a_time} at a time, by POST /migrate\n",
+        soft_wrap=True,
     )
 
 
@@ -213,9 +214,9 @@ def _migrate(job: Job, source: Spawned, destination: Spawned, relay: str, bars: 
 
 def conclude(console: Console, results: list[Result], received: dict[str, Any], seconds: float) -> int:
     """Print the receipts beside what the destination says it got, and return the exit code: 0 if all agree."""
-    table = Table(title="receipts", title_justify="left")
-    for heading in ("object", "MB", "MB/s", "state", "level", "crc64nvme", "destination says"):
-        table.add_column(heading, justify="right" if heading.startswith("MB") else "left", no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in ("object", "MB", "MB/s", "state", "level", "crc64nvme", "destination"):
+        table.add_column(heading, justify="right" if heading.startswith("MB") else "left", overflow="fold")
     good = 0
     for result in results:
         receipt = result.answer.get("receipt") or {}
@@ -231,18 +232,19 @@ def conclude(console: Console, results: list[Result], received: dict[str, Any], 
             result.answer.get("state") or f"failed: {result.answer.get('detail', result.answer.get('title'))}",
             receipt.get("level", ""),
             ours,
-            "the same" if same else "something else",
+            "the same" if same else "differs",
         )
     console.print(table)
     total = sum(result.answer.get("bytes", 0) for result in results)
     console.print(
         f"\n{good} of {len(results)} objects verified, and the same by the destination's own account: "
-        f"{total / 1e6:,.0f} MB in {seconds:.1f} s, [bold]{total / 1e6 / seconds:,.0f} MB/s[/], nothing on disk."
+        f"{total / 1e6:,.0f} MB in {seconds:.1f} s, [bold]{total / 1e6 / seconds:,.0f} MB/s[/], nothing on disk.",
+        soft_wrap=True,
     )
     if good < len(results):
         console.print("[red]some objects were not verified[/]")
         return 1
-    console.print(_NEXT)
+    console.print(_NEXT, highlight=False, soft_wrap=True)
     return 0
 
 
