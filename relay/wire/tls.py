@@ -29,12 +29,23 @@ def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    _prefer_aes_128(context)
     if ca_bundle is not None:
         try:
             context.load_verify_locations(cafile=str(ca_bundle))
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"RELAY_CA_BUNDLE {ca_bundle}: {error}") from None
     return context
+
+
+def _prefer_aes_128(context: ssl.SSLContext) -> None:
+    """Put AES-128-GCM first among the ciphers of TLS 1.2, as Go and the browsers do; none is added, none taken away.
+
+    It costs a tenth less CPU than AES-256 and is as far from being broken. (The order of TLS 1.3 can't be set from
+    Python 3.11.)
+    """
+    names = [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"]
+    context.set_ciphers(":".join(sorted(names, key=lambda name: "AES128-GCM" not in name)))
 
 
 class TlsStream(Stream):
