@@ -113,6 +113,15 @@ class Settings(BaseSettings):
     tokens_file: Path | None = None
     """One token a line; needed when the server is bound to anything but loopback."""
 
+    @field_validator("bind")
+    @classmethod
+    def _address(cls, text: str) -> str:
+        _, colon, port = text.rpartition(":")
+        number = port.isascii() and port.isdigit() and int(port) <= 65535
+        if not text.startswith(("unix:", "fd://")) and not (colon and number):
+            raise ValueError(f"{text!r} is not host:port, unix:/path or fd://number")
+        return text
+
     @field_validator("egress_ports")
     @classmethod
     def _ports(cls, text: str) -> str:
@@ -169,6 +178,9 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     )
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a setting", hint="Is it a typo? `relay serve --help` lists them.")
+    named = os.environ.get("RELAY_CONFIG")
+    if named is not None and not Path(named).exists():
+        raise ConfigError(f"RELAY_CONFIG {named} is not there")
     try:
         settings = Settings(**given)
     except ValidationError as error:
@@ -185,13 +197,15 @@ def _told(error: Any) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say if an address to listen on is only reached from this machine; an empty one means every address."""
-    if host == "localhost":
+    """Say if a host is only reached from this machine, IPv4-mapped addresses included; an empty one means every."""
+    if host.lower().removesuffix(".") == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def load_tokens(path: Path | None) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ class Relay:
             "RELAY_WORKERS": "1",
             "RELAY_EGRESS_ALLOW": "127.0.0.1",
             "RELAY_CA_BUNDLE": str(ca),
-            "RELAY_CONFIG": str(home / "none.toml"),
+            "RELAY_CONFIG": os.devnull,
         }
         command = [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "relay.wsgi:app"]
         with self._log.open("wb") as log:

@@ -10,12 +10,12 @@ Decided here: whether a request is answered. Never here: what it may do; every t
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
+from relay.config import is_loopback
 from relay.errors import Forbidden, Unauthorized
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -52,10 +52,10 @@ def _check_token(header: str, known: tuple[bytes, ...]) -> None:
 
 
 def _check_local(environ: Mapping[str, Any]) -> None:
-    if not is_local(_local_address(environ)):
+    if not is_loopback(_local_address(environ)):
         raise Forbidden("this server has no tokens and answers only on loopback", hint=_TOKENS_HINT)
     host = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
-    if host is None or not is_local(host[1]):
+    if host is None or not is_loopback(host[1]):
         raise Forbidden("this server has no tokens, and the Host does not name loopback", hint=_TOKENS_HINT)
     if any(name in environ for name in ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR")):
         raise Forbidden("this server has no tokens, and the request was forwarded by a proxy", hint=_TOKENS_HINT)
@@ -67,15 +67,3 @@ def _local_address(environ: Mapping[str, Any]) -> str:
         return str(environ.get("SERVER_NAME", ""))
     address = sock.getsockname()
     return str(address[0]) if isinstance(address, tuple) else "localhost"  # a unix socket
-
-
-def is_local(host: str) -> bool:
-    """Say if a host's text is loopback, IPv4-mapped IPv6 addresses included."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

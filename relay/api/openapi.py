@@ -34,7 +34,7 @@ class Route:
     open: bool = False
 
 
-_MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 502, 503, 504)
+_MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 501, 502, 503, 504)
 
 ROUTES = (
     Route("/", "get", "root", "Where to read on", Root),
@@ -56,6 +56,7 @@ PHRASES: Mapping[int, str] = {
     415: "The body is not application/json",
     422: "A member is not acceptable; `errors` points at it",
     500: "A bug in relay",
+    501: "These two stores can't do that",
     502: "A store failed, refused, or sent other bytes than it promised; `side` says which one",
     503: "No slot is free, a store asks to slow down, or the server is stopping; Retry-After says when to come back",
     504: "A store did not answer in time, or moved no bytes",

@@ -23,8 +23,7 @@ import gevent
 from gunicorn.app.base import BaseApplication
 
 from relay.api.app import RUNNER
-from relay.api.auth import is_local
-from relay.config import Settings, load_settings, load_tokens
+from relay.config import Settings, is_loopback, load_settings, load_tokens
 from relay.engine.runner import Runner
 from relay.errors import ConfigError
 from relay.wire.tls import client_context
@@ -149,7 +148,7 @@ def _check_addresses(addresses: Iterable[Any], settings: Settings) -> None:
     if settings.tokens_file is not None:
         return
     for address in addresses:
-        if isinstance(address, tuple) and not is_local(str(address[0])):
+        if isinstance(address, tuple) and not is_loopback(str(address[0])):
             hint = "Write tokens to a file and name it in RELAY_TOKENS_FILE, or listen on 127.0.0.1."
             refuse(f"{_url(address)} is open to others, and there are no tokens", hint, EXIT_CONFIG)
 

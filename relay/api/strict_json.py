@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import gevent
@@ -159,13 +159,14 @@ def _float(text: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(DEPTH_LIMIT + 1):
-        level = [item for outer in level if isinstance(outer, dict | list) for item in _items(outer)]
+    level = _containers([value])
+    for _ in range(DEPTH_LIMIT):
+        level = [item for outer in level for item in _containers(outer)]
         if not level:
             return
     raise JsonTooDeep(f"the JSON is nested deeper than {DEPTH_LIMIT} levels")
 
 
-def _items(outer: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return outer.values() if isinstance(outer, dict) else outer
+def _containers(outer: dict[str, Any] | list[Any]) -> list[Any]:
+    items = outer.values() if isinstance(outer, dict) else outer
+    return [item for item in items if isinstance(item, dict | list)]

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,7 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
 
 
 def _plan(options: Mapping[str, Any], quiet: bool) -> Plan:
-    lines = (*options["source_header"], *options["destination_header"])
-    for name in exposed(lines) if not quiet else ():
-        say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)
-    return Plan(
+    plan = Plan(
         parse_location(
             options["source"],
             headers=read_headers(options["source_header"], options["source_headers_file"]),
@@ -99,10 +97,16 @@ def _plan(options: Mapping[str, Any], quiet: bool) -> Plan:
         Verify(options["verify"]),
         IfExists(options["if_exists"]),
     )
+    # Not before all was checked: what stands where a name should be may be the secret.
+    lines = (*options["source_header"], *options["destination_header"])
+    for name in exposed(lines) if not quiet else ():
+        say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)
+    return plan
 
 
 def _leave(code: int) -> None:
     """End now: a name that is being resolved sits in a thread, which an ordinary exit would wait for."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from flask.testing import FlaskClient
@@ -14,15 +14,24 @@ from relay.api.strict_json import BRACKETS_LIMIT, DEPTH_LIMIT, parse
 from relay.config import Settings
 from relay.engine.runner import Runner
 from relay.errors import RequestError
-from tests.conftest import LOOPBACK
 
 GOOD = {"source": "https://a.example/x", "destination": "https://b.example/x"}
 
 
-@pytest.fixture
+class Unreachable:
+    """Stores that must not be asked for."""
+
+    def source(self, location: object, meter: object) -> NoReturn:
+        """Fail the test."""
+        raise AssertionError("the request was not refused")
+
+    destination = source
+
+
+@pytest.fixture(scope="module")
 def client() -> FlaskClient:
-    """Return a client of an application that would dial nothing: each request here is refused before."""
-    return create_app(Runner(Settings(), LOOPBACK)).test_client()
+    """Return a client of an application that cannot dial: each request here must be refused before."""
+    return create_app(Runner(Settings(), stores=Unreachable())).test_client()
 
 
 def post(client: FlaskClient, body: bytes | str, **headers: str) -> tuple[int, dict[str, Any]]:

@@ -1,0 +1,355 @@
+"""`relay migrate` as its users run it: exit codes, what is printed where, Ctrl-C, and no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.scripted import Peer, Script, Talk
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RELAY = (sys.executable, "-m", "relay")
+SECRET = "planted-secret-0123456789"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return ours without RELAY_*; the terminal is not one."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")} | more
+
+
+def relay(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; nothing it prints may be a traceback."""
+    done = subprocess.run(
+        [*RELAY, *arguments], cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    return done
+
+
+def whole() -> Script:
+    """A source of DATA."""
+    return serving(Cloud(), sending(GET_HEAD, DATA))
+
+
+def stuck(begun: threading.Event) -> Script:
+    """A source that sends half, and then nothing until the other side ends it."""
+
+    def get(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, DATA[: len(DATA) // 2])
+        begun.set()
+        talk.linger()
+
+    return serving(Cloud(), get)
+
+
+# -- exit codes
+
+
+def test_verified() -> None:
+    """0, and a receipt on stdout."""
+    kept = Cloud()
+    with Peer(whole()) as source, Peer(keeping(kept)) as destination:
+        done = relay("migrate", source.url("/a.bin?sig=" + SECRET), destination.url("/in/"))
+    assert done.returncode == 0, done.stderr
+    rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert (rows["state"], rows["level"], rows["attempts"]) == ("verified", "read_back", "1")
+    assert rows["bytes"].startswith(f"{len(DATA):,} ")
+    assert len(rows["crc64nvme"]) == 16
+    assert kept.objects == {b"/in/a.bin": DATA}
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_unverified() -> None:
+    """3: could not verify is not success."""
+    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+        done = relay("migrate", source.url(), destination.url("/b"), "--verify", "size", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+def test_skipped() -> None:
+    """0: that is what was asked for."""
+    kept = Cloud(objects={b"/b": b"old"})
+    with Peer(whole()) as source, Peer(keeping(kept)) as destination:
+        done = relay("migrate", source.url(), destination.url("/b"), "--if-exists", "skip")
+    assert (done.returncode, done.stdout.split()[1]) == (0, "skipped")
+    assert kept.objects == {b"/b": b"old"}
+
+
+def test_failed() -> None:
+    """1, the side, the fact and the hint on stderr; stdout stays empty."""
+    with (
+        Peer(whole()) as source,
+        Peer(keeping(Cloud(), b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")) as destination,
+    ):
+        done = relay("migrate", source.url(), destination.url("/b?sig=" + SECRET))
+    assert (done.returncode, done.stdout) == (1, "")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("relay: destination: PUT http://127.0.0.1:")
+    assert "413" in first
+    assert second.startswith("hint: ")
+    assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "Usage:"),
+        (("nonsense",), "nonsense"),
+        (("migrate",), "SRC"),
+        (("migrate", "https://a.example/x"), "DST"),
+        (("migrate", "https://a.example/x", "https://b.example/x", "--nope"), "--nope"),
+        (("migrate", "https://a.example/x", "https://b.example/x", "--verify", "md5"), "md5"),
+        (("migrate", "https://a.example/x", "https://b.example/x", "--method", "GET"), "GET"),
+        (("migrate", "https://a.example/x", "https://b.example/x", "--connect-seconds", "0"), "connect_seconds"),
+        (("migrate", "https://a.example/x", "https://b.example/x", "--ca-bundle", "/nonexistent"), "/nonexistent"),
+        (("migrate", "a.example/x", "https://b.example/x"), "not absolute"),
+        (("migrate", "ftp://a.example/x", "https://b.example/x"), "scheme"),
+        (("migrate", f"https://u:{SECRET}@a.example/x", "https://b.example/x"), "password"),
+        (("migrate", "https://a.example/x", "https://a.example/x"), "both source and destination"),
+        (("migrate", "https://a.example/x", "https://b.example/x", "--source-header", SECRET), "Name: value"),
+        (("migrate", "https://a.example/x", "https://b.example/x", "--source-header", "Host: x"), "Host"),
+        (
+            ("migrate", "https://a.example/x", "https://b.example/x", "--source-header", "A: @/nonexistent"),
+            "/nonexistent",
+        ),
+        (("serve", "--slots", "many"), "RELAY_SLOTS"),
+        (("serve", "--config", "/nonexistent.toml"), "/nonexistent.toml"),
+    ],
+)
+def test_usage(arguments: tuple[str, ...], told: str) -> None:
+    """2, before anything is dialled; what is wrong is named, and no secret repeated."""
+    done = relay(*arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert told in done.stderr
+    assert SECRET not in done.stderr
+
+
+# -- headers
+
+
+def _private(path: Path, text: str, mode: int = 0o600) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_headers_from_files(tmp_path: Path) -> None:
+    """B84: each side gets its own, and no warning is needed."""
+    fetched, kept = Cloud(), Cloud()
+    value = _private(tmp_path / "value", SECRET + "\n")
+    lines = _private(tmp_path / "lines", f"# ours\nAuthorization: Bearer {SECRET}-2\n\nX-Other: 1\n")
+    with Peer(serving(fetched, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+        done = relay(
+            *("migrate", source.url(), destination.url("/b"), "--method", "POST"),
+            *("--source-header", f"X-Api-Key: @{value}", "--destination-headers-file", lines),
+        )
+    # A POST that names no place to read the object from can't be verified: 3.
+    assert (done.returncode, done.stderr) == (3, "")
+    assert all(f"X-Api-Key: {SECRET}\r\n".encode() in head for head in fetched.heads)
+    assert all(f"Authorization: Bearer {SECRET}-2\r\n".encode() in head for head in kept.heads)
+    assert not any(SECRET.encode() + b"-2" in head for head in fetched.heads)
+    assert b"POST" in kept.methods and b"PUT" not in kept.methods
+    assert SECRET not in done.stdout
+
+
+def test_a_secret_in_the_process_list_is_warned_of() -> None:
+    """B84: it works, with a warning that does not repeat it."""
+    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+        done = relay(
+            "migrate", source.url(), destination.url("/b"), "--source-header", f"Authorization: Bearer {SECRET}"
+        )
+    assert done.returncode == 0
+    assert "Authorization stands in the process list" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "told"),
+    [("A: 1\n", 0o644, "open to others"), (f"{SECRET}\n", 0o600, "lines:1"), ("A: 1\n\nnothing\n", 0o600, "lines:3")],
+)
+def test_bad_header_files(tmp_path: Path, text: str, mode: int, told: str) -> None:
+    """B85: file and line, not what stands there."""
+    file = _private(tmp_path / "lines", text, mode)
+    done = relay("migrate", "https://a.example/x", "https://b.example/x", "--source-headers-file", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert SECRET not in done.stderr
+
+
+# -- for programs
+
+
+def test_json() -> None:
+    """One object on stdout and nothing else, good or bad."""
+    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+        good = relay("migrate", source.url(), destination.url("/b"), "--json")
+        bad = relay("migrate", source.url(), "http://127.0.0.1:1/b", "--json", "--retry-budget", "0")
+    assert (good.returncode, bad.returncode) == (0, 1)
+    outcome, problem = json.loads(good.stdout), json.loads(bad.stdout)
+    assert (outcome["state"], outcome["receipt"]["bytes"]) == ("verified", len(DATA))
+    assert (problem["side"], problem["status"], problem["retryable"]) == ("destination", 502, True)
+    assert good.stdout.count("\n") == bad.stdout.count("\n") == 1
+
+
+def test_redirects_of_the_named_host_stay_checked() -> None:
+    """The hosts on the command line are allowed, and no other one that is not public."""
+    moved = b"HTTP/1.1 302 Found\r\nLocation: http://10.1.2.3/x\r\nContent-Length: 0\r\n\r\n"
+    with Peer(serving(Cloud(), sending(moved), moved)) as source, Peer(keeping(Cloud())) as destination:
+        done = relay("migrate", source.url(), destination.url("/b"), "--retry-budget", "0")
+    assert done.returncode == 1
+    assert "not allowed" in done.stderr
+
+
+def test_a_hostile_store_does_not_write_to_the_terminal() -> None:
+    """Escape sequences in what a store says are shown, and not obeyed."""
+    hostile = b'HTTP/1.1 201 Created\r\nETag: "\x9b31m\xc2\x9b"\r\nContent-Length: 0\r\n\r\n'
+    with Peer(whole()) as source, Peer(keeping(Cloud(), hostile)) as destination:
+        done = relay("migrate", source.url(), destination.url("/b"), "--verify", "size")
+    assert not any(ord(char) in range(0x7F, 0xA0) or char == "\x1b" for char in done.stdout + done.stderr)
+
+
+# -- Ctrl-C
+
+
+def _interrupt(number: signal.Signals, times: int, *flags: str) -> tuple[int, str, str, Cloud]:
+    """Send a signal (again) while half of the object is over; return the exit code, both outputs, and what arrived."""
+    begun, kept = threading.Event(), Cloud()
+    with Peer(stuck(begun)) as source, Peer(keeping(kept)) as destination:
+        process = subprocess.Popen(
+            [*RELAY, "migrate", source.url(), destination.url("/b"), *flags],
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert begun.wait(20)
+        for _ in range(times):
+            process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=10)
+    assert "Traceback" not in stderr + stdout
+    return process.returncode, stdout, stderr, kept
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(number: signal.Signals, code: int) -> None:
+    """B87: it breaks off cleanly; the destination has nothing."""
+    got, stdout, stderr, kept = _interrupt(number, 1)
+    assert (got, stdout) == (code, "")
+    assert "stopping" in stderr
+    assert kept.objects == {}
+
+
+def test_interrupted_twice() -> None:
+    """B87: the second one ends at once."""
+    assert _interrupt(signal.SIGINT, 5)[0] == 130
+
+
+def test_interrupted_with_json() -> None:
+    """A program gets its one object all the same."""
+    code, stdout, _, _ = _interrupt(signal.SIGINT, 1, "--json")
+    assert (code, json.loads(stdout)["type"].rpartition("/")[2]) == (130, "cancelled")
+
+
+# -- terminals of all kinds
+
+
+@pytest.mark.parametrize("redirect", [">&-", "| true", "> /dev/full"])
+@pytest.mark.parametrize("flags", ["", "--json"])
+def test_nobody_reads_stdout(redirect: str, flags: str) -> None:
+    """B87: EPIPE, a closed and a full stdout; the exit code is still the transfer's."""
+    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+        text = f"{sys.executable} -m relay migrate '{source.url()}' '{destination.url('/b')}' --verify size {flags}"
+        done = subprocess.run(
+            ["bash", "-c", f'{text} {redirect}; exit "${{PIPESTATUS[0]}}"'],
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}],
+)
+def test_ascii_terminals(more: dict[str, str]) -> None:
+    """B87: LANG=C; what can't be shown is escaped."""
+    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+        good = relay("migrate", source.url("/a?x=1"), destination.url("/b"), **more)
+        bad = relay("migrate", "https://u:p@a.example/", destination.url("/b"), **more)
+        helped = relay("migrate", "--help", **more)
+    assert (good.returncode, bad.returncode, helped.returncode) == (0, 2, 0), good.stderr + bad.stderr + helped.stderr
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    """With a TTY on stderr the bar is drawn, with the bytes; the receipt still goes to stdout."""
+    begun = threading.Event()
+    gate = threading.Event()
+
+    def get(talk: Talk, _: bytes) -> None:
+        half = len(DATA) // 2
+        talk.send(GET_HEAD, DATA[:half])
+        begun.set()
+        gate.wait(20)
+        talk.send(DATA[half:])
+
+    with Peer(serving(Cloud(), get)) as source, Peer(keeping(Cloud())) as destination:
+        stdout, drawn, code = _on_a_terminal(
+            [*RELAY, "migrate", source.url(), destination.url("/b")], lambda text: "150.0/300.0 kB" in text, gate
+        )
+    assert code == 0
+    assert "piping" in drawn
+    assert "verified" in stdout
+
+
+def _on_a_terminal(command: list[str], seen: Callable[[str], bool], gate: threading.Event) -> tuple[str, str, int]:
+    """Run with stderr on a terminal; open the gate when what was drawn is `seen`."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(TERM="xterm", COLUMNS="100"),
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    drawn = ""
+    try:
+        while piece := _read(ours):
+            drawn += piece
+            if seen(drawn):
+                gate.set()
+    finally:
+        os.close(ours)
+    stdout: Any = process.communicate(timeout=30)[0]
+    return stdout, drawn, process.returncode
+
+
+def _read(descriptor: int) -> str:
+    try:
+        return os.read(descriptor, 65536).decode(errors="replace")
+    except OSError:  # EIO: the other end is closed
+        return ""
+
+
+def test_version_and_help() -> None:
+    """They work without a network, a terminal or settings."""
+    assert relay("--version").stdout.startswith("relay, version ")
+    assert "130 interrupted" in relay("migrate", "-h").stdout
+    shown = relay("serve", "--help").stdout
+    assert "--egress-allow" in shown and "--graceful-timeout" in shown

@@ -1,0 +1,93 @@
+"""What the command line prints, and what it ends with."""
+
+from __future__ import annotations
+
+import inspect
+import io
+
+import pytest
+
+from relay import errors
+from relay.api.progress import Rate
+from relay.cli.exits import Exit
+from relay.cli.headers import exposed, read_headers
+from relay.cli.terminal import plain, receipt_lines, say
+from relay.engine.transfer import Outcome
+from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
+from relay.location import parse_location
+from relay.receipt import Level, Receipt, State, Version
+
+
+def test_plain() -> None:
+    """What a terminal acts on is shown; what it shows stays."""
+    assert plain("\x1b[31mred\x9b0m\r\n\u202etxt\t") == "\\x1b[31mred\\x9b0m\\r\\n\\u202etxt\\t"
+    assert plain('"é – 漢"') == '"é – 漢"'
+
+
+def test_receipt() -> None:
+    """Each line is a name and a value; nothing of a store's gets through unescaped, and no secret does."""
+    version = Version(size=3, etag='"\x1b]0;evil\x07"', digests={})
+    receipt = Receipt(Level.SIZE, 3, {}, version, version, 2, 1_500_000, ("note\n\x1b[2J",))
+    place = parse_location("https://a.example/x?sig=secret")
+    lines = list(receipt_lines(Outcome("1", State.UNVERIFIED, place, place, 3, 0.0, receipt)))
+    text = "\n".join(lines)
+    assert "\x1b" not in text and "\x07" not in text and "secret" not in text
+    rows = dict(line.split(maxsplit=1) for line in lines)
+    assert rows["state"] == "unverified"
+    assert rows["attempts"] == "2, 1.5 MB sent again"
+    assert rows["note"].startswith("note\\n")
+
+
+def test_say_survives_its_reader() -> None:
+    """A stream that is closed, or that fails, is nobody's error."""
+    closed = io.StringIO()
+    closed.close()
+    assert say_to(closed) is None
+
+
+def say_to(stream: io.StringIO) -> None:
+    """Say something that nobody hears, without touching this process's own stdout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("relay.cli.terminal._forget", lambda _: None)
+        say("hello", stream)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(RequestError, 2), (ConfigError, 2), (errors.NotFound, 1), (errors.EgressDenied, 1)]
+)
+def test_exit_codes_of_errors(kind: type[RelayError], code: int) -> None:
+    """Wrong usage is told from failure."""
+    assert Exit.of(kind("x")) == code
+
+
+def test_every_error_has_an_exit_code() -> None:
+    """And none has 0 or 3."""
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RelayError)]
+    assert {int(Exit.of(kind("x"))) for kind in kinds} == {1, 2}
+    assert [int(Exit.of(state)) for state in State] == [0, 3, 0]
+
+
+def test_headers() -> None:
+    """A value may hold colons; what is no header is refused without being repeated."""
+    assert read_headers(["A: b:c", "X-B:d"], None) == (("A", "b:c"), ("X-B", "d"))
+    for line in ("no colon", ": hidden", ""):
+        with pytest.raises(InvalidHeader) as caught:
+            read_headers([line], None)
+        assert not line or line not in caught.value.message
+    lines = ["Authorization: x", "X-Api-Key: @f", "X-Amz-Security-Token: y", "Accept: z"]
+    assert exposed(lines) == ["Authorization", "X-Amz-Security-Token"]
+
+
+def test_rate() -> None:
+    """Bytes a second over the window, and nothing before there is one."""
+    now = 0.0
+    rate = Rate(clock=lambda: now, window_seconds=5)
+    assert rate.add(0) == 0
+    for second in range(1, 11):
+        now = float(second)
+        last = rate.add(second * 100)
+    assert last == 100
+    now = 11.0
+    assert 80 <= rate.add(1000) <= 100
+    now = 30.0
+    assert rate.add(1000) < 10

@@ -1,0 +1,194 @@
+"""The settings: what wins over what, and that each mistake is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.api.serving import drain_seconds, gunicorn_settings
+from relay.cli.serve import FLAGS
+from relay.config import MIB, Settings, is_loopback, load_settings, load_tokens
+from relay.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Take every RELAY_* variable away, and any relay.toml."""
+    for name in [name for name in os.environ if name.startswith("RELAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def test_what_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Flags over the environment over the file over the defaults."""
+    (tmp_path / "relay.toml").write_text("slots = 2\nwaiters = 2\nworkers = 2\n")
+    monkeypatch.setenv("RELAY_SLOTS", "3")
+    monkeypatch.setenv("RELAY_WAITERS", "3")
+    settings = load_settings({"slots": 4, "workers": None})
+    assert (settings.slots, settings.waiters, settings.workers, settings.graceful_timeout) == (4, 3, 2, 30)
+
+
+def test_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """RELAY_CONFIG names it; one that is not there is a mistake."""
+    (tmp_path / "other.toml").write_text("slots = 7\n")
+    monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "other.toml"))
+    assert load_settings().slots == 7
+    monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "missing.toml"))
+    with pytest.raises(ConfigError, match=r"missing\.toml"):
+        load_settings()
+
+
+def test_empty_variables_count_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As compose files leave them."""
+    monkeypatch.setenv("RELAY_SLOTS", "")
+    assert load_settings().slots == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLOTS", "0"),
+        ("SLOTS", "-1"),
+        ("SLOTS", "x"),
+        ("WORKERS", "0"),
+        ("STALL_SECONDS", "0"),
+        ("HEAD_SECONDS", "-5"),
+        ("RETRY_BUDGET", "forever"),
+        ("BUFFER_BYTES", "1"),
+        ("EGRESS_PORTS", "80,https"),
+        ("EGRESS_PORTS", "70000"),
+        ("EGRESS_ALLOW", "10.0.0.0/33"),
+        ("EGRESS_ALLOW", "not a host!"),
+        ("BIND", "127.0.0.1"),
+        ("BIND", "127.0.0.1:65536"),
+        ("SLOT", "1"),
+    ],
+)
+def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A wrong value, and a name that is not one, since a typo must not mean a default."""
+    monkeypatch.setenv(f"RELAY_{name}", value)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert f"RELAY_{name}" in caught.value.message or "egress allow list" in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["slots = \n", "slots = 1\nslots = 2\n", 'slots = "ten"\n', "slot = 1\n", "\x00"])
+def test_bad_files_are_named(tmp_path: Path, text: str) -> None:
+    """B85: bad TOML, a wrong type, an unknown key."""
+    (tmp_path / "relay.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert "relay.toml" in caught.value.message or "slot" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "bind", ["127.0.0.1:0", "[::1]:8080", "localhost:8080", ":8080", "unix:/run/relay.sock", "fd://3"]
+)
+def test_addresses(bind: str) -> None:
+    """What gunicorn takes."""
+    assert load_settings({"bind": bind}).bind == bind
+
+
+def test_limits_and_ceiling() -> None:
+    """The settings get to where they act, and the ceiling is their formula."""
+    settings = load_settings({"stall_seconds": 5, "buffer_bytes": 2 * MIB, "workers": 3, "slots": 4})
+    assert (settings.limits().stall_seconds, settings.limits().buffer_bytes) == (5, 2 * MIB)
+    assert settings.memory_ceiling_bytes() == 3 * 4 * 5 * 2 * MIB
+
+
+def test_serve_has_a_flag_for_each_setting() -> None:
+    """A new setting needs a flag, with a line of help."""
+    assert {name for name, _ in FLAGS} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("LOCALHOST.", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:10.0.0.1", False),
+        ("localhost.localdomain", False),
+        ("2130706433", False),
+        ("", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.0.1", False),
+        ("relay.example", False),
+    ],
+)
+def test_is_loopback(host: str, local: bool) -> None:
+    """Only what no other machine can reach."""
+    assert is_loopback(host) is local
+
+
+# -- tokens
+
+
+def _tokens(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
+    path = tmp_path / "tokens"
+    path.write_bytes(text.encode("latin-1"))
+    path.chmod(mode)
+    return path
+
+
+def test_tokens(tmp_path: Path) -> None:
+    """One a line, with comments and blank lines."""
+    path = _tokens(tmp_path, "# ours\n\n  first-token-0123456\nsecond-token-012345\r\n", 0o400)
+    assert load_tokens(path) == {"first-token-0123456", "second-token-012345"}
+    assert load_tokens(None) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "told"),
+    [
+        ("first-token-0123456\n", 0o640, "open to others"),
+        ("first-token-0123456\n", 0o604, "open to others"),
+        ("short\n", 0o600, "16 or more"),
+        ("two words-0123456789\n", 0o600, "16 or more"),
+        ("\u00fcmlaut-0123456789\n", 0o600, "utf-8"),
+        ("# nothing\n\n", 0o600, "no token"),
+        ("", 0o600, "no token"),
+    ],
+)
+def test_bad_token_files(tmp_path: Path, text: str, mode: int, told: str) -> None:
+    """Each is refused, and no token is repeated."""
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_tokens(_tokens(tmp_path, text, mode))
+    assert "0123456" not in caught.value.message
+
+
+def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
+    """It is named."""
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_tokens(tmp_path / "nowhere")
+
+
+# -- gunicorn
+
+
+def test_what_gunicorn_is_told() -> None:
+    """What TRAPS 2.1 asks for, and that gunicorn knows each name."""
+    from gunicorn.config import Config
+
+    told = gunicorn_settings(load_settings({"bind": "127.0.0.1:1234", "workers": 3, "graceful_timeout": 40}))
+    cfg = Config()
+    for name, value in told.items():
+        cfg.set(name, value)
+    assert (cfg.address, cfg.workers, cfg.graceful_timeout) == ([("127.0.0.1", 1234)], 3, 40)
+    assert (cfg.max_requests, cfg.preload_app, cfg.control_socket_disable) == (0, False, True)
+    assert cfg.worker_connections >= 10_000 and cfg.timeout == 60 and cfg.keepalive == 5
+
+
+@pytest.mark.parametrize(("graceful", "seconds"), [(30, 27), (300, 297), (6, 3), (4, 2), (1, 0.5)])
+def test_the_drain_ends_before_gunicorn_does(graceful: int, seconds: float) -> None:
+    """Three seconds before, and at least half of the time."""
+    assert drain_seconds(graceful) == seconds
