@@ -1,9 +1,8 @@
 """The movers: each takes one object from an address to an address, and tells what that cost.
 
-Why `rclone copyto` between an `:http:` and a `:webdav:` remote: of rclone's ways from HTTP to WebDAV it is the
-cheapest. It streams, without a disk; `copyurl` costs more CPU, and `--buffer-size` from 0 to 64 MiB and
-`--no-check-dest` change less than the machine's noise. Its defaults are left as they are: between these two remotes
-there is no common digest, so it compares sizes, as relay does with `verify: size`.
+Why `rclone copyto` between an `:http:` and a `:webdav:` remote: it streams, without a disk, and `copyurl` costs more
+CPU; other buffer sizes and `--no-check-dest` changed less than the machine's noise. Its defaults are left as they
+are: between these two remotes there is no common digest, so it compares sizes, as relay does with `verify: size`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """nginx as both clouds: a static source with sendfile, and a WebDAV-PUT destination, plain and with TLS.
 
-One nginx with one worker, all its files in one folder that should be memory. nginx's own WebDAV module lacks
-PROPFIND, which rclone asks before and after an upload; the configuration answers it for the one object that rclone
-moves, by whether the file is there. That the object is whole is found out by comparing files, never by that answer.
-"""
+One nginx with a worker for each core, as Debian ships it, all its files in one folder that should be memory. nginx's
+own WebDAV module lacks PROPFIND, which rclone asks before and after an upload; the configuration answers it for the
+one object that rclone moves, by whether the file is there. That the object is whole is found out by comparing files,
+never by that answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CIPHER = "TLS_AES_128_GCM_SHA256"
 
 _CONFIG = """\
 {user}
-worker_processes 1;
+worker_processes auto;
 worker_rlimit_nofile {files};
 pid {folder}/nginx.pid;
 error_log {folder}/nginx.log warn;

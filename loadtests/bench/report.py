@@ -15,9 +15,10 @@ OPEN, CLOSE = "<!-- bench -->", "<!-- /bench -->"
 _TITLES = {"http": "Plain HTTP on both sides", "https": "TLS on both sides"}
 _NOTE = (
     "Medians, for CPU with the least and the most of the rounds. CPU is user and system time of the mover alone: of "
-    "relay's worker, or of the other programs from start to end. The peers are one nginx with one worker on the same "
-    "cores, its files in memory. Machines are noisy and share their cores: compare the ratios of one run, not absolute "
-    "figures, and not those of two runs. rclone runs with its defaults, in its cheapest way from HTTP to WebDAV; no "
+    "relay's worker, or of the other programs from start to end. The peers are one nginx with a "
+    "worker for each core, on the same cores, its files in memory. Machines are noisy and share "
+    "their cores: compare the ratios of one run, not absolute "
+    "figures, and not those of two runs. rclone runs with its defaults, by `copyto` from HTTP to WebDAV; no "
     "digest is common to both of these, so it compares sizes."
 )
 _ONE_CIPHER = (

@@ -1,0 +1,132 @@
+"""The house: imports point one way, values know no sockets, and nothing in relay writes to a disk.
+
+Each rule is a function of source text, and is shown to fail on a text that breaks it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ORDER: tuple[str, ...] = (
+    "relay.errors",
+    "relay.headers",
+    "relay.location",
+    "relay.egress",
+    "relay.disposition",
+    "relay.digest",
+    "relay.receipt",
+    "relay.config",
+    "relay.throttle",
+    "relay.retry",
+    "relay.wire.stream",
+    "relay.wire.buffers",
+    "relay.wire.tls",
+    "relay.wire.meter",
+    "relay.wire.http1",
+    "relay.wire.answers",
+    "relay.wire.body",
+    "relay.wire.pump",
+    "relay.wire.dial",
+    "relay.wire.exchange",
+    "relay.wire.adapter",
+    "relay.stores",
+    "relay.engine",
+    "relay.api",
+    "relay.cli",
+)
+"""Each may import what stands above it, and itself. (wsgi and __main__ may import all.)"""
+
+PURE = ORDER[:8]
+FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
+TOPS = ("relay.wsgi", "relay.__main__")
+LATE = {("relay.api.serving", "relay.wsgi")}
+"""gunicorn asks for the application when it has forked, so that one import is made in a function then."""
+NO_PAYLOAD = {"relay.cli.terminal"}
+"""Opens /dev/null in the place of a stdout that nobody reads any more; no transfer comes near it."""
+
+
+def modules(package: str) -> Iterator[tuple[str, str]]:
+    """Yield every module's name and text."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        yield name, path.read_text(encoding="utf-8")
+
+
+def imported(text: str) -> set[str]:
+    """Return the names of the modules that a text imports, wherever it does."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names if node.module == "relay")
+    return found
+
+
+def floor(name: str) -> int | None:
+    """Return where in the order a module stands, or None."""
+    fits = [i for i, row in enumerate(ORDER) if name == row or name.startswith(row + ".")]
+    return max(fits) if fits else None
+
+
+def against_the_arrows(name: str, text: str) -> list[str]:
+    """Return the imports of a module that point the wrong way."""
+    here = floor(name)
+    if here is None:
+        return []
+    there = {other: floor(other) for other in imported(text)}
+    wrong = [other for other, row in there.items() if (row is not None and row > here) or other in TOPS]
+    return [other for other in wrong if (name, other) not in LATE]
+
+
+def writes(text: str) -> list[str]:
+    """Return the calls of a text that could write a file."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            found += [name for name in names if name.split(".")[0] in ("tempfile", "shutil", "mmap")]
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name in ("open", "write_text", "write_bytes", "fdopen", "mkstemp", "memfd_create", "mkdir", "touch"):
+            found.append(name)
+    return found
+
+
+def test_the_arrows_point_one_way() -> None:
+    wrong = {name: bad for name, text in modules("relay") if (bad := against_the_arrows(name, text))}
+    assert not wrong
+    assert against_the_arrows("relay.wire.pump", "from relay.stores.http import HttpStore") == ["relay.stores.http"]
+    assert against_the_arrows("relay.errors", "import relay.location") == ["relay.location"]
+
+
+def test_every_module_has_its_place() -> None:
+    placed = {name for name, _ in modules("relay") if floor(name) is not None}
+    assert {name for name, _ in modules("relay")} - placed == {"relay", "relay.wire", *TOPS}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_values_and_laws_know_no_sockets(name: str) -> None:
+    text = dict(modules("relay"))[name]
+    assert not [other for other in imported(text) if other.split(".")[0] in FORBIDDEN_TO_PURE]
+
+
+@pytest.mark.parametrize("package", ["simulators", "loadtests"])
+def test_the_outside_never_imports_relay(package: str) -> None:
+    assert list(modules(package))
+    assert not {name for name, text in modules(package) if any(i.split(".")[0] == "relay" for i in imported(text))}
+
+
+def test_nothing_in_relay_writes_a_file() -> None:
+    found = {name: calls for name, text in modules("relay") if name not in NO_PAYLOAD and (calls := writes(text))}
+    assert found == {}
+    assert writes("import tempfile\nopen('x', 'w')") == ["tempfile", "open"]
