@@ -43,6 +43,17 @@ CLOSED = [
 ]  # fmt: skip
 
 
+def numeric(hosts: Sequence[str]) -> list[str]:
+    """Return the addresses that those of the hosts stand for that are no names."""
+    found = []
+    for host in hosts:
+        try:
+            found.append(str(socket.getaddrinfo(host.strip("[]"), 80, flags=socket.AI_NUMERICHOST)[0][4][0]))
+        except socket.gaierror:
+            continue
+    return sorted(set(found))
+
+
 class Recorder:
     """Stands in for a socket: writes down where it was to connect, and refuses."""
 
@@ -117,17 +128,13 @@ def test_b27_to_b33_as_source_and_destination(recorded: list[str], host: str) ->
     assert recorded == []
 
 
-@pytest.mark.parametrize("host", CLOSED)
-def test_b27_to_b33_where_a_name_leads_there(recorded: list[str], host: str) -> None:
-    try:
-        address = socket.getaddrinfo(host.strip("[]"), 80, flags=socket.AI_NUMERICHOST)[0][4][0]
-    except socket.gaierror:
-        pytest.skip("a name, not an address")
+@pytest.mark.parametrize("address", numeric(CLOSED))
+def test_b27_to_b33_where_a_name_leads_there(recorded: list[str], address: str) -> None:
     with pytest.raises(EgressDenied) as caught:
-        migrate(runner({"evil.example": [[str(address)]]}), "http://evil.example/a", "http://public.example/b")
+        migrate(runner({"evil.example": [[address]]}), "http://evil.example/a", "http://public.example/b")
     assert recorded == []
     assert caught.value.side == "source"
-    assert str(address) not in caught.value.message
+    assert address not in caught.value.message
 
 
 @pytest.mark.parametrize("host", CLOSED)
