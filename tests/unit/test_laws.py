@@ -1,0 +1,139 @@
+"""Digests and their fields, the stall rule, the slots and the backoff: values in, values out."""
+
+from __future__ import annotations
+
+import base64
+
+import gevent
+import pytest
+
+from relay.config import Limits
+from relay.digest import Digester, compare, parse_fields, repr_digest
+from relay.errors import Cancelled, Overloaded, Stalled, StoreTimeout
+from relay.retry import RETRY_AFTER_CEILING, Backoff
+from relay.throttle import Slots
+from relay.wire.meter import Meter
+
+
+def test_published_check_values() -> None:
+    digester = Digester(("crc32c", "crc64nvme", "md5"))
+    for piece in (b"1234", b"", b"56789"):
+        digester.update(piece)
+    digests = {name: value.hex() for name, value in digester.digests().items()}
+    assert digests == {"crc32c": "e3069283", "crc64nvme": "ae8b14860a799888", "md5": "25f9e794323b453885f5181f1b624d0b"}
+
+
+CRC = bytes.fromhex("e3069283")
+MD5 = bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"repr-digest": "crc32c=:4waSgw==:"}, {"crc32c": CRC}),
+        ({"repr-digest": "crc32c=:4waSgw==:;x=1, unknown=:AAAA:"}, {"crc32c": CRC}),
+        ({"repr-digest": "crc32c=:4waS:"}, {}),
+        ({"repr-digest": "crc32c=:!!!!:"}, {}),
+        ({"repr-digest": "crc32c=4waSgw=="}, {}),
+        ({"digest": "crc32c=4waSgw==,MD5=" + base64.b64encode(MD5).decode()}, {"crc32c": CRC, "md5": MD5}),
+        ({"content-md5": base64.b64encode(MD5).decode()}, {"md5": MD5}),
+        ({"content-md5": "AAAA"}, {}),
+        ({}, {}),
+    ],
+)
+def test_fields_are_read_and_what_is_malformed_is_left_out(fields: dict[str, str], found: dict[str, bytes]) -> None:
+    assert parse_fields(fields.get) == found
+
+
+def test_what_is_written_is_read() -> None:
+    assert parse_fields({"repr-digest": repr_digest({"crc32c": CRC, "md5": MD5})}.get) == {"crc32c": CRC, "md5": MD5}
+
+
+def test_compare_names_the_best_agreement_and_every_difference() -> None:
+    ours = {"crc64nvme": b"a", "crc32c": b"b", "md5": b"c"}
+    assert compare(ours, {"crc32c": b"b", "md5": b"x"}) == ("crc32c", ("md5",))
+    assert compare(ours, {"sha-256": b"y"}) == (None, ())
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_stall_rule() -> None:
+    clock = Clock()
+    meter = Meter(Limits(stall_seconds=60, stall_bytes=1024, total_seconds=1000), clock)
+    clock.now = 59.9
+    meter.tick("source")
+    clock.now, meter.moved = 60.0, 60 * 1024
+    meter.tick("source")
+    clock.now, meter.moved = 120.0, 2 * 60 * 1024 - 1
+    with pytest.raises(Stalled) as caught:
+        meter.tick("destination")
+    assert caught.value.side == "destination"
+    meter.look()  # where no bytes are expected there is no stall
+    clock.now = 1000.0
+    with pytest.raises(StoreTimeout):
+        meter.look()
+
+
+def test_a_cancel_is_raised_by_the_next_look() -> None:
+    meter = Meter(Limits())
+    meter.cancel()
+    with pytest.raises(Cancelled):
+        meter.look()
+
+
+@pytest.mark.parametrize(
+    ("attempt", "elapsed", "after", "wait"),
+    [
+        (1, 0.0, None, 0.125),
+        (2, 0.0, None, 0.25),
+        (99, 0.0, None, 7.5),
+        (1, 59.9, None, None),
+        (1, 0.0, 5.0, 5.25),
+        (1, 0.0, -1.0, 0.125),
+        (1, 0.0, 1e9, None),
+    ],
+)
+def test_backoff(attempt: int, elapsed: float, after: float | None, wait: float | None) -> None:
+    assert Backoff(60).wait(attempt, elapsed, after, lambda: 0.5) == wait
+    longest = Backoff(1e9).wait(1, 0, 1e9, lambda: 0.5)
+    assert longest is not None
+    assert longest <= RETRY_AFTER_CEILING * 1.1
+
+
+def test_the_line_is_bounded_and_a_slot_comes_back_however_it_ends() -> None:
+    slots = Slots(1, waiters=1, wait_seconds=0.05)
+
+    def hold() -> None:
+        with slots.slot():
+            gevent.sleep(30)
+
+    holder = gevent.spawn(hold)
+    gevent.sleep(0)
+    with pytest.raises(Overloaded) as late, slots.slot():
+        pass
+    assert late.value.retry_after
+    waiter = gevent.spawn(_refused, slots)
+    gevent.sleep(0)
+    assert slots.waiting == 1
+    with pytest.raises(Overloaded, match="the line is full"), slots.slot():
+        pass
+    assert waiter.get(timeout=2)
+    holder.kill()
+    assert (slots.held, slots.waiting) == (0, 0)
+    with slots.slot():
+        assert slots.held == 1
+
+
+def _refused(slots: Slots) -> bool:
+    try:
+        with slots.slot():
+            return False
+    except Overloaded:
+        return True
