@@ -1,0 +1,658 @@
+"""The pump on real TCP pairs: which way it takes, what it leaves behind, and that it lets others run."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.config import Limits
+from relay.digest import Digester
+from relay.errors import Cancelled, ConnectionLost, IntegrityMismatch, SourceTruncated, Stalled
+from relay.wire import pump as pumping
+from relay.wire.answers import Answers
+from relay.wire.body import Body
+from relay.wire.buffers import BUFFERS, PIPES, Buffers, Pipes
+from relay.wire.http1 import framing_of
+from relay.wire.meter import Meter
+from relay.wire.pump import SMALLEST_PIECE, Outlet, drain, pump
+from relay.wire.stream import Stream
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import DATA as CLOUD_DATA
+from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving
+from tests.scripted import Peer
+
+LIMITS = Limits(stall_seconds=1, head_seconds=2, tick_seconds=0.1)
+DATA = random.Random(5).randbytes(3_000_000)
+MIB = 1024 * 1024
+BY_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CLOSED = b"HTTP/1.1 200 OK\r\n\r\n"
+TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
+WAYS = pytest.mark.parametrize("way", ["splice", "copy"])
+
+
+def coded(data: bytes, size: int = 70_000) -> bytes:
+    """Return data in chunks of `size`, and the last chunk."""
+    pieces = [data[i : i + size] for i in range(0, len(data), size)]
+    return b"".join(b"%x\r\n" % len(piece) + piece + b"\r\n" for piece in pieces) + b"0\r\n\r\n"
+
+
+@contextmanager
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Return the two ends of a TCP connection over loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        yield near, far
+
+
+@dataclass
+class Bench:
+    """A pump's two connections: what is fed into the far source, and what the far destination takes."""
+
+    body: Body
+    outlet: Outlet
+    source: socket.socket
+    """The far end of the source's connection."""
+    destination: socket.socket
+    """The far end of the destination's connection."""
+    received: bytearray = field(default_factory=bytearray)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Run a far end's work in a native thread of its own; that its connection breaks is no error of it."""
+
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                work()
+
+        thread = threading.Thread(target=run, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def take_all(self) -> None:
+        """Let the far destination read to the end."""
+
+        def work() -> None:
+            while piece := self.destination.recv(1 << 20):
+                self.received += piece
+
+        self.start(work)
+
+    def end(self) -> bytes:
+        """End both connections and return what the far destination has got."""
+        self.body.connection.close()
+        self.outlet.stream.close()
+        for thread in self.threads:
+            thread.join(5)
+            assert not thread.is_alive()
+        return bytes(self.received)
+
+
+@contextmanager
+def bench(head: bytes, *pieces: bytes, chunked: bool = False, limits: Limits = LIMITS) -> Iterator[Bench]:
+    """Set up a source that answers with `head` and sends `pieces` (and then its FIN), and a silent destination."""
+    with connected() as (near_source, far_source), connected() as (near_destination, far_destination):
+        meter = Meter(limits)
+        far_source.sendall(head)
+        stream, out = Stream(near_source, "source"), Stream(near_destination, "destination")
+        answer = Answers(stream, meter).wait(2)
+        assert answer is not None
+        body = Body(stream, framing_of("GET", answer, "source"), answer, meter, lambda *_: None)
+        made = Bench(body, Outlet(out, meter, Answers(out, meter), chunked), far_source, far_destination)
+
+        def feed() -> None:
+            for piece in pieces:
+                far_source.sendall(piece)
+            far_source.shutdown(socket.SHUT_WR)
+
+        if pieces:
+            made.start(feed)
+        try:
+            yield made
+        finally:
+            for sock in (far_source, far_destination):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            made.end()
+
+
+def by(way: str, body: Body) -> None:
+    """Make the pump take this way: a digest has to see the bytes."""
+    if way == "copy":
+        body.digest_with(("crc64nvme",))
+
+
+@pytest.fixture
+def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the counts of bytes that os.splice moved, as they come."""
+    counts: list[int] = []
+    real = os.splice
+
+    def splice(*args: Any, **more: Any) -> int:
+        counts.append(real(*args, **more))
+        return counts[-1]
+
+    monkeypatch.setattr(os, "splice", splice)
+    return counts
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Fail a test after which a descriptor is open that was not before, or a borrowed buffer did not come back."""
+    PIPES.close()
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    PIPES.close()
+    assert len(set(os.listdir("/proc/self/fd"))) <= len(before)
+
+
+# -- the way
+
+
+@pytest.mark.parametrize(
+    ("head", "feed", "to_chunked", "digest", "splices"),
+    [
+        (BY_LENGTH % len(DATA), DATA, False, False, True),
+        (BY_LENGTH % len(DATA), DATA, False, True, False),
+        (BY_LENGTH % len(DATA), DATA, True, False, False),
+        (CHUNKED, coded(DATA), False, False, False),
+        (CHUNKED, coded(DATA), True, True, False),
+        (CLOSED, DATA, True, False, False),
+    ],
+    ids=["length", "digest", "to chunked", "from chunked", "chunked and digest", "from close"],
+)
+def test_bytes_are_spliced_where_nobody_needs_to_see_them(
+    spliced: list[int], head: bytes, feed: bytes, to_chunked: bool, digest: bool, splices: bool
+) -> None:
+    with bench(head, feed, chunked=to_chunked) as made:
+        if digest:
+            made.body.digest_with(("crc32c",))
+        made.take_all()
+        assert pump(made.body, made.outlet)
+        received = made.end()
+    assert made.body.count == made.outlet.sent == made.outlet.meter.moved == len(DATA)
+    assert made.body.complete
+    assert (decoded(received) if to_chunked else received) == DATA
+    assert sum(spliced) == (2 * len(DATA) if splices else 0)  # into the pipe, and out of it
+
+
+def decoded(received: bytes) -> bytes:
+    data, place = b"", 0
+    while True:
+        end = received.index(b"\r\n", place)
+        size = int(received[place:end], 16)
+        if not size:
+            assert received[end:] == b"\r\n\r\n"
+            return data
+        data += received[end + 2 : end + 2 + size]
+        place = end + 2 + size + 2
+
+
+def test_what_came_with_the_head_is_not_lost(spliced: list[int]) -> None:
+    with bench(BY_LENGTH % len(DATA) + DATA[:1000], DATA[1000:]) as made:
+        made.take_all()
+        assert pump(made.body, made.outlet)
+        assert made.end() == DATA
+    assert 0 < sum(spliced) < 2 * len(DATA)
+
+
+@pytest.mark.parametrize("verify", ["size", "auto"])
+@pytest.mark.parametrize(("here", "there"), [(False, False), (True, False), (False, True), (True, True)])
+def test_a_transfer_is_spliced_only_from_plain_to_plain_at_level_size(
+    engine: Engine, certificates: Certificates, spliced: list[int], here: bool, there: bool, verify: str
+) -> None:
+    cloud = Cloud()
+    with (
+        Peer(serving(Cloud(), sending(GET_HEAD, CLOUD_DATA)), certificates.server if here else None) as source,
+        Peer(keeping(cloud), certificates.server if there else None) as destination,
+    ):
+        engine.migrate(source.url(), destination.url("/b"), verify=verify)
+    assert cloud.objects == {b"/b": CLOUD_DATA}
+    assert bool(spliced) == (verify == "size" and not here and not there)
+
+
+# -- the size of a piece
+
+
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes of the buffers that the pump borrows, as it does."""
+    sizes: list[int] = []
+
+    class Recording(Buffers):
+        """Writes down what is lent."""
+
+        @contextmanager
+        def lend(self, size: int) -> Iterator[memoryview]:
+            """Lend as ever."""
+            sizes.append(size)
+            with super().lend(size) as view:
+                yield view
+
+    monkeypatch.setattr(pumping, "BUFFERS", Recording())
+    return sizes
+
+
+def test_the_piece_grows_while_all_is_taken_at_once(lent: list[int]) -> None:
+    data = DATA[:150_000]  # fits into the socket's own buffer
+    with bench(BY_LENGTH % len(data)) as made:
+        made.body.connection.leftover = data  # all of it lies here: only the destination decides
+        by("copy", made.body)
+        made.take_all()
+        assert pump(made.body, made.outlet)
+        assert made.end() == data
+    assert lent[:2] == [4 * SMALLEST_PIECE, 8 * SMALLEST_PIECE]
+
+
+def test_the_piece_never_grows_beyond_its_limit(lent: list[int]) -> None:
+    limits = replace(LIMITS, buffer_bytes=2 * SMALLEST_PIECE)
+    with bench(BY_LENGTH % len(DATA), limits=limits) as made:
+        made.body.connection.leftover = DATA
+        by("copy", made.body)
+        made.take_all()
+        assert pump(made.body, made.outlet)
+        assert made.end() == DATA
+    assert max(lent) == limits.buffer_bytes
+
+
+def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> None:
+    """The sockets between hold less than one piece, so that every larger one makes the pump wait."""
+    data = DATA[: 20 * SMALLEST_PIECE]  # windows this small are slow: the kernel acknowledges late
+    with bench(BY_LENGTH % len(data)) as made:
+        made.body.connection.leftover = data
+        by("copy", made.body)
+        made.outlet.stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made.destination.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def work() -> None:
+            while piece := made.destination.recv(2048):
+                made.received += piece
+
+        made.start(work)
+        assert pump(made.body, made.outlet)
+        assert made.end() == data
+    assert lent[0] == 4 * SMALLEST_PIECE
+    assert min(lent) == SMALLEST_PIECE
+    assert sum(lent[4:]) / len(lent[4:]) < 2 * SMALLEST_PIECE
+
+
+# -- letting others run
+
+
+FEEDER = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); b = bytes(1 << 20)\n"
+FEEDING = FEEDER + "for _ in range(int(sys.argv[2])): s.sendall(b)\n"
+TAKING = FEEDER + "n = 0; v = memoryview(bytearray(1 << 20))\nwhile c := s.recv_into(v): n += c\nprint(n)"
+
+
+def starved() -> float:
+    """Return the seconds for which this thread was ready to run and the kernel ran others (proc(5): schedstat)."""
+    with open(f"/proc/self/task/{threading.get_native_id()}/schedstat") as file:
+        return int(file.read().split()[1]) / 1e9
+
+
+class Ticker:
+    """Wakes every 5 ms, and keeps by how much it was too late at most.
+
+    Not the wall clock's word alone: with more busy processes than cores the kernel makes anybody late. What this
+    thread waited for a core is taken off; what it computed, and what it waited for in a system call, is not.
+    """
+
+    def __init__(self) -> None:
+        self.latest, self.ticks = 0.0, 0
+
+    def run(self) -> None:
+        """Tick until killed."""
+        while True:
+            wall, others = monotonic(), starved()
+            gevent.sleep(0.005)
+            self.latest = max(self.latest, monotonic() - wall - 0.005 - (starved() - others))
+            self.ticks += 1
+
+
+def test_the_ticker_sees_who_does_not_let_others_run() -> None:
+    ticker = Ticker()
+    ticking = gevent.spawn(ticker.run)
+    gevent.sleep(0.02)
+    threading.Event().wait(0.08)  # blocks the hub without any work: as much a fault as a busy loop
+    gevent.sleep(0.02)
+    ticking.kill()
+    assert ticker.latest > 0.06
+
+
+@WAYS
+def test_a_pump_that_never_waits_lets_others_run(way: str) -> None:
+    """256 MiB flat out between two other processes, while a greenlet wakes every 5 ms."""
+    mebibytes = 256
+    with bench(BY_LENGTH % (mebibytes * MIB), limits=Limits()) as made:
+        by(way, made.body)
+        ends = (made.source, FEEDING, str(mebibytes)), (made.destination, TAKING)
+        feeder, taker = (
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(sock.fileno()), *more],
+                pass_fds=[sock.fileno()],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for sock, program, *more in ends
+        )
+        made.source.close()
+        made.destination.close()
+        ticker = Ticker()
+        ticking = gevent.spawn(ticker.run)
+        try:
+            assert pump(made.body, made.outlet)
+        finally:
+            ticking.kill()
+            made.end()
+            feeder.communicate(timeout=10)
+            taken = taker.communicate(timeout=10)[0]
+    assert int(taken) == mebibytes * MIB
+    assert ticker.ticks > 3
+    assert ticker.latest < 0.05
+
+
+def test_two_pumps_take_turns() -> None:
+    """All of both lies ready, so neither ever waits for its source: still neither comes wholly before the other."""
+    order: list[str] = []
+    limits = replace(Limits(), yield_seconds=0.0005, buffer_bytes=SMALLEST_PIECE)
+    with bench(BY_LENGTH % len(DATA), limits=limits) as one, bench(BY_LENGTH % len(DATA), limits=limits) as two:
+
+        def run(name: str, made: Bench) -> bool:
+            write = made.outlet.write
+
+            def noting(view: memoryview) -> bool:
+                order.append(name)
+                return write(view)
+
+            made.outlet.write = noting  # type: ignore[method-assign]
+            made.body.connection.leftover = DATA
+            by("copy", made.body)
+            made.take_all()
+            return pump(made.body, made.outlet)
+
+        runs = [gevent.spawn(run, "one", one), gevent.spawn(run, "two", two)]
+        assert [job.get(timeout=10) for job in runs] == [True, True]
+    assert order.index("two") < len(order) - 1 - order[::-1].index("one")
+    assert order.index("one") < len(order) - 1 - order[::-1].index("two")
+
+
+def test_draining_lets_others_run_and_counts() -> None:
+    with bench(BY_LENGTH % len(DATA), DATA) as made:
+        by("copy", made.body)
+        drain(made.body)
+        expected = Digester(("crc64nvme",))
+        expected.update(DATA)
+        assert made.body.digests == expected.digests()
+        assert made.body.complete
+        assert made.outlet.meter.moved == len(DATA)
+
+
+# -- early answers
+
+
+@WAYS
+def test_an_answer_that_is_there_already_spares_every_byte(way: str) -> None:
+    with bench(BY_LENGTH % len(DATA), DATA) as made:
+        by(way, made.body)
+        made.destination.sendall(TOO_LARGE)
+        assert made.outlet.stream.wait_for_more(2)
+        assert not pump(made.body, made.outlet)
+        assert made.outlet.answers.final is not None
+        assert (made.outlet.answers.final.status, made.outlet.sent) == (413, 0)
+
+
+@WAYS
+@pytest.mark.parametrize("goes", ["stays", "hangs up"])
+def test_an_answer_in_the_middle_stops_the_pump(way: str, goes: str) -> None:
+    """The destination reads no further; the pump sits in a wait to write when the answer comes, and is woken."""
+    with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
+        by(way, made.body)
+
+        def work() -> None:
+            made.received += made.destination.recv(1 << 16)
+            made.destination.sendall(TOO_LARGE)
+            if goes == "hangs up":
+                made.destination.shutdown(socket.SHUT_WR)
+
+        made.start(work)
+        began = monotonic()
+        assert not pump(made.body, made.outlet)
+        assert monotonic() - began < 1  # by the answer, not by the stall clock
+        assert made.outlet.answers.final is not None
+        assert made.outlet.answers.final.status == 413
+        assert not made.body.complete
+
+
+@WAYS
+def test_a_destination_that_hangs_up_without_a_word_stops_the_pump(way: str) -> None:
+    with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
+        by(way, made.body)
+
+        def work() -> None:
+            made.received += made.destination.recv(1 << 16)
+            made.destination.shutdown(socket.SHUT_WR)
+
+        made.start(work)
+        assert not pump(made.body, made.outlet)
+        assert made.outlet.answers.hung_up
+        assert made.outlet.answers.final is None
+
+
+@WAYS
+def test_an_answer_while_the_source_is_silent_stops_the_pump(way: str) -> None:
+    """Not at once (nobody looks while waiting for the source), but before the next byte is written."""
+    with bench(BY_LENGTH % len(DATA)) as made:
+        by(way, made.body)
+
+        def work() -> None:
+            made.source.sendall(DATA[:1000])
+            made.received += made.destination.recv(1000)
+            made.destination.sendall(TOO_LARGE)
+            made.source.sendall(DATA[1000:2000])
+
+        made.start(work)
+        assert not pump(made.body, made.outlet)
+        assert made.outlet.answers.final is not None
+        assert len(made.received) <= 1000
+
+
+# -- ends that are none
+
+
+@WAYS
+def test_a_source_that_ends_early_raises_and_the_last_piece_is_never_faked(way: str) -> None:
+    with bench(BY_LENGTH % (len(DATA) + 1), DATA) as made:
+        by(way, made.body)
+        made.take_all()
+        with pytest.raises(SourceTruncated) as caught:
+            pump(made.body, made.outlet)
+        assert len(made.end()) <= len(DATA)
+    assert caught.value.side == "source"
+
+
+def reset(sock: socket.socket) -> None:
+    """End a connection with a RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@WAYS
+def test_a_source_that_is_reset_is_lost(way: str) -> None:
+    with bench(BY_LENGTH % len(DATA)) as made:
+        by(way, made.body)
+
+        def work() -> None:
+            made.source.sendall(DATA[:1000])
+            made.received += made.destination.recv(1000)  # the pump waits for more now, or soon will
+            reset(made.source)
+
+        made.start(work)
+        with pytest.raises(ConnectionLost) as caught:
+            pump(made.body, made.outlet)
+    assert caught.value.side == "source"
+
+
+@WAYS
+def test_a_destination_that_is_reset_is_lost(way: str) -> None:
+    """Whether the RST is seen by a look for an answer or by a write is luck; it is never a whole upload."""
+    with bench(BY_LENGTH % (100 * len(DATA)), *[DATA] * 100) as made:
+        by(way, made.body)
+
+        def work() -> None:
+            made.received += made.destination.recv(1 << 16)
+            reset(made.destination)
+
+        made.start(work)
+        lost: ConnectionLost | None = None
+        try:
+            assert not pump(made.body, made.outlet)
+        except ConnectionLost as error:
+            lost = error
+    assert made.outlet.answers.hung_up if lost is None else lost.side == "destination"
+
+
+@WAYS
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_silence_is_a_stall_of_the_side_that_is_silent(way: str, side: str) -> None:
+    pieces = [DATA[:1000]] if side == "source" else [DATA] * 10
+    with bench(BY_LENGTH % (10 * len(DATA)), limits=replace(LIMITS, stall_seconds=0.3)) as made:
+        by(way, made.body)
+        if side == "source":
+            made.take_all()
+        made.start(lambda: [made.source.sendall(piece) for piece in pieces] and None)
+        with pytest.raises(Stalled) as caught:
+            pump(made.body, made.outlet)
+        assert caught.value.side == side
+
+
+@WAYS
+@pytest.mark.parametrize("pieces", [1000, 1], ids=["never waits", "waits"])
+def test_a_cancel_is_seen_by_a_pump(way: str, pieces: int) -> None:
+    with bench(BY_LENGTH % (1000 * len(DATA))) as made:
+        by(way, made.body)
+        made.take_all()
+        made.start(lambda: [made.source.sendall(DATA) for _ in range(pieces)] and None)
+        canceller = gevent.spawn_later(0.05, made.outlet.meter.cancel)
+        began = monotonic()
+        with pytest.raises(Cancelled):
+            pump(made.body, made.outlet)
+        assert monotonic() - began < 1
+        canceller.get()
+
+
+# -- digests
+
+
+@pytest.mark.parametrize("size", [1, 50_000, len(DATA)])
+@pytest.mark.parametrize(
+    ("framing", "to_chunked"),
+    [("length", False), ("length", True), ("chunked", True), ("promised", False), ("promised", True)],
+)
+def test_damage_is_found_before_the_upload_can_be_whole(framing: str, size: int, to_chunked: bool) -> None:
+    """The source's declared digest is another one: what went out lacks its last byte, or the last chunk."""
+    data = DATA[:size]
+    head, feed = (BY_LENGTH % size, data) if framing == "length" else (CHUNKED, coded(data))
+    with bench(head, feed, chunked=to_chunked) as made:
+        if framing == "promised":
+            made.body.promise(size)
+        made.body.digest_with(("crc64nvme",), {"crc32c": b"none"})
+        made.take_all()
+        with pytest.raises(IntegrityMismatch) as caught:
+            pump(made.body, made.outlet)
+        received = made.end()
+    assert caught.value.side == "source"
+    assert not received.endswith(b"0\r\n\r\n")
+    assert made.outlet.sent < size or framing == "chunked"
+    if not to_chunked:
+        assert len(received) < size
+
+
+def test_the_same_bytes_with_the_right_digest_go_through() -> None:
+    expected = Digester(("crc32c",))
+    expected.update(DATA)
+    with bench(BY_LENGTH % len(DATA), DATA) as made:
+        made.body.digest_with(("crc64nvme",), expected.digests())
+        made.take_all()
+        assert pump(made.body, made.outlet)
+        assert made.end() == DATA
+
+
+# -- what is lent comes back
+
+
+def waiting_in(end: int) -> int:
+    """Return how many bytes wait in a pipe."""
+    return int(struct.unpack("i", fcntl.ioctl(end, termios.FIONREAD, b"\0\0\0\0"))[0])
+
+
+def test_an_empty_pipe_is_kept_for_the_next() -> None:
+    for _ in range(3):
+        with bench(BY_LENGTH % len(DATA), DATA) as made:
+            made.take_all()
+            assert pump(made.body, made.outlet)
+        assert len(PIPES._free) == 1
+        assert waiting_in(PIPES._free[0][0]) == 0
+
+
+def test_a_pipe_with_bytes_in_it_is_never_used_again() -> None:
+    """Broken off while bytes lay in the pipe: with another's object these would be somebody else's bytes."""
+    with bench(BY_LENGTH % (10 * len(DATA)), *[DATA] * 10) as made:
+        job = gevent.spawn(pump, made.body, made.outlet)
+        while not made.outlet.waited:  # nobody reads: it will wait with a full pipe
+            gevent.sleep(0.01)
+        job.kill()
+    assert not PIPES._free
+
+
+@WAYS
+def test_a_waiting_source_holds_no_pipe_and_no_buffer(way: str) -> None:
+    with bench(BY_LENGTH % len(DATA)) as made:
+        by(way, made.body)
+        open_before, kept_before = len(os.listdir("/proc/self/fd")), BUFFERS._kept
+        job = gevent.spawn(pump, made.body, made.outlet)
+        gevent.sleep(0.05)
+        assert len(os.listdir("/proc/self/fd")) == open_before + 2 * len(PIPES._free)
+        assert BUFFERS._kept >= kept_before
+        job.kill()
+
+
+def test_buffers_come_back_however_it_ends_and_are_kept_up_to_a_bound() -> None:
+    buffers = Buffers(kept_bytes=100_000)
+    with pytest.raises(gevent.GreenletExit), buffers.lend(40_000) as view:
+        assert len(view) == 40_000
+        raise gevent.GreenletExit
+    with buffers.lend(65_536) as one, buffers.lend(65_536) as two:
+        assert one.obj is view.obj
+        assert two.obj is not one.obj
+    assert buffers._kept == 65_536
+
+
+def test_pipes_are_kept_up_to_a_bound() -> None:
+    pipes = Pipes(kept=2)
+    taken = [pipes.take() for _ in range(4)]
+    before = len(os.listdir("/proc/self/fd"))
+    for ends in taken:
+        pipes.give(ends, empty=True)
+    assert len(os.listdir("/proc/self/fd")) == before - 4
+    assert pipes.take() in taken[:2]
+    pipes.give(taken[1], empty=True)
+    pipes.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 8
