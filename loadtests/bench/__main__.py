@@ -16,14 +16,14 @@ from typing import NoReturn
 
 from loadtests.bench.crowd import AT_ONCE, run_hub, run_memory
 from loadtests.bench.measures import MIB, BenchError, Verdict, compare
-from loadtests.bench.movers import Programs, movers
+from loadtests.bench.movers import Programs, movers, relay_with
 from loadtests.bench.peers import CIPHER, Peers
 from loadtests.bench.proc import raise_open_files
 from loadtests.bench.report import CLOSE, OPEN, Report, has_marks, write_into
 from loadtests.bench.server import Relay
 from loadtests.bench.streams import FILES_PER_STREAM, SIZE, run_streams
 from loadtests.bench.throughput import LARGE, SMALL, WARM, run_rounds
-from loadtests.bench.tools import ROOT, Tools, find_tools, versions
+from loadtests.bench.tools import ROOT, Tools, find_tools, openssl_in, versions
 
 SECTIONS = ("plain", "tls", "memory", "hub", "streams")
 SCHEME_OF = {"plain": "http", "tls": "https"}
@@ -43,6 +43,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hub-seconds", type=float, default=10.0, help="how long /healthz is asked for")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one move may take")
     parser.add_argument("--cipher", default=CIPHER, help=f"TLS 1.3 suite for all ({CIPHER}); '' for each one's own")
+    parser.add_argument("--openssl", type=Path, metavar="DIR", help="add a relay whose Python loads OpenSSL from here")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where files go; should be memory")
     parser.add_argument("--write", type=Path, metavar="README.md", help=f"put the result between {OPEN} and {CLOSE}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample too")
@@ -75,6 +76,8 @@ def say(text: str) -> None:
 def check(args: argparse.Namespace) -> Tools:
     """Return the tools. Raises BenchError for what would only be noticed at the end, or never."""
     tools = find_tools()
+    if args.openssl:
+        openssl_in(args.openssl)
     if args.write and not has_marks(args.write):
         raise BenchError(f"{args.write} has no {OPEN} … {CLOSE} to write between")
     if not (ROOT / "deploy" / "gunicorn.conf.py").is_file():
@@ -124,8 +127,13 @@ def _with_relay(
         for scheme in schemes:  # not measured, or whoever comes first pays for memory that nobody touched before
             programs.curl(peers.source_url(scheme, LARGE), peers.destination_url(scheme, WARM))
         peers.clear()
-        contestants = movers(relay, programs)
-        report.rows = run_rounds(contestants, peers, schemes, args.rounds, sizes, say)
+        with ExitStack() as stack:
+            contestants = movers(relay, programs)
+            if args.openssl:
+                other = {"LD_LIBRARY_PATH": str(args.openssl)}
+                second = stack.enter_context(closing(Relay(peers.folder, peers.ca, args.timeout, other)))
+                contestants.insert(1, relay_with(openssl_in(args.openssl), second))
+            report.rows = run_rounds(contestants, peers, schemes, args.rounds, sizes, say)
         compared = [verdict for scheme in schemes for verdict in compare(report.rows, scheme, MOST_CPU[scheme])]
         report.verdicts[:0] = compared
     if "hub" in args.only:

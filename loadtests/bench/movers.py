@@ -28,6 +28,7 @@ class Mover:
     label: str
     move: Callable[[str, str], Cost]
     small: bool = False
+    schemes: tuple[str, ...] = ("http", "https")
 
 
 class Programs:
@@ -59,8 +60,14 @@ class Programs:
         return self._run([sys.executable, script, source, destination, self._ca])
 
 
+def relay_with(openssl: str, relay: Relay) -> Mover:
+    """Return a relay that runs on other libraries of OpenSSL than the system's; over plain HTTP they do nothing."""
+    label = f"relay, `verify: size`, its Python on {openssl}"
+    return Mover("relay-openssl", label, lambda s, d: relay.measured(s, d, "size"), schemes=("https",))
+
+
 def movers(relay: Relay, programs: Programs) -> list[Mover]:
-    """Return all of them in the table's order."""
+    """Return the others in the table's order."""
     return [
         Mover("relay", "**relay**, `verify: size`", lambda s, d: relay.measured(s, d, "size")),
         Mover("relay-auto", "relay, `verify: auto` (digests, reads back)", lambda s, d: relay.measured(s, d, "auto")),

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Timer
@@ -79,6 +80,16 @@ class Growth:
 
     def __exit__(self, *_: object) -> None:
         self.bytes = sum(memory(pid, "VmHWM") for pid in self._pids) - self._before
+
+
+def touch_memory(size: int) -> None:
+    """Write to so much memory once, in a process that ends then.
+
+    A virtual machine often gives memory that lies idle back to its host, and the first touch of it costs more than
+    moving its bytes. Who comes first after a pause should not pay for that.
+    """
+    script = "import sys; b'x' * int(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, str(size)], check=False, timeout=120)
 
 
 def raise_open_files(wanted: int) -> None:

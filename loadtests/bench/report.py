@@ -18,7 +18,8 @@ _NOTE = (
     "relay's worker, or of the other programs from start to end. The peers are one nginx with a "
     "worker for each core, on the same cores, its files in memory. Machines are noisy and share "
     "their cores: compare the ratios of one run, not absolute "
-    "figures, and not those of two runs. rclone runs with its defaults, by `copyto` from HTTP to WebDAV; no "
+    "figures, and not those of two runs. Before each move as much memory as it needs is touched once, since a virtual "
+    "machine may have given it back to its host. rclone runs with its defaults, by `copyto` from HTTP to WebDAV; no "
     "digest is common to both of these, so it compares sizes."
 )
 _ONE_CIPHER = (

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from loadtests.bench.measures import BenchError, Row, Sample
+from loadtests.bench.measures import MIB, BenchError, Row, Sample
 from loadtests.bench.movers import Mover
 from loadtests.bench.peers import Peers
+from loadtests.bench.proc import touch_memory
 
 LARGE, SMALL, WARM = "large.bin", "small.bin", "warm.bin"
+SPARE = 256 * MIB
+"""What a move needs beside the object's own size: socket buffers, and the movers themselves."""
 Say = Callable[[str], None]
 
 
@@ -16,7 +19,9 @@ def run_rounds(
     movers: Sequence[Mover], peers: Peers, schemes: Sequence[str], rounds: int, sizes: dict[str, int], say: Say
 ) -> list[Row]:
     """Return a row for each mover and scheme. A mover that failed is not tried again; its row says why."""
-    rows = [Row(m.key, m.label, s, sizes[SMALL if m.small else LARGE]) for s in schemes for m in movers]
+    rows = [
+        Row(m.key, m.label, s, sizes[SMALL if m.small else LARGE]) for s in schemes for m in movers if s in m.schemes
+    ]
     by_key = {mover.key: mover for mover in movers}
     for number in range(rounds):
         for scheme in schemes:
@@ -38,6 +43,7 @@ def _name(row: Row) -> str:
 
 def _move(mover: Mover, row: Row, peers: Peers) -> None:
     source, name = SMALL if mover.small else LARGE, _name(row)
+    touch_memory(row.size + SPARE)
     try:
         cost = mover.move(peers.source_url(row.scheme, source), peers.destination_url(row.scheme, name))
         row.samples.append(Sample(cost, peers.whole(source, name)))

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def versions(tools: Tools) -> dict[str, str]:
     return {
         "relay": version("relay"),
         "Python": platform.python_version(),
+        "OpenSSL": _number(ssl.OPENSSL_VERSION),
         "gevent": version("gevent"),
         "gunicorn": version("gunicorn"),
         "nginx": _number(_said([tools.nginx, "-v"])),
@@ -59,6 +61,18 @@ def versions(tools: Tools) -> dict[str, str]:
         "requests": version("requests"),
         "Linux": platform.release().split("-")[0],
     }
+
+
+def openssl_in(folder: Path) -> str:
+    """Return what this Python calls the OpenSSL that it loads from a folder. Raises BenchError if it loads none."""
+    command = [sys.executable, "-c", "import ssl; print(ssl.OPENSSL_VERSION)"]
+    done = subprocess.run(
+        command, env=os.environ | {"LD_LIBRARY_PATH": str(folder)}, capture_output=True, text=True, check=False
+    )
+    found = " ".join(done.stdout.split()[:2])
+    if done.returncode or found == " ".join(ssl.OPENSSL_VERSION.split()[:2]):
+        raise BenchError(f"--openssl {folder}: Python loads no other libssl.so.3 and libcrypto.so.3 from there")
+    return found
 
 
 def _said(command: list[str]) -> str:

