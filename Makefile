@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench load clean help
+.PHONY: demo test check bench ladder load clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
 	@echo "make test   run the tests"
 	@echo "make check  format, lint, types"
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about ten minutes)"
+	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a short load of POST /migrate, judged by the destination's own digests"
 	@echo "make clean  remove what these made"
 
@@ -33,6 +34,9 @@ check: $(VENV)/installed
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m loadtests.bench $(BENCH)
+
+ladder: $(VENV)/installed
+	@$(BIN)/python -m loadtests.ladder $(LADDER)
 
 load: $(VENV)/installed
 	@$(BIN)/python -m loadtests.demo --objects 120 --max 20MB --plain

@@ -65,8 +65,8 @@ class Limits:
     """The largest piece that is copied at once."""
     tick_seconds: float = 1.0
     """How often a waiting pump looks at its clocks, and at a cancel."""
-    yield_seconds: float = 0.004
-    """How long a pump may run before it lets the others run."""
+    yield_seconds: float = 0.002
+    """How long a pump may run before it lets the others run: ten slots flat out make a round of 20 ms."""
     settle_seconds: float = 10.0
     """How long a destination may take to show an object that it acknowledged."""
     sweep_waits: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)

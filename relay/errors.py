@@ -2,7 +2,7 @@
 
 Decided here: every error that may leave any part of relay. Never here: HTTP, sockets, retries.
 
-Rule 1: an error says which *side* it is on, whether trying again makes sense, and what to do (DESIGN law 2).
+Rule 1: an error says which *side* it is on, whether trying again makes sense, and what to do (law 2).
 Rule 2: no `RelayError` derives from `OSError` or from a foreign library's error. A peer's reset that is raised
 while our upload reads from its source would otherwise be taken for a broken upload, and blamed on the wrong side.
 Rule 3: nothing secret goes in. Locations print themselves redacted, so put a Location in the text, never a URL.

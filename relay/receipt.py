@@ -14,7 +14,7 @@ from relay.digest import Digests, as_hex
 
 
 class Level(Enum):
-    """What a receipt proves, the strongest first (DESIGN section 5)."""
+    """What a receipt proves, the strongest first."""
 
     READ_BACK = "read_back"
     """After the destination committed, every byte was read back and digested again."""

@@ -1,7 +1,7 @@
 """How long to wait before trying again.
 
 Decided here: the waits. Never here: what is tried again (`engine/transfer.py`: a whole transfer with a fresh body,
-and nothing else; DESIGN law 7).
+and nothing else; law 7).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The application as gunicorn loads it: `gunicorn -c deploy/gunicorn.conf.py relay.wsgi:app`.
 
-The first thing that happens is a look at gevent's monkey patching (FAULTS F71). Without it each transfer would block
+The first thing that happens is a look at gevent's monkey patching. Without it each transfer would block
 all others, silently.
 """
 

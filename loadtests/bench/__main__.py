@@ -29,6 +29,7 @@ SECTIONS = ("plain", "tls", "memory", "hub", "streams")
 SCHEME_OF = {"plain": "http", "tls": "https"}
 MOST_CPU = {"http": 0.55, "https": 0.90}
 WARM_SIZE = MIB
+TICKING = "loadtests/bench/ticking.conf.py"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -137,7 +138,15 @@ def _with_relay(
         compared = [verdict for scheme in schemes for verdict in compare(report.rows, scheme, MOST_CPU[scheme])]
         report.verdicts[:0] = compared
     if "hub" in args.only:
-        report.verdicts += _guarded("hub", lambda: run_hub(relay, peers, both, args.hub_seconds, say))
+        report.verdicts += _guarded("hub", lambda: _hub(args, peers, both))
+
+
+def _hub(args: argparse.Namespace, peers: Peers, schemes: list[str]) -> list[Verdict]:
+    """Start another relay, with the ticker in it."""
+    ticks = peers.folder / "ticks"
+    settings = {"BENCH_TICKS": str(ticks)}
+    with closing(Relay(peers.folder, peers.ca, args.timeout, settings, TICKING)) as relay:
+        return run_hub(relay, ticks, peers, schemes, args.hub_seconds, say)
 
 
 def _guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict]:

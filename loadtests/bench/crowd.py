@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -35,10 +36,14 @@ def run_memory(relay: Relay, peers: Peers, schemes: Sequence[str], size: int, sa
     return verdicts
 
 
-def run_hub(relay: Relay, peers: Peers, schemes: Sequence[str], seconds: float, say: Say) -> list[Verdict]:
-    """Ask for /healthz every 10 ms on a kept-alive connection while four transfers run flat out."""
+def run_hub(relay: Relay, ticks: Path, peers: Peers, schemes: Sequence[str], seconds: float, say: Say) -> list[Verdict]:
+    """Let four transfers run flat out, with a ticker in the worker (`ticks` is its file), and ask for /healthz.
+
+    The ticker is what counts: from outside, the asker and the kernel's queue for two cores are measured as well.
+    """
     verdicts = []
     for scheme in schemes:
+        ticks.unlink(missing_ok=True)
         say(f"hub {scheme}: {AT_ONCE} transfers flat out for {seconds:g} s, /healthz every 10 ms")
         done = Event()
         with ThreadPoolExecutor(1) as pool:
@@ -49,10 +54,14 @@ def run_hub(relay: Relay, peers: Peers, schemes: Sequence[str], seconds: float, 
             finally:
                 done.set()
             answers, late = polled.result()
-        worst = max(answers)
-        what = f"hub: /healthz during {AT_ONCE} transfers, {_SIDES[scheme]}: answers within"
-        figure = _figure(answers, late) + ("" if whole else ", NOT WHOLE")
-        verdicts.append(Verdict(what, figure, "< 100 ms", whole and worst.wait < MOST_LATE))
+        latest, coreless, woke = (float(word) for word in ticks.read_text().split())
+        what = f"hub: a greenlet that wakes every 10 ms during {AT_ONCE} transfers, {_SIDES[scheme]}: at most late by"
+        figure = (
+            f"{latest * 1e3:.0f} ms, and {coreless * 1e3:.0f} that it had no core ({woke:.0f} wakes); from outside "
+            + _figure(answers, late)
+            + ("" if whole else ", NOT WHOLE")
+        )
+        verdicts.append(Verdict(what, figure, "< 100 ms", whole and woke > 100 and latest < MOST_LATE))
     return verdicts
 
 
@@ -89,8 +98,8 @@ def _figure(answers: Sequence[_Answer], late: float) -> str:
     worst = max(answers)
     most = percentile([answer.wait for answer in answers], 0.99)
     return (
-        f"{worst.wait * 1e3:.0f} ms, {worst.coreless * 1e3:.0f} of them waiting for a core (p99 {most * 1e3:.0f} ms, "
-        f"{len(answers)} asked; the asker itself woke up to {late * 1e3:.0f} ms late)"
+        f"/healthz answers with a p99 of {most * 1e3:.0f} ms, at worst in {worst.wait * 1e3:.0f} "
+        f"({len(answers)} asked; the asker itself woke up to {late * 1e3:.0f} ms late)"
     )
 
 

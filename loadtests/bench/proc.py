@@ -62,6 +62,15 @@ def memory(pid: int, name: str) -> int:
     raise BenchError(f"/proc/{pid}/status has no {name}")
 
 
+def written_bytes(pid: int) -> int:
+    """Return how many bytes a process has caused to be written to disks (proc(5): io)."""
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        raise BenchError("a process that was measured has ended") from None
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+
+
 class Growth:
     """How far processes' resident memory rises above where it was: `with Growth(pids) as g: …`, then `g.bytes`."""
 

@@ -125,14 +125,14 @@ def has_marks(path: Path) -> bool:
     return path.is_file() and re.search(f"{OPEN}.*{CLOSE}", path.read_text(encoding="utf-8"), re.S) is not None
 
 
-def write_into(path: Path, block: str) -> None:
+def write_into(path: Path, block: str, opening: str = OPEN, closing: str = CLOSE) -> None:
     """Replace what stands between the marks. Raises BenchError if they are not there."""
     text = path.read_text(encoding="utf-8")
-    before, mark, rest = text.partition(OPEN)
-    _, end, after = rest.partition(CLOSE)
+    before, mark, rest = text.partition(opening)
+    _, end, after = rest.partition(closing)
     if not mark or not end:
-        raise BenchError(f"{path} has no {OPEN} … {CLOSE}")
-    path.write_text(f"{before}{OPEN}\n{block}{CLOSE}{after}", encoding="utf-8")
+        raise BenchError(f"{path} has no {opening} … {closing}")
+    path.write_text(f"{before}{opening}\n{block}{closing}{after}", encoding="utf-8")
 
 
 def _size(size: int) -> str:

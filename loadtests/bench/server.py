@@ -20,10 +20,18 @@ from loadtests.bench.tools import ROOT
 
 
 class Relay:
-    """A running relay with one worker."""
+    """A running relay, with one worker unless the settings say more."""
 
-    def __init__(self, folder: Path, ca: Path, seconds: float, settings: Mapping[str, str] | None = None) -> None:
-        """Start it; `settings` are further RELAY_* variables, `seconds` is the time one migration may take.
+    def __init__(
+        self,
+        folder: Path,
+        ca: Path | None,
+        seconds: float,
+        settings: Mapping[str, str] | None = None,
+        config: str = "deploy/gunicorn.conf.py",
+    ) -> None:
+        """Start it; `settings` are further RELAY_* variables, `seconds` is the time one migration may
+        take, `config` the file that gunicorn reads.
 
         Raises BenchError if it does not get ready.
         """
@@ -35,10 +43,11 @@ class Relay:
             "RELAY_BIND": f"127.0.0.1:{self.port}",
             "RELAY_WORKERS": "1",
             "RELAY_EGRESS_ALLOW": "127.0.0.1",
-            "RELAY_CA_BUNDLE": str(ca),
             "RELAY_CONFIG": os.devnull,
         }
-        command = [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "relay.wsgi:app"]
+        if ca is not None:
+            own["RELAY_CA_BUNDLE"] = str(ca)
+        command = [sys.executable, "-m", "gunicorn", "-c", config, "relay.wsgi:app"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,

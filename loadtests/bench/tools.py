@@ -63,6 +63,12 @@ def versions(tools: Tools) -> dict[str, str]:
     }
 
 
+def python_versions() -> dict[str, str]:
+    """Return what the Python programs of the ladder ran on."""
+    names = ("relay", "gevent", "gunicorn", "requests", "aiohttp", "aiofiles")
+    return {"Python": platform.python_version()} | {name: version(name) for name in names}
+
+
 def openssl_in(folder: Path) -> str:
     """Return what this Python calls the OpenSSL that it loads from a folder. Raises BenchError if it loads none."""
     command = [sys.executable, "-c", "import ssl; print(ssl.OPENSSL_VERSION)"]

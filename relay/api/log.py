@@ -1,7 +1,7 @@
 """The log: one JSON object a line on stderr.
 
 Decided here: what a line holds. Secrets never get here: a Location prints itself without them, and the libraries that
-would log whole URLs (TRAPS T41) are silenced.
+would log whole URLs are silenced.
 """
 
 from __future__ import annotations

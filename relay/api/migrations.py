@@ -3,7 +3,7 @@
 Theory of operation. The request is read and checked to its end before anything is dialled. Then one of two ways:
 
 * JSON (the default): the transfer runs in the request's greenlet, and the answer is its outcome or its problem. A
-  client that hangs up is not noticed, since nothing is written to it meanwhile (TRAPS T31); the transfer goes on.
+  client that hangs up is not noticed, since nothing is written to it meanwhile; the transfer goes on.
 * NDJSON (`Accept: application/x-ndjson`): the transfer runs in a greenlet of its own, and progress lines are written
   while it does. When a line can't be written the client is gone: nobody would learn of the end, so the transfer is
   cancelled, and leaves nothing at the destination.

@@ -1,4 +1,4 @@
-"""One JSON object out of a request's body, or one clear refusal (BAD_INPUTS B02–B12, B17; TRAPS T20).
+"""One JSON object out of a request's body, or one clear refusal.
 
 Decided here: what is read, for how long, and which JSON is JSON. Never here: what the members mean.
 

@@ -1,4 +1,4 @@
-"""The exit codes (DESIGN section 8)."""
+"""The exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers from the command line, and from files that keep them out of the process list (BAD_INPUTS B84, B85)."""
+"""Headers from the command line, and from files that keep them out of the process list."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What is printed, and that printing never breaks a transfer.
 
 The receipt (or one JSON object) goes to stdout, everything else to stderr. A closed stdout, an ASCII terminal or a
-hostile store's escape sequences change nothing but the print (BAD_INPUTS B87).
+hostile store's escape sequences change nothing but the print.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from relay.location import Location, same_object
 
 
 class Verify(Enum):
-    """How much proof is wanted (DESIGN section 5)."""
+    """How much proof is wanted."""
 
     AUTO = "auto"
     """The strongest level without reading again; where there is none, read back."""
@@ -38,6 +38,6 @@ class Plan:
     if_exists: IfExists = IfExists.OVERWRITE
 
     def __post_init__(self) -> None:
-        """Refuse what would truncate the only copy (FAULTS F58)."""
+        """Refuse what would truncate the only copy."""
         if same_object(self.source, self.destination):
             raise SameObject(f"{self.destination} is both source and destination")

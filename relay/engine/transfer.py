@@ -6,7 +6,7 @@ reused. Within an attempt the order is fixed: pin the source's version, look at 
 wants that, open the source at the pinned version, pipe, verify. Whatever ends an attempt, its body is closed, which
 breaks an upload that was not whole; an object that turned out wrong after the destination took it is deleted again.
 
-Decided here: the order of work, and what is tried again (DESIGN law 7). Never here: how bytes move.
+Decided here: the order of work, and what is tried again (law 7). Never here: how bytes move.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
 
 
 def _look(destination: Destination, location: Location, poll: Callable[[], bool]) -> Found | None:
-    """Ask for the object until it shows (FAULTS F37). Raises DestinationLost when it never does."""
+    """Ask for the object until it shows. Raises DestinationLost when it never does."""
     while True:
         try:
             return destination.head(location)

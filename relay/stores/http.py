@@ -43,7 +43,7 @@ BELIEVED: Mapping[str, frozenset[int]] = {
     "POST": frozenset({200, 201, 204}),
     "DELETE": frozenset({200, 202, 204, 404, 410}),
 }
-"""The statuses that mean success, by verb (DESIGN law 4). 202 to an upload means that nothing is known yet."""
+"""The statuses that mean success, by verb (law 4). 202 to an upload means that nothing is known yet."""
 
 MOVED = frozenset({301, 302, 303, 307, 308})
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
@@ -230,7 +230,7 @@ def _version(head: Head) -> Version:
 
 
 def _metadata(head: Head) -> tuple[tuple[str, str], ...]:
-    """Return what goes with the object; a value that is odd is dropped, not passed on (BAD_INPUTS B56)."""
+    """Return what goes with the object; a value that is odd is dropped, not passed on."""
     pairs = ((name, head.get(name)) for name in CARRIED)
     return tuple((name.title(), value) for name, value in pairs if value and _CARRIABLE.match(value))
 

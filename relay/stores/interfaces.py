@@ -1,4 +1,4 @@
-"""What a store promises, whatever it speaks (DESIGN law 9: one contract, one suite, every store).
+"""What a store promises, whatever it speaks (law 9: one contract, one suite, every store).
 
 **Contract.** A destination either has the whole object after `put` returned, or, as far as the store's protocol lets
 anybody promise that, what it had before. No call retries. No call returns an answer that it does not believe: every

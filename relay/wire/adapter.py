@@ -4,7 +4,7 @@
     with session.get(source, stream=True) as response:
         session.put(destination, data=response.raw)      # response.raw is a Body, and is pumped
 
-Errors are relay's own (`RelayError`), not `requests.RequestException`, which derives from OSError (DESIGN law 2).
+Errors are relay's own (`RelayError`), not `requests.RequestException`, which derives from OSError (law 2).
 Content codings are passed through untouched: `response.raw` gives the bytes as they came.
 """
 

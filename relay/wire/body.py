@@ -5,7 +5,7 @@ of two ways: `read_now` returns 0 after the promised length (or the framing's ow
 digest matched; or it raises. The last piece is not handed out before the digests were compared, so whoever forwards
 the pieces can't have completed an upload of damaged bytes: its last piece never went out.
 
-Decided here: completeness (DESIGN law 1), and what becomes of the connection. Never here: where bytes go.
+Decided here: completeness (law 1), and what becomes of the connection. Never here: where bytes go.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FAULTS.md 2.2: what a destination does wrong, over plain TCP and over TLS, spliced (`size`) and copied (`auto`)."""
+"""What a destination does wrong, over plain TCP and over TLS, spliced (`size`) and copied (`auto`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN law 8, FAULTS F66: payload never touches the disk, shown on objects larger than the process may write."""
+"""Law 8: payload never touches the disk, shown on objects larger than the process may write."""
 
 from __future__ import annotations
 

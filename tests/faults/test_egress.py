@@ -1,4 +1,4 @@
-"""BAD_INPUTS.md 3.2 at the dialer: what is closed is never connected to, whatever a name resolves to, and when.
+"""At the dialer: what is closed is never connected to, whatever a name resolves to, and when.
 
 Most rows use a socket class that records instead of connecting. The last ones use a real resolver and real sockets in
 a network namespace that has only loopback, so that a hole would be a failed test and never traffic.

@@ -1,4 +1,4 @@
-"""FAULTS.md 2.5: a bad network between relay and its clouds, by the simulators' proxy."""
+"""A bad network between relay and its clouds, by the simulators' proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strict JSON and the envelope: every row of BAD_INPUTS 3.1 that does not need a raw socket."""
+"""Strict JSON and the envelope: every bad body that does not need a raw socket."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_members(client: FlaskClient, members: dict[str, Any], status: int, code
 )
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_headers(client: FlaskClient, side: str, headers: dict[str, str], code: str, name: str) -> None:
-    """BAD_INPUTS 3.3 through the API: 422 with a pointer, the value never repeated."""
+    """Bad locations through the API: 422 with a pointer, the value never repeated."""
     members = GOOD | {side: {"url": f"https://{side}.example/x", "headers": headers}}
     response = client.post("/migrate", json=members)
     problem = json.loads(response.data)

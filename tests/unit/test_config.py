@@ -176,7 +176,7 @@ def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_gunicorn_is_told() -> None:
-    """What TRAPS 2.1 asks for, and that gunicorn knows each name."""
+    """What gunicorn must be told, and that it knows each name."""
     from gunicorn.config import Config
 
     told = gunicorn_settings(load_settings({"bind": "127.0.0.1:1234", "workers": 3, "graceful_timeout": 40}))

@@ -1,0 +1,114 @@
+"""The README's own lines, run as they stand but for the ports: what a new user types must work."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from relay.config import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def shell_blocks() -> list[str]:
+    """Return the text of every block of shell."""
+    return re.findall(r"```sh\n(.*?)```", README, re.S)
+
+
+def commands(block: str) -> Iterator[tuple[str, bool]]:
+    """Yield each command of a block, and whether it is to run in the background."""
+    for line in block.replace("\\\n", " ").splitlines():
+        line = line.split("  #")[0].strip()
+        *background, last = re.split(r"&(?=\s|$)", line)
+        yield from ((command.strip(), True) for command in background)
+        if last.strip():
+            yield last.strip(), False
+
+
+def with_free_ports(text: str, *ports: str) -> str:
+    """Return the text with each port replaced by one that is free, since another test may use them."""
+    for port in ports:
+        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+            text = re.sub(rf"\b{port}\b", str(listener.getsockname()[1]), text)
+    return text
+
+
+@contextmanager
+def background(command: str, environment: dict[str, str]) -> Iterator[None]:
+    """Run a command that stays, until the context ends."""
+    process = subprocess.Popen(["bash", "-c", f"exec env {command}"], cwd=ROOT, env=environment)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def await_port(port: int) -> None:
+    """Wait until something listens."""
+    until = monotonic() + 20
+    while monotonic() < until:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            sleep(0.05)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed (Debian: curl)")
+def test_trying_it_on_this_machine() -> None:
+    (block,) = [block for block in shell_blocks() if "simulators src" in block]
+    block = with_free_ports(block, "8000", "8001", "8080").replace(".venv/bin/", f"{BIN}/")
+    relay_port = re.findall(r"http://127\.0\.0\.1:(\d+)/migrate", block)[0]
+    staying = [command for command, stays in commands(block) if stays]
+    asking = [command for command, stays in commands(block) if not stays]
+    assert len(staying) == 3 and len(asking) == 2
+    staying = [f"{c} --bind 127.0.0.1:{relay_port}" if c.endswith("relay serve") else c for c in staying]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")}
+    with background(staying[0], environment), background(staying[1], environment), background(staying[2], environment):
+        for port in re.findall(r"(?:src|dst) (\d+)", block):
+            await_port(int(port))
+        await_port(int(relay_port))
+        answers = [
+            json.loads(subprocess.run(["bash", "-c", line], capture_output=True, timeout=90, check=True).stdout)
+            for line in asking
+        ]
+    answer, received = answers
+    assert answer["state"] == "verified"
+    assert answer["receipt"]["level"] == "whole_digest"
+    assert answer["receipt"]["digests"]["crc64nvme"] in json.dumps(received)
+
+
+def test_every_make_target_and_program_that_is_named_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make ([a-z]+)", "\n".join([*shell_blocks(), *re.findall(r"`([^`]+)`", README)])):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    programs = set(re.findall(r"\.venv/bin/([a-z]+)", README))
+    assert {"relay", "python"} <= programs
+    for program in programs:
+        assert (BIN / program).exists(), program
+
+
+def test_every_setting_is_in_the_table_with_its_default_name() -> None:
+    named = set(re.findall(r"`RELAY_([A-Z_]+)`", README))
+    assert {name.upper() for name in Settings.model_fields} <= named | {"CONFIG"}
+    assert named <= {name.upper() for name in Settings.model_fields} | {"CONFIG"}
+
+
+def test_every_file_that_is_linked_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
