@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench ladder load clean help
+.PHONY: demo test check bench ladder load soak clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
@@ -12,7 +12,8 @@ help:
 	@echo "make check  format, lint, types"
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about ten minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
-	@echo "make load   a short load of POST /migrate, judged by the destination's own digests"
+	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
+	@echo "make soak   five minutes of it at full load"
 	@echo "make clean  remove what these made"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -39,7 +40,10 @@ ladder: $(VENV)/installed
 	@$(BIN)/python -m loadtests.ladder $(LADDER)
 
 load: $(VENV)/installed
-	@$(BIN)/python -m loadtests.demo --objects 120 --max 20MB --plain
+	@$(BIN)/python -m loadtests.load $(LOAD)
+
+soak: $(VENV)/installed
+	@$(BIN)/python -m loadtests.load --seconds 300 --shape soak --report out/soak.html $(LOAD)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis out build dist *.egg-info

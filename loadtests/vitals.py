@@ -1,0 +1,76 @@
+"""The vital signs of relay's workers while they work: memory, descriptors, bytes to the disk, once a second."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from loadtests.bench.measures import MIB
+from loadtests.bench.proc import memory, written_bytes
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One look: seconds on the clock, resident bytes, open descriptors."""
+
+    at: float
+    rss: int
+    descriptors: int
+
+
+@dataclass
+class Vitals:
+    """What was seen of these processes. `settle` seconds of the beginning do not count for the slopes."""
+
+    pids: Sequence[int]
+    settle: float = 30.0
+    beats: list[Beat] = field(default_factory=list)
+    disk: int = 0
+    _disk_before: int | None = None
+
+    def look(self) -> None:
+        """Take one look. Raises BenchError when a process has ended, which is a finding too."""
+        written = sum(written_bytes(pid) for pid in self.pids)
+        if self._disk_before is None:
+            self._disk_before = written
+        self.disk = written - self._disk_before
+        rss = sum(memory(pid, "VmRSS") for pid in self.pids)
+        descriptors = sum(len(os.listdir(Path(f"/proc/{pid}/fd"))) for pid in self.pids)
+        self.beats.append(Beat(monotonic(), rss, descriptors))
+
+    @property
+    def peak_mib(self) -> float:
+        """The most resident memory, MiB."""
+        return max((beat.rss for beat in self.beats), default=0) / MIB
+
+    @property
+    def minutes(self) -> float:
+        """How long the slopes are over, minutes."""
+        counted = self._counted()
+        return (counted[-1].at - counted[0].at) / 60 if counted else 0.0
+
+    @property
+    def rss_slope(self) -> float:
+        """How fast memory grows, MiB a minute, by least squares."""
+        return slope([(beat.at / 60, beat.rss / MIB) for beat in self._counted()])
+
+    @property
+    def descriptor_slope(self) -> float:
+        """How fast the number of open descriptors grows, a minute."""
+        return slope([(beat.at / 60, float(beat.descriptors)) for beat in self._counted()])
+
+    def _counted(self) -> list[Beat]:
+        return [beat for beat in self.beats if beat.at - self.beats[0].at >= self.settle]
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Return the slope of the line through points by least squares; 0 for fewer than two."""
+    if len(points) < 2:
+        return 0.0
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
