@@ -59,17 +59,17 @@ class Relay:
                 start_new_session=True,
             )
         try:
-            self._await_ready()
+            self._await_ready(int((own | dict(settings or {}))["RELAY_WORKERS"]))
             self.workers = children(self._process.pid)
         except BaseException:
             self.close()
             raise
 
-    def _await_ready(self, seconds: float = 30.0) -> None:
+    def _await_ready(self, workers: int, seconds: float = 30.0) -> None:
         until = monotonic() + seconds
         while monotonic() < until and self._process.poll() is None:
             try:
-                if self.ask("GET", "/readyz", seconds=5)[0] == 200:
+                if self.ask("GET", "/readyz", seconds=5)[0] == 200 and len(children(self._process.pid)) >= workers:
                     return
             except OSError:
                 pass

@@ -57,7 +57,10 @@ def climb(args: argparse.Namespace, objects: Objects, folder: Path) -> list[Row]
     rows = [Row(rung, objects) for rung in RUNGS if rung.number in args.only]
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ladder-", dir=memory_folder())))
-        clouds = stack.enter_context(spawn("src", "--seed", str(objects.seed))), stack.enter_context(spawn("dst"))
+        clouds = (
+            stack.enter_context(spawn("src", "--seed", str(objects.seed))),
+            stack.enter_context(spawn("dst", "--digest", "crc32c")),
+        )
         relays = {
             count: stack.enter_context(closing(Relay(logs, None, args.timeout, {"RELAY_WORKERS": str(count)})))
             for count in {row.rung.workers for row in rows} - {0}

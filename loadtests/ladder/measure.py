@@ -74,14 +74,14 @@ class Objects:
         got = {str(entry["path"]): entry for entry in received}
         with Content(self.seed) as content:
             return sum(
-                self._same(got.get(f"/bucket/{name}", {}), size, content.digest("crc64nvme", f"/objects/{name}", size))
+                self._same(got.get(f"/bucket/{name}", {}), size, content.digest("crc32c", f"/objects/{name}", size))
                 for name, size in self.sizes.items()
             )
 
     @staticmethod
     def _same(entry: dict[str, object], size: int, digest: str) -> bool:
         digests = entry.get("digests")
-        return entry.get("size") == size and isinstance(digests, dict) and digests.get("crc64nvme") == digest
+        return entry.get("size") == size and isinstance(digests, dict) and digests.get("crc32c") == digest
 
 
 @dataclass(frozen=True)

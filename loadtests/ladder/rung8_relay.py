@@ -1,20 +1,21 @@
 """Rung 8, relay: ten requests at a time to `POST /migrate`. The third argument is its address."""
 
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-
-import requests
+from urllib.request import Request, urlopen
 
 from loadtests.ladder.jobs import AT_ONCE, Job, read_jobs
 
 
 def move(job: Job) -> None:
     """Ask relay to move one object, and believe nothing less than `verified`."""
-    order = {"source": job.source, "destination": job.destination}
-    answer = requests.post(f"{sys.argv[3]}/migrate", json=order, timeout=300)
-    answer.raise_for_status()
-    if answer.json()["state"] != "verified":
-        raise RuntimeError(f"{job.destination}: {answer.json()['state']}")
+    order = json.dumps({"source": job.source, "destination": job.destination}).encode()
+    request = Request(f"{sys.argv[3]}/migrate", order, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=300) as answer:  # raises for anything but a success
+        state = json.load(answer)["state"]
+    if state != "verified":
+        raise RuntimeError(f"{job.destination}: {state}")
 
 
 if __name__ == "__main__":

@@ -24,19 +24,26 @@ class Buffers:
     @contextmanager
     def lend(self, size: int) -> Iterator[memoryview]:
         """Lend a writable view of `size` bytes, of undefined content, until the context ends."""
-        rounded = 1 << (size - 1).bit_length()
-        free = self._free.setdefault(rounded, [])
-        if free:
-            view = free.pop()
-            self._kept -= rounded
-        else:
-            view = memoryview(bytearray(rounded))
+        view = self._take(size)
         try:
             yield view[:size]
         finally:
-            if self._kept + rounded <= self._kept_bytes:
-                free.append(view)
-                self._kept += rounded
+            if self._kept + len(view) <= self._kept_bytes:
+                self._free.setdefault(len(view), []).append(view)
+                self._kept += len(view)
+
+    def _take(self, size: int) -> memoryview:
+        """Return the smallest buffer that is kept and large enough, else a new one.
+
+        A larger one will do: the kernel clears the pages of a new buffer one by one, which costs more than what is
+        then done with it.
+        """
+        rounded = 1 << (size - 1).bit_length()
+        fitting = min((kept for kept, free in self._free.items() if kept >= rounded and free), default=None)
+        if fitting is None:
+            return memoryview(bytearray(rounded))
+        self._kept -= fitting
+        return self._free[fitting].pop()
 
 
 class Pipes:

@@ -216,12 +216,12 @@ def test_objects_are_whole_by_size_and_digest() -> None:
             {
                 "path": f"/bucket/{n}",
                 "size": s,
-                "digests": {"crc64nvme": content.digest("crc64nvme", f"/objects/{n}", s)},
+                "digests": {"crc32c": content.digest("crc32c", f"/objects/{n}", s)},
             }
             for n, s in objects.sizes.items()
         ]
     assert objects.whole(received) == 2
-    received[0]["digests"] = {"crc64nvme": "0" * 16}
+    received[0]["digests"] = {"crc32c": "0" * 16}
     assert objects.whole(received) == 1
     assert objects.whole([]) == 0
 
