@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from loadtests.bench.crowd import AT_ONCE, run_hub, run_memory
+from loadtests.bench.floor import build
 from loadtests.bench.measures import MIB, BenchError, Verdict, compare
-from loadtests.bench.movers import Programs, movers, relay_with
+from loadtests.bench.movers import Programs, floors, movers, relay_with
 from loadtests.bench.peers import CIPHER, Peers
 from loadtests.bench.proc import raise_open_files
 from loadtests.bench.report import CLOSE, OPEN, Report, has_marks, write_into
@@ -28,6 +29,7 @@ from loadtests.bench.tools import ROOT, Tools, find_tools, openssl_in, versions
 SECTIONS = ("plain", "tls", "memory", "hub", "streams")
 SCHEME_OF = {"plain": "http", "tls": "https"}
 MOST_CPU = {"http": 0.55, "https": 0.90}
+MOST_OF_FLOOR = {"http": 1.25, "https": 1.20}
 WARM_SIZE = MIB
 TICKING = "loadtests/bench/ticking.conf.py"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -129,13 +131,20 @@ def _with_relay(
             programs.curl(peers.source_url(scheme, LARGE), peers.destination_url(scheme, WARM))
         peers.clear()
         with ExitStack() as stack:
-            contestants = movers(relay, programs)
+            built, missing = build(peers.folder)
+            for line in missing:
+                say(line)
+            contestants = movers(relay, programs) + floors(programs, built)
             if args.openssl:
                 other = {"LD_LIBRARY_PATH": str(args.openssl)}
                 second = stack.enter_context(closing(Relay(peers.folder, peers.ca, args.timeout, other)))
                 contestants.insert(1, relay_with(openssl_in(args.openssl), second))
             report.rows = run_rounds(contestants, peers, schemes, args.rounds, sizes, say)
-        compared = [verdict for scheme in schemes for verdict in compare(report.rows, scheme, MOST_CPU[scheme])]
+        compared = [
+            verdict
+            for scheme in schemes
+            for verdict in compare(report.rows, scheme, MOST_CPU[scheme], MOST_OF_FLOOR[scheme])
+        ]
         report.verdicts[:0] = compared
     if "hub" in args.only:
         report.verdicts += _guarded("hub", lambda: _hub(args, peers, both))

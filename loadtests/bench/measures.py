@@ -10,6 +10,8 @@ GIB = 1 << 30
 MIB = 1 << 20
 BASE = "rclone"
 """The key of the mover that every ratio is to."""
+FLOOR = "floor"
+"""The key of the plainest loops in C."""
 
 
 class BenchError(Exception):
@@ -92,15 +94,31 @@ def find(rows: list[Row], scheme: str, key: str) -> Row | None:
     return next((row for row in rows if row.scheme == scheme and row.key == key), None)
 
 
-def compare(rows: list[Row], scheme: str, most_cpu: float) -> list[Verdict]:
-    """Hold relay's row of one scheme against rclone's: CPU at most `most_cpu` of it, throughput no lower."""
+def compare(rows: list[Row], scheme: str, most_cpu: float, most_of_floor: float) -> list[Verdict]:
+    """Hold relay's row of one scheme against rclone's: CPU at most `most_cpu` of it, throughput no lower; and its CPU
+    against the floor's, where there is one."""
     mine, base = find(rows, scheme, "relay"), find(rows, scheme, BASE)
     if mine is None or base is None:
         return []
     sound = mine.whole and base.whole
     cpu, rate = ratio(mine.cpu, base.cpu), ratio(mine.rate, base.rate)
     sides = "plain" if scheme == "http" else "TLS on both sides"
+    floor = find(rows, scheme, FLOOR)
+    above = ratio(mine.cpu, floor.cpu) if floor else None
+    held = (
+        []
+        if floor is None
+        else [
+            Verdict(
+                f"{sides}: CPU per GiB, of the floor's",
+                told(above),
+                f"≤ {most_of_floor:.2f}",
+                sound and floor.whole and above is not None and above <= most_of_floor,
+            )
+        ]
+    )
     return [
+        *held,
         Verdict(
             f"{sides}: CPU per GiB, of rclone's",
             told(cpu),

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.bench.measures import BASE, Cost
+from loadtests.bench.measures import BASE, FLOOR, Cost
 from loadtests.bench.peers import Peers
 from loadtests.bench.proc import Pipeline, clean_environment
 from loadtests.bench.server import Relay
@@ -54,6 +54,14 @@ class Programs:
         curl = [self._tools.curl, "-q", "--noproxy", "*", "-sSf", "--cacert", self._ca]
         return self._run([*curl, source], [*curl, "-T", "-", destination])
 
+    def floor(self, program: Path, source: str, destination: str) -> Cost:
+        """The plainest loop in C."""
+        return self._run(
+            [str(program), source, destination, self._ca]
+            if source.startswith("https")
+            else [str(program), source, destination]
+        )
+
     def naive(self, source: str, destination: str) -> Cost:
         """The article's loop."""
         script = str(Path(__file__).with_name("naive.py"))
@@ -64,6 +72,16 @@ def relay_with(openssl: str, relay: Relay) -> Mover:
     """Return a relay that runs on other libraries of OpenSSL than the system's; over plain HTTP they do nothing."""
     label = f"relay, `verify: size`, its Python on {openssl}"
     return Mover("relay-openssl", label, lambda s, d: relay.measured(s, d, "size"), schemes=("https",))
+
+
+def floors(programs: Programs, built: Mapping[str, Path]) -> list[Mover]:
+    """Return the floor of each scheme that could be compiled."""
+    words = {"http": "C: `splice`, blocking (the floor)", "https": "C: `SSL_read` → `SSL_write`, blocking (the floor)"}
+
+    def mover(scheme: str, program: Path) -> Mover:
+        return Mover(FLOOR, words[scheme], lambda s, d: programs.floor(program, s, d), schemes=(scheme,))
+
+    return [mover(scheme, program) for scheme, program in built.items()]
 
 
 def movers(relay: Relay, programs: Programs) -> list[Mover]:
