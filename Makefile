@@ -10,7 +10,7 @@ help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
 	@echo "make test   run the tests"
 	@echo "make check  format, lint, types"
-	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about ten minutes)"
+	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
@@ -34,7 +34,7 @@ check: $(VENV)/installed
 	@$(BIN)/mypy
 
 bench: $(VENV)/installed
-	@$(BIN)/python -m loadtests.bench $(BENCH)
+	@$(BIN)/python -m loadtests.peers $(BENCH)
 
 ladder: $(VENV)/installed
 	@$(BIN)/python -m loadtests.ladder $(LADDER)

@@ -11,10 +11,11 @@ from time import monotonic, sleep
 from typing import NamedTuple
 
 from loadtests.bench.measures import MIB, BenchError, Verdict, percentile
-from loadtests.bench.peers import Peers
+from loadtests.bench.nginx import Nginx
 from loadtests.bench.proc import Growth, waited_for_core
+from loadtests.bench.sections import LARGE
 from loadtests.bench.server import Relay
-from loadtests.bench.throughput import LARGE, Say
+from loadtests.bench.throughput import Say
 
 AT_ONCE = 4
 MOST_GROWTH = 32 * MIB
@@ -23,20 +24,22 @@ MOST_LATE = 0.1
 _SIDES = {"http": "plain", "https": "TLS"}
 
 
-def run_memory(relay: Relay, peers: Peers, schemes: Sequence[str], size: int, say: Say) -> list[Verdict]:
+def run_memory(relay: Relay, clouds: Nginx, schemes: Sequence[str], size: int, say: Say) -> list[Verdict]:
     """Move four objects at once, once for each scheme, and see how far the worker's resident memory rises."""
     verdicts = []
     for scheme in schemes:
         say(f"memory {scheme}: {AT_ONCE} transfers at once")
         with Growth(relay.workers) as growth:
-            whole = _four(relay, peers, scheme, 0.0)
+            whole = _four(relay, clouds, scheme, 0.0)
         what = f"memory: {AT_ONCE} × {size / MIB:g} MiB at once, {_SIDES[scheme]}: the worker grows by"
         figure = f"{growth.bytes / MIB:.1f} MiB" + ("" if whole else ", NOT WHOLE")
         verdicts.append(Verdict(what, figure, "< 32 MiB", whole and growth.bytes < MOST_GROWTH))
     return verdicts
 
 
-def run_hub(relay: Relay, ticks: Path, peers: Peers, schemes: Sequence[str], seconds: float, say: Say) -> list[Verdict]:
+def run_hub(
+    relay: Relay, ticks: Path, clouds: Nginx, schemes: Sequence[str], seconds: float, say: Say
+) -> list[Verdict]:
     """Let four transfers run flat out, with a ticker in the worker (`ticks` is its file), and ask for /healthz.
 
     The ticker is what counts: from outside, the asker and the kernel's queue for two cores are measured as well.
@@ -50,7 +53,7 @@ def run_hub(relay: Relay, ticks: Path, peers: Peers, schemes: Sequence[str], sec
             polled = pool.submit(_poll, relay, done)
             try:
                 sleep(0.5)  # the poller's connection stands before the transfers begin
-                whole = _four(relay, peers, scheme, seconds)
+                whole = _four(relay, clouds, scheme, seconds)
             finally:
                 done.set()
             answers, late = polled.result()
@@ -65,13 +68,13 @@ def run_hub(relay: Relay, ticks: Path, peers: Peers, schemes: Sequence[str], sec
     return verdicts
 
 
-def _four(relay: Relay, peers: Peers, scheme: str, seconds: float) -> bool:
+def _four(relay: Relay, clouds: Nginx, scheme: str, seconds: float) -> bool:
     """Keep four transfers running for at least so many seconds, each at least once; say if all arrived whole."""
     until = monotonic() + seconds
 
     def keep_on(name: str) -> None:
         while True:
-            relay.migrate(peers.source_url(scheme, LARGE), peers.destination_url(scheme, name))
+            relay.migrate(clouds.source_url(scheme, LARGE), clouds.destination_url(scheme, name))
             if monotonic() >= until:
                 return
 
@@ -83,9 +86,9 @@ def _four(relay: Relay, peers: Peers, scheme: str, seconds: float) -> bool:
             except KeyboardInterrupt:
                 relay.close()  # or the pool would wait for the transfers
                 raise
-        return all(peers.whole(LARGE, name) for name in names)
+        return all(clouds.whole(LARGE, name) for name in names)
     finally:
-        peers.clear()
+        clouds.clear()
 
 
 class _Answer(NamedTuple):

@@ -9,7 +9,9 @@ from typing import Any
 GIB = 1 << 30
 MIB = 1 << 20
 BASE = "rclone"
-"""The key of the mover that every ratio is to."""
+"""The key of the mover that ratios are to."""
+BEST_BASE = "rclone-best"
+"""The one instead, where rclone's defaults mostly wait: its WebDAV sleeps 10 ms before each call."""
 FLOOR = "floor"
 """The key of the plainest loops in C."""
 
@@ -36,12 +38,13 @@ class Sample:
 
 @dataclass
 class Row:
-    """All moves of one mover over one scheme."""
+    """All moves of one mover in one section: `objects` of together `size` bytes each time."""
 
     key: str
     label: str
-    scheme: str
+    section: str
     size: int
+    objects: int = 1
     samples: list[Sample] = field(default_factory=list)
     failure: str | None = None
     cipher: str | None = None
@@ -57,6 +60,18 @@ class Row:
         """The median CPU seconds per GiB."""
         spent = [s.cost.cpu for s in self.samples]
         return median(spent) * GIB / self.size if spent else None
+
+    @property
+    def object_rate(self) -> float | None:
+        """The median of the objects a second."""
+        walls = [s.cost.wall for s in self.samples]
+        return self.objects / median(walls) if walls else None
+
+    @property
+    def object_cpu(self) -> float | None:
+        """The median CPU milliseconds an object."""
+        spent = [s.cost.cpu for s in self.samples]
+        return median(spent) * 1e3 / self.objects if spent else None
 
     @property
     def cpu_range(self) -> tuple[float, float] | None:
@@ -89,21 +104,21 @@ def ratio(mine: float | None, other: float | None) -> float | None:
     return mine / other if mine is not None and other else None
 
 
-def find(rows: list[Row], scheme: str, key: str) -> Row | None:
-    """Return the row of one mover over one scheme."""
-    return next((row for row in rows if row.scheme == scheme and row.key == key), None)
+def find(rows: list[Row], section: str, key: str) -> Row | None:
+    """Return the row of one mover in one section."""
+    return next((row for row in rows if row.section == section and row.key == key), None)
 
 
-def compare(rows: list[Row], scheme: str, most_cpu: float, most_of_floor: float) -> list[Verdict]:
-    """Hold relay's row of one scheme against rclone's: CPU at most `most_cpu` of it, throughput no lower; and its CPU
+def compare(rows: list[Row], section: str, most_cpu: float, most_of_floor: float) -> list[Verdict]:
+    """Hold relay's row of one section against rclone's: CPU at most `most_cpu` of it, throughput no lower; and its CPU
     against the floor's, where there is one."""
-    mine, base = find(rows, scheme, "relay"), find(rows, scheme, BASE)
+    mine, base = find(rows, section, "relay"), find(rows, section, BASE)
     if mine is None or base is None:
         return []
     sound = mine.whole and base.whole
     cpu, rate = ratio(mine.cpu, base.cpu), ratio(mine.rate, base.rate)
-    sides = "plain" if scheme == "http" else "TLS on both sides"
-    floor = find(rows, scheme, FLOOR)
+    sides = "plain" if section == "plain" else "TLS on both sides"
+    floor = find(rows, section, FLOOR)
     above = ratio(mine.cpu, floor.cpu) if floor else None
     held = (
         []

@@ -1,8 +1,8 @@
-"""The movers: each takes one object from an address to an address, and tells what that cost.
+"""The movers: each takes the objects of a job from one cloud to the other, and tells what that cost.
 
-Why `rclone copyto` between an `:http:` and a `:webdav:` remote: it streams, without a disk, and `copyurl` costs more
-CPU; other buffer sizes and `--no-check-dest` changed less than the machine's noise. Its defaults are left as they
-are: between these two remotes there is no common digest, so it compares sizes, as relay does with `verify: size`.
+Why `rclone copyto` and `copy` between an `:http:` and a `:webdav:` remote: they stream, without a disk. Between these
+two remotes there is no common digest, so rclone compares sizes, as relay does with `verify: size`. Its WebDAV takes
+no parts from anybody but Nextcloud, so `--multi-thread-streams` can only show what it costs to ask.
 """
 
 from __future__ import annotations
@@ -10,86 +10,137 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
-from loadtests.bench.measures import BASE, FLOOR, Cost
-from loadtests.bench.peers import Peers
+from loadtests.bench.measures import BASE, BEST_BASE, FLOOR, Cost
+from loadtests.bench.nginx import Nginx
 from loadtests.bench.proc import Pipeline, clean_environment
+from loadtests.bench.sections import Job
 from loadtests.bench.server import Relay
 from loadtests.bench.tools import Tools
+
+ONE, EIGHT, SMALL = ("plain", "tls"), ("eight", "eight-tls"), ("small", "small-tls")
+BEST = {
+    ONE: ("--buffer-size", "0", "--no-check-dest"),
+    EIGHT: ("--buffer-size", "0", "--no-check-dest", "--transfers", "8"),
+    SMALL: (
+        "--buffer-size",
+        "0",
+        "--no-check-dest",
+        "--no-traverse",
+        "--transfers",
+        "32",
+        "--checkers",
+        "32",
+        "--webdav-pacer-min-sleep",
+        "0",
+    ),
+}
+"""What made rclone cheapest and fastest here, of the flags that leave its comparison of sizes as it is."""
 
 
 @dataclass(frozen=True)
 class Mover:
-    """One contestant. `small` moves the small object, being too slow for the large one."""
+    """One contestant, and the sections that it takes part in. `small` moves a smaller object, being too slow."""
 
     key: str
     label: str
-    move: Callable[[str, str], Cost]
+    move: Callable[[Job], Cost]
+    sections: tuple[str, ...] = (*ONE, *EIGHT, *SMALL)
     small: bool = False
-    schemes: tuple[str, ...] = ("http", "https")
 
 
 class Programs:
     """Runs the movers that are programs, each in a clean environment and within `seconds`."""
 
-    def __init__(self, tools: Tools, peers: Peers, seconds: float) -> None:
-        self._tools, self._ca, self._folder, self._seconds = tools, str(peers.ca), peers.folder, seconds
-        self._env = clean_environment(peers.folder)
+    def __init__(self, tools: Tools, clouds: Nginx, seconds: float) -> None:
+        self._tools, self._ca, self._folder, self._seconds = tools, str(clouds.ca), clouds.folder, seconds
+        self._env = clean_environment(clouds.folder)
 
-    def _run(self, *commands: Sequence[str]) -> Cost:
-        return Pipeline(commands, self._env, self._folder / "mover.log", self._seconds).run()
+    def rclone(self, job: Job, *options: str) -> Cost:
+        """`rclone copyto` for one object, `rclone copy --files-from` for many; tried once."""
+        read, write = f":http,url='{job.read}/':", f":webdav,url='{job.write}/',vendor=other:"
+        if len(job.names) == 1:
+            return self._run(self._rclone("copyto", *options, read + job.names[0], write + job.names[0]))
+        names = self._folder / "names.txt"
+        names.write_text("".join(f"{name}\n" for name in job.names))
+        return self._run(self._rclone("copy", "--files-from", str(names), *options, read, write))
 
-    def rclone(self, source: str, destination: str) -> Cost:
-        """`rclone copyto` with its defaults, tried once."""
-        read, name = source.rsplit("/", 1)
-        write, new = destination.rsplit("/", 1)
-        options = ["--config", os.devnull, "--ca-cert", self._ca, "--retries", "1", "--low-level-retries", "1"]
-        remotes = [f":http,url='{read}/':{name}", f":webdav,url='{write}/',vendor=other:{new}"]
-        return self._run([self._tools.rclone, "copyto", *options, *remotes])
+    def rclone_best(self, job: Job) -> Cost:
+        """`rclone` with the flags that do it most good."""
+        return self.rclone(job, *next(flags for sections, flags in BEST.items() if job.section.name in sections))
 
-    def curl(self, source: str, destination: str) -> Cost:
+    def rclone_url(self, job: Job) -> Cost:
+        """`rclone copyurl`, of one object."""
+        (source, _), name = job.pairs[0], job.names[0]
+        return self._run(self._rclone("copyurl", source, f":webdav,url='{job.write}/',vendor=other:{name}"))
+
+    def curl(self, job: Job) -> Cost:
         """`curl SOURCE | curl -T - DESTINATION`; the second sends chunks, since a pipe has no length."""
         curl = [self._tools.curl, "-q", "--noproxy", "*", "-sSf", "--cacert", self._ca]
-        return self._run([*curl, source], [*curl, "-T", "-", destination])
+        return self._each(job, lambda source, target: [[*curl, source], [*curl, "-T", "-", target]])
 
-    def floor(self, program: Path, source: str, destination: str) -> Cost:
+    def floor(self, program: Path, job: Job) -> Cost:
         """The plainest loop in C."""
-        return self._run(
-            [str(program), source, destination, self._ca]
-            if source.startswith("https")
-            else [str(program), source, destination]
-        )
+        more = [self._ca] if job.section.scheme == "https" else []
+        return self._each(job, lambda source, target: [[str(program), source, target, *more]])
 
-    def naive(self, source: str, destination: str) -> Cost:
+    def naive(self, job: Job) -> Cost:
         """The article's loop."""
         script = str(Path(__file__).with_name("naive.py"))
-        return self._run([sys.executable, script, source, destination, self._ca])
+        return self._each(job, lambda source, target: [[sys.executable, script, source, target, self._ca]])
+
+    def _rclone(self, verb: str, *words: str) -> list[str]:
+        once = ["--retries", "1", "--low-level-retries", "1"]
+        return [self._tools.rclone, verb, "--config", os.devnull, "--ca-cert", self._ca, *once, *words]
+
+    def _run(self, *commands: Sequence[str], log: str = "mover.log") -> Cost:
+        return Pipeline(commands, self._env, self._folder / log, self._seconds).run()
+
+    def _each(self, job: Job, commands: Callable[[str, str], list[list[str]]]) -> Cost:
+        """Run a pipeline for each object, `at_once` of them at a time, and add up what they cost."""
+        began = monotonic()
+        with ThreadPoolExecutor(job.section.at_once) as pool:
+            running = [
+                pool.submit(self._run, *commands(source, target), log=f"mover-{index}.log")
+                for index, (source, target) in enumerate(job.pairs)
+            ]
+            spent = sum(future.result().cpu for future in running)
+        return Cost(monotonic() - began, spent)
 
 
 def relay_with(openssl: str, relay: Relay) -> Mover:
     """Return a relay that runs on other libraries of OpenSSL than the system's; over plain HTTP they do nothing."""
     label = f"relay, `verify: size`, its Python on {openssl}"
-    return Mover("relay-openssl", label, lambda s, d: relay.measured(s, d, "size"), schemes=("https",))
+    return Mover("relay-openssl", label, lambda job: relay.measured(job, "size"), sections=("tls", "eight-tls"))
 
 
 def floors(programs: Programs, built: Mapping[str, Path]) -> list[Mover]:
     """Return the floor of each scheme that could be compiled."""
     words = {"http": "C: `splice`, blocking (the floor)", "https": "C: `SSL_read` → `SSL_write`, blocking (the floor)"}
+    where = {"http": ("plain", "eight"), "https": ("tls", "eight-tls")}
 
     def mover(scheme: str, program: Path) -> Mover:
-        return Mover(FLOOR, words[scheme], lambda s, d: programs.floor(program, s, d), schemes=(scheme,))
+        return Mover(FLOOR, words[scheme], lambda job: programs.floor(program, job), where[scheme])
 
     return [mover(scheme, program) for scheme, program in built.items()]
 
 
-def movers(relay: Relay, programs: Programs) -> list[Mover]:
-    """Return the others in the table's order."""
+def movers(relay: Relay, two: Relay, programs: Programs) -> list[Mover]:
+    """Return the others in the table's order; `two` is a relay with two workers."""
+    off, on = ("--multi-thread-streams", "0"), ("--multi-thread-streams", "8")
     return [
-        Mover("relay", "**relay**, `verify: size`", lambda s, d: relay.measured(s, d, "size")),
-        Mover("relay-auto", "relay, `verify: auto` (digests, reads back)", lambda s, d: relay.measured(s, d, "auto")),
-        Mover(BASE, "`rclone copyto` `:http:` → `:webdav:`", programs.rclone),
-        Mover("curl", "`curl` \\| `curl -T -`", programs.curl),
-        Mover("naive", "naive: `requests`, `iter_content(1024)`", programs.naive, small=True),
+        Mover("relay", "**relay**, `verify: size`", lambda job: relay.measured(job, "size")),
+        Mover("relay-2", "relay with two workers", lambda job: two.measured(job, "size"), (*EIGHT, *SMALL)),
+        Mover("relay-auto", "relay, `verify: auto` (digests, reads back)", lambda job: relay.measured(job, "auto")),
+        Mover(BASE, "`rclone` `:http:` → `:webdav:`", programs.rclone, (*ONE, *EIGHT, "small")),
+        Mover(BEST_BASE, "`rclone` with its best flags", programs.rclone_best),
+        Mover("rclone-off", f"`rclone {' '.join(off)}`", lambda job: programs.rclone(job, *off), ("plain",)),
+        Mover("rclone-on", f"`rclone {' '.join(on)}`", lambda job: programs.rclone(job, *on), ("plain",)),
+        Mover("copyurl", "`rclone copyurl`", programs.rclone_url, ONE),
+        Mover("curl", "`curl` \\| `curl -T -`", programs.curl, (*ONE, *EIGHT)),
+        Mover("naive", "naive: `requests`, `iter_content(1024)`", programs.naive, ONE, small=True),
     ]

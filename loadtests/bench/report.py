@@ -9,18 +9,19 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench.measures import BASE, MIB, BenchError, Row, Verdict, find, ratio, told
+from loadtests.bench.measures import BASE, BEST_BASE, MIB, BenchError, Row, Verdict, find, ratio, told
+from loadtests.bench.sections import MANY, Section
 
 OPEN, CLOSE = "<!-- bench -->", "<!-- /bench -->"
-_TITLES = {"http": "Plain HTTP on both sides", "https": "TLS on both sides"}
 _NOTE = (
     "Medians, for CPU with the least and the most of the rounds. CPU is user and system time of the mover alone: of "
-    "relay's worker, or of the other programs from start to end. The peers are one nginx with a "
+    "relay's worker, or of the other programs from start to end. The clouds are one nginx with a "
     "worker for each core, on the same cores, its files in memory. Machines are noisy and share "
     "their cores: compare the ratios of one run, not absolute "
     "figures, and not those of two runs. Before each move as much memory as it needs is touched once, since a virtual "
-    "machine may have given it back to its host. rclone runs with its defaults, by `copyto` from HTTP to WebDAV; no "
-    "digest is common to both of these, so it compares sizes."
+    "machine may have given it back to its host. rclone runs with its defaults unless its row says more, by `copyto` "
+    "or `copy` from HTTP to WebDAV; no digest is common to both of these, so it compares sizes. relay is asked by one "
+    "`POST /migrate` an object, over as many connections as there are slots."
 )
 _ONE_CIPHER = (
     "All movers are held to this one suite; left to themselves (`--cipher ''`), relay and curl ask for AES-256 first, "
@@ -32,7 +33,7 @@ _ONE_CIPHER = (
 class Report:
     """Everything that one run found."""
 
-    size: int
+    sections: tuple[Section, ...]
     rounds: int
     versions: dict[str, str]
     one_cipher: bool = True
@@ -49,7 +50,7 @@ class Report:
         """Return it as plain values."""
         return {
             "date": self.day,
-            "size": self.size,
+            "sections": [vars(section) for section in self.sections],
             "rounds": self.rounds,
             "one_cipher": self.one_cipher,
             "machine": machine(),
@@ -60,37 +61,27 @@ class Report:
 
     def markdown(self) -> str:
         """Return the block that goes between the README's marks."""
-        schemes = dict.fromkeys(row.scheme for row in self.rows)
-        parts = [self._heading(), *(self._table(scheme) for scheme in schemes), self._targets(), self._notes()]
-        return "\n\n".join(filter(None, parts)) + "\n"
+        tables = [self._table(section) for section in self.sections]
+        return "\n\n".join(filter(None, [self._heading(), *tables, self._targets(), self._notes()])) + "\n"
 
     def _heading(self) -> str:
         used = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        return (
-            f"`make bench` on {self.day}: one object of {_size(self.size)}, medians of {self.rounds} interleaved "
-            f"rounds, on {machine()}; {used}."
-        )
+        return f"`make bench` on {self.day}: medians of {self.rounds} interleaved rounds, on {machine()}; {used}."
 
-    def _table(self, scheme: str) -> str:
-        base = find(self.rows, scheme, BASE)
-        base_cpu, base_rate = (base.cpu, base.rate) if base else (None, None)
+    def _table(self, section: Section) -> str:
+        rows = [row for row in self.rows if row.section == section.name]
+        if not rows:
+            return ""
+        unit = ("objects/s", "CPU-ms/object") if section.count >= MANY else ("MB/s", "CPU-s/GiB")
+        each = f"{section.count:,} of {_size(section.size)}" if section.count > 1 else _size(section.size)
         lines = [
-            f"**{_TITLES[scheme]}**",
+            f"**{section.title}** ({each})",
             "",
-            "| mover | MB/s | CPU-s/GiB | CPU, of rclone's | throughput, of rclone's | whole |",
+            f"| mover | {unit[0]} | {unit[1]} | CPU, of rclone's | throughput, of rclone's | whole |",
             "|---|--:|--:|--:|--:|:-:|",
         ]
-        for row in (row for row in self.rows if row.scheme == scheme):
-            small = "" if row.size == self.size else f" ({_size(row.size)}, scaled)"
-            cells = [
-                row.label + small,
-                told(row.rate),
-                told(row.cpu) + (f" ({told(row.cpu_range[0])}–{told(row.cpu_range[1])})" if row.cpu_range else ""),
-                told(ratio(row.cpu, base_cpu)),
-                told(ratio(row.rate, base_rate)),
-                "yes" if row.whole else "**no**",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+        base = find(self.rows, section.name, BEST_BASE if section.count >= MANY else BASE)
+        lines += [f"| {' | '.join(_cells(row, base, section))} |" for row in rows]
         return "\n".join(lines)
 
     def _targets(self) -> str:
@@ -101,16 +92,33 @@ class Report:
         return "\n".join(lines)
 
     def _notes(self) -> str:
-        failed = [f"{row.key} over {row.scheme} failed: {_one_line(row.failure)}." for row in self.rows if row.failure]
-        ciphers: dict[str, list[str]] = {}
+        failed = [f"{row.key} ({row.section}) failed: {_one_line(row.failure)}." for row in self.rows if row.failure]
+        ciphers: dict[str, dict[str, None]] = {}
         for row in self.rows:
             if row.cipher:
-                ciphers.setdefault(row.cipher, []).append(row.key)
+                ciphers.setdefault(row.cipher, {})[row.key] = None
         spoken = "; ".join(f"{cipher}: {', '.join(keys)}" for cipher, keys in ciphers.items())
         tls = [f"Agreed over TLS: {spoken}."] if spoken else []
         if tls and self.one_cipher:
             tls.append(_ONE_CIPHER)
         return " ".join([_NOTE, *tls, *failed])
+
+
+def _cells(row: Row, base: Row | None, section: Section) -> list[str]:
+    small = "" if row.size == section.bytes else f" ({_size(row.size)}, scaled)"
+    if section.count >= MANY:
+        rate, cpu = told(row.object_rate), told(row.object_cpu)
+    else:
+        rate = told(row.rate)
+        cpu = told(row.cpu) + (f" ({told(row.cpu_range[0])}–{told(row.cpu_range[1])})" if row.cpu_range else "")
+    return [
+        row.label + small,
+        rate,
+        cpu,
+        told(ratio(row.cpu, base.cpu if base else None)),
+        told(ratio(row.rate, base.rate if base else None)),
+        "yes" if row.whole else "**no**",
+    ]
 
 
 def machine() -> str:
@@ -136,7 +144,10 @@ def write_into(path: Path, block: str, opening: str = OPEN, closing: str = CLOSE
 
 
 def _size(size: int) -> str:
-    return f"{size / MIB / 1024:g} GiB" if size % (MIB * 1024) == 0 else f"{size / MIB:g} MiB"
+    for unit, name in ((MIB * 1024, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+        if size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} bytes"
 
 
 def _one_line(text: str | None) -> str:

@@ -8,14 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from loadtests.bench.measures import BenchError, Cost
-from loadtests.bench.peers import free_ports
+from loadtests.bench.nginx import free_ports
 from loadtests.bench.proc import children, clean_environment, cpu_seconds, last_line, stop
+from loadtests.bench.sections import Job
 from loadtests.bench.tools import ROOT
 
 
@@ -92,18 +94,35 @@ class Relay:
 
     def migrate(self, source: str, destination: str, verify: str = "size") -> None:
         """Move one object. Raises BenchError unless relay says that it arrived."""
-        order = {"source": source, "destination": destination, "verify": verify}
-        try:
-            status, text = self.ask("POST", "/migrate", order)
-        except OSError as error:
-            raise BenchError(f"POST /migrate: {error!r}") from None
-        if status != 200:
-            raise BenchError(f"POST /migrate answered {status}: {text[:300].decode(errors='replace')}")
+        self.migrate_all([(source, destination)], verify)
 
-    def measured(self, source: str, destination: str, verify: str) -> Cost:
-        """As `migrate`, with what it cost; CPU is that of the worker."""
+    def migrate_all(self, pairs: Sequence[tuple[str, str]], verify: str = "size", at_once: int = 1) -> None:
+        """Move every object, over `at_once` connections. Raises BenchError unless relay says that all arrived."""
+        waiting = iter(pairs)  # a list's iterator may be shared by threads
+        with ThreadPoolExecutor(at_once) as pool:
+            for done in [pool.submit(self._line, waiting, verify) for _ in range(at_once)]:
+                done.result()
+
+    def _line(self, waiting: Iterator[tuple[str, str]], verify: str) -> None:
+        """Ask for one object after another on one connection, until there are no more."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self._seconds)
+        try:
+            for source, destination in waiting:
+                order = {"source": source, "destination": destination, "verify": verify}
+                connection.request("POST", "/migrate", json.dumps(order), {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                text = answer.read()
+                if answer.status != 200:
+                    raise BenchError(f"POST /migrate answered {answer.status}: {text[:300].decode(errors='replace')}")
+        except (OSError, http.client.HTTPException) as error:
+            raise BenchError(f"POST /migrate: {error!r}") from None
+        finally:
+            connection.close()
+
+    def measured(self, job: Job, verify: str) -> Cost:
+        """Move a job's objects, and tell what it cost; CPU is that of the workers."""
         spent, began = cpu_seconds(self.workers), monotonic()
-        self.migrate(source, destination, verify)
+        self.migrate_all(job.pairs, verify, job.section.at_once)
         wall = monotonic() - began
         return Cost(wall, cpu_seconds(self.workers) - spent)
 

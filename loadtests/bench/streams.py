@@ -13,10 +13,11 @@ from contextlib import contextmanager
 
 from loadtests.bench.drip import RATE, Objects
 from loadtests.bench.measures import MIB, BenchError, Verdict
-from loadtests.bench.peers import Peers, await_port, free_ports
+from loadtests.bench.nginx import Nginx, await_port, free_ports
 from loadtests.bench.proc import Growth, clean_environment, raise_open_files, stop
+from loadtests.bench.sections import WARM
 from loadtests.bench.server import Relay
-from loadtests.bench.throughput import WARM, Say
+from loadtests.bench.throughput import Say
 from loadtests.bench.tools import ROOT
 
 SECONDS = 30
@@ -25,7 +26,7 @@ SIZE = RATE * SECONDS
 MOST_GROWTH = 200 * MIB
 OPENED_PER_SECOND = 250
 FILES_PER_STREAM = 6
-"""In the worker: the client's socket, two peers' sockets, the two ends of a pipe, and one to spare."""
+"""In the worker: the client's socket, two clouds' sockets, the two ends of a pipe, and one to spare."""
 
 
 def settings(count: int) -> dict[str, str]:
@@ -33,29 +34,29 @@ def settings(count: int) -> dict[str, str]:
     return {"RELAY_SLOTS": str(count + 100), "RELAY_WAITERS": str(count + 100), "RELAY_WAIT_SECONDS": "120"}
 
 
-def run_streams(peers: Peers, count: int, seconds: float, say: Say) -> list[Verdict]:
+def run_streams(clouds: Nginx, count: int, seconds: float, say: Say) -> list[Verdict]:
     """Run the streams once with `verify: size` (spliced) and once with `auto` (digests, and read back)."""
     raise_open_files(count * FILES_PER_STREAM + 1024)
     verdicts = []
-    with _drip(peers) as port:
+    with _drip(clouds) as port:
         for verify in ("size", "auto"):
-            relay = Relay(peers.folder, peers.ca, seconds, settings(count))
+            relay = Relay(clouds.folder, clouds.ca, seconds, settings(count))
             try:
                 say(f"streams, verify {verify}: {count} of {RATE // 1000} KB/s, for about {SECONDS} s")
-                verdicts.append(_run(relay, peers, port, count, verify, seconds))
+                verdicts.append(_run(relay, clouds, port, count, verify, seconds))
             finally:
                 relay.close()
-                peers.clear()
+                clouds.clear()
     return verdicts
 
 
-def _run(relay: Relay, peers: Peers, port: int, count: int, verify: str, seconds: float) -> Verdict:
-    relay.migrate(peers.source_url("http", WARM), peers.destination_url("http", "streams/warm"), verify)
+def _run(relay: Relay, clouds: Nginx, port: int, count: int, verify: str, seconds: float) -> Verdict:
+    relay.migrate(clouds.source_url("http", WARM), clouds.destination_url("http", "streams/warm"), verify)
     with Growth(relay.workers) as growth:
-        answers = asyncio.run(_post_all(relay.port, peers, port, count, verify, seconds))
+        answers = asyncio.run(_post_all(relay.port, clouds, port, count, verify, seconds))
     if not relay.alive():
         raise BenchError("relay's worker did not survive the streams")
-    whole, most = _whole(peers, count), _most(port)
+    whole, most = _whole(clouds, count), _most(port)
     bad = Counter(answer for answer in answers if answer != "200")
     figure = f"{growth.bytes / MIB:.0f} MiB; {whole} of {count} whole"
     if bad:
@@ -65,14 +66,14 @@ def _run(relay: Relay, peers: Peers, port: int, count: int, verify: str, seconds
     return Verdict(what, figure, f"< 200 MiB, {count} whole", met)
 
 
-async def _post_all(relay: int, peers: Peers, drip: int, count: int, verify: str, seconds: float) -> list[str]:
+async def _post_all(relay: int, clouds: Nginx, drip: int, count: int, verify: str, seconds: float) -> list[str]:
     """Open every migration and return each one's status code, or what went wrong."""
 
     async def post(index: int) -> str:
         await asyncio.sleep(index / OPENED_PER_SECOND)
         order = {
             "source": f"http://127.0.0.1:{drip}/{index}",
-            "destination": peers.destination_url("http", f"streams/{index}"),
+            "destination": clouds.destination_url("http", f"streams/{index}"),
             "verify": verify,
         }
         try:
@@ -97,9 +98,9 @@ async def _post(port: int, body: bytes) -> str:
         writer.close()
 
 
-def _whole(peers: Peers, count: int) -> int:
+def _whole(clouds: Nginx, count: int) -> int:
     objects = Objects(SIZE)
-    paths = ((index, peers.destination / "streams" / str(index)) for index in range(count))
+    paths = ((index, clouds.destination / "streams" / str(index)) for index in range(count))
     return sum(path.is_file() and path.read_bytes() == objects[index] for index, path in paths)
 
 
@@ -113,13 +114,13 @@ def _most(port: int) -> int:
 
 
 @contextmanager
-def _drip(peers: Peers) -> Iterator[int]:
-    port, log = free_ports(1)[0], peers.folder / "drip.log"
+def _drip(clouds: Nginx) -> Iterator[int]:
+    port, log = free_ports(1)[0], clouds.folder / "drip.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "loadtests.bench.drip", str(port), str(SIZE)],
             cwd=ROOT,
-            env=clean_environment(peers.folder),
+            env=clean_environment(clouds.folder),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

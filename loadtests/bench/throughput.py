@@ -1,4 +1,4 @@
-"""Rounds of moves, interleaved: every mover once a round and scheme, each beginning at another place."""
+"""Rounds of moves, interleaved: every mover once a round and section, each beginning at another place."""
 
 from __future__ import annotations
 
@@ -6,51 +6,71 @@ from collections.abc import Callable, Sequence
 
 from loadtests.bench.measures import MIB, BenchError, Row, Sample
 from loadtests.bench.movers import Mover
-from loadtests.bench.peers import Peers
+from loadtests.bench.nginx import Nginx
 from loadtests.bench.proc import touch_memory
+from loadtests.bench.sections import SMALL, Job, Section
 
-LARGE, SMALL, WARM = "large.bin", "small.bin", "warm.bin"
 SPARE = 256 * MIB
-"""What a move needs beside the object's own size: socket buffers, and the movers themselves."""
+"""What a move needs beside the objects' own size: socket buffers, and the movers themselves."""
 Say = Callable[[str], None]
 
 
 def run_rounds(
-    movers: Sequence[Mover], peers: Peers, schemes: Sequence[str], rounds: int, sizes: dict[str, int], say: Say
+    movers: Sequence[Mover], clouds: Nginx, sections: Sequence[Section], rounds: int, small: int, say: Say
 ) -> list[Row]:
-    """Return a row for each mover and scheme. A mover that failed is not tried again; its row says why."""
-    rows = [
-        Row(m.key, m.label, s, sizes[SMALL if m.small else LARGE]) for s in schemes for m in movers if s in m.schemes
-    ]
-    by_key = {mover.key: mover for mover in movers}
+    """Return a row for each section and mover; `small` is the bytes of what slow movers move.
+
+    A mover that failed is not tried again; its row says why.
+    """
+    rows = {
+        (section.name, mover.key): _row(section, mover, small)
+        for section in sections
+        for mover in movers
+        if section.name in mover.sections
+    }
     for number in range(rounds):
-        for scheme in schemes:
-            of_scheme = [row for row in rows if row.scheme == scheme]
-            turn = number % len(of_scheme)
-            for row in of_scheme[turn:] + of_scheme[:turn]:
+        for section in sections:
+            of_section = [mover for mover in movers if section.name in mover.sections]
+            turn = number % len(of_section)
+            for mover in of_section[turn:] + of_section[:turn]:
+                row = rows[section.name, mover.key]
                 if row.failure is None:
-                    _move(by_key[row.key], row, peers)
-                    say(f"round {number + 1}/{rounds} {scheme:5} {row.key:10} {_latest(row)}")
-    ciphers = peers.ciphers()
-    for row in rows:
-        row.cipher = ciphers.get(f"/{_name(row)}")
-    return rows
+                    _move(mover, section, row, clouds)
+                    say(f"round {number + 1}/{rounds} {section.name:9} {row.key:13} {_latest(row)}")
+    ciphers = clouds.ciphers()
+    for (_, key), row in rows.items():
+        row.cipher = ciphers.get(_folder(row.section, key))
+    return list(rows.values())
 
 
-def _name(row: Row) -> str:
-    return f"{row.scheme}-{row.key}.bin"
+def _row(section: Section, mover: Mover, small: int) -> Row:
+    return Row(mover.key, mover.label, section.name, small if mover.small else section.bytes, section.count)
 
 
-def _move(mover: Mover, row: Row, peers: Peers) -> None:
-    source, name = SMALL if mover.small else LARGE, _name(row)
+def _folder(section: str, key: str) -> str:
+    return f"{section}-{key}"
+
+
+def _job(mover: Mover, section: Section, clouds: Nginx) -> Job:
+    names = (SMALL.partition("/")[2],) if mover.small else section.names
+    read = clouds.source_url(section.scheme, section.folder)
+    write = clouds.destination_url(section.scheme, f"{section.folder}/{_folder(section.name, mover.key)}")
+    return Job(section, read, write, names)
+
+
+def _move(mover: Mover, section: Section, row: Row, clouds: Nginx) -> None:
+    job = _job(mover, section, clouds)
+    folder = clouds.destination / section.folder / _folder(section.name, mover.key)
+    folder.mkdir(exist_ok=True)
     touch_memory(row.size + SPARE)
     try:
-        cost = mover.move(peers.source_url(row.scheme, source), peers.destination_url(row.scheme, name))
-        row.samples.append(Sample(cost, peers.whole(source, name)))
+        cost = mover.move(job)
+        whole = all(clouds.whole(f"{section.folder}/{name}", str(folder / name)) for name in job.names)
+        row.samples.append(Sample(cost, whole))
     except BenchError as error:
         row.failure = str(error)
     finally:
-        peers.clear()
+        clouds.clear()
 
 
 def _latest(row: Row) -> str:

@@ -44,11 +44,11 @@ def test_the_floor_moves_an_object_whole(tmp_path: Path, scheme: str) -> None:
 
 def test_relay_is_held_against_rclone_and_against_the_floor() -> None:
     def row(key: str, cpu: float) -> Row:
-        return Row(key, key, "http", 1 << 30, [Sample(Cost(1.0, cpu), whole=True)])
+        return Row(key, key, "plain", 1 << 30, [Sample(Cost(1.0, cpu), whole=True)])
 
     def met(relay: float) -> list[bool]:
         rows = [row("relay", relay), row("rclone", 1.0), row("floor", 0.4)]
-        return [verdict.met for verdict in compare(rows, "http", most_cpu=0.55, most_of_floor=1.25)]
+        return [verdict.met for verdict in compare(rows, "plain", most_cpu=0.55, most_of_floor=1.25)]
 
     assert met(0.5) == [True, True, True]
     assert met(0.52) == [False, True, True]

@@ -1,4 +1,4 @@
-"""`python -m loadtests.bench`: runs the sections that were asked for and prints a Markdown table."""
+"""`make bench`: relay beside rclone, curl, the naive loop and the plainest loops in C; prints a Markdown table."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from loadtests.bench.crowd import AT_ONCE, run_hub, run_memory
 from loadtests.bench.floor import build
 from loadtests.bench.measures import MIB, BenchError, Verdict, compare
 from loadtests.bench.movers import Programs, floors, movers, relay_with
-from loadtests.bench.peers import CIPHER, Peers
+from loadtests.bench.nginx import CIPHER, Nginx
 from loadtests.bench.proc import raise_open_files
 from loadtests.bench.report import CLOSE, OPEN, Report, has_marks, write_into
+from loadtests.bench.sections import LARGE, SMALL, WARM, Section, all_sections
 from loadtests.bench.server import Relay
 from loadtests.bench.streams import FILES_PER_STREAM, SIZE, run_streams
-from loadtests.bench.throughput import LARGE, SMALL, WARM, run_rounds
+from loadtests.bench.throughput import run_rounds
 from loadtests.bench.tools import ROOT, Tools, find_tools, openssl_in, versions
 
-SECTIONS = ("plain", "tls", "memory", "hub", "streams")
-SCHEME_OF = {"plain": "http", "tls": "https"}
-MOST_CPU = {"http": 0.55, "https": 0.90}
-MOST_OF_FLOOR = {"http": 1.25, "https": 1.20}
+COMPARED = ("plain", "tls", "eight", "eight-tls", "small", "small-tls")
+SECTIONS = (*COMPARED, "memory", "hub", "streams")
+SCHEMES = ("http", "https")
+MOST_CPU = {"plain": 0.55, "tls": 0.90}
+MOST_OF_FLOOR = {"plain": 1.25, "tls": 1.20}
 WARM_SIZE = MIB
 TICKING = "loadtests/bench/ticking.conf.py"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,9 +39,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m loadtests.peers", description=__doc__)
     parser.add_argument("--size", type=parse_size, default=parse_size("2GiB"), help="of the object (2GiB)")
     parser.add_argument("--naive-size", type=parse_size, default=parse_size("256MiB"), help="for the naive loop")
+    parser.add_argument("--small", type=int, default=2000, help="how many objects of 64 KiB (2000)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", type=parse_sections, default=SECTIONS, help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--streams", type=int, default=2000, help="slow streams at once (2000)")
@@ -86,7 +89,8 @@ def check(args: argparse.Namespace) -> Tools:
     if not (ROOT / "deploy" / "gunicorn.conf.py").is_file():
         raise BenchError("deploy/gunicorn.conf.py is missing: is this a checkout of relay?")
     large = AT_ONCE if {"memory", "hub"} & set(args.only) else 1
-    needed = (large + 1) * args.size + args.naive_size + args.streams * SIZE + 64 * MIB
+    many = sum(2 * section.bytes for section in _asked(args) if section.count > 1)
+    needed = (large + 1) * args.size + args.naive_size + many + args.streams * SIZE + 64 * MIB
     free = shutil.disk_usage(args.folder).free
     if free < needed:
         raise BenchError(
@@ -95,67 +99,79 @@ def check(args: argparse.Namespace) -> Tools:
     return tools
 
 
+def _asked(args: argparse.Namespace) -> list[Section]:
+    return [section for name, section in all_sections(args.size, args.small).items() if name in args.only]
+
+
 def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
     """Run the sections in a folder that is the caller's to remove."""
-    report = Report(args.size, args.rounds, versions(tools), bool(args.cipher))
+    sections = _asked(args)
+    report = Report(tuple(sections), args.rounds, versions(tools), bool(args.cipher))
     if "streams" in args.only:
         raise_open_files(args.streams * FILES_PER_STREAM + 1024)
     with ExitStack() as stack:
-        peers = stack.enter_context(closing(Peers(tools.nginx, folder, args.size, args.cipher)))
-        small = min(args.naive_size, args.size)
-        sizes = {LARGE: args.size, SMALL: small, WARM: WARM_SIZE}
-        for name, size in sizes.items():
-            peers.write_source(name, size)
+        sizes = {section.folder: section.size for section in all_sections(args.size, args.small).values()}
+        clouds = stack.enter_context(closing(Nginx(tools.nginx, folder, sizes, args.cipher)))
+        for name, size in _objects(args, sections).items():
+            clouds.write_source(name, size)
         if set(args.only) - {"streams"}:
-            with closing(Relay(folder, peers.ca, args.timeout)) as relay:
-                _with_relay(args, tools, peers, relay, sizes, report)
+            with closing(Relay(folder, clouds.ca, args.timeout)) as relay:
+                _with_relay(args, tools, clouds, relay, report)
         if "streams" in args.only:
             report.verdicts += _guarded(
-                "streams", lambda: run_streams(peers, args.streams, max(args.timeout, 120.0), say)
+                "streams", lambda: run_streams(clouds, args.streams, max(args.timeout, 120.0), say)
             )
     return report
 
 
-def _with_relay(
-    args: argparse.Namespace, tools: Tools, peers: Peers, relay: Relay, sizes: dict[str, int], report: Report
-) -> None:
-    for scheme in SCHEME_OF.values():
-        relay.migrate(peers.source_url(scheme, WARM), peers.destination_url(scheme, WARM), "auto")
-    both = list(SCHEME_OF.values())
+def _objects(args: argparse.Namespace, sections: list[Section]) -> dict[str, int]:
+    """Return the source's objects and their sizes."""
+    single = {LARGE: args.size, SMALL: _small(args), WARM: WARM_SIZE}
+    return single | {f"{s.folder}/{name}": s.size for s in sections for name in s.names}
+
+
+def _small(args: argparse.Namespace) -> int:
+    return int(min(args.naive_size, args.size))
+
+
+def _with_relay(args: argparse.Namespace, tools: Tools, clouds: Nginx, relay: Relay, report: Report) -> None:
+    for scheme in SCHEMES:
+        relay.migrate(clouds.source_url(scheme, WARM), clouds.destination_url(scheme, "warm.bin"), "auto")
     if "memory" in args.only:  # first, while the worker is as small as it will ever be
-        report.verdicts += _guarded("memory", lambda: run_memory(relay, peers, both, args.size, say))
-    schemes = [SCHEME_OF[name] for name in SCHEME_OF if name in args.only]
-    if schemes:
-        programs = Programs(tools, peers, args.timeout)
-        for scheme in schemes:  # not measured, or whoever comes first pays for memory that nobody touched before
-            programs.curl(peers.source_url(scheme, LARGE), peers.destination_url(scheme, WARM))
-        peers.clear()
-        with ExitStack() as stack:
-            built, missing = build(peers.folder)
-            for line in missing:
-                say(line)
-            contestants = movers(relay, programs) + floors(programs, built)
-            if args.openssl:
-                other = {"LD_LIBRARY_PATH": str(args.openssl)}
-                second = stack.enter_context(closing(Relay(peers.folder, peers.ca, args.timeout, other)))
-                contestants.insert(1, relay_with(openssl_in(args.openssl), second))
-            report.rows = run_rounds(contestants, peers, schemes, args.rounds, sizes, say)
-        compared = [
-            verdict
-            for scheme in schemes
-            for verdict in compare(report.rows, scheme, MOST_CPU[scheme], MOST_OF_FLOOR[scheme])
-        ]
-        report.verdicts[:0] = compared
+        report.verdicts += _guarded("memory", lambda: run_memory(relay, clouds, SCHEMES, args.size, say))
+    if report.sections:
+        _compare(args, tools, clouds, relay, report)
     if "hub" in args.only:
-        report.verdicts += _guarded("hub", lambda: _hub(args, peers, both))
+        report.verdicts += _guarded("hub", lambda: _hub(args, clouds))
 
 
-def _hub(args: argparse.Namespace, peers: Peers, schemes: list[str]) -> list[Verdict]:
+def _compare(args: argparse.Namespace, tools: Tools, clouds: Nginx, relay: Relay, report: Report) -> None:
+    """Run every mover of every section that was asked for."""
+    programs = Programs(tools, clouds, args.timeout)
+    built, missing = build(clouds.folder)
+    for line in missing:
+        say(line)
+    with ExitStack() as stack:
+        two = stack.enter_context(closing(Relay(clouds.folder, clouds.ca, args.timeout, {"RELAY_WORKERS": "2"})))
+        contestants = movers(relay, two, programs) + floors(programs, built)
+        if args.openssl:
+            other = {"LD_LIBRARY_PATH": str(args.openssl)}
+            second = stack.enter_context(closing(Relay(clouds.folder, clouds.ca, args.timeout, other)))
+            contestants.insert(1, relay_with(openssl_in(args.openssl), second))
+        report.rows = run_rounds(contestants, clouds, report.sections, args.rounds, _small(args), say)
+    report.verdicts[:0] = [
+        verdict
+        for section in MOST_CPU
+        for verdict in compare(report.rows, section, MOST_CPU[section], MOST_OF_FLOOR[section])
+    ]
+
+
+def _hub(args: argparse.Namespace, clouds: Nginx) -> list[Verdict]:
     """Start another relay, with the ticker in it."""
-    ticks = peers.folder / "ticks"
+    ticks = clouds.folder / "ticks"
     settings = {"BENCH_TICKS": str(ticks)}
-    with closing(Relay(peers.folder, peers.ca, args.timeout, settings, TICKING)) as relay:
-        return run_hub(relay, ticks, peers, schemes, args.hub_seconds, say)
+    with closing(Relay(clouds.folder, clouds.ca, args.timeout, settings, TICKING)) as relay:
+        return run_hub(relay, ticks, clouds, SCHEMES, args.hub_seconds, say)
 
 
 def _guarded(section: str, measure: Callable[[], list[Verdict]]) -> list[Verdict]:

@@ -1,9 +1,9 @@
 """nginx as both clouds: a static source with sendfile, and a WebDAV-PUT destination, plain and with TLS.
 
 One nginx with a worker for each core, as Debian ships it, all its files in one folder that should be memory. nginx's
-own WebDAV module lacks PROPFIND, which rclone asks before and after an upload; the configuration answers it for the
-one object that rclone moves, by whether the file is there. That the object is whole is found out by comparing files,
-never by that answer."""
+own WebDAV module lacks PROPFIND, which rclone asks before and after an upload; the configuration answers it, by what
+is there and by the size that all objects of a folder have. That an object is whole is found out by comparing
+files, never by that answer."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ http {{
         listen 127.0.0.1:{source_http} backlog=4096;
         listen 127.0.0.1:{source_https} ssl backlog=4096;
         root {folder}/source;
+        autoindex on;
     }}
     server {{
         listen 127.0.0.1:{destination_http} backlog=4096;
@@ -59,38 +60,50 @@ http {{
         location / {{
             client_body_buffer_size 256k;
             dav_methods PUT DELETE;
-            set $asked "";
-            if ($request_method = PROPFIND) {{ set $asked "propfind"; }}
-            if (-f $request_filename) {{ set $asked "${{asked}} there"; }}
-            if ($asked = "propfind there") {{ return 207 '{there}'; }}
-            if ($asked = "propfind") {{ return 404; }}
         }}
         location /streams/ {{
             client_body_buffer_size 16k;
             dav_methods PUT DELETE;
         }}
+{folders}
     }}
 }}
 """
-_THERE = (
+_FOLDER = """\
+        location /{name}/ {{
+            client_body_buffer_size 256k;
+            dav_methods PUT DELETE;
+            set $asked "";
+            if ($request_method = PROPFIND) {{ set $asked "propfind"; }}
+            if (-f $request_filename) {{ set $asked "${{asked}} object"; }}
+            if (-d $request_filename) {{ set $asked "${{asked}} folder"; }}
+            if ($asked = "propfind object") {{ return 207 '{object}'; }}
+            if ($asked = "propfind folder") {{ return 207 '{empty}'; }}
+            if ($asked = "propfind") {{ return 404; }}
+        }}"""
+_ANSWER = (
     '<?xml version="1.0"?><d:multistatus xmlns:d="DAV:"><d:response><d:href>$uri</d:href><d:propstat><d:prop>'
-    "<d:getcontentlength>{size}</d:getcontentlength><d:resourcetype/></d:prop>"
-    "<d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>"
+    "{properties}</d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>"
 )
+_OBJECT = "<d:getcontentlength>{size}</d:getcontentlength><d:resourcetype/>"
+_FOLDER_TYPE = "<d:resourcetype><d:collection/></d:resourcetype>"
 
 
-class Peers:
-    """A running nginx. `size` is that of the object that PROPFIND tells of.
+class Nginx:
+    """A running nginx. `sizes` are those that PROPFIND tells of, by the first folder of an object's path.
 
     `cipher` is the one TLS 1.3 suite that is spoken, since OpenSSL asks for AES-256 first and Go for AES-128, and
     the difference is not the movers'; if it is empty, each mover gets what it prefers.
     """
 
-    def __init__(self, nginx: str, folder: Path, size: int, cipher: str = CIPHER, connections: int = 16_384) -> None:
+    def __init__(
+        self, nginx: str, folder: Path, sizes: dict[str, int], cipher: str = CIPHER, connections: int = 16_384
+    ) -> None:
         """Start it in a folder of its own. Raises BenchError if it does not come up."""
         self.folder, self.ca = folder, folder / "ca.pem"
         self.source, self.destination = folder / "source", folder / "destination"
-        for sub in (self.source, self.destination, self.destination / "streams", folder / "temp"):
+        tops = [top / sub for top in (self.source, self.destination) for sub in (*sizes, "streams")]
+        for sub in (*tops, folder / "temp"):
             sub.mkdir(parents=True)
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.ca))
@@ -105,7 +118,7 @@ class Peers:
             files=connections + 1024,
             connections=connections,
             cipher=f"ssl_conf_command Ciphersuites {cipher};" if cipher else "",
-            there=_THERE.format(size=size),
+            folders="\n".join(_folder(name, size) for name, size in sizes.items()),
             **self._ports,
         )
         (folder / "nginx.conf").write_text(config)
@@ -154,13 +167,21 @@ class Peers:
                 path.unlink()
 
     def ciphers(self) -> dict[str, str]:
-        """Return for each PUT over TLS, by its path, what it was encrypted with."""
+        """Return what the PUTs over TLS were encrypted with, by the folder that they were put in."""
         seen = (line.split() for line in (self.folder / "seen.log").read_text().splitlines())
-        return {path: f"{tls} {cipher}" for verb, path, tls, cipher in seen if verb == "PUT" and tls != "-"}
+        return {
+            path.split("/")[-2]: f"{tls} {cipher}" for verb, path, tls, cipher in seen if verb == "PUT" and tls != "-"
+        }
 
     def close(self) -> None:
         """Stop it."""
         stop(self._process)
+
+
+def _folder(name: str, size: int) -> str:
+    """Return the location whose objects all have `size` bytes; a folder in it is told to be empty, as it then is."""
+    object_ = _ANSWER.format(properties=_OBJECT.format(size=size))
+    return _FOLDER.format(name=name, object=object_, empty=_ANSWER.format(properties=_FOLDER_TYPE))
 
 
 def same(left: Path, right: Path) -> bool:
