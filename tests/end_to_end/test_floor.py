@@ -44,7 +44,7 @@ def test_the_floor_moves_an_object_whole(tmp_path: Path, scheme: str) -> None:
 
 def test_relay_is_held_against_rclone_and_against_the_floor() -> None:
     def row(key: str, cpu: float) -> Row:
-        return Row(key, key, "plain", 1 << 30, [Sample(Cost(1.0, cpu), whole=True)])
+        return Row(key, key, "plain", 1 << 30, samples=[Sample(Cost(1.0, cpu), whole=True)])
 
     def met(relay: float) -> list[bool]:
         rows = [row("relay", relay), row("rclone", 1.0), row("floor", 0.4)]
