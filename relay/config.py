@@ -67,6 +67,12 @@ class Limits:
     """How often a waiting pump looks at its clocks, and at a cancel."""
     yield_seconds: float = 0.002
     """How long a pump may run before it lets the others run: ten slots flat out make a round of 20 ms."""
+    parted_bytes: int = 64 * MIB
+    """Objects of at least this length go in parts, where both sides can."""
+    part_bytes: int = 16 * MIB
+    """The length of a part, unless the destination's limits want larger ones."""
+    parts_in_flight: int = 4
+    """Parts of one object that move at once."""
     settle_seconds: float = 10.0
     """How long a destination may take to show an object that it acknowledged."""
     sweep_waits: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)
@@ -97,6 +103,13 @@ class Settings(BaseSettings):
     stall_bytes: int = Field(KIB, ge=1)
     settle_seconds: float = Field(10.0, ge=0, le=600)
     buffer_bytes: int = Field(MIB, ge=16 * KIB, le=64 * MIB)
+
+    parted_bytes: int = Field(64 * MIB, ge=1)
+    """Objects of at least this length go in parts, where both sides can."""
+    part_bytes: int = Field(16 * MIB, ge=5 * MIB, le=5 * 1024 * MIB)
+    """The length of a part; larger where an object would have more parts than the destination takes."""
+    parts_in_flight: int = Field(4, ge=1, le=256)
+    """Parts of one object that move at once."""
 
     retry_budget: float = Field(60.0, ge=0, le=86400)
     """Seconds within which a failed transfer may be tried again; 0 tries once."""
@@ -153,6 +166,9 @@ class Settings(BaseSettings):
             stall_bytes=self.stall_bytes,
             settle_seconds=self.settle_seconds,
             buffer_bytes=self.buffer_bytes,
+            parted_bytes=self.parted_bytes,
+            part_bytes=self.part_bytes,
+            parts_in_flight=self.parts_in_flight,
         )
 
     def egress(self) -> EgressPolicy:
@@ -163,9 +179,12 @@ class Settings(BaseSettings):
     def memory_ceiling_bytes(self) -> int:
         """Return what payload may take in all workers together, besides about 60 MiB a worker for the program.
 
-        Each transfer holds at most one buffer, and TLS the like of it in each direction on each side.
+        Each part of a transfer that is under way holds at most one buffer, and TLS the like of it in each direction
+        on each side. An object of unknown length on its way to S3 holds one part as well, and moves alone.
         """
-        return self.workers * self.slots * 5 * self.buffer_bytes
+        parted = self.parts_in_flight * 5 * self.buffer_bytes
+        growing = self.part_bytes + 5 * self.buffer_bytes
+        return self.workers * self.slots * max(parted, growing)
 
 
 def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:

@@ -18,7 +18,7 @@ The tree:
     ├─ Overloaded 503            no slot, or the server is draining
     ├─ StoreError                what a store said, or how its connection failed
     │  ├─ NotFound  ├─ AlreadyExists  ├─ PreconditionFailed  ├─ Unauthenticated  ├─ PermissionDenied
-    │  ├─ Rejected  ├─ LengthRequired ├─ RedirectRefused  ├─ TooManyRedirects  ├─ Throttled
+    │  ├─ Rejected  ├─ RangeIgnored  ├─ LengthRequired ├─ RedirectRefused  ├─ TooManyRedirects  ├─ Throttled
     │  ├─ Unavailable  ├─ ConnectFailed  ├─ ConnectionLost  ├─ CertificateRefused  ├─ StoreTimeout  ├─ Stalled
     │  └─ ProtocolViolation  └─ PrematureResponse
     └─ TransferError             the bytes
@@ -304,6 +304,13 @@ class Rejected(StoreError):
     """The store answered with a status that is not success, and that trying again will not change."""
 
     code, title = "store-rejected", "The store refused the request"
+
+
+class RangeIgnored(StoreError):
+    """The store answered with another range than the one that was asked for, or with the whole object."""
+
+    code, title = "range-ignored", "The store did not give the range that was asked for"
+    default_hint = "The object is moved in one piece instead."
 
 
 class LengthRequired(StoreError):

@@ -16,7 +16,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from relay.errors import (
@@ -64,6 +64,17 @@ class Origin(NamedTuple):
         return f"{self.scheme}://{_authority_of(self)}"
 
 
+class Account(Protocol):
+    """How one place of a store is spoken to, with its secrets; nobody but that store looks inside."""
+
+    @property
+    def store(self) -> str:
+        """The store's name in the table of stores."""
+
+    def shown(self, path: str) -> str:
+        """Return how a path at this place is printed, without secrets."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Location:
     """One object's address, with what the caller wants to be sent along.
@@ -80,6 +91,13 @@ class Location:
     target: str
     method: str | None = None
     headers: Headers = ()
+    account: Account | None = None
+    """None for a plain HTTP server."""
+
+    @property
+    def store(self) -> str:
+        """The name of the store that speaks to it."""
+        return self.account.store if self.account else "http"
 
     @property
     def origin(self) -> Origin:
@@ -139,6 +157,8 @@ class Location:
 
     def __str__(self) -> str:
         """The URL without its secrets: no query, no headers."""
+        if self.account is not None:
+            return self.account.shown(self.path)
         return f"{self.origin}{self.path}" + ("?…" if "?" in self.target else "")
 
     def __repr__(self) -> str:
@@ -210,7 +230,7 @@ def redirected(location: Location, reference: str, side: Side = "source") -> Loc
         raise RedirectRefused(f"{location} redirects from https to http", side=side)
     if there.origin != location.origin:
         return there
-    return replace(there, method=location.method, headers=location.headers)
+    return replace(there, method=location.method, headers=location.headers, account=location.account)
 
 
 def same_object(one: Location, other: Location) -> bool:

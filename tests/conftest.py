@@ -16,7 +16,7 @@ from relay.egress import EgressPolicy, parse_allow
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
 from relay.engine.transfer import Outcome, Transfer
-from relay.location import parse_location
+from relay.location import Location, parse_location
 from relay.wire.buffers import PIPES
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
@@ -78,16 +78,19 @@ class Engine:
         self.runner.wire.pool = Pool(Dialer(LOOPBACK, limits, client_context(ca_file)), limits)
         self.last: Transfer | None = None
 
-    def plan(self, source: str, destination: str, **options: object) -> Plan:
+    def plan(self, source: str | Location, destination: str | Location, **options: object) -> Plan:
         """Return a plan; `verify` and `if_exists` by their names, `method` for the destination."""
+        method = options.get("method")
         return Plan(
-            parse_location(source),
-            parse_location(destination, method=options.get("method"), destination=True),  # type: ignore[arg-type]
+            source if isinstance(source, Location) else parse_location(source),
+            destination
+            if isinstance(destination, Location)
+            else parse_location(destination, method=method, destination=True),  # type: ignore[arg-type]
             Verify(options.get("verify", "auto")),
             IfExists(options.get("if_exists", "overwrite")),
         )
 
-    def migrate(self, source: str, destination: str, **options: object) -> Outcome:
+    def migrate(self, source: str | Location, destination: str | Location, **options: object) -> Outcome:
         """Make one transfer; the random waits of retries are shortened."""
         self.last = replace(self.runner.transfer(self.plan(source, destination, **options)), random=lambda: 0.05)
         return self.runner.run(self.last)

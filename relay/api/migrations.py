@@ -45,7 +45,7 @@ def migrate_view(runner: Runner) -> Callable[[], Response]:
             raise Overloaded("the server is stopping", retry_after=5.0)
         settings = runner.settings
         members = read_object(request.environ, settings.request_bytes, settings.request_seconds)
-        transfer = runner.transfer(parse_plan(members))
+        transfer = runner.transfer(parse_plan(members, runner.remotes))
         g.transfer_id = transfer.id
         streamed = request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON
         return _streamed(runner, transfer) if streamed else _answered(runner, transfer)

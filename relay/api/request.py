@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
-from relay.location import Location, parse_location
+from relay.location import Location
+from relay.stores.remotes import Remotes
 
 
 class _Strict(BaseModel):
@@ -24,7 +25,7 @@ class _Strict(BaseModel):
 class SourceObject(_Strict):
     """A source with headers."""
 
-    url: str = Field(description="An absolute http or https URL. Presigned URLs are sent byte for byte.")
+    url: str = Field(description="An absolute http, https or s3 URL. Presigned URLs are sent byte for byte.")
     headers: dict[str, str] = Field({}, description="Sent to this origin only, and never shown anywhere.")
 
 
@@ -63,25 +64,27 @@ class MigrateRequest(_Strict):
     )
 
 
-def parse_plan(members: Mapping[str, Any]) -> Plan:
+def parse_plan(members: Mapping[str, Any], remotes: Remotes) -> Plan:
     """Check a request completely and return its plan; nothing is dialled. Raises a RequestError with its pointer."""
     try:
         order = MigrateRequest.model_validate(dict(members))
     except ValidationError as error:
         raise _first(error) from None
     return Plan(
-        _location(order.source, "/source", destination=False),
-        _location(order.destination, "/destination", destination=True),
+        _location(remotes, order.source, "/source", destination=False),
+        _location(remotes, order.destination, "/destination", destination=True),
         Verify(order.verify),
         IfExists(order.if_exists),
     )
 
 
-def _location(given: str | SourceObject | DestinationObject, pointer: str, destination: bool) -> Location:
+def _location(
+    remotes: Remotes, given: str | SourceObject | DestinationObject, pointer: str, destination: bool
+) -> Location:
     if isinstance(given, str):
-        return parse_location(given, pointer=pointer, destination=destination)
+        return remotes.locate(given, pointer=pointer, destination=destination)
     method = given.method if isinstance(given, DestinationObject) else None
-    return parse_location(
+    return remotes.locate(
         given.url, method=method, headers=given.headers, pointer=f"{pointer}/url", destination=destination
     )
 

@@ -21,7 +21,7 @@ from relay.config import load_settings
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
 from relay.errors import Cancelled, RelayError
-from relay.location import parse_location
+from relay.stores.remotes import Remotes
 
 _FILE = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(min=0)
@@ -83,12 +83,13 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
 
 
 def _plan(options: Mapping[str, Any], quiet: bool) -> Plan:
+    remotes = Remotes()
     plan = Plan(
-        parse_location(
+        remotes.locate(
             options["source"],
             headers=read_headers(options["source_header"], options["source_headers_file"]),
         ),
-        parse_location(
+        remotes.locate(
             options["destination"],
             method=options["method"],
             headers=read_headers(options["destination_header"], options["destination_headers_file"]),

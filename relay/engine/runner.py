@@ -5,7 +5,7 @@ Decided here: who may start, and how everything comes to its end when the proces
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from time import monotonic
 
@@ -14,32 +14,37 @@ import gevent
 from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.plan import Plan
-from relay.engine.transfer import Opener, Outcome, Transfer
+from relay.engine.transfer import Outcome, Transfer
 from relay.errors import Cancelled, Overloaded
 from relay.location import Location
 from relay.retry import Backoff
 from relay.stores.http import HttpStore
-from relay.stores.interfaces import Destination, Source
+from relay.stores.interfaces import Destination, Opener, Source
+from relay.stores.remotes import Remotes
+from relay.stores.s3 import S3Store
 from relay.throttle import Slots
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from relay.wire.tls import client_context
 
+STORES: Mapping[str, type[HttpStore]] = {"http": HttpStore, "s3": S3Store}
+"""Every store, by the name that a Location gives it."""
+
 
 class Stores:
-    """Opens the store that a location's scheme names."""
+    """Opens the store that a location names."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
     def source(self, location: Location, meter: Meter) -> Source:
         """As Opener.source."""
-        return HttpStore(self._wire, "source", meter)
+        return STORES[location.store](self._wire, "source", meter)
 
     def destination(self, location: Location, meter: Meter) -> Destination:
         """As Opener.destination."""
-        return HttpStore(self._wire, "destination", meter)
+        return STORES[location.store](self._wire, "destination", meter)
 
 
 class Runner:
@@ -47,6 +52,7 @@ class Runner:
 
     def __init__(self, settings: Settings, policy: EgressPolicy | None = None, stores: Opener | None = None) -> None:
         """Make the wire by the settings; `policy` and `stores` replace what the settings give."""
+        self.remotes = Remotes()
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()
         self.dialer = Dialer(self.policy, self.limits, client_context(settings.ca_bundle))

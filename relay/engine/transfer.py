@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from random import random
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 
@@ -25,6 +25,7 @@ from relay.config import Limits
 from relay.digest import ALGORITHMS, ALWAYS
 from relay.disposition import safe_name
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
+from relay.engine.parts import Parts, parted
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.verify import Sent, prove
 from relay.errors import (
@@ -36,13 +37,14 @@ from relay.errors import (
     InvalidURL,
     LengthRequired,
     PreconditionFailed,
+    RangeIgnored,
     RelayError,
     StoreError,
 )
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
-from relay.stores.interfaces import Destination, Found, Opened, Source, Stored
+from relay.stores.interfaces import Destination, Found, Opened, Opener, Source, Stored
 from relay.throttle import Slots
 from relay.wire.body import Body
 from relay.wire.meter import Meter
@@ -54,14 +56,7 @@ NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFai
 """Failures of an upload after which nothing of it can be at the destination."""
 
 
-class Opener(Protocol):
-    """Gives the stores of one transfer."""
-
-    def source(self, location: Location, meter: Meter) -> Source:
-        """Return the store that holds the source."""
-
-    def destination(self, location: Location, meter: Meter) -> Destination:
-        """Return the store that takes the destination."""
+_UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
 
 
 @dataclass(frozen=True)
@@ -114,12 +109,15 @@ class Transfer:
         """Start the clocks."""
         self.meter = Meter(self.limits)
         self._body: Body | None = None
+        self._parts: Parts | None = None
 
     # -- what others may see and do
 
     @property
     def bytes(self) -> int:
         """The bytes of the object that this attempt has moved."""
+        if self._parts is not None:
+            return self._parts.bytes
         return self._body.count if self._body is not None else 0
 
     def progress(self) -> Mapping[str, Any]:
@@ -156,6 +154,7 @@ class Transfer:
         with self.slots.slot(admitted=self.attempt > 0, tick=self.meter.look):
             self.attempt += 1
             self.phase = "opening"
+            self._parts = None
             try:
                 return self._moved()
             finally:
@@ -189,6 +188,13 @@ class Transfer:
         before = self._looked(destination, place) if named else None
         if before and self._skips(before, place):
             return self._outcome(State.SKIPPED, place, None)
+        if found and before and parted(found, destination, self.limits):
+            try:
+                return self._in_parts(destination, place, found)
+            except PreconditionFailed as error:
+                return self._existing(error, place)
+            except RangeIgnored:
+                self._parts = None  # it comes in one piece, then
         opened = self._open(source, found)
         if before is None:
             place = self._named(opened)
@@ -247,6 +253,33 @@ class Transfer:
             raise AlreadyExists(f"{place} exists") from None
         return self._outcome(State.SKIPPED, place, None)
 
+    def _in_parts(self, destination: Destination, place: Location, found: Found) -> Outcome:
+        """Move it in parts. Raises RangeIgnored where the source gives no ranges; nothing has happened then."""
+        parts = self._parts = Parts(
+            stores=self.stores,
+            found=found,
+            source=self.plan.source,
+            place=place,
+            meter=self.meter,
+            limits=self.limits,
+            backoff=self.backoff,
+            random=self.random,
+            sleep=self.sleep,
+            digested=self.plan.verify is not Verify.SIZE,
+            if_absent=self.plan.if_exists is not IfExists.OVERWRITE,
+        )
+        self.total = found.version.size
+        self.phase = "piping"
+        try:
+            moved = parts.run()
+        except RelayError:
+            self.resent += parts.sent
+            raise
+        self.resent += moved.resent
+        self.phase = "verifying"
+        sent = Sent(parts.bytes, moved.digests, found.version.digests)
+        return self._settled(destination, place, moved.stored, found, sent, ())
+
     def _piped(self, destination: Destination, place: Location, before: Before, opened: Opened) -> Outcome:
         body = self._body
         assert body is not None  # _open set it
@@ -264,33 +297,41 @@ class Transfer:
                 raise _refused_length(error) from None
             raise
         self.phase = "verifying"
+        notes = _UNENDED if body.ends_by_close else ()
+        whole = not body.ends_by_close or bool(opened.version.digests and body.digester)
+        sent = Sent(body.count, body.digests, opened.version.digests)
+        return self._settled(destination, place, stored, opened, sent, notes, whole)
+
+    def _settled(
+        self,
+        destination: Destination,
+        place: Location,
+        stored: Stored,
+        found: Found,
+        sent: Sent,
+        notes: tuple[str, ...],
+        whole: bool = True,
+    ) -> Outcome:
+        """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed."""
         try:
-            receipt = self._proved(destination, stored, opened, body)
+            proof = prove(destination, stored, sent, self.plan.verify, self._settling())
         except RelayError as error:
-            self.resent += body.count
+            self.resent += sent.bytes
             if isinstance(error, IntegrityMismatch):
                 remove(destination, stored, error)
             raise
-        return self._outcome(receipt.state, place, receipt)
-
-    def _proved(self, destination: Destination, stored: Stored, opened: Opened, body: Body) -> Receipt:
-        sent = Sent(body.count, body.digests, opened.version.digests)
-        proof = prove(destination, stored, sent, self.plan.verify, self._settling())
-        notes = proof.notes
-        if body.ends_by_close:
-            notes += ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
-        whole = not body.ends_by_close or bool(opened.version.digests and body.digester)
-        return Receipt(
+        receipt = Receipt(
             level=proof.level,
-            bytes=body.count,
-            digests=body.digests,
-            source=replace(opened.version, size=body.count),
+            bytes=sent.bytes,
+            digests=sent.digests,
+            source=replace(found.version, size=sent.bytes),
             destination=proof.version,
             attempts=self.attempt,
             bytes_resent=self.resent,
-            notes=notes,
+            notes=proof.notes + notes,
             whole=whole,
         )
+        return self._outcome(receipt.state, place, receipt)
 
     def _settling(self) -> Callable[[], bool]:
         """Return what waits a moment longer each time, until the destination had its time to settle."""

@@ -77,6 +77,8 @@ def prove(destination: Destination, stored: Stored, sent: Sent, verify: Verify, 
         return Proof(Level.SIZE, version, notes)
     if verify is Verify.AUTO and (proof := _by_digest(version, version.digests, sent)) is not None:
         return proof
+    if verify is Verify.AUTO and stored.parts_checked and version.size is not None:
+        return Proof(Level.PART_DIGESTS, version)
     return _read_back(destination, stored.readable, version, sent)
 
 

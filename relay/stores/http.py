@@ -17,6 +17,7 @@ from relay.errors import (
     NotFound,
     PermissionDenied,
     PreconditionFailed,
+    RangeIgnored,
     RedirectRefused,
     Rejected,
     RelayError,
@@ -30,9 +31,9 @@ from relay.errors import (
 )
 from relay.location import Location, redirected
 from relay.receipt import Version
-from relay.stores.interfaces import Found, Opened, Stored
+from relay.stores.interfaces import Found, Opened, PartLimits, Span, Stored
 from relay.wire.body import Body
-from relay.wire.exchange import Payload, Request, Response, Wire
+from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing, Head
 from relay.wire.meter import Meter
 
@@ -68,11 +69,16 @@ ERRORS: Mapping[int, type[StoreError]] = {
 
 CARRIED = ("content-type", "content-encoding", "content-language", "cache-control")
 """Fields that describe the object and go with it. Content-Encoding, since its bytes are passed on untouched."""
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
 _CARRIABLE = re.compile(r"[\x20-\x7e]{1,256}\Z")
 
 
 class HttpStore:
     """One HTTP server, for one transfer: `side` is whose failures these are, `meter` what the waits ask."""
+
+    asked: Fields = (("Want-Repr-Digest", WANT),)
+    """What every request for an object, or with one, asks the server to tell."""
+    believed: Mapping[str, frozenset[int]] = BELIEVED
 
     def __init__(self, wire: Wire, side: Side, meter: Meter, *, expect_bytes: int | None = None) -> None:
         """`expect_bytes`: uploads of at least this length ask first (`Expect: 100-continue`)."""
@@ -83,32 +89,60 @@ class HttpStore:
 
     def head(self, location: Location) -> Found | None:
         """As Source.head. Redirects are followed, at most five."""
-        response, final = self._read("HEAD", location, (("Want-Repr-Digest", WANT),))
+        response, final = self._read("HEAD", location, self.asked)
         response.body.close()
-        status = response.head.status
-        if status in HEAD_UNTOLD:
+        if self._untold(response.head.status):
             return None
-        if status not in BELIEVED["HEAD"]:
+        if response.head.status not in self.believed["HEAD"]:
             raise self._refusal(response, "HEAD", final)
         head = response.head
-        return Found(_version(head), final, head.get("content-disposition"), _metadata(head))
+        ranges = "bytes" in (head.get("accept-ranges") or "").lower()
+        return Found(self._version(head), final, head.get("content-disposition"), self._metadata(head), ranges)
 
-    def get(self, location: Location, pinned: Version | None = None) -> Opened:
+    def _untold(self, status: int) -> bool:
+        """Say if this answer to HEAD says nothing about GET."""
+        return status in HEAD_UNTOLD
+
+    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source.get. With a strong entity tag the request carries If-Match (RFC 9110 section 13.1.1)."""
-        fields: Fields = (("Want-Repr-Digest", WANT),)
+        fields = self.asked
         if pinned is not None and pinned.strong_etag:
             fields += (("If-Match", pinned.strong_etag),)
+        if span is not None:
+            fields += (("Range", f"bytes={span.first}-{span.last}"),)
         response, final = self._read("GET", location, fields)
-        if response.head.status not in BELIEVED["GET"]:
-            response.body.close()
+        status = response.head.status
+        if span is not None and status in (200, 206, 416):
+            return self._opened_span(response, final, pinned or Version(), span)
+        if status not in self.believed["GET"]:
             raise self._refusal(response, "GET", final)
         try:
-            version = self._pin(_version(response.head), response.body, pinned)
+            version = self._pin(self._version(response.head), response.body, pinned)
         except BaseException:
             response.body.close()
             raise
         head = response.head
-        return Opened(version, final, head.get("content-disposition"), _metadata(head), response.body)
+        return Opened(version, final, head.get("content-disposition"), self._metadata(head), body=response.body)
+
+    def _opened_span(self, response: Response, final: Location, pinned: Version, span: Span) -> Opened:
+        """Return a part of the object, if it is the right part of the right version (RFC 9110 section 14.4)."""
+        head, body = response.head, response.body
+        try:
+            if head.status == 416:
+                raise SourceChanged(f"{final} has no bytes {span.first}-{span.last} any more", side=self._side)
+            told = _content_range(head)
+            if told is None or told[:2] != (span.first, span.last):
+                raise RangeIgnored(f"{final} does not give the range that it was asked for", side=self._side)
+            for name, ours, theirs in (("size", pinned.size, told[2]), ("entity tag", pinned.etag, head.get("etag"))):
+                if ours is not None and theirs is not None and ours != theirs:
+                    raise SourceChanged(f"the {name} was {ours} and is {theirs} now", side=self._side)
+            if body.length not in (None, span.length):
+                raise RangeIgnored(f"{final} announces {body.length} bytes of {span.length}", side=self._side)
+            body.promise(span.length)
+        except BaseException:
+            body.close()
+            raise
+        return Opened(pinned, final, body=body)
 
     def _pin(self, version: Version, body: Body, pinned: Version | None) -> Version:
         """Join what HEAD told with what GET tells. Raises SourceChanged where they differ."""
@@ -140,6 +174,11 @@ class HttpStore:
 
     # -- destination
 
+    @property
+    def part_limits(self) -> PartLimits | None:
+        """As Destination.part_limits: plain HTTP has no parts."""
+        return None
+
     def put(
         self,
         location: Location,
@@ -153,17 +192,15 @@ class HttpStore:
         With `if_absent` carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server may not heed it.
         """
         method = location.method or "PUT"
-        own = {name.lower() for name, _ in location.headers}
-        fields: Fields = (("Want-Repr-Digest", WANT),)
-        fields += tuple((name, value) for name, value in metadata if name.lower() not in own)
-        if if_absent:
-            fields += (("If-None-Match", "*"),)
-        expect = body.length is None or body.length >= self._expect_bytes
-        response = self._send(method, location, fields, body, expect)
-        if response.head.status not in BELIEVED[method]:
-            response.body.close()
+        plain = tuple((name, value) for name, value in metadata if name.lower() in CARRIED)
+        fields = self.asked + carried(location, plain, if_absent)
+        response = self._send(method, location, fields, body, self._expects(body))
+        if response.head.status not in self.believed[method]:
             raise self._refusal(response, method, location)
         return self._stored(response, method, location)
+
+    def _expects(self, body: Body) -> bool:
+        return body.length is None or body.length >= self._expect_bytes
 
     def _stored(self, response: Response, method: str, location: Location) -> Stored:
         head, readable = response.head, location if method == "PUT" else None
@@ -179,14 +216,35 @@ class HttpStore:
         """As Destination.delete. With a strong entity tag the request carries If-Match."""
         fields: Fields = (("If-Match", version.strong_etag),) if version.strong_etag else ()
         response = self._send("DELETE", location, fields)
-        response.body.close()
-        if response.head.status not in BELIEVED["DELETE"]:
+        if response.head.status not in self.believed["DELETE"]:
             raise self._refusal(response, "DELETE", location)
+        response.body.close()
+
+    # -- what an answer's head tells
+
+    def _version(self, head: Head) -> Version:
+        return Version(
+            size=head.length,
+            etag=printable(head.get("etag") or "") or None,
+            last_modified=printable(head.get("last-modified") or "") or None,
+            digests=parse_fields(head.get),
+        )
+
+    def _metadata(self, head: Head) -> tuple[tuple[str, str], ...]:
+        """Return what goes with the object; a value that is odd is dropped, not passed on."""
+        pairs = ((name, head.get(name)) for name in CARRIED)
+        return tuple((name.title(), value) for name, value in pairs if value and carriable(value))
 
     # -- the exchange
 
     def _send(
-        self, method: str, location: Location, fields: Fields, body: Payload = None, expect: bool = False
+        self,
+        method: str,
+        location: Location,
+        fields: Fields,
+        body: Payload = None,
+        expect: bool = False,
+        wrapping: Wrapping | None = None,
     ) -> Response:
         request = Request(
             method=method,
@@ -198,12 +256,14 @@ class HttpStore:
             fields=location.headers + fields,
             body=body,
             expect=expect,
+            wrapping=wrapping,
         )
         return self._wire.exchange(request)
 
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
-        """Return the error for an answer that is not believed."""
-        status, reason = response.head.status, _printable(response.head.reason)
+        """Return the error for an answer that is not believed, and let go of its connection."""
+        response.body.close()
+        status, reason = response.head.status, printable(response.head.reason)
         said = f"{method} {location} was answered {status}" + (f" {reason}" if reason else "")
         if response.early:
             said += f" after {response.sent} bytes of the upload"
@@ -220,19 +280,24 @@ class HttpStore:
         return kind(said, side=self._side, store_status=status, retry_after=after)
 
 
-def _version(head: Head) -> Version:
-    return Version(
-        size=head.length,
-        etag=_printable(head.get("etag") or "") or None,
-        last_modified=_printable(head.get("last-modified") or "") or None,
-        digests=parse_fields(head.get),
-    )
+def _content_range(head: Head) -> tuple[int, int, int] | None:
+    """Return first, last and total of a Content-Range; None without one that tells all three, or for many ranges."""
+    found = _CONTENT_RANGE.fullmatch((head.get("content-range") or "").strip())
+    if head.status != 206 or found is None:
+        return None
+    return int(found[1]), int(found[2]), int(found[3])
 
 
-def _metadata(head: Head) -> tuple[tuple[str, str], ...]:
-    """Return what goes with the object; a value that is odd is dropped, not passed on."""
-    pairs = ((name, head.get(name)) for name in CARRIED)
-    return tuple((name.title(), value) for name, value in pairs if value and _CARRIABLE.match(value))
+def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
+    """Return what goes with an upload: the source's fields, unless the caller gave his own, and the precondition."""
+    own = {name.lower() for name, _ in location.headers}
+    fields = tuple((name, value) for name, value in metadata if name.lower() not in own)
+    return (*fields, ("If-None-Match", "*")) if if_absent else fields
+
+
+def carriable(value: str) -> bool:
+    """Say if a field's value may be passed on to another server."""
+    return _CARRIABLE.match(value) is not None
 
 
 def _created(location: Location, reference: str) -> Location | None:
@@ -265,11 +330,11 @@ def retry_after(text: str | None, now: datetime | None = None) -> float | None:
     text = text.strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])
-    when = _date(text)
+    when = http_date(text)
     return None if when is None else max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
 
 
-def _date(text: str | None) -> datetime | None:
+def http_date(text: str | None) -> datetime | None:
     """Read an HTTP date (RFC 9110 section 5.6.7); None for none, or for what is no date."""
     try:
         when = parsedate_to_datetime(text or "")
@@ -278,6 +343,6 @@ def _date(text: str | None) -> datetime | None:
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a peer's short text fit for a message: visible ASCII, at most 128 characters."""
     return "".join(c for c in text if " " <= c <= "~")[:128]

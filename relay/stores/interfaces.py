@@ -14,6 +14,7 @@ from relay.digest import Digests
 from relay.location import Location
 from relay.receipt import Version
 from relay.wire.body import Body
+from relay.wire.meter import Meter
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,21 @@ class Found:
     location: Location
     disposition: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    ranges: bool = False
+    """Whether the store says that parts of it can be read."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes `first` to `last` of an object, both included, counted from 0."""
+
+    first: int
+    last: int
+
+    @property
+    def length(self) -> int:
+        """How many bytes that are."""
+        return self.last - self.first + 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,37 @@ class Stored:
     readable: Location | None
     digests: Digests
     ambiguous: bool = False
+    parts_checked: bool = False
+    """It came in parts, and the store compared a digest of each with ours."""
+
+
+@dataclass(frozen=True)
+class PartLimits:
+    """How a store takes an object in parts, in bytes; `smallest` does not hold for the last part."""
+
+    smallest: int
+    largest: int
+    most: int
+    object_bytes: int
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload in parts that was begun. `checked` says that the store keeps a digest of the whole object."""
+
+    location: Location
+    id: str
+    checked: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that the store has. `checked` says that it compared a digest of it with ours."""
+
+    number: int
+    size: int
+    etag: str
+    checked: bool
 
 
 class Source(Protocol):
@@ -60,10 +107,11 @@ class Source(Protocol):
         Raises StoreError. Leaves nothing open.
         """
 
-    def get(self, location: Location, pinned: Version | None = None) -> Opened:
-        """Open the object; with `pinned`, that version or SourceChanged.
+    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+        """Open the object; with `pinned`, that version or SourceChanged; with `span`, only those bytes of it.
 
-        Raises StoreError, SourceChanged. On failure nothing is left open.
+        Raises StoreError, SourceChanged, and RangeIgnored where the store would give the whole object instead. On
+        failure nothing is left open.
         """
 
 
@@ -73,7 +121,11 @@ class Destination(Protocol):
     def head(self, location: Location) -> Found | None:
         """As Source's. Raises NotFound where there is none."""
 
-    def get(self, location: Location, pinned: Version | None = None) -> Opened:
+    @property
+    def part_limits(self) -> PartLimits | None:
+        """How it takes objects in parts (then it is a PartsDestination), or None."""
+
+    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source's; for reading back."""
 
     def put(
@@ -92,3 +144,32 @@ class Destination(Protocol):
 
     def delete(self, location: Location, version: Version) -> None:
         """Delete the object if it is still `version` (where the store can tell). Raises StoreError."""
+
+
+class PartsDestination(Destination, Protocol):
+    """A destination that takes an object in parts, in any order and several at once; nobody sees it before the end."""
+
+    def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
+        """Begin an upload. Raises StoreError. What it leaves is invisible, but may cost until it is aborted."""
+
+    def put_part(self, upload: Upload, number: int, body: Body) -> Part:
+        """Store the whole of `body` as part `number`, from 1 on; again replaces it. Raises as `put` does."""
+
+    def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
+        """Make the parts one object; `digests` are those of the whole, for the store to compare.
+
+        Raises PreconditionFailed (with `if_absent`), IntegrityMismatch, StoreError: then there is no object.
+        """
+
+    def abort(self, upload: Upload) -> None:
+        """Throw an upload away; one that is gone already is no error. Raises StoreError."""
+
+
+class Opener(Protocol):
+    """Gives the stores of one transfer."""
+
+    def source(self, location: Location, meter: Meter) -> Source:
+        """Return the store that holds the source."""
+
+    def destination(self, location: Location, meter: Meter) -> Destination:
+        """Return the store that takes the destination."""

@@ -13,7 +13,7 @@ Never here: retries, redirects, what a status means to a store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 
@@ -35,6 +35,18 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 Payload = Body | bytes | Iterable[bytes] | None
 
 
+@dataclass(frozen=True)
+class Wrapping:
+    """What stands around a Body in the content of its request, as in S3's `aws-chunked` coding.
+
+    `after` is asked when the last byte of the Body has gone, so that it can hold a digest; it gives `after_bytes`.
+    """
+
+    before: bytes
+    after: Callable[[], bytes]
+    after_bytes: int
+
+
 @dataclass
 class Request:
     """One request. `target` is path and query as they go on the line; `fields` the caller's own.
@@ -53,6 +65,8 @@ class Request:
     body: Payload = None
     length: int | None = None
     expect: bool = False
+    wrapping: Wrapping | None = None
+    """Only around a Body of known length."""
 
     @property
     def body_length(self) -> int | None:
@@ -60,7 +74,8 @@ class Request:
         if self.body is None:
             return 0
         if isinstance(self.body, Body):
-            return self.body.length
+            around = len(self.wrapping.before) + self.wrapping.after_bytes if self.wrapping else 0
+            return None if self.body.length is None else self.body.length + around
         return len(self.body) if isinstance(self.body, bytes) else self.length
 
 
@@ -126,6 +141,16 @@ class Wire:
         if len(self._silent) > 1000:
             self._silent.clear()
         self._silent[origin] = monotonic()
+
+
+def _wrapped(wrapping: Wrapping, body: Body, outlet: Outlet) -> bool:
+    """Send a Body with what stands around it; what ends it goes only after a whole Body."""
+    if not outlet.write(memoryview(wrapping.before)) or not pump(body, outlet):
+        return False
+    after = wrapping.after()
+    if len(after) != wrapping.after_bytes:
+        raise ValueError(f"what ends the body was to have {wrapping.after_bytes} bytes and has {len(after)}")
+    return outlet.write(memoryview(after)) and outlet.finish()
 
 
 class _Attempt:
@@ -214,7 +239,8 @@ class _Attempt:
     def _pump(self, outlet: Outlet) -> bool:
         body = self.request.body
         if isinstance(body, Body):
-            return pump(body, outlet)
+            wrapping = self.request.wrapping
+            return _wrapped(wrapping, body, outlet) if wrapping else pump(body, outlet)
         pieces: Iterable[bytes] = (body,) if isinstance(body, bytes) else body or ()
         whole = all(outlet.write(memoryview(piece)) for piece in pieces if piece) and outlet.finish()
         if whole and self.request.body_length not in (None, outlet.sent):

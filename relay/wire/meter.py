@@ -19,9 +19,10 @@ class Meter:
     `moved` counts every byte of payload that was handed over, in all attempts.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = monotonic) -> None:
-        """Start the clocks."""
-        self.limits, self.clock = limits, clock
+    def __init__(self, limits: Limits, clock: Callable[[], float] = monotonic, whole: Meter | None = None) -> None:
+        """Start the clocks. `whole` is the meter of the transfer that this one measures a part of: its cancel, and
+        its total time, hold here too."""
+        self.limits, self.clock, self._whole = limits, clock, whole
         self.moved = 0
         self._started = clock()
         self._why: RelayError | None = None
@@ -42,6 +43,8 @@ class Meter:
 
     def look(self) -> None:
         """Look if we may go on where no bytes need move. Raises Cancelled, or StoreTimeout for the total."""
+        if self._whole is not None:
+            self._whole.look()
         if self._why is not None:
             raise self._why
         if self.seconds() >= self.limits.total_seconds:

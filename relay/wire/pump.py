@@ -159,6 +159,24 @@ def drain(body: Body) -> None:
         pace.step(body.connection)
 
 
+def fill(body: Body, view: memoryview) -> int:
+    """Read until `view` is full or the body has ended, and return how much that was. Raises as `drain`."""
+    body.meter.restart()
+    pace, done = Pace(body.meter), 0
+    while done < len(view):
+        count = body.read_now(view[done:])
+        if count == 0:
+            break
+        if count is None:
+            body.wait()
+            pace.waited()
+            continue
+        body.meter.moved += count
+        done += count
+        pace.step(body.connection)
+    return done
+
+
 def _may_splice(body: Body, outlet: Outlet) -> bool:
     by_length = body.framing is Framing.LENGTH and not outlet.chunked
     plain = not body.connection.secure and not outlet.stream.secure

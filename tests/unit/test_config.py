@@ -97,7 +97,9 @@ def test_limits_and_ceiling() -> None:
     """The settings get to where they act, and the ceiling is their formula."""
     settings = load_settings({"stall_seconds": 5, "buffer_bytes": 2 * MIB, "workers": 3, "slots": 4})
     assert (settings.limits().stall_seconds, settings.limits().buffer_bytes) == (5, 2 * MIB)
-    assert settings.memory_ceiling_bytes() == 3 * 4 * 5 * 2 * MIB
+    assert settings.memory_ceiling_bytes() == 3 * 4 * (4 * 5 * 2 * MIB)
+    growing = load_settings({"workers": 3, "slots": 4, "parts_in_flight": 1, "part_bytes": 64 * MIB})
+    assert growing.memory_ceiling_bytes() == 3 * 4 * (64 + 5) * MIB
 
 
 def test_serve_has_a_flag_for_each_setting() -> None:

