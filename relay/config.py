@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     tokens_file: Path | None = None
     """One token a line; needed when the server is bound to anything but loopback."""
 
+    remotes: dict[str, dict[str, str]] = Field({}, repr=False)
+    """Named stores, in relay.toml only: `[remotes.NAME]`, with rclone's options under rclone's names. SECRET."""
+
     @field_validator("bind")
     @classmethod
     def _address(cls, text: str) -> str:

@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
-from relay.stores.remotes import S3Config
+from relay.stores.aws import S3Config
 from relay.stores.sigv4 import Credentials, Signer
 
 KEY, SECRET = "relaytests", "not-a-secret-in-a-test"

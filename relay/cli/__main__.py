@@ -12,6 +12,7 @@ import click
 from relay import __version__
 from relay.cli.exits import Exit
 from relay.cli.migrate import migrate
+from relay.cli.remotes import remotes
 from relay.cli.serve import serve
 from relay.cli.terminal import prepare, say_error
 from relay.errors import RelayError
@@ -24,6 +25,7 @@ def cli() -> None:
 
 
 cli.add_command(migrate)
+cli.add_command(remotes)
 cli.add_command(serve)
 
 

@@ -70,7 +70,7 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
 
 def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     settings = load_settings({name: options[name] for name in LIMITS})
-    plan = _plan(options, quiet)
+    plan = _plan(options, Remotes(settings.remotes), quiet)
     policy = settings.egress().allowing(plan.source.host, plan.destination.host)
     runner = Runner(settings, policy)
     outcome = watched(runner.transfer(plan), runner.run, quiet)
@@ -82,8 +82,7 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     return Exit.of(outcome.state)
 
 
-def _plan(options: Mapping[str, Any], quiet: bool) -> Plan:
-    remotes = Remotes()
+def _plan(options: Mapping[str, Any], remotes: Remotes, quiet: bool) -> Plan:
     plan = Plan(
         remotes.locate(
             options["source"],

@@ -1,76 +1,103 @@
-"""From what a user writes to a Location: the schemes, and where their endpoints and credentials come from.
+"""From what a user writes to a Location: URLs, `s3://bucket/key`, and `remote:path`.
 
-`https://…` is what it says. `s3://bucket/key` is a bucket at the endpoint that AWS's own chain names (environment,
-profile, container or machine role), so that whoever can use the `aws` command configures nothing here.
+Theory of operation. A remote is a name for a store with its endpoint and credentials. It is looked for in relay's own
+settings (`[remotes.NAME]` of relay.toml), then in the rclone.conf that is there anyway, then among AWS's profiles: a
+newcomer configures nothing twice. The options are rclone's, under its names, so that a section may be copied.
 
-Decided here: which store a scheme means. Never here: what a good URL is (`relay/location.py`).
+Decided here: which store a text means, and what a remote's options mean. Never here: what a good URL is
+(`relay/location.py`), how the files are read.
 """
 
 from __future__ import annotations
 
+import base64
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from relay.errors import ConfigError, ForbiddenHeader, InvalidType, InvalidURL, RequestError, UnsafeKey
-from relay.location import UNSAFE_CHARACTERS, Location, check_path, parse_location
-from relay.stores.s3 import S3Account
+from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, Unsupported
+from relay.location import Location, parse_location
+from relay.stores import rclone_conf
+from relay.stores.aws import Given, S3Config, aws_config, aws_profiles, s3_location, split_key
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 
-KEY_BYTES = 1024
-"""The longest key (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_SIGNED = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
-_VIRTUAL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
-"""Buckets that may be a label of a host name under a certificate for `*.s3.…`."""
+_REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)
+_YES = frozenset({"true", "1", "yes"})
+DEEPEST_ALIAS = 8
 
-Given = Mapping[str, str] | Iterable[tuple[str, str]]
+Options = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class S3Config:
-    """An S3 to speak to. `endpoint` is its URL, or None for AWS itself in the signer's region."""
+class Remote:
+    """A named store. `options` hold secrets; `origin` says where it was found."""
 
-    signer: Signer
-    endpoint: str | None = None
+    name: str
+    type: str
+    origin: str
+    options: Options = field(repr=False, default_factory=dict)
 
-
-def aws_config(profile: str | None = None) -> S3Config:
-    """Return what AWS's own chain of settings says, as its SDKs would.
-
-    Raises ConfigError when there are no credentials, or a profile that does not exist. The credentials of roles are
-    asked for anew when they are about to expire.
-    """
-    from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415 - takes a tenth of a second
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-    from botocore.session import Session  # noqa: PLC0415
-
-    session = Session(profile=profile)
-    try:
-        found = session.get_credentials()
-        region = session.get_config_variable("region") or "us-east-1"
-        endpoint = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3").provide()
-    except BotoCoreError as error:
-        raise ConfigError(f"AWS's settings: {error}") from None
-    if found is None:
-        raise ConfigError(
-            "there are no credentials for s3://",
-            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure`.",
-        )
-
-    def credentials() -> Credentials:
-        frozen = found.get_frozen_credentials()
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-
-    return S3Config(Signer(credentials, region), endpoint)
+    @property
+    def known(self) -> bool:
+        """Whether relay can speak to it."""
+        return self.type in TYPES or self.type == "alias"
 
 
 class Remotes:
-    """Finds the Location that a text means. `s3` gives the S3 of `s3://`, and is asked when one is first named."""
+    """Finds the Location that a text means.
 
-    def __init__(self, s3: Callable[[], S3Config] = aws_config) -> None:
-        self._s3 = s3
-        self._asked: S3Config | None = None
+    `own` are the remotes of relay's settings. Files are read when a remote is first named, and AWS's settings when a
+    bucket is; both once, and by `apart`, which may do it where it holds nobody up.
+    """
+
+    def __init__(
+        self,
+        own: Mapping[str, Options] | None = None,
+        environment: Mapping[str, str] | None = None,
+        home: Path | None = None,
+        aws: Callable[[str | None], S3Config] = aws_config,
+        profiles: Callable[[], list[str]] = aws_profiles,
+        apart: Callable[[Callable[[], Any]], Any] = lambda do: do(),
+    ) -> None:
+        self._own = own or {}
+        self._environment = os.environ if environment is None else environment
+        self._home = home or Path.home()
+        self._aws, self._profiles, self._apart = aws, profiles, apart
+        self._buckets: dict[str, S3Config] = {}
+        self._found: dict[str, Remote] | None = None
+
+    def __iter__(self) -> Iterator[Remote]:
+        """Yield every remote that can be named. Raises ConfigError for a file that can't be read."""
+        if self._found is None:
+            every: list[Remote] = self._apart(lambda: list(self._all()))
+            self._found = {}
+            for remote in every:
+                self._found.setdefault(remote.name, remote)  # the first of a name wins
+        yield from self._found.values()
+
+    def named(self, name: str) -> Remote | None:
+        """Return one remote, or None. A broken file of somebody else's does not hide one of our own."""
+        if name in self._own:
+            return self._mine(name)
+        return next((remote for remote in self if remote.name == name), None)
+
+    def _mine(self, name: str) -> Remote:
+        options = self._own[name]
+        return Remote(name, options.get("type", ""), "relay.toml", options)
+
+    def _all(self) -> Iterator[Remote]:
+        yield from map(self._mine, self._own)
+        path = rclone_conf.where(self._environment, self._home)
+        if path is not None:
+            for name, options in rclone_conf.read(path).items():
+                yield Remote(name, options.get("type", ""), str(path), options)
+        for profile in self._profiles():
+            yield Remote(profile, "s3", "AWS profile", {"env_auth": "true", "profile": profile})
+
+    # -- what a text means
 
     def locate(
         self,
@@ -81,64 +108,115 @@ class Remotes:
         pointer: str | None = None,
         destination: bool = False,
     ) -> Location:
-        """Return the Location of a URL, as `parse_location` does, `s3://bucket/key` included.
+        """Return the Location of a URL, as `parse_location` does, or of `s3://bucket/key`, or of `remote:path`.
 
         Raises a RequestError that carries `pointer`; ConfigError when a store's own settings are at fault.
         """
-        if not text.lower().startswith("s3://"):
-            return parse_location(text, method=method, headers=headers, pointer=pointer, destination=destination)
-        if method == "POST":
-            raise InvalidType("S3 takes objects by PUT", hint="Leave the method out.", pointer=pointer)
+        asked = _Asked(method, headers, destination)
         try:
-            return self._s3_location(text, headers, destination)
+            if text[:5].lower() == "s3://":
+                return self._s3(Remote("", "s3", "AWS", {"env_auth": "true"}), text[5:], asked)
+            found = _REMOTE.fullmatch(text)
+            if found and found["name"].lower() not in ("http", "https"):
+                return self._remote(found["name"], found["path"], asked)
         except RequestError as error:
             error.pointer = error.pointer or pointer
             raise
+        return parse_location(text, method=method, headers=headers, pointer=pointer, destination=destination)
 
-    def _s3_location(self, text: str, headers: Given, destination: bool) -> Location:
-        bucket, key = split_s3(text, destination=destination)
-        if self._asked is None:
-            self._asked = self._s3()
-        location = s3_location(self._asked, bucket, key, headers)
-        for name, _ in location.headers:
-            if name.lower() in _SIGNED:
-                raise ForbiddenHeader(f"{name} is part of the signature, which relay makes itself")
-        return location
+    def _remote(self, name: str, path: str, asked: _Asked, depth: int = 0) -> Location:
+        remote = self.named(name)
+        if remote is None:
+            raise InvalidURL(
+                f"there is no remote {name!a}", hint="`relay remotes` lists those that are there; or give a URL."
+            )
+        if remote.type == "alias":
+            return self._alias(remote, path, asked, depth)
+        make = TYPES.get(remote.type)
+        if make is None:
+            raise Unsupported(
+                f"the remote {name!a} is of type {remote.type!a}, which relay does not speak",
+                hint=f"relay speaks {', '.join(sorted(TYPES))}.",
+            )
+        return make(self, remote, path, asked)
+
+    def _alias(self, remote: Remote, path: str, asked: _Asked, depth: int) -> Location:
+        found = _REMOTE.fullmatch(remote.options.get("remote", ""))
+        if depth >= DEEPEST_ALIAS or found is None:
+            raise ConfigError(f"the alias {remote.name!a} of {remote.origin} leads to no remote")
+        inner = found["path"].rstrip("/")
+        return self._remote(found["name"], f"{inner}/{path.lstrip('/')}" if inner else path, asked, depth + 1)
+
+    # -- the types
+
+    def _s3(self, remote: Remote, path: str, asked: _Asked) -> Location:
+        if asked.method == "POST":
+            raise InvalidType("S3 takes objects by PUT", hint="Leave the method out.")
+        bucket, key = split_key(path.lstrip("/") if remote.name else path, destination=asked.destination)
+        config = self._buckets.get(remote.name)
+        if config is None:
+            config = self._buckets[remote.name] = self._apart(lambda: self._s3_config(remote))
+        return s3_location(config, bucket, key, asked.headers)
+
+    def _s3_config(self, remote: Remote) -> S3Config:
+        options = remote.options
+        virtual = options.get("force_path_style", "true").lower() not in _YES
+        endpoint = options.get("endpoint") or None
+        if endpoint and "://" not in endpoint:
+            endpoint = f"https://{endpoint}"
+        region = options.get("region") or ""
+        if options.get("env_auth", "").lower() in _YES or options.get("profile"):
+            found = self._aws(options.get("profile") or None)
+            signer = found.signer.in_region(region) if region else found.signer
+            return replace(found, signer=signer, endpoint=endpoint or found.endpoint, virtual=virtual)
+        key, secret = options.get("access_key_id"), options.get("secret_access_key")
+        if bool(key) != bool(secret):
+            raise ConfigError(f"the remote {remote.name!a} has one of access_key_id and secret_access_key only")
+        token = options.get("session_token") or None
+        credentials = Credentials(key, secret, token) if key and secret else None
+        return S3Config(Signer(lambda: credentials, region or "us-east-1"), endpoint, virtual)
+
+    def _http(self, remote: Remote, path: str, asked: _Asked) -> Location:
+        url = remote.options.get("url", "").rstrip("/")
+        if not url:
+            raise ConfigError(f"the remote {remote.name!a} of {remote.origin} has no url")
+        headers = dict(asked.headers) | _authorization(remote)
+        return parse_location(
+            f"{url}/{canonical_path(path.lstrip('/'))}",
+            method=asked.method,
+            headers=headers,
+            destination=asked.destination,
+        )
 
 
-def split_s3(text: str, *, destination: bool) -> tuple[str, str]:
-    """Return the bucket and the key of `s3://bucket/key`; the key stands there as it is, not percent-encoded.
-
-    Raises InvalidURL, UnsafeKey. Only a destination may be a folder: a key that is empty or ends in '/'.
-    """
-    bucket, _, key = text[len("s3://") :].partition("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidURL("what follows s3:// is no name of a bucket", hint="Write s3://bucket/key.")
-    if len(key.encode(errors="surrogatepass")) > KEY_BYTES:
-        raise UnsafeKey(f"the key has more than {KEY_BYTES} bytes")
-    if UNSAFE_CHARACTERS.search(key):
-        raise UnsafeKey("the key has a control or bidi character in it")
-    if not destination and (not key or key.endswith("/")):
-        raise InvalidURL("the source names no object: the key is empty, or ends in '/'")
-    check_path(f"/{canonical_path(key)}", destination=destination)
-    return bucket, key
+@dataclass(frozen=True)
+class _Asked:
+    method: str | None
+    headers: Given
+    destination: bool
 
 
-def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) -> Location:
-    """Return the Location of a key: by the bucket's own host at AWS, by path at every other endpoint."""
-    region = config.signer.region
-    if config.endpoint is not None:
-        base, prefix = config.endpoint.rstrip("/"), f"/{bucket}"
-    else:
-        host = f"s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
-        virtual = _VIRTUAL.fullmatch(bucket) is not None
-        base, prefix = (f"https://{bucket}.{host}", "") if virtual else (f"https://{host}", f"/{bucket}")
+def _authorization(remote: Remote) -> dict[str, str]:
+    """Return the field that a web server wants: a bearer token, or a name and a password (RFC 7617)."""
+    options = remote.options
+    if token := options.get("bearer_token"):
+        return {"Authorization": f"Bearer {token}"}
+    user, hidden = options.get("user", ""), options.get("pass", "")
+    if not user and not hidden:
+        return {}
     try:
-        place = parse_location(base, headers=headers)
-    except RequestError as error:
-        if error.pointer is not None or isinstance(error, ForbiddenHeader):
-            raise
-        raise ConfigError(f"the endpoint of S3: {error.message}") from None
-    prefix = place.path.rstrip("/") + prefix
-    target = f"{prefix}/{canonical_path(key)}"
-    return replace(place, target=target, account=S3Account(bucket, prefix, config.signer))
+        password = rclone_conf.reveal(hidden) if hidden else ""
+    except (ValueError, UnicodeDecodeError):
+        raise ConfigError(
+            f"the pass of the remote {remote.name!a} is not what `rclone obscure` writes",
+            hint="Write the output of `rclone obscure -` there, as rclone does.",
+        ) from None
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+TYPES: Mapping[str, Callable[[Remotes, Remote, str, _Asked], Location]] = {
+    "s3": Remotes._s3,
+    "http": Remotes._http,
+    "webdav": Remotes._http,
+}
+"""What a remote of each of rclone's types becomes."""

@@ -42,12 +42,13 @@ def canonical_path(key: str) -> str:
 class Signer:
     """Signs the requests of one region of one service.
 
-    `credentials` is asked for each request, since temporary ones expire. `clock` gives the time in UTC.
+    `credentials` is asked for each request, since temporary ones expire; None asks as nobody. `clock` gives the time
+    in UTC.
     """
 
     def __init__(
         self,
-        credentials: Callable[[], Credentials],
+        credentials: Callable[[], Credentials | None],
         region: str,
         service: str = "s3",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -56,6 +57,10 @@ class Signer:
         self._skew = timedelta(0)
         self._derived: tuple[tuple[str, str], bytes] | None = None
 
+    def in_region(self, region: str) -> Signer:
+        """Return one that signs for another region with the same credentials."""
+        return Signer(self._credentials, region, self._service, self._clock)
+
     def learn_time(self, theirs: datetime) -> None:
         """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it allows."""
         self._skew = theirs - self._clock()
@@ -63,6 +68,8 @@ class Signer:
     def fields(self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED) -> Fields:
         """Return the fields that sign a request with these `fields`; they are to be sent beside them."""
         credentials, now = self._credentials(), self._clock() + self._skew
+        if credentials is None:
+            return (("x-amz-content-sha256", payload),)
         stamp = now.strftime("%Y%m%dT%H%M%SZ")
         own: Fields = (("x-amz-content-sha256", payload), ("x-amz-date", stamp))
         if credentials.token:

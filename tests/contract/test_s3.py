@@ -25,7 +25,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Level, Receipt, State
-from relay.stores.remotes import S3Config, s3_location
+from relay.stores.aws import S3Config, s3_location
 from relay.stores.sigv4 import Credentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn

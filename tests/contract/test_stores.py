@@ -22,8 +22,8 @@ from relay.engine.runner import STORES
 from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
 from relay.location import Location, parse_location
 from relay.receipt import Level, State, Version
+from relay.stores.aws import s3_location
 from relay.stores.http import HttpStore
-from relay.stores.remotes import s3_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from simulators.spawn import spawn

@@ -26,7 +26,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Level
-from relay.stores.remotes import S3Config, s3_location
+from relay.stores.aws import S3Config, s3_location
 from relay.stores.sigv4 import Credentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn

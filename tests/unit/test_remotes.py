@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from relay.engine.parts import cut
 from relay.errors import ConfigError, ForbiddenHeader, InvalidType, InvalidURL, Rejected, RequestError, UnsafeKey
 from relay.location import same_object
+from relay.stores.aws import S3Config, s3_location, split_key
 from relay.stores.interfaces import PartLimits
-from relay.stores.remotes import Remotes, S3Config, s3_location, split_s3
+from relay.stores.remotes import Remotes
 from relay.stores.s3 import PARTS, checksums
 from relay.stores.sigv4 import Credentials, Signer
 from relay.wire.http1 import Head
@@ -20,6 +21,9 @@ MIB = 1 << 20
 
 def config(endpoint: str | None = None, region: str = "eu-west-1") -> S3Config:
     return S3Config(Signer(lambda: Credentials("KEY", "SECRET"), region), endpoint)
+
+
+BUCKETS = Remotes(aws=lambda profile: config())
 
 
 @pytest.mark.parametrize(
@@ -58,19 +62,19 @@ def test_where_a_bucket_is(endpoint: str | None, region: str, bucket: str, url: 
 )
 def test_what_is_no_object_of_a_bucket(text: str, error: type[RequestError]) -> None:
     with pytest.raises(error) as caught:
-        Remotes(config).locate(text, pointer="/source")
+        BUCKETS.locate(text, pointer="/source")
     assert caught.value.pointer == "/source"
 
 
 def test_a_destination_may_be_a_folder() -> None:
-    assert split_s3("s3://bucket", destination=True) == ("bucket", "")
-    folder = Remotes(config).locate("s3://bucket/a/", destination=True)
+    assert split_key("bucket", destination=True) == ("bucket", "")
+    folder = BUCKETS.locate("s3://bucket/a/", destination=True)
     assert str(folder.named("b c")) == "s3://bucket/a/b c"
 
 
 def test_a_key_is_what_it_says() -> None:
     odd = "100%41?x#y+z&=.raw"
-    assert split_s3(f"s3://bucket/{odd}", destination=True) == ("bucket", odd)
+    assert split_key(f"bucket/{odd}", destination=True) == ("bucket", odd)
     assert str(s3_location(config(), "bucket", odd)) == f"s3://bucket/{odd}"
 
 
@@ -81,9 +85,9 @@ def test_the_same_key_is_the_same_object() -> None:
 
 def test_a_signature_is_nothing_that_a_caller_gives() -> None:
     with pytest.raises(ForbiddenHeader):
-        Remotes(config).locate("s3://bucket/a", headers={"x-amz-date": "20260101T000000Z"})
+        BUCKETS.locate("s3://bucket/a", headers={"x-amz-date": "20260101T000000Z"})
     with pytest.raises(InvalidType):
-        Remotes(config).locate("s3://bucket/a", method="POST", destination=True)
+        BUCKETS.locate("s3://bucket/a", method="POST", destination=True)
 
 
 def test_an_endpoint_that_is_no_url_is_a_wrong_setting() -> None:
@@ -94,11 +98,11 @@ def test_an_endpoint_that_is_no_url_is_a_wrong_setting() -> None:
 def test_settings_are_asked_for_once_and_only_for_s3() -> None:
     asked = []
 
-    def ask() -> S3Config:
+    def ask(profile: str | None) -> S3Config:
         asked.append(1)
         return config()
 
-    remotes = Remotes(ask)
+    remotes = Remotes(aws=ask)
     remotes.locate("https://example.org/a")
     assert not asked
     remotes.locate("s3://bucket/a")

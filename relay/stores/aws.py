@@ -1,0 +1,124 @@
+"""Buckets: from AWS's own chain of settings, and from a bucket and a key, to a Location.
+
+Whoever can use the `aws` command configures nothing here: environment, profiles, container and machine roles,
+`AWS_ENDPOINT_URL_S3`, all as botocore reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, RequestError, UnsafeKey
+from relay.headers import parse_headers
+from relay.location import UNSAFE_CHARACTERS, Location, check_path, parse_location
+from relay.stores.s3 import S3Account
+from relay.stores.sigv4 import Credentials, Signer, canonical_path
+
+KEY_BYTES = 1024
+"""The longest key (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_SIGNED = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
+"""Fields that relay makes itself."""
+_VIRTUAL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+"""Buckets that may be a label of a host name under a certificate for `*.s3.…`."""
+
+Given = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class S3Config:
+    """An S3 to speak to. `endpoint` is its URL, or None for AWS itself in the signer's region.
+
+    `virtual` asks for the bucket in the host's name at an endpoint too, as some providers want it.
+    """
+
+    signer: Signer
+    endpoint: str | None = None
+    virtual: bool = False
+
+
+def aws_profiles() -> list[str]:
+    """Return the names of the profiles in AWS's own files. Raises ConfigError for files that can't be read."""
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - takes a tenth of a second
+    from botocore.session import Session  # noqa: PLC0415
+
+    try:
+        return sorted(Session().available_profiles)
+    except BotoCoreError as error:
+        raise ConfigError(f"AWS's settings: {error}") from None
+
+
+def aws_config(profile: str | None = None) -> S3Config:
+    """Return what AWS's own chain of settings says, as its SDKs would.
+
+    Raises ConfigError when there are no credentials, or a profile that does not exist. The credentials of roles are
+    asked for anew when they are about to expire.
+    """
+    from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415 - takes a tenth of a second
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+    from botocore.session import Session  # noqa: PLC0415
+
+    session = Session(profile=profile)
+    try:
+        found = session.get_credentials()
+        region = session.get_config_variable("region") or "us-east-1"
+        endpoint = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3").provide()
+    except BotoCoreError as error:
+        raise ConfigError(f"AWS's settings: {error}") from None
+    if found is None:
+        raise ConfigError(
+            "there are no credentials for s3://",
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure`.",
+        )
+
+    def credentials() -> Credentials:
+        frozen = found.get_frozen_credentials()
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+    return S3Config(Signer(credentials, region), endpoint)
+
+
+def split_key(text: str, *, destination: bool) -> tuple[str, str]:
+    """Return the bucket and the key of `bucket/key`; the key stands there as it is, not percent-encoded.
+
+    Raises InvalidURL, UnsafeKey. Only a destination may be a folder: a key that is empty or ends in '/'.
+    """
+    bucket, _, key = text.partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise InvalidURL("there is no name of a bucket", hint="Write s3://bucket/key, or remote:bucket/key.")
+    if len(key.encode(errors="surrogatepass")) > KEY_BYTES:
+        raise UnsafeKey(f"the key has more than {KEY_BYTES} bytes")
+    if UNSAFE_CHARACTERS.search(key):
+        raise UnsafeKey("the key has a control or bidi character in it")
+    if not destination and (not key or key.endswith("/")):
+        raise InvalidURL("the source names no object: the key is empty, or ends in '/'")
+    check_path(f"/{canonical_path(key)}", destination=destination)
+    return bucket, key
+
+
+def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) -> Location:
+    """Return the Location of a key: by the bucket's own host at AWS, by path at every other endpoint.
+
+    Raises ConfigError for an endpoint that is no URL, ForbiddenHeader for a field that belongs to the signature.
+    """
+    checked = parse_headers(headers)
+    for name, _ in checked:
+        if name.lower() in _SIGNED:
+            raise ForbiddenHeader(f"{name} is part of the signature, which relay makes itself")
+    try:
+        base = parse_location(config.endpoint or _aws_endpoint(config.signer.region))
+    except RequestError as error:
+        raise ConfigError(f"the endpoint of S3: {error.message}") from None
+    virtual = config.virtual or config.endpoint is None
+    if virtual and _VIRTUAL.fullmatch(bucket):
+        base, prefix = replace(base, host=f"{bucket}.{base.host}"), base.path.rstrip("/")
+    else:
+        prefix = f"{base.path.rstrip('/')}/{bucket}"
+    target = f"{prefix}/{canonical_path(key)}"
+    return replace(base, target=target, headers=checked, account=S3Account(bucket, prefix, config.signer))
+
+
+def _aws_endpoint(region: str) -> str:
+    return f"https://s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")

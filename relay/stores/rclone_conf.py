@@ -1,0 +1,68 @@
+"""The remotes of an rclone.conf that somebody already has.
+
+Decided here: where that file is, how it is read, how its obscured passwords are revealed (rclone's
+fs/config/obscure: AES-CTR under a key that is published in its source, so it hides nothing from anybody; it only keeps
+passwords from being read over a shoulder). Never here: what a remote's options mean.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import configparser
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from relay.errors import ConfigError
+
+_KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
+_ENCRYPTED = "RCLONE_ENCRYPT_V"
+
+
+def where(environment: Mapping[str, str], home: Path) -> Path | None:
+    """Return the file that rclone itself would read, or None. Raises ConfigError if RCLONE_CONFIG names none."""
+    named = environment.get("RCLONE_CONFIG")
+    if named:
+        if not Path(named).is_file():
+            raise ConfigError(f"RCLONE_CONFIG {named} is not there")
+        return Path(named)
+    base = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
+    return next((path for path in (base / "rclone" / "rclone.conf", home / ".rclone.conf") if path.is_file()), None)
+
+
+def read(path: Path) -> dict[str, dict[str, str]]:
+    """Return every remote's options by its name. Raises ConfigError for a file that can't be read, or is encrypted."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if any(line.startswith(_ENCRYPTED) for line in text.splitlines()[:10]):
+        raise ConfigError(
+            f"{path} is encrypted",
+            hint="Run `rclone config encryption remove`, or write the remotes that you need into relay.toml.",
+        )
+    parser = configparser.ConfigParser(
+        interpolation=None, strict=False, delimiters=("=",), comment_prefixes=("#", ";"), default_section="\0"
+    )
+    try:
+        parser.read_string(text, source=str(path))
+    except configparser.Error as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def reveal(obscured: str) -> str:
+    """Return the password behind what `rclone obscure` wrote. Raises ValueError for what it never wrote."""
+    try:
+        data = base64.urlsafe_b64decode(obscured + "=" * (-len(obscured) % 4))
+    except (binascii.Error, ValueError):
+        raise ValueError("it is not obscured by rclone") from None
+    if len(data) < AES.block_size // 8:
+        raise ValueError("it is too short to be obscured by rclone")
+    iv, hidden = data[:16], data[16:]
+    decryptor = Cipher(AES(_KEY), CTR(iv)).decryptor()
+    return (decryptor.update(hidden) + decryptor.finalize()).decode()
