@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from relay.errors import IntegrityMismatch, NotFound, PreconditionFailed, RelayError, StoreError
+from relay.errors import NotFound, PreconditionFailed, RelayError, StoreError
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, Stored
@@ -92,14 +92,19 @@ def sweep(destination: Destination, broken: Broken, error: RelayError, waits: It
         _remains(error, "A partial object", broken.place, failure.message)
 
 
-def remove(destination: Destination, stored: Stored, error: IntegrityMismatch) -> None:
-    """Delete an object that is ours and damaged; where that can't be done, `error` says that it may remain."""
+def remove(destination: Destination, stored: Stored, error: RelayError) -> None:
+    """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain."""
     if stored.readable is None:
         return
     try:
         destination.delete(stored.readable, stored.version)
     except RelayError as failure:
-        _remains(error, "A damaged object", stored.readable, failure.message)
+        _remains(
+            error,
+            "A damaged object" if stored.place is None else "An unpublished object",
+            stored.readable,
+            failure.message,
+        )
 
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:

@@ -23,13 +23,14 @@ from relay.stores.http import HttpStore
 from relay.stores.interfaces import Destination, Opener, Source
 from relay.stores.remotes import Remotes
 from relay.stores.s3 import S3Store
+from relay.stores.webdav import WebDavStore
 from relay.throttle import Slots
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from relay.wire.tls import client_context
 
-STORES: Mapping[str, type[HttpStore]] = {"http": HttpStore, "s3": S3Store}
+STORES: Mapping[str, type[HttpStore]] = {"http": HttpStore, "s3": S3Store, "webdav": WebDavStore}
 """Every store, by the name that a Location gives it."""
 
 

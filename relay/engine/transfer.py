@@ -27,15 +27,17 @@ from relay.disposition import safe_name
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
 from relay.engine.parts import Parts, parted
 from relay.engine.plan import IfExists, Plan, Verify
-from relay.engine.verify import Sent, prove
+from relay.engine.verify import Proof, Sent, prove
 from relay.errors import (
     AlreadyExists,
     CertificateRefused,
     ConnectFailed,
+    DestinationLost,
     EgressDenied,
     IntegrityMismatch,
     InvalidURL,
     LengthRequired,
+    NotFound,
     PreconditionFailed,
     RangeIgnored,
     RelayError,
@@ -207,11 +209,17 @@ class Transfer:
             return self._existing(error, place)
 
     def _looked(self, destination: Destination, place: Location) -> Before:
-        """Look at the destination before the upload; a POST makes a new object, so there is nothing to look at."""
+        """Look at the destination before the upload, where one that breaks could be seen, or `if_exists` asks.
+
+        A POST makes a new object, so there is nothing to look at.
+        """
         needed = self.plan.if_exists is not IfExists.OVERWRITE
-        if place.method == "POST" and not needed:
+        if (place.method == "POST" or self._atomic(destination)) and not needed:
             return Before(known=False)
         return look_before(destination, place, needed)
+
+    def _atomic(self, destination: Destination) -> bool:
+        return destination.atomic(digested=self.plan.verify is not Verify.SIZE)
 
     def _open(self, source: Source, found: Found | None) -> Opened:
         opened = source.get(self.plan.source, found.version if found else None)
@@ -291,7 +299,7 @@ class Transfer:
         except RelayError as error:
             self._close()
             self.resent += body.count
-            if place.method != "POST" and not isinstance(error, NOTHING_SENT):
+            if not (place.method == "POST" or self._atomic(destination) or isinstance(error, NOTHING_SENT)):
                 self._sweep(Broken(place, before, body.count, body.length), error)
             if isinstance(error, LengthRequired) and body.length is not None:
                 raise _refused_length(error) from None
@@ -315,9 +323,10 @@ class Transfer:
         """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed."""
         try:
             proof = prove(destination, stored, sent, self.plan.verify, self._settling())
+            version = self._published(destination, stored, proof)
         except RelayError as error:
             self.resent += sent.bytes
-            if isinstance(error, IntegrityMismatch):
+            if isinstance(error, IntegrityMismatch) or stored.place is not None:
                 remove(destination, stored, error)
             raise
         receipt = Receipt(
@@ -325,13 +334,27 @@ class Transfer:
             bytes=sent.bytes,
             digests=sent.digests,
             source=replace(found.version, size=sent.bytes),
-            destination=proof.version,
+            destination=version,
             attempts=self.attempt,
             bytes_resent=self.resent,
             notes=proof.notes + notes,
             whole=whole,
         )
         return self._outcome(receipt.state, place, receipt)
+
+    def _published(self, destination: Destination, stored: Stored, proof: Proof) -> Version:
+        """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost."""
+        if stored.place is None:
+            return proof.version
+        absent = self.plan.if_exists is not IfExists.OVERWRITE
+        try:
+            version = destination.publish(stored, if_absent=absent)
+        except NotFound as error:
+            raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
+        size = proof.version.size
+        if None not in (size, version.size) and size != version.size:
+            raise DestinationLost(f"{stored.place} has {version.size} bytes after {size} were moved there")
+        return replace(version, size=size if version.size is None else version.size)
 
     def _settling(self) -> Callable[[], bool]:
         """Return what waits a moment longer each time, until the destination had its time to settle."""

@@ -58,6 +58,7 @@ ERRORS: Mapping[int, type[StoreError]] = {
     410: NotFound,
     411: LengthRequired,
     412: PreconditionFailed,
+    423: Unavailable,
     425: Unavailable,
     429: Throttled,
     500: Unavailable,
@@ -174,6 +175,10 @@ class HttpStore:
 
     # -- destination
 
+    def atomic(self, digested: bool) -> bool:
+        """As Destination.atomic: some servers show what came of a broken upload."""
+        return False
+
     @property
     def part_limits(self) -> PartLimits | None:
         """As Destination.part_limits: plain HTTP has no parts."""
@@ -211,6 +216,10 @@ class HttpStore:
         digests = parse_fields(head.get)
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
         return Stored(Version(etag=head.get("etag"), digests=digests), readable, digests, ambiguous=text)
+
+    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
+        """As Destination.publish: PUT has done it."""
+        return stored.version
 
     def delete(self, location: Location, version: Version) -> None:
         """As Destination.delete. With a strong entity tag the request carries If-Match."""

@@ -65,6 +65,8 @@ class Stored:
     readable: Location | None
     digests: Digests
     ambiguous: bool = False
+    place: Location | None = None
+    """Where it belongs, if it lies at `readable` only until it is published there."""
     parts_checked: bool = False
     """It came in parts, and the store compared a digest of each with ours."""
 
@@ -121,6 +123,12 @@ class Destination(Protocol):
     def head(self, location: Location) -> Found | None:
         """As Source's. Raises NotFound where there is none."""
 
+    def atomic(self, digested: bool) -> bool:
+        """Say if nothing of an upload that broke off can ever be seen, so that nobody needs to look for it.
+
+        `digested` tells whether digests of the bytes are computed on the way.
+        """
+
     @property
     def part_limits(self) -> PartLimits | None:
         """How it takes objects in parts (then it is a PartsDestination), or None."""
@@ -140,6 +148,13 @@ class Destination(Protocol):
 
         Raises PreconditionFailed (with `if_absent`: something is there), StoreError, and the body's errors. On
         failure the upload was broken off before its end, so that a store that keeps to its protocol has nothing.
+        """
+
+    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
+        """Let everybody see, at its `place`, an object that `put` returned, all at once; return what is there then.
+
+        Does nothing where `put` has done it. Raises PreconditionFailed (with `if_absent`: something is there),
+        StoreError: then nothing has changed at its place.
         """
 
     def delete(self, location: Location, version: Version) -> None:

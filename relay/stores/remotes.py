@@ -23,6 +23,7 @@ from relay.location import Location, parse_location
 from relay.stores import rclone_conf
 from relay.stores.aws import Given, S3Config, aws_config, aws_profiles, s3_location, split_key
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
+from relay.stores.webdav import http_url, webdav_location
 
 _REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)
 _YES = frozenset({"true", "1", "yes"})
@@ -116,6 +117,8 @@ class Remotes:
         try:
             if text[:5].lower() == "s3://":
                 return self._s3(Remote("", "s3", "AWS", {"env_auth": "true"}), text[5:], asked)
+            if (url := http_url(text)) is not None:
+                return self._dav(url, asked)
             found = _REMOTE.fullmatch(text)
             if found and found["name"].lower() not in ("http", "https"):
                 return self._remote(found["name"], found["path"], asked)
@@ -176,6 +179,15 @@ class Remotes:
         credentials = Credentials(key, secret, token) if key and secret else None
         return S3Config(Signer(lambda: credentials, region or "us-east-1"), endpoint, virtual)
 
+    def _webdav(self, remote: Remote, path: str, asked: _Asked) -> Location:
+        there = self._http(remote, path, asked)
+        return self._dav(there.url, replace(asked, headers=there.headers))
+
+    def _dav(self, url: str, asked: _Asked) -> Location:
+        if asked.method == "POST":
+            raise InvalidType("WebDAV takes objects by PUT", hint="Leave the method out.")
+        return webdav_location(url, asked.headers, destination=asked.destination)
+
     def _http(self, remote: Remote, path: str, asked: _Asked) -> Location:
         url = remote.options.get("url", "").rstrip("/")
         if not url:
@@ -217,6 +229,6 @@ def _authorization(remote: Remote) -> dict[str, str]:
 TYPES: Mapping[str, Callable[[Remotes, Remote, str, _Asked], Location]] = {
     "s3": Remotes._s3,
     "http": Remotes._http,
-    "webdav": Remotes._http,
+    "webdav": Remotes._webdav,
 }
 """What a remote of each of rclone's types becomes."""

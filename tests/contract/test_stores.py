@@ -24,6 +24,7 @@ from relay.location import Location, parse_location
 from relay.receipt import Level, State, Version
 from relay.stores.aws import s3_location
 from relay.stores.http import HttpStore
+from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from simulators.spawn import spawn
@@ -39,6 +40,8 @@ CAN: dict[str, frozenset[str]] = {
     "nginx": frozenset({"if-match"}),
     "wsgidav": frozenset(),
     "seaweed": frozenset({"if-none-match", "if-match", "digest"}),
+    "webdav+nginx": frozenset({"if-match"}),
+    "webdav+wsgidav": frozenset(),
 }
 """What each server heeds: preconditions on uploads, preconditions on reads, digest fields."""
 
@@ -125,10 +128,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest) -> Place:
     """Return where objects of this test live on this server."""
-    base = request.getfixturevalue(kind)
+    scheme, _, server = kind.rpartition("+")
+    base = request.getfixturevalue(server)
     prefix = f"{abs(hash(request.node.name)) % 10**9}"
     if isinstance(base, Seaweed):
         return lambda name: s3_location(base.config, base.bucket, f"{prefix}-{name}")
+    if scheme:
+        return lambda name: webdav_location(f"{base}/{prefix}/new/{name}", destination=True)
     return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
 
 

@@ -1,0 +1,160 @@
+"""WebDAV (RFC 4918): an object is uploaded under a temporary name beside its own, proved there, and then moved.
+
+Theory of operation. Many a WebDAV server writes an upload straight to the name that it was given, and shows what has
+come so far. So nothing is ever put to the final name: a `.relay-….part` in the same folder takes the bytes, and MOVE
+(section 9.9), which a server makes at once, publishes them after they were proved. Folders that are missing are made.
+
+Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (`stores/http.py`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from relay.errors import (
+    ConnectionLost,
+    InvalidURL,
+    NotFound,
+    PreconditionFailed,
+    Rejected,
+    RelayError,
+    StoreTimeout,
+    UnsafeKey,
+)
+from relay.location import Location, parse_location
+from relay.receipt import Version
+from relay.stores.http import BELIEVED, HttpStore
+from relay.stores.interfaces import Stored
+from relay.wire.body import Body
+from relay.wire.http1 import Fields
+from relay.wire.meter import Meter
+
+SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
+PREFIX, SUFFIX = ".relay-", ".part"
+Given = Mapping[str, str] | Iterable[tuple[str, str]]
+DEEPEST = 100
+"""Folders that are made for one object at most."""
+NO_MOVE = frozenset({405, 501})
+
+
+@dataclass(frozen=True)
+class WebDavAccount:
+    """One WebDAV server; its credentials are the location's headers."""
+
+    shown_origin: str
+    store: str = "webdav"
+
+    def shown(self, path: str) -> str:
+        """Return `webdav+https://host/path`."""
+        return f"{self.shown_origin}{path}"
+
+
+def webdav_location(url: str, headers: Given = (), *, destination: bool = False) -> Location:
+    """Return the Location of an http(s) URL that is spoken to by WebDAV. Raises as `parse_location`, and UnsafeKey."""
+    location = parse_location(url, headers=headers, destination=destination)
+    if location.name.startswith(PREFIX) and location.name.endswith(SUFFIX):
+        raise UnsafeKey(f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads")
+    return replace(location, account=WebDavAccount(f"webdav+{location.origin}"))
+
+
+def http_url(text: str) -> str | None:
+    """Return the http(s) URL behind a `webdav://` or `webdav+https://` one, or None for another scheme."""
+    scheme, colon, rest = text.partition("://")
+    plain = SCHEMES.get(scheme.lower()) if colon else None
+    return f"{plain}://{rest}" if plain else None
+
+
+class WebDavStore(HttpStore):
+    """One WebDAV server, for one transfer."""
+
+    believed: Mapping[str, frozenset[int]] = {**BELIEVED, "MKCOL": frozenset({201}), "MOVE": frozenset({201, 204})}
+
+    def atomic(self, digested: bool) -> bool:
+        """As Destination.atomic: a broken upload has another name."""
+        return True
+
+    def put(
+        self,
+        location: Location,
+        body: Body,
+        metadata: tuple[tuple[str, str], ...] = (),
+        *,
+        if_absent: bool = False,
+    ) -> Stored:
+        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders."""
+        if location.method == "POST":
+            raise Rejected("WebDAV takes objects by PUT", side=self._side)
+        folder = location.path.rpartition("/")[0]
+        part = location.with_target(f"{folder}/{PREFIX}{uuid.uuid4().hex}{SUFFIX}")
+        if if_absent and self._exists(location):
+            raise PreconditionFailed(f"{location} exists", side=self._side)
+        self._make_folders(location)
+        try:
+            stored = super().put(part, body, metadata)
+        except BaseException as error:
+            self._remove(part, error)
+            raise
+        return replace(stored, place=location)
+
+    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
+        """As Destination.publish. An answer to MOVE that is lost is found out by looking."""
+        part, place = stored.readable, stored.place
+        assert part is not None and place is not None, "an upload that is to be published has both"
+        fields: Fields = (("Destination", place.url), ("Overwrite", "F" if if_absent else "T"))
+        try:
+            response = self._send("MOVE", part, fields)
+        except (ConnectionLost, StoreTimeout):
+            if self._exists(part) or not self._exists(place):
+                raise
+            return self._there(place)
+        status = response.head.status
+        if status not in self.believed["MOVE"]:
+            refusal = self._refusal(response, "MOVE", place)
+            if status in NO_MOVE:
+                refusal.hint = f"The server has no MOVE; use {place.origin.scheme}:// to upload to the final name."
+            raise refusal
+        response.body.close()
+        return self._there(place)
+
+    def _there(self, place: Location) -> Version:
+        found = self.head(place)
+        return found.version if found else Version()
+
+    def _exists(self, location: Location) -> bool:
+        try:
+            return self.head(location) is not None
+        except NotFound:
+            return False
+
+    def _remove(self, part: Location, error: BaseException) -> None:
+        """Delete what a broken upload left; on a clock of its own, since ours may be what ran out."""
+        try:
+            type(self)(self._wire, self._side, Meter(self._wire.limits)).delete(part, Version())
+        except RelayError as failure:
+            if isinstance(error, RelayError):
+                error.hint = f"{error.hint} A partial object may remain at {part} ({failure.message})."
+
+    # -- folders
+
+    def _make_folders(self, location: Location) -> None:
+        """Make the folders above `location` that are not there (section 9.3). Raises StoreError."""
+        path, missing = location.path.rpartition("/")[0], []
+        while path and not self._folder_exists(location.with_target(f"{path}/")):
+            missing.append(path)
+            if len(missing) > DEEPEST:
+                raise InvalidURL(f"more than {DEEPEST} folders would have to be made")
+            path = path.rpartition("/")[0]
+        for folder in reversed(missing):
+            response = self._send("MKCOL", location.with_target(f"{folder}/"), ())
+            status = response.head.status
+            if status not in self.believed["MKCOL"] and status != 405:  # somebody else has just made it
+                raise self._refusal(response, "MKCOL", location.with_target(f"{folder}/"))
+            response.body.close()
+
+    def _folder_exists(self, folder: Location) -> bool:
+        """Ask by PROPFIND of depth 0; a server that does not know it counts as having the folder."""
+        response = self._send("PROPFIND", folder, (("Depth", "0"),))
+        response.body.close()
+        return response.head.status not in (404, 409)

@@ -1,0 +1,209 @@
+"""WebDAV: nothing is ever seen at the final name but a whole object, whatever happens on the way.
+
+What a well-behaved server does is in tests/contract/test_stores.py, on nginx and WsgiDAV.
+"""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from relay.errors import (
+    AlreadyExists,
+    DestinationLost,
+    IntegrityMismatch,
+    InvalidType,
+    RelayError,
+    SourceTruncated,
+    UnsafeKey,
+)
+from relay.location import Location
+from relay.receipt import State
+from relay.stores.remotes import Remotes
+from relay.stores.webdav import webdav_location
+from tests.conftest import Engine
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
+from tests.scripted import Peer, Talk
+
+FINAL = b"/new/folder/object.bin"
+NO = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
+EMPTY = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
+
+
+@dataclass
+class Dav:
+    """A WebDAV server. `answers` are what a method is answered first, instead of being done; the next answer to a
+    method in `hanging` is lost."""
+
+    answers: dict[bytes, list[bytes]] = field(default_factory=dict)
+    folders: set[bytes] = field(default_factory=lambda: {b"/"})
+    objects: dict[bytes, bytes] = field(default_factory=dict)
+    asked: list[bytes] = field(default_factory=list)
+    damage: bool = False
+    hanging: set[bytes] = field(default_factory=set)
+
+    def __call__(self, talk: Talk) -> None:
+        while request := talk.head():
+            method, path = request.split(b" ", 2)[:2]
+            self.asked.append(method)
+            if b"100-continue" in request:
+                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body = received(talk, request) if method == b"PUT" else b""
+            if body is None:
+                self.objects[path] = b"a piece"  # as some servers do
+                return
+            scripted = self.answers.get(method, [])
+            told = scripted.pop(0) if scripted else self._done(method, path, request, body)
+            if method in self.hanging:
+                self.hanging.discard(method)
+                return
+            talk.send(told)
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"PROPFIND":
+            return EMPTY % 207 if path in self.folders else NO
+        if method == b"MKCOL":
+            self.folders.add(path)
+            return EMPTY % 201
+        if method == b"PUT":
+            self.objects[path] = body[:-1] + b"?" if self.damage else body
+            return EMPTY % 201
+        if method == b"MOVE":
+            to = b"/" + request.partition(b"Destination: ")[2].partition(b"\r\n")[0].split(b"/", 3)[3]
+            if b"Overwrite: F" in request and to in self.objects:
+                return EMPTY % 412
+            self.objects[to] = self.objects.pop(path)
+            return EMPTY % 201
+        if path not in self.objects:
+            return NO
+        if method == b"DELETE":
+            del self.objects[path]
+            return EMPTY % 204
+        data = self.objects[path]
+        return b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(data) + (data if method == b"GET" else b"")
+
+
+def place(peer: Peer) -> Location:
+    return webdav_location(peer.url(FINAL.decode()), destination=True)
+
+
+def migrate(engine: Engine, dav: Dav, get: Callable[[Talk, bytes], None] | None = None, **options: object) -> State:
+    script = serving(Cloud(), get or sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
+        return engine.migrate(source.url(), place(destination), **options).state
+
+
+def test_an_object_is_proved_before_it_is_moved_to_its_name(engine: Engine) -> None:
+    dav = Dav()
+    assert migrate(engine, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.folders == {b"/", b"/new/", b"/new/folder/"}
+    assert dav.asked.index(b"GET") < dav.asked.index(b"MOVE")
+
+
+def test_nobody_sees_a_piece_at_the_final_name(engine: Engine) -> None:
+    seen: list[bool] = []
+    dav = Dav(objects={FINAL: b"old"})
+
+    def half(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, DATA[: len(DATA) // 2])
+        seen.append(dav.objects[FINAL] == b"old")
+        talk.send(DATA[len(DATA) // 2 :])
+
+    assert migrate(engine, dav, half) is State.VERIFIED
+    assert seen == [True]
+    assert dav.objects == {FINAL: DATA}
+
+
+@pytest.mark.parametrize("cut", [0, 1, len(DATA) // 2, len(DATA) - 1])
+def test_f50_a_source_that_ends_early_changes_nothing_and_leaves_nothing(engine: Engine, cut: int) -> None:
+    dav = Dav(objects={FINAL: b"old"})
+    with pytest.raises(SourceTruncated) as caught:
+        migrate(engine, dav, sending(GET_HEAD, DATA[:cut]))
+    assert dav.objects == {FINAL: b"old"}
+    assert "may remain" not in caught.value.hint
+
+
+def test_f36_a_damaged_upload_is_never_published(engine: Engine) -> None:
+    dav = Dav(damage=True)
+    with pytest.raises(IntegrityMismatch):
+        migrate(engine, dav)
+    assert dav.objects == {}
+    assert b"MOVE" not in dav.asked
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_server_without_move_is_refused_with_the_way_out(engine: Engine, status: int) -> None:
+    dav = Dav(answers={b"MOVE": [EMPTY % status]})
+    with pytest.raises(RelayError) as caught:
+        migrate(engine, dav)
+    assert "http://" in caught.value.hint
+    assert dav.objects == {}
+
+
+def test_f38_an_answer_to_move_that_is_lost_is_found_out(engine: Engine) -> None:
+    dav = Dav(hanging={b"MOVE"})
+    assert migrate(engine, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked.count(b"MOVE") == 1
+
+
+def test_an_upload_that_vanishes_while_it_is_moved_is_no_success(engine: Engine) -> None:
+    dav = Dav(answers={b"MOVE": [EMPTY % 201]})
+    with pytest.raises(DestinationLost):
+        migrate(engine, dav)
+
+
+def test_what_exists_is_left_alone_where_that_is_asked_for(engine: Engine) -> None:
+    dav = Dav(objects={FINAL: b"old"})
+    with pytest.raises(AlreadyExists):
+        migrate(engine, dav, if_exists="fail")
+    assert migrate(engine, dav, if_exists="skip") is State.SKIPPED
+    assert dav.objects == {FINAL: b"old"}
+
+
+def test_who_comes_between_is_not_overwritten(engine: Engine) -> None:
+    """The object appears after we looked: MOVE says 412."""
+    dav = Dav(answers={b"MOVE": [EMPTY % 412]})
+    assert migrate(engine, dav, if_exists="skip") is State.SKIPPED
+    assert dav.objects == {}
+
+
+def test_a_part_that_cannot_be_removed_is_told_of(engine: Engine) -> None:
+    dav = Dav(answers={b"DELETE": [EMPTY % 403]})
+    with pytest.raises(SourceTruncated) as caught:
+        migrate(engine, dav, sending(GET_HEAD, DATA[:1000]))
+    assert "may remain" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("webdav://dav.example/a/b", "http://dav.example/a/b"),
+        ("WebDAV+HTTPS://dav.example:8443/a", "https://dav.example:8443/a"),
+    ],
+)
+def test_the_schemes(text: str, url: str) -> None:
+    location = Remotes().locate(text)
+    assert (location.store, location.url) == ("webdav", url)
+    assert str(location) == f"webdav+{url}"
+
+
+def test_names_of_unfinished_uploads_are_reserved() -> None:
+    with pytest.raises(UnsafeKey) as caught:
+        Remotes().locate("webdav://dav.example/a/.relay-0.part", destination=True, pointer="/destination")
+    assert caught.value.pointer == "/destination"
+    with pytest.raises(InvalidType):
+        Remotes().locate("webdav://dav.example/a", destination=True, method="POST")
+
+
+def test_the_scripted_server_is_a_server() -> None:
+    """The script itself answers as HTTP, or the tests above would prove nothing."""
+    with Peer([Dav(objects={FINAL: b"x"})] * 2) as peer:
+        connection = http.client.HTTPConnection("127.0.0.1", int(peer.url().split(":")[2].split("/")[0]), timeout=5)
+        connection.request("GET", FINAL.decode())
+        assert connection.getresponse().read() == b"x"
+        connection.close()
