@@ -126,6 +126,8 @@ class Settings(BaseSettings):
     tokens_file: Path | None = None
     """One token a line; needed when the server is bound to anything but loopback."""
 
+    local_folders: str = ""
+    """Folders of this machine that the server may read and write, separated by ':'; none by default."""
     remotes: dict[str, dict[str, str]] = Field({}, repr=False)
     """Named stores, in relay.toml only: `[remotes.NAME]`, with rclone's options under rclone's names. SECRET."""
 
@@ -179,6 +181,14 @@ class Settings(BaseSettings):
         ports = frozenset(int(p) for p in self.egress_ports.split(",") if p.strip())
         return EgressPolicy(allow=parse_allow(self.egress_allow), ports=ports)
 
+    def folders(self) -> tuple[Path, ...]:
+        """Return the folders that are allowed, links resolved. Raises ConfigError for one that is not there."""
+        named = [Path(text) for text in self.local_folders.split(":") if text]
+        for path in named:
+            if not path.is_absolute() or not path.is_dir():
+                raise ConfigError(f"RELAY_LOCAL_FOLDERS: {path} is not the absolute path of a folder that is there")
+        return tuple(path.resolve() for path in named)
+
     def memory_ceiling_bytes(self) -> int:
         """Return what payload may take in all workers together, besides about 60 MiB a worker for the program.
 
@@ -210,6 +220,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     except ValueError as error:  # tomllib names the line and the column
         raise ConfigError(f"{os.environ.get('RELAY_CONFIG', 'relay.toml')}: {error}") from None
     settings.egress()
+    settings.folders()
     return settings
 
 

@@ -169,7 +169,7 @@ class UnsupportedScheme(RequestError):
     """A scheme that no store answers to."""
 
     code, title = "unsupported-scheme", "The scheme is not supported"
-    default_hint = "Use http:// or https://."
+    default_hint = "Use https://, http://, s3://, webdav+https:// or webdav://, or a remote: `relay remotes`."
 
 
 class CredentialsInURL(RequestError):
@@ -224,6 +224,13 @@ class EgressDenied(RelayError):
     code, title, status = "egress-denied", "The address is not allowed", 403
     default_side: ClassVar[Side] = "request"
     default_hint = "Only public addresses are allowed; the operator can add a host or CIDR to RELAY_EGRESS_ALLOW."
+
+
+class LocalDenied(EgressDenied):
+    """A folder of the server's own machine that nobody allowed."""
+
+    code, title = "local-folder-denied", "This folder is not allowed"
+    default_hint = "The operator may allow folders with RELAY_LOCAL_FOLDERS; the terminal may read and write all."
 
 
 class PortDenied(EgressDenied):

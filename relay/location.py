@@ -297,7 +297,7 @@ def _scheme(text: str) -> str:
     if head.lower() not in DEFAULT_PORTS:
         # Said back only if it can't be anything else: 'user:password@host' has a head too.
         said = rest.startswith("//") and len(head) <= 20 and _SCHEME.fullmatch(head + ":")
-        raise UnsupportedScheme(f"the scheme{f' {head!r}' if said else ''} is not http or https")
+        raise UnsupportedScheme(f"the scheme{f' {head!r}' if said else ''} is none that relay speaks")
     if not rest.startswith("//"):
         raise InvalidURL("'//' must follow the scheme")
     return head.lower()

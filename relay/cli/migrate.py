@@ -70,8 +70,8 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
 
 def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     settings = load_settings({name: options[name] for name in LIMITS})
-    plan = _plan(options, Remotes(settings.remotes), quiet)
-    policy = settings.egress().allowing(plan.source.host, plan.destination.host)
+    plan = _plan(options, Remotes(settings.remotes, folders=None), quiet)
+    policy = settings.egress().allowing(*filter(None, (plan.source.host, plan.destination.host)))
     runner = Runner(settings, policy)
     outcome = watched(runner.transfer(plan), runner.run, quiet)
     if as_json:

@@ -32,6 +32,7 @@ FLAGS: tuple[tuple[str, str], ...] = (
     ("request_seconds", "How long a request body may take."),
     ("egress_allow", "Hosts and CIDRs that are allowed although not public."),
     ("egress_ports", "Ports of all other hosts."),
+    ("local_folders", "Folders of this machine that may be read and written, separated by ':'."),
     ("ca_bundle", "Further certificate authorities (PEM)."),
     ("tokens_file", "One token a line, readable by nobody else."),
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from time import monotonic
-from typing import Any
 
 import gevent
 
@@ -16,11 +15,12 @@ from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.plan import Plan
 from relay.engine.transfer import Outcome, Transfer
-from relay.errors import Cancelled, Overloaded
+from relay.errors import Cancelled, Overloaded, Side
 from relay.location import Location
 from relay.retry import Backoff
 from relay.stores.http import HttpStore
-from relay.stores.interfaces import Destination, Opener, Source
+from relay.stores.interfaces import Destination, Opener, Source, Store
+from relay.stores.local import LocalStore
 from relay.stores.remotes import Remotes
 from relay.stores.s3 import S3Store
 from relay.stores.webdav import WebDavStore
@@ -28,9 +28,15 @@ from relay.throttle import Slots
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
+from relay.wire.native import in_native_thread
 from relay.wire.tls import client_context
 
-STORES: Mapping[str, type[HttpStore]] = {"http": HttpStore, "s3": S3Store, "webdav": WebDavStore}
+STORES: Mapping[str, Callable[[Wire, Side, Meter], Store]] = {
+    "http": HttpStore,
+    "webdav": WebDavStore,
+    "s3": S3Store,
+    "local": LocalStore,
+}
 """Every store, by the name that a Location gives it."""
 
 
@@ -49,17 +55,12 @@ class Stores:
         return STORES[location.store](self._wire, "destination", meter)
 
 
-def _in_thread(do: Callable[[], Any]) -> Any:
-    """Read settings and ask for credentials in a native thread: importing AWS's tools takes a third of a second."""
-    return gevent.get_hub().threadpool.apply(do)
-
-
 class Runner:
     """One process's engine. `running` are its transfers; `draining` says that no new one may start."""
 
     def __init__(self, settings: Settings, policy: EgressPolicy | None = None, stores: Opener | None = None) -> None:
         """Make the wire by the settings; `policy` and `stores` replace what the settings give."""
-        self.remotes = Remotes(settings.remotes, apart=_in_thread)
+        self.remotes = Remotes(settings.remotes, apart=in_native_thread, folders=settings.folders())
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()
         self.dialer = Dialer(self.policy, self.limits, client_context(settings.ca_bundle))
@@ -79,7 +80,8 @@ class Runner:
         if self.draining:
             raise Overloaded("the server is stopping", retry_after=5.0)
         for location in (plan.source, plan.destination):
-            self.policy.check_name(location.host, location.port)
+            if location.store != "local":  # whose folders are allowed was asked when it was located
+                self.policy.check_name(location.host, location.port)
         return Transfer(plan, self.stores, self.slots, self.limits, Backoff(self.settings.retry_budget))
 
     def run(self, transfer: Transfer) -> Outcome:

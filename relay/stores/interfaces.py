@@ -16,6 +16,9 @@ from relay.receipt import Version
 from relay.wire.body import Body
 from relay.wire.meter import Meter
 
+PREFIX, SUFFIX = ".relay-", ".part"
+"""What begins and ends the name of an upload that is not published yet; nobody else's object may be named so."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -159,6 +162,10 @@ class Destination(Protocol):
 
     def delete(self, location: Location, version: Version) -> None:
         """Delete the object if it is still `version` (where the store can tell). Raises StoreError."""
+
+
+class Store(Source, Destination, Protocol):
+    """Something that plays both roles."""
 
 
 class PartsDestination(Destination, Protocol):

@@ -17,11 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, Unsupported
+from relay.errors import ConfigError, InvalidType, InvalidURL, LocalDenied, RequestError, UnsafeKey, Unsupported
 from relay.location import Location, parse_location
 from relay.stores import rclone_conf
 from relay.stores.aws import Given, S3Config, aws_config, aws_profiles, s3_location, split_key
+from relay.stores.interfaces import PREFIX, SUFFIX
+from relay.stores.local import local_location, path_of
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 from relay.stores.webdav import http_url, webdav_location
 
@@ -62,12 +65,16 @@ class Remotes:
         aws: Callable[[str | None], S3Config] = aws_config,
         profiles: Callable[[], list[str]] = aws_profiles,
         apart: Callable[[Callable[[], Any]], Any] = lambda do: do(),
+        folders: tuple[Path, ...] | None = (),
     ) -> None:
+        """`folders` of this machine may be named, with all in them; None allows every one, and paths without a
+        scheme, as in a terminal."""
         self._own = own or {}
         self._environment = os.environ if environment is None else environment
         self._home = home or Path.home()
         self._aws, self._profiles, self._apart = aws, profiles, apart
         self._buckets: dict[str, S3Config] = {}
+        self._folders = folders
         self._found: dict[str, Remote] | None = None
 
     def __iter__(self) -> Iterator[Remote]:
@@ -119,6 +126,8 @@ class Remotes:
                 return self._s3(Remote("", "s3", "AWS", {"env_auth": "true"}), text[5:], asked)
             if (url := http_url(text)) is not None:
                 return self._dav(url, asked)
+            if (path := self._path(text)) is not None:
+                return self._file(path, text, asked)
             found = _REMOTE.fullmatch(text)
             if found and found["name"].lower() not in ("http", "https"):
                 return self._remote(found["name"], found["path"], asked)
@@ -149,6 +158,36 @@ class Remotes:
             raise ConfigError(f"the alias {remote.name!a} of {remote.origin} leads to no remote")
         inner = found["path"].rstrip("/")
         return self._remote(found["name"], f"{inner}/{path.lstrip('/')}" if inner else path, asked, depth + 1)
+
+    # -- folders of this machine
+
+    def _path(self, text: str) -> Path | None:
+        """Return the path that a text means, or None. Raises InvalidURL for a file URL of another machine."""
+        if text[:7].lower() == "file://" and self._folders != ():
+            host, slash, path = text[7:].partition("/")
+            if not slash or host.lower() not in ("", "localhost"):
+                raise InvalidURL("a file URL names no host", hint="Write file:///folder/file.")
+            return Path("/" + os.fsdecode(unquote_to_bytes(path)))
+        plain = self._folders is None and (text[:1] in "/." or ":" not in text.partition("/")[0])
+        return Path(text) if plain and text else None
+
+    def _file(self, path: Path, text: str, asked: _Asked) -> Location:
+        if asked.method == "POST":
+            raise InvalidType("a folder takes no POST", hint="Leave the method out.")
+        if "\0" in str(path):
+            raise UnsafeKey("the path has a NUL in it")
+        if path.name.startswith(PREFIX) and path.name.endswith(SUFFIX):
+            raise UnsafeKey(f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads")
+        location = local_location(path, destination=asked.destination)
+        resolved = path_of(location)
+        if self._folders is not None and not any(resolved.is_relative_to(folder) for folder in self._folders):
+            raise LocalDenied("this folder of the server's own machine is not allowed")
+        if asked.destination and text.endswith("/") and not location.path.endswith("/"):
+            location = replace(location, target=f"{location.path}/")
+        return location
+
+    def _local(self, remote: Remote, path: str, asked: _Asked) -> Location:
+        return self._file(Path(path), path, asked)
 
     # -- the types
 
@@ -228,6 +267,7 @@ def _authorization(remote: Remote) -> dict[str, str]:
 
 TYPES: Mapping[str, Callable[[Remotes, Remote, str, _Asked], Location]] = {
     "s3": Remotes._s3,
+    "local": Remotes._local,
     "http": Remotes._http,
     "webdav": Remotes._webdav,
 }

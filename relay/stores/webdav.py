@@ -26,13 +26,12 @@ from relay.errors import (
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.http import BELIEVED, HttpStore
-from relay.stores.interfaces import Stored
+from relay.stores.interfaces import PREFIX, SUFFIX, Stored
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
 from relay.wire.meter import Meter
 
 SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
-PREFIX, SUFFIX = ".relay-", ".part"
 Given = Mapping[str, str] | Iterable[tuple[str, str]]
 DEEPEST = 100
 """Folders that are made for one object at most."""

@@ -180,7 +180,7 @@ def fill(body: Body, view: memoryview) -> int:
 def _may_splice(body: Body, outlet: Outlet) -> bool:
     by_length = body.framing is Framing.LENGTH and not outlet.chunked
     plain = not body.connection.secure and not outlet.stream.secure
-    return by_length and plain and body.digester is None
+    return by_length and plain and body.connection.splices and body.digester is None
 
 
 def _copy(body: Body, outlet: Outlet) -> bool:

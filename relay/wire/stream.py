@@ -32,6 +32,8 @@ class Stream:
     """
 
     secure = False
+    splices = True
+    """Whether its bytes may move inside the kernel."""
 
     def __init__(self, sock: _socket.socket, side: Side) -> None:
         """Take over `sock` (its descriptor moves; `sock` itself is empty afterwards)."""

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,8 @@ from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
 from relay.location import Location, parse_location
 from relay.receipt import Level, State, Version
 from relay.stores.aws import s3_location
-from relay.stores.http import HttpStore
+from relay.stores.interfaces import Store
+from relay.stores.local import local_location
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
@@ -42,6 +44,7 @@ CAN: dict[str, frozenset[str]] = {
     "seaweed": frozenset({"if-none-match", "if-match", "digest"}),
     "webdav+nginx": frozenset({"if-match"}),
     "webdav+wsgidav": frozenset(),
+    "local": frozenset({"if-none-match", "if-match"}),
 }
 """What each server heeds: preconditions on uploads, preconditions on reads, digest fields."""
 
@@ -109,6 +112,11 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("local")
+
+
 def wait_for(port: int) -> None:
     """Wait until somebody listens."""
     for _ in range(1000):
@@ -131,6 +139,8 @@ def place(kind: str, request: pytest.FixtureRequest) -> Place:
     scheme, _, server = kind.rpartition("+")
     base = request.getfixturevalue(server)
     prefix = f"{abs(hash(request.node.name)) % 10**9}"
+    if isinstance(base, Path):
+        return lambda name: local_location(base / prefix / name, destination=True)
     if isinstance(base, Seaweed):
         return lambda name: s3_location(base.config, base.bucket, f"{prefix}-{name}")
     if scheme:
@@ -147,7 +157,7 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def store(wire: Wire, place: Place) -> HttpStore:
+def store(wire: Wire, place: Place) -> Store:
     return STORES[place("a").store](wire, "destination", Meter(Limits()))
 
 
@@ -158,7 +168,7 @@ def put(engine: Engine, place: Location, data: bytes = DATA, **options: object) 
         return engine.migrate(source.url(), place, **options).state
 
 
-def content(store: HttpStore, place: Location) -> bytes | None:
+def content(store: Store, place: Location) -> bytes | None:
     """Return what is at a place, or None."""
     try:
         opened = store.get(place)
@@ -169,7 +179,7 @@ def content(store: HttpStore, place: Location) -> bytes | None:
 
 
 @pytest.mark.parametrize("data", [DATA, b"", b"x"], ids=["200 kB", "empty", "one byte"])
-def test_what_is_put_is_there(engine: Engine, store: HttpStore, place: Place, data: bytes) -> None:
+def test_what_is_put_is_there(engine: Engine, store: Store, place: Place, data: bytes) -> None:
     assert put(engine, place("a"), data) is State.VERIFIED
     found = store.head(place("a"))
     assert found is not None
@@ -177,7 +187,7 @@ def test_what_is_put_is_there(engine: Engine, store: HttpStore, place: Place, da
     assert content(store, place("a")) == data
 
 
-def test_what_is_not_there_is_not_found(store: HttpStore, place: Place) -> None:
+def test_what_is_not_there_is_not_found(store: Store, place: Place) -> None:
     with pytest.raises(NotFound) as caught:
         store.head(place("none"))
     assert caught.value.side == "destination"
@@ -185,20 +195,20 @@ def test_what_is_not_there_is_not_found(store: HttpStore, place: Place) -> None:
         store.get(place("none"))
 
 
-def test_put_replaces(engine: Engine, store: HttpStore, place: Place) -> None:
+def test_put_replaces(engine: Engine, store: Store, place: Place) -> None:
     put(engine, place("a"), b"old")
     put(engine, place("a"))
     assert content(store, place("a")) == DATA
 
 
-def test_delete_deletes_and_may_be_repeated(engine: Engine, store: HttpStore, place: Place) -> None:
+def test_delete_deletes_and_may_be_repeated(engine: Engine, store: Store, place: Place) -> None:
     put(engine, place("a"))
     store.delete(place("a"), Version())
     assert content(store, place("a")) is None
     store.delete(place("a"), Version())
 
 
-def test_a_pinned_version_is_read_or_refused(kind: str, engine: Engine, store: HttpStore, place: Place) -> None:
+def test_a_pinned_version_is_read_or_refused(kind: str, engine: Engine, store: Store, place: Place) -> None:
     put(engine, place("a"))
     found = store.head(place("a"))
     assert found is not None
@@ -209,7 +219,7 @@ def test_a_pinned_version_is_read_or_refused(kind: str, engine: Engine, store: H
         store.get(place("a"), Version(etag='"another"'))
 
 
-def test_only_where_nothing_is(engine: Engine, store: HttpStore, place: Place) -> None:
+def test_only_where_nothing_is(engine: Engine, store: Store, place: Place) -> None:
     assert put(engine, place("a"), b"old", if_exists="fail") is State.VERIFIED
     with pytest.raises(AlreadyExists):
         put(engine, place("a"), if_exists="fail")
@@ -229,7 +239,7 @@ def test_the_level_is_the_strongest_that_the_store_gives(kind: str, engine: Engi
 @pytest.mark.parametrize("cut", [0, 1, 100_000, len(DATA) - 1])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_source_that_ends_early_leaves_no_object(
-    engine: Engine, store: HttpStore, place: Place, framing: str, cut: int, verify: str
+    engine: Engine, store: Store, place: Place, framing: str, cut: int, verify: str
 ) -> None:
     def get(talk: Talk, _: bytes) -> None:
         if framing == "length":
@@ -244,7 +254,7 @@ def test_a_source_that_ends_early_leaves_no_object(
 
 
 def test_a_broken_upload_leaves_an_older_object_alone_where_the_server_does(
-    kind: str, engine: Engine, store: HttpStore, place: Place
+    kind: str, engine: Engine, store: Store, place: Place
 ) -> None:
     put(engine, place("a"), b"old")
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)

@@ -24,6 +24,7 @@ ORDER: tuple[str, ...] = (
     "relay.config",
     "relay.throttle",
     "relay.retry",
+    "relay.wire.native",
     "relay.wire.stream",
     "relay.wire.buffers",
     "relay.wire.tls",
@@ -47,8 +48,9 @@ FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
 """gunicorn asks for the application when it has forked, so that one import is made in a function then."""
-NO_PAYLOAD = {"relay.cli.terminal"}
-"""Opens /dev/null in the place of a stdout that nobody reads any more; no transfer comes near it."""
+NO_PAYLOAD = {"relay.cli.terminal", "relay.stores.local"}
+"""The terminal opens /dev/null in the place of a stdout that nobody reads any more; no transfer comes near it. A local
+folder is where a user wants the bytes."""
 
 
 def modules(package: str) -> Iterator[tuple[str, str]]:
