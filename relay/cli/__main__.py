@@ -11,6 +11,7 @@ import click
 
 from relay import __version__
 from relay.cli.exits import Exit
+from relay.cli.ls import ls
 from relay.cli.migrate import migrate
 from relay.cli.remotes import remotes
 from relay.cli.serve import serve
@@ -24,6 +25,7 @@ def cli() -> None:
     """Move files from one cloud to another through memory, and prove each one."""
 
 
+cli.add_command(ls)
 cli.add_command(migrate)
 cli.add_command(remotes)
 cli.add_command(serve)

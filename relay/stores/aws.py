@@ -80,10 +80,11 @@ def aws_config(profile: str | None = None) -> S3Config:
     return S3Config(Signer(credentials, region), endpoint)
 
 
-def split_key(text: str, *, destination: bool) -> tuple[str, str]:
+def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[str, str]:
     """Return the bucket and the key of `bucket/key`; the key stands there as it is, not percent-encoded.
 
-    Raises InvalidURL, UnsafeKey. Only a destination may be a folder: a key that is empty or ends in '/'.
+    Raises InvalidURL, UnsafeKey. Only a destination, or what is asked for as one, may be a `folder`: a key
+    that is empty or ends in '/'.
     """
     bucket, _, key = text.partition("/")
     if not _BUCKET.fullmatch(bucket):
@@ -92,7 +93,7 @@ def split_key(text: str, *, destination: bool) -> tuple[str, str]:
         raise UnsafeKey(f"the key has more than {KEY_BYTES} bytes")
     if UNSAFE_CHARACTERS.search(key):
         raise UnsafeKey("the key has a control or bidi character in it")
-    if not destination and (not key or key.endswith("/")):
+    if not (destination or folder) and (not key or key.endswith("/")):
         raise InvalidURL("the source names no object: the key is empty, or ends in '/'")
     check_path(f"/{canonical_path(key)}", destination=destination)
     return bucket, key

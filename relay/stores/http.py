@@ -7,7 +7,7 @@ plain HTTP has (RFC 9110 section 13, RFC 9530). Never here: retries, levels of p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -17,6 +17,7 @@ from relay.errors import (
     NotFound,
     PermissionDenied,
     PreconditionFailed,
+    ProtocolViolation,
     RangeIgnored,
     RedirectRefused,
     Rejected,
@@ -28,10 +29,11 @@ from relay.errors import (
     TooManyRedirects,
     Unauthenticated,
     Unavailable,
+    Unsupported,
 )
 from relay.location import Location, redirected
 from relay.receipt import Version
-from relay.stores.interfaces import Found, Opened, PartLimits, Span, Stored
+from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing, Head
@@ -68,6 +70,8 @@ ERRORS: Mapping[int, type[StoreError]] = {
 }
 """What a status means; every other one is Rejected, and final."""
 
+PAGE_BYTES = 16 << 20
+"""The most that is read of one page of a listing: a thousand names of a kilobyte, and as much again of markup."""
 CARRIED = ("content-type", "content-encoding", "content-language", "cache-control")
 """Fields that describe the object and go with it. Content-Encoding, since its bytes are passed on untouched."""
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
@@ -172,6 +176,20 @@ class HttpStore:
             response.body.close()
             location = redirected(location, target, self._side)
         raise TooManyRedirects(f"{location} is more than {self._wire.limits.redirects} redirects away", side=self._side)
+
+    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+        """As Source.list: HTTP has none of its own."""
+        raise Unsupported(f"{location} can't be listed: plain HTTP has no listing", hint="Name the object itself.")
+
+    def _page(self, response: Response) -> str:
+        """Read a listing's answer. Raises ProtocolViolation for one that is too long to be one page."""
+        try:
+            data = response.body.read(PAGE_BYTES + 1)
+        finally:
+            response.body.close()
+        if len(data) > PAGE_BYTES:
+            raise ProtocolViolation(f"one page of a listing has more than {PAGE_BYTES} bytes", side=self._side)
+        return data.decode("utf-8", "replace")
 
     # -- destination
 

@@ -7,7 +7,9 @@ status that is not in the verb's explicit set raises a StoreError with `side` se
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from relay.digest import Digests
@@ -33,6 +35,24 @@ class Found:
     metadata: tuple[tuple[str, str], ...] = ()
     ranges: bool = False
     """Whether the store says that parts of it can be read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing tells of one object, or of one folder.
+
+    `name` is relative to the folder that was listed, its parts separated by '/'; a folder's ends in one.
+    """
+
+    name: str
+    size: int | None = None
+    etag: str | None = None
+    modified: datetime | None = None
+
+    @property
+    def folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.name.endswith("/")
 
 
 @dataclass(frozen=True)
@@ -117,6 +137,13 @@ class Source(Protocol):
 
         Raises StoreError, SourceChanged, and RangeIgnored where the store would give the whole object instead. On
         failure nothing is left open.
+        """
+
+    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+        """Yield what a folder holds, page by page as it is asked for: nothing grows with the number of objects.
+
+        `recursive` gives all objects below it instead, without folders. A folder that is not there may be one that
+        is empty. Raises StoreError, NotFound, ProtocolViolation; Unsupported where a store has no listing.
         """
 
 

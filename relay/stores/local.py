@@ -17,7 +17,8 @@ import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import PREFIX, SUFFIX, Found, Opened, PartLimits, Span, Stored
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Opened, PartLimits, Span, Stored
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
@@ -167,6 +168,20 @@ class LocalStore:
             raise Rejected(f"{location} is no regular file", side=self._side, hint="Only files can be moved.")
         return _version(found)
 
+    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+        """As Source.list, in the order of the names. Links to folders are not followed, devices and pipes left out."""
+        root, waiting = path_of(location), [""]
+        while waiting:
+            folder = waiting.pop()
+            with self._told(location):
+                found = in_native_thread(partial(_scanned, root / folder))
+            for entry in found:
+                entry = replace(entry, name=folder + entry.name)
+                if entry.folder and recursive:
+                    waiting.append(entry.name)
+                else:
+                    yield entry
+
     # -- destination
 
     def atomic(self, digested: bool) -> bool:
@@ -256,6 +271,23 @@ class LocalStore:
         except OSError as error:
             kind, hint = ERRORS.get(error.errno or 0, (Unavailable, None))
             raise kind(f"{location}: {error.strerror or error}", side=self._side, hint=hint) from None
+
+
+def _scanned(folder: Path) -> list[Entry]:
+    """Return what one folder holds. Raises OSError; what vanishes meanwhile is left out."""
+    found = []
+    with os.scandir(folder) as rows:
+        for row in rows:
+            if row.name.startswith(PREFIX) and row.name.endswith(SUFFIX):
+                continue
+            with suppress(FileNotFoundError):
+                if row.is_dir(follow_symlinks=False):
+                    found.append(Entry(f"{row.name}/"))
+                elif row.is_file():
+                    told = row.stat()
+                    modified = datetime.fromtimestamp(told.st_mtime, UTC)
+                    found.append(Entry(row.name, told.st_size, _version(told).etag, modified))
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def _version(found: os.stat_result) -> Version:

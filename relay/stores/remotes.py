@@ -115,12 +115,15 @@ class Remotes:
         headers: Given = (),
         pointer: str | None = None,
         destination: bool = False,
+        folder: bool = False,
     ) -> Location:
         """Return the Location of a URL, as `parse_location` does, or of `s3://bucket/key`, or of `remote:path`.
 
+        `folder` takes what may be listed: a bucket alone, or a name that ends in '/'.
+
         Raises a RequestError that carries `pointer`; ConfigError when a store's own settings are at fault.
         """
-        asked = _Asked(method, headers, destination)
+        asked = _Asked(method, headers, destination, folder)
         try:
             if text[:5].lower() == "s3://":
                 return self._s3(Remote("", "s3", "AWS", {"env_auth": "true"}), text[5:], asked)
@@ -194,7 +197,9 @@ class Remotes:
     def _s3(self, remote: Remote, path: str, asked: _Asked) -> Location:
         if asked.method == "POST":
             raise InvalidType("S3 takes objects by PUT", hint="Leave the method out.")
-        bucket, key = split_key(path.lstrip("/") if remote.name else path, destination=asked.destination)
+        bucket, key = split_key(
+            path.lstrip("/") if remote.name else path, destination=asked.destination, folder=asked.folder
+        )
         config = self._buckets.get(remote.name)
         if config is None:
             config = self._buckets[remote.name] = self._apart(lambda: self._s3_config(remote))
@@ -245,6 +250,7 @@ class _Asked:
     method: str | None
     headers: Given
     destination: bool
+    folder: bool = False
 
 
 def _authorization(remote: Remote) -> dict[str, str]:

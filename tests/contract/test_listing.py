@@ -1,0 +1,199 @@
+"""Listings: every store tells the same about the same objects, one folder or all below it; hostile ones are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.config import Limits
+from relay.engine.runner import STORES
+from relay.errors import ConnectionLost, NotFound, ProtocolViolation, RelayError, Unsupported
+from relay.location import Location, parse_location
+from relay.stores.aws import S3Config, s3_location
+from relay.stores.interfaces import Entry, Store
+from relay.stores.local import local_location
+from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.webdav import webdav_location
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from tests.scripted import Peer, Script, Talk, length_of
+from tests.seaweed import Seaweed
+
+TREE = {"a.bin": 1, "b c+ü&%.bin": 20, "deep/one.bin": 3, "deep/er/two.bin": 0, "deep.bin": 5}
+
+
+def prefix_of(request: pytest.FixtureRequest) -> str:
+    return f"list-{os.urandom(4).hex()}"
+
+
+@pytest.fixture(params=["seaweed", "wsgidav", "local"])
+def folder(request: pytest.FixtureRequest) -> Location:
+    """Return a folder that holds TREE, put there by others than relay."""
+    base: Any = request.getfixturevalue(request.param)
+    prefix = prefix_of(request)
+    if isinstance(base, Seaweed):
+        client = base.client()
+        for name, size in TREE.items():
+            client.put_object(Bucket=base.bucket, Key=f"{prefix}/{name}", Body=bytes(size))
+        return s3_location(base.config, base.bucket, f"{prefix}/")
+    root: Path = base if isinstance(base, Path) else request.getfixturevalue("wsgidav_root")
+    for name, size in TREE.items():
+        path = root / prefix / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size))
+    (root / prefix / ".relay-0.part").write_bytes(b"unfinished")
+    return local_location(root / prefix, destination=True) if base is root else webdav_location(f"{base}/{prefix}/")
+
+
+def store(wire: Wire, location: Location) -> Store:
+    return STORES[location.store](wire, "source", Meter(Limits()))
+
+
+def test_a_folder(wire: Wire, folder: Location) -> None:
+    found = {entry.name: entry for entry in store(wire, folder).list(folder)}
+    assert {name: entry.size for name, entry in found.items()} == {
+        "a.bin": 1,
+        "b c+ü&%.bin": 20,
+        "deep.bin": 5,
+        "deep/": None,
+    }
+    assert found["deep/"].folder
+    modified = found["a.bin"].modified
+    assert modified is not None
+    assert abs(datetime.now(UTC) - modified) < timedelta(minutes=5)
+
+
+def test_all_below_a_folder(wire: Wire, folder: Location) -> None:
+    found = [(entry.name, entry.size) for entry in store(wire, folder).list(folder, recursive=True)]
+    assert dict(found) == TREE
+    assert len(found) == len(TREE)
+
+
+def test_a_folder_inside(wire: Wire, folder: Location) -> None:
+    inside = folder.with_target(f"{folder.path}deep/")
+    assert {entry.name for entry in store(wire, folder).list(inside)} == {"one.bin", "er/"}
+
+
+def test_a_folder_that_is_not_there_holds_nothing(wire: Wire, folder: Location) -> None:
+    nowhere = folder.with_target(f"{folder.path}nowhere/")
+    try:
+        assert list(store(wire, folder).list(nowhere)) == []
+    except NotFound as error:
+        assert error.side == "source"
+
+
+def test_a_bucket_is_listed_page_by_page(wire: Wire, seaweed: Seaweed) -> None:
+    client, prefix = seaweed.client(), f"pages-{os.urandom(4).hex()}"
+    names = [f"{number:04}" for number in range(1100)]
+    for name in names:
+        client.put_object(Bucket=seaweed.bucket, Key=f"{prefix}/{name}", Body=b"")
+    place = s3_location(seaweed.config, seaweed.bucket, f"{prefix}/")
+    assert [entry.name for entry in store(wire, place).list(place)] == names
+
+
+def test_plain_http_has_no_listing(wire: Wire) -> None:
+    place = parse_location("http://127.0.0.1:1/folder/")
+    with pytest.raises(Unsupported):
+        store(wire, place).list(place)
+
+
+# -- what lies
+
+
+def reply(status: int, body: str) -> bytes:
+    data = body.encode()
+    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def dav(*hrefs: str) -> bytes:
+    rows = "".join(f"<d:response><d:href>{href}</d:href></d:response>" for href in hrefs)
+    return reply(207, f'<d:multistatus xmlns:d="DAV:">{rows}</d:multistatus>')
+
+
+def telling(reply: bytes) -> Script:
+    """Read one request to its end, and answer it."""
+
+    def script(talk: Talk) -> None:
+        head = talk.head()
+        if b"content-length" in head.lower():
+            talk.body(length_of(head))
+        talk.send(reply)
+
+    return script
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>'
+
+
+@pytest.mark.parametrize(
+    ("told", "error"),
+    [
+        (dav("/folder/", "/etc/passwd"), ProtocolViolation),
+        (dav("/folder/../up"), ProtocolViolation),
+        (dav("/folder/%2e%2e"), ProtocolViolation),
+        (dav("/folder/a/b"), ProtocolViolation),
+        (dav("http://other.example/"), ProtocolViolation),
+        (reply(207, BOMB), ConnectionLost),
+        (reply(207, "<d:multistatus"), ConnectionLost),
+        (reply(200, "<html/>"), RelayError),
+    ],
+)
+def test_b68_a_webdav_listing_that_leads_out_is_refused(wire: Wire, told: bytes, error: type[RelayError]) -> None:
+    with Peer(telling(told)) as peer:
+        place = webdav_location(peer.url("/folder/"))
+        with pytest.raises(error):
+            list(store(wire, place).list(place))
+
+
+def test_a_webdav_listing_may_hold_whole_urls_and_unescaped_names(wire: Wire) -> None:
+    with Peer(telling(dav("http://a.example/folder/", "http://a.example/folder/b%20c", "/folder/d"))) as peer:
+        place = webdav_location(peer.url("/folder/"))
+        assert list(store(wire, place).list(place)) == [Entry("b c"), Entry("d")]
+
+
+@pytest.mark.parametrize(
+    ("told", "error"),
+    [
+        ("<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>", ProtocolViolation),
+        (BOMB, ConnectionLost),
+        ("<ListBucketResult>", ConnectionLost),
+    ],
+)
+def test_a_listing_of_a_bucket_that_never_ends_is_refused(wire: Wire, told: str, error: type[RelayError]) -> None:
+    with Peer(telling(reply(200, told))) as peer:
+        config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+        place = s3_location(config, "bucket", "")
+        with pytest.raises(error):
+            list(store(wire, place).list(place))
+
+
+# -- the command
+
+
+def test_ls(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b\x1b[31m.bin").write_bytes(b"xy")
+    (tmp_path / "a.bin").write_bytes(b"x")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+        command = [sys.executable, "-m", "relay", "ls", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert run(".").stdout.splitlines() == ["a.bin", "deep/"]
+    assert run("-r", ".").stdout.splitlines() == ["a.bin", "deep/b\\x1b[31m.bin"]
+    assert run("--long", str(tmp_path)).stdout.split()[0] == "1"
+    told = [json.loads(line) for line in run("--json", "-r", ".").stdout.splitlines()]
+    assert [(row["size"], row["folder"]) for row in told] == [(1, False), (2, False)]
+    missing = run("nowhere/")
+    assert missing.returncode == 1
+    assert "nowhere" in missing.stderr
