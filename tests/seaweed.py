@@ -81,7 +81,7 @@ def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
     names = ("master", "volume", "filer", "s3")
     ports = dict(zip([f"{n}.{k}" for n in names for k in ("port", "port.grpc")], free_ports(8), strict=True))
     command = [program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={home}", "-s3", "-filer"]
-    command += [f"-s3.config={home / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=256"]
+    command += [f"-s3.config={home / 's3.json'}", "-volume.max=60", "-master.volumeSizeLimitMB=256"]
     command += ["-s3.port.lance=0", "-s3.port.iceberg=0", "-master.telemetry=false"]  # two may run at a time
     command += [f"-{name}={port}" for name, port in ports.items()]
     with (home / "weed.log").open("wb") as log, ExitStack() as stack:

@@ -144,8 +144,14 @@ class Parts:
                     wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
                 if wait is None:
                     raise
-                self.sleep(wait)
-                meter.look()
+                self._wait(wait, meter)
+
+    def _wait(self, seconds: float, meter: Meter) -> None:
+        """Wait before a part is sent again. Raises what the meter raises, within about a second."""
+        until = meter.clock() + seconds
+        while (left := until - meter.clock()) > 0:
+            self.sleep(min(left, meter.tick_seconds))
+            meter.look()
 
     def _move_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> None:
         source = self.stores.source(self.source, meter)

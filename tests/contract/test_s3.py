@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from loadtests.bench.server import Relay
 from relay.config import Limits
 from relay.engine.transfer import Outcome
 from relay.errors import (
@@ -32,7 +35,7 @@ from simulators.spawn import Spawned, spawn
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer
-from tests.seaweed import REGION, Seaweed
+from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -325,6 +328,27 @@ def test_the_terminal_moves_to_a_bucket_by_awss_own_settings(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["destination"] == f"s3://{seaweed.bucket}/{key}"
     assert is_there(client, seaweed, key)
+
+
+@pytest.mark.parametrize("size", [SMALL, SIZE])
+def test_a_server_moves_between_the_remotes_of_its_settings(
+    source: Spawned, seaweed: Seaweed, client: Any, key: str, tmp_path: Path, size: int
+) -> None:
+    keys = f'access_key_id = "{KEY}"\nsecret_access_key = "{SECRET}"'
+    settings = tmp_path / "relay.toml"
+    settings.write_text(
+        f"part_bytes = {PART}\nparted_bytes = {PART}\n"
+        f'[remotes.cloud]\ntype = "s3"\nendpoint = "{seaweed.endpoint}"\n{keys}\n'
+        f'[remotes.short]\ntype = "alias"\nremote = "cloud:{seaweed.bucket}/copies"\n'
+    )
+    with closing(Relay(tmp_path, None, 60, {"RELAY_CONFIG": str(settings)})) as relay:
+        relay.migrate(source.url(f"/objects/a?size={size}"), f"cloud:{seaweed.bucket}/{key}", "auto")
+        relay.migrate(f"cloud:{seaweed.bucket}/{key}", f"short:{key}", "auto")
+        status, text = relay.ask("POST", "/migrate", {"source": f"nobody:{key}", "destination": f"short:{key}"})
+    assert (status, json.loads(text)["side"]) == (422, "request")
+    assert SECRET not in text.decode()
+    one, other = (client.head_object(Bucket=seaweed.bucket, Key=name) for name in (key, f"copies/{key}"))
+    assert one["ContentLength"] == other["ContentLength"] == size
 
 
 def test_the_terminal_says_what_is_missing_for_a_bucket(tmp_path: Any) -> None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import gevent
 import pytest
 
 from relay.digest import Digester
 from relay.errors import (
+    Cancelled,
     IntegrityMismatch,
     NotFound,
     PermissionDenied,
@@ -256,6 +258,20 @@ def test_f39_blanks_before_the_answer_to_complete_are_waited_through(engine: Eng
     bucket.whole = b""  # nothing was put together, which verification has to find
     with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
         engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
+
+
+@pytest.mark.parametrize("fault", ["at(0,on(GET,stall_after(1000)))", "on(GET,status(503,retry_after=8))"])
+def test_a_cancel_is_seen_in_every_part_and_the_upload_thrown_away(engine: Engine, source: Spawned, fault: str) -> None:
+    """While bytes are waited for, and while a part waits for its next attempt."""
+    bucket = Bucket()
+    with Peer(many(bucket)) as peer:
+        plan = engine.plan(source.url(f"/objects/c?size={SIZE}&fault={fault}"), place(peer))
+        transfer = patient(engine).runner.transfer(plan)
+        gevent.spawn_later(0.5, transfer.cancel)
+        with gevent.Timeout(6), pytest.raises(Cancelled):
+            engine.runner.run(transfer)
+    assert bucket.asked[-1] == "abort"
+    assert bucket.whole is None
 
 
 def test_an_upload_that_cannot_be_thrown_away_is_told_of(engine: Engine, source: Spawned) -> None:
