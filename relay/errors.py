@@ -16,6 +16,7 @@ The tree:
     │  ├─ RequestTimeout 408     ├─ Unauthorized 401        └─ Forbidden 403
     ├─ EgressDenied 403          the address policy said no
     ├─ Overloaded 503            no slot, or the server is draining
+    ├─ LedgerFailed 503 (LedgerBusy)   MigrationUnknown 404   IllegalTransition 409   LeaseLost
     ├─ StoreError                what a store said, or how its connection failed
     │  ├─ NotFound  ├─ AlreadyExists  ├─ PreconditionFailed  ├─ Unauthenticated  ├─ PermissionDenied
     │  ├─ Rejected  ├─ RangeIgnored  ├─ LengthRequired ├─ RedirectRefused  ├─ TooManyRedirects  ├─ Throttled
@@ -246,6 +247,51 @@ class Overloaded(RelayError):
     code, title, status = "overloaded", "No slot is free", 503
     default_retryable = True
     default_hint = "Try again after the seconds that Retry-After names."
+
+
+class LedgerFailed(RelayError):
+    """The ledger can't be read or written; nothing that depends on it is acknowledged."""
+
+    code, title, status = "ledger-failed", "The ledger failed", 503
+    default_hint = "Look at the disk or the database that RELAY_LEDGER names; relay goes on when it is back."
+
+
+class LedgerBusy(LedgerFailed):
+    """Another process keeps the ledger locked."""
+
+    code, title = "ledger-busy", "The ledger is busy"
+    default_retryable = True
+    default_hint = "Try again; if it keeps happening, look at who else has the file open."
+
+
+class MigrationUnknown(RelayError):
+    """There is no migration, or no transfer, of this id."""
+
+    code, title, status = "migration-unknown", "There is no such migration", 404
+    default_side: ClassVar[Side] = "request"
+    default_hint = "GET /migrations, or `relay status`, lists those that are there."
+
+
+class IllegalTransition(RelayError):
+    """Something that may not happen in this state."""
+
+    code, title, status = "illegal-transition", "Not possible in this state", 409
+    default_side: ClassVar[Side] = "request"
+    default_hint = "Look at its state."
+
+
+class KeyReused(RequestError):
+    """An Idempotency-Key came again, with another request."""
+
+    code, title = "idempotency-key-reused", "The Idempotency-Key was used for another request"
+    default_hint = "Use a new key for a new request."
+
+
+class LeaseLost(RelayError):
+    """A claim is not ours any more: this process was thought dead. What it did meanwhile changes nothing."""
+
+    code, title = "lease-lost", "The claim is not ours any more"
+    default_hint = "Another worker goes on with it; this machine may be short of CPU."
 
 
 # -- what a store said ---------------------------------------------------------------------------------------

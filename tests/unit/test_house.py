@@ -37,6 +37,7 @@ ORDER: tuple[str, ...] = (
     "relay.wire.exchange",
     "relay.wire.adapter",
     "relay.stores",
+    "relay.ledger",
     "relay.engine",
     "relay.api",
     "relay.cli",
@@ -48,9 +49,9 @@ FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
 """gunicorn asks for the application when it has forked, so that one import is made in a function then."""
-NO_PAYLOAD = {"relay.cli.terminal", "relay.stores.local"}
+NO_PAYLOAD = {"relay.cli.terminal", "relay.stores.local", "relay.ledger.database"}
 """The terminal opens /dev/null in the place of a stdout that nobody reads any more; no transfer comes near it. A local
-folder is where a user wants the bytes."""
+folder is where a user wants the bytes. The ledger makes its own file, and no body comes near it."""
 
 
 def modules(package: str) -> Iterator[tuple[str, str]]:

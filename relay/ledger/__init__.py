@@ -1,0 +1,1 @@
+"""The ledger: the durable truth about migrations, transfers and parts."""

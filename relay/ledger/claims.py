@@ -1,0 +1,298 @@
+"""Who works on what: runners and their leases, claims by compare-and-set, and how claims end.
+
+Theory of operation. A runner enters itself with a time until which its claims hold, and puts that off every few
+seconds. A claim takes queued rows and writes the runner's id and a new fence into them; everything that is written
+about a claim later compares both. Rows whose runner is gone (its time is over, its machine was started anew, or its
+process is no more) go back to the queue, and count that: a row at which runner after runner dies is set aside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+
+from relay.errors import LeaseLost
+from relay.ledger.database import Database, boot, process
+from relay.ledger.migrations import tell
+from relay.ledger.rows import Claim, Settlement
+from relay.ledger.schema import migrations, parts, receipts, runners, transfers, uploads
+from relay.ledger.states import TRANSFER
+from relay.ledger.tally import Changes
+
+LEASE_SECONDS: Final = 30.0
+LAPSES: Final = 5
+"""So many runners may be lost with one transfer before it is set aside: perhaps it is what kills them."""
+
+
+@dataclass(frozen=True)
+class Who:
+    """A runner, as it enters itself."""
+
+    id: str
+    host: str
+    boot: str
+    process: str
+
+    @classmethod
+    def here(cls, id: str) -> Who:
+        """Return who this process is."""
+        return cls(id, platform.node(), boot(), process(os.getpid()) or str(os.getpid()))
+
+
+# -- runners
+
+
+def renew(connection: Connection, database: Database, who: Who, seconds: float = LEASE_SECONDS) -> bool:
+    """Let a runner's claims hold for `seconds` from now on. False: it was not entered, or was taken for gone."""
+    until = database.clock(connection) + seconds
+    changed = connection.execute(update(runners).where(runners.c.id == who.id).values(until=until)).rowcount
+    if changed:
+        return True
+    row = {"id": who.id, "host": who.host, "boot": who.boot, "process": who.process, "until": until}
+    connection.execute(insert(runners), row)
+    return False
+
+
+def leave(connection: Connection, who: Who) -> None:
+    """Hand back every claim, and take the runner out; nothing counts as lapsed."""
+    _requeue(connection, [who.id], "hand_back")
+    connection.execute(delete(runners).where(runners.c.id == who.id))
+
+
+def reclaim(connection: Connection, database: Database, who: Who) -> int:
+    """Put the claims of runners that are gone back into the queue; return how many."""
+    now = database.clock(connection)
+    others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
+    gone = [row.id for row in others if _gone(row, now, who, database.sqlite)]
+    if not gone:
+        return 0
+    count = _requeue(connection, gone, "lapse")
+    connection.execute(delete(runners).where(runners.c.id.in_(gone)))
+    return count
+
+
+def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
+    if one_machine and row.boot != who.boot:
+        return True  # its clock began anew, and so did everything else
+    if row.until < now:
+        return True
+    here = row.host == who.host and row.boot == who.boot
+    pid = row.process.partition(".")[0]
+    # A process of another container has other numbers; then only the time tells.
+    return here and one_machine and pid.isdigit() and process(int(pid)) != row.process
+
+
+def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
+    claimed = (transfers.c.owner.in_(owners)) & (transfers.c.state == "running")
+    rows = connection.execute(
+        select(transfers.c.id, transfers.c.migration_id, transfers.c.size, transfers.c.lapses).where(claimed)
+    ).all()
+    connection.execute(
+        update(migrations)
+        .where(migrations.c.listing_owner.in_(owners), migrations.c.listing == "running")
+        .values(listing="due", listing_owner=None)
+    )
+    if not rows:
+        return 0
+    changes = Changes()
+    more = 1 if verb == "lapse" else 0
+    cancelled = _stopped(connection, {row.migration_id for row in rows})
+    changed: dict[str, list[int]] = {}
+    for row in rows:
+        step = "quarantine" if row.lapses + more >= LAPSES else "cancel" if row.migration_id in cancelled else verb
+        changed.setdefault(step, []).append(row.id)
+        changes.moved(row.migration_id, "running", TRANSFER[step].to, row.size, row.size)
+    error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON})
+    for step, ids in changed.items():
+        values: dict[str, Any] = {"state": TRANSFER[step].to, "owner": None, "lapses": transfers.c.lapses + more}
+        values |= {"error": error} if step == "quarantine" else {}
+        for some in _chunks(ids):
+            connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
+    changes.write(connection)
+    return len(rows)
+
+
+_POISON = f"{LAPSES} workers were lost while they had this object; it is set aside until you retry it"
+
+
+def _chunks(ids: Sequence[int], most: int = 500) -> Iterable[Sequence[int]]:
+    return (ids[i : i + most] for i in range(0, len(ids), most))
+
+
+# -- claims
+
+
+def claim(connection: Connection, who: Who, limit: int, only: str | None = None) -> list[Claim]:
+    """Claim up to `limit` queued transfers, of the most urgent migrations and the oldest first; `only` of one."""
+    waiting = select(migrations.c.id).where(migrations.c.state == "running")
+    if only is not None:
+        waiting = waiting.where(migrations.c.id == only)
+    found: list[Claim] = []
+    for migration in connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).scalars():
+        if len(found) < limit:
+            found += _claimed(connection, who, migration, limit - len(found))
+    return found
+
+
+def _claimed(connection: Connection, who: Who, migration: str, limit: int) -> list[Claim]:
+    queued = (
+        select(transfers.c.id)
+        .where(
+            transfers.c.migration_id == migration,
+            transfers.c.state == "queued",
+            transfers.c.not_before <= time.time(),
+        )
+        .order_by(transfers.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    taken = (
+        update(transfers)
+        .where(transfers.c.id.in_(queued.scalar_subquery()))
+        .values(
+            state=TRANSFER["claim"].to,
+            owner=who.id,
+            fence=transfers.c.fence + 1,
+            attempts=transfers.c.attempts + 1,
+        )
+        .returning(
+            transfers.c.id,
+            transfers.c.migration_id,
+            transfers.c.fence,
+            transfers.c.name,
+            transfers.c.url,
+            transfers.c.size,
+            transfers.c.etag,
+            transfers.c.modified,
+            transfers.c.attempts,
+            transfers.c.lapses,
+            transfers.c.resent,
+        )
+    )
+    found = [Claim(*row) for row in connection.execute(taken)]
+    found.sort(key=lambda claim: claim.id)
+    changes = Changes()
+    for one in found:
+        changes.moved(migration, "queued", "running", one.size, one.size)
+    changes.write(connection)
+    return found
+
+
+# -- how they end
+
+_SETTLE = (
+    update(transfers)
+    .where(
+        transfers.c.id == bindparam("the_id"),
+        transfers.c.fence == bindparam("the_fence"),
+        transfers.c.owner == bindparam("the_owner"),
+        transfers.c.state == "running",
+    )
+    .values(
+        state=bindparam("new_state"),
+        owner=None,
+        bytes=bindparam("new_bytes"),
+        size=bindparam("new_size"),
+        resent=bindparam("new_resent"),
+        seconds=bindparam("new_seconds"),
+        level=bindparam("new_level"),
+        error=bindparam("new_error"),
+        not_before=bindparam("new_not_before"),
+        ended=bindparam("new_ended"),
+    )
+)
+_HELD = (
+    select(transfers.c.id, transfers.c.fence, transfers.c.size, migrations.c.state.label("stage"))
+    .join(migrations, migrations.c.id == transfers.c.migration_id)
+    .where(transfers.c.state == "running")
+)
+
+
+def settle(connection: Connection, who: Who, ends: Sequence[Settlement]) -> list[Claim]:
+    """Write how claims ended; return those that were not ours any more, of which nothing is written."""
+    held = {
+        (row.id, row.fence): row
+        for some in _chunks([end.claim.id for end in ends])
+        for row in connection.execute(_HELD.where(transfers.c.owner == who.id, transfers.c.id.in_(some)))
+    }
+    now, changes = time.time(), Changes()
+    rows: list[dict[str, Any]] = []
+    proofs: list[dict[str, Any]] = []
+    lost: list[Claim] = []
+    for end in ends:
+        row = held.get((end.claim.id, end.claim.fence))
+        if row is None:
+            lost.append(end.claim)
+            continue
+        verb = "cancel" if end.verb == "hand_back" and row.stage == "cancelled" else end.verb
+        state = TRANSFER[verb].to
+        size = end.bytes if end.bytes is not None else row.size
+        changes.moved(end.claim.migration_id, "running", state, row.size, size)
+        rows.append(_settled(end, who, state, size, now))
+        if end.receipt is not None:
+            proofs.append({"transfer_id": end.claim.id, "receipt": json.dumps(end.receipt, separators=(",", ":"))})
+        if verb == "failed":
+            tell(connection, end.claim.migration_id, "failed", {"name": end.claim.name, **(end.error or {})})
+    if rows:
+        connection.execute(_SETTLE, rows)
+        _forget(
+            connection, [row["the_id"] for row in rows if row["new_state"] in ("verified", "unverified", "skipped")]
+        )
+    if proofs:
+        connection.execute(
+            delete(receipts).where(receipts.c.transfer_id == bindparam("the_id")),
+            [{"the_id": p["transfer_id"]} for p in proofs],
+        )
+        connection.execute(insert(receipts), proofs)
+    changes.write(connection)
+    return lost
+
+
+def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float) -> dict[str, Any]:
+    return {
+        "the_id": end.claim.id,
+        "the_fence": end.claim.fence,
+        "the_owner": who.id,
+        "new_state": state,
+        "new_bytes": end.bytes,
+        "new_size": size,
+        "new_resent": end.claim.resent + end.resent,
+        "new_seconds": end.seconds,
+        "new_level": end.level,
+        "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
+        "new_not_before": now + end.wait if end.wait else 0.0,
+        "new_ended": None if state == "queued" else now,
+    }
+
+
+def _forget(connection: Connection, ids: Sequence[int]) -> None:
+    """An object that has arrived needs no record of its parts."""
+    for some in _chunks(ids):
+        begun = list(connection.execute(select(uploads.c.transfer_id).where(uploads.c.transfer_id.in_(some))).scalars())
+        if begun:
+            connection.execute(delete(parts).where(parts.c.transfer_id.in_(begun)))
+            connection.execute(delete(uploads).where(uploads.c.transfer_id.in_(begun)))
+
+
+def _stopped(connection: Connection, ids: Iterable[str]) -> set[str]:
+    query = select(migrations.c.id).where(migrations.c.id.in_(list(ids)), migrations.c.state == "cancelled")
+    return set(connection.execute(query).scalars())
+
+
+def check(connection: Connection, who: Who, claim: Claim) -> None:
+    """Raise LeaseLost if a claim is not ours any more."""
+    held = select(transfers.c.id).where(
+        transfers.c.id == claim.id,
+        transfers.c.fence == claim.fence,
+        transfers.c.owner == who.id,
+        transfers.c.state == "running",
+    )
+    if connection.execute(held).first() is None:
+        raise LeaseLost(f"the claim on {claim.name!a} was given to another worker")

@@ -1,0 +1,267 @@
+"""The ledger's database: opened, looked at before it is trusted, and run so that the hub never waits for it.
+
+Theory of operation. SQLite's calls never yield, and a wait for its lock sleeps inside C; so one native thread does
+them all, one transaction at a time, and the greenlet that asked is woken when it is done. psycopg waits by gevent's
+own sockets, so PostgreSQL's calls are made where they are asked for, on a few connections.
+
+Every transaction that writes takes SQLite's write lock when it begins, so that none is ever refused half-way. A file
+is taken only if it is ours, whole, and not of a newer relay; nothing is ever made anew in the place of one that is
+there. Commits reach the disk before they return (`synchronous=FULL`): what is acknowledged is not lost with the power.
+
+Decided here: how a transaction is run, and what a database's failures mean. Never here: what is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from gevent.threadpool import ThreadPool
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from relay.errors import ConfigError, LedgerBusy, LedgerFailed
+from relay.ledger.schema import APPLICATION_ID, HEAD
+
+T = TypeVar("T")
+BUSY_SECONDS: Final = 5.0
+"""How long a transaction waits for SQLite's lock, in its native thread."""
+CONNECTIONS: Final = 4
+_HERE = Path(__file__).parent
+
+
+class Database:
+    """One ledger's database. Every method but `open` may be called from any greenlet."""
+
+    def __init__(self, url: URL, engine: Engine) -> None:
+        """Not for callers: use `open_database`."""
+        self.url, self._engine = url, engine
+        self.sqlite = engine.dialect.name == "sqlite"
+        self._thread = ThreadPool(1) if self.sqlite else None
+        self._file: tuple[int, int] | None = None
+
+    def run(self, do: Callable[[Connection], T], write: bool = True) -> T:
+        """Do it in one transaction and return what it returns; what it raises undoes the transaction.
+
+        Raises LedgerBusy when another process keeps the database for too long, LedgerFailed when it can't be read
+        or written: then nothing of it was done, or (a connection lost at the commit) nobody knows.
+        """
+        if self._thread is None:
+            return self._transaction(do, write)
+        result, error = self._thread.apply(self._caught, (do, write))
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
+    def _caught(self, do: Callable[[Connection], T], write: bool) -> tuple[Any, BaseException | None]:
+        # `apply` would print an exception before it hands it over.
+        try:
+            return self._transaction(do, write), None
+        except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
+            return None, error
+
+    def _transaction(self, do: Callable[[Connection], T], write: bool) -> T:
+        try:
+            with self._engine.connect().execution_options(relay_write=write) as connection, connection.begin():
+                return do(connection)
+        except SQLAlchemyError as error:
+            raise _told(error, self.where) from None
+
+    @property
+    def where(self) -> str:
+        """How the database is named to people: without a password."""
+        return str(self.url.database) if self.sqlite else self.url.render_as_string(hide_password=True)
+
+    # -- the clock of leases
+
+    def clock(self, connection: Connection) -> float:
+        """Return the seconds of a clock that all runners of this ledger share and nobody sets back.
+
+        SQLite's file is used by one machine alone, so it is that machine's time since it started; PostgreSQL's own.
+        """
+        if self.sqlite:
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
+        found: float = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())::float8")).scalar_one()
+        return found
+
+    # -- is it still there
+
+    def check_file(self) -> None:
+        """Raise LedgerFailed if the file is not the one that was opened: it was removed or replaced meanwhile."""
+        if not self.sqlite or self._file is None:
+            return
+        try:
+            found = os.stat(str(self.url.database))
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._file:
+            raise LedgerFailed(f"the ledger {self.where} was removed or replaced while relay used it")
+
+    def opened(self) -> None:
+        """Remember which file it is."""
+        if self.sqlite:
+            found = os.stat(str(self.url.database))
+            self._file = (found.st_dev, found.st_ino)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._thread is not None:
+            self._thread.apply(self._engine.dispose)
+            self._thread.kill()
+        else:
+            self._engine.dispose()
+
+
+def open_database(address: str) -> Database:
+    """Open a ledger by its URL, make its folder and tables where there are none, and bring older ones up to date.
+
+    Raises ConfigError in one line for a URL that is not understood, a file that is not a ledger or not ours to write,
+    one that is damaged, and one of a newer relay. Changes nothing then.
+    """
+    url = _parsed(address)
+    path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+    try:
+        if path is not None:
+            _prepare(path)
+        database = Database(url, _engine(url))
+        try:
+            database.run(_checked, write=False)
+            database.run(_upgraded)
+        except BaseException:
+            database.close()
+            raise
+        database.opened()
+    except OSError as error:
+        raise _refused(path or url, error.strerror or str(error)) from None
+    except (LedgerFailed, LedgerBusy) as error:
+        raise ConfigError(error.message, hint=error.hint) from None
+    return database
+
+
+def _parsed(address: str) -> URL:
+    try:
+        url = make_url(address)
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        url = None
+    backend = url.get_backend_name() if url is not None else None
+    if url is None or backend not in ("sqlite", "postgresql") or (backend == "sqlite" and not url.database):
+        raise ConfigError(
+            "RELAY_LEDGER is not the URL of a ledger",
+            hint="Write sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name.",
+        )
+    return url
+
+
+def _prepare(path: Path) -> None:
+    """Make the file if there is none, for nobody else to read: it holds what the stores are spoken to with."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        options = {"connect_timeout": 10, "application_name": "relay"}
+        return create_engine(url, pool_size=CONNECTIONS, max_overflow=0, pool_pre_ping=True, connect_args=options)
+    engine = create_engine(
+        url, poolclass=StaticPool, connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS}
+    )
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say so
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        write = connection.get_execution_options().get("relay_write", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+# -- what is in it
+
+
+def _checked(connection: Connection) -> None:
+    """Raise LedgerFailed for what is not ours, damaged, or newer."""
+    where = connection.engine.url.render_as_string(hide_password=True)
+    sqlite = connection.dialect.name == "sqlite"
+    if sqlite and (told := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()) != "ok":
+        raise LedgerFailed(f"the ledger {where} is damaged ({told})", hint=_KEEP)
+    tables = set(connection.dialect.get_table_names(connection))
+    version = _version(connection) if "alembic_version" in tables else None
+    ours = not sqlite or connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID
+    if tables and (version is None or not ours or "migrations" not in tables):
+        raise LedgerFailed(f"{where} is a database of something else", hint="Name another one in RELAY_LEDGER.")
+    if version is not None and version > HEAD:
+        raise LedgerFailed(
+            f"the ledger {where} was written by a newer relay (schema {version}, this one knows {HEAD})",
+            hint="Use that relay, or name another ledger in RELAY_LEDGER.",
+        )
+
+
+def _version(connection: Connection) -> str:
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
+
+
+def _upgraded(connection: Connection) -> None:
+    """Run the versions that are missing, all in this transaction."""
+    sqlite = connection.dialect.name == "sqlite"
+    if not sqlite:  # two relays may start at once
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": APPLICATION_ID})
+    tables = connection.dialect.get_table_names(connection)
+    if "alembic_version" in tables and _version(connection) == HEAD:
+        return
+    from alembic import command  # a tenth of a second, which no start but the first needs
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_HERE))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    if sqlite:
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+# -- failures
+
+_KEEP = "Keep the file, and name another ledger in RELAY_LEDGER; `sqlite3 FILE .recover` may save what is in it."
+
+
+def _told(error: SQLAlchemyError, where: str) -> LedgerFailed | LedgerBusy:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    said = str(original).strip().partition("\n")[0]
+    if "database is locked" in said or "lock timeout" in said:
+        return LedgerBusy(f"another process keeps the ledger {where}", retry_after=5.0)
+    hint = _KEEP if any(word in said for word in ("malformed", "not a database")) else None
+    return LedgerFailed(f"the ledger {where}: {said}", hint=hint)
+
+
+def _refused(where: Path | URL, said: str) -> ConfigError:
+    return ConfigError(
+        f"the ledger {where} can't be opened ({said})",
+        hint="Give RELAY_LEDGER a path that relay may write, as sqlite:////folder/relay.db.",
+    )
+
+
+def boot() -> str:
+    """Return what tells one start of this machine from another."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def process(pid: int) -> str | None:
+    """Return what tells one process from every other of this machine: its number and its start. None: it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else f"{pid}.{fields[19]}"

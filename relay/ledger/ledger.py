@@ -1,0 +1,137 @@
+"""The ledger's face: every call is one transaction, and has happened when it returns.
+
+Each raises LedgerFailed or LedgerBusy where the database does not answer; then nothing of it counts as done.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from relay.ledger import claims, migrations, pages, trees, uploads
+from relay.ledger.database import Database, open_database
+from relay.ledger.rows import Begun, Claim, Listed, Listing, Migration, Settlement, Spec, StoredPart
+
+
+class Ledger:
+    """The durable truth, as one runner (`who`) sees and changes it."""
+
+    def __init__(self, database: Database, who: claims.Who | None = None) -> None:
+        """`who` is this process, unless a test says otherwise."""
+        self.database = database
+        self.who = who or claims.Who.here(str(uuid.uuid4()))
+
+    @classmethod
+    def open(cls, address: str) -> Ledger:
+        """Open a ledger by its URL. Raises ConfigError."""
+        return cls(open_database(address))
+
+    def close(self) -> None:
+        """Close the connections; hands nothing back (`leave` does)."""
+        self.database.close()
+
+    # -- migrations
+
+    def create(self, spec: Spec, key: str | None = None) -> tuple[Migration, bool]:
+        """As migrations.create."""
+        return self.database.run(lambda c: migrations.create(c, spec, key))
+
+    def unfinished(self, spec: Spec) -> Migration | None:
+        """As migrations.unfinished."""
+        return self.database.run(lambda c: migrations.unfinished(c, spec.digest), write=False)
+
+    def migration(self, id: str) -> Migration:
+        """As migrations.one."""
+        return self.database.run(lambda c: migrations.one(c, id), write=False)
+
+    def migrations(self, limit: int = 100, before: int | None = None) -> list[Migration]:
+        """As migrations.many."""
+        return self.database.run(lambda c: migrations.many(c, limit, before), write=False)
+
+    def secret(self, id: str) -> Mapping[str, Any] | None:
+        """As migrations.secret."""
+        return self.database.run(lambda c: migrations.secret(c, id), write=False)
+
+    def act(self, id: str, verb: str, secret: Mapping[str, Any] | None = None) -> Migration:
+        """As migrations.act."""
+        return self.database.run(lambda c: migrations.act(c, id, verb, secret))
+
+    def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
+        """As migrations.renew_secret."""
+        self.database.run(lambda c: migrations.renew_secret(c, id, secret))
+
+    def finish(self) -> list[Migration]:
+        """As migrations.finish."""
+        return self.database.run(migrations.finish)
+
+    def events(self, id: str, since: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+        """As migrations.events_of."""
+        return self.database.run(lambda c: migrations.events_of(c, id, since, limit), write=False)
+
+    def page(self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000) -> list[pages.Row]:
+        """As pages.page."""
+        return self.database.run(lambda c: pages.page(c, id, states, after, limit), write=False)
+
+    # -- runners and claims
+
+    def renew(self, seconds: float = claims.LEASE_SECONDS) -> bool:
+        """As claims.renew. Raises LedgerFailed too if the file is not there any more."""
+        self.database.check_file()
+        return self.database.run(lambda c: claims.renew(c, self.database, self.who, seconds))
+
+    def leave(self) -> None:
+        """As claims.leave."""
+        self.database.run(lambda c: claims.leave(c, self.who))
+
+    def reclaim(self) -> int:
+        """As claims.reclaim."""
+        return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
+
+    def claim(self, limit: int, only: str | None = None) -> list[Claim]:
+        """As claims.claim."""
+        return self.database.run(lambda c: claims.claim(c, self.who, limit, only))
+
+    def settle(self, ends: Sequence[Settlement]) -> list[Claim]:
+        """As claims.settle."""
+        return self.database.run(lambda c: claims.settle(c, self.who, ends))
+
+    # -- listings
+
+    def claim_listing(self, only: str | None = None) -> Listing | None:
+        """As trees.claim_listing."""
+        return self.database.run(lambda c: trees.claim_listing(c, self.who, only))
+
+    def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
+        """As trees.add_page."""
+        return self.database.run(lambda c: trees.add_page(c, self.who, listing, page, cursor))
+
+    def end_listing(self, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
+        """As trees.end_listing."""
+        self.database.run(lambda c: trees.end_listing(c, self.who, listing, error))
+
+    def hand_back_listing(self, listing: Listing) -> None:
+        """As trees.hand_back_listing."""
+        self.database.run(lambda c: trees.hand_back_listing(c, self.who, listing))
+
+    # -- uploads in parts
+
+    def begun(self, claim: Claim) -> Begun | None:
+        """As uploads.begun."""
+        return self.database.run(lambda c: uploads.begun(c, claim), write=False)
+
+    def begin(self, claim: Claim, upload: Begun) -> None:
+        """As uploads.begin."""
+        self.database.run(lambda c: uploads.begin(c, self.who, claim, upload))
+
+    def store(self, claim: Claim, part: StoredPart) -> None:
+        """As uploads.store."""
+        self.database.run(lambda c: uploads.store(c, self.who, claim, part))
+
+    def commit(self, claim: Claim, digest: str) -> None:
+        """As uploads.commit."""
+        self.database.run(lambda c: uploads.commit(c, self.who, claim, digest))
+
+    def forget(self, claim: Claim) -> None:
+        """As uploads.forget."""
+        self.database.run(lambda c: uploads.forget(c, self.who, claim))

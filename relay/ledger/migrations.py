@@ -1,0 +1,203 @@
+"""Migrations in the ledger: accepted, looked at, told what to do, and brought to their end."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from relay.errors import KeyReused, MigrationUnknown
+from relay.ledger.rows import Migration, Spec
+from relay.ledger.schema import events, migrations, secrets, transfers
+from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
+from relay.ledger.tally import Changes, tallies_of
+
+
+def create(connection: Connection, spec: Spec, key: str | None = None) -> tuple[Migration, bool]:
+    """Accept a migration; with a `key` that was given before, return the one of then, and False.
+
+    Raises KeyReused where that one was another request.
+    """
+    if key is not None:
+        row = connection.execute(select(migrations).where(migrations.c.key == key)).first()
+        if row is not None:
+            if row.spec != spec.digest:
+                raise KeyReused("the Idempotency-Key belongs to a migration of something else")
+            return one(connection, row.id), False
+    number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
+    id = str(uuid.uuid4())
+    connection.execute(
+        insert(migrations),
+        {
+            "id": id,
+            "number": number,
+            "state": "running",
+            "source": spec.source,
+            "destination": spec.destination,
+            "options": json.dumps(spec.options),
+            "spec": spec.digest,
+            "key": key,
+            "priority": spec.priority,
+            "listing": "due" if spec.recursive else "none",
+            "created": time.time(),
+        },
+    )
+    connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(spec.secret)})
+    if not spec.recursive:
+        connection.execute(insert(transfers), {"migration_id": id, "name": "", "state": "queued"})
+        changes = Changes()
+        changes.add(id, "queued", 1, None)
+        changes.write(connection)
+    tell(connection, id, "accepted", {})
+    return one(connection, id), True
+
+
+def tell(connection: Connection, migration: str, kind: str, members: Mapping[str, Any]) -> None:
+    """Write an event."""
+    row = {"migration_id": migration, "at": time.time(), "kind": kind, "members": json.dumps(members)}
+    connection.execute(insert(events), row)
+
+
+# -- looked at
+
+
+def one(connection: Connection, id: str) -> Migration:
+    """Return a migration by its id, or by the number under which people know it. Raises MigrationUnknown."""
+    named = migrations.c.number == int(id) if id.isascii() and id.isdigit() and len(id) < 10 else migrations.c.id == id
+    row = connection.execute(select(migrations).where(named)).first()
+    if row is None:
+        raise MigrationUnknown(f"there is no migration {id!a}")
+    return _migration(row, tallies_of(connection, [row.id])[row.id])
+
+
+def many(connection: Connection, limit: int, before: int | None = None) -> list[Migration]:
+    """Return migrations, the newest first; with `before`, those that are older than that number."""
+    query = select(migrations).order_by(migrations.c.number.desc()).limit(limit)
+    if before is not None:
+        query = query.where(migrations.c.number < before)
+    rows = connection.execute(query).all()
+    found = tallies_of(connection, [row.id for row in rows])
+    return [_migration(row, found[row.id]) for row in rows]
+
+
+def unfinished(connection: Connection, digest: str) -> Migration | None:
+    """Return the newest migration of the same request if it did not succeed."""
+    query = select(migrations).where(migrations.c.spec == digest).order_by(migrations.c.number.desc()).limit(1)
+    row = connection.execute(query).first()
+    if row is None or row.state == "succeeded":
+        return None
+    return _migration(row, tallies_of(connection, [row.id])[row.id])
+
+
+def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
+    """Return what is needed to speak to both stores, or None when the migration is over."""
+    text = connection.execute(select(secrets.c.locations).where(secrets.c.migration_id == id)).scalar()
+    return None if text is None else json.loads(text)
+
+
+def events_of(connection: Connection, id: str, since: int, limit: int) -> list[dict[str, Any]]:
+    """Return a migration's events after number `since`."""
+    query = select(events).where(events.c.migration_id == id, events.c.id > since).order_by(events.c.id).limit(limit)
+    return [
+        {"id": row.id, "at": row.at, "kind": row.kind, **json.loads(row.members)} for row in connection.execute(query)
+    ]
+
+
+def _migration(row: Row[Any], tally: Mapping[str, Any]) -> Migration:
+    return Migration(
+        id=row.id,
+        number=row.number,
+        state=row.state,
+        source=row.source,
+        destination=row.destination,
+        options=json.loads(row.options),
+        listing=row.listing,
+        cursor=row.cursor,
+        error=json.loads(row.error) if row.error else None,
+        priority=row.priority,
+        created=row.created,
+        ended=row.ended,
+        tally=tally,
+    )
+
+
+# -- told
+
+
+def act(connection: Connection, id: str, verb: str, secret: Mapping[str, Any] | None = None) -> Migration:
+    """Do what `verb` says: pause, resume, cancel or retry; twice is as good as once.
+
+    `secret` are new credentials for what is left. Raises MigrationUnknown, IllegalTransition.
+    """
+    found = one(connection, id)
+    state = after(MIGRATION, verb, found.state)
+    if secret is not None:
+        renew_secret(connection, found.id, secret)
+    if state is None:
+        return found
+    changed = {"state": state, "ended": time.time() if state in ENDED else None}
+    if verb == "retry":
+        changed |= {"error": None, "listing": "due" if found.listing == "failed" else found.listing}
+    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
+    if verb == "cancel":
+        _all(connection, found.id, "queued", "cancel")
+    if verb == "retry":
+        for ended in sorted(TRANSFER["retry"].origins):
+            _all(connection, found.id, ended, "retry")
+    tell(connection, found.id, verb, {})
+    return one(connection, found.id)
+
+
+def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> None:
+    """Keep new credentials in the place of the old ones."""
+    connection.execute(delete(secrets).where(secrets.c.migration_id == id))
+    connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(secret)})
+
+
+def _all(connection: Connection, id: str, state: str, verb: str) -> None:
+    """Let the same happen to every transfer that is in one state."""
+    to = TRANSFER[verb].to
+    rows = (transfers.c.migration_id == id) & (transfers.c.state == state)
+    count, size = connection.execute(
+        select(func.count(), func.sum(func.coalesce(transfers.c.bytes, transfers.c.size, 0))).where(rows)
+    ).one()
+    if not count:
+        return
+    # A retry begins anew what was counted against it: somebody looked at it and said so.
+    fresh = {"attempts": 0, "lapses": 0, "not_before": 0, "error": None} if verb == "retry" else {"ended": time.time()}
+    connection.execute(update(transfers).where(rows).values(state=to, **fresh))
+    changes = Changes()
+    changes.add(id, state, -count, -int(size or 0))
+    changes.add(id, to, count, int(size or 0))
+    changes.write(connection)
+
+
+# -- their end
+
+
+def finish(connection: Connection) -> list[Migration]:
+    """End every migration that has nothing left to do, and forget its secrets; return those."""
+    done = []
+    open_ = select(migrations).where(
+        migrations.c.state == "running", migrations.c.listing.in_(("none", "done", "failed"))
+    )
+    rows = connection.execute(open_).all()
+    found = tallies_of(connection, [row.id for row in rows])
+    for row in rows:
+        tally = {state: counted.objects for state, counted in found[row.id].items()}
+        if tally.get("queued") or tally.get("running"):
+            continue
+        verb = ending(tally)
+        if row.listing == "failed":
+            verb = "end_partial" if tally.get("verified") or tally.get("skipped") else "fail"
+        state = after(MIGRATION, verb, row.state)
+        connection.execute(update(migrations).where(migrations.c.id == row.id).values(state=state, ended=time.time()))
+        if state == "succeeded":
+            connection.execute(delete(secrets).where(secrets.c.migration_id == row.id))
+        tell(connection, row.id, "ended", {"state": state})
+        done.append(one(connection, row.id))
+    return done

@@ -1,0 +1,152 @@
+"""What the ledger takes and gives: plain values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a migration is to do. `secret` holds what is needed to speak to the stores, and never prints."""
+
+    source: str
+    destination: str
+    options: Mapping[str, Any]
+    secret: Mapping[str, Any] = field(repr=False)
+    priority: int = 0
+
+    @property
+    def recursive(self) -> bool:
+        """Whether it is a tree."""
+        return bool(self.options.get("recursive"))
+
+    @property
+    def digest(self) -> str:
+        """A digest of all that was asked for, but for credentials: these may be new, and the work is the same."""
+        text = json.dumps([self.source, self.destination, self.options], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Counted:
+    """So many objects, and so many bytes."""
+
+    objects: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Migration:
+    """A migration as it stands.
+
+    `tally` counts its transfers by state; `listing` is none, due, running, done or failed.
+    """
+
+    id: str
+    number: int
+    state: str
+    source: str
+    destination: str
+    options: Mapping[str, Any]
+    listing: str
+    cursor: str | None
+    error: Mapping[str, Any] | None
+    priority: int
+    created: float
+    ended: float | None
+    tally: Mapping[str, Counted] = field(default_factory=dict)
+
+    @property
+    def recursive(self) -> bool:
+        """Whether it is a tree."""
+        return bool(self.options.get("recursive"))
+
+    def counted(self, *states: str) -> Counted:
+        """Return the sum over some states; over all without any."""
+        found = [self.tally[state] for state in states or self.tally if state in self.tally]
+        return Counted(sum(c.objects for c in found), sum(c.bytes for c in found))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One object that a listing told of."""
+
+    name: str
+    size: int | None = None
+    etag: str | None = None
+    modified: float | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The right to list a migration's source, and from where on."""
+
+    migration_id: str
+    fence: int
+    cursor: str | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on one transfer, as long as `fence` is the newest. `lapses` tells how many runners that had it
+    are gone; then the destination must be asked before anything is done again."""
+
+    id: int
+    migration_id: str
+    fence: int
+    name: str
+    url: str | None
+    size: int | None
+    etag: str | None
+    modified: float | None
+    attempts: int
+    lapses: int
+    resent: int
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How a claim ended: `verb` of the transitions (verified, unverified, skipped, failed, hand_back).
+
+    `wait` is how many seconds nobody is to claim it again, after a hand_back.
+    """
+
+    claim: Claim
+    verb: str
+    bytes: int | None = None
+    resent: int = 0
+    seconds: float | None = None
+    level: str | None = None
+    receipt: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An upload in parts that stands in the ledger, with the parts that the destination has acknowledged."""
+
+    upload_id: str
+    checked: bool
+    place: str
+    etag: str
+    size: int
+    part_bytes: int
+    digest: str | None = None
+    parts: tuple[StoredPart, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A part that the destination has; `digest` is the CRC64NVME of what was sent, in hex, or empty."""
+
+    number: int
+    size: int
+    etag: str
+    digest: str
+    checked: bool

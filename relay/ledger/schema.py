@@ -1,0 +1,172 @@
+"""The ledger's tables. A change here wants a new file in `versions/`, and a new HEAD.
+
+Theory of operation. A row of `transfers` belongs to whoever's `owner` and `fence` stand in it while its state is
+`running`; every change of it compares both, so that a runner that was thought dead changes nothing any more. How long
+a claim holds stands once for each runner (`runners.until`), not in every row: one write keeps thousands of claims.
+`tallies` are kept in the same transactions as the states that they count, so that nobody ever counts a million rows.
+
+Times are seconds since 1970 (UTC), but for `runners.until`, which is of a clock that nobody can set back.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+HEAD: Final = "0001"
+"""The version of the schema that this code writes: the newest file in `versions/`."""
+APPLICATION_ID: Final = 0x52454C59
+"""SQLite's `application_id` of our files ("RELY")."""
+
+metadata = MetaData()
+_ID = BigInteger().with_variant(Integer, "sqlite")
+
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("number", _ID, nullable=False, unique=True),
+    Column("state", String(12), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("spec", String(64), nullable=False),
+    Column("key", String(255), unique=True),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("listing", String(12), nullable=False),
+    Column("listing_owner", String(36)),
+    Column("listing_fence", Integer, nullable=False, server_default=text("0")),
+    Column("cursor", Text),
+    Column("error", Text),
+    Column("created", Float, nullable=False),
+    Column("ended", Float),
+)
+"""`source` and `destination` as they print, `spec` a digest of all that was asked for. `listing` is none, due, running,
+done or failed; `cursor` the last name that it told."""
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), primary_key=True),
+    Column("locations", Text, nullable=False),
+)
+"""What is needed to speak to both stores, as JSON: URLs with their queries, headers. Removed when nothing is left to
+do; remotes are named here and not copied."""
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text),
+    Column("size", BigInteger),
+    Column("etag", Text),
+    Column("modified", Float),
+    Column("state", String(12), nullable=False),
+    Column("owner", String(36)),
+    Column("fence", Integer, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("lapses", Integer, nullable=False, server_default=text("0")),
+    Column("not_before", Float, nullable=False, server_default=text("0")),
+    Column("bytes", BigInteger),
+    Column("resent", BigInteger, nullable=False, server_default=text("0")),
+    Column("seconds", Float),
+    Column("level", String(16)),
+    Column("error", Text),
+    Column("ended", Float),
+    UniqueConstraint("migration_id", "name"),
+)
+"""`name` is relative to the tree, and empty for a single object; `url` where it is if not below the tree. `size` to
+`modified` as the listing told them. `resent` counts the bytes that were sent more than once, in all attempts."""
+Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
+Index(
+    "transfers_running",
+    transfers.c.owner,
+    sqlite_where=transfers.c.state == "running",
+    postgresql_where=transfers.c.state == "running",
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("transfer_id", _ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    Column("upload_id", Text, nullable=False),
+    Column("checked", Boolean, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("part_bytes", BigInteger, nullable=False),
+    Column("digest", Text),
+    Column("begun", Float, nullable=False),
+)
+"""An upload in parts that was begun and not thrown away: of which version of the source (`etag`, `size`), in which
+cut. `digest` is that of the whole, and stands here from just before the upload is completed."""
+
+parts = Table(
+    "parts",
+    metadata,
+    Column("transfer_id", _ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("digest", String(16), nullable=False),
+    Column("checked", Boolean, nullable=False),
+)
+"""A part that the destination has acknowledged."""
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("transfer_id", _ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    Column("receipt", Text, nullable=False),
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), primary_key=True),
+    Column("state", String(12), primary_key=True),
+    Column("objects", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
+"""How many transfers of a migration are in each state, and how many bytes those have."""
+
+runners = Table(
+    "runners",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("boot", String(64), nullable=False),
+    Column("process", String(64), nullable=False),
+    Column("until", Float, nullable=False),
+)
+"""Who claims, and until when its claims hold. `process` is its number and its start, so that one that was killed is
+known to be gone at once on the same machine."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("kind", String(24), nullable=False),
+    Column("members", Text, nullable=False),
+)
+"""What happened to a migration as a whole, and which of its transfers failed."""
+Index("events_of", events.c.migration_id, events.c.id)

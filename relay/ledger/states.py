@@ -1,0 +1,119 @@
+"""The states of a migration and of a transfer, and everything that may happen to one (law 5).
+
+Decided here: which verb leads from which states to which. Never here: SQL, and who says the verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from relay.errors import IllegalTransition
+
+
+class Work(Enum):
+    """Where a transfer stands in the ledger."""
+
+    QUEUED = "queued"
+    """Anybody may claim it."""
+    RUNNING = "running"
+    """A runner has claimed it, and its lease has not lapsed as far as anybody noticed."""
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    SKIPPED = "skipped"
+    """The destination had it, unchanged or to be left alone."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Stage(Enum):
+    """Where a migration stands."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    """Every object is verified, or was there unchanged."""
+    PARTIAL = "partial"
+    """Some objects failed, or could not be verified."""
+    FAILED = "failed"
+    """Nothing arrived, or the source could not be listed."""
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Transition:
+    """From which states a verb leads where."""
+
+    origins: frozenset[str]
+    to: str
+
+
+def _from(*origins: Enum, to: Enum) -> Transition:
+    return Transition(frozenset(origin.value for origin in origins), to.value)
+
+
+TRANSFER: Mapping[str, Transition] = {
+    "claim": _from(Work.QUEUED, to=Work.RUNNING),
+    "hand_back": _from(Work.RUNNING, to=Work.QUEUED),
+    "lapse": _from(Work.RUNNING, to=Work.QUEUED),
+    "quarantine": _from(Work.RUNNING, to=Work.FAILED),
+    "verified": _from(Work.RUNNING, to=Work.VERIFIED),
+    "unverified": _from(Work.RUNNING, to=Work.UNVERIFIED),
+    "skipped": _from(Work.RUNNING, to=Work.SKIPPED),
+    "failed": _from(Work.RUNNING, to=Work.FAILED),
+    "cancel": _from(Work.QUEUED, Work.RUNNING, to=Work.CANCELLED),
+    "retry": _from(Work.FAILED, Work.CANCELLED, Work.UNVERIFIED, to=Work.QUEUED),
+}
+"""What may happen to a transfer. `hand_back` is a runner's own doing, `lapse` is done to one that is gone."""
+
+MIGRATION: Mapping[str, Transition] = {
+    "pause": _from(Stage.RUNNING, to=Stage.PAUSED),
+    "resume": _from(Stage.PAUSED, to=Stage.RUNNING),
+    "cancel": _from(Stage.RUNNING, Stage.PAUSED, to=Stage.CANCELLED),
+    "succeed": _from(Stage.RUNNING, to=Stage.SUCCEEDED),
+    "end_partial": _from(Stage.RUNNING, to=Stage.PARTIAL),
+    "fail": _from(Stage.RUNNING, to=Stage.FAILED),
+    "retry": _from(Stage.PARTIAL, Stage.FAILED, Stage.CANCELLED, to=Stage.RUNNING),
+}
+"""What may happen to a migration."""
+
+SETTLED = frozenset({"verified", "unverified", "skipped", "failed", "cancelled"})
+"""The states of a transfer that nobody works on."""
+ENDED = frozenset({"succeeded", "partial", "failed", "cancelled"})
+"""The states of a migration that nobody works on, until it is told to `retry`."""
+
+
+def after(table: Mapping[str, Transition], verb: str, state: str) -> str | None:
+    """Return the state that `verb` leads to; None where `state` is that one already, so that saying it twice is
+    harmless. Raises IllegalTransition, which names the state."""
+    transition = table[verb]
+    if state in transition.origins:
+        return transition.to
+    if state == transition.to:
+        return None
+    raise IllegalTransition(f"it is {state}, and can't {verb.replace('_', ' ')} any more")
+
+
+def diagram() -> str:
+    """Return both tables as a Mermaid state diagram, for the README."""
+    lines = ["stateDiagram-v2"]
+    for title, table in (("migration", MIGRATION), ("transfer", TRANSFER)):
+        lines.append(f"  state {title} {{")
+        for verb, transition in table.items():
+            lines += [
+                f"    {title[0]}_{origin} --> {title[0]}_{transition.to}: {verb}"
+                for origin in sorted(transition.origins)
+            ]
+        lines.append("  }")
+    return "\n".join(lines) + "\n"
+
+
+def ending(tally: Mapping[str, int]) -> str:
+    """Return the verb that ends a migration whose transfers are all settled, by their numbers in each state."""
+    well = tally.get("verified", 0) + tally.get("skipped", 0)
+    ill = sum(tally.get(state, 0) for state in ("unverified", "failed", "cancelled"))
+    if not ill:
+        return "succeed"
+    moved = well + tally.get("unverified", 0)
+    return "end_partial" if moved else "fail"

@@ -1,0 +1,99 @@
+"""Listing a tree into the ledger: claimed like any work, written page by page, and gone on with after a crash.
+
+A name that was written before is left as it is, so that a listing may safely begin anew; where the store can list
+from a name on, `cursor` saves the way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from relay.errors import LeaseLost
+from relay.ledger.claims import Who
+from relay.ledger.migrations import tell
+from relay.ledger.rows import Listed, Listing
+from relay.ledger.schema import migrations, transfers
+from relay.ledger.tally import Changes
+
+
+def claim_listing(connection: Connection, who: Who, only: str | None = None) -> Listing | None:
+    """Claim the listing of one migration, or None if there is none to do."""
+    due = select(migrations).where(migrations.c.state == "running", migrations.c.listing == "due")
+    if only is not None:
+        due = due.where(migrations.c.id == only)
+    query = due.order_by(migrations.c.priority.desc(), migrations.c.number).limit(1).with_for_update(skip_locked=True)
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    fence = row.listing_fence + 1
+    connection.execute(
+        update(migrations)
+        .where(migrations.c.id == row.id)
+        .values(listing="running", listing_owner=who.id, listing_fence=fence)
+    )
+    return Listing(row.id, fence, row.cursor)
+
+
+def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
+    """Write a page of objects, and how far it went. Returns whether to go on: not when paused or cancelled.
+
+    Raises LeaseLost.
+    """
+    stage = _change(connection, who, listing, {"cursor": cursor})
+    if page:
+        make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        new = make(transfers).on_conflict_do_nothing(index_elements=["migration_id", "name"])
+        rows = [
+            {
+                "migration_id": listing.migration_id,
+                "state": "queued",
+                "name": one.name,
+                "size": one.size,
+                "etag": one.etag,
+                "modified": one.modified,
+                "url": one.url,
+            }
+            for one in page
+        ]
+        added = connection.execute(new.returning(transfers.c.size), rows).scalars().all()
+        changes = Changes()
+        changes.add(listing.migration_id, "queued", len(added), sum(size or 0 for size in added))
+        changes.write(connection)
+    return stage == "running"
+
+
+def end_listing(connection: Connection, who: Who, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
+    """Say that a listing is whole, or why it can't be had. Raises LeaseLost."""
+    state = "done" if error is None else "failed"
+    _change(
+        connection,
+        who,
+        listing,
+        {"listing": state, "listing_owner": None, "error": None if error is None else json.dumps(error)},
+    )
+    tell(connection, listing.migration_id, f"listing_{state}", error or {})
+
+
+def hand_back_listing(connection: Connection, who: Who, listing: Listing) -> None:
+    """Let somebody else go on with a listing. Raises LeaseLost."""
+    _change(connection, who, listing, {"listing": "due", "listing_owner": None})
+
+
+def _change(connection: Connection, who: Who, listing: Listing, values: Mapping[str, Any]) -> str:
+    held = (
+        (migrations.c.id == listing.migration_id)
+        & (migrations.c.listing_owner == who.id)
+        & (migrations.c.listing_fence == listing.fence)
+        & (migrations.c.listing == "running")
+    )
+    if not connection.execute(update(migrations).where(held).values(**values)).rowcount:
+        raise LeaseLost("the listing was given to another worker")
+    stage: str = connection.execute(
+        select(migrations.c.state).where(migrations.c.id == listing.migration_id)
+    ).scalar_one()
+    return stage

@@ -1,0 +1,424 @@
+"""What the ledger promises, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown
+from relay.ledger.claims import LAPSES, Who
+from relay.ledger.database import open_database
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun, Claim, Counted, Listed, Settlement, Spec, StoredPart
+from tests.postgres import Postgres, postgresql, programs
+
+OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
+TREE = Spec("a:photos", "b:photos", {"recursive": True}, {"source": {"url": "a:photos"}})
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """Return a server that every test shares."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgresql(tmp_path_factory.mktemp("pg")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty ledger."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/relay.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
+
+
+Opened = Callable[..., Ledger]
+
+
+@pytest.fixture
+def opened(address: str) -> Iterator[Opened]:
+    """Return what opens the ledger for one more runner, which is entered."""
+    made: list[Ledger] = []
+
+    def open_one(process: str | None = None, boot: str | None = None) -> Ledger:
+        here = Who.here(f"runner-{len(made)}")
+        who = Who(here.id, here.host, boot or here.boot, process or here.process)
+        ledger = Ledger(open_database(address), who)
+        made.append(ledger)
+        ledger.renew()
+        return ledger
+
+    yield open_one
+    for ledger in made:
+        ledger.close()
+
+
+@pytest.fixture
+def ledger(opened: Opened) -> Ledger:
+    """Return the ledger, as one runner sees it."""
+    return opened()
+
+
+def tree(ledger: Ledger, *sizes: int) -> str:
+    """Accept a tree with objects of these sizes, listed to its end; return its id."""
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    page = [Listed(f"{i:03}", size, f'"{i}"', 1.5, None) for i, size in enumerate(sizes)]
+    assert ledger.add_page(listing, page, page[-1].name if page else None)
+    ledger.end_listing(listing)
+    return migration.id
+
+
+def verified(claim: Claim, size: int = 5) -> Settlement:
+    """Return the good end of a claim."""
+    return Settlement(claim, "verified", size, 0, 0.5, "whole_digest", {"level": "whole_digest"})
+
+
+def states(ledger: Ledger, id: str) -> list[str]:
+    """Return the states of a migration's transfers, and see that the tally tells the same."""
+    found = [row.state for row in ledger.page(id)]
+    tally = ledger.migration(id).tally
+    assert {state: counted.objects for state, counted in tally.items()} == {s: found.count(s) for s in set(found)}
+    sizes = {
+        state: sum((row.bytes if row.bytes is not None else row.size) or 0 for row in ledger.page(id, [state]))
+        for state in tally
+    }
+    assert {state: counted.bytes for state, counted in tally.items()} == sizes
+    return found
+
+
+# -- migrations
+
+
+def test_one_object_is_accepted_claimed_settled_and_ends(ledger: Ledger) -> None:
+    migration, new = ledger.create(OBJECT)
+    assert new
+    assert (migration.number, migration.state, migration.recursive) == (1, "running", False)
+    (claim,) = ledger.claim(10)
+    assert (claim.name, claim.attempts, claim.fence) == ("", 1, 1)
+    assert ledger.claim(10) == []
+    assert ledger.finish() == []
+    assert ledger.settle([verified(claim, 7)]) == []
+    (ended,) = ledger.finish()
+    assert (ended.state, ended.tally) == ("succeeded", {"verified": Counted(1, 7)})
+    assert ended.ended is not None
+    (row,) = ledger.page(migration.id)
+    assert (row.state, row.bytes, row.level, row.receipt) == ("verified", 7, "whole_digest", {"level": "whole_digest"})
+    assert [event["kind"] for event in ledger.events(migration.id)] == ["accepted", "ended"]
+
+
+def test_secrets_are_kept_only_as_long_as_they_are_needed(ledger: Ledger) -> None:
+    migration, _ = ledger.create(OBJECT)
+    assert ledger.secret(migration.id) == OBJECT.secret
+    assert "secret" not in repr(migration) + repr(OBJECT)
+    ledger.renew_secret(migration.id, {"source": "fresh"})
+    assert ledger.secret(migration.id) == {"source": "fresh"}
+    ledger.settle([verified(ledger.claim(1)[0])])
+    ledger.finish()
+    assert ledger.secret(migration.id) is None
+
+
+def test_a_key_brings_the_same_migration_and_refuses_another_request(ledger: Ledger) -> None:
+    first, _ = ledger.create(OBJECT, "key-1")
+    again, new = ledger.create(OBJECT, "key-1")
+    assert (again.id, new) == (first.id, False)
+    with pytest.raises(KeyReused):
+        ledger.create(TREE, "key-1")
+    assert len(ledger.migrations()) == 1
+
+
+def test_the_same_request_is_found_until_it_has_succeeded(ledger: Ledger) -> None:
+    assert ledger.unfinished(OBJECT) is None
+    migration, _ = ledger.create(OBJECT)
+    found = ledger.unfinished(Spec(OBJECT.source, OBJECT.destination, OBJECT.options, {"source": "other"}))
+    assert found is not None
+    assert found.id == migration.id
+    assert ledger.unfinished(TREE) is None
+    ledger.settle([verified(ledger.claim(1)[0])])
+    ledger.finish()
+    assert ledger.unfinished(OBJECT) is None
+
+
+def test_an_id_or_a_number_names_a_migration_and_others_are_unknown(ledger: Ledger) -> None:
+    migration, _ = ledger.create(OBJECT)
+    assert ledger.migration("1").id == ledger.migration(migration.id).id == migration.id
+    for unknown in ("2", "no-such-id", "", "9" * 40, "½"):
+        with pytest.raises(MigrationUnknown):
+            ledger.migration(unknown)
+        with pytest.raises(MigrationUnknown):
+            ledger.act(unknown, "pause")
+
+
+def test_migrations_are_paged_from_the_newest(ledger: Ledger) -> None:
+    for _ in range(5):
+        ledger.create(OBJECT)
+    assert [m.number for m in ledger.migrations(2)] == [5, 4]
+    assert [m.number for m in ledger.migrations(2, before=4)] == [3, 2]
+
+
+def test_a_paused_migration_gives_no_work_until_it_is_resumed(ledger: Ledger) -> None:
+    id = tree(ledger, 5)
+    assert ledger.act(id, "pause").state == "paused"
+    assert ledger.act(id, "pause").state == "paused"
+    assert ledger.claim(10) == []
+    with pytest.raises(IllegalTransition, match="paused"):
+        ledger.act(id, "retry")
+    ledger.act(id, "resume")
+    assert len(ledger.claim(10)) == 1
+
+
+def test_a_cancel_takes_what_is_queued_and_lets_what_runs_settle(ledger: Ledger) -> None:
+    id = tree(ledger, 5, 6, 7)
+    first, second = ledger.claim(2)
+    ledger.act(id, "cancel")
+    assert states(ledger, id) == ["running", "running", "cancelled"]
+    ledger.settle([verified(first), Settlement(second, "hand_back")])
+    assert states(ledger, id) == ["verified", "cancelled", "cancelled"]
+    with pytest.raises(IllegalTransition, match="cancelled"):
+        ledger.act(id, "pause")
+
+
+def test_a_retry_queues_what_failed_and_nothing_else(ledger: Ledger) -> None:
+    id = tree(ledger, 5, 6)
+    good, bad = ledger.claim(2)
+    error = {"code": "not-found", "side": "source", "detail": "gone"}
+    ledger.settle([verified(good), Settlement(bad, "failed", error=error)])
+    (ended,) = ledger.finish()
+    assert ended.state == "partial"
+    assert ledger.page(id, ["failed"])[0].error == error
+    assert {"kind": "failed", "name": "001"}.items() <= ledger.events(id)[-2].items()
+    ledger.act(id, "retry")
+    assert states(ledger, id) == ["verified", "queued"]
+    (again,) = ledger.claim(5)
+    assert (again.name, again.attempts, again.fence) == ("001", 1, 2)
+    ledger.settle([verified(again)])
+    assert ledger.finish()[0].state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("verbs", "end"),
+    [
+        (["verified", "skipped"], "succeeded"),
+        (["verified", "unverified"], "partial"),
+        (["unverified", "unverified"], "partial"),
+        (["failed", "failed"], "failed"),
+        (["failed", "skipped"], "partial"),
+    ],
+)
+def test_how_the_transfers_end_is_how_the_migration_ends(ledger: Ledger, verbs: list[str], end: str) -> None:
+    tree(ledger, 5, 6)
+    ledger.settle([Settlement(claim, verb) for claim, verb in zip(ledger.claim(2), verbs, strict=True)])
+    assert ledger.finish()[0].state == end
+
+
+# -- claims
+
+
+def test_two_runners_never_hold_one_transfer(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, *[5] * 20)
+    mine, yours = one.claim(12), two.claim(12)
+    assert len(mine) + len(yours) == 20
+    assert not {c.id for c in mine} & {c.id for c in yours}
+
+
+def test_what_is_handed_back_waits_as_long_as_it_was_told(ledger: Ledger) -> None:
+    tree(ledger, 5, 6)
+    first, second = ledger.claim(2)
+    ledger.settle([Settlement(first, "hand_back", resent=3, wait=60.0), Settlement(second, "hand_back")])
+    (again,) = ledger.claim(2)
+    assert (again.id, again.attempts) == (second.id, 2)
+
+
+def test_a_runner_that_leaves_hands_everything_back_and_no_lapse_is_counted(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 5, 6)
+    assert len(one.claim(2)) == 2
+    one.leave()
+    assert [claim.lapses for claim in two.claim(5)] == [0, 0]
+
+
+@pytest.mark.parametrize("how", ["time", "boot", "process"])
+def test_the_claims_of_a_runner_that_is_gone_are_given_to_others(opened: Opened, how: str) -> None:
+    two = opened()
+    if how != "time" and not two.database.sqlite:
+        pytest.skip("only one machine has one boot and one list of processes")
+    one = opened(process="1.1" if how == "process" else None, boot="earlier" if how == "boot" else None)
+    id = tree(one, 5)
+    (mine,) = one.claim(1)
+    if how == "time":
+        assert two.reclaim() == 0
+        one.renew(-1)
+    assert two.reclaim() == 1
+    (yours,) = two.claim(1)
+    assert (yours.id, yours.lapses, yours.attempts) == (mine.id, 1, 2)
+    assert yours.fence > mine.fence
+    assert one.settle([Settlement(mine, "failed")]) == [mine]
+    assert states(two, id) == ["running"]
+    assert two.settle([verified(yours)]) == []
+    assert states(two, id) == ["verified"]
+
+
+def test_a_transfer_at_which_every_runner_dies_is_set_aside(opened: Opened) -> None:
+    watcher = opened()
+    id = tree(watcher, 5)
+    for _ in range(LAPSES):
+        doomed = opened()
+        assert len(doomed.claim(1)) == 1
+        doomed.renew(-1)
+        watcher.reclaim()
+    (row,) = watcher.page(id)
+    assert row.state == "failed"
+    assert row.error is not None
+    assert row.error["code"] == "quarantined"
+    assert states(watcher, id) == ["failed"]
+
+
+def test_a_lapsed_claim_of_a_cancelled_migration_is_cancelled(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 5)
+    one.claim(1)
+    one.act(id, "cancel")
+    one.renew(-1)
+    two.reclaim()
+    assert states(two, id) == ["cancelled"]
+
+
+def test_the_more_urgent_migration_comes_first(ledger: Ledger) -> None:
+    ledger.create(OBJECT)
+    urgent, _ = ledger.create(Spec("https://c/x", "https://d/x", {}, {}, priority=5))
+    assert [claim.migration_id for claim in ledger.claim(1)] == [urgent.id]
+
+
+def test_only_one_migration_can_be_asked_for(ledger: Ledger) -> None:
+    ledger.create(OBJECT)
+    other, _ = ledger.create(Spec("https://c/x", "https://d/x", {}, {}))
+    assert [claim.migration_id for claim in ledger.claim(5, other.id)] == [other.id]
+
+
+# -- listings
+
+
+def test_a_listing_goes_on_where_another_runner_left_it(opened: Opened) -> None:
+    one, two = opened(), opened()
+    migration, _ = one.create(TREE)
+    listing = one.claim_listing()
+    assert listing is not None
+    assert two.claim_listing() is None
+    one.add_page(listing, [Listed("a", 1), Listed("b", 2)], "b")
+    assert len(two.claim(5)) == 2
+    one.renew(-1)
+    two.reclaim()
+    again = two.claim_listing()
+    assert again is not None
+    assert again.cursor == "b"
+    with pytest.raises(LeaseLost):
+        one.add_page(listing, [Listed("z", 1)], "z")
+    two.add_page(again, [Listed("b", 2), Listed("c", 3)], "c")
+    two.end_listing(again)
+    assert [row.name for row in two.page(migration.id)] == ["a", "b", "c"]
+    assert two.migration(migration.id).counted().objects == 3
+
+
+def test_a_migration_that_is_still_listed_does_not_end(ledger: Ledger) -> None:
+    ledger.create(TREE)
+    assert ledger.finish() == []
+    listing = ledger.claim_listing()
+    assert listing is not None
+    assert ledger.finish() == []
+    ledger.end_listing(listing)
+    assert ledger.finish()[0].state == "succeeded"
+
+
+def test_a_listing_that_fails_fails_the_migration_and_a_retry_lists_again(ledger: Ledger) -> None:
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    error = {"code": "store-permission-denied", "side": "source", "detail": "no"}
+    ledger.end_listing(listing, error)
+    (ended,) = ledger.finish()
+    assert (ended.state, ended.error) == ("failed", error)
+    ledger.act(migration.id, "retry")
+    assert ledger.claim_listing() is not None
+
+
+def test_a_listing_is_told_to_stop_when_its_migration_is_paused(ledger: Ledger) -> None:
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.act(migration.id, "pause")
+    assert not ledger.add_page(listing, [Listed("a", 1)], "a")
+    ledger.hand_back_listing(listing)
+    assert ledger.claim_listing() is None
+    ledger.act(migration.id, "resume")
+    again = ledger.claim_listing()
+    assert again is not None
+    assert again.cursor == "a"
+
+
+def test_transfers_are_paged_and_chosen_by_state(ledger: Ledger) -> None:
+    id = tree(ledger, *range(1, 8))
+    first = ledger.page(id, limit=3)
+    assert [row.name for row in first] == ["000", "001", "002"]
+    assert [row.name for row in ledger.page(id, after=first[-1].id)] == ["003", "004", "005", "006"]
+    claims = ledger.claim(2)
+    assert [row.id for row in ledger.page(id, ["running"])] == [claim.id for claim in claims]
+
+
+# -- uploads in parts
+
+UPLOAD = Begun("upload-1", True, "s3://b/x", '"e"', 30, 10)
+PART = StoredPart(2, 10, '"p2"', "0123456789abcdef", True)
+
+
+def test_an_upload_is_remembered_with_its_parts_until_the_object_is_there(ledger: Ledger) -> None:
+    tree(ledger, 30)
+    (claim,) = ledger.claim(1)
+    assert ledger.begun(claim) is None
+    ledger.begin(claim, UPLOAD)
+    ledger.store(claim, PART)
+    ledger.store(claim, PART)
+    ledger.commit(claim, "fedcba9876543210")
+    found = ledger.begun(claim)
+    assert found is not None
+    assert (found.upload_id, found.part_bytes, found.digest, found.parts) == (
+        "upload-1",
+        10,
+        "fedcba9876543210",
+        (PART,),
+    )
+    ledger.settle([Settlement(claim, "hand_back")])
+    (again,) = ledger.claim(1)
+    assert ledger.begun(again) == found
+    ledger.begin(again, Begun("upload-2", False, "s3://b/x", '"e"', 30, 10))
+    second = ledger.begun(again)
+    assert second is not None
+    assert (second.upload_id, second.parts) == ("upload-2", ())
+    ledger.settle([verified(again)])
+    assert ledger.begun(again) is None
+
+
+def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 30)
+    (mine,) = one.claim(1)
+    one.begin(mine, UPLOAD)
+    one.renew(-1)
+    two.reclaim()
+    (yours,) = two.claim(1)
+    for write in (
+        lambda: one.begin(mine, UPLOAD),
+        lambda: one.store(mine, PART),
+        lambda: one.commit(mine, "00"),
+        lambda: one.forget(mine),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    found = two.begun(yours)
+    assert found is not None
+    assert found.parts == ()

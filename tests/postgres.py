@@ -1,0 +1,78 @@
+"""PostgreSQL: a server of our own, in a folder of its own, from Debian's package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from tests.seaweed import free_ports
+
+
+def programs() -> Path | None:
+    """Return the folder of the newest server's programs, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server."""
+
+    port: int
+    folder: Path
+    bin: Path
+    user: tuple[str, ...]
+
+    def database(self) -> str:
+        """Make a database, and return its URL as RELAY_LEDGER takes it."""
+        name = f"relay_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return f"postgresql+psycopg://relay@127.0.0.1:{self.port}/{name}"
+
+    def dsn(self, name: str) -> str:
+        """Return how psycopg reaches a database."""
+        return f"postgresql://relay@127.0.0.1:{self.port}/{name}"
+
+    def control(self, *words: str) -> None:
+        """Run pg_ctl on it."""
+        subprocess.run(
+            [*self.user, str(self.bin / "pg_ctl"), "-D", str(self.folder), "-w", "-t", "30", *words],
+            check=True,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+        )
+
+
+@contextmanager
+def postgresql(home: Path) -> Iterator[Postgres]:
+    """Run a server for the time of the block; it refuses root, so it runs as `postgres` then."""
+    bin = programs()
+    assert bin is not None
+    user: tuple[str, ...] = ()
+    folder = home / "postgres"
+    folder.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        user = ("runuser", "-u", "postgres", "--")
+        shutil.chown(folder, "postgres")
+        for parent in folder.parents:
+            if parent.stat().st_uid == 0 and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o011)
+    run = [*user, str(bin / "initdb"), "-D", str(folder), "-U", "relay", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    subprocess.run(run, check=True, cwd="/", stdout=subprocess.DEVNULL)
+    (port,) = free_ports(1)
+    server = Postgres(port, folder, bin, user)
+    options = f"-p {port} -h 127.0.0.1 -k '' -c max_connections=50"
+    server.control("start", "-l", str(folder / "log"), "-o", options)
+    try:
+        yield server
+    finally:
+        server.control("stop", "-m", "immediate")
