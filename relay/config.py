@@ -126,6 +126,10 @@ class Settings(BaseSettings):
     tokens_file: Path | None = None
     """One token a line; needed when the server is bound to anything but loopback."""
 
+    ledger: str = ""
+    """Where migrations are kept: sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name. Empty is
+    a file in the user's data folder."""
+
     local_folders: str = ""
     """Folders of this machine that the server may read and write, separated by ':'; none by default."""
     remotes: dict[str, dict[str, str]] = Field({}, repr=False)
@@ -188,6 +192,13 @@ class Settings(BaseSettings):
             if not path.is_absolute() or not path.is_dir():
                 raise ConfigError(f"RELAY_LOCAL_FOLDERS: {path} is not the absolute path of a folder that is there")
         return tuple(path.resolve() for path in named)
+
+    def ledger_url(self) -> str:
+        """Return the ledger's URL, or that of the file in the user's data folder (XDG Base Directory, 0.8)."""
+        if self.ledger:
+            return self.ledger
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        return f"sqlite:///{data / 'relay' / 'ledger.db'}"
 
     def memory_ceiling_bytes(self) -> int:
         """Return what payload may take in all workers together, besides about 60 MiB a worker for the program.

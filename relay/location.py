@@ -155,6 +155,23 @@ class Location:
         check_path(path, destination=True)
         return replace(self, target=path + self.target[len(self.path) :])
 
+    def below(self, name: str, *, destination: bool = False) -> Location:
+        """The object `name` ('folder/object') anywhere below this folder: the path must end in '/'; the query is kept.
+
+        Raises UnsafeKey for a name that would not stay below it, or that servers may fold onto another one.
+        """
+        assert self.path.endswith("/"), "only a folder has something below it"
+        if name == "" or name.startswith("/") or UNSAFE_CHARACTERS.search(name):
+            raise UnsafeKey("the object's name is empty, begins with '/', or has a character in it that is not safe")
+        path = self.path + quote(name, safe="/")
+        check_path(path, destination=destination)
+        return replace(self, target=path + self.target[len(self.path) :])
+
+    def folder(self) -> Location:
+        """The same as a folder: its path ends in '/'."""
+        path = self.path if self.path.endswith("/") else f"{self.path}/"
+        return replace(self, target=path + self.target[len(self.path) :])
+
     def __str__(self) -> str:
         """The URL without its secrets: no query, no headers."""
         if self.account is not None:

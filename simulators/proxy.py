@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Self
 
 from simulators.listener import Listener
@@ -73,6 +74,7 @@ class Proxy:
         self._stopped = threading.Event()
         self._upstreams: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._carried: dict[Direction, int] = {"up": 0, "down": 0}
         self._listener = Listener(self._serve, bind, port)
         self.port = self._listener.port
         self._bind = bind
@@ -87,6 +89,15 @@ class Proxy:
     def connections(self) -> int:
         """How many connections were accepted so far."""
         return self._listener.accepted
+
+    def carried(self, direction: Direction) -> int:
+        """Return how many bytes went through so far: `up` to the target, or `down` from it."""
+        with self._lock:
+            return self._carried[direction]
+
+    def _count(self, direction: Direction, size: int) -> None:
+        with self._lock:
+            self._carried[direction] += size
 
     def url(self, path: str = "", scheme: str = "http") -> str:
         """Return the URL of a path on the target, by way of this proxy."""
@@ -122,8 +133,8 @@ class Proxy:
 
     def _link(self, client: socket.socket, upstream: socket.socket) -> None:
         dead = threading.Event()
-        up = _Lane(client, upstream, "up", self._toxics, self._stopped, dead, self._random)
-        down = _Lane(upstream, client, "down", self._toxics, self._stopped, dead, self._random)
+        up = _Lane(client, upstream, "up", self._toxics, self._stopped, dead, self._random, self._count)
+        down = _Lane(upstream, client, "down", self._toxics, self._stopped, dead, self._random, self._count)
         thread = threading.Thread(target=up.run, daemon=True)
         thread.start()
         down.run()
@@ -146,8 +157,10 @@ class _Lane:
         stopped: threading.Event,
         dead: threading.Event,
         chance: random.Random,
+        count: Callable[[Direction, int], None],
     ) -> None:
         self._reads, self._writes, self._toxics = reads, writes, toxics
+        self._count = partial(count, direction)
         self._stopped, self._dead, self._chance = stopped, dead, chance
         self._passed, self._due = 0, time.monotonic()
         self._swallows = False
@@ -232,6 +245,7 @@ class _Lane:
         for place in range(0, len(block), size):
             piece = block[place : place + size]
             self._writes.sendall(piece)
+            self._count(len(piece))
             if self._toxics.rate is not None:
                 self._due = max(self._due, time.monotonic() - _TICK_SECONDS) + len(piece) / self._toxics.rate
                 self._sleep(self._due - time.monotonic())

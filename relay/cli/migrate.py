@@ -16,11 +16,14 @@ from relay.api.problems import problem
 from relay.cli.exits import Exit
 from relay.cli.headers import exposed, read_headers
 from relay.cli.terminal import receipt_lines, say, say_error
+from relay.cli.tree import migrate_tree
 from relay.cli.watch import Interrupted, watched
 from relay.config import load_settings
+from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
-from relay.errors import Cancelled, RelayError
+from relay.errors import Cancelled, InvalidType, RelayError
+from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
 
 _FILE = click.Path(path_type=Path)
@@ -34,7 +37,13 @@ LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.option("--verify", type=click.Choice([v.value for v in Verify]), default="auto", help="How much proof.")
-@click.option("--if-exists", type=click.Choice([e.value for e in IfExists]), default="overwrite")
+@click.option(
+    "--if-exists",
+    type=click.Choice([e.value for e in IfExists]),
+    help="What to do where something is (a tree: changed; one object: overwrite).",
+)
+@click.option("--recursive", "-r", is_flag=True, help="All that is below the folder SRC, into the folder DST.")
+@click.option("--slots", type=click.IntRange(1, 100_000), help="Transfers at a time.")
 @click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT).")
 @click.option("--source-header", multiple=True, metavar="'NAME: VALUE'", help="Repeatable; '@FILE' reads the value.")
 @click.option("--source-headers-file", type=_FILE, metavar="FILE", help="Lines of 'Name: value'.")
@@ -51,11 +60,14 @@ LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "
 def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     """Move one object from the URL SRC to the URL DST; a DST that ends in '/' takes the source's name.
 
+    With -r everything below SRC is moved. What is there unchanged is skipped; a failure stops nothing else. Stop it
+    with Ctrl-C, or lose the machine: the same command goes on with what is left.
+
     The process list shows all arguments to everybody on this machine: give secrets with '@FILE' or a headers file.
     Hosts that you name are connected to, wherever they are; redirects only lead to public ones.
     """
     try:
-        return _migrated(options, as_json, quiet)
+        return (_tree if options["recursive"] else _migrated)(options, as_json, quiet)
     except Interrupted as error:
         if as_json:
             say(json.dumps(problem(Cancelled("interrupted"))))
@@ -82,6 +94,41 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     return Exit.of(outcome.state)
 
 
+def _tree(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
+    settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
+    order = _order(options)
+    remotes = Remotes(settings.remotes, folders=None)
+    policy = settings.egress().allowing(*filter(None, (place.host for place in order.located(remotes))))
+    _warn(options, quiet)
+    runner = Runner(settings, policy)
+    runner.remotes = remotes
+    ledger = Ledger.at(settings.ledger_url())
+    try:
+        return migrate_tree(ledger, order, runner, settings.slots, quiet, as_json)
+    finally:
+        ledger.close()
+
+
+def _order(options: Mapping[str, Any]) -> Order:
+    if options["method"] == "POST":
+        raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
+    source = read_headers(options["source_header"], options["source_headers_file"])
+    destination = read_headers(options["destination_header"], options["destination_headers_file"])
+    return Order(
+        End(_whole(options["source"]), tuple(source)),
+        End(_whole(options["destination"]), tuple(destination)),
+        recursive=True,
+        verify=Verify(options["verify"]),
+        if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
+    )
+
+
+def _whole(text: str) -> str:
+    """Return a relative path as an absolute one: the ledger outlives this folder's being the current one."""
+    relative = text[:1] == "." or ":" not in text.partition("/")[0]
+    return str(Path(text).absolute()) + "/" if relative and text[:1] != "/" and text else text
+
+
 def _plan(options: Mapping[str, Any], remotes: Remotes, quiet: bool) -> Plan:
     plan = Plan(
         remotes.locate(
@@ -95,13 +142,18 @@ def _plan(options: Mapping[str, Any], remotes: Remotes, quiet: bool) -> Plan:
             destination=True,
         ),
         Verify(options["verify"]),
-        IfExists(options["if_exists"]),
+        IfExists(options["if_exists"] or "overwrite"),
     )
-    # Not before all was checked: what stands where a name should be may be the secret.
+    _warn(options, quiet)
+    return plan
+
+
+def _warn(options: Mapping[str, Any], quiet: bool) -> None:
+    """Say which secrets the process list shows. Not before all was checked: what stands where a name should be may be
+    the secret."""
     lines = (*options["source_header"], *options["destination_header"])
     for name in exposed(lines) if not quiet else ():
         say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)
-    return plan
 
 
 def _leave(code: int) -> None:

@@ -33,6 +33,7 @@ FLAGS: tuple[tuple[str, str], ...] = (
     ("egress_allow", "Hosts and CIDRs that are allowed although not public."),
     ("egress_ports", "Ports of all other hosts."),
     ("local_folders", "Folders of this machine that may be read and written, separated by ':'."),
+    ("ledger", "Where migrations are kept: sqlite:////folder/relay.db or postgresql+psycopg://…"),
     ("ca_bundle", "Further certificate authorities (PEM)."),
     ("tokens_file", "One token a line, readable by nobody else."),
 )

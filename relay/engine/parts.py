@@ -6,6 +6,9 @@ pass is read and sent again, with a fresh body. The CRC64NVME of each part is co
 combined into that of the whole, which the source's own and the destination's are compared with. Nobody sees anything
 before the destination was told that all parts are there; when anything fails for good the upload is aborted.
 
+With a journal every step is written down, and an upload that another process began is gone on with: the destination
+is asked which parts it has, and only those that it and the journal know alike are not sent again.
+
 Decided here: the cut, the window, a part's second chance (law 7). Never here: whether an object goes in parts.
 """
 
@@ -20,7 +23,9 @@ from gevent.pool import Pool
 
 from relay.config import Limits
 from relay.digest import Digests
-from relay.errors import IntegrityMismatch, Rejected, RelayError
+from relay.engine.journal import Journal, fits, kept
+from relay.errors import Cancelled, IntegrityMismatch, LeaseLost, NotFound, Rejected, RelayError
+from relay.ledger.rows import Begun, StoredPart
 from relay.location import Location
 from relay.retry import Backoff
 from relay.stores.interfaces import Destination, Found, Opener, Part, PartLimits, PartsDestination, Span, Stored, Upload
@@ -72,10 +77,12 @@ class Parts:
     sleep: Callable[[float], None]
     digested: bool = True
     if_absent: bool = False
+    journal: Journal | None = None
 
     def __post_init__(self) -> None:
         """Nothing has moved yet."""
         self._done: dict[int, Part] = {}
+        self._kept: frozenset[int] = frozenset()
         self._digests: dict[int, bytes] = {}
         self._bodies: dict[int, Body] = {}
         self._resent = 0
@@ -87,8 +94,15 @@ class Parts:
 
     @property
     def sent(self) -> int:
-        """The bytes that were sent in vain, if nothing comes of all this."""
+        """The bytes that this attempt sent in vain, if nothing comes of it."""
+        if self._keeps:
+            return self._resent + sum(body.count for body in self._bodies.values())
         return self.bytes + self._resent
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether what was acknowledged serves the next attempt."""
+        return self.journal is not None
 
     def run(self) -> Moved:
         """Move it. Raises a RelayError when a part fails for good, or the whole; then the upload is aborted.
@@ -101,20 +115,66 @@ class Parts:
         limits = destination.part_limits
         assert limits is not None, "only a store that takes parts is asked for them"
         spans = cut(size, self.limits.part_bytes, limits)
-        upload = destination.begin(self.place, self.found.metadata)
+        upload = self._gone_on(destination, spans) or self._begun(destination, spans)
         try:
             self._move_all(upload, spans)
             return self._completed(destination, upload, spans)
         except BaseException as error:
-            self._abort(upload, error)
+            if not (self._keeps and _goes_on(error)):
+                self._abort(upload, error)
             raise
+
+    # -- the upload
+
+    def _begun(self, destination: PartsDestination, spans: list[Span]) -> Upload:
+        """Begin an upload, and write that down before anything depends on it."""
+        upload = destination.begin(self.place, self.found.metadata)
+        if self.journal is not None:
+            version = self.found.version
+            written = Begun(
+                upload.id, upload.checked, str(self.place), version.etag or "", version.size or 0, spans[0].length
+            )
+            try:
+                self.journal.begin(written)
+            except BaseException as error:
+                self._abort(upload, error, forget=False)
+                raise
+        return upload
+
+    def _gone_on(self, destination: PartsDestination, spans: list[Span]) -> Upload | None:
+        """Return the upload of an earlier attempt, if there is one of this very version, with what it has of it.
+
+        One that does not fit is thrown away.
+        """
+        written = self.journal.begun() if self.journal is not None else None
+        if written is None:
+            return None
+        upload = Upload(self.place, written.upload_id, written.checked)
+        version = self.found.version
+        if not fits(written, str(self.place), version.etag, version.size, spans[0].length):
+            self._abort(upload, None)
+            return None
+        try:
+            listed = destination.stored_parts(upload)
+        except NotFound:
+            return None  # the store threw it away; another is begun in its place
+        for part in kept(written, listed):
+            if self.digested and not part.digest:
+                continue  # it was sent when nobody wanted a digest
+            self._done[part.number] = Part(part.number, part.size, part.etag, part.checked)
+            self._digests[part.number] = bytes.fromhex(part.digest)
+        self._kept = frozenset(self._done)
+        return upload
 
     # -- the parts
 
     def _move_all(self, upload: Upload, spans: list[Span]) -> None:
         """Move every span, `parts_in_flight` at a time. Raises the first failure, when all others have stopped."""
-        waiting = iter(enumerate(spans, start=1))
-        workers: Any = Pool(min(self.limits.parts_in_flight, len(spans)))
+        left = [(number, span) for number, span in enumerate(spans, start=1) if number not in self._kept]
+        if not left:
+            return
+        waiting = iter(left)
+        workers: Any = Pool(min(self.limits.parts_in_flight, len(left)))
         try:
             for failure in workers.imap_unordered(lambda _: self._work(upload, waiting), range(workers.size)):
                 if failure is not None:
@@ -164,7 +224,10 @@ class Parts:
             if self.digested:
                 body.digest_with((COMBINED,))
             part = destination.put_part(upload, number, body)
-            self._digests[number] = body.digests.get(COMBINED, b"")
+            digest = body.digests.get(COMBINED, b"")
+            if self.journal is not None:
+                self.journal.store(StoredPart(number, part.size, part.etag, digest.hex(), part.checked))
+            self._digests[number] = digest
             self._done[number] = part
         except BaseException:
             self._resent += body.count
@@ -181,6 +244,8 @@ class Parts:
         if digests and declared is not None and declared != digests[COMBINED]:
             raise IntegrityMismatch(f"the {COMBINED} of what was read is not the one that was declared", side="source")
         parts = tuple(self._done[number] for number in range(1, len(spans) + 1))
+        if self.journal is not None:
+            self.journal.commit(digests[COMBINED].hex() if digests else "")
         stored = destination.complete(upload, parts, digests, if_absent=self.if_absent)
         return Moved(stored, digests, self._resent)
 
@@ -191,14 +256,23 @@ class Parts:
             value = checksums.combine_crc64nvme(value, int.from_bytes(self._digests[number], "big"), span.length)
         return {COMBINED: value.to_bytes(8, "big")}
 
-    def _abort(self, upload: Upload, error: BaseException) -> None:
+    def _abort(self, upload: Upload, error: BaseException | None, forget: bool = True) -> None:
         """Throw the upload away; where that can't be done, `error` says what remains."""
         meter = Meter(self.limits)
         try:
+            if self.journal is not None and forget:
+                self.journal.forget()
             cast(PartsDestination, self.stores.destination(self.place, meter)).abort(upload)
         except RelayError as failure:
             if isinstance(error, RelayError):
                 error.hint = f"{error.hint} An unfinished upload may remain at {self.place} ({failure.message})."
+
+
+def _goes_on(error: BaseException) -> bool:
+    """Say if another attempt, or another process, may go on with what was acknowledged."""
+    if isinstance(error, RelayError):
+        return error.retryable or isinstance(error, Cancelled | LeaseLost)
+    return True
 
 
 def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:

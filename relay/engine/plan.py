@@ -24,6 +24,8 @@ class IfExists(Enum):
     """What to do where the destination has an object already."""
 
     OVERWRITE = "overwrite"
+    CHANGED = "changed"
+    """Overwrite what differs, and skip what is there unchanged (`engine/unchanged.py`)."""
     SKIP = "skip"
     FAIL = "fail"
 

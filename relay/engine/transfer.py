@@ -24,9 +24,11 @@ import gevent
 from relay.config import Limits
 from relay.digest import ALGORITHMS, ALWAYS
 from relay.disposition import safe_name
+from relay.engine.journal import Journal
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
-from relay.engine.parts import Parts, parted
+from relay.engine.parts import COMBINED, Parts, parted
 from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.unchanged import unchanged
 from relay.engine.verify import Proof, Sent, prove
 from relay.errors import (
     AlreadyExists,
@@ -41,6 +43,7 @@ from relay.errors import (
     PreconditionFailed,
     RangeIgnored,
     RelayError,
+    SourceChanged,
     StoreError,
 )
 from relay.location import Location
@@ -50,6 +53,7 @@ from relay.stores.interfaces import Destination, Found, Opened, Opener, Source, 
 from relay.throttle import Slots
 from relay.wire.body import Body
 from relay.wire.meter import Meter
+from relay.wire.pump import drain
 
 SWEEP_SECONDS = 5.0
 """How long looking for what a broken upload left may take."""
@@ -58,6 +62,7 @@ NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFai
 """Failures of an upload after which nothing of it can be at the destination."""
 
 
+_SENT_BEFORE = "it was there: an earlier process sent it, and was lost before it could say so"
 _UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
 
 
@@ -72,6 +77,8 @@ class Outcome:
     bytes: int
     seconds: float
     receipt: Receipt | None
+    notes: tuple[str, ...] = ()
+    """Why it was skipped, where it was."""
 
     def to_json(self) -> Mapping[str, Any]:
         """Return it as the API and the command line print it; locations without their secrets."""
@@ -84,6 +91,20 @@ class Outcome:
             "seconds": round(self.seconds, 3),
             "receipt": None if self.receipt is None else self.receipt.to_json(),
         }
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an object before its transfer begins, besides its locations.
+
+    `listed` is what a listing told of it: a small object is read at once then, without a HEAD. `absent` says that
+    nothing was at the destination when its migration began. `begun` says that another process may have sent it
+    already: then the destination is asked before anything is sent again.
+    """
+
+    listed: Version | None = None
+    absent: bool = False
+    begun: bool = False
 
 
 @dataclass(eq=False)
@@ -102,6 +123,10 @@ class Transfer:
     random: Callable[[], float] = random
     sleep: Callable[[float], None] = gevent.sleep
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    known: Known = Known()
+    journal: Journal | None = None
+    admitted: bool = False
+    """It is not one of those who stand in line for a slot: whoever started it knows that one is free."""
     phase: str = "waiting"
     attempt: int = 0
     total: int | None = None
@@ -112,6 +137,7 @@ class Transfer:
         self.meter = Meter(self.limits)
         self._body: Body | None = None
         self._parts: Parts | None = None
+        self._hint: Found | None = None
 
     # -- what others may see and do
 
@@ -153,7 +179,7 @@ class Transfer:
     def _attempt(self) -> Outcome:
         """Make one attempt while holding a slot; the slot is let go while we wait for the next."""
         self.phase = "waiting"
-        with self.slots.slot(admitted=self.attempt > 0, tick=self.meter.look):
+        with self.slots.slot(admitted=self.admitted or self.attempt > 0, tick=self.meter.look):
             self.attempt += 1
             self.phase = "opening"
             self._parts = None
@@ -179,17 +205,23 @@ class Transfer:
         if self._body is not None:
             self._body.close()
 
+    @property
+    def _if_absent(self) -> bool:
+        """Whether nothing may be at the destination."""
+        return self.plan.if_exists in (IfExists.SKIP, IfExists.FAIL)
+
     # -- one attempt, in order
 
     def _moved(self) -> Outcome:
         source = self.stores.source(self.plan.source, self.meter)
         destination = self.stores.destination(self.plan.destination, self.meter)
-        found = source.head(self.plan.source)
+        self._hint = self._hinted()
+        found = self._hint or source.head(self.plan.source)
         place = self._named(found) if found else self.plan.destination
         named = not place.path.endswith("/")
         before = self._looked(destination, place) if named else None
-        if before and self._skips(before, place):
-            return self._outcome(State.SKIPPED, place, None)
+        if before and (early := self._there(source, destination, place, before, found)):
+            return early
         if found and before and parted(found, destination, self.limits):
             try:
                 return self._in_parts(destination, place, found)
@@ -201,12 +233,90 @@ class Transfer:
         if before is None:
             place = self._named(opened)
             before = self._looked(destination, place)
-            if self._skips(before, place):
-                return self._outcome(State.SKIPPED, place, None)
+            if early := self._there(source, destination, place, before, opened):
+                return early
         try:
             return self._piped(destination, place, before, opened)
         except PreconditionFailed as error:
             return self._existing(error, place)
+
+    def _hinted(self) -> Found | None:
+        """Return what a listing told of a small object, in the place of what a HEAD would."""
+        listed = self.known.listed
+        if listed is None or self.attempt > 1 or self.known.begun or self.plan.destination.path.endswith("/"):
+            return None
+        small = listed.size is not None and listed.size < self.limits.parted_bytes
+        return Found(listed, self.plan.source) if small and listed.strong_etag else None
+
+    def _there(
+        self, source: Source, destination: Destination, place: Location, before: Before, found: Found | None
+    ) -> Outcome | None:
+        """Return how it ends if what is at the destination already is enough, or None. Raises AlreadyExists."""
+        if before.version is None:
+            return None
+        if self._may_be_sent and (outcome := self._sent_before(source, destination, place, before.version, found)):
+            return outcome
+        if self.plan.if_exists is IfExists.CHANGED:
+            return self._unchanged(source, place, before.version, found)
+        return self._outcome(State.SKIPPED, place, None) if self._skips(before, place) else None
+
+    def _unchanged(self, source: Source, place: Location, there: Version, found: Found | None) -> Outcome | None:
+        """Return a skip, if the destination has the object as it is at the source, and why."""
+        if found is not None and None not in (found.version.size, there.size) and found.version.size != there.size:
+            return None
+        if found is None or found is self._hint:  # a listing tells no digest
+            found = source.head(self.plan.source)
+        why = unchanged(found.version, there) if found else None
+        return replace(self._outcome(State.SKIPPED, place, None), notes=(why,)) if why else None
+
+    @property
+    def _may_be_sent(self) -> bool:
+        """Whether an earlier attempt may have sent the object without anybody having learned of it."""
+        again = self.known.begun or (self.journal is not None and self.attempt > 1)
+        return again and self.plan.destination.method != "POST"  # which makes a new object each time
+
+    def _sent_before(
+        self, source: Source, destination: Destination, place: Location, there: Version, found: Found | None
+    ) -> Outcome | None:
+        """Return how it ends if the destination has the whole object: an earlier attempt sent it, and was lost then.
+
+        Nothing is sent. None where the destination has something else.
+        """
+        if parted(found, destination, self.limits):
+            sent = self._written(found)
+        else:
+            sent, found = self._read(source, there)
+        if sent is None or found is None or there.size not in (None, sent.bytes):
+            return None
+        self.phase = "verifying"
+        try:
+            stored = Stored(there, place, there.digests)
+            return self._settled(destination, place, stored, found, sent, (_SENT_BEFORE,), keep=True)
+        except (IntegrityMismatch, DestinationLost):
+            return None
+
+    def _written(self, found: Found | None) -> Sent | None:
+        """Return what the journal says was sent in parts; nothing where the upload was never to be completed."""
+        written = self.journal.begun() if self.journal is not None else None
+        if written is None or not written.digest or found is None or found.version.etag != written.etag:
+            return None
+        return Sent(written.size, {COMBINED: bytes.fromhex(written.digest)}, found.version.digests)
+
+    def _read(self, source: Source, there: Version) -> tuple[Sent | None, Opened]:
+        """Read the source without sending it, if it has as many bytes as the destination."""
+        opened = self._open(source, None)
+        body = self._body
+        assert body is not None  # _open set it
+        try:
+            if None not in (body.length, there.size) and body.length != there.size:
+                return None, opened
+            if body.digester is None:
+                body.digest_with(_wanted(opened.version), opened.version.digests)
+            drain(body)
+            return Sent(body.count, body.digests, opened.version.digests), opened
+        finally:
+            self._close()
+            self._body, self.total = None, None
 
     def _looked(self, destination: Destination, place: Location) -> Before:
         """Look at the destination before the upload, where one that breaks could be seen, or `if_exists` asks.
@@ -214,6 +324,10 @@ class Transfer:
         A POST makes a new object, so there is nothing to look at.
         """
         needed = self.plan.if_exists is not IfExists.OVERWRITE
+        if self._may_be_sent:
+            needed = True
+        elif self.known.absent and self.attempt == 1:
+            return Before(known=self._atomic(destination))
         if (place.method == "POST" or self._atomic(destination)) and not needed:
             return Before(known=False)
         return look_before(destination, place, needed)
@@ -222,7 +336,12 @@ class Transfer:
         return destination.atomic(digested=self.plan.verify is not Verify.SIZE)
 
     def _open(self, source: Source, found: Found | None) -> Opened:
-        opened = source.get(self.plan.source, found.version if found else None)
+        try:
+            opened = source.get(self.plan.source, found.version if found else None)
+        except (SourceChanged, PreconditionFailed):
+            if found is None or found is not self._hint:
+                raise
+            opened = source.get(self.plan.source)  # it changed since it was listed, which is nobody's fault
         body = self._body = opened.body
         assert body is not None  # an Opened has one
         self.total = body.length
@@ -255,7 +374,7 @@ class Transfer:
 
     def _existing(self, error: PreconditionFailed, place: Location) -> Outcome:
         """Make of a 412 to the upload what `if_exists` asks for."""
-        if error.side != "destination" or self.plan.if_exists is IfExists.OVERWRITE:
+        if error.side != "destination" or not self._if_absent:
             raise error
         if self.plan.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
@@ -274,7 +393,8 @@ class Transfer:
             random=self.random,
             sleep=self.sleep,
             digested=self.plan.verify is not Verify.SIZE,
-            if_absent=self.plan.if_exists is not IfExists.OVERWRITE,
+            if_absent=self._if_absent,
+            journal=self.journal,
         )
         self.total = found.version.size
         self.phase = "piping"
@@ -293,9 +413,7 @@ class Transfer:
         assert body is not None  # _open set it
         self.phase = "piping"
         try:
-            stored = destination.put(
-                place, body, opened.metadata, if_absent=self.plan.if_exists is not IfExists.OVERWRITE
-            )
+            stored = destination.put(place, body, opened.metadata, if_absent=self._if_absent)
         except RelayError as error:
             self._close()
             self.resent += body.count
@@ -319,12 +437,16 @@ class Transfer:
         sent: Sent,
         notes: tuple[str, ...],
         whole: bool = True,
+        keep: bool = False,
     ) -> Outcome:
-        """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed."""
+        """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed, unless `keep`
+        says that it may be another's."""
         try:
             proof = prove(destination, stored, sent, self.plan.verify, self._settling())
             version = self._published(destination, stored, proof)
         except RelayError as error:
+            if keep:
+                raise
             self.resent += sent.bytes
             if isinstance(error, IntegrityMismatch) or stored.place is not None:
                 remove(destination, stored, error)
@@ -346,9 +468,8 @@ class Transfer:
         """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost."""
         if stored.place is None:
             return proof.version
-        absent = self.plan.if_exists is not IfExists.OVERWRITE
         try:
-            version = destination.publish(stored, if_absent=absent)
+            version = destination.publish(stored, if_absent=self._if_absent)
         except NotFound as error:
             raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
         size = proof.version.size

@@ -23,7 +23,7 @@ class Ledger:
         self.who = who or claims.Who.here(str(uuid.uuid4()))
 
     @classmethod
-    def open(cls, address: str) -> Ledger:
+    def at(cls, address: str) -> Ledger:
         """Open a ledger by its URL. Raises ConfigError."""
         return cls(open_database(address))
 
@@ -57,6 +57,14 @@ class Ledger:
         """As migrations.act."""
         return self.database.run(lambda c: migrations.act(c, id, verb, secret))
 
+    def pause_for(self, id: str, error: Mapping[str, Any]) -> Migration:
+        """As migrations.pause_for."""
+        return self.database.run(lambda c: migrations.pause_for(c, id, error))
+
+    def learn_empty(self, id: str, empty: bool) -> None:
+        """As migrations.learn_empty."""
+        self.database.run(lambda c: migrations.learn_empty(c, id, empty))
+
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
         """As migrations.renew_secret."""
         self.database.run(lambda c: migrations.renew_secret(c, id, secret))
@@ -72,6 +80,14 @@ class Ledger:
     def page(self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000) -> list[pages.Row]:
         """As pages.page."""
         return self.database.run(lambda c: pages.page(c, id, states, after, limit), write=False)
+
+    def levels(self, id: str) -> dict[str, int]:
+        """As pages.levels."""
+        return self.database.run(lambda c: pages.levels(c, id), write=False)
+
+    def resent(self, id: str) -> tuple[int, int]:
+        """As pages.resent."""
+        return self.database.run(lambda c: pages.resent(c, id), write=False)
 
     # -- runners and claims
 

@@ -121,6 +121,7 @@ def _migration(row: Row[Any], tally: Mapping[str, Any]) -> Migration:
         priority=row.priority,
         created=row.created,
         ended=row.ended,
+        destination_empty=bool(row.destination_empty),
         tally=tally,
     )
 
@@ -140,6 +141,8 @@ def act(connection: Connection, id: str, verb: str, secret: Mapping[str, Any] | 
     if state is None:
         return found
     changed = {"state": state, "ended": time.time() if state in ENDED else None}
+    if verb == "resume":
+        changed |= {"error": None}
     if verb == "retry":
         changed |= {"error": None, "listing": "due" if found.listing == "failed" else found.listing}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
@@ -150,6 +153,22 @@ def act(connection: Connection, id: str, verb: str, secret: Mapping[str, Any] | 
             _all(connection, found.id, ended, "retry")
     tell(connection, found.id, verb, {})
     return one(connection, found.id)
+
+
+def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migration:
+    """Pause a migration because its stores want other credentials; `error` says so. Raises IllegalTransition."""
+    found = one(connection, id)
+    if after(MIGRATION, "pause", found.state) is None:
+        return found
+    values = {"state": "paused", "error": json.dumps(error)}
+    connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
+    tell(connection, id, "paused", error)
+    return one(connection, id)
+
+
+def learn_empty(connection: Connection, id: str, empty: bool) -> None:
+    """Keep whether anything was at the destination when the listing began."""
+    connection.execute(update(migrations).where(migrations.c.id == id).values(destination_empty=empty))
 
 
 def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> None:

@@ -58,6 +58,8 @@ class Migration:
     priority: int
     created: float
     ended: float | None
+    destination_empty: bool = False
+    """Nothing was at the destination when its listing began."""
     tally: Mapping[str, Counted] = field(default_factory=dict)
 
     @property
@@ -80,6 +82,8 @@ class Listed:
     etag: str | None = None
     modified: float | None = None
     url: str | None = None
+    error: Mapping[str, Any] | None = None
+    """Why it can't be moved, where that is known already."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ migrations = Table(
     Column("listing_owner", String(36)),
     Column("listing_fence", Integer, nullable=False, server_default=text("0")),
     Column("cursor", Text),
+    Column("destination_empty", Boolean, nullable=False, server_default=text("false")),
     Column("error", Text),
     Column("created", Float, nullable=False),
     Column("ended", Float),

@@ -51,7 +51,8 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
         rows = [
             {
                 "migration_id": listing.migration_id,
-                "state": "queued",
+                "state": "failed" if one.error else "queued",
+                "error": json.dumps(one.error) if one.error else None,
                 "name": one.name,
                 "size": one.size,
                 "etag": one.etag,
@@ -60,9 +61,9 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
             }
             for one in page
         ]
-        added = connection.execute(new.returning(transfers.c.size), rows).scalars().all()
         changes = Changes()
-        changes.add(listing.migration_id, "queued", len(added), sum(size or 0 for size in added))
+        for row in connection.execute(new.returning(transfers.c.size, transfers.c.state), rows):
+            changes.add(listing.migration_id, row.state, 1, row.size)
         changes.write(connection)
     return stage == "running"
 

@@ -153,6 +153,9 @@ class Destination(Protocol):
     def head(self, location: Location) -> Found | None:
         """As Source's. Raises NotFound where there is none."""
 
+    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+        """As Source's."""
+
     def atomic(self, digested: bool) -> bool:
         """Say if nothing of an upload that broke off can ever be seen, so that nobody needs to look for it.
 
@@ -203,6 +206,12 @@ class PartsDestination(Destination, Protocol):
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """Store the whole of `body` as part `number`, from 1 on; again replaces it. Raises as `put` does."""
+
+    def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
+        """Return the parts that the store has, by their numbers; nothing is known of their digests.
+
+        Raises NotFound for an upload that is gone, StoreError.
+        """
 
     def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
         """Make the parts one object; `digests` are those of the whole, for the store to compare.

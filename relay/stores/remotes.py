@@ -139,6 +139,13 @@ class Remotes:
             raise
         return parse_location(text, method=method, headers=headers, pointer=pointer, destination=destination)
 
+    @staticmethod
+    def shown(text: str, location: Location) -> str:
+        """Return how a text that was located is printed and compared: `remote:path` as it is, all else redacted."""
+        found = _REMOTE.fullmatch(text)
+        plain = found is not None and location.store != "local" and found["name"].lower() not in ("http", "https")
+        return text if plain else str(location)
+
     def _remote(self, name: str, path: str, asked: _Asked, depth: int = 0) -> Location:
         remote = self.named(name)
         if remote is None:

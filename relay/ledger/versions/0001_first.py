@@ -47,6 +47,7 @@ def upgrade() -> None:
         Column("listing_owner", String(36)),
         Column("listing_fence", Integer, nullable=False, server_default=zero),
         Column("cursor", Text),
+        Column("destination_empty", Boolean, nullable=False, server_default=text("false")),
         Column("error", Text),
         Column("created", Float, nullable=False),
         Column("ended", Float),

@@ -1,0 +1,308 @@
+"""`relay migrate -r`: a tree through the ledger, shown while it runs; the same command goes on with what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import gevent
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from relay.api.progress import Rate
+from relay.cli.exits import Exit
+from relay.cli.terminal import plain, say
+from relay.engine.claimer import Active, Claimer
+from relay.engine.order import Order
+from relay.engine.runner import Runner
+from relay.engine.transfer import Outcome
+from relay.errors import RelayError
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, Migration
+
+LOOK_SECONDS = 0.25
+LINE_SECONDS = 5.0
+STOP_SECONDS = 10.0
+SHOWN = 5
+"""So many active transfers have a bar of their own."""
+NAMED = 10
+"""So many failures are named in the summary."""
+
+VERBS = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
+"""What goes on with a migration that was not ended well."""
+
+
+def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, bool]:
+    """Return the migration of this request, and whether it is new: one that has not succeeded is gone on with."""
+    spec = order.spec(runner.remotes)
+    found = ledger.unfinished(spec)
+    if found is None:
+        return ledger.create(spec)
+    ledger.renew_secret(found.id, order.secret())
+    verb = VERBS.get(found.state)
+    return (ledger.act(found.id, verb) if verb else ledger.migration(found.id)), False
+
+
+def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet: bool, as_json: bool) -> int:
+    """Carry it out to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
+    migration, new = accepted(ledger, order, runner)
+    if not new and not quiet:
+        done = migration.counted("verified", "skipped").objects
+        say(f"relay: going on with migration {migration.number}: {done:,} objects are there already", sys.stderr)
+    watch = Watch(ledger, migration.id)
+    claimer = Claimer(ledger, runner, slots, migration.id, watch.ended)
+    job = gevent.spawn(_ran, claimer)
+    stopped = _Stop(claimer)
+    with stopped.caught(), _display(quiet) as show:
+        while not job.ready() and not stopped.late():
+            job.join(LOOK_SECONDS)
+            if not quiet:
+                show(watch, claimer)
+    if isinstance(job.value, RelayError):
+        raise job.value
+    ended = ledger.migration(migration.id)
+    report(ledger, ended, watch, as_json, quiet)
+    if stopped.code is not None:
+        if not quiet:
+            say("relay: stopped; the same command goes on where this was left", sys.stderr)
+        return stopped.code
+    return exit_of(ended)
+
+
+def _ran(claimer: Claimer) -> RelayError | None:
+    try:
+        claimer.run()
+    except RelayError as error:
+        return error
+    return None
+
+
+def exit_of(migration: Migration) -> Exit:
+    """Return 0 for all verified, 1 for any failure, 3 where some could only not be verified."""
+    if migration.state == "succeeded":
+        return Exit.VERIFIED
+    only = migration.state == "partial" and not migration.counted("failed", "cancelled").objects
+    return Exit.UNVERIFIED if only and migration.error is None else Exit.FAILED
+
+
+# -- what is watched
+
+
+@dataclass(eq=False)
+class Watch:
+    """What a terminal wants to know of a migration that runs in this process."""
+
+    ledger: Ledger
+    id: str
+    failures: deque[tuple[str, RelayError]] = field(default_factory=deque)
+    moved: int = 0
+    started: float = field(default_factory=monotonic)
+    rate: Rate = field(default_factory=Rate)
+
+    def ended(self, claim: Claim, end: Outcome | RelayError) -> None:
+        """Take note of one transfer's end."""
+        if isinstance(end, RelayError):
+            self.failures.append((claim.name, end))
+        else:
+            self.moved += end.bytes
+
+    def fresh_failures(self) -> Iterator[tuple[str, RelayError]]:
+        """Yield the failures that were not yielded yet."""
+        while self.failures:
+            yield self.failures.popleft()
+
+    def bytes_now(self, claimer: Claimer) -> int:
+        """Return the bytes that this process has moved, those under way included."""
+        return self.moved + sum(active.transfer.bytes for active in claimer.active.values())
+
+
+class _Stop:
+    """Ctrl-C hands everything back; the second one ends at once."""
+
+    codes = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
+
+    def __init__(self, claimer: Claimer) -> None:
+        self._claimer, self._since = claimer, 0.0
+        self.code: Exit | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch the signals for the time of a `with` block."""
+        watchers = [gevent.signal_handler(number, self._came, code) for number, code in self.codes.items()]
+        try:
+            yield
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+
+    def late(self) -> bool:
+        """Say if it had its time to hand everything back."""
+        return self.code is not None and monotonic() - self._since > STOP_SECONDS
+
+    def _came(self, code: Exit) -> None:
+        if self.code is not None:
+            os._exit(code)
+        self.code, self._since = code, monotonic()
+        say("relay: stopping; once more to stop at once", sys.stderr)
+        self._claimer.stop()
+
+
+# -- what is shown
+
+Show = Callable[[Watch, Claimer], None]
+
+
+def _display(quiet: bool) -> AbstractContextManager[Show]:
+    if quiet:
+        return nullcontext(lambda *_: None)
+    return _bars() if sys.stderr.isatty() else nullcontext(_Lines().show)
+
+
+def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
+    for name, error in watch.fresh_failures():
+        side = f"{error.side}: " if error.side in ("source", "destination") else ""
+        tell(f"relay: {plain(name) or 'the object'} failed: {side}{plain(error.message)}")
+
+
+def _eta(migration: Migration, rate: float, here: int) -> str:
+    left = migration.counted("queued", "running").bytes - here
+    if rate <= 0 or migration.listing != "done":
+        return "still listing" if migration.listing in ("due", "running") else ""
+    seconds = round(max(left, 0) / rate)
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"about {hours}:{minutes:02}:{seconds % 60:02} left" if hours else f"about {minutes}:{seconds % 60:02} left"
+
+
+def _head(watch: Watch, claimer: Claimer) -> tuple[Migration, str]:
+    migration = watch.ledger.migration(watch.id)
+    done, every = migration.counted("verified", "unverified", "skipped", "failed"), migration.counted()
+    more = "+" if migration.listing in ("due", "running") else ""
+    running = sum(active.transfer.bytes for active in claimer.active.values())
+    rate = watch.rate.add(watch.bytes_now(claimer))
+    text = (
+        f"{done.objects:,} of {every.objects:,}{more} objects, {decimal(done.bytes + running)} of "
+        f"{decimal(every.bytes)}{more}, {decimal(round(rate))}/s, {_eta(migration, rate, running)}"
+    ).rstrip(", ")
+    failed = migration.counted("failed").objects
+    return migration, text + (f", {failed:,} failed" if failed else "")
+
+
+@contextmanager
+def _bars() -> Iterator[Show]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        whole = progress.add_task("", total=None)
+        rows: dict[int, Any] = {}
+
+        def show(watch: Watch, claimer: Claimer) -> None:
+            _failures(watch, lambda line: progress.console.print(line, markup=False, highlight=False, style="red"))
+            migration, text = _head(watch, claimer)
+            every, done = migration.counted(), migration.counted("verified", "unverified", "skipped", "failed")
+            running = sum(active.transfer.bytes for active in claimer.active.values())
+            progress.update(whole, description=text, total=every.bytes or None, completed=done.bytes + running)
+            largest = sorted(claimer.active.values(), key=lambda a: a.transfer.total or 0, reverse=True)[:SHOWN]
+            _rows(progress, rows, largest)
+            progress.refresh()
+
+        yield show
+
+
+def _rows(progress: Progress, rows: dict[int, Any], shown: list[Active]) -> None:
+    wanted = {active.claim.id: active for active in shown}
+    for id in [id for id in rows if id not in wanted]:
+        progress.remove_task(rows.pop(id))
+    for id, active in wanted.items():
+        if id not in rows:
+            rows[id] = progress.add_task("", total=None)
+        transfer = active.transfer
+        name = plain(active.claim.name)[-48:]
+        progress.update(rows[id], description=f"  {name}", total=transfer.total, completed=transfer.bytes)
+
+
+class _Lines:
+    """A plain line every few seconds, for logs."""
+
+    def __init__(self) -> None:
+        self._next = monotonic() + LINE_SECONDS
+
+    def show(self, watch: Watch, claimer: Claimer) -> None:
+        _failures(watch, lambda line: say(line, sys.stderr))
+        if monotonic() < self._next:
+            return
+        self._next = monotonic() + LINE_SECONDS
+        say(f"relay: {_head(watch, claimer)[1]}", sys.stderr)
+
+
+# -- the end
+
+
+def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, quiet: bool) -> None:
+    """Print how it ended: one JSON object, or a table of two columns."""
+    members = summary(ledger, migration)
+    if as_json:
+        say(json.dumps({**members, "seconds_here": round(monotonic() - watch.started, 3)}))
+        return
+    if quiet:
+        return
+    for name, value in _table(ledger, migration, members, monotonic() - watch.started, watch.moved):
+        say(f"{name:<12} {plain(value)}")
+
+
+def summary(ledger: Ledger, migration: Migration) -> dict[str, Any]:
+    """Return a migration as plain values, for a terminal and for the API."""
+    resent, retries = ledger.resent(migration.id)
+    return {
+        "id": migration.id,
+        "number": migration.number,
+        "state": migration.state,
+        "source": migration.source,
+        "destination": migration.destination,
+        "options": dict(migration.options),
+        "listing": migration.listing,
+        "created": migration.created,
+        "ended": migration.ended,
+        "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
+        "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
+        "levels": ledger.levels(migration.id),
+        "bytes_resent": resent,
+        "retries": retries,
+        "error": migration.error,
+    }
+
+
+def _table(
+    ledger: Ledger, migration: Migration, members: dict[str, Any], seconds: float, moved: int
+) -> Iterator[tuple[str, str]]:
+    yield "migration", f"{migration.number}  {migration.id}"
+    yield "state", migration.state
+    yield "source", migration.source
+    yield "destination", migration.destination
+    yield "objects", " · ".join(f"{count:,} {state}" for state, count in members["objects"].items()) or "none"
+    well = migration.counted("verified", "unverified", "skipped")
+    yield "bytes", f"{well.bytes:,} ({decimal(well.bytes)})"
+    yield "time", f"{seconds:.1f} s here, {decimal(round(moved / max(seconds, 0.001)))}/s"
+    if members["levels"]:
+        yield "proved", " · ".join(f"{count:,} by {level}" for level, count in sorted(members["levels"].items()))
+    if members["retries"] or members["bytes_resent"]:
+        yield "again", f"{members['retries']:,} attempts, {decimal(members['bytes_resent'])} sent again"
+    if migration.error:
+        yield "error", f"{migration.error['side']}: {migration.error['detail']}"
+        yield "hint", migration.error["hint"]
+    rows = ledger.page(migration.id, ["failed"], limit=NAMED)
+    for row in rows:
+        error = row.error or {}
+        yield "failed", f"{row.name or migration.source}: {error.get('side')}: {error.get('detail')}"
+    more = migration.counted("failed").objects - len(rows)
+    if rows:
+        rest = f"{more:,} more; " if more > 0 else ""
+        yield "hint", f"{rest}`relay report {migration.number} --state failed` names them; the same command tries again"

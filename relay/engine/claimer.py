@@ -1,0 +1,353 @@
+"""What works through the ledger in one process: lists trees, claims transfers, makes them, and settles them.
+
+Theory of operation. A fixed number of greenlets, one a slot, each make one transfer after the other. One greenlet
+keeps them fed: it settles in one transaction what has ended, and claims in another as much as there is room for; it
+waits a moment between two rounds, so that many small objects share a transaction. One lists, and one keeps the lease.
+All of them go on until they are told to stop; then nothing new is claimed, what runs is handed back with what it has
+reached, and the runner is taken out of the ledger.
+
+When the ledger does not answer nothing is acknowledged and nothing new begins; what is moved meanwhile waits to be
+settled. When a claim turns out not to be ours any more its transfer is stopped, and another runner has it.
+
+Decided here: when something is claimed, tried later, or set aside. Never here: how an object moves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from itertools import islice
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.queue import SimpleQueue
+
+from relay.engine.journal import ClaimJournal
+from relay.engine.order import Job
+from relay.engine.runner import Runner
+from relay.engine.transfer import Known, Outcome, Transfer
+from relay.engine.tree import write_tree
+from relay.errors import (
+    Cancelled,
+    LeaseLost,
+    LedgerFailed,
+    NotFound,
+    RelayError,
+    Unauthenticated,
+    Unsupported,
+)
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, Migration, Settlement
+from relay.receipt import State, Version
+from relay.wire.meter import Meter
+
+log = logging.getLogger("relay.claimer")
+
+GATHER_SECONDS = 0.02
+"""How long ended transfers are gathered before they are settled together."""
+LOOK_SECONDS = 1.0
+"""How often the ledger is looked at for work when there is none, and for what others told a migration to do."""
+RENEW_SECONDS = 5.0
+"""How often the lease is put off, and the claims of lost runners are taken back."""
+JOBS = 64
+"""So many migrations are kept at hand."""
+
+
+@dataclass(eq=False)
+class Active:
+    """A transfer that runs, for who watches."""
+
+    claim: Claim
+    transfer: Transfer
+    stopped: bool = False
+
+
+@dataclass(eq=False)
+class Claimer:
+    """One process's share of the ledger's work. `only` one migration: then `run` returns when that has ended."""
+
+    ledger: Ledger
+    runner: Runner
+    slots: int
+    only: str | None = None
+    ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
+    """Told of every transfer that ended here."""
+    clock: Callable[[], float] = monotonic
+
+    active: dict[int, Active] = field(default_factory=dict)
+    trouble: RelayError | None = None
+    """Why the ledger can't be worked with at the moment, if it can't."""
+
+    def __post_init__(self) -> None:
+        """Nothing is claimed yet."""
+        self._queue: SimpleQueue[Claim | None] = SimpleQueue()
+        self._settlements: list[Settlement] = []
+        self._in_hand = 0
+        self._jobs: dict[str, Job] = {}
+        self._facts: dict[str, bool] = {}
+        self._wake = Event()
+        self._stopping = False
+
+    # -- from outside
+
+    def stop(self) -> None:
+        """Claim nothing more, and hand back what runs within about a second. `run` returns then."""
+        self._stopping = True
+        for active in tuple(self.active.values()):
+            self._break(active, "this process stops")
+        self._wake.set()
+
+    def look(self) -> None:
+        """Look for work now: something was accepted or told."""
+        self._wake.set()
+
+    def run(self) -> None:
+        """Work until told to stop, or until the one migration has ended. Leaves no claim behind but those of a
+        ledger that does not answer, which lapse. Raises LedgerFailed only where it never began."""
+        self.ledger.renew()
+        self.ledger.reclaim()
+        helpers = [gevent.spawn(self._work) for _ in range(self.slots)]
+        others = [gevent.spawn(self._list), gevent.spawn(self._keep)]
+        try:
+            while not self._stopping and not self._round():
+                self._wake.wait(LOOK_SECONDS)
+                self._wake.clear()
+                gevent.sleep(GATHER_SECONDS)
+        finally:
+            self.stop()
+            for _ in helpers:
+                self._queue.put(None)
+            gevent.joinall(helpers)
+            gevent.joinall(others)
+            self._leave()
+
+    # -- one round
+
+    def _round(self) -> bool:
+        """Settle, claim, and see what others said. Returns True when the one migration has ended."""
+        try:
+            self._settle()
+            room = self.slots + self.slots // 2 + 1 - self._in_hand
+            claims = self.ledger.claim(room, self.only) if room > 0 else []
+            self._in_hand += len(claims)
+            for claim in claims:
+                self._queue.put(claim)
+            self._obey()
+            self.trouble = None
+            return not claims and not self._in_hand and self._finished()
+        except LedgerFailed as error:
+            self.trouble = error
+            log.warning("ledger", extra={"members": {"code": error.code, "detail": error.message}})
+            gevent.sleep(LOOK_SECONDS)
+            return False
+
+    def _settle(self) -> None:
+        ends = tuple(self._settlements)
+        if ends:
+            self.ledger.settle(ends)
+            del self._settlements[: len(ends)]  # more may have come while we waited
+
+    def _finished(self) -> bool:
+        for migration in self.ledger.finish():
+            self._jobs.pop(migration.id, None)
+        return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
+
+    def _obey(self) -> None:
+        """Stop the transfers of migrations that were cancelled or paused by somebody."""
+        states: dict[str, str] = {}
+        for active in tuple(self.active.values()):
+            id = active.claim.migration_id
+            if id not in states:
+                states[id] = self.ledger.migration(id).state
+            if states[id] in ("paused", "cancelled"):
+                self._break(active, f"the migration was {states[id]}")
+
+    def _break(self, active: Active, why: str) -> None:
+        active.stopped = True
+        active.transfer.cancel(Cancelled(why))
+
+    def _leave(self) -> None:
+        try:
+            self._settle()
+            self.ledger.leave()
+            self.ledger.finish()
+        except LedgerFailed as error:
+            self.trouble = error
+
+    # -- the lease
+
+    def _keep(self) -> None:
+        due = self.clock() + RENEW_SECONDS
+        while not self._stopping:
+            gevent.sleep(0.1)
+            if self.clock() < due:
+                continue
+            due = self.clock() + RENEW_SECONDS
+            try:
+                if not self.ledger.renew():
+                    for active in tuple(self.active.values()):
+                        active.transfer.cancel(LeaseLost("this process was taken for gone"))
+                if self.ledger.reclaim():
+                    self._wake.set()
+            except LedgerFailed as error:
+                self.trouble = error
+
+    # -- transfers
+
+    def _work(self) -> None:
+        while (claim := self._queue.get()) is not None:
+            try:
+                end = self._made(claim)
+            except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
+                log.exception("bug")
+                end = Settlement(claim, "failed", error=told(RelayError(repr(error))))
+            if end is not None:
+                self._settlements.append(end)
+            self._in_hand -= 1
+            self._wake.set()
+
+    def _made(self, claim: Claim) -> Settlement | None:
+        """Make one transfer; return how it is settled, or None where the claim is not ours any more."""
+        if self._stopping:
+            return Settlement(claim, "hand_back")
+        transfer: Transfer | None = None
+        try:
+            job = self._job(claim.migration_id)
+            transfer = self.runner.transfer(job.plan(claim))
+            transfer.known = self._known(claim)
+            transfer.journal = ClaimJournal(self.ledger, claim)
+            transfer.admitted = True
+            self.active[claim.id] = active = Active(claim, transfer)
+            try:
+                outcome = self.runner.run(transfer)
+            finally:
+                del self.active[claim.id]
+        except LeaseLost:
+            return None
+        except RelayError as error:
+            return self._failed(claim, transfer, error, transfer is not None and active.stopped)
+        self.ended(claim, outcome)
+        return settled(claim, outcome, transfer.resent)
+
+    def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
+        resent = transfer.resent if transfer else 0
+        if stopped or self._stopping or isinstance(error, LedgerFailed):
+            return Settlement(claim, "hand_back", resent=resent)
+        if isinstance(error, Unauthenticated):
+            # The others would fail with the same: better all wait for new credentials.
+            self._pause(claim.migration_id, error)
+            return Settlement(claim, "hand_back", resent=resent)
+        self.ended(claim, error)
+        seconds = transfer.meter.seconds() if transfer else None
+        return Settlement(claim, "failed", resent=resent, seconds=seconds, error=told(error))
+
+    def _pause(self, id: str, error: RelayError) -> None:
+        try:
+            self.ledger.pause_for(id, told(error))
+        except RelayError:
+            return  # it is over, or paused already
+        self._jobs.pop(id, None)
+
+    def _known(self, claim: Claim) -> Known:
+        modified = claim.modified
+        when = format_datetime(datetime.fromtimestamp(modified, UTC), usegmt=True) if modified is not None else None
+        listed = Version(claim.size, claim.etag, when) if claim.name else None
+        return Known(
+            listed=listed,
+            absent=self._facts.get(claim.migration_id, False) and claim.attempts == 1,
+            begun=claim.attempts > 1,
+        )
+
+    def _job(self, id: str) -> Job:
+        """Return a migration's job. Raises ConfigError where it can't be made any more."""
+        job = self._jobs.get(id)
+        if job is None:
+            migration = self.ledger.migration(id)
+            job = Job.of(migration, self.ledger.secret(id), self.runner.remotes)
+            self._facts[id] = migration.destination_empty
+            for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
+                del self._jobs[old]
+            self._jobs[id] = job
+        return job
+
+    # -- listings
+
+    def _list(self) -> None:
+        while not self._stopping:
+            try:
+                listing = self.ledger.claim_listing(self.only)
+                if listing is not None:
+                    self._listed(listing.migration_id, listing)
+                    continue
+            except LeaseLost:
+                continue
+            except LedgerFailed as error:
+                self.trouble = error
+            gevent.sleep(LOOK_SECONDS / 4)
+
+    def _listed(self, id: str, listing: Any) -> None:
+        try:
+            job = self._job(id)
+            if listing.cursor is None:
+                self._facts[id] = self._empty(job)
+                self.ledger.learn_empty(id, self._facts[id])
+            source = self.runner.stores.source(job.source, Meter(self.runner.limits))
+            write_tree(self.ledger, listing, self._woken(source.list(job.source, True)), lambda: not self._stopping)
+        except (LedgerFailed, LeaseLost):
+            raise
+        except RelayError as error:
+            self.ledger.end_listing(listing, told(error))
+        except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
+            log.exception("bug")
+            self.ledger.end_listing(listing, told(RelayError(repr(error))))
+        self._wake.set()
+
+    def _woken(self, entries: Any) -> Any:
+        for count, entry in enumerate(entries):
+            if count % 1000 == 1:
+                self._wake.set()
+            yield entry
+
+    def _empty(self, job: Job) -> bool:
+        """Say if nothing is at the destination, so that nobody needs to look for each object."""
+        store = self.runner.stores.destination(job.destination, Meter(self.runner.limits))
+        try:
+            return next(iter(store.list(job.destination, False)), None) is None
+        except NotFound:
+            return True
+        except (Unsupported, RelayError):
+            return False
+
+
+def told(error: RelayError) -> Mapping[str, Any]:
+    """Return an error as the ledger keeps it."""
+    return {"code": error.code, "side": error.side, "detail": error.message, "hint": error.hint}
+
+
+def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
+    """Return how a transfer that ended well is settled."""
+    receipt: dict[str, Any] | None = None if outcome.receipt is None else dict(outcome.receipt.to_json())
+    if receipt is None and outcome.notes:
+        receipt = {"notes": list(outcome.notes)}
+    verb = {State.VERIFIED: "verified", State.UNVERIFIED: "unverified", State.SKIPPED: "skipped"}[outcome.state]
+    return Settlement(
+        claim,
+        verb,
+        bytes=outcome.bytes if outcome.receipt else claim.size,
+        resent=resent,
+        seconds=round(outcome.seconds, 3),
+        level=outcome.receipt.level.value if outcome.receipt else None,
+        receipt=receipt,
+    )
+
+
+def progress(migration: Migration) -> Mapping[str, int]:
+    """Return how many objects and bytes of a migration are settled, and how many are known."""
+    done = migration.counted("verified", "unverified", "skipped", "failed", "cancelled")
+    every = migration.counted()
+    return {"objects": done.objects, "bytes": done.bytes, "objects_known": every.objects, "bytes_known": every.bytes}

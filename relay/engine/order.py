@@ -1,0 +1,139 @@
+"""What one request asks for, as it is kept in the ledger, and as it is carried out.
+
+An Order is what came in: two texts with their headers, and options. Accepted, it becomes a Spec, whose secrets lie
+apart. A Job is what a runner makes of a migration again: two Locations, with today's remotes and credentials, and the
+plan of each transfer.
+
+Decided here: what is secret, where an object of a tree lies. Never here: when anything happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.engine.plan import IfExists, Plan, Verify
+from relay.errors import ConfigError, SameObject
+from relay.headers import Headers
+from relay.ledger.rows import Claim, Migration, Spec
+from relay.location import Location, parse_location
+from relay.stores.remotes import Remotes
+
+
+@dataclass(frozen=True)
+class End:
+    """One side as it was asked for. `text` and `headers` may hold secrets."""
+
+    text: str = field(repr=False)
+    headers: Headers = field(default=(), repr=False)
+    method: str | None = None
+
+    def secret(self) -> dict[str, Any]:
+        """Return what a later process needs to speak to this side."""
+        return {"text": self.text, "headers": [list(pair) for pair in self.headers], "method": self.method}
+
+    @classmethod
+    def of(cls, secret: Mapping[str, Any]) -> End:
+        """Return the side that `secret` was made of."""
+        return cls(secret["text"], tuple((name, value) for name, value in secret["headers"]), secret["method"])
+
+
+@dataclass(frozen=True)
+class Order:
+    """One request: an object, or with `recursive` all that is below a folder."""
+
+    source: End
+    destination: End
+    recursive: bool = False
+    verify: Verify = Verify.AUTO
+    if_exists: IfExists | None = None
+    """None is `changed` for a tree and `overwrite` for one object."""
+    priority: int = 0
+
+    def secret(self) -> dict[str, Any]:
+        """Return the secrets of both sides."""
+        return {"source": self.source.secret(), "destination": self.destination.secret()}
+
+    def spec(self, remotes: Remotes) -> Spec:
+        """Return what the ledger keeps. Raises a RequestError for what can't be located, or moved onto itself."""
+        source, destination = self.located(remotes)
+        return Spec(
+            remotes.shown(self.source.text, source),
+            remotes.shown(self.destination.text, destination),
+            {"recursive": self.recursive, "verify": self.verify.value, "if_exists": self.existing.value},
+            self.secret(),
+            self.priority,
+        )
+
+    @property
+    def existing(self) -> IfExists:
+        """What to do where the destination has an object."""
+        return self.if_exists or (IfExists.CHANGED if self.recursive else IfExists.OVERWRITE)
+
+    def located(self, remotes: Remotes) -> tuple[Location, Location]:
+        """Return both Locations; those of a tree are folders. Raises a RequestError, whose pointer names the side."""
+        source = remotes.locate(self.source.text, headers=self.source.headers, pointer="/source", folder=self.recursive)
+        destination = remotes.locate(
+            self.destination.text,
+            method=self.destination.method,
+            headers=self.destination.headers,
+            pointer="/destination",
+            destination=True,
+            folder=self.recursive,
+        )
+        if not self.recursive:
+            Plan(source, destination)
+            return source, destination
+        source, destination = source.folder(), destination.folder()
+        _apart(source, destination)
+        return source, destination
+
+
+def _apart(source: Location, destination: Location) -> None:
+    """Raise SameObject for a tree that is to be moved into itself: its listing might never end."""
+    if source.origin != destination.origin or source.store != destination.store:
+        return
+    if destination.path.startswith(source.path) or source.path.startswith(destination.path):
+        raise SameObject(
+            f"{source} and {destination} lie in each other",
+            hint="Give a destination that is neither above nor below the source.",
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A migration, ready to be carried out."""
+
+    id: str
+    source: Location
+    destination: Location
+    recursive: bool
+    verify: Verify
+    if_exists: IfExists
+
+    @classmethod
+    def of(cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes) -> Job:
+        """Return it with today's remotes. Raises ConfigError where the secrets are gone, and as Order.located."""
+        if secret is None:
+            raise ConfigError(
+                f"migration {migration.number} has no credentials any more",
+                hint="Send the same request again; what is there already is skipped.",
+            )
+        order = Order(
+            End.of(secret["source"]),
+            End.of(secret["destination"]),
+            migration.recursive,
+            Verify(migration.options["verify"]),
+            IfExists(migration.options["if_exists"]),
+        )
+        source, destination = order.located(remotes)
+        return cls(migration.id, source, destination, migration.recursive, order.verify, order.existing)
+
+    def plan(self, claim: Claim) -> Plan:
+        """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree."""
+        source, destination = self.source, self.destination
+        if self.recursive:
+            source = parse_location(claim.url) if claim.url else source.below(claim.name)
+            destination = destination.below(claim.name, destination=True)
+        return Plan(source, destination, self.verify, self.if_exists)

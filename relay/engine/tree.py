@@ -1,0 +1,63 @@
+"""A tree's listing, page by page into the ledger, so that its transfers start while it still goes on.
+
+Decided here: what of a listing is kept, and how much at a time. Never here: what a listing looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from relay.errors import UnsafeKey
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Listed, Listing
+from relay.location import UNSAFE_CHARACTERS
+from relay.stores.interfaces import Entry
+
+PAGE = 1000
+"""So many objects are written at once."""
+
+T = TypeVar("T")
+
+
+def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on: Callable[[], bool]) -> bool:
+    """Write what a listing gives, and that it is whole. Returns False where it was stopped: it is handed back then.
+
+    Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays.
+    """
+    for page in _pages(entries, PAGE):
+        listed = [_listed(entry) for entry in page if not entry.folder]
+        if not (ledger.add_page(listing, listed, page[-1].name) and go_on()):
+            ledger.hand_back_listing(listing)
+            return False
+    ledger.end_listing(listing)
+    return True
+
+
+def _pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
+    page: list[T] = []
+    for entry in entries:
+        page.append(entry)
+        if len(page) == most:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _listed(entry: Entry) -> Listed:
+    modified = entry.modified.timestamp() if entry.modified else None
+    if UNSAFE_CHARACTERS.search(entry.name):
+        # No database takes all of these, and no destination should.
+        name = entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        readable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
+        return Listed(readable, entry.size, error=_UNSAFE)
+    return Listed(entry.name, entry.size, entry.etag, modified)
+
+
+_UNSAFE = {
+    "code": UnsafeKey.code,
+    "side": "source",
+    "detail": "the name is not UTF-8, or has control or bidi characters in it",
+    "hint": "Rename the object at its source, and run it again.",
+}

@@ -1,0 +1,295 @@
+"""`relay migrate -r` as its users run it: everything moved and proved, and nothing lost to any kind of end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulators.proxy import Proxy
+from tests.end_to_end.test_cli import environment
+from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MIB = 1 << 20
+
+
+class Terminal:
+    """Runs relay's commands with one ledger."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home, self.ledger = home, home / "ledger.db"
+        self._settings = {"RELAY_LEDGER": f"sqlite:///{self.ledger}", **settings}
+
+    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "relay", *words],
+            cwd=ROOT,
+            env=environment(**self._settings, **more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, **more: str) -> tuple[int, str, str]:
+        """Run a command to its end; return its exit code and what it printed."""
+        process = self.start(*words, **more)
+        out, err = process.communicate(timeout=100)
+        assert "Traceback" not in out + err, err
+        return process.returncode, out, err
+
+    def tree(self, source: object, destination: object, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
+        """Migrate a tree; return the exit code and the summary."""
+        code, out, _ = self.run("migrate", "-r", str(source), str(destination), "--json", *words, **more)
+        return code, json.loads(out)
+
+    def query(self, sql: str) -> Any:
+        """Return one value of the ledger, or None while it is not there yet."""
+        try:
+            with sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=10) as connection:
+                row = connection.execute(sql).fetchone()
+        except sqlite3.OperationalError:
+            return None
+        return row and row[0]
+
+    def wait_for(self, process: subprocess.Popen[str], sql: str, good: Callable[[Any], bool]) -> None:
+        """Wait until a query of the ledger gives something good. Fails where the process ends before."""
+        for _ in range(3000):
+            if (found := self.query(sql)) is not None and good(found):
+                return
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)  # another process's ledger can only be polled
+        raise TimeoutError(sql)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    """Return a terminal with a ledger of its own."""
+    return Terminal(tmp_path)
+
+
+def plant(folder: Path, count: int = 120) -> dict[str, str]:
+    """Write a tree with all kinds of names; return the digests by name."""
+    chance, digests = random.Random(5), {}
+    names = [f"a/{i % 7}/file {i}.bin" for i in range(count)] + ["ü/ñ+%20.txt", "empty", "#?&=.x"]
+    for name in names:
+        data = chance.randbytes(chance.randrange(1, 40_000)) if name != "empty" else b""
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        digests[name] = hashlib.sha256(data).hexdigest()
+    return digests
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Return the digests of a folder's files by name."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+# -- folders of this machine
+
+
+def test_a_tree_arrives_whole_and_the_second_time_nothing_is_sent(terminal: Terminal, tmp_path: Path) -> None:
+    planted = plant(tmp_path / "from")
+    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, told["state"], told["objects"]) == (0, "succeeded", {"verified": len(planted)})
+    assert digests_of(tmp_path / "to") == planted
+    (tmp_path / "from" / "empty").write_bytes(b"not any more")
+    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, told["number"]) == (0, 2)
+    assert told["objects"] == {"skipped": len(planted) - 1, "verified": 1}
+    assert (tmp_path / "to" / "empty").read_bytes() == b"not any more"
+
+
+def test_a_failure_stops_nothing_else_and_the_same_command_does_only_what_is_left(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    planted = plant(tmp_path / "from", 20)
+    (tmp_path / "to" / "a" / "0" / "file 0.bin").mkdir(parents=True)
+    (tmp_path / "to" / "a" / "0" / "file 0.bin" / "in the way").touch()
+    code, out, err = terminal.run("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert code == 1
+    assert "a/0/file 0.bin failed: destination:" in err
+    assert "partial" in out
+    assert "1 failed" in out
+    (tmp_path / "to" / "a" / "0" / "file 0.bin" / "in the way").unlink()
+    (tmp_path / "to" / "a" / "0" / "file 0.bin").rmdir()
+    code, out, err = terminal.run("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert code == 0
+    assert "going on with migration 1: 22 objects" in err
+    assert digests_of(tmp_path / "to") == planted
+
+
+def test_a_name_that_is_no_text_is_told_and_left_out(terminal: Terminal, tmp_path: Path) -> None:
+    plant(tmp_path / "from", 3)
+    (tmp_path / "from" / os.fsdecode(b"bad\xff")).touch()
+    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, told["state"], told["objects"]) == (1, "partial", {"failed": 1, "verified": 6})
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("nowhere", "to"), "No such file or directory"),
+        (("from", "from/inside"), "lie in each other"),
+        (("from", "from"), "lie in each other"),
+        (("from", "to", "--method", "POST"), "by PUT"),
+        (("from", "nosuch:bucket"), "no remote"),
+    ],
+)
+def test_what_can_not_be_a_tree_is_one_clear_line(
+    terminal: Terminal, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    plant(tmp_path / "from", 1)
+    places = [str(tmp_path / word) if not word.startswith(("-", "P", "nosuch")) else word for word in words]
+    code, out, err = terminal.run("migrate", "-r", *places)
+    assert code in (1, 2)
+    assert says in err + out
+
+
+def test_a_ledger_that_can_not_be_opened_is_one_line(terminal: Terminal, tmp_path: Path) -> None:
+    plant(tmp_path / "from", 1)
+    terminal.ledger.write_bytes(b"this is no database, but somebody's notes " * 100)
+    code, _, err = terminal.run("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert code == 2
+    assert str(terminal.ledger) in err
+    assert terminal.ledger.read_bytes().startswith(b"this is no database")
+
+
+# -- S3, in parts
+
+
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """Return a server of this module's own."""
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed")
+    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture
+def slow(seaweed: Seaweed) -> Iterator[Proxy]:
+    """Return a slow way to the server."""
+    with Proxy(seaweed.endpoint.removeprefix("http://"), rate=8e6) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def clouds(tmp_path: Path, seaweed: Seaweed, slow: Proxy) -> Terminal:
+    """Return a terminal with two remotes: the server, and the same one by the slow way."""
+    rows = [("near", seaweed.endpoint), ("far", slow.url())]
+    (tmp_path / "relay.toml").write_text(
+        "".join(
+            f'[remotes.{name}]\ntype = "s3"\nendpoint = "{endpoint}"\naccess_key_id = "{KEY}"\n'
+            f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
+            for name, endpoint in rows
+        )
+    )
+    return Terminal(tmp_path, RELAY_CONFIG=str(tmp_path / "relay.toml"), RELAY_PARTED_BYTES=str(12 * MIB), **PARTS)
+
+
+PARTS = {"RELAY_PART_BYTES": str(5 * MIB), "RELAY_PARTS_IN_FLIGHT": "2"}
+LARGE = 40 * MIB
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_large_object_goes_on_in_the_middle(
+    seaweed: Seaweed, slow: Proxy, clouds: Terminal, end: signal.Signals
+) -> None:
+    client, data = seaweed.client(), random.Random(7).randbytes(LARGE)
+    name = f"large-{end.name}"
+    client.put_object(Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=data, Metadata={"color": "blue"})
+    words = ("-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to")
+    first = clouds.start("migrate", *words)
+    clouds.wait_for(first, "SELECT count(*) FROM parts", lambda count: count >= 3)
+    first.send_signal(end)
+    out, err = first.communicate(timeout=30)
+    assert first.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[end], err
+    kept = clouds.query("SELECT sum(size) FROM parts")
+    before = slow.carried("up")
+    code, out, err = clouds.run("migrate", *words, "--json")
+    assert code == 0, out + err
+    told = json.loads(out)
+    assert (told["number"], told["objects"], told["levels"]) == (1, {"verified": 1}, {"whole_digest": 1})
+    sent = slow.carried("up") - before
+    assert sent <= LARGE - kept + MIB  # what the dead process had sent already was still on its slow way
+    assert before + sent <= LARGE + 2 * 5 * MIB + 128 * 1024
+    answer = client.get_object(Bucket=seaweed.bucket, Key=f"{name}/to/object")
+    assert answer["Metadata"]["color"] == "blue"
+    assert hashlib.sha256(answer["Body"].read()).digest() == hashlib.sha256(data).digest()
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
+
+
+@pytest.mark.timeout(120)
+def test_an_object_that_changed_meanwhile_begins_anew(seaweed: Seaweed, clouds: Terminal) -> None:
+    client = seaweed.client()
+    client.put_object(Bucket=seaweed.bucket, Key="changed/from/object", Body=bytes(LARGE))
+    words = ("-r", f"near:{seaweed.bucket}/changed/from", f"far:{seaweed.bucket}/changed/to")
+    first = clouds.start("migrate", *words)
+    clouds.wait_for(first, "SELECT count(*) FROM parts", lambda count: count >= 2)
+    first.kill()
+    first.communicate(timeout=30)
+    client.put_object(Bucket=seaweed.bucket, Key="changed/from/object", Body=b"\1" * LARGE)
+    code, out, err = clouds.run("migrate", *words, "--json")
+    assert code == 0, out + err
+    assert set(client.get_object(Bucket=seaweed.bucket, Key="changed/to/object")["Body"].read()) == {1}
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
+
+
+@pytest.mark.timeout(120)
+def test_many_small_objects_survive_a_kill(seaweed: Seaweed, clouds: Terminal) -> None:
+    client, chance = seaweed.client(), random.Random(3)
+    planted = {f"{i:03}": chance.randbytes(chance.randrange(1, 60_000)) for i in range(250)}
+    for name, data in planted.items():
+        client.put_object(Bucket=seaweed.bucket, Key=f"small/from/{name}", Body=data)
+    words = ("-r", f"near:{seaweed.bucket}/small/from", f"far:{seaweed.bucket}/small/to")
+    for least in (20, 120):
+        process = clouds.start("migrate", *words)
+        clouds.wait_for(process, "SELECT count(*) FROM transfers WHERE state = 'verified'", lambda n, at=least: n >= at)
+        process.kill()
+        process.communicate(timeout=30)
+    code, out, err = clouds.run("migrate", *words, "--json")
+    assert code == 0, out + err
+    told = json.loads(out)
+    assert sum(told["objects"].values()) == told["objects"]["verified"] == 250
+    for name, data in planted.items():
+        assert client.get_object(Bucket=seaweed.bucket, Key=f"small/to/{name}")["Body"].read() == data
+
+
+def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -> None:
+    client = seaweed.client()
+    for i in range(80):
+        client.put_object(Bucket=seaweed.bucket, Key=f"shared/from/{i:03}", Body=bytes(400_000))
+    words = (
+        "migrate",
+        "-r",
+        f"near:{seaweed.bucket}/shared/from",
+        f"far:{seaweed.bucket}/shared/to",
+        "--slots",
+        "1",
+        "--json",
+    )
+    one = clouds.start(*words)
+    clouds.wait_for(one, "SELECT count(*) FROM transfers WHERE state = 'verified'", lambda count: count >= 1)
+    two = clouds.start(*words)
+    told = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
+    assert [(t["number"], t["state"], t["objects"]) for t in told] == [(1, "succeeded", {"verified": 80})] * 2
+    assert clouds.query("SELECT max(attempts) FROM transfers") == 1
