@@ -173,6 +173,7 @@ class Settings(BaseSettings):
             total_seconds=self.total_seconds,
             stall_seconds=self.stall_seconds,
             stall_bytes=self.stall_bytes,
+            idle_connections=2 * min(self.slots, 500) + 16,  # each transfer may have one to read and one to write
             settle_seconds=self.settle_seconds,
             buffer_bytes=self.buffer_bytes,
             parted_bytes=self.parted_bytes,

@@ -16,6 +16,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
@@ -267,6 +268,7 @@ def is_host_name(host: str) -> bool:
     return all(_is_punycode(label[4:]) for label in host.split(".") if label.startswith("xn--"))
 
 
+@lru_cache(maxsize=4096)
 def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address that a host spells out, in any spelling that getaddrinfo takes for one; None for a name.
 

@@ -1,4 +1,4 @@
-"""`python -m simulators src | dst | proxy | speed`."""
+"""`python -m simulators src | dst | proxy | bucket | speed`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from simulators import certificates, proxy, source, speed
+from simulators.bucket import Bucket
 from simulators.destination import DIGESTS, Destination
 from simulators.faults import BadFault, describe
 from simulators.intake import ALGORITHMS
@@ -55,10 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m simulators", description="Two clouds and a bad network, on this machine, in memory."
     )
-    commands = parser.add_subparsers(required=True, metavar="src|dst|proxy|speed")
+    commands = parser.add_subparsers(required=True, metavar="src|dst|proxy|bucket|speed")
     _add_source(commands.add_parser("src", help="a cloud that objects come from"))
     _add_destination(commands.add_parser("dst", help="a cloud that objects go to"))
     _add_proxy(commands.add_parser("proxy", help="a bad network in front of either"))
+    _add_bucket(commands.add_parser("bucket", help="a bucket of very many objects, to be listed"))
     _add_speed(commands.add_parser("speed", help="measure both clouds against nginx"))
     return parser
 
@@ -121,6 +123,20 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--half-close", type=parse_bytes, nargs="?", const=0, metavar="SIZE", help="FIN one way")
     parser.add_argument("--slow-close", type=parse_seconds, nargs="?", const=5.0, metavar="TIME")
     parser.set_defaults(start=_start_proxy)
+
+
+def _add_bucket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("port", type=int, metavar="LISTEN_PORT", help="0 chooses one")
+    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
+    parser.add_argument("--objects", type=int, default=1_000_000, metavar="COUNT", help="default 1000000")
+    parser.set_defaults(start=_start_bucket)
+
+
+@contextmanager
+def _start_bucket(options: argparse.Namespace) -> Iterator[_Running]:
+    with Bucket(options.objects, options.port, options.bind) as bucket:
+        print(f"bucket listening on {bucket.url()}", flush=True)
+        yield bucket
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:

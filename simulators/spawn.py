@@ -67,7 +67,7 @@ class Spawned:
 def spawn(*arguments: str) -> Iterator[Spawned]:
     """Run `python -m simulators ARGUMENTS` on a free port, unless one is said, and stop it at the end.
 
-    The first argument is `src`, `dst` or `proxy`. Raises NotStarted.
+    The first argument is `src`, `dst`, `proxy` or `bucket`. Raises NotStarted.
     """
     command = [sys.executable, "-m", "simulators", *_with_port(arguments)]
     process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import monotonic
 
 import click
 
@@ -13,6 +14,9 @@ from relay.engine.runner import Runner
 from relay.stores.interfaces import Entry
 from relay.stores.remotes import Remotes
 from relay.wire.meter import Meter
+
+LINES, SECONDS = 1000, 0.5
+"""So many lines are written at once, and how long the first of them may wait."""
 
 
 @click.command()
@@ -26,8 +30,15 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
     runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
     source = runner.stores.source(place, Meter(runner.limits))
+    lines: list[str] = []
+    written = monotonic()
     for entry in source.list(place, recursive):
-        say(json.dumps(_told(entry)) if as_json else _line(entry, long_))
+        lines.append(json.dumps(_told(entry)) if as_json else _line(entry, long_))
+        if len(lines) == LINES or monotonic() - written > SECONDS:  # a write for each line costs more than the listing
+            say("\n".join(lines))
+            lines, written = [], monotonic()
+    if lines:
+        say("\n".join(lines))
     return Exit.VERIFIED
 
 

@@ -57,6 +57,8 @@ def say_error(error: RelayError) -> None:
 
 def plain(text: str) -> str:
     """Return text with everything escaped that a terminal might act on: stores choose etags and error texts."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -27,7 +27,6 @@ import gevent
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from relay.engine.journal import ClaimJournal
 from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.transfer import Known, Outcome, Transfer
@@ -42,7 +41,7 @@ from relay.errors import (
     Unsupported,
 )
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Migration, Settlement
+from relay.ledger.rows import Begun, Claim, Migration, Settlement, StoredPart
 from relay.receipt import State, Version
 from relay.wire.meter import Meter
 
@@ -56,6 +55,34 @@ RENEW_SECONDS = 5.0
 """How often the lease is put off, and the claims of lost runners are taken back."""
 JOBS = 64
 """So many migrations are kept at hand."""
+
+
+@dataclass(frozen=True)
+class ClaimJournal:
+    """The notes of a transfer that is claimed from a ledger."""
+
+    ledger: Ledger
+    claim: Claim
+
+    def begun(self) -> Begun | None:
+        """As Journal.begun."""
+        return self.ledger.begun(self.claim)
+
+    def begin(self, upload: Begun) -> None:
+        """As Journal.begin."""
+        self.ledger.begin(self.claim, upload)
+
+    def store(self, part: StoredPart) -> None:
+        """As Journal.store."""
+        self.ledger.store(self.claim, part)
+
+    def commit(self, digest: str) -> None:
+        """As Journal.commit."""
+        self.ledger.commit(self.claim, digest)
+
+    def forget(self) -> None:
+        """As Journal.forget."""
+        self.ledger.forget(self.claim)
 
 
 @dataclass(eq=False)
@@ -297,7 +324,12 @@ class Claimer:
                 self._facts[id] = self._empty(job)
                 self.ledger.learn_empty(id, self._facts[id])
             source = self.runner.stores.source(job.source, Meter(self.runner.limits))
-            write_tree(self.ledger, listing, self._woken(source.list(job.source, True)), lambda: not self._stopping)
+            write_tree(
+                self.ledger,
+                listing,
+                self._woken(source.list(job.source, True, listing.cursor)),
+                lambda: not self._stopping,
+            )
         except (LedgerFailed, LeaseLost):
             raise
         except RelayError as error:

@@ -6,11 +6,9 @@ is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, StoredPart
+from relay.ledger.rows import Begun, StoredPart
 from relay.stores.interfaces import Part
 
 
@@ -31,34 +29,6 @@ class Journal(Protocol):
 
     def forget(self) -> None:
         """The upload is no more."""
-
-
-@dataclass(frozen=True)
-class ClaimJournal:
-    """The notes of a transfer that is claimed from a ledger."""
-
-    ledger: Ledger
-    claim: Claim
-
-    def begun(self) -> Begun | None:
-        """As Journal.begun."""
-        return self.ledger.begun(self.claim)
-
-    def begin(self, upload: Begun) -> None:
-        """As Journal.begin."""
-        self.ledger.begin(self.claim, upload)
-
-    def store(self, part: StoredPart) -> None:
-        """As Journal.store."""
-        self.ledger.store(self.claim, part)
-
-    def commit(self, digest: str) -> None:
-        """As Journal.commit."""
-        self.ledger.commit(self.claim, digest)
-
-    def forget(self) -> None:
-        """As Journal.forget."""
-        self.ledger.forget(self.claim)
 
 
 def kept(written: Begun, listed: tuple[Part, ...]) -> tuple[StoredPart, ...]:

@@ -177,7 +177,7 @@ class HttpStore:
             location = redirected(location, target, self._side)
         raise TooManyRedirects(f"{location} is more than {self._wire.limits.redirects} redirects away", side=self._side)
 
-    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list: HTTP has none of its own."""
         raise Unsupported(f"{location} can't be listed: plain HTTP has no listing", hint="Name the object itself.")
 
@@ -372,4 +372,6 @@ def http_date(text: str | None) -> datetime | None:
 
 def printable(text: str) -> str:
     """Return a peer's short text fit for a message: visible ASCII, at most 128 characters."""
+    if len(text) <= 128 and text.isascii() and text.isprintable():
+        return text
     return "".join(c for c in text if " " <= c <= "~")[:128]

@@ -139,9 +139,10 @@ class Source(Protocol):
         failure nothing is left open.
         """
 
-    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """Yield what a folder holds, page by page as it is asked for: nothing grows with the number of objects.
 
+        `after` is the last name that an earlier listing gave: a store that can goes on behind it, others begin anew.
         `recursive` gives all objects below it instead, without folders. A folder that is not there may be one that
         is empty. Raises StoreError, NotFound, ProtocolViolation; Unsupported where a store has no listing.
         """
@@ -153,7 +154,7 @@ class Destination(Protocol):
     def head(self, location: Location) -> Found | None:
         """As Source's. Raises NotFound where there is none."""
 
-    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source's."""
 
     def atomic(self, digested: bool) -> bool:

@@ -168,7 +168,7 @@ class LocalStore:
             raise Rejected(f"{location} is no regular file", side=self._side, hint="Only files can be moved.")
         return _version(found)
 
-    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, in the order of the names. Links to folders are not followed, devices and pipes left out."""
         root, waiting = path_of(location), [""]
         while waiting:

@@ -14,16 +14,16 @@ where credentials come from (`stores/remotes.py`), how they sign (`stores/sigv4.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import cast
 from urllib.parse import quote, unquote, unquote_plus
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, ParseError, fromstring
 from xml.sax.saxutils import escape
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
+import gevent
 
 from relay.digest import ALGORITHMS, Digester, Digests
 from relay.errors import (
@@ -325,7 +325,7 @@ class S3Store(HttpStore):
 
     # -- listing
 
-    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, by ListObjectsV2, a thousand a page in the order of their names' bytes."""
         account = cast(S3Account, location.account)
         prefix = unquote(location.path.removeprefix(account.prefix)).lstrip("/")
@@ -333,26 +333,42 @@ class S3Store(HttpStore):
         asked = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
         if not recursive:
             asked["delimiter"] = "/"
-        while True:
-            query = "&".join(f"{name}={quote(asked[name], safe='-_.~')}" for name in sorted(asked))
-            place = replace(location, target=f"{account.prefix}/?{query}")
-            response = self._send("GET", place, ())
-            if response.head.status != 200:
-                raise self._refusal(response, "GET", location)
-            page = self._parsed(self._page(response), location)
+        if after:
+            asked["start-after"] = prefix + after
+        for page in self._listed(location, asked):
             yield from _entries(page, prefix)
-            token = page.findtext("{*}NextContinuationToken")
-            if (page.findtext("{*}IsTruncated") or "").lower() != "true":
-                return
-            if not token or token == asked.get("continuation-token"):
-                raise ProtocolViolation(f"{location}: the listing goes on and does not say where", side=self._side)
-            asked["continuation-token"] = token
+
+    def _listed(self, location: Location, asked: dict[str, str]) -> Iterator[Element]:
+        """Yield the pages; while one is looked at, the next is on its way already."""
+        ahead = _Ahead(partial(self._listed_page, location, dict(asked)))
+        try:
+            while True:
+                page = ahead.result()
+                token = page.findtext("{*}NextContinuationToken")
+                if (page.findtext("{*}IsTruncated") or "").lower() != "true":
+                    yield page
+                    return
+                if not token or token == asked.get("continuation-token"):
+                    message = f"{location}: the listing goes on and does not say where"
+                    raise ProtocolViolation(message, side=self._side)
+                asked["continuation-token"] = token
+                ahead = _Ahead(partial(self._listed_page, location, dict(asked)))
+                yield page
+        finally:
+            ahead.stop()
+
+    def _listed_page(self, location: Location, asked: Mapping[str, str]) -> Element:
+        account = cast(S3Account, location.account)
+        query = "&".join(f"{name}={quote(asked[name], safe='-_.~')}" for name in sorted(asked))
+        response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
+        if response.head.status != 200:
+            raise self._refusal(response, "GET", location)
+        return self._parsed(self._page(response), location)
 
     def _parsed(self, text: str, location: Location) -> Element:
-        try:
-            root: Element = fromstring(text.strip())
-        except (ParseError, DefusedXmlException, ValueError):
-            raise ConnectionLost(f"{location}: the answer is cut off, or is no XML", side=self._side) from None
+        root = parsed(text)
+        if root is None:
+            raise ConnectionLost(f"{location}: the answer is cut off, or is no XML", side=self._side)
         return root
 
     # -- removal
@@ -435,6 +451,46 @@ class S3Store(HttpStore):
             return ""  # its status tells enough
 
 
+class _Ahead:
+    """Something that is being done while its caller does something else."""
+
+    def __init__(self, do: Callable[[], Element]) -> None:
+        self._job = gevent.spawn(self._caught, do)
+        gevent.sleep(0)  # it sends its request now
+
+    @staticmethod
+    def _caught(do: Callable[[], Element]) -> tuple[Element | None, BaseException | None]:
+        try:
+            return do(), None
+        except BaseException as error:  # noqa: BLE001 - raised again by `result`
+            return None, error
+
+    def result(self) -> Element:
+        """Wait for it, and return what it gave or raise what it raised."""
+        element, error = self._job.get()
+        if error is not None:
+            raise error
+        return cast(Element, element)
+
+    def stop(self) -> None:
+        """Break it off if it is still under way."""
+        self._job.kill()
+
+
+def parsed(text: str) -> Element | None:
+    """Return a document's root, or None for one that is broken, or declares a type.
+
+    The type is where entities are declared, which may grow without end or fetch files; no store's answer has one. So
+    the fast parser in C may be used, which hasn't any other such power (docs.python.org, "XML vulnerabilities").
+    """
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        return None
+    try:
+        return fromstring(text.strip())
+    except (ParseError, ValueError):
+        return None
+
+
 def _at(location: Location, query: str) -> Location:
     """Return the object's address with a query, in the order in which it is signed."""
     return replace(location, target=f"{location.path}?{query}")
@@ -493,20 +549,18 @@ def _coded(metadata: Fields, length: int) -> Fields:
 
 def _entries(page: Element, prefix: str) -> Iterator[Entry]:
     """Return a page's folders and objects, but for the marker of the folder itself."""
+    space = page.tag.rpartition("}")[0] + "}" if "}" in page.tag else ""
     decode = unquote_plus if page.findtext("{*}EncodingType") == "url" else str
-    for row in page.iterfind("{*}CommonPrefixes"):
-        yield Entry(decode(row.findtext("{*}Prefix") or "")[len(prefix) :])
-    for row in page.iterfind("{*}Contents"):
-        name = decode(row.findtext("{*}Key") or "")[len(prefix) :]
-        if not name:
-            continue
-        size, modified = row.findtext("{*}Size"), row.findtext("{*}LastModified")
-        yield Entry(
-            name,
-            int(size) if size and size.isdigit() else None,
-            printable(row.findtext("{*}ETag") or "") or None,
-            _when(modified),
-        )
+    skip = len(prefix)
+    for row in page.iterfind(f"{space}CommonPrefixes/{space}Prefix"):
+        yield Entry(decode(row.text or "")[skip:])
+    key, size, etag, when = (f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified"))
+    for row in page.iterfind(f"{space}Contents"):
+        told = {cell.tag: cell.text or "" for cell in row}
+        name = decode(told.get(key, ""))[skip:]
+        if name:
+            length, tag = told.get(size, ""), told.get(etag)
+            yield Entry(name, int(length) if length.isdigit() else None, tag and printable(tag), _when(told.get(when)))
 
 
 def _when(text: str | None) -> datetime | None:
@@ -518,9 +572,8 @@ def _when(text: str | None) -> datetime | None:
 
 def _told(text: str) -> tuple[str, str]:
     """Return the code and the message of an error document; empty strings where there is none."""
-    try:
-        root = fromstring(text)
-    except (ParseError, DefusedXmlException, ValueError):
+    root = parsed(text)
+    if root is None:
         return "", ""
     code, message = root.findtext("{*}Code") or "", root.findtext("{*}Message") or ""
     return printable(code.strip()), printable(message.strip())

@@ -153,7 +153,7 @@ class WebDavStore(HttpStore):
 
     # -- listing
 
-    def list(self, location: Location, recursive: bool = False) -> Iterator[Entry]:
+    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse an endless depth."""
         root = location if location.path.endswith("/") else location.with_target(f"{location.path}/")
         waiting = [""]

@@ -145,7 +145,8 @@ class Wire:
 
 def _wrapped(wrapping: Wrapping, body: Body, outlet: Outlet) -> bool:
     """Send a Body with what stands around it; what ends it goes only after a whole Body."""
-    if not outlet.write(memoryview(wrapping.before)) or not pump(body, outlet):
+    outlet.more_follows = True
+    if not outlet.write(memoryview(wrapping.before), more=True) or not pump(body, outlet):
         return False
     after = wrapping.after()
     if len(after) != wrapping.after_bytes:
@@ -190,8 +191,9 @@ class _Attempt:
         request = self.request
         data = memoryview(request_head(request.method, request.target, self._fields(expect)))
         deadline = self.meter.clock() + self.limits.head_seconds
+        follows = not expect and request.body is not None and request.body_length != 0
         while data or not self.stream.flush_now():
-            sent = self.stream.write_now(data) if data else 0
+            sent = self.stream.write_now(data, follows) if data else 0
             data = data[sent:]
             if not sent and not self.stream.wait_writable(self.meter.tick_seconds):
                 self.meter.look()

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 import httptools
 
@@ -49,9 +50,15 @@ class Head:
 
     def get(self, name: str) -> str | None:
         """Return a field's value, several joined by commas (RFC 9110 section 5.2), or None."""
-        name = name.lower()
-        values = [value for key, value in self.fields if key.lower() == name]
-        return ", ".join(values) if values else None
+        return self._by_name.get(name.lower())
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name, value in self.fields:
+            key = name.lower()
+            found[key] = f"{found[key]}, {value}" if key in found else value
+        return found
 
     @property
     def interim(self) -> bool:

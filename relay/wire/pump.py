@@ -90,15 +90,17 @@ class Outlet:
         self.stream, self.meter, self.answers, self.chunked = stream, meter, answers, chunked
         self.sent = 0
         self.waited = False
+        self.more_follows = False
+        """What ends the body's wrapping follows its last byte at once."""
 
-    def write(self, view: memoryview) -> bool:
+    def write(self, view: memoryview, more: bool = False) -> bool:
         """Send one piece of payload; False if the destination answered first (the piece may be half sent).
 
-        Raises ConnectionLost and what the meter raises.
+        `more` as in Stream.write_now. Raises ConnectionLost and what the meter raises.
         """
-        if self.chunked and not self._send(memoryview(b"%x\r\n" % len(view))):
+        if self.chunked and not self._send(memoryview(b"%x\r\n" % len(view)), more=True):
             return False
-        if not self._send(view):
+        if not self._send(view, more or self.chunked):
             return False
         self.sent += len(view)
         self.meter.moved += len(view)
@@ -114,11 +116,11 @@ class Outlet:
             self.wait()
         return True
 
-    def _send(self, view: memoryview) -> bool:
+    def _send(self, view: memoryview, more: bool = False) -> bool:
         while view:
             if self.answers.poll():
                 return False
-            sent = self.stream.write_now(view)
+            sent = self.stream.write_now(view, more)
             view = view[sent:]
             if view and not sent:
                 self.wait()
@@ -192,7 +194,7 @@ def _copy(body: Body, outlet: Outlet) -> bool:
         with BUFFERS.lend(piece) as view:
             count = body.read_now(view)
             outlet.waited = False
-            if count and not outlet.write(view[:count]):
+            if count and not outlet.write(view[:count], outlet.more_follows and not body.remaining):
                 return False
         if count == 0:
             return True

@@ -161,7 +161,7 @@ class TlsStream(Stream):
 
     # -- writing
 
-    def write_now(self, view: memoryview) -> int:
+    def write_now(self, view: memoryview, more: bool = False) -> int:
         """As Stream's. Takes at most one piece, and nothing while an earlier one waits."""
         if not self.flush_now():
             return 0

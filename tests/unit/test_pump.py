@@ -378,9 +378,9 @@ def test_two_pumps_take_turns() -> None:
         def run(name: str, made: Bench) -> bool:
             write = made.outlet.write
 
-            def noting(view: memoryview) -> bool:
+            def noting(view: memoryview, more: bool = False) -> bool:
                 order.append(name)
-                return write(view)
+                return write(view, more)
 
             made.outlet.write = noting  # type: ignore[method-assign]
             made.body.connection.leftover = DATA
