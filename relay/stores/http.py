@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -33,6 +34,7 @@ from relay.errors import (
 )
 from relay.location import Location, redirected
 from relay.receipt import Version
+from relay.stores.indexes import ACCEPT, read_index
 from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
@@ -70,6 +72,8 @@ ERRORS: Mapping[int, type[StoreError]] = {
 }
 """What a status means; every other one is Rejected, and final."""
 
+DEEPEST = 64
+"""Folders within folders that a listing follows: a server whose links lead in a circle would have no end."""
 PAGE_BYTES = 16 << 20
 """The most that is read of one page of a listing: a thousand names of a kilobyte, and as much again of markup."""
 CARRIED = ("content-type", "content-encoding", "content-language", "cache-control")
@@ -178,8 +182,34 @@ class HttpStore:
         raise TooManyRedirects(f"{location} is more than {self._wire.limits.redirects} redirects away", side=self._side)
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
-        """As Source.list: HTTP has none of its own."""
-        raise Unsupported(f"{location} can't be listed: plain HTTP has no listing", hint="Name the object itself.")
+        """As Source.list, by the pages on which web servers list a folder, one folder after the other."""
+        waiting = [""]
+        while waiting:
+            name = waiting.pop()
+            entries = self._index(location.folder().below(name) if name else location.folder())
+            folders = []
+            for entry in entries:
+                entry = replace(entry, name=name + entry.name)
+                if not recursive or not entry.folder:
+                    yield entry
+                elif entry.name.count("/") > DEEPEST:
+                    raise ProtocolViolation(f"{location} has folders more than {DEEPEST} deep", side=self._side)
+                else:
+                    folders.append(entry.name)
+            waiting += reversed(folders)
+
+    def _index(self, folder: Location) -> tuple[Entry, ...]:
+        """Return what one page lists. Raises Unsupported for a page that is no list."""
+        response, final = self._read("GET", folder, (("Accept", ACCEPT),))
+        if response.head.status != 200:
+            raise self._refusal(response, "GET", final)
+        found = read_index(self._page(response), final.path)
+        if found is None:
+            raise Unsupported(
+                f"{final} is a page, and no list of a folder that relay can read",
+                hint="Name the object itself, or let the server list the folder (nginx: autoindex on).",
+            )
+        return tuple(found)
 
     def _page(self, response: Response) -> str:
         """Read a listing's answer. Raises ProtocolViolation for one that is too long to be one page."""

@@ -41,7 +41,8 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         events {{}}
         http {{ access_log off; client_max_body_size 0; client_body_temp_path {home}/tmp;
           server {{ listen 127.0.0.1:{port}; root {home}/files;
-            location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; create_full_put_path on; }} }} }}"""
+            location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; create_full_put_path on; autoindex on; }}
+            location /json/ {{ alias {home}/files/; autoindex on; autoindex_format json; }} }} }}"""
     )
     process = subprocess.Popen([binary, "-p", str(home), "-c", str(home / "nginx.conf")], stderr=subprocess.DEVNULL)
     try:

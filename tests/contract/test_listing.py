@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -23,6 +26,7 @@ from relay.stores.sigv4 import Credentials, Signer
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
+from tests.contract.conftest import free_port, wait_for
 from tests.scripted import Peer, Script, Talk, length_of
 from tests.seaweed import Seaweed
 
@@ -98,10 +102,55 @@ def test_a_bucket_is_listed_page_by_page(wire: Wire, seaweed: Seaweed) -> None:
     assert [entry.name for entry in store(wire, place).list(place)] == names
 
 
-def test_plain_http_has_no_listing(wire: Wire) -> None:
-    place = parse_location("http://127.0.0.1:1/folder/")
-    with pytest.raises(Unsupported):
-        store(wire, place).list(place)
+NAMES = ("a b+c%.txt", "ünï.bin", "in/deep/er/x&y<z>.txt", "in/one", ".hidden", "#?.x")
+
+
+@pytest.fixture(scope="module")
+def python_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Return Python's own server, and its folder."""
+    root, port = tmp_path_factory.mktemp("www"), free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "-d", str(root)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}", root
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("prefix", ["", "json/"])
+def test_an_index_of_nginx_is_a_listing(wire: Wire, nginx: str, prefix: str) -> None:
+    folder = f"index-{prefix.strip('/')}"
+    for name in NAMES:
+        request = Request(f"{nginx}/{folder}/{quote(name)}", b"12345", method="PUT")
+        with urlopen(request, timeout=10) as answer:
+            assert answer.status == 201
+    place = parse_location(f"{nginx}/{prefix}{folder}/")
+    seen = [name for name in NAMES if not name.startswith(".")]  # nginx leaves hidden ones out
+    found = {entry.name: entry.size for entry in store(wire, place).list(place, recursive=True)}
+    assert found == dict.fromkeys(seen, 5)
+    assert {e.name for e in store(wire, place).list(place)} == {n.partition("/")[0] + "/" * ("/" in n) for n in seen}
+
+
+def test_an_index_of_python_is_a_listing(wire: Wire, python_server: tuple[str, Path]) -> None:
+    base, root = python_server
+    for name in NAMES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"12345")
+    place = parse_location(f"{base}/")
+    assert {entry.name for entry in store(wire, place).list(place, recursive=True)} == set(NAMES)
+    with pytest.raises(NotFound):
+        list(store(wire, place).list(parse_location(f"{base}/nowhere/")))
+
+
+def test_a_page_that_is_no_list_is_told(wire: Wire, python_server: tuple[str, Path]) -> None:
+    base, root = python_server
+    (root / "site").mkdir(exist_ok=True)
+    (root / "site" / "index.html").write_text("<html><title>My shop</title><a href='buy'>buy</a></html>")
+    place = parse_location(f"{base}/site/")
+    with pytest.raises(Unsupported, match="no list of a folder"):
+        list(store(wire, place).list(place))
 
 
 # -- what lies

@@ -1,0 +1,140 @@
+# ruff: noqa: E501 - pages as servers print them
+"""The pages on which web servers list a folder, as those servers print them."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.stores.indexes import linked, read_index
+
+NGINX = """<html>
+<head><title>Index of /pub/</title></head>
+<body>
+<h1>Index of /pub/</h1><hr><pre><a href="../">../</a>
+<a href="in/">in/</a>                                                23-Nov-2026 22:48                   -
+<a href="a%20b.txt">a b.txt</a>                                      23-Nov-2026 22:48                1234
+<a href="rounded.iso">rounded.iso</a>                                23-Nov-2026 22:48                 12M
+<a href="long-name-that-nginx-cuts-because-it-does-not-fit-in.txt">long-name-that-nginx-cuts-because-it-does-not-..&gt;</a> 23-Nov-2026 22:48 7
+</pre><hr></body>
+</html>"""
+
+APACHE_TABLE = """<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 3.2 Final//EN">
+<html><head><title>Index of /pub</title></head><body><h1>Index of /pub</h1>
+<table><tr><th valign="top"><img src="/icons/blank.gif" alt="[ICO]"></th><th><a href="?C=N;O=D">Name</a></th>
+<th><a href="?C=M;O=A">Last modified</a></th><th><a href="?C=S;O=A">Size</a></th></tr>
+<tr><td><a href="/">Parent Directory</a></td><td>&nbsp;</td><td align="right">  - </td></tr>
+<tr><td valign="top"><img src="/icons/folder.gif" alt="[DIR]"></td><td><a href="in/">in/</a></td><td align="right">2026-11-23 22:48  </td><td align="right">  - </td><td>&nbsp;</td></tr>
+<tr><td valign="top"><img src="/icons/text.gif" alt="[TXT]"></td><td><a href="a%20b.txt">a b.txt</a></td><td align="right">2026-11-23 22:48  </td><td align="right">123 </td><td>photo 2024</td></tr>
+<tr><td valign="top"><img src="/icons/text.gif" alt="[TXT]"></td><td><a href="rounded.iso">rounded.iso</a></td><td align="right">2026-11-23 22:48  </td><td align="right">1.2K</td><td>&nbsp;</td></tr>
+</table></body></html>"""
+
+APACHE_PLAIN = """<html><head><title>Index of /pub</title></head><body><h1>Index of /pub</h1>
+<ul><li><a href="/"> Parent Directory</a></li>
+<li><a href="in/"> in/</a></li>
+<li><a href="a%20b.txt"> a b.txt</a></li></ul></body></html>"""
+
+PYTHON = """<!DOCTYPE HTML>
+<html lang="en"><head><meta charset="utf-8"><title>Directory listing for /pub/</title></head>
+<body><h1>Directory listing for /pub/</h1><hr><ul>
+<li><a href="in/">in/</a></li>
+<li><a href="a%20b.txt">a b.txt</a></li>
+</ul><hr></body></html>"""
+
+CADDY_JSON = """[{"name":"in/","size":4096,"url":"./in/","mod_time":"2026-11-23T22:48:09.123456789Z","mode":2147484141,
+"is_dir":true,"is_symlink":false},{"name":"a b.txt","size":1234,"url":"./a%20b.txt",
+"mod_time":"2026-11-23T22:48:09Z","mode":420,"is_dir":false,"is_symlink":false}]"""
+
+NGINX_JSON = """[
+{ "name":"in", "type":"directory", "mtime":"Mon, 23 Nov 2026 22:48:09 GMT" },
+{ "name":"a b.txt", "type":"file", "mtime":"Mon, 23 Nov 2026 22:48:09 GMT", "size":1234 },
+{ "name":"pipe", "type":"other", "mtime":"Mon, 23 Nov 2026 22:48:09 GMT" }
+]"""
+
+ROUNDED = {"rounded.iso": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "size"),
+    [
+        (NGINX, {**ROUNDED, "long-name-that-nginx-cuts-because-it-does-not-fit-in.txt": 7}, 1234),
+        (APACHE_TABLE, ROUNDED, 123),
+        (APACHE_PLAIN, {}, None),
+        (PYTHON, {}, None),
+        (CADDY_JSON, {}, 1234),
+        (NGINX_JSON, {}, 1234),
+    ],
+)
+def test_what_each_server_lists(text: str, more: dict[str, int | None], size: int | None) -> None:
+    found = read_index(text, "/pub/")
+    assert found is not None
+    assert {entry.name: entry.size for entry in found} == {"in/": None, "a b.txt": size, **more}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no page",
+        "<html><title>My shop</title><a href='x'>x</a></html>",
+        "{}",
+        "[1, 2]",
+        '[{"no": "name"}]',
+        "[" * 5000,
+        "<title>Indexing of things</title><a href='x'>x</a>",
+    ],
+)
+def test_what_is_no_list(text: str) -> None:
+    assert read_index(text, "/pub/") is None
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "../",
+        "..",
+        "./",
+        "/",
+        "/pub/",
+        "/pub",
+        "/etc/passwd",
+        "/pub/../x",
+        "..%2f..%2fetc",
+        "%2e%2e/",
+        "%2E%2E",
+        "a/b",
+        "a%2fb",
+        "a%5cb",
+        "a\\b",
+        "?C=N;O=D",
+        "x?y",
+        "x#y",
+        "https://elsewhere/x",
+        "//elsewhere/x",
+        "javascript:x",
+        "mailto:x",
+        "%ff",
+        "",
+    ],
+)
+def test_links_that_are_nothing_in_the_folder(href: str) -> None:
+    assert linked(href, "/pub/") is None
+
+
+@given(st.text(min_size=1).filter(lambda name: name not in (".", "..") and not set(name) & set("/\\")))
+def test_every_name_is_found_again(name: str) -> None:
+    try:
+        href = quote(name, safe="")
+    except UnicodeEncodeError:
+        return
+    assert linked(f"./{href}", "/pub/") == linked(f"/pub/{href}", "/pub/") == linked(href, "/pub/") == name
+    assert linked(f"{href}/", "/pub/") == f"{name}/"
+
+
+@given(st.text())
+def test_no_link_ever_leaves_the_folder(href: str) -> None:
+    name = linked(href, "/pub/")
+    assert name is None or (name.removesuffix("/") not in ("", ".", "..") and "/" not in name.removesuffix("/"))
