@@ -4,7 +4,7 @@ Theory of operation. SeaweedFS holds two buckets in memory; relay and rclone eac
 other, one after the other in several rounds, with server-side copy off on both. For the long line both go through two
 proxies, one for each bucket, with latency and a limit for each connection. The listing is that of a simulated bucket.
 Each mover is one process that is started, works, and ends: its wall time, CPU seconds and peak memory are the
-system's own counts (getrusage), start included. What arrived is compared by size and digest by AWS's own client.
+system's own counts, start included. What arrived is compared by size and digest by AWS's own client.
 
 Decided here: what is compared. Never here: any of relay's code; relay is run as its users run it.
 """
@@ -17,18 +17,20 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import NoReturn
 
 from loadtests.bench.measures import BenchError
-from loadtests.bench.proc import clean_environment
+from loadtests.bench.proc import clean_environment, memory
 from loadtests.bench.report import write_into
 from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
 from loadtests.bench.tools import find_tools, versions
@@ -83,26 +85,30 @@ def measured(mover: Mover, target: str, seconds: float) -> Cost:
             stdout=subprocess.DEVNULL,
             stderr=said,
         )
-        status, usage = _waited(process, before + seconds, mover.name)
+        status, usage, memory = _waited(process, before + seconds, mover.name)
         if status:
             said.seek(0)
             text = said.read()[-400:].decode(errors="replace")
             raise BenchError(f"{mover.name} ended with {status}: {text}")
-    return Cost(time.monotonic() - before, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Cost(time.monotonic() - before, usage.ru_utime + usage.ru_stime, memory)
 
 
-def _waited(process: subprocess.Popen[bytes], until: float, name: str) -> tuple[int, resource.struct_rusage]:
+def _waited(process: subprocess.Popen[bytes], until: float, name: str) -> tuple[int, resource.struct_rusage, int]:
+    """Return status, use and peak memory; ru_maxrss would tell of our own, which it had before it became another."""
+    peak = 0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return process.returncode, usage
+            return process.returncode, usage, peak
+        with suppress(BenchError):  # it has just ended
+            peak = max(peak, memory(process.pid, "VmHWM"))
         if time.monotonic() > until:
             process.kill()
             os.wait4(process.pid, 0)
             process.returncode = -9
             raise BenchError(f"{name} took too long")
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
 def run(section: Section, rounds: int, seconds: float) -> None:
@@ -146,7 +152,7 @@ def _remotes(home: Path, ends: dict[str, str]) -> tuple[dict[str, str], Path]:
             for name, endpoint in ends.items()
         )
     )
-    settings = {"RELAY_CONFIG": str(toml), "RELAY_PARTS_IN_FLIGHT": str(STREAMS), "RELAY_SERVER_SIDE": "false"}
+    settings = {"RELAY_CONFIG": str(toml), "RELAY_PARTS_IN_FLIGHT": str(STREAMS)}
     return clean_environment(home) | settings, conf
 
 
@@ -194,6 +200,7 @@ def s3_wan(stack: ExitStack, home: Path, rclone: str, size: int) -> Section:
     def check(target: str) -> None:
         found = client.head_object(Bucket="bench-to", Key=target)["ContentLength"]
         client.delete_object(Bucket="bench-to", Key=target)
+        server.reclaim()
         if found != size:
             raise BenchError(f"{target} has {found} bytes")
 
@@ -303,9 +310,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _stopped(*_: object) -> NoReturn:
+    """Unwind, which stops and removes everything."""
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """Return 0 when all was measured and arrived, 1 when not, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
+    signal.signal(signal.SIGTERM, _stopped)
     names = args.only.split(",")
     wrong = [name for name in names if name not in SECTIONS]
     if wrong:

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     """Where migrations are kept: sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name. Empty is
     a file in the user's data folder."""
 
+    lease_seconds: float = Field(30.0, ge=1, le=3600)
+    """How long a worker's claims hold without a word of it; on one machine a dead one is noticed at once."""
+
     local_folders: str = ""
     """Folders of this machine that the server may read and write, separated by ':'; none by default."""
     remotes: dict[str, dict[str, str]] = Field({}, repr=False)

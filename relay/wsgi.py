@@ -29,10 +29,16 @@ def _check_patched() -> None:
 _check_patched()
 
 from relay.api.app import create_app  # noqa: E402
+from relay.api.ledgered import Works  # noqa: E402
 from relay.api.log import start_logging  # noqa: E402
 from relay.config import load_settings, load_tokens  # noqa: E402
+from relay.engine.claimer import Claimer  # noqa: E402
 from relay.engine.runner import Runner  # noqa: E402
+from relay.ledger.ledger import Ledger  # noqa: E402
 
 start_logging()
 _settings = load_settings()
-app = create_app(Runner(_settings), load_tokens(_settings.tokens_file))
+_runner = Runner(_settings)
+_ledger = Ledger.at(_settings.ledger_url())
+_claimer = Claimer(_ledger, _runner, _settings.slots, lease_seconds=_settings.lease_seconds)
+app = create_app(_runner, load_tokens(_settings.tokens_file), Works(_ledger, _claimer))

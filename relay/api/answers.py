@@ -49,6 +49,62 @@ class Migration(_Answer):
     receipt: Receipt | None = Field(description="null when it was skipped.")
 
 
+class Listed(_Answer):
+    """A migration in the ledger, as lists show it."""
+
+    id: str
+    number: int = Field(description="What people may call it by, in place of the id.")
+    state: Literal["running", "paused", "succeeded", "partial", "failed", "cancelled"]
+    source: str = Field(description="Without query and headers, which may be secrets.")
+    destination: str
+    created: float = Field(description="Seconds since 1970, UTC.")
+    ended: float | None
+    objects: dict[str, int] = Field(description="How many objects are in each state.")
+    bytes: dict[str, int] = Field(description="How many bytes those have.")
+
+
+class Recorded(Listed):
+    """A migration in the ledger, whole."""
+
+    options: dict[str, str | bool]
+    listing: Literal["none", "due", "running", "done", "failed"]
+    levels: dict[str, int] = Field(description="How many objects were proved on each level.")
+    bytes_resent: int
+    retries: int
+    error: dict[str, str] | None = Field(description="Why it failed as a whole, or waits for credentials.")
+
+
+class Migrations(_Answer):
+    """The newest migrations first; `next` leads to older ones."""
+
+    migrations: list[Listed]
+    next: str | None
+
+
+class TransferRow(_Answer):
+    """One object of a migration."""
+
+    id: int
+    name: str
+    state: Literal["queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"]
+    level: str | None
+    bytes: int | None
+    seconds: float | None
+    attempts: int
+    resent: int
+    digest: str | None
+    error: str | None = Field(description="The code of a problem.")
+    detail: str | None
+    receipt: dict[str, object] | None
+
+
+class Transfers(_Answer):
+    """Objects in the order in which they were listed; `next` leads on."""
+
+    transfers: list[TransferRow]
+    next: str | None
+
+
 class FieldError(_Answer):
     """One member of the request that is at fault."""
 
@@ -109,6 +165,7 @@ class Ready(_Answer):
     """Whether the worker that answered takes new transfers."""
 
     ready: bool
+    ledger: str = Field(description="`ok`, or the code of what is wrong with it.")
     running: int
     slots: Slots
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, request
@@ -14,47 +15,68 @@ from flask import Flask, Response, request
 from relay import __version__
 from relay.api import openapi, render
 from relay.api.auth import guard
+from relay.api.ledgered import View, Works, ledger_routes
 from relay.api.migrations import migrate_view
 from relay.api.parting import parting
 from relay.engine.runner import Runner
+from relay.errors import LedgerFailed, RelayError
 
 RUNNER = "relay.runner"
 """Where an application keeps its runner, among its extensions."""
+WORKS = "relay.works"
+"""And its side of the ledger."""
 
 
-def create_app(runner: Runner, tokens: Iterable[str] = ()) -> Flask:
-    """Return the application over a runner. Without tokens it answers only this machine (`relay.api.auth`)."""
+def create_app(runner: Runner, tokens: Iterable[str] = (), works: Works | None = None) -> Flask:
+    """Return the application over a runner. Without tokens it answers only this machine (`relay.api.auth`).
+
+    `works` is the ledger's side of this process; without it what needs the ledger is answered 503.
+    """
     app = Flask("relay", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.extensions[RUNNER] = runner
+    app.extensions[WORKS] = works
     check = guard(tokens)
     app.before_request(lambda: check(request.environ))
     render.register(app)
-    for path, method, view in _routes(runner):
-        app.add_url_rule(path, endpoint=path, view_func=view, methods=[method])
+    have = partial(_had, works)
+    for path, method, view in (*_routes(runner, have, works is not None), *ledger_routes(have, runner)):
+        app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     app.wsgi_app = parting(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
 
 
-def _routes(runner: Runner) -> tuple[tuple[str, str, Callable[[], Response]], ...]:
+def _had(works: Works | None) -> Works:
+    if works is None:
+        raise LedgerFailed("this server has no ledger", hint="Set RELAY_LEDGER, and start it with `relay serve`.")
+    return works
+
+
+def _routes(runner: Runner, works: Callable[[], Works], has_works: bool) -> tuple[tuple[str, str, View], ...]:
     document = json.dumps(openapi.document()) + "\n"
+
+    def trouble() -> RelayError | None:
+        return works().claimer.trouble if has_works else None
+
     return (
         ("/", "GET", lambda: _json({"name": "relay", "version": __version__, "openapi": "/openapi.json"})),
-        ("/migrate", "POST", migrate_view(runner)),
+        ("/migrate", "POST", migrate_view(runner, works)),
         ("/healthz", "GET", lambda: _json({"status": "ok"})),
-        ("/readyz", "GET", lambda: _ready(runner)),
+        ("/readyz", "GET", lambda: _ready(runner, trouble)),
         ("/openapi.json", "GET", lambda: Response(document, mimetype="application/json")),
     )
 
 
-def _ready(runner: Runner) -> Response:
-    slots = runner.slots
+def _ready(runner: Runner, trouble: Callable[[], RelayError | None]) -> Response:
+    slots, ledger = runner.slots, trouble()
+    ready = not runner.draining and ledger is None
     members = {
-        "ready": not runner.draining,
+        "ready": ready,
+        "ledger": "ok" if ledger is None else ledger.code,
         "running": len(runner.running),
         "slots": {"held": slots.held, "free": runner.settings.slots - slots.held, "waiting": slots.waiting},
     }
-    response = _json(members, 503 if runner.draining else 200)
+    response = _json(members, 200 if ready else 503)
     if runner.draining:
         response.headers["Connection"] = "close"
     return response

@@ -1,6 +1,7 @@
-"""`POST /migrate`: one object, checked, moved, answered for.
+"""`POST /migrate`: an object, or a tree, checked, moved, answered for.
 
-Theory of operation. The request is read and checked to its end before anything is dialled. Then one of two ways:
+Theory of operation. The request is read and checked to its end before anything is dialled. A tree, and whatever is to
+be answered before it is done, goes to the ledger (`relay/api/ledgered.py`). One object goes one of two ways:
 
 * JSON (the default): the transfer runs in the request's greenlet, and the answer is its outcome or its problem. A
   client that hangs up is not noticed, since nothing is written to it meanwhile; the transfer goes on.
@@ -21,10 +22,12 @@ from typing import Any
 import gevent
 from flask import Response, g, request
 
+from relay.api.ledgered import Works, accept, wants_ledger
 from relay.api.problems import bug, problem
 from relay.api.progress import Rate, progress_of
-from relay.api.request import parse_plan
+from relay.api.request import parse_order
 from relay.api.strict_json import read_object
+from relay.engine.plan import Plan
 from relay.engine.runner import Runner
 from relay.engine.transfer import Outcome, Transfer
 from relay.errors import Cancelled, Overloaded, RelayError
@@ -36,8 +39,8 @@ LINE_SECONDS = 0.5
 log = logging.getLogger("relay.migrations")
 
 
-def migrate_view(runner: Runner) -> Callable[[], Response]:
-    """Return the view of `POST /migrate`."""
+def migrate_view(runner: Runner, works: Callable[[], Works]) -> Callable[[], Response]:
+    """Return the view of `POST /migrate`; `works` gives the ledger's side of this worker."""
 
     def migrate() -> Response:
         g.draining = runner.draining
@@ -45,7 +48,10 @@ def migrate_view(runner: Runner) -> Callable[[], Response]:
             raise Overloaded("the server is stopping", retry_after=5.0)
         settings = runner.settings
         members = read_object(request.environ, settings.request_bytes, settings.request_seconds)
-        transfer = runner.transfer(parse_plan(members, runner.remotes))
+        order = parse_order(members)
+        if wants_ledger(order):
+            return accept(works(), runner, order)
+        transfer = runner.transfer(Plan(*order.located(runner.remotes), order.verify, order.existing))
         g.transfer_id = transfer.id
         streamed = request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON
         return _streamed(runner, transfer) if streamed else _answered(runner, transfer)

@@ -5,6 +5,7 @@ Decided here: the table. Never here: the models' members.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,18 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from relay import __version__
-from relay.api.answers import LINES, Health, Migration, Problem, Ready, Root
-from relay.api.request import MigrateRequest
+from relay.api.answers import (
+    LINES,
+    Health,
+    Migration,
+    Migrations,
+    Problem,
+    Ready,
+    Recorded,
+    Root,
+    Transfers,
+)
+from relay.api.request import Credentials, MigrateRequest
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM_TYPE = "application/problem+json"
@@ -38,7 +49,20 @@ _MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 501, 502, 503,
 
 ROUTES = (
     Route("/", "get", "root", "Where to read on", Root),
-    Route("/migrate", "post", "migrate", "Move one object", Migration, MigrateRequest, _MIGRATE_PROBLEMS),
+    Route("/migrate", "post", "migrate", "Move an object, or a tree", Migration, MigrateRequest, _MIGRATE_PROBLEMS),
+    Route("/migrations", "get", "migrations", "The newest first", Migrations, problems=(422, 503)),
+    Route("/migrations/{id}", "get", "migration", "One of them", Recorded, problems=(404, 503)),
+    Route("/migrations/{id}/transfers", "get", "transfers", "Its objects", Transfers, problems=(404, 422, 503)),
+    Route("/migrations/{id}/events", "get", "events", "What happens, as server-sent events", None, problems=(404, 503)),
+    *(
+        Route(f"/migrations/{{id}}/{verb}", "post", verb, text, Recorded, problems=(400, 404, 409, 415, 422, 503))
+        for verb, text in (
+            ("pause", "Let nothing more of it begin"),
+            ("resume", "Let it go on, also with fresh credentials"),
+            ("cancel", "End it; what has arrived stays"),
+            ("retry", "Queue what failed, also with fresh credentials"),
+        )
+    ),
     Route("/healthz", "get", "healthz", "The process lives", Health, open=True),
     Route("/readyz", "get", "readyz", "It takes new transfers; 503 while it stops", Ready, open=True),
     Route("/openapi.json", "get", "openapi", "This document", None),
@@ -50,7 +74,7 @@ PHRASES: Mapping[int, str] = {
     403: "Not allowed from here, or the address policy refused a location",
     404: "The source is not there",
     408: "The body did not arrive in time",
-    409: "The destination exists, and if_exists is fail",
+    409: "The destination exists, and if_exists is fail; or a migration is in a state where this can't happen",
     412: "The destination became another version meanwhile",
     413: "The body is too large",
     415: "The body is not application/json",
@@ -61,6 +85,9 @@ PHRASES: Mapping[int, str] = {
     503: "No slot is free, a store asks to slow down, or the server is stopping; Retry-After says when to come back",
     504: "A store did not answer in time, or moved no bytes",
 }
+
+_ACCEPTED = """It stands in the ledger, and is carried out whatever happens; `Location` says where to look. So are
+trees answered, requests with an `Idempotency-Key`, and those that `Prefer: respond-async`. `Prefer: wait=60` waits."""
 
 _STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a second while the
 transfer runs, and the result or the problem as the last line. Whoever hangs up on a stream cancels the transfer.
@@ -93,9 +120,18 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "responses": {"200": _answer(route), **_problems(route)},
     }
+    names = re.findall(r"{(\w+)}", route.path)
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if route.name in ("resume", "retry"):
+        operation["requestBody"] = {"content": {"application/json": {"schema": _ref(Credentials)}}}
     if route.open:
         operation["security"] = []
     if route.takes is not None:
+        accepted = {"description": _ACCEPTED, "content": {"application/json": {"schema": _ref(Recorded)}}}
+        operation["responses"]["202"] = accepted
         operation["description"] = _STREAMED
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(route.takes)}}}
     return operation
@@ -134,8 +170,18 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _schemas() -> dict[str, Any]:
-    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(MigrateRequest, "validation")]
-    answers: tuple[type[BaseModel], ...] = (Migration, Problem, Ready, Health, Root, *LINES)
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(MigrateRequest, "validation"), (Credentials, "validation")]
+    answers: tuple[type[BaseModel], ...] = (
+        Migration,
+        Migrations,
+        Recorded,
+        Transfers,
+        Problem,
+        Ready,
+        Health,
+        Root,
+        *LINES,
+    )
     modes += [(model, "serialization") for model in answers]
     _, schemas = models_json_schema(modes, ref_template=_REF)
     return dict(schemas["$defs"])

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
+from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
-from relay.location import Location
 from relay.stores.remotes import Remotes
 
 
@@ -46,7 +46,7 @@ _KIND = Discriminator(_kind)
 
 
 class MigrateRequest(_Strict):
-    """One object to move."""
+    """One object to move, or a tree."""
 
     source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] = Field(
         description="Where the object is: a URL, or a URL with headers."
@@ -59,34 +59,69 @@ class MigrateRequest(_Strict):
         description="How much proof: `auto` the strongest that the destination can give without reading again, else "
         "reading back; `read_back` always; `size` only compares sizes, and is never more than unverified.",
     )
-    if_exists: Literal["overwrite", "skip", "fail"] = Field(
-        "overwrite", description="What to do where the destination has an object already."
+    if_exists: Literal["overwrite", "changed", "skip", "fail"] | None = Field(
+        None,
+        description="What to do where the destination has an object already: `changed` overwrites only what differs. "
+        "Left out it is `changed` for a tree, and `overwrite` for one object.",
+    )
+    recursive: bool = Field(False, description="All that is below the folder `source`, into the folder `destination`.")
+    priority: int = Field(0, ge=-100, le=100, description="Of migrations in the ledger: the greater come first.")
+
+
+class Credentials(_Strict):
+    """The same two places again, with fresh credentials or a fresh signature; both or none."""
+
+    source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND]
+    destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND]
+
+
+def parse_order(members: Mapping[str, Any]) -> Order:
+    """Check the members of a request. Raises a RequestError with its pointer."""
+    try:
+        asked = MigrateRequest.model_validate(dict(members))
+    except ValidationError as error:
+        raise _first(error) from None
+    if asked.recursive and isinstance(asked.destination, DestinationObject) and asked.destination.method == "POST":
+        raise InvalidType("a tree is uploaded by PUT", hint="Leave the method out.", pointer="/destination/method")
+    return Order(
+        _end(asked.source),
+        _end(asked.destination),
+        recursive=asked.recursive,
+        verify=Verify(asked.verify),
+        if_exists=IfExists(asked.if_exists) if asked.if_exists else None,
+        priority=asked.priority,
+    )
+
+
+def parse_credentials(members: Mapping[str, Any], recursive: bool, options: Mapping[str, Any]) -> Order:
+    """Check fresh credentials for a migration. Raises a RequestError with its pointer."""
+    try:
+        given = Credentials.model_validate(dict(members))
+    except ValidationError as error:
+        raise _first(error) from None
+    return Order(
+        _end(given.source),
+        _end(given.destination),
+        recursive,
+        Verify(options["verify"]),
+        IfExists(options["if_exists"]),
     )
 
 
 def parse_plan(members: Mapping[str, Any], remotes: Remotes) -> Plan:
-    """Check a request completely and return its plan; nothing is dialled. Raises a RequestError with its pointer."""
-    try:
-        order = MigrateRequest.model_validate(dict(members))
-    except ValidationError as error:
-        raise _first(error) from None
-    return Plan(
-        _location(remotes, order.source, "/source", destination=False),
-        _location(remotes, order.destination, "/destination", destination=True),
-        Verify(order.verify),
-        IfExists(order.if_exists),
-    )
+    """Check a request for one object completely and return its plan; nothing is dialled.
+
+    Raises a RequestError with its pointer.
+    """
+    order = parse_order(members)
+    return Plan(*order.located(remotes), order.verify, order.existing)
 
 
-def _location(
-    remotes: Remotes, given: str | SourceObject | DestinationObject, pointer: str, destination: bool
-) -> Location:
+def _end(given: str | SourceObject | DestinationObject) -> End:
     if isinstance(given, str):
-        return remotes.locate(given, pointer=pointer, destination=destination)
+        return End(given)
     method = given.method if isinstance(given, DestinationObject) else None
-    return remotes.locate(
-        given.url, method=method, headers=given.headers, pointer=f"{pointer}/url", destination=destination
-    )
+    return End(given.url, tuple(given.headers.items()), method, is_object=True)
 
 
 # -- pydantic's words in ours; none of them repeats a value, which may be a secret

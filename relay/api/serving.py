@@ -23,10 +23,12 @@ from typing import Any, NoReturn
 import gevent
 from gunicorn.app.base import BaseApplication
 
-from relay.api.app import RUNNER
+from relay.api.app import RUNNER, WORKS
+from relay.api.ledgered import Works
 from relay.config import Settings, is_loopback, load_settings, load_tokens
 from relay.engine.runner import Runner
-from relay.errors import ConfigError
+from relay.errors import ConfigError, LedgerFailed
+from relay.ledger.database import open_database
 from relay.wire.tls import client_context
 
 EXIT_CONFIG = 2
@@ -100,8 +102,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 
 def on_starting(server: Any) -> None:
-    """In the master, before it listens: the settings, the addresses, the limit of open files."""
+    """In the master, before it listens: the settings, the ledger, the addresses, the limit of open files."""
     settings = settings_or_exit()
+    _check_ledger(settings)
     inherited = any(name in os.environ for name in ("GUNICORN_FD", "LISTEN_FDS"))
     if not inherited:
         _check_addresses(server.cfg.address, settings)
@@ -133,7 +136,9 @@ def post_worker_init(worker: Any) -> None:
     runner: Runner = worker.wsgi.extensions[RUNNER]
     names = (sock.getsockname() for sock in worker.sockets)
     runner.listens(name[:2] for name in names if isinstance(name, tuple))
-    gevent.spawn(_watch, worker, runner, drain_seconds(worker.cfg.graceful_timeout))
+    works: Works | None = worker.wsgi.extensions[WORKS]
+    claiming = gevent.spawn(_claim, works) if works is not None else None
+    gevent.spawn(_watch, worker, runner, drain_seconds(worker.cfg.graceful_timeout), works, claiming)
 
 
 def drain_seconds(graceful_timeout: float) -> float:
@@ -141,10 +146,23 @@ def drain_seconds(graceful_timeout: float) -> float:
     return max(graceful_timeout - DRAIN_MARGIN_SECONDS, graceful_timeout / 2)
 
 
-def _watch(worker: Any, runner: Runner, seconds: float) -> None:
+def _claim(works: Works) -> None:
+    """Work through the ledger as long as this worker lives, also after a ledger that did not answer for a while."""
+    while not works.claimer.stopping:
+        try:
+            works.claimer.run()
+        except LedgerFailed as error:
+            works.claimer.trouble = error
+            gevent.sleep(1.0)
+
+
+def _watch(worker: Any, runner: Runner, seconds: float, works: Works | None, claiming: Any) -> None:
     while worker.alive:
         gevent.sleep(WATCH_SECONDS)
+    if works is not None:
+        works.claimer.stop()  # what it does stands in the ledger: others go on with it, or we when we are back
     runner.drain(seconds)
+    gevent.joinall([claiming] if claiming is not None else [], timeout=DRAIN_MARGIN_SECONDS)
 
 
 # -- addresses
@@ -158,6 +176,14 @@ def _check_addresses(addresses: Iterable[Any], settings: Settings) -> None:
         if isinstance(address, tuple) and not is_loopback(str(address[0])):
             hint = "Write tokens to a file and name it in RELAY_TOKENS_FILE, or listen on 127.0.0.1."
             refuse(f"{_url(address)} is open to others, and there are no tokens", hint, EXIT_CONFIG)
+
+
+def _check_ledger(settings: Settings) -> None:
+    """Open the ledger once, which makes it, or brings it up to date, before any worker needs it."""
+    try:
+        open_database(settings.ledger_url()).close()
+    except ConfigError as error:
+        refuse(error.message, error.hint, EXIT_CONFIG)
 
 
 def _check_free(addresses: Iterable[Any]) -> None:

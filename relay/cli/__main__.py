@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import click
 
 from relay import __version__
+from relay.cli.doctor import doctor
 from relay.cli.exits import Exit
+from relay.cli.history import cancel, pause, report, resume, retry, status
 from relay.cli.ls import ls
 from relay.cli.migrate import migrate
 from relay.cli.remotes import remotes
@@ -25,6 +27,9 @@ def cli() -> None:
     """Move files from one cloud to another through memory, and prove each one."""
 
 
+for command in (cancel, pause, report, resume, retry, status):
+    cli.add_command(command)
+cli.add_command(doctor)
 cli.add_command(ls)
 cli.add_command(migrate)
 cli.add_command(remotes)

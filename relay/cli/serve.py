@@ -34,6 +34,7 @@ FLAGS: tuple[tuple[str, str], ...] = (
     ("egress_ports", "Ports of all other hosts."),
     ("local_folders", "Folders of this machine that may be read and written, separated by ':'."),
     ("ledger", "Where migrations are kept: sqlite:////folder/relay.db or postgresql+psycopg://…"),
+    ("lease_seconds", "How long a worker's claims in the ledger hold without a word of it."),
     ("ca_bundle", "Further certificate authorities (PEM)."),
     ("tokens_file", "One token a line, readable by nobody else."),
 )

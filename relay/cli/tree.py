@@ -19,6 +19,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relay.api.progress import Rate
+from relay.api.told import summary
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say
 from relay.engine.claimer import Active, Claimer
@@ -256,28 +257,6 @@ def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, qu
         return
     for name, value in _table(ledger, migration, members, monotonic() - watch.started, watch.moved):
         say(f"{name:<12} {plain(value)}")
-
-
-def summary(ledger: Ledger, migration: Migration) -> dict[str, Any]:
-    """Return a migration as plain values, for a terminal and for the API."""
-    resent, retries = ledger.resent(migration.id)
-    return {
-        "id": migration.id,
-        "number": migration.number,
-        "state": migration.state,
-        "source": migration.source,
-        "destination": migration.destination,
-        "options": dict(migration.options),
-        "listing": migration.listing,
-        "created": migration.created,
-        "ended": migration.ended,
-        "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
-        "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
-        "levels": ledger.levels(migration.id),
-        "bytes_resent": resent,
-        "retries": retries,
-        "error": migration.error,
-    }
 
 
 def _table(

@@ -52,7 +52,9 @@ GATHER_SECONDS = 0.02
 LOOK_SECONDS = 1.0
 """How often the ledger is looked at for work when there is none, and for what others told a migration to do."""
 RENEW_SECONDS = 5.0
-"""How often the lease is put off, and the claims of lost runners are taken back."""
+"""How often, at least, the lease is put off, and the claims of lost runners are taken back."""
+LOST = 10
+"""So many earlier claims of an object are looked for at its destination."""
 JOBS = 64
 """So many migrations are kept at hand."""
 
@@ -105,6 +107,7 @@ class Claimer:
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
     """Told of every transfer that ended here."""
     clock: Callable[[], float] = monotonic
+    lease_seconds: float = 30.0
 
     active: dict[int, Active] = field(default_factory=dict)
     trouble: RelayError | None = None
@@ -119,8 +122,14 @@ class Claimer:
         self._facts: dict[str, bool] = {}
         self._wake = Event()
         self._stopping = False
+        self._look_at = 0.0
 
     # -- from outside
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping
 
     def stop(self) -> None:
         """Claim nothing more, and hand back what runs within about a second. `run` returns then."""
@@ -133,12 +142,16 @@ class Claimer:
         """Look for work now: something was accepted or told."""
         self._wake.set()
 
+    def forget(self, id: str) -> None:
+        """Make a migration's job anew when it is next needed: its credentials may be new."""
+        self._jobs.pop(id, None)
+
     def run(self) -> None:
         """Work until told to stop, or until the one migration has ended. Leaves no claim behind but those of a
         ledger that does not answer, which lapse. Raises LedgerFailed only where it never began."""
-        self.ledger.renew()
+        self.ledger.renew(self.lease_seconds)
         self.ledger.reclaim()
-        helpers = [gevent.spawn(self._work) for _ in range(self.slots)]
+        workers = [gevent.spawn(self._work) for _ in range(self.slots)]
         others = [gevent.spawn(self._list), gevent.spawn(self._keep)]
         try:
             while not self._stopping and not self._round():
@@ -147,9 +160,9 @@ class Claimer:
                 gevent.sleep(GATHER_SECONDS)
         finally:
             self.stop()
-            for _ in helpers:
+            for _ in workers:
                 self._queue.put(None)
-            gevent.joinall(helpers)
+            gevent.joinall(workers)
             gevent.joinall(others)
             self._leave()
 
@@ -166,7 +179,8 @@ class Claimer:
                 self._queue.put(claim)
             self._obey()
             self.trouble = None
-            return not claims and not self._in_hand and self._finished()
+            idle = not claims and not self._in_hand
+            return (idle or self.clock() >= self._look_at) and self._finished() and idle
         except LedgerFailed as error:
             self.trouble = error
             log.warning("ledger", extra={"members": {"code": error.code, "detail": error.message}})
@@ -180,6 +194,7 @@ class Claimer:
             del self._settlements[: len(ends)]  # more may have come while we waited
 
     def _finished(self) -> bool:
+        self._look_at = self.clock() + LOOK_SECONDS
         for migration in self.ledger.finish():
             self._jobs.pop(migration.id, None)
         return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
@@ -209,14 +224,15 @@ class Claimer:
     # -- the lease
 
     def _keep(self) -> None:
-        due = self.clock() + RENEW_SECONDS
+        every = min(RENEW_SECONDS, self.lease_seconds / 4)
+        due = self.clock() + every
         while not self._stopping:
             gevent.sleep(0.1)
             if self.clock() < due:
                 continue
-            due = self.clock() + RENEW_SECONDS
+            due = self.clock() + every
             try:
-                if not self.ledger.renew():
+                if not self.ledger.renew(self.lease_seconds):
                     for active in tuple(self.active.values()):
                         active.transfer.cancel(LeaseLost("this process was taken for gone"))
                 if self.ledger.reclaim():
@@ -288,6 +304,8 @@ class Claimer:
             listed=listed,
             absent=self._facts.get(claim.migration_id, False) and claim.attempts == 1,
             begun=claim.attempts > 1,
+            token=_token(claim, claim.fence),
+            lost=tuple(_token(claim, fence) for fence in range(max(1, claim.fence - LOST), claim.fence)),
         )
 
     def _job(self, id: str) -> Job:
@@ -354,6 +372,11 @@ class Claimer:
             return True
         except (Unsupported, RelayError):
             return False
+
+
+def _token(claim: Claim, fence: int) -> str:
+    """Return what no other claim of any transfer has."""
+    return f"{claim.migration_id[:13]}-{claim.id}-{fence}"
 
 
 def told(error: RelayError) -> Mapping[str, Any]:

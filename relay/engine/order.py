@@ -28,6 +28,12 @@ class End:
     text: str = field(repr=False)
     headers: Headers = field(default=(), repr=False)
     method: str | None = None
+    is_object: bool = False
+    """It came as a JSON object, in which the text is the member `url`."""
+
+    def pointer(self, name: str) -> str:
+        """Return where in the request the text stands."""
+        return f"/{name}/url" if self.is_object else f"/{name}"
 
     def secret(self) -> dict[str, Any]:
         """Return what a later process needs to speak to this side."""
@@ -73,12 +79,14 @@ class Order:
 
     def located(self, remotes: Remotes) -> tuple[Location, Location]:
         """Return both Locations; those of a tree are folders. Raises a RequestError, whose pointer names the side."""
-        source = remotes.locate(self.source.text, headers=self.source.headers, pointer="/source", folder=self.recursive)
+        source = remotes.locate(
+            self.source.text, headers=self.source.headers, pointer=self.source.pointer("source"), folder=self.recursive
+        )
         destination = remotes.locate(
             self.destination.text,
             method=self.destination.method,
             headers=self.destination.headers,
-            pointer="/destination",
+            pointer=self.destination.pointer("destination"),
             destination=True,
             folder=self.recursive,
         )

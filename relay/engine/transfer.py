@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import random
@@ -105,6 +106,10 @@ class Known:
     listed: Version | None = None
     absent: bool = False
     begun: bool = False
+    token: str | None = None
+    """What names this attempt's upload where it lies under another name until it is published, ..."""
+    lost: tuple[str, ...] = ()
+    """... and those of attempts that were lost, whose uploads are ours to remove."""
 
 
 @dataclass(eq=False)
@@ -235,10 +240,20 @@ class Transfer:
             before = self._looked(destination, place)
             if early := self._there(source, destination, place, before, opened):
                 return early
+        self._remove_lost(destination, place)
         try:
             return self._piped(destination, place, before, opened)
         except PreconditionFailed as error:
             return self._existing(error, place)
+
+    def _remove_lost(self, destination: Destination, place: Location) -> None:
+        """Remove what attempts that were lost left under names that only they had; what can't be stays."""
+        for token in self.known.lost if self.attempt == 1 else ():
+            left = destination.unpublished(place, token)
+            if left is None:
+                return
+            with suppress(StoreError):
+                destination.delete(left, Version())
 
     def _hinted(self) -> Found | None:
         """Return what a listing told of a small object, in the place of what a HEAD would."""
@@ -413,7 +428,8 @@ class Transfer:
         assert body is not None  # _open set it
         self.phase = "piping"
         try:
-            stored = destination.put(place, body, opened.metadata, if_absent=self._if_absent)
+            named = {} if self.known.token is None else {"token": self.known.token}
+            stored = destination.put(place, body, opened.metadata, if_absent=self._if_absent, **named)
         except RelayError as error:
             self._close()
             self.resent += body.count

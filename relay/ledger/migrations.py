@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from relay.ledger.rows import Migration, Spec
 from relay.ledger.schema import events, migrations, secrets, transfers
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, tallies_of
+
+
+_ID = re.compile(r"[0-9a-f-]{1,36}")
 
 
 def create(connection: Connection, spec: Spec, key: str | None = None) -> tuple[Migration, bool]:
@@ -67,8 +71,10 @@ def tell(connection: Connection, migration: str, kind: str, members: Mapping[str
 
 def one(connection: Connection, id: str) -> Migration:
     """Return a migration by its id, or by the number under which people know it. Raises MigrationUnknown."""
-    named = migrations.c.number == int(id) if id.isascii() and id.isdigit() and len(id) < 10 else migrations.c.id == id
-    row = connection.execute(select(migrations).where(named)).first()
+    numbered = id.isascii() and id.isdigit() and len(id) < 10
+    named = migrations.c.number == int(id) if numbered else migrations.c.id == id
+    known = _ID.fullmatch(id) is not None  # no database takes every character
+    row = connection.execute(select(migrations).where(named)).first() if known else None
     if row is None:
         raise MigrationUnknown(f"there is no migration {id!a}")
     return _migration(row, tallies_of(connection, [row.id])[row.id])

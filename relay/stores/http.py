@@ -239,6 +239,7 @@ class HttpStore:
         metadata: tuple[tuple[str, str], ...] = (),
         *,
         if_absent: bool = False,
+        token: str | None = None,
     ) -> Stored:
         """As Destination.put, by the location's method (PUT unless it says POST).
 
@@ -264,6 +265,10 @@ class HttpStore:
         digests = parse_fields(head.get)
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
         return Stored(Version(etag=head.get("etag"), digests=digests), readable, digests, ambiguous=text)
+
+    def unpublished(self, location: Location, token: str) -> Location | None:
+        """As Destination.unpublished: it is written to its own name."""
+        return None
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: PUT has done it."""

@@ -7,6 +7,7 @@ status that is not in the verb's explicit set raises a StoreError with `side` se
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,11 @@ from relay.wire.meter import Meter
 
 PREFIX, SUFFIX = ".relay-", ".part"
 """What begins and ends the name of an upload that is not published yet; nobody else's object may be named so."""
+
+
+def unpublished_name(token: str | None) -> str:
+    """Return the name of an upload that is not published yet; None makes one up that nobody else has."""
+    return f"{PREFIX}{token or uuid.uuid4().hex}{SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -177,12 +183,18 @@ class Destination(Protocol):
         metadata: tuple[tuple[str, str], ...] = (),
         *,
         if_absent: bool = False,
+        token: str | None = None,
     ) -> Stored:
         """Store the whole of `body`; with `if_absent` only where nothing is.
+
+        `token` names the upload where it lies under another name until it is published; None makes one up.
 
         Raises PreconditionFailed (with `if_absent`: something is there), StoreError, and the body's errors. On
         failure the upload was broken off before its end, so that a store that keeps to its protocol has nothing.
         """
+
+    def unpublished(self, location: Location, token: str) -> Location | None:
+        """Return where `put` with this token stores until it is published, or None: there is no such place."""
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """Let everybody see, at its `place`, an object that `put` returned, all at once; return what is there then.

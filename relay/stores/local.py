@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Opened, PartLimits, Span, Stored
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Opened, PartLimits, Span, Stored, unpublished_name
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
@@ -200,10 +199,11 @@ class LocalStore:
         metadata: tuple[tuple[str, str], ...] = (),
         *,
         if_absent: bool = False,
+        token: str | None = None,
     ) -> Stored:
         """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders."""
         path = path_of(location)
-        part = path.with_name(f"{PREFIX}{uuid.uuid4().hex}{SUFFIX}")
+        part = path.with_name(unpublished_name(token))
         with self._told(location):
             if if_absent and path.exists():
                 raise FileExistsError(errno.EEXIST, "it exists")
@@ -236,6 +236,10 @@ class LocalStore:
         with self._told(location):
             in_native_thread(lambda: os.fsync(descriptor))
 
+    def unpublished(self, location: Location, token: str) -> Location | None:
+        """As Destination.unpublished."""
+        return local_location(path_of(location).with_name(unpublished_name(token)), destination=True)
+
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: a rename, or a link where nothing may be there, and the folder to the disk."""
         assert stored.readable is not None and stored.place is not None, "an upload that is to be published has both"
@@ -257,6 +261,8 @@ class LocalStore:
         """As Destination.delete."""
         path = path_of(location)
         with self._told(location), suppress(FileNotFoundError):
+            if location.path.endswith("/"):
+                return path.rmdir()  # a folder of ours, which must be empty
             if version.etag not in (None, _version(path.stat()).etag):
                 raise PreconditionFailed(f"{location} is another version now", side=self._side)
             path.unlink()

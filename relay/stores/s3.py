@@ -159,6 +159,7 @@ class S3Store(HttpStore):
         metadata: tuple[tuple[str, str], ...] = (),
         *,
         if_absent: bool = False,
+        token: str | None = None,
     ) -> Stored:
         """As Destination.put. A body of unknown length goes in parts, each of which is held in memory for S3 wants to
         know its length. Raises Rejected for a body above 5 GiB."""

@@ -9,7 +9,6 @@ Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
@@ -32,7 +31,7 @@ from relay.errors import (
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.http import BELIEVED, HttpStore, http_date, printable
-from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Stored
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Stored, unpublished_name
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
 from relay.wire.meter import Meter
@@ -97,12 +96,13 @@ class WebDavStore(HttpStore):
         metadata: tuple[tuple[str, str], ...] = (),
         *,
         if_absent: bool = False,
+        token: str | None = None,
     ) -> Stored:
         """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders."""
         if location.method == "POST":
             raise Rejected("WebDAV takes objects by PUT", side=self._side)
         folder = location.path.rpartition("/")[0]
-        part = location.with_target(f"{folder}/{PREFIX}{uuid.uuid4().hex}{SUFFIX}")
+        part = location.with_target(f"{folder}/{unpublished_name(token)}")
         if if_absent and self._exists(location):
             raise PreconditionFailed(f"{location} exists", side=self._side)
         self._make_folders(location)
@@ -112,6 +112,10 @@ class WebDavStore(HttpStore):
             self._remove(part, error)
             raise
         return replace(stored, place=location)
+
+    def unpublished(self, location: Location, token: str) -> Location | None:
+        """As Destination.unpublished."""
+        return location.with_target(f"{location.path.rpartition('/')[0]}/{unpublished_name(token)}")
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish. An answer to MOVE that is lost is found out by looking."""

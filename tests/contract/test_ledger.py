@@ -147,7 +147,7 @@ def test_the_same_request_is_found_until_it_has_succeeded(ledger: Ledger) -> Non
 def test_an_id_or_a_number_names_a_migration_and_others_are_unknown(ledger: Ledger) -> None:
     migration, _ = ledger.create(OBJECT)
     assert ledger.migration("1").id == ledger.migration(migration.id).id == migration.id
-    for unknown in ("2", "no-such-id", "", "9" * 40, "½"):
+    for unknown in ("2", "no-such-id", "", "9" * 40, "½", "\0"):
         with pytest.raises(MigrationUnknown):
             ledger.migration(unknown)
         with pytest.raises(MigrationUnknown):

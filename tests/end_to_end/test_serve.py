@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -93,6 +94,8 @@ def environment(**settings: str) -> dict[str, str]:
 @contextmanager
 def running(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Server]:
     """Run a server; its first line says where it listens."""
+    home = tempfile.mkdtemp(prefix="relay-ledger-")  # no two servers share one, unless a test says so
+    settings = {"RELAY_LEDGER": f"sqlite:///{home}/ledger.db"} | settings
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

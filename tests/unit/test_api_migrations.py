@@ -250,7 +250,7 @@ def test_small_answers(app: Flask, path: str, model: type[BaseModel]) -> None:
         ("POST", "/healthz", 405, {"GET", "HEAD"}),
         ("GET", "/nowhere", 404, set()),
         ("GET", "/migrate/", 404, set()),
-        ("GET", "/migrations/%00", 404, set()),  # B21
+        ("GET", "/nowhere/%00", 404, set()),  # B21
     ],
 )
 def test_other_paths_and_methods(app: Flask, method: str, path: str, status: int, allow: set[str]) -> None:
@@ -319,16 +319,18 @@ def test_openapi(app: Flask) -> None:
     assert document is not None
     validate(document)
     routes = {
-        (str(rule), method) for rule in app.url_map.iter_rules() for method in rule.methods or () if method != "HEAD"
+        (str(rule).replace("<", "{").replace(">", "}"), method)
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method != "HEAD"
     }
     documented = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
     assert routes == documented
     migrate = document["paths"]["/migrate"]["post"]
     for status, answer in migrate["responses"].items():
         kinds = set(answer["content"])
-        assert kinds == (
-            {"application/json", "application/x-ndjson"} if status == "200" else {"application/problem+json"}
-        )
+        good = {"200": {"application/json", "application/x-ndjson"}, "202": {"application/json"}}
+        assert kinds == good.get(status, {"application/problem+json"})
     assert {"400", "401", "403", "404", "408", "409", "413", "415", "422", "502", "503", "504"} <= set(
         migrate["responses"]
     )

@@ -1,0 +1,256 @@
+"""What the API says of migrations in the ledger: accepted, shown, told what to do, followed while they run.
+
+Theory of operation. A request for a tree, one with an Idempotency-Key, or one that prefers an answer at once
+(`Prefer: respond-async`, RFC 7240) is written to the ledger before it is answered 202; from then on no end of any
+process loses it, and every worker's claimer may carry it out. Whoever wants to wait says so (`Prefer: wait=60`), or
+takes NDJSON or server-sent events, which only watch: hanging up changes nothing.
+
+Decided here: the calls and their answers. Never here: what a state means (`relay/ledger/states.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+from urllib.parse import urlencode
+
+import gevent
+from flask import Response, request
+
+from relay.api.request import parse_credentials
+from relay.api.strict_json import read_object
+from relay.api.told import FIELDS, csv_line, summary, told
+from relay.engine.claimer import Claimer
+from relay.engine.order import Order
+from relay.engine.runner import Runner
+from relay.errors import InvalidHeader, InvalidType, KeyReused
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Migration
+from relay.ledger.states import ENDED
+
+JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
+LOOK_SECONDS = 0.5
+"""How often the ledger is looked at for somebody who waits."""
+WAIT_SECONDS = 3600.0
+"""The longest that is waited because a request prefers to."""
+PAGE, PAGES = 100, 1000
+"""Rows of an answer, unless told otherwise, and at most."""
+STATES = frozenset({"queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"})
+VERBS = ("pause", "resume", "cancel", "retry")
+_WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
+_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+View = Callable[..., Response]
+
+
+@dataclass(frozen=True)
+class Works:
+    """One process's side of the ledger."""
+
+    ledger: Ledger
+    claimer: Claimer
+
+
+def wants_ledger(order: Order) -> bool:
+    """Say if this request is one that must outlive its connection."""
+    return order.recursive or "Idempotency-Key" in request.headers or _prefers("respond-async")
+
+
+def accept(works: Works, runner: Runner, order: Order) -> Response:
+    """Write a migration to the ledger and answer 202; or wait for it, where the client prefers that."""
+    for location in order.located(runner.remotes):
+        if location.store != "local":
+            runner.policy.check_name(location.host, location.port)
+    migration, _ = works.ledger.create(order.spec(runner.remotes), _key())
+    works.claimer.look()
+    if _streams(NDJSON):
+        response = Response(_lines(works.ledger, migration.id), mimetype=NDJSON)
+    else:
+        ended = _waited(works.ledger, migration, _wait_seconds())
+        response = _json(summary(works.ledger, ended), 200 if ended.state in ENDED else 202)
+    response.headers["Location"] = f"/migrations/{migration.id}"
+    return response
+
+
+def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str, str, View], ...]:
+    """Return the calls about migrations, with their methods and views."""
+
+    def listed() -> Response:
+        limit, before = _number("limit", PAGE, PAGES), _number("before", 0, 2**53)
+        found = works().ledger.migrations(limit, before or None)
+        rows = [_brief(migration) for migration in found]
+        more = f"/migrations?{urlencode({'before': found[-1].number, 'limit': limit})}" if len(found) == limit else None
+        return _json({"migrations": rows, "next": more})
+
+    def one(id: str) -> Response:
+        ledger = works().ledger
+        return _json(summary(ledger, ledger.migration(id)))
+
+    def transfers(id: str) -> Response:
+        return _transfers(works().ledger, id)
+
+    def events(id: str) -> Response:
+        ledger = works().ledger
+        since = request.headers.get("Last-Event-ID", "0")
+        lines = _events(ledger, ledger.migration(id).id, int(since) if since.isdecimal() and len(since) < 16 else 0)
+        response = Response(lines, mimetype=SSE)
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Accel-Buffering"] = "no"
+        return response
+
+    def act(verb: str) -> View:
+        def view(id: str) -> Response:
+            work = works()
+            migration = work.ledger.migration(id)
+            secret = _fresh(runner, migration)
+            acted = work.ledger.act(migration.id, verb, secret)
+            work.claimer.forget(migration.id)
+            work.claimer.look()
+            return _json(summary(work.ledger, acted))
+
+        return view
+
+    return (
+        ("/migrations", "GET", listed),
+        ("/migrations/<id>", "GET", one),
+        ("/migrations/<id>/transfers", "GET", transfers),
+        ("/migrations/<id>/events", "GET", events),
+        *((f"/migrations/<id>/{verb}", "POST", act(verb)) for verb in VERBS),
+    )
+
+
+# -- what a request says
+
+
+def _prefers(word: str) -> bool:
+    found = ",".join(request.headers.getlist("Prefer")).lower()
+    return any(part.strip() == word for part in re.split("[,;]", found))
+
+
+def _wait_seconds() -> float:
+    found = _WAIT.search(",".join(request.headers.getlist("Prefer")))
+    return 0.0 if found is None or _prefers("respond-async") else min(float(found[1]), WAIT_SECONDS)
+
+
+def _key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidHeader("Idempotency-Key is not 1 to 255 visible ASCII characters")
+    return key
+
+
+def _number(name: str, default: int, most: int) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 17 and 1 <= int(text) <= most):
+        raise InvalidType(f"{name} is not a number from 1 to {most}", hint="Correct the query.")
+    return int(text)
+
+
+def _streams(media: str) -> bool:
+    return request.accept_mimetypes.best_match((JSON, media), default=JSON) == media
+
+
+def _fresh(runner: Runner, migration: Migration) -> Mapping[str, Any] | None:
+    """Return fresh credentials that came with a request, or None for a request without content."""
+    if not request.content_length and "Transfer-Encoding" not in request.headers:
+        return None
+    settings = runner.settings
+    members = read_object(request.environ, settings.request_bytes, settings.request_seconds)
+    if not members:
+        return None
+    order = parse_credentials(members, migration.recursive, migration.options)
+    spec = order.spec(runner.remotes)
+    if (spec.source, spec.destination) != (migration.source, migration.destination):
+        raise KeyReused(
+            "these are other places than those of the migration",
+            hint="Give the same source and destination with fresh credentials, or POST /migrate something new.",
+        )
+    return order.secret()
+
+
+# -- what is answered
+
+
+def _json(members: Mapping[str, Any], status: int = 200) -> Response:
+    response = Response(json.dumps(members) + "\n", status=status, mimetype=JSON)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _brief(migration: Migration) -> dict[str, Any]:
+    return {
+        "id": migration.id,
+        "number": migration.number,
+        "state": migration.state,
+        "source": migration.source,
+        "destination": migration.destination,
+        "created": migration.created,
+        "ended": migration.ended,
+        "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
+        "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
+    }
+
+
+def _waited(ledger: Ledger, migration: Migration, seconds: float) -> Migration:
+    until = monotonic() + seconds
+    while migration.state not in ENDED and monotonic() < until:
+        gevent.sleep(min(LOOK_SECONDS, max(until - monotonic(), 0.01)))
+        migration = ledger.migration(migration.id)
+    return migration
+
+
+def _lines(ledger: Ledger, id: str) -> Iterator[str]:
+    """Yield a line at least once a second until it ends, or is paused; the whole of it last."""
+    while (migration := ledger.migration(id)).state == "running":
+        yield json.dumps({"event": "progress", **_brief(migration)}) + "\n"
+        gevent.sleep(LOOK_SECONDS)
+    yield json.dumps({"event": "result", **summary(ledger, migration)}) + "\n"
+
+
+def _events(ledger: Ledger, id: str, since: int) -> Iterator[str]:
+    """Yield what happened after event `since`, then what happens, and the progress each second, until it ends."""
+    while True:
+        migration = ledger.migration(id)
+        for event in ledger.events(id, since):
+            since = event["id"]
+            yield f"id: {since}\nevent: {event['kind']}\ndata: {json.dumps(event)}\n\n"
+        yield f"event: progress\ndata: {json.dumps(_brief(migration))}\n\n"
+        if migration.state in ENDED:
+            return
+        gevent.sleep(1.0)
+
+
+def _transfers(ledger: Ledger, id: str) -> Response:
+    states = tuple(filter(None, request.args.get("state", "").split(",")))
+    wrong = [state for state in states if state not in STATES]
+    if wrong:
+        raise InvalidType(f"{wrong[0][:40]!a} is no state", hint=f"One of {', '.join(sorted(STATES))}.")
+    id = ledger.migration(id).id
+    kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)
+    if kind == NDJSON:
+        return Response((json.dumps(row) + "\n" for row in _every(ledger, id, states)), mimetype=NDJSON)
+    if kind == CSV:
+        return Response(_sheet(ledger, id, states), mimetype=CSV)
+    limit = _number("limit", PAGE, PAGES)
+    found = ledger.page(id, states, _number("after", 0, 2**53), limit)
+    query = {"after": found[-1].id, "limit": limit} | ({"state": ",".join(states)} if states else {}) if found else {}
+    more = f"/migrations/{id}/transfers?{urlencode(query)}" if len(found) == limit else None
+    return _json({"transfers": [{"id": row.id, **told(row), "receipt": row.receipt} for row in found], "next": more})
+
+
+def _every(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    after = 0
+    while found := ledger.page(id, states, after):
+        yield from (told(row) for row in found)
+        after = found[-1].id
+
+
+def _sheet(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[str]:
+    yield ",".join(FIELDS) + "\r\n"
+    yield from (csv_line(row) + "\r\n" for row in _every(ledger, id, states))

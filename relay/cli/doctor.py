@@ -1,0 +1,66 @@
+"""`relay doctor LOCATION`: what a store can really do, tried and told in a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import click
+import gevent
+
+from relay.cli.exits import Exit
+from relay.cli.terminal import plain, say
+from relay.config import load_settings
+from relay.engine.doctor import Answer, Finding, Patient, examine, look
+from relay.engine.runner import Runner
+from relay.receipt import Level
+from relay.stores.remotes import Remotes
+from relay.wire.meter import Meter
+
+MEANS = {
+    Level.WHOLE_DIGEST: "whole_digest: verified by the store's own digest",
+    Level.READ_BACK: "read_back: every object is read again to be verified",
+    Level.SIZE: "size: nothing better than unverified",
+}
+
+
+@click.command()
+@click.argument("location", metavar="LOCATION")
+@click.option("--read-only", is_flag=True, help="Write nothing: only list the folder and read one object of it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def doctor(location: str, read_only: bool, as_json: bool) -> int:
+    """Try what the folder LOCATION can do: ranges, conditional writes, parts, digests, names, listings.
+
+    Some small objects are written below a name of relay's own (and one of 5 MiB where it takes parts), and removed
+    again. Exit codes: 0 it can be used, 1 it can't, 2 wrong usage.
+    """
+    settings = load_settings()
+    place = Remotes(settings.remotes, folders=None).locate(location, folder=True, destination=not read_only)
+    runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
+    patient = Patient(runner.stores, place.folder(), lambda: Meter(runner.limits))
+    return _told(patient, look if read_only else examine, as_json)
+
+
+def _told(patient: Patient, examination: Callable[[Patient], Iterator[Finding]], as_json: bool) -> int:
+    code, findings = Exit.VERIFIED, examination(patient)
+    try:
+        for finding in findings:
+            say(_json(finding) if as_json else _line(finding))
+            if finding.needed and finding.answer is Answer.NO:
+                code = Exit.FAILED
+    finally:
+        findings.close()  # type: ignore[attr-defined]  # a generator: it removes what it wrote, also after Ctrl-C
+        gevent.sleep(0)
+    if code is Exit.VERIFIED and examination is examine:
+        level = patient.expected()
+        say(json.dumps({"what": "expect", "level": level.value}) if as_json else f"\nexpect {MEANS[level]}")
+    return code
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.what:<18} {finding.answer.value:<8} {plain(finding.means)}"
+
+
+def _json(finding: Finding) -> str:
+    members = {"what": finding.what, "answer": finding.answer.value, "means": finding.means, "needed": finding.needed}
+    return json.dumps(members)

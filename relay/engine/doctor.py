@@ -1,0 +1,463 @@
+"""What a store can really do: tried on scratch objects, told in plain words, and cleaned up.
+
+Theory of operation. A patient is a folder of a store. Every probe is one function over the Store contract and knows no
+vendor; it returns what it found, and never raises what a store says. All scratch objects lie below one random name;
+each that may exist is remembered before it is written, and removed in the end, whatever happened.
+
+Decided here: what is tried, and what that means for a migration. Never here: how it is printed.
+"""
+
+from __future__ import annotations
+
+import socket
+import unicodedata
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import cast
+
+import gevent
+import gevent.socket
+
+from relay.digest import ALWAYS
+from relay.errors import (
+    LengthRequired,
+    NotFound,
+    PreconditionFailed,
+    RangeIgnored,
+    RelayError,
+    SourceChanged,
+    SourceTruncated,
+    Unsupported,
+)
+from relay.location import Location
+from relay.receipt import Level, Version
+from relay.stores.interfaces import Destination, Found, Opener, PartsDestination, Span, Stored
+from relay.wire.body import Body
+from relay.wire.http1 import Framing, Head
+from relay.wire.meter import Meter
+from relay.wire.stream import Stream
+
+PREFIX = ".relay-doctor-"
+DATA = bytes(range(256)) * 4
+NAMES = ("a b", "plus+plus", "per%20cent", "ünï-\u00e9", "Case", "case", "#hash?query&=")
+
+
+class Answer(Enum):
+    """What a probe found."""
+
+    YES = "yes"
+    NO = "no"
+    UNTRIED = "untried"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what was tried, what came of it, and what that means. `needed` says that nothing works without it."""
+
+    what: str
+    answer: Answer
+    means: str
+    needed: bool = False
+
+
+@dataclass(eq=False)
+class Patient:
+    """A folder of a store, and what was written into it. `meter` gives a fresh clock for each probe."""
+
+    stores: Opener
+    folder: Location
+    meter: Callable[[], Meter]
+    written: list[Location] = field(default_factory=list)
+    digests: frozenset[str] = frozenset()
+    parts_checked: bool = False
+    reads_back: bool = False
+
+    def __post_init__(self) -> None:
+        """Choose the scratch folder."""
+        self.scratch = self.folder.folder().below(f"{PREFIX}{uuid.uuid4().hex[:12]}/", destination=True)
+
+    def place(self, name: str) -> Location:
+        """Return where a scratch object goes, and remember that it may be there."""
+        location = self.scratch.below(name, destination=True)
+        if location not in self.written:
+            self.written.append(location)
+        return location
+
+    def store(self) -> Destination:
+        """Return the store."""
+        return self.stores.destination(self.folder, self.meter())
+
+    def put(
+        self, name: str, data: bytes = DATA, *, if_absent: bool = False, framing: Framing = Framing.LENGTH
+    ) -> Stored:
+        """Store an object and publish it. Raises what the store raises."""
+        store = self.store()
+        with made_of(data, self.meter(), framing) as body:
+            body.digest_with(ALWAYS)
+            stored = store.put(self.place(name), body, if_absent=if_absent)
+            digests = body.digests
+        if stored.place is not None:
+            self.written.append(cast(Location, stored.readable))
+            store.publish(stored, if_absent=if_absent)
+            self.written.pop()
+        for told in (stored.digests, stored.version.digests):
+            self.digests |= frozenset(n for n, value in told.items() if digests.get(n) == value)
+        return stored
+
+    def expected(self) -> Level:
+        """Return the level of proof that a migration to here will have, by what was found."""
+        if self.digests:
+            return Level.WHOLE_DIGEST
+        return Level.READ_BACK if self.reads_back else Level.SIZE
+
+
+class made_of:  # noqa: N801 - reads as the function that it is used as
+    """A Body of bytes at hand, through a pair of sockets; with `until`, one that breaks off after so many bytes."""
+
+    def __init__(self, data: bytes, meter: Meter, framing: Framing = Framing.LENGTH, until: int | None = None) -> None:
+        self._data, self._meter, self._framing = data, meter, framing
+        self._until = len(data) if until is None else until
+
+    def __enter__(self) -> Body:
+        ours, theirs = socket.socketpair()
+        self._feeder = gevent.socket.socket(fileno=theirs.detach())
+        self._job = gevent.spawn(self._feed)
+        self._stream = Stream(ours, "source")
+        fields = (("Content-Length", str(len(self._data))),) if self._framing is Framing.LENGTH else ()
+        self.body = Body(self._stream, self._framing, Head(200, "OK", "1.1", fields), self._meter, _drop)
+        return self.body
+
+    def __exit__(self, *_: object) -> None:
+        self.body.close()
+        self._stream.close()
+        self._job.kill()
+        self._feeder.close()
+
+    def _feed(self) -> None:
+        with suppress(OSError):
+            self._feeder.sendall(self._data[: self._until])
+            self._feeder.shutdown(socket.SHUT_WR)
+
+
+def _drop(stream: Stream, reusable: bool) -> None:
+    stream.close()
+
+
+# -- the probes
+
+Probe = Callable[[Patient], Finding]
+
+
+def writes(patient: Patient) -> Finding:
+    """A small object is stored, and read again as it was."""
+    what = "write and read"
+    try:
+        patient.put("object")
+        data = _read(patient, "object")
+    except RelayError as error:
+        return Finding(what, Answer.NO, f"{error.message}. {error.hint}", needed=True)
+    patient.reads_back = data == DATA
+    if data != DATA:
+        return Finding(what, Answer.NO, "what was read is not what was written", needed=True)
+    return Finding(what, Answer.YES, "objects can be moved here", needed=True)
+
+
+def empty(patient: Patient) -> Finding:
+    """An object without a byte."""
+    try:
+        patient.put("empty", b"")
+        size = _head(patient, "empty").version.size
+    except RelayError as error:
+        return Finding("empty objects", Answer.NO, f"an empty object fails: {error.message}")
+    good = size in (0, None)
+    return Finding("empty objects", Answer.YES if good else Answer.NO, "kept as they are" if good else f"{size} bytes")
+
+
+def digests(patient: Patient) -> Finding:
+    """What the store says about the bytes."""
+    with suppress(RelayError):
+        patient.digests |= frozenset(_head(patient, "object").version.digests)
+    if patient.digests:
+        return Finding("digests", Answer.YES, f"{', '.join(sorted(patient.digests))}: verified without reading again")
+    return Finding("digests", Answer.NO, "every object is read back to be verified")
+
+
+def etag(patient: Patient) -> Finding:
+    """What tells one version from another."""
+    try:
+        version = _head(patient, "object").version
+    except RelayError as error:
+        return Finding("entity tags", Answer.NO, error.message)
+    if version.strong_etag:
+        return Finding("entity tags", Answer.YES, "strong: a version is pinned while it is read")
+    return Finding("entity tags", Answer.NO, "weak" if version.etag else "none: a source that changes is noticed late")
+
+
+def ranges(patient: Patient) -> Finding:
+    """A part of an object."""
+    try:
+        opened = patient.store().get(patient.place("object"), None, Span(100, 199))
+        body = cast(Body, opened.body)
+        try:
+            data = body.read(1000)
+        finally:
+            body.close()
+    except RangeIgnored:
+        return Finding("ranges", Answer.NO, "large objects are read in one piece")
+    except RelayError as error:
+        return Finding("ranges", Answer.NO, error.message)
+    good = data == DATA[100:200]
+    return Finding("ranges", Answer.YES if good else Answer.NO, "large objects go in parts" if good else "wrong bytes")
+
+
+def if_match(patient: Patient) -> Finding:
+    """A read of a version that is not there."""
+    try:
+        opened = patient.store().get(patient.place("object"), Version(etag='"no-such-version"'))
+        cast(Body, opened.body).close()
+    except (SourceChanged, PreconditionFailed):
+        return Finding("if-match", Answer.YES, "a source that changes is never blended")
+    except RelayError as error:
+        return Finding("if-match", Answer.NO, error.message)
+    return Finding("if-match", Answer.NO, "ignored: relay compares the entity tag of each answer instead")
+
+
+def if_none_match(patient: Patient) -> Finding:
+    """A write that must not replace anything."""
+    try:
+        patient.put("object", if_absent=True)
+    except PreconditionFailed:
+        return Finding("conditional write", Answer.YES, "--if-exists skip and fail are safe against others")
+    except RelayError as error:
+        return Finding("conditional write", Answer.NO, error.message)
+    return Finding("conditional write", Answer.NO, "ignored: --if-exists skip and fail look first, and may lose a race")
+
+
+def unknown_length(patient: Patient) -> Finding:
+    """An object whose length is known only at its end."""
+    try:
+        patient.put("growing", framing=Framing.CLOSE)
+        data = _read(patient, "growing")
+    except LengthRequired:
+        return Finding("unknown length", Answer.NO, "a source must tell its length")
+    except RelayError as error:
+        return Finding("unknown length", Answer.NO, error.message)
+    return Finding("unknown length", Answer.YES if data == DATA else Answer.NO, "sources without a length can be moved")
+
+
+def parts(patient: Patient) -> Finding:
+    """An upload in two parts, and one that is thrown away."""
+    store = patient.store()
+    limits = store.part_limits
+    if limits is None:
+        return Finding("parts", Answer.NO, "not offered: one request an object, and a broken one begins anew")
+    many = cast(PartsDestination, store)
+    first = DATA * (-(-limits.smallest // len(DATA)))
+    place = patient.place("parts")
+    try:
+        upload = many.begin(place)
+        try:
+            done = []
+            for number, data in enumerate((first, DATA), start=1):
+                with made_of(data, patient.meter()) as body:
+                    body.digest_with(("crc64nvme",))
+                    done.append(many.put_part(upload, number, body))
+            listed = many.stored_parts(upload)
+            stored = many.complete(upload, tuple(done), {})
+        except BaseException:
+            many.abort(upload)
+            raise
+        many.abort(many.begin(patient.place("aborted")))
+        size = _head(patient, "parts").version.size
+    except RelayError as error:
+        return Finding("parts", Answer.NO, error.message)
+    patient.parts_checked = stored.parts_checked
+    if size != len(first) + len(DATA) or len(listed) != 2:
+        return Finding("parts", Answer.NO, f"{len(listed)} parts listed of 2, {size} bytes")
+    return Finding("parts", Answer.YES, "large objects go several parts at once, and go on after a crash")
+
+
+def moves(patient: Patient) -> Finding:
+    """Whether an object is seen only when it is whole and verified."""
+    store = patient.store()
+    if store.atomic(digested=True):
+        return Finding("appears whole", Answer.YES, "an object is never seen half-way")
+    return Finding("appears whole", Answer.NO, "by its protocol a reader may see an unverified object for a moment")
+
+
+def cut(patient: Patient) -> Finding:
+    """What a broken upload leaves."""
+    what = "broken upload"
+    try:
+        with made_of(DATA * 64, patient.meter(), until=len(DATA) * 32) as body:
+            body.digest_with(ALWAYS)
+            patient.store().put(patient.place("cut"), body)
+    except SourceTruncated:
+        pass
+    except RelayError as error:
+        return Finding(what, Answer.NO, error.message)
+    else:
+        return Finding(what, Answer.NO, "taken for whole; nothing that is cut off would be noticed", needed=True)
+    try:
+        found = _head(patient, "cut")
+    except NotFound:
+        return Finding(what, Answer.YES, "leaves nothing")
+    except RelayError as error:
+        return Finding(what, Answer.NO, error.message)
+    return Finding(what, Answer.NO, f"leaves {found.version.size} bytes to be seen; relay removes them")
+
+
+def names(patient: Patient) -> Finding:
+    """Names that stores stumble over."""
+    bad = []
+    kept: dict[str, bytes] = {}
+    for name in NAMES:
+        data = name.encode()
+        try:
+            patient.put(f"names/{name}", data)
+            kept[name] = data
+        except RelayError:
+            bad.append(name)
+    for name, data in kept.items():
+        try:
+            if _read(patient, f"names/{name}") != data:
+                bad.append(name)
+        except RelayError:
+            bad.append(name)
+    if bad:
+        return Finding("names", Answer.NO, f"lost or merged: {', '.join(sorted(bad))}")
+    return Finding("names", Answer.YES, "spaces, +, %, accents and case are kept apart")
+
+
+def composed(patient: Patient) -> Finding:
+    """Two spellings of one accent."""
+    one, two = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
+    try:
+        for name in (one, two):
+            patient.put(f"forms/{name}", name.encode())
+        good = all(_read(patient, f"forms/{name}") == name.encode() for name in (one, two))
+    except RelayError as error:
+        return Finding("unicode forms", Answer.NO, error.message)
+    means = "composed and decomposed names are two" if good else "composed and decomposed names are one: they may clash"
+    return Finding("unicode forms", Answer.YES if good else Answer.NO, means)
+
+
+def lists(patient: Patient) -> Finding:
+    """What a listing tells right after the writes."""
+    try:
+        found = [entry.name for entry in patient.store().list(patient.scratch, recursive=True)]
+    except Unsupported as error:
+        return Finding("listing", Answer.NO, f"{error.message}: name single objects")
+    except RelayError as error:
+        return Finding("listing", Answer.NO, error.message)
+    if "object" not in found:
+        return Finding("listing", Answer.NO, "an object that was just written is not in it")
+    ordered = [name.encode() for name in found] == sorted(name.encode() for name in found)
+    return Finding("listing", Answer.YES, "in the order of bytes" if ordered else "in an order of its own")
+
+
+PROBES: tuple[Probe, ...] = (
+    writes,
+    empty,
+    digests,
+    etag,
+    ranges,
+    if_match,
+    if_none_match,
+    unknown_length,
+    parts,
+    moves,
+    cut,
+    names,
+    composed,
+    lists,
+)
+"""What is tried, in this order; without the first there is no use in the others."""
+
+
+def examine(patient: Patient) -> Iterator[Finding]:
+    """Yield the findings one by one, and the removal's as the last. Removes everything, also when it is left early."""
+    try:
+        for probe in PROBES:
+            finding = probe(patient)
+            yield finding
+            if finding.needed and finding.answer is Answer.NO:
+                break
+    finally:
+        left = remove(patient)
+    if left:
+        told = ", ".join(str(location) for location in left)
+        yield Finding("delete", Answer.NO, f"not removed: {told}", needed=False)
+    else:
+        yield Finding("delete", Answer.YES, "nothing of this is left")
+
+
+def remove(patient: Patient) -> list[Location]:
+    """Remove what was written, and the folders it made; return what is still there."""
+    left = []
+    for location in patient.written:
+        try:
+            patient.store().delete(location, Version())
+        except NotFound:
+            continue
+        except RelayError:
+            left.append(location)
+    for folder in ("names/", "forms/", ""):
+        with suppress(RelayError):  # where folders are only a part of names there are none
+            place = patient.scratch.below(folder, destination=True) if folder else patient.scratch
+            patient.store().delete(place, Version())
+    return [location for location in left if _there(patient, location)]
+
+
+def _there(patient: Patient, location: Location) -> bool:
+    try:
+        return patient.store().head(location) is not None
+    except NotFound:
+        return False
+    except RelayError:
+        return True
+
+
+def look(patient: Patient) -> Iterator[Finding]:
+    """Yield what can be found out without writing anything: the folder is listed, and one object of it is read."""
+    store = patient.stores.source(patient.folder, patient.meter())
+    try:
+        name = next((e.name for e in store.list(patient.folder.folder(), False) if not e.folder), None)
+    except RelayError as error:
+        yield Finding("listing", Answer.NO, f"{error.message}. {error.hint}", needed=not isinstance(error, Unsupported))
+        return
+    yield Finding("listing", Answer.YES, "the folder can be listed", needed=True)
+    if name is None:
+        yield Finding("read", Answer.UNTRIED, "there is no object right in this folder")
+        return
+    place = patient.folder.folder().below(name)
+    try:
+        found = store.head(place)
+        opened = store.get(place, found.version if found else None)
+        cast(Body, opened.body).close()
+    except RelayError as error:
+        yield Finding("read", Answer.NO, f"{error.message}. {error.hint}", needed=True)
+        return
+    yield Finding("read", Answer.YES, "objects can be read", needed=True)
+    told = ", ".join(sorted(opened.version.digests))
+    yield Finding("digests", Answer.YES if told else Answer.NO, told or "the source declares none")
+    strong = opened.version.strong_etag is not None
+    yield Finding("entity tags", Answer.YES if strong else Answer.NO, "strong" if strong else "none, or weak ones")
+
+
+def _head(patient: Patient, name: str) -> Found:
+    found = patient.store().head(patient.place(name))
+    if found is None:
+        raise Unsupported("the store does not answer HEAD")
+    return found
+
+
+def _read(patient: Patient, name: str) -> bytes:
+    body = cast(Body, patient.store().get(patient.place(name)).body)
+    try:
+        return body.read(len(DATA) + 1)
+    finally:
+        body.close()

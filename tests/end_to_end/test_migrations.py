@@ -1,0 +1,283 @@
+"""Migrations in the ledger as clients of a real server see them: accepted, followed, told, and never lost."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.end_to_end.test_serve import SERVE, Server, exchange, running
+from tests.postgres import postgresql, programs
+
+MANY = 1200
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Return a folder in which the server may read and write, with a tree in it."""
+    chance = random.Random(1)
+    for i in range(MANY):
+        path = tmp_path / "from" / f"{i % 10}" / f"object {i:05}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(chance.randbytes(chance.randrange(2000)))
+    (tmp_path / "to").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def settings(folders: Path) -> dict[str, str]:
+    """Return the settings of servers that share a ledger."""
+    return {"RELAY_LOCAL_FOLDERS": str(folders), "RELAY_LEDGER": f"sqlite:///{folders}/ledger.db"}
+
+
+@pytest.fixture
+def server(settings: dict[str, str]) -> Iterator[Server]:
+    """Return a running server."""
+    with running(SERVE, **settings) as made:
+        yield made
+
+
+def order(folders: Path, **more: Any) -> dict[str, Any]:
+    """Return a request for the tree."""
+    return {"source": f"file://{folders}/from", "destination": f"file://{folders}/to", "recursive": True, **more}
+
+
+def wait_for(server: Server, id: str, good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Ask for a migration until it is as it should be."""
+    for _ in range(3000):
+        status, told = server.ask("GET", f"/migrations/{id}")
+        assert status == 200, told
+        if good(told):
+            return told
+        time.sleep(0.02)  # another process's work can only be asked for
+    raise TimeoutError(told)
+
+
+def ended(told: dict[str, Any]) -> bool:
+    return told["state"] in ("succeeded", "partial", "failed", "cancelled")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_tree_is_accepted_at_once_and_can_be_followed_to_its_end(server: Server, folders: Path) -> None:
+    with closing(server.connect()) as connection:
+        status, told, response = exchange(connection, "POST", "/migrate", order(folders))
+    assert (status, told["state"]) == (202, "running")
+    assert response.headers["Location"] == f"/migrations/{told['id']}"
+    done = wait_for(server, told["id"], ended)
+    assert (done["state"], done["objects"], done["listing"]) == ("succeeded", {"verified": MANY}, "done")
+    assert done["levels"] == {"read_back": MANY}
+    assert digests(folders / "to") == digests(folders / "from")
+    assert server.ask("GET", "/migrations")[1]["migrations"][0]["id"] == told["id"]
+
+
+def test_whoever_prefers_to_wait_gets_the_end(server: Server, folders: Path) -> None:
+    status, told = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+    assert (status, told["state"]) == (200, "succeeded")
+
+
+def test_one_object_may_be_answered_at_once_too(server: Server, folders: Path) -> None:
+    request = order(folders) | {"recursive": False}
+    request["source"] += "/1/object 00001"
+    request["destination"] += "/alone"
+    status, told = server.ask("POST", "/migrate", request, Prefer="respond-async")
+    assert status == 202
+    assert wait_for(server, told["id"], ended)["objects"] == {"verified": 1}
+    assert (folders / "to" / "alone").read_bytes() == (folders / "from/1/object 00001").read_bytes()
+
+
+def test_the_lines_of_a_stream_end_with_the_whole(server: Server, folders: Path) -> None:
+    with closing(server.connect()) as connection:
+        headers = {"Accept": "application/x-ndjson", "Content-Type": "application/json"}
+        connection.request("POST", "/migrate", json.dumps(order(folders)), headers)
+        lines = [json.loads(line) for line in connection.getresponse().read().splitlines()]
+    assert [line["event"] for line in lines[:-1]] == ["progress"] * (len(lines) - 1)
+    assert (lines[-1]["event"], lines[-1]["state"]) == ("result", "succeeded")
+
+
+def test_each_object_as_json_ndjson_and_csv(server: Server, folders: Path) -> None:
+    (folders / "to" / "1" / "object 00001").mkdir(parents=True)
+    (folders / "to" / "1" / "object 00001" / "x").touch()
+    id = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]["id"]
+    status, failed = server.ask("GET", f"/migrations/{id}/transfers?state=failed")
+    assert status == 200
+    (row,) = failed["transfers"]
+    assert (row["name"], row["state"], failed["next"]) == ("1/object 00001", "failed", None)
+    assert row["detail"].startswith("destination: ")
+    names, path = set(), f"/migrations/{id}/transfers?limit=500&state=verified"
+    while path:
+        _, page = server.ask("GET", path)
+        names |= {row["name"] for row in page["transfers"]}
+        assert all(row["receipt"]["level"] == "read_back" for row in page["transfers"])
+        path = page["next"]
+    assert len(names) == MANY - 1
+    for media, read in (("application/x-ndjson", _ndjson), ("text/csv", _csv)):
+        with closing(server.connect()) as connection:
+            connection.request("GET", f"/migrations/{id}/transfers", headers={"Accept": media})
+            rows = read(connection.getresponse().read().decode())
+        assert {row["name"] for row in rows} == names | {"1/object 00001"}
+
+
+def _ndjson(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _csv(text: str) -> list[dict[str, Any]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_events_tell_what_happened_and_end_with_it(server: Server, folders: Path) -> None:
+    id = server.ask("POST", "/migrate", order(folders))[1]["id"]
+    with closing(server.connect()) as connection:
+        connection.request("GET", f"/migrations/{id}/events")
+        text = connection.getresponse().read().decode()
+    kinds = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
+    assert kinds[0] == "accepted"
+    assert {"listing_done", "ended", "progress"} <= set(kinds)
+
+
+def test_twenty_requests_with_one_key_make_one_migration(server: Server, folders: Path) -> None:
+    answers: list[tuple[int, dict[str, Any]]] = []
+    headers = {"Idempotency-Key": "photos-2026"}
+
+    def ask() -> None:
+        answers.append(server.ask("POST", "/migrate", order(folders), **headers))
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _ in answers} <= {200, 202}
+    assert len({told["id"] for _, told in answers}) == 1
+    assert len(server.ask("GET", "/migrations")[1]["migrations"]) == 1
+    status, told = server.ask("POST", "/migrate", order(folders, verify="size"), **headers)
+    assert (status, told["type"].rpartition("/")[2]) == (422, "idempotency-key-reused")
+
+
+def test_pause_resume_and_cancel(server: Server, folders: Path) -> None:
+    id = server.ask("POST", "/migrate", order(folders))[1]["id"]
+    assert server.ask("POST", f"/migrations/{id}/pause")[1]["state"] == "paused"
+    assert server.ask("POST", f"/migrations/{id}/pause")[0] == 200
+    told = wait_for(server, id, lambda told: not told["objects"].get("running"))
+    assert told["state"] == "paused"
+    status, told = server.ask("POST", f"/migrations/{id}/retry")
+    assert (status, "paused" in told["detail"]) == (409, True)
+    assert server.ask("POST", f"/migrations/{id}/resume")[1]["state"] == "running"
+    wait_for(server, id, lambda told: told["objects"].get("verified", 0) > 0)
+    assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
+    told = wait_for(server, id, lambda told: not told["objects"].get("running"))
+    assert set(told["objects"]) <= {"verified", "cancelled"}
+    assert server.ask("POST", f"/migrations/{id}/retry")[0] == 200
+    assert wait_for(server, id, ended)["objects"] == {"verified": MANY}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "members", "status", "says"),
+    [
+        ("GET", "/migrations/none", None, 404, "no migration"),
+        ("POST", "/migrations/none/cancel", None, 404, "no migration"),
+        ("GET", "/migrations/%00", None, 404, "no migration"),
+        ("GET", "/migrations?limit=0", None, 422, "limit"),
+        ("GET", "/migrations?before=x", None, 422, "before"),
+        ("POST", "/migrate", {"recursive": "yes"}, 422, "recursive"),
+        ("POST", "/migrate", {"recursive": True, "if_exists": "maybe"}, 422, "if_exists"),
+        ("POST", "/migrate", {"destination": "file:///etc/x"}, 403, "not allowed"),
+        ("POST", "/migrate", {"destination": "SELF/inside"}, 422, "lie in each other"),
+        ("POST", "/migrate", {"priority": 1000}, 422, "priority"),
+    ],
+)
+def test_bad_requests_are_told(
+    server: Server, folders: Path, method: str, path: str, members: dict[str, Any] | None, status: int, says: str
+) -> None:
+    if members is not None:
+        members = order(folders) | members
+        members["destination"] = members["destination"].replace("SELF", members["source"])
+    code, told = server.ask(method, path, members)
+    assert (code, says in told["detail"]) == (status, True), told
+    assert server.ask("GET", "/migrations")[1]["migrations"] == []
+
+
+def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: Path) -> None:
+    id = server.ask("POST", "/migrate", order(folders))[1]["id"]
+    places = {name: order(folders)[name] for name in ("source", "destination")}
+    assert server.ask("POST", f"/migrations/{id}/pause")[0] == 200
+    status, told = server.ask("POST", f"/migrations/{id}/resume", places | {"source": f"file://{folders}/other"})
+    assert (status, "other places" in told["detail"]) == (422, True)
+    assert server.ask("POST", f"/migrations/{id}/resume", places)[0] == 200
+    assert wait_for(server, id, ended)["state"] == "succeeded"
+
+
+# -- what is accepted is never lost
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_comes_back_goes_on(settings: dict[str, str], folders: Path, end: signal.Signals) -> None:
+    with running(SERVE, **settings) as first:
+        id = first.ask("POST", "/migrate", order(folders))[1]["id"]
+        wait_for(first, id, lambda told: told["objects"].get("verified", 0) > 50)
+        workers = psutil.Process(first.process.pid).children()
+        first.process.send_signal(end)
+        for worker in workers if end is signal.SIGKILL else ():
+            worker.kill()
+        first.finish()
+    with running(SERVE, **settings) as second:
+        told = wait_for(second, id, ended)
+        assert (told["state"], told["objects"]) == ("succeeded", {"verified": MANY})
+        _, page = second.ask("GET", f"/migrations/{id}/transfers?limit=1000")
+        most = max(row["attempts"] for row in page["transfers"])
+        assert most <= 2
+    assert digests(folders / "to") == digests(folders / "from")
+    assert not [path for path in (folders / "to").rglob(".relay-*") if end is signal.SIGTERM]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_two_workers_share_a_tree_and_one_may_be_killed(
+    settings: dict[str, str], folders: Path, tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    if kind == "sqlite":
+        return _two_workers(settings, folders)
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgresql(tmp_path_factory.mktemp("pg")) as database:
+        _two_workers(settings | {"RELAY_LEDGER": database.database(), "RELAY_LEASE_SECONDS": "3"}, folders)
+
+
+def _two_workers(settings: dict[str, str], folders: Path) -> None:
+    with running(SERVE, **settings, RELAY_WORKERS="2") as server:
+        id = server.ask("POST", "/migrate", order(folders))[1]["id"]
+        wait_for(server, id, lambda told: told["objects"].get("verified", 0) > 50)
+        workers = psutil.Process(server.process.pid).children()
+        assert len(workers) == 2
+        os.kill(workers[0].pid, signal.SIGKILL)
+        told = wait_for(server, id, ended)
+    assert (told["state"], told["objects"]) == ("succeeded", {"verified": MANY})
+    assert digests(folders / "to") == digests(folders / "from")
+
+
+def test_a_ledger_that_can_not_be_opened_refuses_the_start(folders: Path) -> None:
+    (folders / "notes.db").write_bytes(b"somebody's notes " * 300)
+    with (
+        pytest.raises(AssertionError, match=r"notes\.db"),
+        running(SERVE, RELAY_LEDGER=f"sqlite:///{folders}/notes.db"),
+    ):
+        pass
