@@ -17,7 +17,6 @@ from relay.ledger.schema import events, migrations, secrets, transfers
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, tallies_of
 
-
 _ID = re.compile(r"[0-9a-f-]{1,36}")
 
 

@@ -100,6 +100,8 @@ def diagram() -> str:
     lines = ["stateDiagram-v2"]
     for title, table in (("migration", MIGRATION), ("transfer", TRANSFER)):
         lines.append(f"  state {title} {{")
+        names = {name for row in table.values() for name in (*row.origins, row.to)}
+        lines += [f'    state "{name}" as {title[0]}_{name}' for name in sorted(names)]
         for verb, transition in table.items():
             lines += [
                 f"    {title[0]}_{origin} --> {title[0]}_{transition.to}: {verb}"

@@ -51,6 +51,8 @@ BELIEVED: Mapping[str, frozenset[int]] = {
 """The statuses that mean success, by verb (law 4). 202 to an upload means that nothing is known yet."""
 
 MOVED = frozenset({301, 302, 303, 307, 308})
+COMPLAINTS = frozenset({429, 503})
+"""What a store answers that is asked too much at a time; S3's SlowDown is a 503."""
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
 """Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only know GET."""
 
@@ -320,7 +322,16 @@ class HttpStore:
             expect=expect,
             wrapping=wrapping,
         )
-        return self._wire.exchange(request)
+        flow = self._wire.flow(location.origin, self._side)
+        turn = flow.enter(self._meter.look, self._meter.tick_seconds)
+        complained, after = False, None
+        try:
+            response = self._wire.exchange(request)
+            complained = response.head.status in COMPLAINTS
+            after = retry_after(response.head.get("retry-after")) if complained else None
+        finally:
+            flow.leave(turn, complained, after)
+        return response
 
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
         """Return the error for an answer that is not believed, and let go of its connection."""

@@ -21,6 +21,7 @@ from relay import __version__
 from relay.config import Limits
 from relay.errors import ConnectionLost, PrematureResponse, Side, StoreTimeout
 from relay.location import Origin
+from relay.throttle import Flow
 from relay.wire.answers import Answers
 from relay.wire.body import Body
 from relay.wire.dial import Pool
@@ -90,12 +91,26 @@ class Response:
     """The destination answered before it had the whole body."""
 
 
+FLOWS = 1024
+"""So many are remembered; those that nobody uses are forgotten then."""
+
+
 class Wire:
     """Does exchanges over one pool of connections."""
 
     def __init__(self, pool: Pool, limits: Limits) -> None:
         self.pool, self.limits = pool, limits
         self._silent: dict[Origin, float] = {}
+        self._flows: dict[tuple[Origin, Side], Flow] = {}
+
+    def flow(self, origin: Origin, side: Side) -> Flow:
+        """Return how many requests may go to one side of one store; the same for everybody."""
+        found = self._flows.get((origin, side))
+        if found is None:
+            if len(self._flows) >= FLOWS:
+                self._flows = {key: flow for key, flow in self._flows.items() if flow.under_way}
+            found = self._flows[origin, side] = Flow()
+        return found
 
     def exchange(self, request: Request) -> Response:
         """Do one exchange.

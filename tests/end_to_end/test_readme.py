@@ -18,6 +18,7 @@ from time import monotonic, sleep
 import pytest
 
 from relay.config import Settings
+from relay.ledger.states import diagram
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -112,3 +113,7 @@ def test_every_setting_is_in_the_table_with_its_default_name() -> None:
 def test_every_file_that_is_linked_is_there() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_diagram_is_the_one_of_the_tables() -> None:
+    assert f"```mermaid\n{diagram()}```" in README
