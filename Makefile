@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-stores ladder load soak clean help
+.PHONY: demo test check bench bench-stores ladder load soak crash clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
@@ -15,6 +15,7 @@ help:
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
+	@echo "make crash  kill -9 relay two hundred times on its way to each kind of store (about twenty minutes)"
 	@echo "make clean  remove what these made"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -45,6 +46,9 @@ ladder: $(VENV)/installed
 
 load: $(VENV)/installed
 	@$(BIN)/python -m loadtests.load $(LOAD)
+
+crash: $(VENV)/installed
+	@$(BIN)/python -m loadtests.crash $(CRASH)
 
 soak: $(VENV)/installed
 	@$(BIN)/python -m loadtests.load --seconds 300 --shape soak --report out/soak.html $(LOAD)

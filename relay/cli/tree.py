@@ -49,6 +49,7 @@ def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, b
     if found is None:
         return ledger.create(spec)
     ledger.renew_secret(found.id, order.secret())
+    ledger.trust(found.id)
     verb = VERBS.get(found.state)
     return (ledger.act(found.id, verb) if verb else ledger.migration(found.id)), False
 

@@ -57,6 +57,10 @@ class Ledger:
         """As migrations.act."""
         return self.database.run(lambda c: migrations.act(c, id, verb, secret))
 
+    def trust(self, id: str) -> None:
+        """As migrations.trust."""
+        self.database.run(lambda c: migrations.trust(c, id))
+
     def pause_for(self, id: str, error: Mapping[str, Any]) -> Migration:
         """As migrations.pause_for."""
         return self.database.run(lambda c: migrations.pause_for(c, id, error))

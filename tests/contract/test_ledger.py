@@ -279,6 +279,18 @@ def test_a_transfer_at_which_every_runner_dies_is_set_aside(opened: Opened) -> N
     assert states(watcher, id) == ["failed"]
 
 
+def test_somebody_who_says_go_on_is_believed(opened: Opened) -> None:
+    watcher = opened()
+    id = tree(watcher, 5)
+    for _ in range(LAPSES + 2):
+        doomed = opened()
+        assert len(doomed.claim(1)) == 1
+        doomed.renew(-1)
+        watcher.reclaim()
+        watcher.trust(id)
+    assert states(watcher, id) == ["queued"]
+
+
 def test_a_lapsed_claim_of_a_cancelled_migration_is_cancelled(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 5)

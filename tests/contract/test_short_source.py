@@ -1,0 +1,188 @@
+"""A source that ends early, at every byte that could matter, over every real destination.
+
+Never a success, never an object left that looks whole, nothing unfinished left behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.config import Limits
+from relay.engine.runner import STORES
+from relay.errors import NotFound, RelayError
+from relay.location import Location, parse_location
+from relay.stores.aws import s3_location
+from relay.stores.interfaces import Store
+from relay.stores.local import local_location
+from relay.stores.webdav import webdav_location
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from tests.conftest import Certificates, Engine
+from tests.seaweed import Seaweed
+
+SMALL = bytes(range(40))
+PART = 5 << 20
+LARGE = 2 * PART + 4321
+BORDERS = [0, 1, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART, 2 * PART + 1, LARGE - 1]
+
+
+class Cut:
+    """A source of `size` bytes with ranges, of which none from `at` on is ever sent; by length or chunked."""
+
+    def __init__(self) -> None:
+        self.size, self.at, self.chunked = len(SMALL), 0, False
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _answering(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    @property
+    def location(self) -> Location:
+        """Where the object is."""
+        return parse_location(f"http://127.0.0.1:{self._server.server_address[1]}/object")
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _answering(cut: Cut) -> type[BaseHTTPRequestHandler]:
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:  # noqa: N802 - the name that the library asks for
+            self._head(200, cut.size)
+
+        def do_GET(self) -> None:  # noqa: N802 - the name that the library asks for
+            first, last = 0, cut.size - 1
+            if (asked := self.headers.get("Range")) and not cut.chunked:
+                first, last = (int(text) for text in asked.removeprefix("bytes=").split("-"))
+                self._head(206, last - first + 1, f"bytes {first}-{last}/{cut.size}")
+            else:
+                self._head(200, cut.size)
+            end = min(last + 1, cut.at)
+            data = bytes(i % 251 for i in range(first, min(end, first + 1000))) if end > first else b""
+            data += bytes(max(0, end - first - len(data)))
+            with suppress(OSError):
+                if cut.chunked:
+                    self.wfile.write(b"%x\r\n" % cut.size + data)
+                else:
+                    self.wfile.write(data)
+            self.close_connection = True
+
+        def _head(self, status: int, length: int, span: str | None = None) -> None:
+            self.send_response(status)
+            self.send_header("ETag", '"one"')
+            self.send_header("Accept-Ranges", "bytes")
+            if span:
+                self.send_header("Content-Range", span)
+            if cut.chunked and self.command == "GET":
+                self.send_header("Transfer-Encoding", "chunked")
+            else:
+                self.send_header("Content-Length", str(length))
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            return
+
+    return Answer
+
+
+@pytest.fixture(scope="module")
+def cut() -> Iterator[Cut]:
+    """Return the source."""
+    made = Cut()
+    yield made
+    made.stop()
+
+
+Place = Callable[[str], Location]
+
+
+@pytest.fixture(params=["nginx", "webdav+nginx", "wsgidav", "webdav+wsgidav", "seaweed", "local"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Return where objects go."""
+    scheme, _, server = request.param.rpartition("+")
+    base: Any = request.getfixturevalue(server)
+    prefix = f"short-{request.node.name.encode().hex()[-24:]}"
+    if isinstance(base, Path):
+        return lambda name: local_location(base / prefix / name, destination=True)
+    if isinstance(base, Seaweed):
+        return lambda name: s3_location(base.config, base.bucket, f"{prefix}/{name}")
+    if scheme:
+        return lambda name: webdav_location(f"{base}/{prefix}/{name}", destination=True)
+    return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    """Return an engine that takes objects of 6 MiB in parts of 5."""
+    limits = replace(Limits(), parted_bytes=6 << 20, part_bytes=PART, parts_in_flight=2)
+    made = Engine(certificates.ca_file, limits)
+    yield made
+    made.assert_nothing_left()
+
+
+def there(wire: Wire, location: Location) -> bool:
+    """Say if something is at a place."""
+    store: Store = STORES[location.store](wire, "destination", Meter(Limits()))
+    with suppress(NotFound):
+        return store.head(location) is not None
+    return False
+
+
+def beside(wire: Wire, location: Location) -> list[str]:
+    """Return what else lies in the folder, where the server tells."""
+    folder = location.with_target(location.path.rpartition("/")[0] + "/")
+    store: Store = STORES[location.store](wire, "destination", Meter(Limits()))
+    try:
+        return [entry.name for entry in store.list(folder) if entry.name.startswith(".relay-")]
+    except RelayError:
+        return []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("chunked", [False, True], ids=["by length", "chunked"])
+def test_a_small_object_that_ends_at_any_byte(
+    wire: Wire, engine: Engine, cut: Cut, place: Place, chunked: bool
+) -> None:
+    cut.size, cut.chunked = len(SMALL), chunked
+    # Where a broken upload may be seen relay looks for it, again and again for a second: fewer of those.
+    atomic = STORES[place("x").store](wire, "destination", Meter(Limits())).atomic(digested=True)
+    for at in range(0, len(SMALL), (5 if chunked else 1) if atomic else 9):
+        cut.at = at
+        with pytest.raises(RelayError) as caught:
+            engine.migrate(cut.location, place(f"{at}"))
+        assert caught.value.side == "source", (at, caught.value)
+        assert not there(wire, place(f"{at}")), at
+    assert beside(wire, place("x")) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_large_object_that_ends_at_every_border(wire: Wire, engine: Engine, cut: Cut, place: Place) -> None:
+    cut.size, cut.chunked = LARGE, False
+    for at in BORDERS:
+        cut.at = at
+        with pytest.raises(RelayError) as caught:
+            engine.migrate(cut.location, place(f"large-{at}"))
+        assert caught.value.side == "source", (at, caught.value)
+        assert not there(wire, place(f"large-{at}")), at
+    assert beside(wire, place("x")) == []
+
+
+def test_no_upload_is_left_unfinished(engine: Engine, cut: Cut, seaweed: Seaweed) -> None:
+    cut.size, cut.chunked = LARGE, False
+    for at in BORDERS:
+        cut.at = at
+        with pytest.raises(RelayError):
+            engine.migrate(cut.location, s3_location(seaweed.config, seaweed.bucket, f"unfinished/{at}"))
+    assert "Uploads" not in seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket)
