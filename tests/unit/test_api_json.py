@@ -144,7 +144,8 @@ SECRET = "hunter2hunter2"
     ("members", "status", "code", "pointer"),
     [
         ({"source": "https://a.example/x", "dest": "https://b.example/x"}, 422, "unknown-member", "/dest"),  # B13
-        (GOOD | {"recursive": True}, 422, "unknown-member", "/recursive"),
+        (GOOD | {"recursively": True}, 422, "unknown-member", "/recursively"),
+        (GOOD | {"recursive": "yes"}, 422, "invalid-type", "/recursive"),
         (GOOD | {"a/b~c": 1}, 422, "unknown-member", "/a~1b~0c"),
         (GOOD | {"source": {"url": "https://a.example/x", "method": "GET"}}, 422, "unknown-member", "/source/method"),
         (GOOD | {"source": 1}, 422, "invalid-type", "/source"),  # B14
