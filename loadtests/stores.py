@@ -236,7 +236,11 @@ def s3_small(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
         _relay(
             home,
             environment,
-            lambda target: ["migrate", "-r", "-q", "--slots", "32", "a:bench-from/small", f"b:bench-to/{target}"],
+            lambda target: [
+                *("migrate", "-r", "-q", "--no-server-copy", "--slots", "32"),
+                "a:bench-from/small",
+                f"b:bench-to/{target}",
+            ],
         ),
         _rclone(home, rclone, conf, "rclone", words(())),
         _rclone(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),

@@ -81,6 +81,11 @@ class Digester:
         """Start one digest for each name. Raises KeyError for a name that is not in `ALGORITHMS`."""
         self._running = {name: ALGORITHMS[name].start() for name in dict.fromkeys(names)}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is computed."""
+        return tuple(self._running)
+
     def update(self, data: Buffer) -> None:
         """Take the next bytes. Costs at most about 2 ms for 1 MiB and each expensive algorithm."""
         for running in self._running.values():

@@ -42,6 +42,8 @@ class Version:
     etag: str | None = None
     last_modified: str | None = None
     digests: Digests = field(default_factory=dict)
+    id: str | None = None
+    """The store's own name of this version, where it keeps several of one object."""
 
     @property
     def strong_etag(self) -> str | None:
@@ -54,6 +56,7 @@ class Version:
             "etag": self.etag,
             "size": self.size,
             "last_modified": self.last_modified,
+            "version": self.id,
             "digests": as_hex(self.digests),
         }
 

@@ -101,6 +101,7 @@ class Engine:
             else parse_location(destination, method=method, destination=True),  # type: ignore[arg-type]
             Verify(options.get("verify", "auto")),
             IfExists(options.get("if_exists", "overwrite")),
+            bool(options.get("server_copy", True)),
         )
 
     def migrate(self, source: str | Location, destination: str | Location, **options: object) -> Outcome:

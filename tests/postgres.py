@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,19 +54,19 @@ class Postgres:
 
 
 @contextmanager
-def postgresql(home: Path) -> Iterator[Postgres]:
-    """Run a server for the time of the block; it refuses root, so it runs as `postgres` then."""
+def postgresql() -> Iterator[Postgres]:
+    """Run a server for the time of the block; it refuses root, so it runs as `postgres` then.
+
+    Its folder is no test's: those are for their owner only, and made so again by each run of pytest.
+    """
     bin = programs()
     assert bin is not None
     user: tuple[str, ...] = ()
-    folder = home / "postgres"
-    folder.mkdir(mode=0o700)
+    home = tempfile.TemporaryDirectory(prefix="relay-postgres-")
+    folder = Path(home.name)
     if os.geteuid() == 0:
         user = ("runuser", "-u", "postgres", "--")
         shutil.chown(folder, "postgres")
-        for parent in folder.parents:
-            if parent.stat().st_uid == 0 and parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
     run = [*user, str(bin / "initdb"), "-D", str(folder), "-U", "relay", "-A", "trust", "-E", "UTF8", "--no-sync"]
     subprocess.run(run, check=True, cwd="/", stdout=subprocess.DEVNULL)
     (port,) = free_ports(1)
@@ -76,3 +77,4 @@ def postgresql(home: Path) -> Iterator[Postgres]:
         yield server
     finally:
         server.control("stop", "-m", "immediate")
+        home.cleanup()

@@ -108,12 +108,8 @@ def _await(server: Seaweed, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(15)
+    process.kill()  # it would wait for everybody to hang up, and nobody needs its files any more
+    process.wait(15)
 
 
 def free_ports(count: int) -> list[int]:

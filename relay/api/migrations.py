@@ -51,7 +51,8 @@ def migrate_view(runner: Runner, works: Callable[[], Works]) -> Callable[[], Res
         order = parse_order(members)
         if wants_ledger(order):
             return accept(works(), runner, order)
-        transfer = runner.transfer(Plan(*order.located(runner.remotes), order.verify, order.existing))
+        both = order.located(runner.remotes)
+        transfer = runner.transfer(Plan(*both, order.verify, order.existing, order.server_copy))
         g.transfer_id = transfer.id
         streamed = request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON
         return _streamed(runner, transfer) if streamed else _answered(runner, transfer)

@@ -64,6 +64,11 @@ class MigrateRequest(_Strict):
         description="What to do where the destination has an object already: `changed` overwrites only what differs. "
         "Left out it is `changed` for a tree, and `overwrite` for one object.",
     )
+    server_copy: bool = Field(
+        True,
+        description="Where source and destination are one store that can copy by itself (S3 CopyObject, WebDAV COPY), "
+        "let it; what was copied is proved as anything else.",
+    )
     recursive: bool = Field(False, description="All that is below the folder `source`, into the folder `destination`.")
     priority: int = Field(0, ge=-100, le=100, description="Of migrations in the ledger: the greater come first.")
 
@@ -90,6 +95,7 @@ def parse_order(members: Mapping[str, Any]) -> Order:
         verify=Verify(asked.verify),
         if_exists=IfExists(asked.if_exists) if asked.if_exists else None,
         priority=asked.priority,
+        server_copy=asked.server_copy,
     )
 
 
@@ -105,6 +111,7 @@ def parse_credentials(members: Mapping[str, Any], recursive: bool, options: Mapp
         recursive,
         Verify(options["verify"]),
         IfExists(options["if_exists"]),
+        server_copy=options.get("server_copy", True),
     )
 
 
@@ -114,7 +121,7 @@ def parse_plan(members: Mapping[str, Any], remotes: Remotes) -> Plan:
     Raises a RequestError with its pointer.
     """
     order = parse_order(members)
-    return Plan(*order.located(remotes), order.verify, order.existing)
+    return Plan(*order.located(remotes), order.verify, order.existing, order.server_copy)
 
 
 def _end(given: str | SourceObject | DestinationObject) -> End:

@@ -41,6 +41,11 @@ LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "
     help="What to do where something is (a tree: changed; one object: overwrite).",
 )
 @click.option("--recursive", "-r", is_flag=True, help="All that is below the folder SRC, into the folder DST.")
+@click.option(
+    "--server-copy/--no-server-copy",
+    default=True,
+    help="Where both are one store that can copy by itself, let it (default), or move the bytes.",
+)
 @click.option("--slots", type=click.IntRange(1, 100_000), help="Transfers at a time.")
 @click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT).")
 @click.option("--source-header", multiple=True, metavar="'NAME: VALUE'", help="Repeatable; '@FILE' reads the value.")
@@ -122,6 +127,7 @@ def _order(options: Mapping[str, Any]) -> Order:
         recursive=True,
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
+        server_copy=options["server_copy"],
     )
 
 
@@ -145,6 +151,7 @@ def _plan(options: Mapping[str, Any], remotes: Remotes, quiet: bool) -> Plan:
         ),
         Verify(options["verify"]),
         IfExists(options["if_exists"] or "overwrite"),
+        options["server_copy"],
     )
     _warn(options, quiet)
     return plan

@@ -56,6 +56,8 @@ class Order:
     if_exists: IfExists | None = None
     """None is `changed` for a tree and `overwrite` for one object."""
     priority: int = 0
+    server_copy: bool = True
+    """Where both ends are one store that can copy by itself, let it."""
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -67,10 +69,16 @@ class Order:
         return Spec(
             remotes.shown(self.source.text, source),
             remotes.shown(self.destination.text, destination),
-            {"recursive": self.recursive, "verify": self.verify.value, "if_exists": self.existing.value},
+            self.options,
             self.secret(),
             self.priority,
         )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was asked for besides the two ends; one that is left out by default is left out here too."""
+        named = {"recursive": self.recursive, "verify": self.verify.value, "if_exists": self.existing.value}
+        return named if self.server_copy else {**named, "server_copy": False}
 
     @property
     def existing(self) -> IfExists:
@@ -119,6 +127,7 @@ class Job:
     recursive: bool
     verify: Verify
     if_exists: IfExists
+    server_copy: bool = True
 
     @classmethod
     def of(cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes) -> Job:
@@ -134,9 +143,10 @@ class Job:
             migration.recursive,
             Verify(migration.options["verify"]),
             IfExists(migration.options["if_exists"]),
+            server_copy=migration.options.get("server_copy", True),
         )
         source, destination = order.located(remotes)
-        return cls(migration.id, source, destination, migration.recursive, order.verify, order.existing)
+        return cls(migration.id, source, destination, order.recursive, order.verify, order.existing, order.server_copy)
 
     def plan(self, claim: Claim) -> Plan:
         """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree."""
@@ -144,4 +154,4 @@ class Job:
         if self.recursive:
             source = parse_location(claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
-        return Plan(source, destination, self.verify, self.if_exists)
+        return Plan(source, destination, self.verify, self.if_exists, self.server_copy)

@@ -28,13 +28,26 @@ from relay.errors import Cancelled, IntegrityMismatch, LeaseLost, NotFound, Reje
 from relay.ledger.rows import Begun, StoredPart
 from relay.location import Location
 from relay.retry import Backoff
-from relay.stores.interfaces import Destination, Found, Opener, Part, PartLimits, PartsDestination, Span, Stored, Upload
+from relay.stores.interfaces import (
+    CopyPartsDestination,
+    Destination,
+    Found,
+    Opener,
+    Part,
+    PartLimits,
+    PartsDestination,
+    Span,
+    Stored,
+    Upload,
+)
 from relay.wire.body import Body
 from relay.wire.meter import Meter
 
 MIB = 1 << 20
 COMBINED = "crc64nvme"
 """The digest of the whole that is made from those of the parts."""
+COPY_BYTES = 512 * MIB
+"""The most that a store is asked to copy in one request, which takes it some seconds."""
 
 
 def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
@@ -78,6 +91,8 @@ class Parts:
     digested: bool = True
     if_absent: bool = False
     journal: Journal | None = None
+    copying: bool = False
+    """The store copies the parts by itself; no digest of them is known then."""
 
     def __post_init__(self) -> None:
         """Nothing has moved yet."""
@@ -114,7 +129,7 @@ class Parts:
         destination = cast(PartsDestination, self.stores.destination(self.place, self.meter))
         limits = destination.part_limits
         assert limits is not None, "only a store that takes parts is asked for them"
-        spans = cut(size, self.limits.part_bytes, limits)
+        spans = cut(size, COPY_BYTES if self.copying else self.limits.part_bytes, limits)
         upload = self._gone_on(destination, spans) or self._begun(destination, spans)
         try:
             self._move_all(upload, spans)
@@ -214,6 +229,8 @@ class Parts:
             meter.look()
 
     def _move_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> None:
+        if self.copying:
+            return self._copy_once(upload, number, span, meter)
         source = self.stores.source(self.source, meter)
         destination = cast(PartsDestination, self.stores.destination(self.place, meter))
         opened = source.get(self.source, self.found.version, span)
@@ -236,6 +253,13 @@ class Parts:
             del self._bodies[number]
             body.close()
 
+    def _copy_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> None:
+        destination = cast(CopyPartsDestination, self.stores.destination(self.place, meter))
+        part = destination.copy_part(upload, number, self.source, self.found, span)
+        if self.journal is not None:
+            self.journal.store(StoredPart(number, part.size, part.etag, "", part.checked))
+        self._done[number] = part
+
     # -- the end
 
     def _completed(self, destination: PartsDestination, upload: Upload, spans: list[Span]) -> Moved:
@@ -246,7 +270,8 @@ class Parts:
         parts = tuple(self._done[number] for number in range(1, len(spans) + 1))
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
-        stored = destination.complete(upload, parts, digests, if_absent=self.if_absent)
+        known = self.found.version.digests if self.copying else digests
+        stored = destination.complete(upload, parts, known, if_absent=self.if_absent)
         return Moved(stored, digests, self._resent)
 
     def _whole(self, spans: list[Span]) -> Digests:

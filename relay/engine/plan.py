@@ -38,6 +38,8 @@ class Plan:
     destination: Location
     verify: Verify = Verify.AUTO
     if_exists: IfExists = IfExists.OVERWRITE
+    server_copy: bool = True
+    """Where both ends are one store that can copy by itself, let it."""
 
     def __post_init__(self) -> None:
         """Refuse what would truncate the only copy."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from random import random
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import gevent
 
@@ -27,7 +27,7 @@ from relay.digest import ALGORITHMS, ALWAYS
 from relay.disposition import safe_name
 from relay.engine.journal import Journal
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
-from relay.engine.parts import COMBINED, Parts, parted
+from relay.engine.parts import COMBINED, COPY_BYTES, Parts, parted
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.unchanged import unchanged
 from relay.engine.verify import Proof, Sent, prove
@@ -50,7 +50,7 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
-from relay.stores.interfaces import Destination, Found, Opened, Opener, Source, Stored
+from relay.stores.interfaces import CopyDestination, Destination, Found, Opened, Opener, Source, Stored
 from relay.throttle import Slots
 from relay.wire.body import Body
 from relay.wire.meter import Meter
@@ -63,6 +63,7 @@ NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFai
 """Failures of an upload after which nothing of it can be at the destination."""
 
 
+_COPIED = "the store copied it by itself: no byte passed through relay"
 _SENT_BEFORE = "it was there: an earlier process sent it, and was lost before it could say so"
 _UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
 
@@ -116,8 +117,8 @@ class Known:
 class Transfer:
     """One object from one Location to another. Run it once, in a greenlet of its own or in the caller's.
 
-    Others may read its progress while it runs: `phase` (waiting, opening, piping, verifying, settled), `bytes`,
-    `total` (None while unknown) and `attempt`; and may call `cancel`.
+    Others may read its progress while it runs: `phase` (waiting, opening, copying, piping, verifying, settled),
+    `bytes`, `total` (None while unknown) and `attempt`; and may call `cancel`.
     """
 
     plan: Plan
@@ -227,6 +228,8 @@ class Transfer:
         before = self._looked(destination, place) if named else None
         if before and (early := self._there(source, destination, place, before, found)):
             return early
+        if found and before and (copied := self._copied(source, destination, place, found)):
+            return copied
         if found and before and parted(found, destination, self.limits):
             try:
                 return self._in_parts(destination, place, found)
@@ -287,7 +290,8 @@ class Transfer:
     @property
     def _may_be_sent(self) -> bool:
         """Whether an earlier attempt may have sent the object without anybody having learned of it."""
-        again = self.known.begun or (self.journal is not None and self.attempt > 1)
+        lasting = self.journal is not None or self._if_absent
+        again = self.known.begun or (lasting and self.attempt > 1)
         return again and self.plan.destination.method != "POST"  # which makes a new object each time
 
     def _sent_before(
@@ -317,9 +321,9 @@ class Transfer:
             return None
         return Sent(written.size, {COMBINED: bytes.fromhex(written.digest)}, found.version.digests)
 
-    def _read(self, source: Source, there: Version) -> tuple[Sent | None, Opened]:
-        """Read the source without sending it, if it has as many bytes as the destination."""
-        opened = self._open(source, None)
+    def _read(self, source: Source, there: Version, pinned: Version | None = None) -> tuple[Sent | None, Opened]:
+        """Read the source, or what is `pinned` of it, without sending it, if it has as many bytes as `there`."""
+        opened = self._open(source, Found(pinned, self.plan.source) if pinned else None)
         body = self._body
         assert body is not None  # _open set it
         try:
@@ -397,20 +401,7 @@ class Transfer:
 
     def _in_parts(self, destination: Destination, place: Location, found: Found) -> Outcome:
         """Move it in parts. Raises RangeIgnored where the source gives no ranges; nothing has happened then."""
-        parts = self._parts = Parts(
-            stores=self.stores,
-            found=found,
-            source=self.plan.source,
-            place=place,
-            meter=self.meter,
-            limits=self.limits,
-            backoff=self.backoff,
-            random=self.random,
-            sleep=self.sleep,
-            digested=self.plan.verify is not Verify.SIZE,
-            if_absent=self._if_absent,
-            journal=self.journal,
-        )
+        parts = self._parts = self._of_parts(place, found)
         self.total = found.version.size
         self.phase = "piping"
         try:
@@ -422,6 +413,61 @@ class Transfer:
         self.phase = "verifying"
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
         return self._settled(destination, place, moved.stored, found, sent, ())
+
+    def _of_parts(self, place: Location, found: Found, copying: bool = False) -> Parts:
+        return Parts(
+            stores=self.stores,
+            found=found,
+            source=self.plan.source,
+            place=place,
+            meter=self.meter,
+            limits=self.limits,
+            backoff=self.backoff,
+            random=self.random,
+            sleep=self.sleep,
+            digested=self.plan.verify is not Verify.SIZE and not copying,
+            if_absent=self._if_absent,
+            journal=self.journal,
+            copying=copying,
+        )
+
+    def _copied(self, source: Source, destination: Destination, place: Location, found: Found) -> Outcome | None:
+        """Let the store copy it by itself. None where it would not, or could not say of what: it is piped then.
+
+        Where the source has no digest of the whole object it is read, once, so that the copy can be proved.
+        """
+        if not (self.plan.server_copy and destination.copies(self.plan.source, place)):
+            return None
+        if found is self._hint:
+            found = source.head(self.plan.source) or found
+        if found.version.size is None or found is self._hint:
+            return None
+        self._remove_lost(destination, place)
+        self.phase, self.total = "copying", found.version.size
+        try:
+            stored = self._copy(destination, place, found)
+        except PreconditionFailed as error:
+            return self._existing(error, place)
+        except StoreError as error:
+            self._parts = None
+            if error.retryable:
+                raise
+            return None
+        self.phase = "verifying"
+        sent = Sent(found.version.size, {}, found.version.digests)
+        if not sent.declared and self.plan.verify is not Verify.SIZE:
+            sent = self._read(source, found.version, found.version)[0] or sent
+        return self._settled(destination, place, stored, found, sent, (_COPIED,), moved=0)
+
+    def _copy(self, destination: Destination, place: Location, found: Found) -> Stored:
+        """Have it copied; in parts, if it is too large for one request. Raises as CopyDestination.copy."""
+        size = found.version.size or 0
+        if destination.part_limits is not None and size > COPY_BYTES:
+            self._parts = self._of_parts(place, found, copying=True)
+            return self._parts.run().stored
+        named = {} if self.known.token is None else {"token": self.known.token}
+        copier = cast(CopyDestination, destination)
+        return copier.copy(self.plan.source, found, place, if_absent=self._if_absent, **named)
 
     def _piped(self, destination: Destination, place: Location, before: Before, opened: Opened) -> Outcome:
         body = self._body
@@ -454,16 +500,17 @@ class Transfer:
         notes: tuple[str, ...],
         whole: bool = True,
         keep: bool = False,
+        moved: int | None = None,
     ) -> Outcome:
         """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed, unless `keep`
-        says that it may be another's."""
+        says that it may be another's. `moved` is how many bytes that took, if not all of them."""
         try:
             proof = prove(destination, stored, sent, self.plan.verify, self._settling())
             version = self._published(destination, stored, proof)
         except RelayError as error:
             if keep:
                 raise
-            self.resent += sent.bytes
+            self.resent += sent.bytes if moved is None else moved
             if isinstance(error, IntegrityMismatch) or stored.place is not None:
                 remove(destination, stored, error)
             raise
@@ -475,7 +522,7 @@ class Transfer:
             destination=version,
             attempts=self.attempt,
             bytes_resent=self.resent,
-            notes=proof.notes + notes,
+            notes=proof.notes + stored.notes + notes,
             whole=whole,
         )
         return self._outcome(receipt.state, place, receipt)

@@ -128,13 +128,14 @@ def _read_back(destination: Destination, location: Location, version: Version, s
         raise _overwritten(location) from error
     body = opened.body
     assert body is not None  # an Opened has one
+    ours = sent.digests or sent.declared
     try:
-        body.digest_with(tuple(sent.digests))
+        body.digest_with(tuple(ours))
         drain(body)
     finally:
         body.close()
-    _, differing = compare(sent.digests, body.digests)
-    if body.count != sent.bytes or differing or not sent.digests:
+    _, differing = compare(ours, body.digests)
+    if body.count != sent.bytes or differing or not ours:
         raise IntegrityMismatch(
             f"{body.count} bytes were read back of {sent.bytes}, and they are not those that were sent",
             side="destination",

@@ -112,13 +112,14 @@ def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) ->
         base = parse_location(config.endpoint or _aws_endpoint(config.signer.region))
     except RequestError as error:
         raise ConfigError(f"the endpoint of S3: {error.message}") from None
-    virtual = config.virtual or config.endpoint is None
+    endpoint, virtual = base.url, config.virtual or config.endpoint is None
     if virtual and _VIRTUAL.fullmatch(bucket):
         base, prefix = replace(base, host=f"{bucket}.{base.host}"), base.path.rstrip("/")
     else:
         prefix = f"{base.path.rstrip('/')}/{bucket}"
     target = f"{prefix}/{canonical_path(key)}"
-    return replace(base, target=target, headers=checked, account=S3Account(bucket, prefix, config.signer))
+    account = S3Account(bucket, prefix, config.signer, endpoint)
+    return replace(base, target=target, headers=checked, account=account)
 
 
 def _aws_endpoint(region: str) -> str:

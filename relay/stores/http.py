@@ -35,7 +35,7 @@ from relay.errors import (
 from relay.location import Location, redirected
 from relay.receipt import Version
 from relay.stores.indexes import ACCEPT, read_index
-from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored
+from relay.stores.interfaces import MTIME, Entry, Found, Opened, PartLimits, Span, Stored
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing, Head
@@ -108,7 +108,7 @@ class HttpStore:
             raise self._refusal(response, "HEAD", final)
         head = response.head
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
-        return Found(self._version(head), final, head.get("content-disposition"), self._metadata(head), ranges)
+        return Found(self._version(head), final, head.get("content-disposition"), self._metadata(head, final), ranges)
 
     def _untold(self, status: int) -> bool:
         """Say if this answer to HEAD says nothing about GET."""
@@ -127,13 +127,14 @@ class HttpStore:
             return self._opened_span(response, final, pinned or Version(), span)
         if status not in self.believed["GET"]:
             raise self._refusal(response, "GET", final)
+        head = response.head
         try:
-            version = self._pin(self._version(response.head), response.body, pinned)
+            version = self._pin(self._version(head), response.body, pinned)
+            metadata = self._metadata(head, final)
         except BaseException:
             response.body.close()
             raise
-        head = response.head
-        return Opened(version, final, head.get("content-disposition"), self._metadata(head), body=response.body)
+        return Opened(version, final, head.get("content-disposition"), metadata, body=response.body)
 
     def _opened_span(self, response: Response, final: Location, pinned: Version, span: Span) -> Opened:
         """Return a part of the object, if it is the right part of the right version (RFC 9110 section 14.4)."""
@@ -170,6 +171,7 @@ class HttpStore:
             etag=version.etag or pinned.etag,
             last_modified=version.last_modified or pinned.last_modified,
             digests={**pinned.digests, **version.digests},
+            id=version.id or pinned.id,
         )
 
     def _read(self, method: str, location: Location, fields: Fields) -> tuple[Response, Location]:
@@ -234,6 +236,10 @@ class HttpStore:
         """As Destination.part_limits: plain HTTP has no parts."""
         return None
 
+    def copies(self, source: Location, location: Location) -> bool:
+        """As Destination.copies: plain HTTP has no word for it."""
+        return False
+
     def put(
         self,
         location: Location,
@@ -248,12 +254,16 @@ class HttpStore:
         With `if_absent` carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server may not heed it.
         """
         method = location.method or "PUT"
-        plain = tuple((name, value) for name, value in metadata if name.lower() in CARRIED)
+        plain = self._carried(metadata)
         fields = self.asked + carried(location, plain, if_absent)
         response = self._send(method, location, fields, body, self._expects(body))
         if response.head.status not in self.believed[method]:
             raise self._refusal(response, method, location)
         return self._stored(response, method, location)
+
+    def _carried(self, metadata: Fields) -> Fields:
+        """Return what of the metadata an upload's fields can say."""
+        return tuple((name, value) for name, value in metadata if name.lower() in CARRIED)
 
     def _expects(self, body: Body) -> bool:
         return body.length is None or body.length >= self._expect_bytes
@@ -294,10 +304,12 @@ class HttpStore:
             digests=parse_fields(head.get),
         )
 
-    def _metadata(self, head: Head) -> tuple[tuple[str, str], ...]:
+    def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
         """Return what goes with the object; a value that is odd is dropped, not passed on."""
         pairs = ((name, head.get(name)) for name in CARRIED)
-        return tuple((name.title(), value) for name, value in pairs if value and carriable(value))
+        found = tuple((name.title(), value) for name, value in pairs if value and carriable(value))
+        changed = http_date(head.get("last-modified"))
+        return (*found, (MTIME, f"{changed.timestamp():.0f}")) if changed and changed.timestamp() >= 0 else found
 
     # -- the exchange
 
@@ -364,7 +376,7 @@ def _content_range(head: Head) -> tuple[int, int, int] | None:
 def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
     """Return what goes with an upload: the source's fields, unless the caller gave his own, and the precondition."""
     own = {name.lower() for name, _ in location.headers}
-    fields = tuple((name, value) for name, value in metadata if name.lower() not in own)
+    fields = tuple((name, value) for name, value in metadata if name.lower() not in own and name != MTIME)
     return (*fields, ("If-None-Match", "*")) if if_absent else fields
 
 

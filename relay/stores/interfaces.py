@@ -19,6 +19,10 @@ from relay.receipt import Version
 from relay.wire.body import Body
 from relay.wire.meter import Meter
 
+MTIME = "mtime"
+"""Among an object's metadata, when it was last changed: seconds since 1970, with a fraction where that is known. Each
+store has its own way to keep it, or none."""
+
 PREFIX, SUFFIX = ".relay-", ".part"
 """What begins and ends the name of an upload that is not published yet; nobody else's object may be named so."""
 
@@ -98,6 +102,8 @@ class Stored:
     """Where it belongs, if it lies at `readable` only until it is published there."""
     parts_checked: bool = False
     """It came in parts, and the store compared a digest of each with ours."""
+    notes: tuple[str, ...] = ()
+    """What of the object's metadata the store did not take."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,9 @@ class Destination(Protocol):
     def part_limits(self) -> PartLimits | None:
         """How it takes objects in parts (then it is a PartsDestination), or None."""
 
+    def copies(self, source: Location, location: Location) -> bool:
+        """Say if it may be asked to copy from there by itself: then it is a CopyDestination."""
+
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source's; for reading back."""
 
@@ -234,6 +243,32 @@ class PartsDestination(Destination, Protocol):
 
     def abort(self, upload: Upload) -> None:
         """Throw an upload away; one that is gone already is no error. Raises StoreError."""
+
+
+class CopyDestination(Destination, Protocol):
+    """A destination that copies what lies in the same store; no byte of it passes through here."""
+
+    def copy(
+        self,
+        source: Location,
+        found: Found,
+        location: Location,
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+    ) -> Stored:
+        """Let the store copy the version that was `found`; `if_absent` and `token` as with `put`.
+
+        Raises SourceChanged, PreconditionFailed (with `if_absent`: something is there), StoreError: then there is no
+        object. One that is not retryable may only mean that this store does not copy.
+        """
+
+
+class CopyPartsDestination(CopyDestination, PartsDestination, Protocol):
+    """One that copies in parts too, for objects that are too large for one request."""
+
+    def copy_part(self, upload: Upload, number: int, source: Location, found: Found, span: Span) -> Part:
+        """Let the store copy `span` of what was `found` as part `number`. Raises as `copy`."""
 
 
 class Opener(Protocol):

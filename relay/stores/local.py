@@ -36,7 +36,18 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Opened, PartLimits, Span, Stored, unpublished_name
+from relay.stores.interfaces import (
+    MTIME,
+    PREFIX,
+    SUFFIX,
+    Entry,
+    Found,
+    Opened,
+    PartLimits,
+    Span,
+    Stored,
+    unpublished_name,
+)
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
@@ -141,14 +152,16 @@ class LocalStore:
     def head(self, location: Location) -> Found | None:
         """As Source.head."""
         with self._told(location):
-            return Found(self._regular(location, path_of(location).stat()), location, ranges=True)
+            found = path_of(location).stat()
+            return Found(self._regular(location, found), location, metadata=_metadata(found), ranges=True)
 
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source.get. Only regular files: a pipe or a device may have no end."""
         with self._told(location):
             descriptor = os.open(path_of(location), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                version = self._regular(location, os.fstat(descriptor))
+                found = os.fstat(descriptor)
+                version = self._regular(location, found)
                 if pinned is not None and pinned.etag not in (None, version.etag):
                     raise SourceChanged(f"{location} is another version now", side=self._side)
                 os.lseek(descriptor, span.first if span else 0, os.SEEK_SET)
@@ -158,7 +171,8 @@ class LocalStore:
         stream = FileStream(descriptor, self._side, version)
         length = span.length if span else version.size or 0
         head = Head(200, "OK", "1.1", (("Content-Length", str(length)),))
-        return Opened(version, location, body=Body(stream, Framing.LENGTH, head, self._meter, _released))
+        body = Body(stream, Framing.LENGTH, head, self._meter, _released)
+        return Opened(version, location, metadata=_metadata(found), body=body)
 
     def _regular(self, location: Location, found: os.stat_result) -> Version:
         if stat.S_ISDIR(found.st_mode):
@@ -192,6 +206,10 @@ class LocalStore:
         """As Destination.part_limits: a file is written in one go."""
         return None
 
+    def copies(self, source: Location, location: Location) -> bool:
+        """As Destination.copies: the bytes are on this machine anyway."""
+        return False
+
     def put(
         self,
         location: Location,
@@ -212,6 +230,8 @@ class LocalStore:
         try:
             try:
                 self._write(location, descriptor, body)
+                with self._told(location):
+                    _date(descriptor, dict(metadata).get(MTIME))
             finally:
                 os.close(descriptor)
             with self._told(location):
@@ -300,6 +320,18 @@ def _version(found: os.stat_result) -> Version:
     """Return what tells one version of a file from another; the entity tag is ours."""
     etag = f'"{found.st_dev:x}-{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"'
     return Version(size=found.st_size, etag=etag, last_modified=formatdate(found.st_mtime, usegmt=True))
+
+
+def _metadata(found: os.stat_result) -> tuple[tuple[str, str], ...]:
+    return ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),) if found.st_mtime_ns >= 0 else ()
+
+
+def _date(descriptor: int, changed: str | None) -> None:
+    """Give a file the time at which its source was changed. Raises OSError."""
+    if changed is not None:
+        seconds, _, fraction = changed.partition(".")
+        moment = int(seconds) * 10**9 + int(f"{fraction:0<9}"[:9])
+        os.utime(descriptor, ns=(moment, moment))
 
 
 def _released(stream: Stream, reusable: bool) -> None:

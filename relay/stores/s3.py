@@ -5,22 +5,23 @@ trailer with the CRC64NVME that was computed on the way. The server compares it 
 body that was damaged on the last stretch never becomes an object, and tells it again in answers to HEAD. One that is
 spliced (`verify: size`) goes bare.
 
-An ETag is never taken for a digest: it is one of nothing for encrypted objects and for those made of parts.
+An ETag is never taken for a digest: it is one of nothing for encrypted objects and for those made of parts. Only one
+that equals the MD5 of what was sent says something, and that is looked at where a server knows no other checksum.
 
-Decided here: what S3's answers mean (docs.aws.amazon.com, "Error responses", "Checking object integrity"). Never here:
-where credentials come from (`stores/remotes.py`), how they sign (`stores/sigv4.py`).
+Decided here: what is asked of S3. Never here: what its answers say (`stores/s3_answers.py`), where credentials come
+from (`stores/remotes.py`), how they sign (`stores/sigv4.py`).
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import cast
-from urllib.parse import quote, unquote, unquote_plus
-from xml.etree.ElementTree import Element, ParseError, fromstring
+from urllib.parse import quote, unquote
+from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 import gevent
@@ -36,15 +37,25 @@ from relay.errors import (
     Rejected,
     RelayError,
     SourceChanged,
-    StoreError,
-    Throttled,
-    Unauthenticated,
+    StoreTimeout,
     Unavailable,
 )
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.http import HttpStore, carriable, carried, http_date, printable, retry_after
-from relay.stores.interfaces import Entry, Part, PartLimits, Stored, Upload
+from relay.stores.http import CARRIED, HttpStore, carriable, carried, http_date, printable, retry_after
+from relay.stores.interfaces import MTIME, Entry, Found, Opened, Part, PartLimits, Span, Stored, Upload
+from relay.stores.s3_answers import (
+    CHECKSUM,
+    CODES,
+    TRAILER,
+    checksums,
+    entries,
+    error_region,
+    error_told,
+    parsed,
+    told_checksums,
+    version_id,
+)
 from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Signer
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
@@ -54,10 +65,6 @@ from relay.wire.pump import fill
 
 SINGLE_BYTES = 5 << 30
 """The most that one PUT may carry (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
-CHECKSUM = "x-amz-checksum-"
-TRAILER = "crc64nvme"
-_OURS: Mapping[str, str] = {"crc64nvme": "crc64nvme", "crc32c": "crc32c", "sha256": "sha-256", "sha1": "sha"}
-"""S3's names of the checksums, and ours."""
 _USER_METADATA = "x-amz-meta-"
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 MIB = 1 << 20
@@ -67,65 +74,44 @@ WHOLE: Fields = (("x-amz-checksum-algorithm", "CRC64NVME"), ("x-amz-checksum-typ
 
 
 @dataclass(frozen=True)
-class Code:
-    """What one of S3's error codes means, and what to do about it."""
-
-    kind: type[StoreError] | type[IntegrityMismatch]
-    hint: str | None = None
-    retryable: bool | None = None
-
-
-_KEYS = "Check the access key, its secret and, of temporary credentials, the session token."
-_REGION = "The bucket is in another region, or the endpoint is not this bucket's: set AWS_REGION, or the endpoint."
-CODES: Mapping[str, Code] = {
-    "NoSuchKey": Code(NotFound),
-    "NoSuchVersion": Code(NotFound),
-    "NoSuchBucket": Code(NotFound, "The bucket does not exist; relay makes none. Check its name and the endpoint."),
-    "AccessDenied": Code(
-        PermissionDenied, "The credentials are known, and may not do this; check the bucket's policy."
-    ),
-    "AllAccessDisabled": Code(PermissionDenied),
-    "InvalidAccessKeyId": Code(Unauthenticated, _KEYS),
-    "SignatureDoesNotMatch": Code(Unauthenticated, _KEYS),
-    "ExpiredToken": Code(Unauthenticated, "The temporary credentials have expired; get fresh ones."),
-    "InvalidToken": Code(Unauthenticated, _KEYS),
-    "TokenRefreshRequired": Code(Unauthenticated, "The temporary credentials have expired; get fresh ones."),
-    "RequestTimeTooSkewed": Code(Unavailable, "This machine's clock is wrong by more than 15 minutes; set it."),
-    "PermanentRedirect": Code(Rejected, _REGION),
-    "TemporaryRedirect": Code(Unavailable, _REGION),
-    "AuthorizationHeaderMalformed": Code(Rejected, _REGION),
-    "IllegalLocationConstraintException": Code(Rejected, _REGION),
-    "InvalidObjectState": Code(Rejected, "The object is archived; restore it first, then move it."),
-    "EntityTooLarge": Code(Rejected),
-    "KeyTooLongError": Code(Rejected, "A key has at most 1,024 bytes."),
-    "QuotaExceeded": Code(Rejected, "The destination is full."),
-    "PreconditionFailed": Code(PreconditionFailed),
-    "ConditionalRequestConflict": Code(Unavailable, "Somebody else writes the same key."),
-    "OperationAborted": Code(Unavailable),
-    "BadDigest": Code(IntegrityMismatch, "The bytes were damaged on their way; they are sent again.", True),
-    "XAmzContentChecksumMismatch": Code(IntegrityMismatch, "The bytes were damaged; they are sent again.", True),
-    "RequestTimeout": Code(Unavailable),
-    "InternalError": Code(Unavailable),
-    "SlowDown": Code(Throttled),
-    "RequestLimitExceeded": Code(Throttled),
-    "ServiceUnavailable": Code(Throttled),
-    "NotImplemented": Code(Rejected, "This server lacks a part of S3 that relay needs here."),
-}
-"""S3's error codes; a status tells less, since 400 and 403 stand for many things."""
-
-
-@dataclass(frozen=True)
 class S3Account:
     """One bucket at one endpoint. `prefix` is what of a path stands before the key: '/bucket', or '' (virtual host)."""
 
     bucket: str
     prefix: str
     signer: Signer = field(compare=False, repr=False)
+    endpoint: str = ""
+    """Its URL, without the bucket: what lies at one endpoint may be copied there."""
     store: str = "s3"
 
     def shown(self, path: str) -> str:
         """Return `s3://bucket/key`."""
         return f"s3://{self.bucket}{unquote(path.removeprefix(self.prefix))}"
+
+
+TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the whole"
+"""What is learned of an endpoint: that it takes a checksum behind the bytes or does not, that it keeps none of a whole
+that came in parts."""
+LEFT_OUT = frozenset(
+    [
+        "NotImplemented",
+        "InvalidArgument",
+        "InvalidRequest",
+        "InvalidDigest",
+        "XAmzContentSHA256Mismatch",
+        "MissingContentLength",
+        "MalformedTrailerError",
+        "UnsupportedOperation",
+    ]
+)
+"""The codes of a server that does not know something which need not be said."""
+ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+"""The codes of a bucket that is in another region than the one that was asked."""
+TAGGING = "x-amz-tagging"
+_MTIME_FIELD = "x-amz-meta-mtime"
+"""Where rclone and others keep the time at which an object was changed before it came to S3."""
+_AWS_HOST = re.compile(r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)")
+_EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
 class S3Store(HttpStore):
@@ -138,6 +124,8 @@ class S3Store(HttpStore):
         "PUT": frozenset({200}),
         "DELETE": frozenset({200, 204, 404}),
     }
+
+    _tagged: Fields | None = None
 
     def _untold(self, status: int) -> bool:
         """Never: S3 answers HEAD by the same rules as GET."""
@@ -167,23 +155,30 @@ class S3Store(HttpStore):
             return self._put_growing(location, body, metadata, if_absent)
         if body.length > SINGLE_BYTES:
             raise Rejected(f"{body.length} bytes are more than one PUT may carry to S3", side="destination")
-        wrapping = _trailer(body) if TRAILER in body.digests else None
-        fields = carried(location, _coded(metadata, body.length) if wrapping else metadata, if_absent)
+        wrapping = self._wrapped(location, body)
+        described = self._described(location, metadata)
+        fields = carried(location, _coded(described, body.length) if wrapping else described, if_absent)
         response = self._send("PUT", location, fields, body, self._expects(body), wrapping)
         if response.head.status not in self.believed["PUT"]:
-            raise self._refusal(response, "PUT", location)
-        return self._stored(response, "PUT", location)
+            raise self._upload_refusal(response, "PUT", location, fields, wrapping)
+        stored = self._stored(response, "PUT", location, body)
+        if wrapping:
+            self._check_understood(stored, body)
+        return replace(stored, notes=self._left_out(location, metadata))
 
     def _put_growing(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
         """Store a body whose length shows only at its end; nothing is there before that end was proved."""
         piece = memoryview(bytearray(self._wire.limits.part_bytes))
         count = fill(body, piece)
         if count < len(piece):
-            fields = carried(location, (*metadata, *_checksum(bytes(piece[:count]))), if_absent)
-            response = self._send("PUT", location, fields, bytes(piece[:count]))
+            data = bytes(piece[:count])
+            fields = carried(
+                location, (*self._described(location, metadata), *self._checksum(location, data)), if_absent
+            )
+            response = self._send("PUT", location, fields, data)
             if response.head.status not in self.believed["PUT"]:
-                raise self._refusal(response, "PUT", location)
-            return self._stored(response, "PUT", location)
+                raise self._upload_refusal(response, "PUT", location, fields)
+            return replace(self._stored(response, "PUT", location), notes=self._left_out(location, metadata))
         upload = self.begin(location, metadata)
         try:
             parts: list[Part] = []
@@ -202,7 +197,7 @@ class S3Store(HttpStore):
                 side="destination",
                 hint="Set RELAY_PART_BYTES larger; each transfer holds one part in memory then.",
             )
-        return self._part(upload, number, data, _checksum(data), None, checked=True)
+        return self._part(upload, number, data, self._checksum(upload.location, data), None, checked=True)
 
     def _abandon(self, upload: Upload, error: BaseException) -> None:
         """Abort after a failure; where that can't be done, `error` says what remains."""
@@ -212,11 +207,151 @@ class S3Store(HttpStore):
             if isinstance(error, RelayError):
                 error.hint = f"{error.hint} An unfinished upload may remain at {upload.location} ({failure.message})."
 
-    def _stored(self, response: Response, method: str, location: Location) -> Stored:
-        stored = super()._stored(response, method, location)
+    def _stored(self, response: Response, method: str, location: Location, body: Body | None = None) -> Stored:
+        """Return what was stored, at its own version where the bucket keeps several.
+
+        An ETag that is the MD5 of what went there is the server's word for it; one that is not means nothing.
+        """
+        super()._stored(response, method, location)
         version = self._version(response.head)
         digests = version.digests
-        return Stored(Version(etag=version.etag, digests=digests), stored.readable, digests)
+        md5 = body.digests.get("md5") if body is not None else None
+        if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
+            digests = {"md5": md5}
+        return _kept_at(location, Version(etag=version.etag, digests=digests, id=version.id))
+
+    # -- what an endpoint was found not to take
+
+    def _wrapped(self, location: Location, body: Body) -> Wrapping | None:
+        """Return the checksum behind the bytes; where the endpoint takes none their MD5 is computed instead."""
+        if TRAILER not in body.digests:
+            return None
+        if self._wire.memory.has(location.origin, NO_TRAILERS):
+            body.digest_also("md5")
+            return None
+        return _trailer(body)
+
+    def _checksum(self, location: Location, data: bytes) -> Fields:
+        """Return the field that lets S3 compare bytes that are all at hand: a CRC64NVME, or Content-MD5."""
+        if self._wire.memory.has(location.origin, NO_TRAILERS):
+            digester = Digester(("md5",))
+            digester.update(data)
+            return (("Content-MD5", base64.b64encode(digester.digests()["md5"]).decode()),)
+        return ((CHECKSUM + TRAILER, base64.b64encode(_digest(data)).decode()),)
+
+    def _described(self, location: Location, metadata: Fields) -> Fields:
+        """Return the object's metadata as S3's fields; without tags, where this bucket refused them before."""
+        changed = dict(metadata).get(MTIME)
+        fields = tuple(
+            (name, value)
+            for name, value in metadata
+            if name != TAGGING or not self._wire.memory.has(location.origin, _no_tags(location))
+        )
+        return (*fields, (_MTIME_FIELD, changed)) if changed else fields
+
+    def _left_out(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        tagged = any(name == TAGGING for name, _ in metadata)
+        if tagged and self._wire.memory.has(location.origin, _no_tags(location)):
+            return ("the destination does not take the object's tags",)
+        return ()
+
+    def _upload_refusal(
+        self, response: Response, method: str, location: Location, fields: Fields, wrapping: Wrapping | None = None
+    ) -> RelayError:
+        """Return the error, or one to try again after where what was refused may be something that can be left out."""
+        text, memory, origin = self._text(response, method), self._wire.memory, location.origin
+        code, status = error_told(text)[0], response.head.status
+        maybe = code in LEFT_OUT if code else status in (400, 411, 501)
+        if (maybe or code == "AccessDenied") and any(name == TAGGING for name, _ in fields):
+            memory.learn(origin, _no_tags(location))
+            what = "its tags"
+        elif maybe and _checked(fields, wrapping) and not memory.has(origin, TRAILERS):
+            memory.learn(origin, NO_TRAILERS)
+            what = TRAILER
+        else:
+            return self._refused(response, method, location, text)
+        response.body.close()
+        return Unavailable(
+            f"{method} {location} was answered {status} {code}; it is sent again without {what}",
+            side=self._side,
+            store_status=status,
+        )
+
+    def _check_understood(self, stored: Stored, body: Body) -> None:
+        """See, once for each endpoint, that the coding around the bytes was not stored with them.
+
+        Raises Unavailable where it was: the object is removed, and is sent again without it.
+        """
+        assert stored.readable is not None, "S3 says where it is"
+        memory, place = self._wire.memory, stored.readable
+        if not memory.has(place.origin, TRAILERS) and TRAILER not in stored.digests:
+            found = self.head(place)
+            if found is not None and found.version.size != body.count:
+                memory.learn(place.origin, NO_TRAILERS)
+                self.delete(place, found.version)
+                raise Unavailable(f"{place} does not understand a checksum behind the bytes", side=self._side)
+        memory.learn(place.origin, TRAILERS)
+
+    # -- copies within the store
+
+    def copies(self, source: Location, location: Location) -> bool:
+        """As Destination.copies: at one endpoint, with the same key, unless it was refused before."""
+        there, here = source.account, location.account
+        if not isinstance(there, S3Account) or not isinstance(here, S3Account) or not here.endpoint:
+            return False
+        same = there.endpoint == here.endpoint and there.signer.same_key(here.signer)
+        return same and not self._wire.memory.has(location.origin, _copying(there, here))
+
+    def copy(
+        self,
+        source: Location,
+        found: Found,
+        location: Location,
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+    ) -> Stored:
+        """As CopyDestination.copy, by CopyObject. Its answer of 200 may be an error all the same."""
+        own = {name.lower() for name, _ in location.headers}
+        fields = _copy_source(source, found) + (("If-None-Match", "*"),) * if_absent
+        if not found.version.digests:
+            fields += (WHOLE[0],)
+        if own & {*CARRIED, "content-disposition"} or any(name.startswith(_USER_METADATA) for name in own):
+            kept = carried(location, self._described(location, found.metadata), if_absent=False)
+            fields += (("x-amz-metadata-directive", "REPLACE"), *(pair for pair in kept if pair[0] != TAGGING))
+        response = self._send("PUT", location, fields, b"")
+        root = self._copied(response, source, location, if_absent)
+        etag = printable(root.findtext("{*}ETag") or "") or None
+        return _kept_at(location, Version(etag=etag, digests=told_checksums(root), id=version_id(response.head)))
+
+    def copy_part(self, upload: Upload, number: int, source: Location, found: Found, span: Span) -> Part:
+        """As CopyPartsDestination.copy_part, by UploadPartCopy."""
+        fields = (*_copy_source(source, found), ("x-amz-copy-source-range", f"bytes={span.first}-{span.last}"))
+        place = _at(upload.location, f"partNumber={number}&uploadId={quote(upload.id, safe='-_.~')}")
+        root = self._copied(self._send("PUT", place, fields, b""), source, upload.location, if_absent=False)
+        etag = printable(root.findtext("{*}ETag") or "")
+        if not etag:
+            raise ProtocolViolation(f"{upload.location}: part {number} was copied and has no ETag", side=self._side)
+        return Part(number, span.length, etag, checked=False)
+
+    def _copied(self, response: Response, source: Location, location: Location, if_absent: bool) -> Element:
+        """Return the answer to a copy. A refusal for good is remembered, for the next objects of these buckets."""
+        try:
+            return self._document(response, "PUT", location)
+        except PreconditionFailed as error:
+            if if_absent and self._is_there(location):
+                raise
+            raise SourceChanged(f"{source} is another version now: {error.message}", side="source") from None
+        except (Rejected, PermissionDenied):
+            there, here = cast(S3Account, source.account), cast(S3Account, location.account)
+            self._wire.memory.learn(location.origin, _copying(there, here))
+            raise
+
+    def _is_there(self, location: Location) -> bool:
+        try:
+            return self.head(location) is not None
+        except NotFound:
+            return False
 
     # -- parts
 
@@ -227,13 +362,17 @@ class S3Store(HttpStore):
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
         """As PartsDestination.begin. A server that knows no checksum of the whole is asked again without one."""
-        place = _at(location, "uploads=")
-        fields = carried(location, metadata, if_absent=False)
-        response = self._send("POST", place, fields + WHOLE, b"")
-        checked = response.head.status == 200
-        if response.head.status in (400, 501):
+        place, memory = _at(location, "uploads="), self._wire.memory
+        fields = carried(location, self._described(location, metadata), if_absent=False)
+        checked = not memory.has(location.origin, NO_WHOLE)
+        response = self._send("POST", place, fields + WHOLE * checked, b"")
+        if checked and response.head.status in (400, 501):
             response.body.close()
-            response = self._send("POST", place, fields, b"")
+            response, checked = self._send("POST", place, fields, b""), False
+            if response.head.status == 200:
+                memory.learn(location.origin, NO_WHOLE)
+        if response.head.status != 200:
+            raise self._upload_refusal(response, "POST", location, fields)
         root = self._document(response, "POST", location)
         upload = root.findtext("{*}UploadId")
         if not upload:
@@ -243,7 +382,7 @@ class S3Store(HttpStore):
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """As PartsDestination.put_part."""
         assert body.length is not None, "a part has a length"
-        wrapping = _trailer(body) if TRAILER in body.digests else None
+        wrapping = self._wrapped(upload.location, body)
         fields = _coded((), body.length) if wrapping else ()
         return self._part(upload, number, body, fields, wrapping, checked=wrapping is not None)
 
@@ -254,16 +393,18 @@ class S3Store(HttpStore):
         expects = isinstance(body, Body) and self._expects(body)
         response = self._send("PUT", place, fields, body, expects, wrapping)
         if response.head.status not in self.believed["PUT"]:
-            raise self._refusal(response, "PUT", upload.location)
+            raise self._upload_refusal(response, "PUT", upload.location, fields, wrapping)
         etag = response.head.get("etag")
-        told = self._stored(response, "PUT", upload.location).digests.get(TRAILER)
+        theirs = self._stored(response, "PUT", upload.location, body if isinstance(body, Body) else None).digests
+        told = theirs.get(TRAILER)
         if not etag:
             raise ProtocolViolation(f"{upload.location}: part {number} was taken and has no ETag", side=self._side)
         ours = _digest(body) if checked else None
         if ours is not None and told is not None and told != ours:
             raise IntegrityMismatch(f"part {number} arrived damaged", side=self._side, retryable=True)
         size = body.count if isinstance(body, Body) else len(body)
-        return Part(number, size, etag, checked=ours is not None and told is not None)
+        compared = "Content-MD5" in dict(fields) or "md5" in theirs
+        return Part(number, size, etag, checked=compared or (ours is not None and told is not None))
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
         """As PartsDestination.stored_parts, by ListParts, a thousand a page."""
@@ -297,12 +438,35 @@ class S3Store(HttpStore):
         if if_absent:
             fields += (("If-None-Match", "*"),)
         place = _at(upload.location, f"uploadId={quote(upload.id, safe='-_.~')}")
-        response = self._send("POST", place, fields, text.encode())
-        root = self._document(response, "POST", upload.location)
-        found = base64.b64decode(root.findtext("{*}ChecksumCRC64NVME") or "")
-        theirs = {TRAILER: found} if len(found) == ALGORITHMS[TRAILER].width else {}
-        version = Version(etag=printable(root.findtext("{*}ETag") or "") or None, digests=theirs)
-        return Stored(version, upload.location, theirs, parts_checked=all(part.checked for part in parts))
+        try:
+            response = self._send("POST", place, fields, text.encode())
+            root = self._document(response, "POST", upload.location)
+        except (ConnectionLost, StoreTimeout, NotFound) as error:
+            return self._completed_before(upload, sum(part.size for part in parts), error)
+        etag = printable(root.findtext("{*}ETag") or "") or None
+        version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
+        stored = _kept_at(upload.location, version)
+        return replace(stored, parts_checked=all(part.checked for part in parts))
+
+    def _completed_before(self, upload: Upload, size: int, error: RelayError) -> Stored:
+        """Find out what came of an upload that was to be completed, and of which no answer arrived.
+
+        One that is gone was completed, or aborted by somebody: what is there then is ours if its digest is, so that
+        of the parts nothing is said. Raises `error` where it still waits, or something else is there.
+        """
+        try:
+            self.stored_parts(upload)
+        except NotFound:
+            pass
+        else:
+            raise error
+        try:
+            found = self.head(upload.location)
+        except NotFound:
+            raise error from None
+        if found is None or found.version.size != size:
+            raise error
+        return _kept_at(upload.location, found.version)
 
     def abort(self, upload: Upload) -> None:
         """As PartsDestination.abort."""
@@ -319,7 +483,7 @@ class S3Store(HttpStore):
         text = response.body.text(self._wire.limits)
         root = self._parsed(text, location)
         if root.tag.rpartition("}")[2] == "Error":
-            raise self._by_code(response, method, location, *_told(text)) or Unavailable(
+            raise self._by_code(response, method, location, *error_told(text)) or Unavailable(
                 f"{method} {location} was answered 200, and then an error", side=self._side
             )
         return root
@@ -337,7 +501,7 @@ class S3Store(HttpStore):
         if after:
             asked["start-after"] = prefix + after
         for page in self._listed(location, asked):
-            yield from _entries(page, prefix)
+            yield from entries(page, prefix)
 
     def _listed(self, location: Location, asked: dict[str, str]) -> Iterator[Element]:
         """Yield the pages; while one is looked at, the next is on its way already."""
@@ -375,7 +539,12 @@ class S3Store(HttpStore):
     # -- removal
 
     def delete(self, location: Location, version: Version) -> None:
-        """As Destination.delete: looks first, since a server may not know conditional deletes."""
+        """As Destination.delete: by the version's own name where it has one, which leaves all others.
+
+        Else looks first, since a server may not know conditional deletes.
+        """
+        if version.id is not None:
+            return super().delete(_version_at(location, version.id), Version())
         if version.etag is not None:
             try:
                 found = self.head(location)
@@ -393,13 +562,45 @@ class S3Store(HttpStore):
             etag=printable(head.get("etag") or "") or None,
             last_modified=printable(head.get("last-modified") or "") or None,
             digests=checksums(head),
+            id=version_id(head),
         )
 
-    def _metadata(self, head: Head) -> tuple[tuple[str, str], ...]:
-        own = tuple((name, value) for name, value in head.fields if name.lower().startswith(_USER_METADATA))
+    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+        """As Source.get. A version that has a name is read by it, even if a newer one was written meanwhile."""
+        named = pinned.id if pinned is not None else None
+        return super().get(_version_at(location, named) if named else location, pinned, span)
+
+    def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
+        changed = head.get(_MTIME_FIELD) or ""
+        fields = [pair for pair in super()._metadata(head, location) if pair[0] != MTIME or not _EPOCH.match(changed)]
+        if _EPOCH.match(changed):
+            fields.append((MTIME, changed))
         disposition = head.get("content-disposition")
-        named = (("Content-Disposition", disposition),) if disposition and carriable(disposition) else ()
-        return super()._metadata(head) + named + tuple((name, value) for name, value in own if carriable(value))
+        if disposition and carriable(disposition):
+            fields.append(("Content-Disposition", disposition))
+        for name, value in head.fields:
+            if name.lower().startswith(_USER_METADATA) and name.lower() != _MTIME_FIELD and carriable(value):
+                fields.append((name, value))
+        if self._side == "source" and (head.get("x-amz-tagging-count") or "0") != "0":
+            fields += self._tags(location)
+        return tuple(fields)
+
+    def _tags(self, location: Location) -> Fields:
+        """Return an object's tags, which no head tells; none where we may not ask. Asks once."""
+        if self._tagged is None:
+            self._tagged = self._asked_tags(location)
+        return self._tagged
+
+    def _asked_tags(self, location: Location) -> Fields:
+        try:
+            response = self._send("GET", _at(location, "tagging="), ())
+            if response.head.status != 200:
+                raise self._refusal(response, "GET", location)
+            root = self._parsed(self._page(response), location)
+        except (Rejected, PermissionDenied, NotFound):
+            return ()
+        rows = ((row.findtext("{*}Key") or "", row.findtext("{*}Value") or "") for row in root.iterfind(".//{*}Tag"))
+        return ((TAGGING, "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in rows)),)
 
     # -- the exchange
 
@@ -412,15 +613,32 @@ class S3Store(HttpStore):
         expect: bool = False,
         wrapping: Wrapping | None = None,
     ) -> Response:
-        account = cast(S3Account, location.account)
+        signer = cast(S3Account, location.account).signer
+        location = in_region(location, signer.region)
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
         every = location.headers + fields
-        signed = account.signer.fields(method, location.host_header, location.target, every, payload)
-        return super()._send(method, location, fields + signed, body, expect, wrapping)
+        signed = signer.fields(method, location.host_header, location.target, every, payload)
+        response = super()._send(method, location, fields + signed, body, expect, wrapping)
+        if response.head.status in (301, 307, 400) and not isinstance(body, Body):
+            region = error_region(response.head, "")
+            if region is not None and region != signer.region:
+                response.body.close()
+                signer.learn_region(region)
+                return self._send(method, location, fields, body, expect, wrapping)
+        return response
 
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
         """As HttpStore's, by the code that S3 names in the answer's text, where it has one (HEAD has none)."""
-        known = self._by_code(response, method, location, *_told(self._text(response, method)))
+        return self._refused(response, method, location, self._text(response, method))
+
+    def _refused(self, response: Response, method: str, location: Location, text: str) -> RelayError:
+        code, message = error_told(text)
+        signer, region = cast(S3Account, location.account).signer, error_region(response.head, text)
+        if code in ELSEWHERE and region is not None and region != signer.region:
+            signer.learn_region(region)
+            response.body.close()
+            return Unavailable(f"{method} {location}: the bucket is in {region}, and is asked there", side=self._side)
+        known = self._by_code(response, method, location, code, message)
         if known is None:
             return super()._refusal(response, method, location)
         response.body.close()
@@ -478,18 +696,27 @@ class _Ahead:
         self._job.kill()
 
 
-def parsed(text: str) -> Element | None:
-    """Return a document's root, or None for one that is broken, or declares a type.
+def _version_at(location: Location, id: str) -> Location:
+    """Return the address of one version of an object."""
+    return _at(location, f"versionId={quote(id, safe='-_.~')}")
 
-    The type is where entities are declared, which may grow without end or fetch files; no store's answer has one. So
-    the fast parser in C may be used, which hasn't any other such power (docs.python.org, "XML vulnerabilities").
-    """
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        return None
-    try:
-        return fromstring(text.strip())
-    except (ParseError, ValueError):
-        return None
+
+def _kept_at(location: Location, version: Version) -> Stored:
+    """Return a yes whose object can be read at its own version, where it has one."""
+    return Stored(version, _version_at(location, version.id) if version.id else location, version.digests)
+
+
+def in_region(location: Location, region: str) -> Location:
+    """Return the same at AWS's host of a region, if it is at AWS (docs.aws.amazon.com, "Amazon S3 endpoints")."""
+    found = _AWS_HOST.fullmatch(location.host)
+    if found is None or found["region"] == region:
+        return location
+    return replace(location, host=f"{found['bucket'] or ''}s3.{region}.{found['rest']}")
+
+
+def _no_tags(location: Location) -> str:
+    """Return the name under which it is remembered that a bucket's objects get no tags."""
+    return f"no tags {cast(S3Account, location.account).bucket}"
 
 
 def _at(location: Location, query: str) -> Location:
@@ -497,20 +724,24 @@ def _at(location: Location, query: str) -> Location:
     return replace(location, target=f"{location.path}?{query}")
 
 
-def checksums(head: Head) -> Digests:
-    """Return the digests of the whole object that a head tells; those of its parts ("…-3", COMPOSITE) are none."""
-    if (head.get("x-amz-checksum-type") or "").upper() == "COMPOSITE":
-        return {}
-    found = {}
-    for theirs, ours in _OURS.items():
-        text = head.get(CHECKSUM + theirs)
-        try:
-            value = base64.b64decode(text or "", validate=True)
-        except ValueError:
-            continue
-        if len(value) == ALGORITHMS[ours].width:
-            found[ours] = value
-    return found
+def _copy_source(source: Location, found: Found) -> Fields:
+    """Return what names the object to copy, and the version of it that was pinned."""
+    account = cast(S3Account, source.account)
+    key = source.path.removeprefix(account.prefix)
+    which = f"?versionId={quote(found.version.id, safe='-_.~')}" if found.version.id else ""
+    named: Fields = (("x-amz-copy-source", f"/{account.bucket}{key}{which}"),)
+    etag = found.version.strong_etag
+    return (*named, ("x-amz-copy-source-if-match", etag)) if etag else named
+
+
+def _copying(source: S3Account, destination: S3Account) -> str:
+    """Return the name under which it is remembered that one bucket is not copied to another."""
+    return f"copy {source.bucket} {destination.bucket}"
+
+
+def _checked(fields: Fields, wrapping: Wrapping | None) -> bool:
+    """Say if a request carries a CRC64NVME."""
+    return wrapping is not None or any(name == CHECKSUM + TRAILER for name, _ in fields)
 
 
 def _digest(body: Body | bytes) -> bytes:
@@ -520,11 +751,6 @@ def _digest(body: Body | bytes) -> bytes:
     digester = Digester((TRAILER,))
     digester.update(body)
     return digester.digests()[TRAILER]
-
-
-def _checksum(data: bytes) -> Fields:
-    """Return the field that lets S3 compare bytes that are all at hand."""
-    return ((CHECKSUM + TRAILER, base64.b64encode(_digest(data)).decode()),)
 
 
 def _trailer(body: Body) -> Wrapping:
@@ -546,35 +772,3 @@ def _coded(metadata: Fields, length: int) -> Fields:
     Not Content-Encoding: S3 takes `aws-chunked` out of it again, but SeaweedFS keeps it with the object.
     """
     return (*metadata, ("x-amz-decoded-content-length", str(length)), ("x-amz-trailer", CHECKSUM + TRAILER))
-
-
-def _entries(page: Element, prefix: str) -> Iterator[Entry]:
-    """Return a page's folders and objects, but for the marker of the folder itself."""
-    space = page.tag.rpartition("}")[0] + "}" if "}" in page.tag else ""
-    decode = unquote_plus if page.findtext("{*}EncodingType") == "url" else str
-    skip = len(prefix)
-    for row in page.iterfind(f"{space}CommonPrefixes/{space}Prefix"):
-        yield Entry(decode(row.text or "")[skip:])
-    key, size, etag, when = (f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified"))
-    for row in page.iterfind(f"{space}Contents"):
-        told = {cell.tag: cell.text or "" for cell in row}
-        name = decode(told.get(key, ""))[skip:]
-        if name:
-            length, tag = told.get(size, ""), told.get(etag)
-            yield Entry(name, int(length) if length.isdigit() else None, tag and printable(tag), _when(told.get(when)))
-
-
-def _when(text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
-
-
-def _told(text: str) -> tuple[str, str]:
-    """Return the code and the message of an error document; empty strings where there is none."""
-    root = parsed(text)
-    if root is None:
-        return "", ""
-    code, message = root.findtext("{*}Code") or "", root.findtext("{*}Message") or ""
-    return printable(code.strip()), printable(message.strip())

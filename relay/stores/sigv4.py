@@ -61,6 +61,15 @@ class Signer:
         """Return one that signs for another region with the same credentials."""
         return Signer(self._credentials, region, self._service, self._clock)
 
+    def same_key(self, other: Signer) -> bool:
+        """Say if both sign with the same access key, so that what one may read the other may copy."""
+        ours, theirs = self._credentials(), other._credentials()
+        return (ours and ours.key_id) == (theirs and theirs.key_id)
+
+    def learn_region(self, region: str) -> None:
+        """Sign for this region from now on: the bucket is there."""
+        self.region, self._derived = region, None
+
     def learn_time(self, theirs: datetime) -> None:
         """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it allows."""
         self._skew = theirs - self._clock()

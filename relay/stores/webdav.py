@@ -25,14 +25,17 @@ from relay.errors import (
     ProtocolViolation,
     Rejected,
     RelayError,
+    StoreError,
     StoreTimeout,
+    Unavailable,
     UnsafeKey,
 )
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.http import BELIEVED, HttpStore, http_date, printable
-from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Stored, unpublished_name
+from relay.stores.interfaces import MTIME, PREFIX, SUFFIX, Entry, Found, Stored, unpublished_name
 from relay.wire.body import Body
+from relay.wire.exchange import Response
 from relay.wire.http1 import Fields
 from relay.wire.meter import Meter
 
@@ -44,7 +47,9 @@ _PROPERTIES = (
     b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop>'
     b"<d:resourcetype/><d:getcontentlength/><d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
 )
-NO_MOVE = frozenset({405, 501})
+NO_METHOD = frozenset({405, 501})
+"""A server answers these to a method that it does not have."""
+NO_COPY = "no COPY"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,12 @@ def _path(href: str) -> str:
 class WebDavStore(HttpStore):
     """One WebDAV server, for one transfer."""
 
-    believed: Mapping[str, frozenset[int]] = {**BELIEVED, "MKCOL": frozenset({201}), "MOVE": frozenset({201, 204})}
+    believed: Mapping[str, frozenset[int]] = {
+        **BELIEVED,
+        "MKCOL": frozenset({201}),
+        "MOVE": frozenset({201, 204}),
+        "COPY": frozenset({201, 204}),
+    }
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: a broken upload has another name."""
@@ -108,14 +118,64 @@ class WebDavStore(HttpStore):
         self._make_folders(location)
         try:
             stored = super().put(part, body, metadata)
+        except RelayError as error:
+            told = self._folder_gone(location, error)
+            self._remove(part, told)
+            raise told from None
         except BaseException as error:
             self._remove(part, error)
             raise
         return replace(stored, place=location)
 
+    def copies(self, source: Location, location: Location) -> bool:
+        """As Destination.copies: on one server, with the same credentials, unless it was refused before."""
+        same = (source.origin, source.account, source.headers) == (location.origin, location.account, location.headers)
+        return same and not self._wire.memory.has(location.origin, NO_COPY)
+
+    def copy(
+        self,
+        source: Location,
+        found: Found,
+        location: Location,
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+    ) -> Stored:
+        """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish` moves."""
+        folder = location.path.rpartition("/")[0]
+        part = location.with_target(f"{folder}/{unpublished_name(token)}")
+        if if_absent and self._exists(location):
+            raise PreconditionFailed(f"{location} exists", side=self._side)
+        self._make_folders(location)
+        try:
+            response = self._send("COPY", source, (("Destination", part.url), ("Overwrite", "F")))
+            if response.head.status not in self.believed["COPY"]:
+                raise self._copy_refused(response, location)
+        except BaseException as error:
+            self._remove(part, error)
+            raise
+        response.body.close()
+        return Stored(Version(), part, {}, place=location)
+
+    def _copy_refused(self, response: Response, location: Location) -> RelayError:
+        """Return the error of a COPY; one that may be for good is remembered, for the next objects."""
+        status, error = response.head.status, self._refusal(response, "COPY", location)
+        if (told := self._folder_gone(location, error)) is not error:
+            return told
+        if status in {*NO_METHOD, 403, 500, 502}:
+            self._wire.memory.learn(location.origin, NO_COPY)
+            return Rejected(error.message, side=self._side, store_status=status)
+        return error
+
     def unpublished(self, location: Location, token: str) -> Location | None:
         """As Destination.unpublished."""
         return location.with_target(f"{location.path.rpartition('/')[0]}/{unpublished_name(token)}")
+
+    def _carried(self, metadata: Fields) -> Fields:
+        """As HttpStore's, and when it was changed, which ownCloud and Nextcloud keep; others pass over the field."""
+        changed = dict(metadata).get(MTIME)
+        told = super()._carried(metadata)
+        return (*told, ("X-OC-Mtime", changed.partition(".")[0])) if changed else told
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish. An answer to MOVE that is lost is found out by looking."""
@@ -131,7 +191,7 @@ class WebDavStore(HttpStore):
         status = response.head.status
         if status not in self.believed["MOVE"]:
             refusal = self._refusal(response, "MOVE", place)
-            if status in NO_MOVE:
+            if status in NO_METHOD:
                 refusal.hint = f"The server has no MOVE; use {place.origin.scheme}:// to upload to the final name."
             raise refusal
         response.body.close()
@@ -216,7 +276,10 @@ class WebDavStore(HttpStore):
     # -- folders
 
     def _make_folders(self, location: Location) -> None:
-        """Make the folders above `location` that are not there (section 9.3). Raises StoreError."""
+        """Make the folders above `location` that are not there (section 9.3). Raises StoreError.
+
+        One that was seen is not looked for again; if it is removed meanwhile, `_folder_gone` finds that out.
+        """
         path, missing = location.path.rpartition("/")[0], []
         while path and not self._folder_exists(location.with_target(f"{path}/")):
             missing.append(path)
@@ -224,14 +287,45 @@ class WebDavStore(HttpStore):
                 raise InvalidURL(f"more than {DEEPEST} folders would have to be made")
             path = path.rpartition("/")[0]
         for folder in reversed(missing):
-            response = self._send("MKCOL", location.with_target(f"{folder}/"), ())
-            status = response.head.status
-            if status not in self.believed["MKCOL"] and status != 405:  # somebody else has just made it
-                raise self._refusal(response, "MKCOL", location.with_target(f"{folder}/"))
-            response.body.close()
+            self._make(location.with_target(f"{folder}/"))
 
     def _folder_exists(self, folder: Location) -> bool:
-        """Ask by PROPFIND of depth 0; a server that does not know it counts as having the folder."""
+        """Ask by PROPFIND of depth 0. A server that does not know it is told to make the folder instead: then there
+        is one, unless the folder above is missing too (409)."""
+        if self._wire.memory.has(folder.origin, _folder(folder)):
+            return True
         response = self._send("PROPFIND", folder, (("Depth", "0"),))
         response.body.close()
-        return response.head.status not in (404, 409)
+        if response.head.status in (404, 409):
+            return False
+        if response.head.status in NO_METHOD:
+            return self._make(folder, missing_above=True)
+        self._wire.memory.learn(folder.origin, _folder(folder))
+        return True
+
+    def _make(self, folder: Location, missing_above: bool = False) -> bool:
+        """Make one folder; somebody else may just have. Raises StoreError, but where `missing_above` and it is so."""
+        response = self._send("MKCOL", folder, ())
+        status = response.head.status
+        if missing_above and status in (404, 409):
+            response.body.close()
+            return False
+        if status not in self.believed["MKCOL"] and status != 405:
+            raise self._refusal(response, "MKCOL", folder)
+        response.body.close()
+        self._wire.memory.learn(folder.origin, _folder(folder))
+        return True
+
+    def _folder_gone(self, location: Location, error: RelayError) -> RelayError:
+        """Return `error`, or one to try again after, where a folder that was seen before may be what is missing."""
+        if not isinstance(error, StoreError) or error.store_status not in (404, 409, 500):
+            return error
+        folder = location.with_target(f"{location.path.rpartition('/')[0]}/")
+        if not self._wire.memory.forget(folder.origin, _folder(folder)):
+            return error
+        return Unavailable(f"{error.message}; its folder may be gone", side=self._side, store_status=error.store_status)
+
+
+def _folder(folder: Location) -> str:
+    """Return the fact that a folder is there, for who asks with the same credentials."""
+    return f"folder {folder.path} {hash(folder.headers)}"

@@ -85,6 +85,11 @@ class Body:
         if self.complete:
             self._check_digests()
 
+    def digest_also(self, name: str) -> None:
+        """Compute one more, if any are computed and nothing was handed out yet."""
+        if self.digester is not None and not self.count and name not in self.digester.names:
+            self.digester = Digester((*self.digester.names, name))
+
     @property
     def digests(self) -> Digests:
         """The digests of what was handed out so far; empty if none are computed."""

@@ -26,6 +26,7 @@ from relay.wire.answers import Answers
 from relay.wire.body import Body
 from relay.wire.dial import Pool
 from relay.wire.http1 import Fields, Head, framing_of, request_head
+from relay.wire.memory import Memory
 from relay.wire.meter import Meter
 from relay.wire.pump import Outlet, pump
 from relay.wire.stream import Stream
@@ -102,6 +103,7 @@ class Wire:
         self.pool, self.limits = pool, limits
         self._silent: dict[Origin, float] = {}
         self._flows: dict[tuple[Origin, Side], Flow] = {}
+        self.memory = Memory()
 
     def flow(self, origin: Origin, side: Side) -> Flow:
         """Return how many requests may go to one side of one store; the same for everybody."""

@@ -19,11 +19,11 @@ TREE = Spec("a:photos", "b:photos", {"recursive": True}, {"source": {"url": "a:p
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """Return a server that every test shares."""
     if programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with postgresql(tmp_path_factory.mktemp("pg")) as server:
+    with postgresql() as server:
         yield server
 
 

@@ -251,14 +251,12 @@ def test_a_server_that_comes_back_goes_on(settings: dict[str, str], folders: Pat
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_two_workers_share_a_tree_and_one_may_be_killed(
-    settings: dict[str, str], folders: Path, tmp_path_factory: pytest.TempPathFactory, kind: str
-) -> None:
+def test_two_workers_share_a_tree_and_one_may_be_killed(settings: dict[str, str], folders: Path, kind: str) -> None:
     if kind == "sqlite":
         return _two_workers(settings, folders)
     if programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with postgresql(tmp_path_factory.mktemp("pg")) as database:
+    with postgresql() as database:
         _two_workers(settings | {"RELAY_LEDGER": database.database(), "RELAY_LEASE_SECONDS": "3"}, folders)
 
 

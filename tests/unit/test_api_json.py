@@ -145,6 +145,7 @@ SECRET = "hunter2hunter2"
     [
         ({"source": "https://a.example/x", "dest": "https://b.example/x"}, 422, "unknown-member", "/dest"),  # B13
         (GOOD | {"recursively": True}, 422, "unknown-member", "/recursively"),
+        (GOOD | {"server_copy": "no"}, 422, "invalid-type", "/server_copy"),
         (GOOD | {"recursive": "yes"}, 422, "invalid-type", "/recursive"),
         (GOOD | {"a/b~c": 1}, 422, "unknown-member", "/a~1b~0c"),
         (GOOD | {"source": {"url": "https://a.example/x", "method": "GET"}}, 422, "unknown-member", "/source/method"),

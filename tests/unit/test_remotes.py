@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from relay.engine.parts import cut
 from relay.errors import ConfigError, ForbiddenHeader, InvalidType, InvalidURL, Rejected, RequestError, UnsafeKey
-from relay.location import same_object
+from relay.location import parse_location, same_object
 from relay.stores.aws import S3Config, s3_location, split_key
 from relay.stores.interfaces import PartLimits
 from relay.stores.remotes import Remotes
-from relay.stores.s3 import PARTS, checksums
+from relay.stores.s3 import PARTS, in_region
+from relay.stores.s3_answers import checksums
 from relay.stores.sigv4 import Credentials, Signer
 from relay.wire.http1 import Head
 
@@ -139,3 +140,17 @@ def test_what_is_too_large_is_refused_before_anything() -> None:
 )
 def test_only_digests_of_the_whole_are_digests(fields: tuple[tuple[str, str], ...], found: dict[str, bytes]) -> None:
     assert checksums(Head(200, "OK", "1.1", fields)) == found
+
+
+@pytest.mark.parametrize(
+    ("host", "there"),
+    [
+        ("s3.us-east-1.amazonaws.com", "s3.eu-west-1.amazonaws.com"),
+        ("photos.s3.us-east-1.amazonaws.com", "photos.s3.eu-west-1.amazonaws.com"),
+        ("a.b.s3.cn-north-1.amazonaws.com.cn", "a.b.s3.eu-west-1.amazonaws.com.cn"),
+        ("s3.us-east-1.amazonaws.com.evil.example", "s3.us-east-1.amazonaws.com.evil.example"),
+        ("s3.example.com", "s3.example.com"),
+    ],
+)
+def test_only_awss_own_host_is_another_in_another_region(host: str, there: str) -> None:
+    assert in_region(parse_location(f"https://{host}/key"), "eu-west-1").host == there

@@ -12,7 +12,8 @@ from botocore.session import Session
 from relay.errors import ConnectionLost
 from relay.location import Location
 from relay.stores.aws import S3Config, s3_location
-from relay.stores.s3 import S3Store, parsed
+from relay.stores.s3 import S3Store
+from relay.stores.s3_answers import parsed
 from relay.stores.sigv4 import Credentials, Signer
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter

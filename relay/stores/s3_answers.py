@@ -1,0 +1,171 @@
+"""What S3 answers: its documents, its error codes, the checksums that it tells.
+
+Decided here: what an answer says (docs.aws.amazon.com, "Error responses", "Checking object integrity"). Never here:
+what is asked (`stores/s3.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import unquote_plus
+from xml.etree.ElementTree import Element, ParseError, fromstring
+
+from relay.digest import ALGORITHMS, Digests
+from relay.errors import (
+    IntegrityMismatch,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    Rejected,
+    StoreError,
+    Throttled,
+    Unauthenticated,
+    Unavailable,
+)
+from relay.stores.http import printable
+from relay.stores.interfaces import Entry
+from relay.wire.http1 import Head
+
+CHECKSUM = "x-amz-checksum-"
+TRAILER = "crc64nvme"
+"""The checksum of the whole object that relay asks S3 to keep."""
+_OURS: Mapping[str, str] = {"crc64nvme": "crc64nvme", "crc32c": "crc32c", "sha256": "sha-256", "sha1": "sha"}
+"""S3's names of the checksums, and ours."""
+_REGION_NAME = re.compile(r"[a-z][a-z0-9-]{1,40}")
+
+
+@dataclass(frozen=True)
+class Code:
+    """What one of S3's error codes means, and what to do about it."""
+
+    kind: type[StoreError] | type[IntegrityMismatch]
+    hint: str | None = None
+    retryable: bool | None = None
+
+
+_KEYS = "Check the access key, its secret and, of temporary credentials, the session token."
+_REGION = "The bucket is in another region, or the endpoint is not this bucket's: set AWS_REGION, or the endpoint."
+CODES: Mapping[str, Code] = {
+    "NoSuchKey": Code(NotFound),
+    "NoSuchVersion": Code(NotFound),
+    "NoSuchUpload": Code(NotFound, "The upload was aborted, by the bucket's rules or by somebody; it begins anew."),
+    "NoSuchBucket": Code(NotFound, "The bucket does not exist; relay makes none. Check its name and the endpoint."),
+    "AccessDenied": Code(
+        PermissionDenied, "The credentials are known, and may not do this; check the bucket's policy."
+    ),
+    "AllAccessDisabled": Code(PermissionDenied),
+    "InvalidAccessKeyId": Code(Unauthenticated, _KEYS),
+    "SignatureDoesNotMatch": Code(Unauthenticated, _KEYS),
+    "ExpiredToken": Code(Unauthenticated, "The temporary credentials have expired; get fresh ones."),
+    "InvalidToken": Code(Unauthenticated, _KEYS),
+    "TokenRefreshRequired": Code(Unauthenticated, "The temporary credentials have expired; get fresh ones."),
+    "RequestTimeTooSkewed": Code(Unavailable, "This machine's clock is wrong by more than 15 minutes; set it."),
+    "PermanentRedirect": Code(Rejected, _REGION),
+    "TemporaryRedirect": Code(Unavailable, _REGION),
+    "AuthorizationHeaderMalformed": Code(Rejected, _REGION),
+    "IllegalLocationConstraintException": Code(Rejected, _REGION),
+    "InvalidObjectState": Code(Rejected, "The object is archived; restore it first, then move it."),
+    "EntityTooLarge": Code(Rejected),
+    "KeyTooLongError": Code(Rejected, "A key has at most 1,024 bytes."),
+    "QuotaExceeded": Code(Rejected, "The destination is full."),
+    "PreconditionFailed": Code(PreconditionFailed),
+    "ConditionalRequestConflict": Code(Unavailable, "Somebody else writes the same key."),
+    "OperationAborted": Code(Unavailable),
+    "BadDigest": Code(IntegrityMismatch, "The bytes were damaged on their way; they are sent again.", True),
+    "XAmzContentChecksumMismatch": Code(IntegrityMismatch, "The bytes were damaged; they are sent again.", True),
+    "RequestTimeout": Code(Unavailable),
+    "InternalError": Code(Unavailable),
+    "SlowDown": Code(Throttled),
+    "RequestLimitExceeded": Code(Throttled),
+    "ServiceUnavailable": Code(Throttled),
+    "NotImplemented": Code(Rejected, "This server lacks a part of S3 that relay needs here."),
+}
+"""S3's error codes; a status tells less, since 400 and 403 stand for many things."""
+
+
+def parsed(text: str) -> Element | None:
+    """Return a document's root, or None for one that is broken, or declares a type.
+
+    The type is where entities are declared, which may grow without end or fetch files; no store's answer has one. So
+    the fast parser in C may be used, which hasn't any other such power (docs.python.org, "XML vulnerabilities").
+    """
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        return None
+    try:
+        return fromstring(text.strip())
+    except (ParseError, ValueError):
+        return None
+
+
+def checksums(head: Head) -> Digests:
+    """Return the digests of the whole object that a head tells; those of its parts ("…-3", COMPOSITE) are none."""
+    if (head.get("x-amz-checksum-type") or "").upper() == "COMPOSITE":
+        return {}
+    found = {}
+    for theirs, ours in _OURS.items():
+        text = head.get(CHECKSUM + theirs)
+        try:
+            value = base64.b64decode(text or "", validate=True)
+        except ValueError:
+            continue
+        if len(value) == ALGORITHMS[ours].width:
+            found[ours] = value
+    return found
+
+
+def told_checksums(root: Element) -> Digests:
+    """Return the CRC64NVME of the whole object that an answer's document tells; it is never one of parts."""
+    try:
+        found = base64.b64decode(root.findtext("{*}ChecksumCRC64NVME") or "", validate=True)
+    except ValueError:
+        return {}
+    return {TRAILER: found} if len(found) == ALGORITHMS[TRAILER].width else {}
+
+
+def version_id(head: Head) -> str | None:
+    """Return the name of the version that a head speaks of; "null" is the one of a bucket that keeps no others."""
+    told = printable(head.get("x-amz-version-id") or "")
+    return told if told not in ("", "null") else None
+
+
+def entries(page: Element, prefix: str) -> Iterator[Entry]:
+    """Return a page's folders and objects, but for the marker of the folder itself."""
+    space = page.tag.rpartition("}")[0] + "}" if "}" in page.tag else ""
+    decode = unquote_plus if page.findtext("{*}EncodingType") == "url" else str
+    skip = len(prefix)
+    for row in page.iterfind(f"{space}CommonPrefixes/{space}Prefix"):
+        yield Entry(decode(row.text or "")[skip:])
+    key, size, etag, when = (f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified"))
+    for row in page.iterfind(f"{space}Contents"):
+        told = {cell.tag: cell.text or "" for cell in row}
+        name = decode(told.get(key, ""))[skip:]
+        if name:
+            length, tag = told.get(size, ""), told.get(etag)
+            yield Entry(name, int(length) if length.isdigit() else None, tag and printable(tag), _when(told.get(when)))
+
+
+def _when(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+
+
+def error_region(head: Head, text: str) -> str | None:
+    """Return the region that a refusal says the bucket is in, or None."""
+    root = parsed(text) if text else None
+    told = head.get("x-amz-bucket-region") or (root.findtext("{*}Region") if root is not None else None) or ""
+    return told if _REGION_NAME.fullmatch(told) else None
+
+
+def error_told(text: str) -> tuple[str, str]:
+    """Return the code and the message of an error document; empty strings where there is none."""
+    root = parsed(text)
+    if root is None:
+        return "", ""
+    code, message = root.findtext("{*}Code") or "", root.findtext("{*}Message") or ""
+    return printable(code.strip()), printable(message.strip())

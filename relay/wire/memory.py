@@ -1,0 +1,37 @@
+"""What was learned about stores, so that it need not be found out again for each object.
+
+Only what may be wrong without harm: that a folder was there, that a request was not understood.
+"""
+
+from __future__ import annotations
+
+from relay.location import Origin
+
+FACTS = 50_000
+"""So many facts are kept; those that were not asked for the longest are forgotten first."""
+
+
+class Memory:
+    """Facts about origins, each a short text. As long as the process lives, at most `most` of them."""
+
+    def __init__(self, most: int = FACTS) -> None:
+        self._most = most
+        self._facts: dict[tuple[Origin, str], None] = {}
+
+    def has(self, origin: Origin, fact: str) -> bool:
+        """Say if this was learned."""
+        key = (origin, fact)
+        if key not in self._facts:
+            return False
+        self._facts[key] = self._facts.pop(key)
+        return True
+
+    def learn(self, origin: Origin, fact: str) -> None:
+        """Keep it in mind."""
+        self._facts[(origin, fact)] = None
+        while len(self._facts) > self._most:
+            del self._facts[next(iter(self._facts))]
+
+    def forget(self, origin: Origin, fact: str) -> bool:
+        """Forget it; say if it was known."""
+        return self._facts.pop((origin, fact), 0) is None

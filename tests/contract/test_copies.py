@@ -1,0 +1,169 @@
+"""What a store copies by itself: proved as anything else, over every store that can, on real servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from relay.config import Limits
+from relay.engine import parts, transfer
+from relay.engine.runner import STORES
+from relay.errors import AlreadyExists, NotFound, SourceChanged
+from relay.location import Location
+from relay.receipt import Level, State, Version
+from relay.stores.aws import s3_location
+from relay.stores.interfaces import CopyDestination, Found, Store
+from relay.stores.webdav import webdav_location
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import Cloud, sending, serving
+from tests.scripted import Peer
+from tests.seaweed import Seaweed
+
+PART = 5 << 20
+DATA = os.urandom(100_000)
+LARGE = os.urandom(2 * PART + 77)
+
+LEVELS = {"seaweed": Level.WHOLE_DIGEST, "nginx": Level.READ_BACK, "wsgidav": Level.READ_BACK}
+"""Every server that can copy by itself, and the proof that it lets us have."""
+
+Place = Callable[[str], Location]
+
+
+@pytest.fixture(params=LEVELS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest) -> Place:
+    """Return where objects of this test live on this server."""
+    base = request.getfixturevalue(kind)
+    prefix = f"copies{abs(hash(request.node.name)) % 10**9}"
+    if isinstance(base, Seaweed):
+        return lambda name: s3_location(base.config, base.bucket, f"{prefix}/{name}")
+    return lambda name: webdav_location(f"{base}/{prefix}/new/{name}", destination=True)
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    made = Engine(certificates.ca_file, Limits())
+    yield made
+    made.assert_nothing_left()
+
+
+def put(engine: Engine, place: Location, data: bytes = DATA) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/x-raw\r\nContent-Length: %d\r\n\r\n" % len(data)
+    with Peer(serving(Cloud(), sending(head, data))) as peer:
+        assert engine.migrate(peer.url(), place).state is State.VERIFIED
+
+
+def read(wire: Wire, place: Location) -> bytes:
+    body = STORES[place.store](wire, "source", Meter(Limits())).get(place).body
+    assert body is not None
+    try:
+        return body.read()
+    finally:
+        body.close()
+
+
+def destination(wire: Wire, place: Location) -> Store:
+    return STORES[place.store](wire, "destination", Meter(Limits()))
+
+
+@pytest.mark.parametrize("verify", ["auto", "read_back", "size"])
+@pytest.mark.parametrize("data", [b"", DATA], ids=["nothing", "something"])
+def test_a_copy_is_proved(engine: Engine, wire: Wire, place: Place, kind: str, verify: str, data: bytes) -> None:
+    put(engine, place("old"), data)
+    outcome = engine.migrate(place("old"), place("new"), verify=verify)
+    assert outcome.receipt is not None
+    assert (
+        outcome.receipt.level
+        is {
+            "auto": LEVELS[kind],
+            "read_back": Level.READ_BACK,
+            "size": Level.SIZE,
+        }[verify]
+    )
+    assert any("copied it by itself" in note for note in outcome.receipt.notes)
+    assert outcome.receipt.bytes == len(data)
+    assert read(wire, place("new")) == data
+
+
+def test_it_is_moved_where_that_is_asked_for(engine: Engine, wire: Wire, place: Place) -> None:
+    put(engine, place("old"))
+    outcome = engine.migrate(place("old"), place("new"), server_copy=False)
+    assert outcome.receipt is not None
+    assert not outcome.receipt.notes
+    assert read(wire, place("new")) == DATA
+
+
+def test_what_exists_is_left_alone_or_overwritten(engine: Engine, wire: Wire, place: Place) -> None:
+    put(engine, place("old"))
+    put(engine, place("new"), b"older")
+    assert engine.migrate(place("old"), place("new"), if_exists="skip").state is State.SKIPPED
+    with pytest.raises(AlreadyExists):
+        engine.migrate(place("old"), place("new"), if_exists="fail")
+    assert read(wire, place("new")) == b"older"
+    engine.migrate(place("old"), place("new"))
+    assert read(wire, place("new")) == DATA
+
+
+def test_a_folder_takes_the_sources_name(engine: Engine, wire: Wire, place: Place) -> None:
+    put(engine, place("photo.raw"))
+    engine.migrate(place("photo.raw"), place("deep/er/"))
+    assert read(wire, place("deep/er/photo.raw")) == DATA
+
+
+def test_a_source_that_is_not_there_leaves_nothing(engine: Engine, wire: Wire, place: Place) -> None:
+    with pytest.raises(NotFound):
+        engine.migrate(place("never"), place("new"))
+    with pytest.raises(NotFound):
+        destination(wire, place("new")).head(place("new"))
+
+
+def test_another_version_than_the_one_that_was_found_is_not_copied(
+    engine: Engine, wire: Wire, place: Place, kind: str
+) -> None:
+    """Where the server compares (S3); elsewhere the bytes are, before the copy is published."""
+    put(engine, place("old"))
+    stale = replace(destination(wire, place("old")).head(place("old")) or Found(Version(), place("old")))
+    put(engine, place("old"), DATA[::-1])
+    if kind == "seaweed":
+        with pytest.raises(SourceChanged):
+            cast(CopyDestination, destination(wire, place("new"))).copy(place("old"), stale, place("new"))
+    else:
+        engine.migrate(place("old"), place("new"))
+        assert read(wire, place("new")) == DATA[::-1]
+
+
+def test_what_is_too_large_for_one_request_is_copied_in_parts(
+    engine: Engine, wire: Wire, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "COPY_BYTES", PART)
+    monkeypatch.setattr(transfer, "COPY_BYTES", PART)
+    old, new = (s3_location(seaweed.config, seaweed.bucket, f"copies-large/{name}") for name in ("old", "new"))
+    put(engine, old, LARGE)
+    outcome = engine.migrate(old, new)
+    assert outcome.receipt is not None
+    assert outcome.receipt.level is Level.WHOLE_DIGEST
+    assert any("copied it by itself" in note for note in outcome.receipt.notes)
+    assert read(wire, new) == LARGE
+    client: Any = seaweed.client()
+    assert not client.list_multipart_uploads(Bucket=seaweed.bucket, Prefix="copies-large/").get("Uploads")
+
+
+def test_another_key_or_another_endpoint_is_no_copy(seaweed: Seaweed, wire: Wire) -> None:
+    here = s3_location(seaweed.config, seaweed.bucket, "a")
+    there = s3_location(replace(seaweed.config, endpoint="http://127.0.0.1:1"), seaweed.bucket, "b")
+    store = destination(wire, here)
+    assert store.copies(s3_location(seaweed.config, "other", "b"), here)
+    assert not store.copies(there, here)
+    web = webdav_location("http://127.0.0.1:1/a", {"Authorization": "one"})
+    other = webdav_location("http://127.0.0.1:1/b", {"Authorization": "two"}, destination=True)
+    assert not destination(wire, other).copies(web, other)
