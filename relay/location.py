@@ -413,6 +413,11 @@ def _without_dots(path: str) -> str:
     return "/" + "/".join(kept)
 
 
+def query_of_identity(location: Location) -> list[tuple[bytes, bytes]]:
+    """What of a query tells one object from another: no signature, sorted, decoded."""
+    return _identity(location)[3]
+
+
 # What a signature adds to a query, if the first of each row is in it; without it they are names like others.
 _SIGNATURES: Final = (
     ("x-amz-signature", re.compile(r"x-amz-.*|x-id|response-.*")),

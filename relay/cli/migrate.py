@@ -23,6 +23,7 @@ from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
 from relay.errors import Cancelled, InvalidType, RelayError
 from relay.stores.remotes import Remotes
+from relay.stores.urls import SCHEME as LIST
 
 _FILE = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(min=0)
@@ -133,6 +134,8 @@ def _order(options: Mapping[str, Any]) -> Order:
 
 def _whole(text: str) -> str:
     """Return a relative path as an absolute one: the ledger outlives this folder's being the current one."""
+    if text[: len(LIST)].lower() == LIST:
+        return LIST + _whole(text[len(LIST) :]).removesuffix("/")
     relative = text[:1] == "." or ":" not in text.partition("/")[0]
     return str(Path(text).absolute()) + "/" if relative and text[:1] != "/" and text else text
 

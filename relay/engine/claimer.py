@@ -30,7 +30,7 @@ from gevent.queue import SimpleQueue
 from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.transfer import Known, Outcome, Transfer
-from relay.engine.tree import write_tree
+from relay.engine.tree import told, write_tree
 from relay.errors import (
     Cancelled,
     LeaseLost,
@@ -300,8 +300,10 @@ class Claimer:
         modified = claim.modified
         when = format_datetime(datetime.fromtimestamp(modified, UTC), usegmt=True) if modified is not None else None
         listed = Version(claim.size, claim.etag, when) if claim.name else None
+        digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
         return Known(
             listed=listed,
+            promised=Version(claim.size, digests=digests) if claim.url else None,
             absent=self._facts.get(claim.migration_id, False) and claim.attempts == 1,
             begun=claim.attempts > 1,
             token=_token(claim, claim.fence),
@@ -377,11 +379,6 @@ class Claimer:
 def _token(claim: Claim, fence: int) -> str:
     """Return what no other claim of any transfer has."""
     return f"{claim.migration_id[:13]}-{claim.id}-{fence}"
-
-
-def told(error: RelayError) -> Mapping[str, Any]:
-    """Return an error as the ledger keeps it."""
-    return {"code": error.code, "side": error.side, "detail": error.message, "hint": error.hint}
 
 
 def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:

@@ -10,7 +10,7 @@ Decided here: what is secret, where an object of a tree lies. Never here: when a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.engine.plan import IfExists, Plan, Verify
@@ -106,6 +106,12 @@ class Order:
         return source, destination
 
 
+def _listed_at(source: Location, url: str) -> Location:
+    """Return where an object of a list is; the list's own credentials go along only to its own origin."""
+    found = parse_location(url)
+    return replace(found, headers=source.headers) if found.origin == source.origin else found
+
+
 def _apart(source: Location, destination: Location) -> None:
     """Raise SameObject for a tree that is to be moved into itself: its listing might never end."""
     if source.origin != destination.origin or source.store != destination.store:
@@ -152,6 +158,6 @@ class Job:
         """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree."""
         source, destination = self.source, self.destination
         if self.recursive:
-            source = parse_location(claim.url) if claim.url else source.below(claim.name)
+            source = _listed_at(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
         return Plan(source, destination, self.verify, self.if_exists, self.server_copy)

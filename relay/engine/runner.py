@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import gevent
 
@@ -19,10 +20,11 @@ from relay.errors import Cancelled, Overloaded, Side
 from relay.location import Location
 from relay.retry import Backoff
 from relay.stores.http import HttpStore
-from relay.stores.interfaces import Destination, Opener, Source, Store
+from relay.stores.interfaces import Destination, Opener, Source
 from relay.stores.local import LocalStore
 from relay.stores.remotes import Remotes
 from relay.stores.s3 import S3Store
+from relay.stores.urls import ListStore
 from relay.stores.webdav import WebDavStore
 from relay.throttle import Slots
 from relay.wire.dial import Dialer, Pool
@@ -31,13 +33,14 @@ from relay.wire.meter import Meter
 from relay.wire.native import in_native_thread
 from relay.wire.tls import client_context
 
-STORES: Mapping[str, Callable[[Wire, Side, Meter], Store]] = {
+STORES: Mapping[str, Callable[[Wire, Side, Meter], Any]] = {
     "http": HttpStore,
     "webdav": WebDavStore,
     "s3": S3Store,
     "local": LocalStore,
+    "list": lambda wire, side, meter: ListStore(wire, side, meter, STORES),
 }
-"""Every store, by the name that a Location gives it."""
+"""Every store, by the name that a Location gives it. All are both source and destination, but a list of URLs."""
 
 
 class Stores:
@@ -48,11 +51,13 @@ class Stores:
 
     def source(self, location: Location, meter: Meter) -> Source:
         """As Opener.source."""
-        return STORES[location.store](self._wire, "source", meter)
+        found: Source = STORES[location.store](self._wire, "source", meter)
+        return found
 
     def destination(self, location: Location, meter: Meter) -> Destination:
         """As Opener.destination."""
-        return STORES[location.store](self._wire, "destination", meter)
+        found: Destination = STORES[location.store](self._wire, "destination", meter)
+        return found
 
 
 class Runner:

@@ -29,6 +29,7 @@ from relay.engine.journal import Journal
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
 from relay.engine.parts import COMBINED, COPY_BYTES, Parts, parted
 from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.promised import as_promised, one_piece, uncompared
 from relay.engine.unchanged import unchanged
 from relay.engine.verify import Proof, Sent, prove
 from relay.errors import (
@@ -105,6 +106,8 @@ class Known:
     """
 
     listed: Version | None = None
+    promised: Version | None = None
+    """What a list of URLs says of it: one that is another is not moved."""
     absent: bool = False
     begun: bool = False
     token: str | None = None
@@ -222,7 +225,7 @@ class Transfer:
         source = self.stores.source(self.plan.source, self.meter)
         destination = self.stores.destination(self.plan.destination, self.meter)
         self._hint = self._hinted()
-        found = self._hint or source.head(self.plan.source)
+        found = self._hint or self._head(source)
         place = self._named(found) if found else self.plan.destination
         named = not place.path.endswith("/")
         before = self._looked(destination, place) if named else None
@@ -230,7 +233,7 @@ class Transfer:
             return early
         if found and before and (copied := self._copied(source, destination, place, found)):
             return copied
-        if found and before and parted(found, destination, self.limits):
+        if found and before and self._parted(found, destination):
             try:
                 return self._in_parts(destination, place, found)
             except PreconditionFailed as error:
@@ -301,7 +304,7 @@ class Transfer:
 
         Nothing is sent. None where the destination has something else.
         """
-        if parted(found, destination, self.limits):
+        if self._parted(found, destination):
             sent = self._written(found)
         else:
             sent, found = self._read(source, there)
@@ -363,10 +366,23 @@ class Transfer:
             opened = source.get(self.plan.source)  # it changed since it was listed, which is nobody's fault
         body = self._body = opened.body
         assert body is not None  # an Opened has one
+        opened = as_promised(opened, self.known.promised)
+        if body.length is None and self.known.promised and self.known.promised.size is not None:
+            body.promise(self.known.promised.size)
         self.total = body.length
         if self.plan.verify is not Verify.SIZE:
             body.digest_with(_wanted(opened.version), opened.version.digests)
         return opened
+
+    def _head(self, source: Source) -> Found | None:
+        found = source.head(self.plan.source)
+        return found and as_promised(found, self.known.promised)
+
+    def _parted(self, found: Found | None, destination: Destination) -> bool:
+        """Say if it is to go in parts."""
+        size = found.version.size if found else None
+        whole = one_piece(self.known.promised, destination.part_limits, size)
+        return parted(found, destination, self.limits) and not whole
 
     def _named(self, found: Found) -> Location:
         """Give a destination that ends in '/' the source's name (Content-Disposition, else the last segment)."""
@@ -412,7 +428,8 @@ class Transfer:
         self.resent += moved.resent
         self.phase = "verifying"
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
-        return self._settled(destination, place, moved.stored, found, sent, ())
+        notes = uncompared(self.known.promised)
+        return self._settled(destination, place, moved.stored, found, sent, notes)
 
     def _of_parts(self, place: Location, found: Found, copying: bool = False) -> Parts:
         return Parts(

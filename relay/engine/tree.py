@@ -5,10 +5,12 @@ Decided here: what of a listing is kept, and how much at a time. Never here: wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
-from relay.errors import UnsafeKey
+from relay.digest import as_hex
+from relay.errors import RelayError, UnsafeKey
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Listing
 from relay.location import UNSAFE_CHARACTERS
@@ -27,6 +29,9 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
     """
     for page in _pages(entries, PAGE):
         listed = [_listed(entry) for entry in page if not entry.folder]
+        if any(one.url for one in listed):
+            clashes = ledger.clashes(listing, listed)
+            listed = [_renamed(one) if one.name in clashes else one for one in listed]
         if not (ledger.add_page(listing, listed, page[-1].name) and go_on()):
             ledger.hand_back_listing(listing)
             return False
@@ -52,12 +57,30 @@ def _listed(entry: Entry) -> Listed:
         name = entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         readable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
         return Listed(readable, entry.size, error=_UNSAFE)
-    return Listed(entry.name, entry.size, entry.etag, modified)
+    error = None if entry.error is None else told(entry.error)
+    return Listed(entry.name, entry.size, entry.etag, modified, entry.url, as_hex(entry.digests), error)
 
 
+def _renamed(one: Listed) -> Listed:
+    """Give an object whose name another URL of the list has too a name of its own, under which it fails."""
+    mark = hashlib.sha256((one.url or "").encode()).hexdigest()[:8]
+    return Listed(f"{one.name} ~{mark}", one.size, error=_CLASH)
+
+
+_CLASH = {
+    "code": UnsafeKey.code,
+    "side": "source",
+    "detail": "two URLs of the list have the same name, and only one of them could arrive under it",
+    "hint": "Make the list a CSV file with a column `name`, and give each a name of its own.",
+}
 _UNSAFE = {
     "code": UnsafeKey.code,
     "side": "source",
     "detail": "the name is not UTF-8, or has control or bidi characters in it",
     "hint": "Rename the object at its source, and run it again.",
 }
+
+
+def told(error: RelayError) -> Mapping[str, Any]:
+    """Return an error as the ledger keeps it."""
+    return {"code": error.code, "side": error.side, "detail": error.message, "hint": error.hint}

@@ -174,9 +174,13 @@ def _claimed(connection: Connection, who: Who, migration: str, limit: int) -> li
             transfers.c.attempts,
             transfers.c.lapses,
             transfers.c.resent,
+            transfers.c.digests,
         )
     )
-    found = [Claim(*row) for row in connection.execute(taken)]
+    found = [
+        Claim(**{**row._mapping, "digests": json.loads(row.digests) if row.digests else {}})
+        for row in connection.execute(taken)
+    ]
     found.sort(key=lambda claim: claim.id)
     changes = Changes()
     for one in found:
@@ -245,6 +249,7 @@ def settle(connection: Connection, who: Who, ends: Sequence[Settlement]) -> list
         _forget(
             connection, [row["the_id"] for row in rows if row["new_state"] in ("verified", "unverified", "skipped")]
         )
+        _forget_urls(connection, [end.claim.id for end in ends if end.claim.url])
     if proofs:
         connection.execute(
             delete(receipts).where(receipts.c.transfer_id == bindparam("the_id")),
@@ -279,6 +284,13 @@ def _forget(connection: Connection, ids: Sequence[int]) -> None:
         if begun:
             connection.execute(delete(parts).where(parts.c.transfer_id.in_(begun)))
             connection.execute(delete(uploads).where(uploads.c.transfer_id.in_(begun)))
+
+
+def _forget_urls(connection: Connection, ids: Sequence[int]) -> None:
+    """Nor does it need the URL that a list gave, which may hold a signature."""
+    arrived = transfers.c.state.in_(("verified", "skipped"))
+    for some in _chunks(ids):
+        connection.execute(update(transfers).where(transfers.c.id.in_(some), arrived).values(url=None))
 
 
 def _stopped(connection: Connection, ids: Iterable[str]) -> set[str]:

@@ -126,6 +126,10 @@ class Ledger:
         """As trees.add_page."""
         return self.database.run(lambda c: trees.add_page(c, self.who, listing, page, cursor))
 
+    def clashes(self, listing: Listing, page: Sequence[Listed]) -> set[str]:
+        """As trees.clashes."""
+        return self.database.run(lambda c: trees.clashes(c, listing, page), write=False)
+
     def end_listing(self, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
         """As trees.end_listing."""
         self.database.run(lambda c: trees.end_listing(c, self.who, listing, error))

@@ -82,6 +82,8 @@ class Listed:
     etag: str | None = None
     modified: float | None = None
     url: str | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """In hex."""
     error: Mapping[str, Any] | None = None
     """Why it can't be moved, where that is known already."""
 
@@ -111,6 +113,8 @@ class Claim:
     attempts: int
     lapses: int
     resent: int
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """What its list says, in hex."""
 
 
 @dataclass(frozen=True)

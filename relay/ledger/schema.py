@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -79,6 +79,7 @@ transfers = Table(
     Column("size", BigInteger),
     Column("etag", Text),
     Column("modified", Float),
+    Column("digests", Text),
     Column("state", String(12), nullable=False),
     Column("owner", String(36)),
     Column("fence", Integer, nullable=False, server_default=text("0")),
@@ -94,7 +95,8 @@ transfers = Table(
     UniqueConstraint("migration_id", "name"),
 )
 """`name` is relative to the tree, and empty for a single object; `url` where it is if not below the tree. `size` to
-`modified` as the listing told them. `resent` counts the bytes that were sent more than once, in all attempts."""
+`digests` (in hex, as JSON) as the listing told them. `resent` counts the bytes that were sent more than once, in all
+attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 Index(
     "transfers_running",

@@ -58,6 +58,7 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
                 "etag": one.etag,
                 "modified": one.modified,
                 "url": one.url,
+                "digests": json.dumps(one.digests) if one.digests else None,
             }
             for one in page
         ]
@@ -66,6 +67,19 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
             changes.add(listing.migration_id, row.state, 1, row.size)
         changes.write(connection)
     return stage == "running"
+
+
+def clashes(connection: Connection, listing: Listing, page: Sequence[Listed]) -> set[str]:
+    """Return the names of which a list gives two URLs: only one of them could arrive.
+
+    Those that have arrived already keep no URL, and can't be compared.
+    """
+    urls: dict[str, str] = {}
+    found = {one.name for one in page if one.url and urls.setdefault(one.name, one.url) != one.url}
+    known = select(transfers.c.name, transfers.c.url).where(
+        transfers.c.migration_id == listing.migration_id, transfers.c.name.in_(list(urls)), transfers.c.url.is_not(None)
+    )
+    return found | {row.name for row in connection.execute(known) if row.url != urls[row.name]}
 
 
 def end_listing(connection: Connection, who: Who, listing: Listing, error: Mapping[str, Any] | None = None) -> None:

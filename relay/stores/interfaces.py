@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from relay.digest import Digests
+from relay.errors import RelayError
 from relay.location import Location
 from relay.receipt import Version
 from relay.wire.body import Body
@@ -58,6 +59,11 @@ class Entry:
     size: int | None = None
     etag: str | None = None
     modified: datetime | None = None
+    url: str | None = None
+    """Where it is, if not below what was listed. It may hold secrets."""
+    digests: Digests = field(default_factory=dict)
+    error: RelayError | None = None
+    """Why it can't be moved, where that shows already."""
 
     @property
     def folder(self) -> bool:

@@ -26,6 +26,8 @@ from relay.stores.aws import Given, S3Config, aws_config, aws_profiles, s3_locat
 from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local import local_location, path_of
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
+from relay.stores.urls import SCHEME as LIST
+from relay.stores.urls import list_location
 from relay.stores.webdav import http_url, webdav_location
 
 _REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)
@@ -125,6 +127,8 @@ class Remotes:
         """
         asked = _Asked(method, headers, destination, folder)
         try:
+            if text[: len(LIST)].lower() == LIST:
+                return self._list(text[len(LIST) :], asked)
             if text[:5].lower() == "s3://":
                 return self._s3(Remote("", "s3", "AWS", {"env_auth": "true"}), text[5:], asked)
             if (url := http_url(text)) is not None:
@@ -168,6 +172,16 @@ class Remotes:
             raise ConfigError(f"the alias {remote.name!a} of {remote.origin} leads to no remote")
         inner = found["path"].rstrip("/")
         return self._remote(found["name"], f"{inner}/{path.lstrip('/')}" if inner else path, asked, depth + 1)
+
+    def _list(self, text: str, asked: _Asked) -> Location:
+        """Return the tree that a list of URLs names; the list lies anywhere else."""
+        if asked.destination:
+            raise InvalidURL("a list of URLs is no destination", hint="Name a folder, a bucket or a remote.")
+        if not asked.folder:
+            raise InvalidURL("a list of URLs is moved as a tree", hint="Say -r, or `recursive` in a request.")
+        if text[: len(LIST)].lower() == LIST:
+            raise InvalidURL("a list is not listed by another one")
+        return list_location(self.locate(text, headers=asked.headers))
 
     # -- folders of this machine
 

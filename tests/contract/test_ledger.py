@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import inspect
 
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown
+from relay.ledger import database, schema
 from relay.ledger.claims import LAPSES, Who
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Counted, Listed, Settlement, Spec, StoredPart
 from tests.postgres import Postgres, postgresql, programs
 
+VERSIONS = Path(database.__file__).parent / "versions"
 OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
 TREE = Spec("a:photos", "b:photos", {"recursive": True}, {"source": {"url": "a:photos"}})
 
@@ -434,3 +439,48 @@ def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opene
     found = two.begun(yours)
     assert found is not None
     assert found.parts == ()
+
+
+def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path) -> None:
+    """A file as the first schema's relay left it: one object arrived, one in parts, one queued, its runner gone."""
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript((Path(__file__).parent / "ledgers" / "0001.sql").read_text())
+    ledger = Ledger.at(f"sqlite:///{path}")
+    try:
+        (migration,) = ledger.migrations()
+        assert {state: counted.objects for state, counted in migration.tally.items() if counted.objects} == {
+            "verified": 1,
+            "running": 1,
+            "queued": 1,
+        }
+        assert ledger.secret(migration.id) is not None
+        ledger.renew()
+        assert ledger.reclaim() == 1
+        claims = {claim.name: claim for claim in ledger.claim(10)}
+        assert sorted(claims) == ["three.bin", "two.bin"]
+        begun = ledger.begun(claims["two.bin"])
+        assert begun is not None
+        assert [(part.number, part.size) for part in begun.parts] == [(1, 11)]
+        assert claims["two.bin"].digests == {}
+    finally:
+        ledger.close()
+    again = Ledger.at(f"sqlite:///{path}")
+    again.close()
+
+
+def test_the_newest_version_is_the_one_that_the_code_writes() -> None:
+    """And every table of a new ledger is the one that the code means."""
+    newest = max(path.name.partition("_")[0] for path in VERSIONS.glob("0*.py"))
+    assert newest == schema.HEAD
+
+
+def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:
+    ledger = Ledger.at(address)
+    try:
+        found = ledger.database.run(
+            lambda c: {name: {row["name"] for row in inspect(c).get_columns(name)} for name in schema.metadata.tables}
+        )
+    finally:
+        ledger.close()
+    assert found == {name: {column.name for column in table.c} for name, table in schema.metadata.tables.items()}

@@ -1,0 +1,104 @@
+"""Lists of URLs as a user gives them: what arrives is what the list promised, and the rest is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulators.content import Content
+from simulators.spawn import Spawned, spawn
+from tests.end_to_end.test_tree import Terminal
+
+SIZE = 70_000
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Spawned]:
+    with spawn("src", "--seed", "5") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def contents() -> Content:
+    return Content(5)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    return Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1")
+
+
+def rows(terminal: Terminal) -> dict[str, Any]:
+    code, out, _ = terminal.run("report", "1", "--format", "jsonl")
+    assert code == 0
+    return {row["name"]: row for row in map(json.loads, out.splitlines())}
+
+
+def test_a_list_with_promises(terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path) -> None:
+    def line(name: str, url: str, size: int | str = SIZE, md5: str | None = None) -> str:
+        digest = contents.digest("md5", f"/objects/{name}", SIZE) if md5 is None else md5
+        return f"{name},{url},{size},{digest}"
+
+    def at(name: str) -> str:
+        return source.url(f"/objects/{name}?size={SIZE}")
+
+    lines = [
+        "name,url,size,md5",
+        line("good", at("good")),
+        line("deep/er", at("deep/er"), ""),
+        line("short", at("short"), SIZE - 1),
+        line("damaged", at("damaged"), md5="0" * 32),
+        line("gone", source.url("/objects/gone?fault=status(404)")),
+        line("good", at("other")),
+        "odd,no url,1,",
+        "../up,https://a.example/x,,",
+    ]
+    (tmp_path / "urls.csv").write_text("\n".join(lines))
+    code, told = terminal.tree(f"list+{tmp_path}/urls.csv", tmp_path / "new", "--retry-budget", "1")
+    assert (code, told["state"]) == (1, "partial")
+    assert told["objects"] == {"verified": 1, "failed": 7}
+    found = rows(terminal)
+    assert found["deep/er"]["state"] == "verified"
+    assert (tmp_path / "new/deep/er").read_bytes() == contents.read("/objects/deep/er", 0, SIZE)
+    assert "the list says 69999 bytes" in found["short"]["detail"]
+    assert found["damaged"]["error"] == "digest-mismatch"
+    assert found["gone"]["error"] == "not-found"
+    assert "no URL" not in found["line 8"]["detail"] and "line 8 of the list" in found["line 8"]["detail"]
+    clashes = [row for name, row in found.items() if name.startswith("good ~")]
+    assert len(clashes) == 2
+    assert all("same name" in row["detail"] for row in clashes)
+    assert found["../up"]["error"] == "unsafe-key"
+    assert sorted(path.name for path in (tmp_path / "new").rglob("*") if path.is_file()) == ["er"]
+
+
+def test_a_plain_list_again_sends_nothing_again(terminal: Terminal, source: Spawned, tmp_path: Path) -> None:
+    """And keeps no URL of what has arrived: it may be signed."""
+    urls = [source.url(f"/objects/{i}?size=1000&X-Amz-Signature=secret{i}") for i in range(1500)]
+    (tmp_path / "urls.txt").write_text("\n".join(urls))
+    code, told = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
+    assert (code, told["objects"]) == (0, {"verified": 1500})
+    assert b"secret" not in terminal.ledger.read_bytes() or terminal.query("SELECT count(url) FROM transfers") == 0
+    code, told = terminal.tree(f"list+{tmp_path}/urls.txt", tmp_path / "new")
+    assert (code, told["state"]) == (0, "succeeded")
+
+
+def test_googles_list_from_a_server(terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path) -> None:
+    (tmp_path / "google.tsv").write_text(f"TsvHttpData-1.0\n{source.url('/objects/a?size=500')}\t500\t\n")
+    code, told = terminal.tree(f"list+{tmp_path}/google.tsv", tmp_path / "new")
+    assert (code, told["objects"]) == (0, {"verified": 1})
+    (arrived,) = [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
+    assert arrived.read_bytes() == contents.read("/objects/a", 0, 500)
+
+
+def test_what_is_no_list(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(b"\xff\xfe\x00binary")
+    code, told = terminal.tree(f"list+{tmp_path}/photo", tmp_path / "new")
+    assert (code, told["state"]) == (1, "failed")
+    assert "no text" in told["error"]["detail"]
+    code, _, err = terminal.run("migrate", f"list+{tmp_path}/photo", str(tmp_path / "new"))
+    assert code == 2
+    assert "-r" in err
