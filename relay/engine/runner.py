@@ -22,6 +22,7 @@ from relay.retry import Backoff
 from relay.stores.http import HttpStore
 from relay.stores.interfaces import Destination, Opener, Source
 from relay.stores.local import LocalStore
+from relay.stores.nextcloud import NextcloudStore
 from relay.stores.remotes import Remotes
 from relay.stores.s3 import S3Store
 from relay.stores.urls import ListStore
@@ -36,6 +37,7 @@ from relay.wire.tls import client_context
 STORES: Mapping[str, Callable[[Wire, Side, Meter], Any]] = {
     "http": HttpStore,
     "webdav": WebDavStore,
+    "nextcloud": NextcloudStore,
     "s3": S3Store,
     "local": LocalStore,
     "list": lambda wire, side, meter: ListStore(wire, side, meter, STORES),

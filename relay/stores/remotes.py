@@ -25,6 +25,7 @@ from relay.stores import rclone_conf
 from relay.stores.aws import Given, S3Config, aws_config, aws_profiles, s3_location, split_key
 from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local import local_location, path_of
+from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 from relay.stores.urls import SCHEME as LIST
 from relay.stores.urls import list_location
@@ -251,7 +252,8 @@ class Remotes:
     def _dav(self, url: str, asked: _Asked) -> Location:
         if asked.method == "POST":
             raise InvalidType("WebDAV takes objects by PUT", hint="Leave the method out.")
-        return webdav_location(url, asked.headers, destination=asked.destination)
+        there = webdav_location(url, asked.headers, destination=asked.destination)
+        return replace(there, account=NextcloudAccount(f"webdav+{there.origin}")) if is_nextcloud(there.path) else there
 
     def _http(self, remote: Remote, path: str, asked: _Asked) -> Location:
         url = remote.options.get("url", "").rstrip("/")

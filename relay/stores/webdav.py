@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from string import hexdigits
 from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
+from relay.digest import ALGORITHMS, Digests
 from relay.errors import (
     ConnectionLost,
     InvalidURL,
@@ -36,7 +38,7 @@ from relay.stores.http import BELIEVED, HttpStore, http_date, printable
 from relay.stores.interfaces import MTIME, PREFIX, SUFFIX, Entry, Found, Stored, unpublished_name
 from relay.wire.body import Body
 from relay.wire.exchange import Response
-from relay.wire.http1 import Fields
+from relay.wire.http1 import Fields, Head
 from relay.wire.meter import Meter
 
 SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
@@ -47,6 +49,7 @@ _PROPERTIES = (
     b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop>'
     b"<d:resourcetype/><d:getcontentlength/><d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
 )
+_OC_NAMES: Mapping[str, str] = {"SHA256": "sha-256", "SHA1": "sha", "MD5": "md5"}
 NO_METHOD = frozenset({405, 501})
 """A server answers these to a method that it does not have."""
 NO_COPY = "no COPY"
@@ -77,6 +80,26 @@ def http_url(text: str) -> str | None:
     scheme, colon, rest = text.partition("://")
     plain = SCHEMES.get(scheme.lower()) if colon else None
     return f"{plain}://{rest}" if plain else None
+
+
+def oc_checksum(text: str) -> Digests:
+    """Read an OC-Checksum ("SHA1:…", several with blanks between). Whoever uploaded the object computed it: it tells of
+    a source that is damaged, and proves nothing of a destination."""
+    found = {}
+    for one in text.split():
+        name, _, value = one.partition(":")
+        ours = _OC_NAMES.get(name.upper())
+        if ours and len(value) == 2 * ALGORITHMS[ours].width and all(c in hexdigits for c in value):
+            found[ours] = bytes.fromhex(value)
+    return found
+
+
+def _found(row: Element) -> Iterator[Element]:
+    """Yield the groups of properties that the server has; those it lacks come in groups of another status."""
+    for group in row.iterfind("{DAV:}propstat"):
+        status = (group.findtext("{DAV:}status") or "HTTP/1.1 200 OK").split()
+        if len(status) > 1 and status[1] == "200":
+            yield group
 
 
 def _path(href: str) -> str:
@@ -197,6 +220,12 @@ class WebDavStore(HttpStore):
         response.body.close()
         return self._there(place)
 
+    def _version(self, head: Head) -> Version:
+        """As HttpStore's, with the checksum that ownCloud and Nextcloud keep of what was uploaded with one."""
+        version = super()._version(head)
+        kept = oc_checksum(head.get("oc-checksum") or "")
+        return replace(version, digests={**kept, **version.digests}) if kept and self._side == "source" else version
+
     def _there(self, place: Location) -> Version:
         found = self.head(place)
         return found.version if found else Version()
@@ -252,7 +281,7 @@ class WebDavStore(HttpStore):
 
         Raises ProtocolViolation for a row of something that does not lie in the folder.
         """
-        path = unquote(_path(row.findtext("{DAV:}href") or ""))
+        path = unquote(_path((row.findtext("{DAV:}href") or "").strip()))
         if path.rstrip("/") == own.rstrip("/"):
             return None
         name, nested = path.removeprefix(own), path.startswith(own)
@@ -260,7 +289,7 @@ class WebDavStore(HttpStore):
             raise ProtocolViolation(f"{folder} lists what does not lie in it", side=self._side)
         if name.startswith(PREFIX) and name.endswith(SUFFIX):
             return None
-        told = {prop.tag: prop for prop in row.iterfind("{DAV:}propstat/{DAV:}prop/*")}
+        told = {prop.tag: prop for good in _found(row) for prop in good.iterfind("{DAV:}prop/*")}
         kind = told.get("{DAV:}resourcetype")
         if kind is not None and kind.find("{DAV:}collection") is not None:
             return Entry(name.rstrip("/") + "/")

@@ -1,0 +1,116 @@
+"""Nextcloud: WebDAV, and its chunked upload for large objects (docs.nextcloud.com, "Chunked file upload", version 2).
+
+Theory of operation. The parts of an upload lie in a folder of their own below `/remote.php/dav/uploads/USER/`, which
+nobody sees among the files; a MOVE of the folder's `.file` puts them together. They are put together under a temporary
+name beside the final one, proved there, and moved, as any other upload over WebDAV.
+
+Decided here: where the parts lie, and how they become one file. Never here: what else WebDAV says (`stores/webdav.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass, replace
+
+from relay.digest import Digests
+from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTimeout
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.http import printable
+from relay.stores.interfaces import PREFIX, SUFFIX, Part, PartLimits, Stored, Upload
+from relay.stores.webdav import WebDavAccount, WebDavStore
+from relay.wire.body import Body
+from relay.wire.http1 import Fields
+
+MIB = 1 << 20
+PARTS = PartLimits(smallest=5 * MIB, largest=5 << 30, most=10_000, object_bytes=10_000 * (5 << 30))
+"""The sizes and the number of chunks that the server takes; the last may be smaller."""
+_FILES = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
+
+
+@dataclass(frozen=True)
+class NextcloudAccount(WebDavAccount):
+    """One user's files on a Nextcloud."""
+
+    store: str = "nextcloud"
+
+
+def is_nextcloud(path: str) -> bool:
+    """Say if a path is below the files of a user of a Nextcloud."""
+    return _FILES.fullmatch(path) is not None
+
+
+class NextcloudStore(WebDavStore):
+    """One Nextcloud, for one transfer."""
+
+    @property
+    def part_limits(self) -> PartLimits | None:
+        """As Destination.part_limits."""
+        return PARTS
+
+    def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
+        """As PartsDestination.begin: a folder for the parts. Makes missing folders of the object too.
+
+        Of the metadata nothing goes along: a MOVE has no words for it.
+        """
+        self._make_folders(location)
+        id = f"relay-{uuid.uuid4().hex}"
+        folder = _uploads(location, id)
+        response = self._send("MKCOL", folder, (("Destination", location.url),))
+        if response.head.status not in self.believed["MKCOL"]:
+            raise self._refusal(response, "MKCOL", folder)
+        response.body.close()
+        return Upload(location, id, checked=False)
+
+    def put_part(self, upload: Upload, number: int, body: Body) -> Part:
+        """As PartsDestination.put_part; the parts are put together in the order of their names."""
+        place = _uploads(upload.location, upload.id, f"{number:05}")
+        response = self._send("PUT", place, (("Destination", upload.location.url),), body, self._expects(body))
+        if response.head.status not in self.believed["PUT"]:
+            raise self._refusal(response, "PUT", place)
+        etag = printable(response.head.get("etag") or "")
+        response.body.close()
+        return Part(number, body.count, etag, checked=False)
+
+    def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
+        """As PartsDestination.stored_parts, by listing their folder."""
+        found = []
+        for entry in self._members(_uploads(upload.location, upload.id)):
+            if entry.name.isdigit() and entry.size is not None:
+                found.append(Part(int(entry.name), entry.size, entry.etag or "", checked=False))
+        return tuple(sorted(found, key=lambda part: part.number))
+
+    def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
+        """As PartsDestination.complete; what is returned lies under a temporary name until `publish`."""
+        place = upload.location
+        if if_absent and self._exists(place):
+            raise PreconditionFailed(f"{place} exists", side=self._side)
+        part = place.with_target(f"{place.path.rpartition('/')[0]}/{PREFIX}{upload.id}{SUFFIX}")
+        size = sum(one.size for one in parts)
+        fields: Fields = (("Destination", part.url), ("Overwrite", "T"), ("OC-Total-Length", str(size)))
+        try:
+            response = self._send("MOVE", _uploads(place, upload.id, ".file"), fields)
+        except (ConnectionLost, StoreTimeout):
+            if not self._exists(part):
+                raise
+        else:
+            if response.head.status not in self.believed["MOVE"]:
+                raise self._refusal(response, "MOVE", place)
+            response.body.close()
+        return Stored(Version(), part, {}, place=place)
+
+    def abort(self, upload: Upload) -> None:
+        """As PartsDestination.abort: the folder goes with all that is in it."""
+        response = self._send("DELETE", _uploads(upload.location, upload.id), ())
+        if response.head.status not in self.believed["DELETE"]:
+            raise self._refusal(response, "DELETE", upload.location)
+        response.body.close()
+
+
+def _uploads(location: Location, id: str, name: str = "") -> Location:
+    """Return the folder of an upload, or what lies in it."""
+    found = _FILES.fullmatch(location.path)
+    if found is None:
+        raise NotFound(f"{location} is not below the files of a user", side="destination")
+    return replace(location, target=f"{found['root']}/uploads/{found['user']}/{id}/{name}")

@@ -1,0 +1,141 @@
+"""Nextcloud's chunked upload, on a real WebDAV server (WsgiDAV) that puts chunks together as Nextcloud does.
+
+What Nextcloud adds to WebDAV is one thing: a MOVE of an upload's `.file`. A small layer before WsgiDAV plays that; all
+else (folders, parts, listings, the move to the final name) is the real server's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from relay.config import Limits
+from relay.errors import AlreadyExists, SourceTruncated
+from relay.location import Location
+from relay.receipt import Level, State
+from relay.stores.remotes import Remotes
+from relay.stores.webdav import oc_checksum
+from simulators.content import Content
+from simulators.spawn import Spawned, spawn
+from tests.conftest import Certificates, Engine
+from tests.contract.conftest import free_port, wait_for
+from tests.end_to_end.test_tree import Terminal
+
+PART = 5 << 20
+SIZE = 2 * PART + 12_345
+FILES = "remote.php/dav/files/ann"
+
+
+@dataclass(frozen=True)
+class Nextcloud:
+    """A running server, and where its files are."""
+
+    base: str
+    root: Path
+
+    def place(self, name: str, **options: bool) -> Location:
+        return Remotes().locate(f"webdav+{self.base}/{FILES}/{name}".replace("+http:", ":"), **options)
+
+    @property
+    def uploads(self) -> list[str]:
+        return sorted(path.name for path in (self.root / "remote.php/dav/uploads/ann").iterdir())
+
+
+@pytest.fixture(scope="module")
+def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nextcloud]:
+    root, port = tmp_path_factory.mktemp("nextcloud"), free_port()
+    for folder in (FILES, "remote.php/dav/uploads/ann"):
+        (root / folder).mkdir(parents=True)
+    process = subprocess.Popen([sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)])
+    try:
+        wait_for(port)
+        yield Nextcloud(f"http://127.0.0.1:{port}", root)
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Spawned]:
+    with spawn("src", "--seed", "5") as server:
+        yield server
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    made = Engine(certificates.ca_file, Limits(parted_bytes=PART, part_bytes=PART), retry_budget=3)
+    yield made
+    made.assert_nothing_left()
+
+
+@pytest.mark.parametrize("size", [0, 1000, PART, SIZE])
+def test_an_object_arrives_in_parts_and_is_proved_before_it_has_its_name(
+    engine: Engine, source: Spawned, nextcloud: Nextcloud, size: int
+) -> None:
+    name = f"new/er/{size}.bin"
+    outcome = engine.migrate(source.url(f"/objects/a?size={size}"), nextcloud.place(name, destination=True))
+    assert outcome.receipt is not None
+    assert outcome.receipt.level is Level.READ_BACK
+    assert (nextcloud.root / FILES / name).read_bytes() == Content(5).read("/objects/a", 0, size)
+    assert os.listdir((nextcloud.root / FILES / name).parent).count(f"{size}.bin") == 1
+    assert not [path for path in (nextcloud.root / FILES).rglob(".relay-*")]
+    assert not nextcloud.uploads
+
+
+def test_a_source_that_always_ends_early_leaves_nothing(engine: Engine, source: Spawned, nextcloud: Nextcloud) -> None:
+    with pytest.raises(SourceTruncated):
+        engine.migrate(
+            source.url(f"/objects/a?size={SIZE}&fault=at({PART},on(GET,close_after(-1)))"),
+            nextcloud.place("never.bin", destination=True),
+        )
+    assert not (nextcloud.root / FILES / "never.bin").exists()
+    assert not [path for path in (nextcloud.root / FILES).rglob(".relay-*")]
+    assert not nextcloud.uploads
+
+
+def test_what_exists_is_left_alone(engine: Engine, source: Spawned, nextcloud: Nextcloud) -> None:
+    (nextcloud.root / FILES / "old.bin").write_bytes(b"old")
+    place, url = nextcloud.place("old.bin", destination=True), source.url(f"/objects/a?size={SIZE}")
+    assert engine.migrate(url, place, if_exists="skip").state is State.SKIPPED
+    with pytest.raises(AlreadyExists):
+        engine.migrate(url, place, if_exists="fail")
+    assert (nextcloud.root / FILES / "old.bin").read_bytes() == b"old"
+
+
+def test_a_kill_in_the_middle_sends_only_what_is_missing(nextcloud: Nextcloud, tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from/big.bin").write_bytes(os.urandom(16 * PART))
+    settings = {
+        "RELAY_EGRESS_ALLOW": "127.0.0.1",
+        "RELAY_PARTED_BYTES": str(PART),
+        "RELAY_PART_BYTES": str(PART),
+        "RELAY_PARTS_IN_FLIGHT": "1",
+    }
+    terminal = Terminal(tmp_path, **settings)
+    words = ("migrate", "-r", f"{tmp_path}/from", f"webdav{nextcloud.base[4:]}/{FILES}/tree", "--json")
+    process = terminal.start(*words)
+    terminal.wait_for(process, "SELECT count(*) FROM parts", lambda count: count >= 4)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    code, out, err = terminal.run(*words)
+    assert code == 0, err
+    assert json.loads(out)["bytes_resent"] <= PART
+    assert (nextcloud.root / FILES / "tree/big.bin").read_bytes() == (tmp_path / "from/big.bin").read_bytes()
+    assert not nextcloud.uploads
+
+
+def test_the_checksum_of_a_source() -> None:
+    sha, md5 = "a" * 40, "b" * 32
+    assert oc_checksum(f"SHA1:{sha} md5:{md5} ADLER32:12345678 SHA256:short") == {
+        "sha": bytes.fromhex(sha),
+        "md5": bytes.fromhex(md5),
+    }
+    assert not oc_checksum("")
