@@ -30,6 +30,7 @@ from statistics import median
 from typing import NoReturn
 
 from loadtests.bench.measures import BenchError
+from loadtests.bench.nginx import await_port, free_ports
 from loadtests.bench.proc import clean_environment, memory
 from loadtests.bench.report import write_into
 from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
@@ -37,7 +38,7 @@ from loadtests.bench.tools import find_tools, versions
 from simulators.spawn import spawn
 
 MIB = 1 << 20
-SECTIONS = ("s3-wan", "s3-small", "listing")
+SECTIONS = ("s3-wan", "s3-small", "dav-small", "listing")
 LATENCY, RATE, STREAMS = "20ms", "50MB/s", 8
 """The long line: so much each way, so much for a connection, so many parts at once."""
 SMALL = 64 * 1024
@@ -177,6 +178,9 @@ BEST_LARGE = ("--multi-thread-streams", "8", "--multi-thread-cutoff", "10M", "--
 BEST_LARGE += ("--s3-chunk-size", "16M", "--s3-upload-concurrency", "8", "--s3-no-head", "--s3-no-check-bucket")
 BEST_SMALL = ("--transfers", "32", "--checkers", "32", "--no-check-dest", "--s3-no-head", "--s3-no-check-bucket")
 BEST_SMALL += ("--buffer-size", "0")
+BEST_DAV = ("--transfers", "32", "--checkers", "32", "--no-check-dest", "--buffer-size", "0")
+BEST_DAV += ("--webdav-pacer-min-sleep", "0")
+DAV_EXT = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
 
 
 def s3_wan(stack: ExitStack, home: Path, rclone: str, size: int) -> Section:
@@ -246,6 +250,81 @@ def s3_small(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
         _rclone(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),
     ]
     return Section("s3-small", f"{count:,} objects of 64 KiB, S3 to S3", count, count * SMALL, movers, check)
+
+
+_DAV = """\
+load_module {module};
+{user}
+worker_processes auto;
+pid {home}/nginx.pid;
+error_log {home}/nginx.log warn;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off; client_max_body_size 0; client_body_temp_path {home}/temp; client_body_buffer_size 256k;
+    default_type application/octet-stream; sendfile on; tcp_nopush on; keepalive_requests 1000000;
+    server {{ listen 127.0.0.1:{old}; root {home}/old; autoindex on; }}
+    server {{
+        listen 127.0.0.1:{new}; root {home}/new;
+        location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; dav_ext_methods PROPFIND OPTIONS; }}
+    }}
+}}
+"""
+"""nginx as a web server that shows its folders, and as a WebDAV server (Debian's nginx-full has both modules)."""
+
+
+@contextmanager
+def dav(home: Path, nginx: str) -> Iterator[tuple[str, str]]:
+    """Run both servers; return the URLs of the old one and of the new one, without a scheme."""
+    if not DAV_EXT.exists():
+        raise BenchError(f"missing: {DAV_EXT} (Debian: nginx-full)")
+    old, new = free_ports(2)
+    for folder in ("old/small", "new", "temp"):
+        (home / folder).mkdir(parents=True)
+    user = "user root;" if os.geteuid() == 0 else ""
+    (home / "nginx.conf").write_text(_DAV.format(module=DAV_EXT, user=user, home=home, old=old, new=new))
+    words = [nginx, "-p", str(home), "-c", str(home / "nginx.conf"), "-e", str(home / "nginx.log")]
+    process = subprocess.Popen([*words, "-g", "daemon off;"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        await_port(new, process, home / "nginx.log", "nginx")
+        yield f"127.0.0.1:{old}", f"127.0.0.1:{new}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int) -> Section:
+    """Small objects by the thousand, from a web server to a WebDAV server. relay reads each back; rclone does not."""
+    old, new = stack.enter_context(dav(home, nginx))
+    data = random.Random(2).randbytes(SMALL)
+    for index in range(count):
+        (home / "old/small" / f"{index:06}").write_bytes(data)
+    environment, conf = clean_environment(home) | {"RELAY_CONFIG": str(home / "relay.toml")}, home / "rclone.conf"
+    (home / "relay.toml").write_text("")
+    conf.write_text(
+        f"[a]\ntype = http\nurl = http://{old}/\n\n[b]\ntype = webdav\nvendor = other\nurl = http://{new}/\n"
+    )
+
+    def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
+        return lambda target: ["copy", "a:small", f"b:{target}", *flags]
+
+    def check(target: str) -> None:
+        folder = home / "new" / target
+        found = [path.read_bytes() == data for path in folder.iterdir()]
+        shutil.rmtree(folder)
+        if len(found) != count or not all(found):
+            raise BenchError(f"{target}: {len(found)} of {count} objects are there, or not all whole")
+
+    movers = [
+        _relay(
+            home,
+            environment,
+            lambda target: ["migrate", "-r", "-q", "--slots", "32", f"http://{old}/small", f"webdav://{new}/{target}"],
+        ),
+        _rclone(home, rclone, conf, "rclone", words(())),
+        _rclone(home, rclone, conf, "rclone, best flags", words(BEST_DAV)),
+    ]
+    title = f"{count:,} objects of 64 KiB, HTTP to WebDAV (nginx)"
+    return Section("dav-small", title, count, count * SMALL, movers, check)
 
 
 def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
@@ -355,6 +434,7 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[str],
     makers: dict[str, Callable[[ExitStack, Path], Section]] = {
         "s3-wan": lambda stack, home: s3_wan(stack, home, tools.rclone, args.size * MIB),
         "s3-small": lambda stack, home: s3_small(stack, home, tools.rclone, args.small),
+        "dav-small": lambda stack, home: dav_small(stack, home, tools.rclone, tools.nginx, args.small),
         "listing": lambda stack, home: listing(stack, home, tools.rclone, args.names),
     }
     sections = []
