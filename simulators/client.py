@@ -95,8 +95,11 @@ def _is_whole(start: Reply, count: int, request: bytes) -> bool:
 
 def _talk(sock: socket.socket, request: bytes, quiet_seconds: float, limit_bytes: int, patient: bool) -> Reply:
     got = bytearray()
+    end: Ending = "fin"
     try:
         sock.sendall(request)
+    except ConnectionResetError:
+        end = "reset"  # whoever is told of it first takes it: recv then sees a mere end
     except OSError:
         pass  # it may have answered before it closed
     sock.settimeout(quiet_seconds)
@@ -105,7 +108,7 @@ def _talk(sock: socket.socket, request: bytes, quiet_seconds: float, limit_bytes
         while len(got) < limit_bytes:
             block = sock.recv(_BLOCK_BYTES)
             if not block:
-                ending = "fin"
+                ending = end
                 break
             got += block
             if not patient and _is_whole(Reply(bytes(got[:_BLOCK_BYTES]), "open"), len(got), request):

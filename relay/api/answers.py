@@ -21,6 +21,7 @@ class Version(_Answer):
     etag: str | None
     size: int | None
     last_modified: str | None
+    version: str | None = Field(description="The store's own name of this version, where it keeps several.")
     digests: Digests = Field(description="In hexadecimal, by algorithm.")
 
 
