@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +73,6 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     except Interrupted as error:
         if as_json:
             say(json.dumps(problem(Cancelled("interrupted"))))
-        _leave(error.code)
         return error.code
     except RelayError as error:
         if as_json:
@@ -166,11 +163,3 @@ def _warn(options: Mapping[str, Any], quiet: bool) -> None:
     lines = (*options["source_header"], *options["destination_header"])
     for name in exposed(lines) if not quiet else ():
         say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)
-
-
-def _leave(code: int) -> None:
-    """End now: a name that is being resolved sits in a thread, which an ordinary exit would wait for."""
-    with suppress(OSError, ValueError):  # nobody reads it, or it is closed
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)

@@ -24,6 +24,7 @@ ORDER: tuple[str, ...] = (
     "relay.config",
     "relay.throttle",
     "relay.retry",
+    "relay.cooperative",
     "relay.wire.memory",
     "relay.wire.native",
     "relay.wire.stream",
