@@ -64,6 +64,9 @@ class Slots:
 
 HOLD_CEILING = 60.0
 """The longest that everybody is held because of one Retry-After, in seconds."""
+ROUND_SECONDS = 0.25
+"""However fast a store answers, within so many seconds at most one more is let go: dozens of answers to HEAD say little
+about how many uploads it bears."""
 RELAXED = 256.0
 """From this limit on nobody is limited any more: the store has long stopped complaining."""
 
@@ -85,6 +88,7 @@ class Flow:
     under_way: int = 0
     _held_until: float = field(default=0.0, repr=False)
     _round: int = field(default=0, repr=False)
+    _grown_at: float = field(default=0.0, repr=False)
 
     def enter(self, look: Callable[[], None], tick_seconds: float) -> int:
         """Wait for a turn, and return its round, which `leave` wants. `look` is called at least once a
@@ -108,9 +112,11 @@ class Flow:
             if retry_after is not None:
                 self._held_until = max(self._held_until, self.clock() + min(retry_after, HOLD_CEILING))
             if turn == self._round:
-                self._round += 1
+                self._round, self._grown_at = self._round + 1, self.clock()
                 self.limit = max(1.0, min(self.limit or under_way, under_way) / 2)
         elif self.limit is not None and turn == self._round:
-            self.limit += 1 / self.limit
+            now = self.clock()
+            self.limit += min(1 / self.limit, (now - self._grown_at) / ROUND_SECONDS)
+            self._grown_at = now
             if self.limit >= RELAXED:
                 self.limit = None

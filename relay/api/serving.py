@@ -26,6 +26,7 @@ from gunicorn.app.base import BaseApplication
 from relay.api.app import RUNNER, WORKS
 from relay.api.ledgered import Works
 from relay.config import Settings, is_loopback, load_settings, load_tokens
+from relay.cooperative import collect_rarely
 from relay.engine.runner import Runner
 from relay.errors import ConfigError, LedgerFailed
 from relay.ledger.database import open_database
@@ -131,6 +132,7 @@ def post_worker_init(worker: Any) -> None:
     What was loaded stays as long as the worker, so the collector need not look at it again, which would stop every
     transfer for some hundredths of a second.
     """
+    collect_rarely()
     gc.collect()
     gc.freeze()
     runner: Runner = worker.wsgi.extensions[RUNNER]

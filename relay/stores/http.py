@@ -270,7 +270,7 @@ class HttpStore:
 
     def _stored(self, response: Response, method: str, location: Location) -> Stored:
         head, readable = response.head, location if method == "PUT" else None
-        text = _consume(response, self._wire)
+        text = consume(response, self._wire)
         created = head.get("location")
         if method == "POST" and created:
             readable = _created(location, created)
@@ -394,7 +394,7 @@ def _created(location: Location, reference: str) -> Location | None:
     return there if there.origin == location.origin else None
 
 
-def _consume(response: Response, wire: Wire) -> bool:
+def consume(response: Response, wire: Wire) -> bool:
     """Read an upload's answer if it is short, so that the connection can carry on; say if it had content."""
     body = response.body
     if body.framing is Framing.CLOSE or (body.length or 0) > wire.limits.text_bytes:

@@ -42,7 +42,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.http import CARRIED, HttpStore, carriable, carried, http_date, printable, retry_after
+from relay.stores.http import CARRIED, HttpStore, carriable, carried, consume, http_date, printable, retry_after
 from relay.stores.interfaces import MTIME, Entry, Found, Opened, Part, PartLimits, Span, Stored, Upload
 from relay.stores.s3_answers import (
     CHECKSUM,
@@ -212,7 +212,7 @@ class S3Store(HttpStore):
 
         An ETag that is the MD5 of what went there is the server's word for it; one that is not means nothing.
         """
-        super()._stored(response, method, location)
+        consume(response, self._wire)
         version = self._version(response.head)
         digests = version.digests
         md5 = body.digests.get("md5") if body is not None else None

@@ -33,8 +33,13 @@ from relay.wire.http1 import Head
 CHECKSUM = "x-amz-checksum-"
 TRAILER = "crc64nvme"
 """The checksum of the whole object that relay asks S3 to keep."""
-_OURS: Mapping[str, str] = {"crc64nvme": "crc64nvme", "crc32c": "crc32c", "sha256": "sha-256", "sha1": "sha"}
-"""S3's names of the checksums, and ours."""
+_OURS: Mapping[str, str] = {
+    f"{CHECKSUM}crc64nvme": "crc64nvme",
+    f"{CHECKSUM}crc32c": "crc32c",
+    f"{CHECKSUM}sha256": "sha-256",
+    f"{CHECKSUM}sha1": "sha",
+}
+"""S3's fields for checksums, and our names of those."""
 _REGION_NAME = re.compile(r"[a-z][a-z0-9-]{1,40}")
 
 
@@ -107,9 +112,11 @@ def checksums(head: Head) -> Digests:
         return {}
     found = {}
     for theirs, ours in _OURS.items():
-        text = head.get(CHECKSUM + theirs)
+        text = head.get(theirs)
+        if text is None:
+            continue
         try:
-            value = base64.b64decode(text or "", validate=True)
+            value = base64.b64decode(text, validate=True)
         except ValueError:
             continue
         if len(value) == ALGORITHMS[ours].width:

@@ -83,14 +83,15 @@ class Signer:
         own: Fields = (("x-amz-content-sha256", payload), ("x-amz-date", stamp))
         if credentials.token:
             own += (("x-amz-security-token", credentials.token),)
-        signed = {name.lower(): " ".join(value.split()) for name, value in (*fields, *own, ("host", host))}
-        signed = {name: signed[name] for name in sorted(signed) if name == "host" or name.startswith("x-amz-")}
-        names = ";".join(signed)
+        every = ((name.lower(), value) for name, value in (*fields, *own))
+        signed = {name: " ".join(value.split()) for name, value in every if name.startswith("x-amz-")}
+        signed["host"] = host
+        names = ";".join(sorted(signed))
         path, _, query = target.partition("?")
-        lines = [method, path, query, *(f"{name}:{value}" for name, value in signed.items()), "", names, payload]
+        lines = [method, path, query, *(f"{name}:{signed[name]}" for name in sorted(signed)), "", names, payload]
         scope = f"{stamp[:8]}/{self.region}/{self._service}/aws4_request"
         text = "\n".join([_ALGORITHM, stamp, scope, hashlib.sha256("\n".join(lines).encode()).hexdigest()])
-        signature = hmac.new(self._key(credentials.secret, stamp[:8]), text.encode(), hashlib.sha256).hexdigest()
+        signature = hmac.digest(self._key(credentials.secret, stamp[:8]), text.encode(), "sha256").hex()
         value = f"{_ALGORITHM} Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
         return (*own, ("Authorization", value))
 
@@ -98,6 +99,6 @@ class Signer:
         if self._derived is None or self._derived[0] != (secret, day):
             key = f"AWS4{secret}".encode()
             for step in (day, self.region, self._service, "aws4_request"):
-                key = hmac.new(key, step.encode(), hashlib.sha256).digest()
+                key = hmac.digest(key, step.encode(), "sha256")
             self._derived = ((secret, day), key)
         return self._derived[1]

@@ -209,7 +209,7 @@ class _Attempt:
         data = memoryview(request_head(request.method, request.target, self._fields(expect)))
         deadline = self.meter.clock() + self.limits.head_seconds
         follows = not expect and request.body is not None and request.body_length != 0
-        while data or not self.stream.flush_now():
+        while data or not (follows or self.stream.flush_now()):
             sent = self.stream.write_now(data, follows) if data else 0
             data = data[sent:]
             if not sent and not self.stream.wait_writable(self.meter.tick_seconds):
@@ -261,6 +261,8 @@ class _Attempt:
             wrapping = self.request.wrapping
             return _wrapped(wrapping, body, outlet) if wrapping else pump(body, outlet)
         pieces: Iterable[bytes] = (body,) if isinstance(body, bytes) else body or ()
+        if not isinstance(body, bytes):
+            self.stream.flush_now()  # who knows when its first piece comes
         whole = all(outlet.write(memoryview(piece)) for piece in pieces if piece) and outlet.finish()
         if whole and self.request.body_length not in (None, outlet.sent):
             raise ValueError(f"a body of {self.request.body_length} bytes gave {outlet.sent}")

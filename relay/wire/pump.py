@@ -29,7 +29,7 @@ from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPE_BYTES, PIPES
 from relay.wire.http1 import Framing
 from relay.wire.meter import Meter
-from relay.wire.stream import READ, Stream
+from relay.wire.stream import READ, RECEIVE_BYTES, Stream
 from relay.wire.tls import PIECE_BYTES
 
 SMALLEST_PIECE = 16 * 1024
@@ -100,28 +100,33 @@ class Outlet:
         """
         if self.chunked and not self._send(memoryview(b"%x\r\n" % len(view)), more=True):
             return False
-        if not self._send(view, more or self.chunked):
+        if not self._send(view, more or self.chunked, payload=True):
             return False
-        self.sent += len(view)
-        self.meter.moved += len(view)
         return not self.chunked or self._send(memoryview(b"\r\n"))
 
     def finish(self) -> bool:
         """Send what ends the body, and wait until the socket has taken all; False if answered before."""
         if self.chunked and not self._send(memoryview(b"0\r\n\r\n")):
             return False
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Wait until the socket has taken all; False if the destination answered before."""
         while not self.stream.flush_now():
             if self.answers.poll():
                 return not self.stream.unsent
             self.wait()
         return True
 
-    def _send(self, view: memoryview, more: bool = False) -> bool:
+    def _send(self, view: memoryview, more: bool = False, payload: bool = False) -> bool:
         while view:
             if self.answers.poll():
                 return False
             sent = self.stream.write_now(view, more)
             view = view[sent:]
+            if payload:  # counted as it goes: a slow destination takes minutes for one piece, and is no stall
+                self.sent += sent
+                self.meter.moved += sent
             if view and not sent:
                 self.wait()
         return True
@@ -189,7 +194,7 @@ def _copy(body: Body, outlet: Outlet) -> bool:
     """Copy through one buffer until the body ends; False if the destination answered first."""
     pace, limits = Pace(outlet.meter), outlet.meter.limits
     largest = min(limits.buffer_bytes, PIECE_BYTES) if outlet.stream.secure else limits.buffer_bytes
-    piece = min(4 * SMALLEST_PIECE, largest)
+    piece = min(RECEIVE_BYTES, largest)
     while True:
         with BUFFERS.lend(piece) as view:
             count = body.read_now(view)
@@ -199,6 +204,7 @@ def _copy(body: Body, outlet: Outlet) -> bool:
         if count == 0:
             return True
         if count is None:
+            outlet.stream.flush_now()
             body.wait()
             pace.waited()
             if outlet.answers.poll():
@@ -213,7 +219,7 @@ def _copy(body: Body, outlet: Outlet) -> bool:
 
 def _splice(body: Body, outlet: Outlet) -> bool:
     """Let the kernel move the rest; False if the destination answered first."""
-    if not _send_leftover(body, outlet):
+    if not _send_leftover(body, outlet) or not outlet.flush():
         return False
     pace = Pace(outlet.meter)
     while body.remaining:
@@ -238,7 +244,7 @@ def _splice(body: Body, outlet: Outlet) -> bool:
 def _send_leftover(body: Body, outlet: Outlet) -> bool:
     """Forward what the head parser read too much."""
     while body.connection.leftover and body.remaining:
-        with BUFFERS.lend(SMALLEST_PIECE) as view:
+        with BUFFERS.lend(RECEIVE_BYTES) as view:
             count = body.read_now(view)
             if count and not outlet.write(view[:count]):
                 return False

@@ -16,12 +16,15 @@ from gevent import get_hub
 from gevent.monkey import get_original
 
 from relay.errors import ConnectionLost, Side
+from relay.wire.buffers import BUFFERS
 
 _poll: Any = get_original("select", "poll")
 _plain_socket: Any = get_original("socket", "socket")
 READ, WRITE = 1, 2
-RECEIVE_BYTES = 64 * 1024
-"""How much is asked for where one does not know how much comes: a head, a chunk's line."""
+RECEIVE_BYTES = 128 * 1024
+"""How much is asked for where one does not know how much comes: a head, with the small object behind it."""
+HELD_BYTES = 4096
+"""The most of a write that is kept for the next one, if that follows at once: a head, a chunk's line."""
 
 
 class Stream:
@@ -48,6 +51,7 @@ class Stream:
         self._arrivals = _poll()
         self._arrivals.register(descriptor, 1)
         self.leftover = b""
+        self._held = b""
         self.closed = False
 
     def fileno(self) -> int:
@@ -79,13 +83,13 @@ class Stream:
     def fill(self) -> bool | None:
         """Append what is there to `leftover`: True if something came, False at the end, None if nothing yet."""
         kept, self.leftover = self.leftover, b""
-        piece = memoryview(bytearray(RECEIVE_BYTES))
-        try:
-            count = self.read_now(piece)
-        finally:
-            self.leftover = kept
-        if count:
-            self.leftover += bytes(piece[:count])
+        with BUFFERS.lend(RECEIVE_BYTES) as piece:
+            try:
+                count = self.read_now(piece)
+            finally:
+                self.leftover = kept
+            if count:
+                self.leftover += piece[:count]
         return None if count is None else count > 0
 
     def arrived(self) -> bool:
@@ -105,11 +109,25 @@ class Stream:
     def write_now(self, view: memoryview, more: bool = False) -> int:
         """Write what the socket takes now and return how much of `view` was taken. Raises ConnectionLost.
 
-        `more` says that the next write follows at once: the kernel may put both into one segment (MSG_MORE, send(2)),
-        and wakes the peer once; it waits for that at most a fifth of a second.
+        `more` says that the next write follows at once, so that both may go together: a short piece is kept here until
+        then, behind a longer one the kernel waits (MSG_MORE, send(2)) at most a fifth of a second. Whoever has to wait
+        for what is to follow calls `flush_now` first.
         """
+        if more and len(view) + len(self._held) <= HELD_BYTES:
+            self._held += view
+            return len(view)
+        flags = _socket.MSG_MORE if more else 0
+        if not self._held:
+            return self._push((view,), flags)
+        sent = self._push((self._held, view), flags)
+        taken = max(0, sent - len(self._held))
+        self._held = self._held[sent:]
+        return taken
+
+    def _push(self, pieces: tuple[bytes | memoryview, ...], flags: int = 0) -> int:
+        """Hand pieces to the socket, and return how many bytes it took now. Raises ConnectionLost."""
         try:
-            return self._sock.send(view, _socket.MSG_MORE) if more else self._sock.send(view)
+            return self._sock.sendmsg(pieces, (), flags)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -117,11 +135,16 @@ class Stream:
 
     @property
     def unsent(self) -> bool:
-        """Say if bytes that `write_now` took wait here, not yet in the socket (only TLS keeps any)."""
-        return False
+        """Say if bytes that `write_now` took wait here, not yet in the socket."""
+        return bool(self._held)
 
     def flush_now(self) -> bool:
-        """Push `unsent` bytes into the socket; True when none are left."""
+        """Push `unsent` bytes into the socket; True when none are left. Raises ConnectionLost."""
+        while self._held:
+            sent = self._push((self._held,))
+            if not sent:
+                return False
+            self._held = self._held[sent:]
         return True
 
     def wait_writable(self, seconds: float) -> bool:

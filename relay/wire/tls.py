@@ -15,7 +15,7 @@ from pathlib import Path
 
 from relay.errors import CertificateRefused, ConfigError, ConnectionLost, Side
 from relay.wire.buffers import BUFFERS
-from relay.wire.stream import RECEIVE_BYTES, Stream
+from relay.wire.stream import HELD_BYTES, RECEIVE_BYTES, Stream
 
 PIECE_BYTES = 256 * 1024
 """How much cipher text is read from the socket at once, and how much plain text goes into one write."""
@@ -149,10 +149,10 @@ class TlsStream(Stream):
             return True
         if not self._arrivals.poll(0) and not self._incoming.pending:
             return False
-        piece = memoryview(bytearray(RECEIVE_BYTES))
-        count = self.read_now(piece)
-        if count:
-            self.leftover = bytes(piece[:count])
+        with BUFFERS.lend(RECEIVE_BYTES) as piece:
+            count = self.read_now(piece)
+            if count:
+                self.leftover = bytes(piece[:count])
         return count is not None
 
     def wait_for_more(self, seconds: float) -> bool:
@@ -162,14 +162,16 @@ class TlsStream(Stream):
     # -- writing
 
     def write_now(self, view: memoryview, more: bool = False) -> int:
-        """As Stream's. Takes at most one piece, and nothing while an earlier one waits."""
-        if not self.flush_now():
+        """As Stream's. Takes at most one piece, and nothing while an earlier one waits; a short one that is to be
+        followed is encrypted, and sent with the next."""
+        if (self._cipher or self._outgoing.pending > HELD_BYTES) and not self.flush_now():
             return 0
         try:
             count = self._tls.write(view[:PIECE_BYTES])
         except ssl.SSLError as error:
             raise self.lost(error) from None
-        self.flush_now()
+        if not (more and self._outgoing.pending <= HELD_BYTES):
+            self.flush_now()
         return count
 
     @property
@@ -182,7 +184,7 @@ class TlsStream(Stream):
         while self.unsent:
             if not self._cipher:
                 self._cipher = memoryview(self._outgoing.read())
-            sent = super().write_now(self._cipher)
+            sent = self._push((self._cipher,))
             if not sent:
                 return False
             self._cipher = self._cipher[sent:]

@@ -49,7 +49,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "get": (HttpStore, "get"),
     "put": (HttpStore, "put"),
     "read": (Stream, "read_now"),
-    "write": (Stream, "write_now"),
+    "write": (Stream, "_push"),
     "wait": (Body, "wait"),
     "body end": (Body, "_ended"),
     "outlet write": (pump.Outlet, "write"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import Cancelled
-from relay.throttle import RELAXED, Flow
+from relay.throttle import RELAXED, ROUND_SECONDS, Flow
 from tests.conftest import Engine
 
 
@@ -66,11 +66,24 @@ def test_a_round_without_a_complaint_lets_one_more_go_until_nobody_is_limited(cl
         flow.leave(turn, complained=True)
     assert flow.limit == 2.0
     for _ in range(2):
+        clock.now += ROUND_SECONDS
         flow.leave(flow.enter(nothing, 1.0))
     assert flow.limit == pytest.approx(2.9)
     for _ in range(int(RELAXED**2)):
+        clock.now += ROUND_SECONDS
         flow.leave(flow.enter(nothing, 1.0))
     assert flow.limit is None
+
+
+def test_quick_answers_let_no_more_go_than_time_does(clock: Clock) -> None:
+    flow = flow_on(clock)
+    turns = [flow.enter(nothing, 1.0) for _ in range(8)]
+    for turn in turns:
+        flow.leave(turn, complained=True)
+    for _ in range(1000):
+        clock.now += ROUND_SECONDS / 1000
+        flow.leave(flow.enter(nothing, 1.0))
+    assert flow.limit == pytest.approx(5.0)
 
 
 def test_retry_after_holds_everybody(clock: Clock) -> None:

@@ -31,7 +31,7 @@ from relay.wire.buffers import BUFFERS, PIPES, Buffers, Pipes
 from relay.wire.http1 import framing_of
 from relay.wire.meter import Meter
 from relay.wire.pump import SMALLEST_PIECE, Outlet, drain, pump
-from relay.wire.stream import Stream
+from relay.wire.stream import RECEIVE_BYTES, Stream
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import DATA as CLOUD_DATA
 from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving
@@ -252,14 +252,14 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_the_piece_grows_while_all_is_taken_at_once(lent: list[int]) -> None:
-    data = DATA[:150_000]  # fits into the socket's own buffer
+    data = DATA[:300_000]  # fits into the socket's own buffer
     with bench(BY_LENGTH % len(data)) as made:
         made.body.connection.leftover = data  # all of it lies here: only the destination decides
         by("copy", made.body)
         made.take_all()
         assert pump(made.body, made.outlet)
         assert made.end() == data
-    assert lent[:2] == [4 * SMALLEST_PIECE, 8 * SMALLEST_PIECE]
+    assert lent[:2] == [RECEIVE_BYTES, 2 * RECEIVE_BYTES]
 
 
 def test_the_piece_never_grows_beyond_its_limit(lent: list[int]) -> None:
@@ -289,7 +289,7 @@ def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> Non
         made.start(work)
         assert pump(made.body, made.outlet)
         assert made.end() == data
-    assert lent[0] == 4 * SMALLEST_PIECE
+    assert lent[0] == RECEIVE_BYTES
     assert min(lent) == SMALLEST_PIECE
     assert sum(lent[4:]) / len(lent[4:]) < 2 * SMALLEST_PIECE
 
