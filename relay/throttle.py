@@ -1,20 +1,23 @@
 """Who may go now.
 
 Decided here: how many transfers run, how many wait and how long; how many requests one side of one store gets at a time
-once it has asked us to slow down. Never here: what a transfer is.
+once it has asked us to slow down; what one migration may use. Never here: what a transfer is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import monotonic
+from typing import Final
 
 import gevent
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
-from relay.errors import Overloaded
+from relay.errors import Overloaded, Side
 
 
 class Slots:
@@ -120,3 +123,193 @@ class Flow:
             self._grown_at = now
             if self.limit >= RELAXED:
                 self.limit = None
+
+
+# -- what one migration may use
+
+BURST_SECONDS: Final = 0.25
+"""So much of its rate a bucket holds: what a machine that wakes us late may make up for, and no more."""
+TIMER_SECONDS: Final = 0.001
+SIPS: Final = 4
+"""A full bucket is given out in so many pieces at least, so that the streams that share it take turns."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one migration may use over all workers together; None is no bound.
+
+    `slots`: its transfers at a time. `bytes_per_second`: what is read of its sources, and read back from its
+    destinations. `connections`: its requests under way at a time on one side.
+    """
+
+    slots: int | None = None
+    bytes_per_second: int | None = None
+    connections: int | None = None
+
+    def to_json(self) -> dict[str, int | None]:
+        """Return them as plain values."""
+        return asdict(self)
+
+    @property
+    def transfers(self) -> int | None:
+        """How many transfers may run at a time: never more than may have a request each."""
+        return min((n for n in (self.slots, self.connections) if n is not None), default=None)
+
+
+@dataclass(eq=False)
+class Bucket:
+    """A token bucket (RFC 2697 section 3 has the words): bytes that may move, filled at a rate that may change.
+
+    Bytes are taken before they are read, and what did not come is put back, so that over any time no more moves than
+    the rate gives in it, and once what the bucket holds (`BURST_SECONDS` of the rate).
+    """
+
+    clock: Callable[[], float] = monotonic
+    rate: float | None = None
+    """Bytes a second; None: nobody is held up."""
+    _balance: float = field(default=0.0, repr=False)
+    _filled: float = field(default=0.0, repr=False)
+
+    def fill_at(self, rate: float | None) -> None:
+        """Fill it at another rate from now on. What one bucket held is not more in the next."""
+        if rate == self.rate:
+            return
+        self._fill()
+        self.rate, self._filled = rate, self.clock()
+        self._balance = min(self._balance, self._holds) if rate is not None else 0.0
+
+    def take(self, wanted: int) -> int:
+        """Take up to `wanted` bytes (at least one) out of it, and return how many; 0 where it is too soon."""
+        if self.rate is None:
+            return wanted
+        self._fill()
+        least = self._sip(wanted)
+        if self._balance < least:
+            return 0
+        self._balance -= least
+        return least
+
+    def put_back(self, count: int) -> None:
+        """Put back what was taken and did not move."""
+        if self.rate is not None:
+            self._balance = min(self._balance + count, self._holds)
+
+    def due(self, wanted: int) -> float:
+        """Return the seconds until `take` gives something, if nobody else takes it; no less than a timer can tell."""
+        if self.rate is None:
+            return 0.0
+        self._fill()
+        return max(TIMER_SECONDS, (self._sip(wanted) - self._balance) / self.rate)
+
+    @property
+    def _holds(self) -> float:
+        return max(1.0, (self.rate or 0.0) * BURST_SECONDS)
+
+    def _sip(self, wanted: int) -> int:
+        return max(1, min(wanted, int(self._holds / SIPS)))
+
+    def _fill(self) -> None:
+        if self.rate is not None:
+            now = self.clock()
+            self._balance = min(self._balance + (now - self._filled) * self.rate, self._holds)
+            self._filled = now
+
+
+@dataclass(eq=False)
+class Gate:
+    """So many requests at a time to one side; who comes first goes first. The limit may change while some wait.
+
+    A request of one who has one under way already goes along with it: he may need its answer before he reads on (a
+    HEAD beside his own open GET), and would wait for himself.
+    """
+
+    limit: int | None = None
+    _held: Counter[object] = field(default_factory=Counter, repr=False)
+    _line: deque[Event] = field(default_factory=deque, repr=False)
+
+    @property
+    def under_way(self) -> int:
+        """How many hold a turn."""
+        return len(self._held)
+
+    def let(self, limit: int | None) -> None:
+        """Let so many in from now on. Those that are in stay."""
+        if limit != self.limit:
+            self.limit = limit
+            self._wake()
+
+    def enter(self, who: object, look: Callable[[], None], tick_seconds: float) -> None:
+        """Wait for a turn for `who`. `look` is called at least once a `tick_seconds`, and may raise: then he holds
+        none."""
+        if who not in self._held and (self._line or self._full()):
+            self._wait(look, tick_seconds)
+        self._held[who] += 1
+
+    def leave(self, who: object) -> None:
+        """Give a turn back."""
+        self._held[who] -= 1
+        if not self._held[who]:
+            del self._held[who]
+            self._wake()
+
+    def _full(self) -> bool:
+        return self.limit is not None and len(self._held) >= self.limit
+
+    def _wait(self, look: Callable[[], None], tick_seconds: float) -> None:
+        turn = Event()
+        self._line.append(turn)
+        try:
+            while self._line[0] is not turn or self._full():
+                turn.wait(tick_seconds)
+                turn.clear()
+                look()
+        finally:
+            self._line.remove(turn)
+            # There may be room for another, or it was ours and we do not take it.
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._line:
+            self._line[0].set()
+
+
+@dataclass(eq=False)
+class Throttle:
+    """What one migration may use in this process, told anew whenever that changes.
+
+    The processes that work on it share its bounds alike: of `of` processes each has an `of`-th of the bytes a second,
+    and as many requests as its place in their row gives it, at least one. Where a process has little left to do its
+    share lies idle until it has nothing left; then the others have it, within about a second.
+    """
+
+    bucket: Bucket = field(default_factory=Bucket)
+    gates: Mapping[Side, Gate] = field(default_factory=lambda: {"source": Gate(), "destination": Gate()})
+    sleep: Callable[[float], None] = gevent.sleep
+    bounds: Bounds = Bounds()
+    """Those of the whole migration, as they were told last."""
+
+    def allow(self, bounds: Bounds, place: int = 0, of: int = 1) -> None:
+        """Take over this process's share of the bounds; it is number `place` (from 0) of `of`."""
+        self.bounds, rate = bounds, bounds.bytes_per_second
+        self.bucket.fill_at(None if rate is None else rate / of)
+        most = bounds.connections
+        share = None if most is None else max(1, most // of + (place < most % of))
+        for gate in self.gates.values():
+            gate.let(share)
+
+    def enter(self, side: Side, who: object, look: Callable[[], None], tick_seconds: float) -> Callable[[], None]:
+        """Wait for a turn to send a request to a side, and return what gives it back, to be called once."""
+        gate = self.gates.get(side)
+        if gate is None:
+            return lambda: None
+        gate.enter(who, look, tick_seconds)
+        return lambda: gate.leave(who)
+
+
+def bounded(bounds: Bounds) -> Throttle | None:
+    """Return what holds one transfer to bounds that never change, or None where there are none."""
+    if bounds == Bounds():
+        return None
+    made = Throttle()
+    made.allow(bounds)
+    return made

@@ -64,10 +64,20 @@ class Listed(_Answer):
     bytes: dict[str, int] = Field(description="How many bytes those have.")
 
 
+class Limited(_Answer):
+    """What a migration may use, over all workers together; null where nobody said."""
+
+    slots: int | None
+    bytes_per_second: int | None
+    connections: int | None
+
+
 class Recorded(Listed):
     """A migration in the ledger, whole."""
 
     options: dict[str, str | bool]
+    priority: int
+    limits: Limited
     listing: Literal["none", "due", "running", "done", "failed"]
     levels: dict[str, int] = Field(description="How many objects were proved on each level.")
     bytes_resent: int

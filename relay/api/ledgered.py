@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 import gevent
 from flask import Response, request
 
-from relay.api.request import parse_credentials
+from relay.api.request import parse_change, parse_credentials
 from relay.api.strict_json import read_object
 from relay.api.told import FIELDS, csv_line, summary, told
 from relay.engine.claimer import Claimer
@@ -102,13 +102,18 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
         response.headers["X-Accel-Buffering"] = "no"
         return response
 
+    def change(id: str) -> Response:
+        work = works()
+        changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(runner)))
+        work.claimer.look()
+        return _json(summary(work.ledger, changed))
+
     def act(verb: str) -> View:
         def view(id: str) -> Response:
             work = works()
             migration = work.ledger.migration(id)
             secret = _fresh(runner, migration)
             acted = work.ledger.act(migration.id, verb, secret)
-            work.claimer.forget(migration.id)
             work.claimer.look()
             return _json(summary(work.ledger, acted))
 
@@ -117,6 +122,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
     return (
         ("/migrations", "GET", listed),
         ("/migrations/<id>", "GET", one),
+        ("/migrations/<id>", "PATCH", change),
         ("/migrations/<id>/transfers", "GET", transfers),
         ("/migrations/<id>/events", "GET", events),
         *((f"/migrations/<id>/{verb}", "POST", act(verb)) for verb in VERBS),
@@ -156,12 +162,15 @@ def _streams(media: str) -> bool:
     return request.accept_mimetypes.best_match((JSON, media), default=JSON) == media
 
 
+def _members(runner: Runner) -> Mapping[str, Any]:
+    return read_object(request.environ, runner.settings.request_bytes, runner.settings.request_seconds)
+
+
 def _fresh(runner: Runner, migration: Migration) -> Mapping[str, Any] | None:
     """Return fresh credentials that came with a request, or None for a request without content."""
     if not request.content_length and "Transfer-Encoding" not in request.headers:
         return None
-    settings = runner.settings
-    members = read_object(request.environ, settings.request_bytes, settings.request_seconds)
+    members = _members(runner)
     if not members:
         return None
     order = parse_credentials(members, migration.recursive, migration.options)

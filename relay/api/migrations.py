@@ -31,6 +31,7 @@ from relay.engine.plan import Plan
 from relay.engine.runner import Runner
 from relay.engine.transfer import Outcome, Transfer
 from relay.errors import Cancelled, Overloaded, RelayError
+from relay.throttle import bounded
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 LINE_SECONDS = 0.5
@@ -53,6 +54,7 @@ def migrate_view(runner: Runner, works: Callable[[], Works]) -> Callable[[], Res
             return accept(works(), runner, order)
         both = order.located(runner.remotes)
         transfer = runner.transfer(Plan(*both, order.verify, order.existing, order.server_copy))
+        transfer.meter.throttle = bounded(order.bounds)
         g.transfer_id = transfer.id
         streamed = request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON
         return _streamed(runner, transfer) if streamed else _answered(runner, transfer)

@@ -25,7 +25,7 @@ from relay.api.answers import (
     Root,
     Transfers,
 )
-from relay.api.request import Credentials, MigrateRequest
+from relay.api.request import Change, Credentials, MigrateRequest
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM_TYPE = "application/problem+json"
@@ -43,24 +43,41 @@ class Route:
     takes: type[BaseModel] | None = None
     problems: tuple[int, ...] = ()
     open: bool = False
+    optional: bool = False
+    """It may come without a body."""
+    moves: bool = False
+    """It answers 202 too, and with lines."""
 
 
 _MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 501, 502, 503, 504)
+_TOLD_PROBLEMS = (400, 404, 409, 415, 422, 503)
 
 ROUTES = (
     Route("/", "get", "root", "Where to read on", Root),
-    Route("/migrate", "post", "migrate", "Move an object, or a tree", Migration, MigrateRequest, _MIGRATE_PROBLEMS),
+    Route(
+        "/migrate",
+        "post",
+        "migrate",
+        "Move an object, or a tree",
+        Migration,
+        MigrateRequest,
+        _MIGRATE_PROBLEMS,
+        moves=True,
+    ),
     Route("/migrations", "get", "migrations", "The newest first", Migrations, problems=(422, 503)),
     Route("/migrations/{id}", "get", "migration", "One of them", Recorded, problems=(404, 503)),
+    Route(
+        "/migrations/{id}", "patch", "change", "Limit it while it runs", Recorded, Change, (*_TOLD_PROBLEMS, 408, 413)
+    ),
     Route("/migrations/{id}/transfers", "get", "transfers", "Its objects", Transfers, problems=(404, 422, 503)),
     Route("/migrations/{id}/events", "get", "events", "What happens, as server-sent events", None, problems=(404, 503)),
     *(
-        Route(f"/migrations/{{id}}/{verb}", "post", verb, text, Recorded, problems=(400, 404, 409, 415, 422, 503))
-        for verb, text in (
-            ("pause", "Let nothing more of it begin"),
-            ("resume", "Let it go on, also with fresh credentials"),
-            ("cancel", "End it; what has arrived stays"),
-            ("retry", "Queue what failed, also with fresh credentials"),
+        Route(f"/migrations/{{id}}/{verb}", "post", verb, text, Recorded, takes, _TOLD_PROBLEMS, optional=True)
+        for verb, text, takes in (
+            ("pause", "Let nothing more of it begin", None),
+            ("resume", "Let it go on, also with fresh credentials", Credentials),
+            ("cancel", "End it; what has arrived stays", None),
+            ("retry", "Queue what failed, also with fresh credentials", Credentials),
         )
     ),
     Route("/healthz", "get", "healthz", "The process lives", Health, open=True),
@@ -104,7 +121,10 @@ def document() -> dict[str, Any]:
             "summary": "Moves one object from one cloud to another through memory, and proves it.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": {route.path: {route.method: _operation(route)} for route in ROUTES},
+        "paths": {
+            path: {route.method: _operation(route) for route in ROUTES if route.path == path}
+            for path in dict.fromkeys(route.path for route in ROUTES)
+        },
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -125,22 +145,22 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]
-    if route.name in ("resume", "retry"):
-        operation["requestBody"] = {"content": {"application/json": {"schema": _ref(Credentials)}}}
     if route.open:
         operation["security"] = []
     if route.takes is not None:
+        content = {"application/json": {"schema": _ref(route.takes)}}
+        operation["requestBody"] = {"required": not route.optional, "content": content}
+    if route.moves:
         accepted = {"description": _ACCEPTED, "content": {"application/json": {"schema": _ref(Recorded)}}}
         operation["responses"]["202"] = accepted
         operation["description"] = _STREAMED
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(route.takes)}}}
     return operation
 
 
 def _answer(route: Route) -> dict[str, Any]:
     schema = {"type": "object"} if route.answer is None else _ref(route.answer)
     content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if route.takes is not None:
+    if route.moves:
         content["application/x-ndjson"] = {"schema": {"oneOf": [_ref(line) for line in LINES]}}
     return {"description": "Done", "content": content}
 
@@ -170,7 +190,9 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _schemas() -> dict[str, Any]:
-    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(MigrateRequest, "validation"), (Credentials, "validation")]
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (model, "validation") for model in (MigrateRequest, Credentials, Change)
+    ]
     answers: tuple[type[BaseModel], ...] = (
         Migration,
         Migrations,

@@ -16,6 +16,7 @@ from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
 from relay.stores.remotes import Remotes
+from relay.throttle import Bounds
 
 
 class _Strict(BaseModel):
@@ -45,6 +46,18 @@ _Text = Annotated[str, Tag("text")]
 _KIND = Discriminator(_kind)
 
 
+class Limits(_Strict):
+    """What a migration may use, over all workers together; null takes a limit away."""
+
+    slots: int | None = Field(None, ge=1, le=100_000, description="Its transfers at a time.")
+    bytes_per_second: int | None = Field(
+        None, ge=1, le=10**12, description="What is read of the source, and read back from the destination."
+    )
+    connections: int | None = Field(
+        None, ge=1, le=100_000, description="Its requests under way at a time, to each of the two stores."
+    )
+
+
 class MigrateRequest(_Strict):
     """One object to move, or a tree."""
 
@@ -71,6 +84,16 @@ class MigrateRequest(_Strict):
     )
     recursive: bool = Field(False, description="All that is below the folder `source`, into the folder `destination`.")
     priority: int = Field(0, ge=-100, le=100, description="Of migrations in the ledger: the greater come first.")
+    limits: Limits = Field(
+        default_factory=lambda: Limits.model_validate({}), description="What it may use; may be changed while it runs."
+    )
+
+
+class Change(_Strict):
+    """What is to be another for a migration from now on; what is left out stays."""
+
+    priority: int = Field(0, ge=-100, le=100, description="The greater come first.")
+    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What it may use.")
 
 
 class Credentials(_Strict):
@@ -96,7 +119,18 @@ def parse_order(members: Mapping[str, Any]) -> Order:
         if_exists=IfExists(asked.if_exists) if asked.if_exists else None,
         priority=asked.priority,
         server_copy=asked.server_copy,
+        bounds=Bounds(**asked.limits.model_dump()),
     )
+
+
+def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
+    """Check what is to be changed; return it by its names in the ledger. Raises a RequestError with its pointer."""
+    try:
+        asked = Change.model_validate(dict(members))
+    except ValidationError as error:
+        raise _first(error) from None
+    named = {"priority": asked.priority} if "priority" in asked.model_fields_set else {}
+    return {**named, **asked.limits.model_dump(exclude_unset=True)}
 
 
 def parse_credentials(members: Mapping[str, Any], recursive: bool, options: Mapping[str, Any]) -> Order:

@@ -25,6 +25,8 @@ def summary(ledger: Ledger, migration: Migration) -> dict[str, Any]:
         "source": migration.source,
         "destination": migration.destination,
         "options": dict(migration.options),
+        "priority": migration.priority,
+        "limits": migration.bounds.to_json(),
         "listing": migration.listing,
         "created": migration.created,
         "ended": migration.ended,

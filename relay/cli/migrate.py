@@ -13,6 +13,7 @@ import click
 from relay.api.problems import problem
 from relay.cli.exits import Exit
 from relay.cli.headers import exposed, read_headers
+from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import receipt_lines, say, say_error
 from relay.cli.watch import Interrupted, watched
 from relay.config import load_settings
@@ -22,6 +23,7 @@ from relay.engine.runner import Runner
 from relay.errors import Cancelled, InvalidType, RelayError
 from relay.stores.remotes import Remotes
 from relay.stores.urls import SCHEME as LIST
+from relay.throttle import Bounds, bounded
 
 _FILE = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(min=0)
@@ -45,7 +47,9 @@ LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "
     default=True,
     help="Where both are one store that can copy by itself, let it (default), or move the bytes.",
 )
-@click.option("--slots", type=click.IntRange(1, 100_000), help="Transfers at a time.")
+@click.option("--slots", type=COUNT, help="Transfers of it at a time, over all that work on it.")
+@click.option("--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="What it may read and read back.")
+@click.option("--connections", type=COUNT, help="Requests of it under way at a time, to each of the two stores.")
 @click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT).")
 @click.option("--source-header", multiple=True, metavar="'NAME: VALUE'", help="Repeatable; '@FILE' reads the value.")
 @click.option("--source-headers-file", type=_FILE, metavar="FILE", help="Lines of 'Name: value'.")
@@ -86,7 +90,9 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     plan = _plan(options, Remotes(settings.remotes, folders=None), quiet)
     policy = settings.egress().allowing(*filter(None, (plan.source.host, plan.destination.host)))
     runner = Runner(settings, policy)
-    outcome = watched(runner.transfer(plan), runner.run, quiet)
+    transfer = runner.transfer(plan)
+    transfer.meter.throttle = bounded(_bounds(options))
+    outcome = watched(transfer, runner.run, quiet)
     if as_json:
         say(json.dumps(outcome.to_json()))
     elif not quiet:
@@ -100,7 +106,9 @@ def _tree(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     from relay.cli.tree import migrate_tree
     from relay.ledger.ledger import Ledger
 
-    settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
+    settings = load_settings({name: options[name] for name in LIMITS})
+    if (options["slots"] or 0) > settings.slots:  # fewer are a limit, which may be lifted while it runs
+        settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
     order = _order(options)
     remotes = Remotes(settings.remotes, folders=None)
     policy = settings.egress().allowing(*filter(None, (place.host for place in order.located(remotes))))
@@ -126,7 +134,12 @@ def _order(options: Mapping[str, Any]) -> Order:
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
         server_copy=options["server_copy"],
+        bounds=_bounds(options),
     )
+
+
+def _bounds(options: Mapping[str, Any]) -> Bounds:
+    return Bounds(options["slots"], options["bytes_per_second"], options["connections"])
 
 
 def _whole(text: str) -> str:

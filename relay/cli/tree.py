@@ -51,7 +51,10 @@ def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, b
     ledger.renew_secret(found.id, order.secret())
     ledger.trust(found.id)
     verb = VERBS.get(found.state)
-    return (ledger.act(found.id, verb) if verb else ledger.migration(found.id)), False
+    if verb:
+        ledger.act(found.id, verb)
+    given = {name: most for name, most in order.bounds.to_json().items() if most is not None}
+    return ledger.limit(found.id, given), False
 
 
 def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet: bool, as_json: bool) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -41,8 +42,9 @@ from relay.errors import (
     Unsupported,
 )
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Migration, Settlement, StoredPart
+from relay.ledger.rows import Begun, Claim, Listing, Migration, Settlement, StoredPart
 from relay.receipt import State, Version
+from relay.throttle import Throttle
 from relay.wire.meter import Meter
 
 log = logging.getLogger("relay.claimer")
@@ -118,7 +120,8 @@ class Claimer:
         self._queue: SimpleQueue[Claim | None] = SimpleQueue()
         self._settlements: list[Settlement] = []
         self._in_hand = 0
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, tuple[int, Job]] = {}
+        self._throttles: dict[str, Throttle] = {}
         self._facts: dict[str, bool] = {}
         self._wake = Event()
         self._stopping = False
@@ -141,10 +144,6 @@ class Claimer:
     def look(self) -> None:
         """Look for work now: something was accepted or told."""
         self._wake.set()
-
-    def forget(self, id: str) -> None:
-        """Make a migration's job anew when it is next needed: its credentials may be new."""
-        self._jobs.pop(id, None)
 
     def run(self) -> None:
         """Work until told to stop, or until the one migration has ended. Leaves no claim behind but those of a
@@ -175,9 +174,11 @@ class Claimer:
             room = self.slots + self.slots // 2 + 1 - self._in_hand
             claims = self.ledger.claim(room, self.only) if room > 0 else []
             self._in_hand += len(claims)
-            for claim in claims:
-                self._queue.put(claim)
-            self._obey()
+            try:
+                self._obey({claim.migration_id for claim in claims})
+            finally:
+                for claim in claims:
+                    self._queue.put(claim)
             self.trouble = None
             idle = not claims and not self._in_hand
             return (idle or self.clock() >= self._look_at) and self._finished() and idle
@@ -199,15 +200,32 @@ class Claimer:
             self._jobs.pop(migration.id, None)
         return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
 
-    def _obey(self) -> None:
-        """Stop the transfers of migrations that were cancelled or paused by somebody."""
-        states: dict[str, str] = {}
-        for active in tuple(self.active.values()):
-            id = active.claim.migration_id
-            if id not in states:
-                states[id] = self.ledger.migration(id).state
-            if states[id] in ("paused", "cancelled"):
-                self._break(active, f"the migration was {states[id]}")
+    def _obey(self, claimed: set[str]) -> None:
+        """Stop the transfers of migrations that were cancelled or paused by somebody, and keep to the bounds as they
+        are now."""
+        running = tuple(self.active.values())
+        ids = sorted(claimed | {active.claim.migration_id for active in running})
+        standings = self.ledger.standings(ids) if ids else {}
+        for id, standing in standings.items():
+            self._throttle(id).allow(standing.bounds, standing.place, standing.of)
+        for active in running:
+            state = standings[active.claim.migration_id].state
+            if state in ("paused", "cancelled"):
+                self._break(active, f"the migration was {state}")
+
+    def _throttle(self, id: str) -> Throttle:
+        """Return what holds a migration's transfers back in this process."""
+        found = self._throttles.setdefault(id, Throttle())
+        if len(self._throttles) > JOBS:
+            used = {active.claim.migration_id for active in self.active.values()} | {id}
+            self._throttles = {name: one for name, one in self._throttles.items() if name in used}
+        return found
+
+    def _crowded(self, id: str) -> bool:
+        """Say if as many transfers of a migration run here as its bounds let; they were narrowed since it was claimed
+        then."""
+        most = self._throttle(id).bounds.transfers
+        return most is not None and sum(one.claim.migration_id == id for one in self.active.values()) >= most
 
     def _break(self, active: Active, why: str) -> None:
         active.stopped = True
@@ -256,12 +274,13 @@ class Claimer:
 
     def _made(self, claim: Claim) -> Settlement | None:
         """Make one transfer; return how it is settled, or None where the claim is not ours any more."""
-        if self._stopping:
+        if self._stopping or self._crowded(claim.migration_id):
             return Settlement(claim, "hand_back")
         transfer: Transfer | None = None
         try:
-            job = self._job(claim.migration_id)
+            job = self._job(claim.migration_id, claim.renewed)
             transfer = self.runner.transfer(job.plan(claim))
+            transfer.meter.throttle = self._throttle(claim.migration_id)
             transfer.known = self._known(claim)
             transfer.journal = ClaimJournal(self.ledger, claim)
             transfer.admitted = True
@@ -290,11 +309,8 @@ class Claimer:
         return Settlement(claim, "failed", resent=resent, seconds=seconds, error=told(error))
 
     def _pause(self, id: str, error: RelayError) -> None:
-        try:
+        with suppress(RelayError):  # it is over, or paused already
             self.ledger.pause_for(id, told(error))
-        except RelayError:
-            return  # it is over, or paused already
-        self._jobs.pop(id, None)
 
     def _known(self, claim: Claim) -> Known:
         modified = claim.modified
@@ -310,16 +326,18 @@ class Claimer:
             lost=tuple(_token(claim, fence) for fence in range(max(1, claim.fence - LOST), claim.fence)),
         )
 
-    def _job(self, id: str) -> Job:
-        """Return a migration's job. Raises ConfigError where it can't be made any more."""
-        job = self._jobs.get(id)
-        if job is None:
+    def _job(self, id: str, renewed: int) -> Job:
+        """Return a migration's job, with credentials that are no older than `renewed`. Raises ConfigError where it
+        can't be made any more."""
+        known, job = self._jobs.get(id, (-1, None))
+        if job is None or known < renewed:
             migration = self.ledger.migration(id)
             job = Job.of(migration, self.ledger.secret(id), self.runner.remotes)
             self._facts[id] = migration.destination_empty
+            self._jobs.pop(id, None)
             for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
                 del self._jobs[old]
-            self._jobs[id] = job
+            self._jobs[id] = (migration.renewed, job)
         return job
 
     # -- listings
@@ -337,13 +355,15 @@ class Claimer:
                 self.trouble = error
             gevent.sleep(LOOK_SECONDS / 4)
 
-    def _listed(self, id: str, listing: Any) -> None:
+    def _listed(self, id: str, listing: Listing) -> None:
         try:
-            job = self._job(id)
+            job = self._job(id, listing.renewed)
             if listing.cursor is None:
                 self._facts[id] = self._empty(job)
                 self.ledger.learn_empty(id, self._facts[id])
-            source = self.runner.stores.source(job.source, Meter(self.runner.limits))
+            meter = Meter(self.runner.limits)
+            meter.throttle = self._throttle(id)
+            source = self.runner.stores.source(job.source, meter)
             write_tree(
                 self.ledger,
                 listing,

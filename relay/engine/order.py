@@ -19,6 +19,7 @@ from relay.headers import Headers
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
 from relay.stores.remotes import Remotes
+from relay.throttle import Bounds
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Order:
     priority: int = 0
     server_copy: bool = True
     """Where both ends are one store that can copy by itself, let it."""
+    bounds: Bounds = Bounds()
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -72,6 +74,7 @@ class Order:
             self.options,
             self.secret(),
             self.priority,
+            self.bounds,
         )
 
     @property

@@ -20,7 +20,8 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 
 from relay.errors import LeaseLost
 from relay.ledger.database import Database, boot, process
-from relay.ledger.migrations import tell
+from relay.ledger.limits import room
+from relay.ledger.migrations import bounds_of, tell
 from relay.ledger.rows import Claim, Settlement
 from relay.ledger.schema import migrations, parts, receipts, runners, transfers, uploads
 from relay.ledger.states import TRANSFER
@@ -130,18 +131,24 @@ def _chunks(ids: Sequence[int], most: int = 500) -> Iterable[Sequence[int]]:
 
 
 def claim(connection: Connection, who: Who, limit: int, only: str | None = None) -> list[Claim]:
-    """Claim up to `limit` queued transfers, of the most urgent migrations and the oldest first; `only` of one."""
-    waiting = select(migrations.c.id).where(migrations.c.state == "running")
+    """Claim up to `limit` queued transfers, of the most urgent migrations and the oldest first; `only` of one.
+
+    Of a migration with bounds never more than those let run at a time, over all runners.
+    """
+    told = (migrations.c.slots, migrations.c.bytes_per_second, migrations.c.connections, migrations.c.renewed)
+    waiting = select(migrations.c.id, *told).where(migrations.c.state == "running")
     if only is not None:
         waiting = waiting.where(migrations.c.id == only)
     found: list[Claim] = []
-    for migration in connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).scalars():
-        if len(found) < limit:
-            found += _claimed(connection, who, migration, limit - len(found))
+    for migration in connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).all():
+        wanted = limit - len(found)
+        more = room(connection, migration.id, bounds_of(migration), wanted) if wanted > 0 else 0
+        if more > 0:
+            found += _claimed(connection, who, migration.id, migration.renewed, more)
     return found
 
 
-def _claimed(connection: Connection, who: Who, migration: str, limit: int) -> list[Claim]:
+def _claimed(connection: Connection, who: Who, migration: str, renewed: int, limit: int) -> list[Claim]:
     queued = (
         select(transfers.c.id)
         .where(
@@ -178,7 +185,7 @@ def _claimed(connection: Connection, who: Who, migration: str, limit: int) -> li
         )
     )
     found = [
-        Claim(**{**row._mapping, "digests": json.loads(row.digests) if row.digests else {}})
+        Claim(**{**row._mapping, "digests": json.loads(row.digests) if row.digests else {}, "renewed": renewed})
         for row in connection.execute(taken)
     ]
     found.sort(key=lambda claim: claim.id)

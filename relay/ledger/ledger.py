@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from relay.ledger import claims, migrations, pages, trees, uploads
+from relay.ledger import claims, limits, migrations, pages, trees, uploads
 from relay.ledger.database import Database, open_database
-from relay.ledger.rows import Begun, Claim, Listed, Listing, Migration, Settlement, Spec, StoredPart
+from relay.ledger.rows import Begun, Claim, Listed, Listing, Migration, Settlement, Spec, Standing, StoredPart
 
 
 class Ledger:
@@ -56,6 +56,14 @@ class Ledger:
     def act(self, id: str, verb: str, secret: Mapping[str, Any] | None = None) -> Migration:
         """As migrations.act."""
         return self.database.run(lambda c: migrations.act(c, id, verb, secret))
+
+    def limit(self, id: str, change: Mapping[str, int | None]) -> Migration:
+        """As limits.limit."""
+        return self.database.run(lambda c: limits.limit(c, id, change))
+
+    def standings(self, ids: Sequence[str]) -> dict[str, Standing]:
+        """As limits.standings, for this runner."""
+        return self.database.run(lambda c: limits.standings(c, self.who.id, ids), write=False)
 
     def trust(self, id: str) -> None:
         """As migrations.trust."""

@@ -16,6 +16,7 @@ from relay.ledger.rows import Migration, Spec
 from relay.ledger.schema import events, migrations, secrets, transfers
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, tallies_of
+from relay.throttle import Bounds
 
 _ID = re.compile(r"[0-9a-f-]{1,36}")
 
@@ -45,6 +46,7 @@ def create(connection: Connection, spec: Spec, key: str | None = None) -> tuple[
             "spec": spec.digest,
             "key": key,
             "priority": spec.priority,
+            **spec.bounds.to_json(),
             "listing": "due" if spec.recursive else "none",
             "created": time.time(),
         },
@@ -127,8 +129,15 @@ def _migration(row: Row[Any], tally: Mapping[str, Any]) -> Migration:
         created=row.created,
         ended=row.ended,
         destination_empty=bool(row.destination_empty),
+        bounds=bounds_of(row),
+        renewed=row.renewed,
         tally=tally,
     )
+
+
+def bounds_of(row: Any) -> Bounds:
+    """Return the bounds that stand in a migration's row."""
+    return Bounds(row.slots, row.bytes_per_second, row.connections)
 
 
 # -- told
@@ -145,7 +154,9 @@ def act(connection: Connection, id: str, verb: str, secret: Mapping[str, Any] | 
         renew_secret(connection, found.id, secret)
     if state is None:
         return found
-    changed = {"state": state, "ended": time.time() if state in ENDED else None}
+    changed: dict[str, Any] = {"state": state, "ended": time.time() if state in ENDED else None}
+    if verb in ("resume", "retry"):  # with today's credentials, wherever those come from
+        changed |= {"renewed": migrations.c.renewed + 1}
     if verb == "resume":
         changed |= {"error": None}
     if verb == "retry":
@@ -183,7 +194,9 @@ def learn_empty(connection: Connection, id: str, empty: bool) -> None:
 
 
 def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> None:
-    """Keep new credentials in the place of the old ones."""
+    """Keep new credentials in the place of the old ones, and let everybody who holds those know."""
+    row = migrations.c.id == id
+    connection.execute(update(migrations).where(row).values(renewed=migrations.c.renewed + 1))
     connection.execute(delete(secrets).where(secrets.c.migration_id == id))
     connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(secret)})
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from relay.throttle import Bounds
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -18,6 +20,7 @@ class Spec:
     options: Mapping[str, Any]
     secret: Mapping[str, Any] = field(repr=False)
     priority: int = 0
+    bounds: Bounds = Bounds()
 
     @property
     def recursive(self) -> bool:
@@ -26,7 +29,8 @@ class Spec:
 
     @property
     def digest(self) -> str:
-        """A digest of all that was asked for, but for credentials: these may be new, and the work is the same."""
+        """A digest of all that was asked for, but for credentials, priority and bounds: these may be new, and the work
+        is the same."""
         text = json.dumps([self.source, self.destination, self.options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -60,6 +64,9 @@ class Migration:
     ended: float | None
     destination_empty: bool = False
     """Nothing was at the destination when its listing began."""
+    bounds: Bounds = Bounds()
+    renewed: int = 0
+    """How often its secrets were replaced."""
     tally: Mapping[str, Counted] = field(default_factory=dict)
 
     @property
@@ -71,6 +78,17 @@ class Migration:
         """Return the sum over some states; over all without any."""
         found = [self.tally[state] for state in states or self.tally if state in self.tally]
         return Counted(sum(c.objects for c in found), sum(c.bytes for c in found))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a runner must know of a migration while it works on it: its state and bounds, and that it is number `place`
+    (from 0) of the `of` runners that share them."""
+
+    state: str
+    bounds: Bounds
+    place: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -95,6 +113,8 @@ class Listing:
     migration_id: str
     fence: int
     cursor: str | None
+    renewed: int = 0
+    """As the migration's."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,8 @@ class Claim:
     resent: int
     digests: Mapping[str, str] = field(default_factory=dict)
     """What its list says, in hex."""
+    renewed: int = 0
+    """As the migration's."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -48,6 +48,10 @@ migrations = Table(
     Column("spec", String(64), nullable=False),
     Column("key", String(255), unique=True),
     Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("slots", Integer),
+    Column("bytes_per_second", BigInteger),
+    Column("connections", Integer),
+    Column("renewed", Integer, nullable=False, server_default=text("0")),
     Column("listing", String(12), nullable=False),
     Column("listing_owner", String(36)),
     Column("listing_fence", Integer, nullable=False, server_default=text("0")),
@@ -58,7 +62,8 @@ migrations = Table(
     Column("ended", Float),
 )
 """`source` and `destination` as they print, `spec` a digest of all that was asked for. `listing` is none, due, running,
-done or failed; `cursor` the last name that it told."""
+done or failed; `cursor` the last name that it told. `slots` to `connections` are what it may use, null what nobody
+bounds. `renewed` counts how often its secrets were replaced, so that whoever holds the old ones knows."""
 
 secrets = Table(
     "secrets",

@@ -35,7 +35,7 @@ def claim_listing(connection: Connection, who: Who, only: str | None = None) -> 
         .where(migrations.c.id == row.id)
         .values(listing="running", listing_owner=who.id, listing_fence=fence)
     )
-    return Listing(row.id, fence, row.cursor)
+    return Listing(row.id, fence, row.cursor, row.renewed)
 
 
 def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:

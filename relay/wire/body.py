@@ -215,6 +215,20 @@ class Body:
         """Let go of the connection; of a body that is not complete it is closed. May be called twice."""
         self._let_go(False)
 
+    def then(self, do: Callable[[], None]) -> None:
+        """Do it too when the connection is let go; at once where it has been."""
+        release = self._release
+        if release is None:
+            return do()
+
+        def both(stream: Stream, reusable: bool) -> None:
+            try:
+                release(stream, reusable)
+            finally:
+                do()
+
+        self._release = both
+
     def _let_go(self, reusable: bool) -> None:
         release, self._release = self._release, None
         if release is not None:

@@ -123,6 +123,19 @@ class Wire:
         """
         if isinstance(request.body, Body) and request.body.count:
             raise ValueError("a body can be sent once")
+        meter = request.meter
+        if meter.throttle is None:
+            return self._exchanged(request)
+        leave = meter.throttle.enter(request.side, meter, meter.look, meter.tick_seconds)
+        try:
+            response = self._exchanged(request)
+        except BaseException:
+            leave()
+            raise
+        response.body.then(leave)  # a request is under way until its answer was read
+        return response
+
+    def _exchanged(self, request: Request) -> Response:
         response = self._attempt(request, fresh=False)
         if response is None:
             response = self._attempt(request, fresh=True)

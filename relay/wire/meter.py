@@ -11,6 +11,7 @@ from time import monotonic
 
 from relay.config import Limits
 from relay.errors import Cancelled, RelayError, Side, Stalled, StoreTimeout
+from relay.throttle import Throttle
 
 
 class Meter:
@@ -26,12 +27,18 @@ class Meter:
         self.moved = 0
         self._started = clock()
         self._why: RelayError | None = None
+        self.throttle: Throttle | None = None if whole is None else whole.throttle
+        """What holds the transfer back, where its migration has bounds, or may get some."""
         self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)
         self.restart()
 
     def restart(self) -> None:
         """Begin a new window of the stall rule: another body, or another attempt, starts to move."""
         self._window, self._window_moved = self.clock(), self.moved
+
+    def held_up(self, seconds: float) -> None:
+        """Let the stall rule's clock stand still for a wait that neither side is to blame for."""
+        self._window += seconds
 
     def cancel(self, why: RelayError | None = None) -> None:
         """Let the next `tick` raise `why` (Cancelled if none is given). From another greenlet."""

@@ -78,6 +78,27 @@ class Pace:
         """Note that a wait has let the others run."""
         self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
+    def allowed(self, wanted: int) -> int:
+        """Return how many of `wanted` bytes may be read now, at least one; waits where the throttle says so.
+
+        What is not read of them is for `spent` to give back. Raises what `Meter.look` raises.
+        """
+        throttle = self.meter.throttle
+        if throttle is None:
+            return wanted
+        while not (granted := throttle.bucket.take(wanted)):
+            since = self.meter.clock()
+            throttle.sleep(min(throttle.bucket.due(wanted), self.meter.tick_seconds))
+            self.meter.held_up(self.meter.clock() - since)
+            self.meter.look()
+            self.waited()
+        return granted
+
+    def spent(self, granted: int, count: int | None) -> None:
+        """Say how many of the bytes that were `allowed` came (None: none yet)."""
+        if self.meter.throttle is not None:
+            self.meter.throttle.bucket.put_back(granted - (count or 0))
+
 
 class Outlet:
     """The body of one request on its way into a connection, by length or chunked.
@@ -154,8 +175,10 @@ def drain(body: Body) -> None:
     body.meter.restart()
     pace = Pace(body.meter)
     while True:
-        with BUFFERS.lend(min(PIECE_BYTES, body.meter.limits.buffer_bytes)) as view:
+        granted = pace.allowed(min(PIECE_BYTES, body.meter.limits.buffer_bytes))
+        with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
+        pace.spent(granted, count)
         if count == 0:
             return
         if count is None:
@@ -171,7 +194,9 @@ def fill(body: Body, view: memoryview) -> int:
     body.meter.restart()
     pace, done = Pace(body.meter), 0
     while done < len(view):
-        count = body.read_now(view[done:])
+        granted = pace.allowed(len(view) - done)
+        count = body.read_now(view[done : done + granted])
+        pace.spent(granted, count)
         if count == 0:
             break
         if count is None:
@@ -196,8 +221,10 @@ def _copy(body: Body, outlet: Outlet) -> bool:
     largest = min(limits.buffer_bytes, PIECE_BYTES) if outlet.stream.secure else limits.buffer_bytes
     piece = min(RECEIVE_BYTES, largest)
     while True:
-        with BUFFERS.lend(piece) as view:
+        granted = pace.allowed(piece)
+        with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
+            pace.spent(granted, count)
             outlet.waited = False
             if count and not outlet.write(view[:count], outlet.more_follows and not body.remaining):
                 return False
@@ -219,14 +246,16 @@ def _copy(body: Body, outlet: Outlet) -> bool:
 
 def _splice(body: Body, outlet: Outlet) -> bool:
     """Let the kernel move the rest; False if the destination answered first."""
-    if not _send_leftover(body, outlet) or not outlet.flush():
-        return False
     pace = Pace(outlet.meter)
+    if not _send_leftover(body, outlet, pace) or not outlet.flush():
+        return False
     while body.remaining:
+        granted = pace.allowed(min(body.remaining, SPLICE_BYTES))
         ends = PIPES.take()
         empty = False
         try:
-            count = _into_pipe(body, ends[1])
+            count = _into_pipe(body, ends[1], granted)
+            pace.spent(granted, count)
             empty = count is None or _out_of_pipe(outlet, ends[0], count)
         finally:
             PIPES.give(ends, empty)
@@ -241,20 +270,22 @@ def _splice(body: Body, outlet: Outlet) -> bool:
     return True
 
 
-def _send_leftover(body: Body, outlet: Outlet) -> bool:
+def _send_leftover(body: Body, outlet: Outlet, pace: Pace) -> bool:
     """Forward what the head parser read too much."""
     while body.connection.leftover and body.remaining:
-        with BUFFERS.lend(RECEIVE_BYTES) as view:
+        granted = pace.allowed(RECEIVE_BYTES)
+        with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
+            pace.spent(granted, count)
             if count and not outlet.write(view[:count]):
                 return False
     return True
 
 
-def _into_pipe(body: Body, pipe: int) -> int | None:
+def _into_pipe(body: Body, pipe: int, most: int) -> int | None:
     """Splice from the source into an empty pipe: the count, or None if nothing has come yet."""
     try:
-        count = os.splice(body.connection.fileno(), pipe, min(body.remaining or 0, SPLICE_BYTES), flags=SPLICE_FLAGS)
+        count = os.splice(body.connection.fileno(), pipe, most, flags=SPLICE_FLAGS)
     except (BlockingIOError, InterruptedError):
         return None
     except OSError as error:

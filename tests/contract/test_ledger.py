@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import gevent
 import pytest
 from sqlalchemy import inspect
 
@@ -15,7 +16,8 @@ from relay.ledger import database, schema
 from relay.ledger.claims import LAPSES, Who
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Counted, Listed, Settlement, Spec, StoredPart
+from relay.ledger.rows import Begun, Claim, Counted, Listed, Settlement, Spec, Standing, StoredPart
+from relay.throttle import Bounds
 from tests.postgres import Postgres, postgresql, programs
 
 VERSIONS = Path(database.__file__).parent / "versions"
@@ -441,11 +443,99 @@ def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opene
     assert found.parts == ()
 
 
-def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path) -> None:
-    """A file as the first schema's relay left it: one object arrived, one in parts, one queued, its runner gone."""
+# -- bounds
+
+
+def test_bounds_are_kept_changed_and_taken_away(ledger: Ledger) -> None:
+    migration, _ = ledger.create(Spec("a:x", "b:x", {}, {}, 3, Bounds(4, None, 2)))
+    assert (migration.priority, migration.bounds) == (3, Bounds(4, None, 2))
+    for _ in range(2):
+        changed = ledger.limit(migration.id, {"priority": -5, "bytes_per_second": 10**12, "slots": None})
+        assert (changed.priority, changed.bounds) == (-5, Bounds(None, 10**12, 2))
+    assert ledger.migration(migration.id) == changed
+    told = [event for event in ledger.events(migration.id) if event["kind"] == "limited"]
+    assert [{"priority": -5, "bytes_per_second": 10**12, "slots": None}.items() <= event.items() for event in told] == [
+        True
+    ]
+    with pytest.raises(MigrationUnknown):
+        ledger.limit("nobody", {})
+
+
+def test_a_migration_that_has_ended_is_not_limited_any_more(ledger: Ledger) -> None:
+    migration, _ = ledger.create(OBJECT)
+    ledger.act(migration.id, "pause")
+    assert ledger.limit(migration.id, {"slots": 1}).bounds == Bounds(1)
+    ledger.act(migration.id, "cancel")
+    with pytest.raises(IllegalTransition, match="cancelled"):
+        ledger.limit(migration.id, {"slots": 2})
+
+
+def test_no_more_transfers_run_than_the_slots_of_their_migration_over_all_runners(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, *[5] * 20)
+    one.limit(id, {"slots": 3})
+    mine, yours = one.claim(2), two.claim(10)
+    assert (len(mine), len(yours)) == (2, 1)
+    one.settle([verified(mine[0])])
+    assert len(two.claim(10)) == 1
+    one.limit(id, {"connections": 2})
+    two.settle([verified(yours[0])])
+    assert two.claim(10) == []
+    one.limit(id, {"slots": None, "connections": None})
+    assert len(two.claim(100)) == 16
+
+
+def test_runners_that_claim_at_once_keep_to_the_slots_together(opened: Opened) -> None:
+    runners = [opened() for _ in range(4)]
+    id = tree(runners[0], *[5] * 40)
+    runners[0].limit(id, {"slots": 5})
+    jobs = [gevent.spawn(runner.claim, 4) for runner in runners for _ in range(3)]
+    gevent.joinall(jobs, timeout=60, raise_error=True)
+    assert states(runners[0], id).count("running") == 5
+
+
+def test_what_runs_of_a_limited_migration_is_not_waited_for_by_others(ledger: Ledger) -> None:
+    id = tree(ledger, 5, 5)
+    ledger.limit(id, {"slots": 1, "priority": 9})
+    other, _ = ledger.create(OBJECT)
+    assert [claim.migration_id for claim in ledger.claim(10)] == [id, other.id]
+
+
+def test_the_runners_of_a_migration_know_their_places(opened: Opened) -> None:
+    one, two, three = opened(), opened(), opened()
+    id = tree(one, *[5] * 10)
+    assert two.standings([id])[id] == Standing("running", Bounds(), 0, 1)
+    one.limit(id, {"bytes_per_second": 100})
+    assert two.standings([id])[id] == Standing("running", Bounds(None, 100), 0, 1)
+    one.claim(3), three.claim(3)
+    found = [runner.standings([id])[id] for runner in (one, three)]
+    assert sorted((standing.place, standing.of) for standing in found) == [(0, 2), (1, 2)]
+    one.act(id, "pause")
+    assert two.standings([id])[id].state == "paused"
+
+
+def test_whoever_holds_old_credentials_learns_that_there_are_new_ones(ledger: Ledger) -> None:
+    id = tree(ledger, 5, 6, 7)
+    (first,) = ledger.claim(1)
+    ledger.renew_secret(id, {"source": "fresh"})
+    (second,) = ledger.claim(1)
+    assert second.renewed > first.renewed
+    ledger.act(id, "pause")
+    ledger.act(id, "resume")
+    (third,) = ledger.claim(1)
+    assert third.renewed > second.renewed
+    assert ledger.migration(id).renewed == third.renewed
+
+
+# -- older ledgers
+
+
+@pytest.mark.parametrize("version", sorted(path.stem for path in (Path(__file__).parent / "ledgers").glob("*.sql")))
+def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path, version: str) -> None:
+    """A file as an older schema's relay left it: one object arrived, one in parts, one queued, its runner gone."""
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as old:
-        old.executescript((Path(__file__).parent / "ledgers" / "0001.sql").read_text())
+        old.executescript((Path(__file__).parent / "ledgers" / f"{version}.sql").read_text())
     ledger = Ledger.at(f"sqlite:///{path}")
     try:
         (migration,) = ledger.migrations()
@@ -462,7 +552,8 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path) 
         begun = ledger.begun(claims["two.bin"])
         assert begun is not None
         assert [(part.number, part.size) for part in begun.parts] == [(1, 11)]
-        assert claims["two.bin"].digests == {}
+        assert claims["two.bin"].digests == ({} if version < "0002" else {"md5": "00" * 16})
+        assert (migration.bounds, migration.renewed) == (Bounds(), 0)
     finally:
         ledger.close()
     again = Ledger.at(f"sqlite:///{path}")
@@ -470,9 +561,11 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path) 
 
 
 def test_the_newest_version_is_the_one_that_the_code_writes() -> None:
-    """And every table of a new ledger is the one that the code means."""
+    """And of each older one a file is kept, as its relay left it."""
     newest = max(path.name.partition("_")[0] for path in VERSIONS.glob("0*.py"))
     assert newest == schema.HEAD
+    kept = {path.stem for path in (Path(__file__).parent / "ledgers").glob("*.sql")}
+    assert kept == {path.name.partition("_")[0] for path in VERSIONS.glob("0*.py")} - {schema.HEAD}
 
 
 def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:

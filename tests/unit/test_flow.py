@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import Cancelled
-from relay.throttle import RELAXED, ROUND_SECONDS, Flow
+from relay.throttle import RELAXED, ROUND_SECONDS, Bounds, Flow, Throttle
 from tests.conftest import Engine
 
 
@@ -182,3 +182,22 @@ def test_a_store_that_is_asked_too_much_gets_less_and_takes_all(
     assert all(job.successful() for job in jobs)
     assert counts["taken"] == 60
     assert counts["refused"] < 40
+
+
+def test_transfers_whose_requests_are_bounded_never_ask_it_too_much(
+    engine: Engine, touchy: tuple[str, dict[str, int]]
+) -> None:
+    """Nothing is tried again here: one request too many would fail its transfer."""
+    base, counts = touchy
+    runner, throttle = engine.runner, Throttle()
+    throttle.allow(Bounds(connections=MOST))
+
+    def move(index: int) -> None:
+        transfer = runner.transfer(engine.plan(f"{base}/source", f"{base}/{index}", verify="size"))
+        transfer.meter.throttle = throttle
+        runner.run(transfer)
+
+    jobs = [gevent.spawn(move, index) for index in range(60)]
+    gevent.joinall(jobs, timeout=30)
+    assert all(job.successful() for job in jobs)
+    assert (counts["taken"], counts["refused"]) == (60, 0)

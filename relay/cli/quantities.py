@@ -1,0 +1,51 @@
+"""Numbers as people write them on a command line: `10M`, `512Ki`, `none`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import click
+
+POWERS: Final = "KMGT"
+MOST: Final = 10**12
+_BYTES = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?(?:([KMGT])(i?))?B?", re.I)
+
+
+def parse_bytes(text: str) -> int | None:
+    """Return a number of bytes: 10M is ten million, 10Mi is ten times 1,048,576. None for what is no such number."""
+    found = _BYTES.fullmatch(text.strip())
+    if found is None:
+        return None
+    whole, part, letter, binary = found.groups()
+    unit = (1024 if binary else 1000) ** (POWERS.index(letter.upper()) + 1) if letter else 1
+    return int(whole) * unit + (int(part) * unit // 10 ** len(part) if part else 0)
+
+
+class BytesPerSecond(click.ParamType[int, Any]):
+    """So many bytes a second, at least one."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it. Raises click.BadParameter."""
+        found = value if isinstance(value, int) else parse_bytes(str(value))
+        if found is None or not 1 <= found <= MOST:
+            self.fail(f"{value!r} is not a number of bytes from 1 to 1T, such as 500K, 10M or 64Mi", param, ctx)
+        return found
+
+
+class OrNone(click.ParamType[Any, Any]):
+    """What another type reads, or the word `none`, which takes a limit away."""
+
+    def __init__(self, kind: click.ParamType[Any, Any]) -> None:
+        """`kind` reads everything else."""
+        self.kind, self.name = kind, f"{kind.name}|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what `kind` makes of it, or the word itself. Raises click.BadParameter."""
+        return NONE if str(value).strip().lower() == NONE else self.kind.convert(value, param, ctx)
+
+
+NONE: Final = "none"
+COUNT = click.IntRange(1, 100_000)

@@ -1,0 +1,73 @@
+"""What a migration may use: told, and kept to by every runner.
+
+Decided here: how many more transfers of it may be claimed, and who shares its bounds. Never here: how bytes and
+requests are held back (`relay/throttle.py`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from relay.errors import IllegalTransition
+from relay.ledger.migrations import bounds_of, one, tell
+from relay.ledger.rows import Migration, Standing
+from relay.ledger.schema import migrations, tallies, transfers
+from relay.ledger.states import ENDED
+from relay.throttle import Bounds
+
+
+def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> Migration:
+    """Change a migration's priority and bounds; what `change` does not name stays, None takes a bound away.
+
+    Twice is as good as once. Raises MigrationUnknown, and IllegalTransition for one that has ended.
+    """
+    found = one(connection, id)
+    if found.state in ENDED:
+        raise IllegalTransition(f"it is {found.state}, and can't be limited any more")
+    before = {"priority": found.priority, **found.bounds.to_json()}
+    new = {name: value for name, value in change.items() if before[name] != value}
+    if not new:
+        return found
+    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**new))
+    tell(connection, found.id, "limited", new)
+    return one(connection, found.id)
+
+
+def room(connection: Connection, migration: str, bounds: Bounds, wanted: int) -> int:
+    """Return how many of the `wanted` transfers of a migration may be claimed now.
+
+    What runs is counted while no other claim of the same migration can be made, so that all runners together keep to
+    it. (SQLite lets one transaction write at a time anyway.)
+    """
+    if bounds.transfers is None:
+        return wanted
+    row = connection.execute(
+        select(migrations).where(migrations.c.id == migration).with_for_update(key_share=True)
+    ).one()
+    most = bounds_of(row).transfers
+    if most is None:
+        return wanted
+    running = select(tallies.c.objects).where(tallies.c.migration_id == migration, tallies.c.state == "running")
+    return max(0, min(wanted, most - int(connection.execute(running).scalar() or 0)))
+
+
+def standings(connection: Connection, runner: str, ids: Sequence[str]) -> dict[str, Standing]:
+    """Return how migrations stand for a runner that works on them."""
+    rows = connection.execute(select(migrations).where(migrations.c.id.in_(ids))).all()
+    bound = [row.id for row in rows if bounds_of(row) != Bounds()]
+    sharers: defaultdict[str, set[str]] = defaultdict(lambda: {runner})
+    if bound:
+        running = (transfers.c.migration_id.in_(bound)) & (transfers.c.state == "running")
+        for pair in connection.execute(select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()):
+            sharers[pair.migration_id].add(pair.owner)
+    return {row.id: _standing(row, runner, sharers[row.id]) for row in rows}
+
+
+def _standing(row: Row[Any], runner: str, sharers: set[str]) -> Standing:
+    if row.listing == "running" and row.listing_owner:
+        sharers.add(row.listing_owner)
+    return Standing(row.state, bounds_of(row), sorted(sharers).index(runner), len(sharers))

@@ -1,0 +1,177 @@
+"""The limits of a migration, changed while it runs: refused where they make no sense, obeyed by every worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.api.answers import Problem, Recorded
+from simulators.destination import Destination
+from simulators.proxy import Proxy
+from tests.end_to_end.test_migrations import ended, wait_for
+from tests.end_to_end.test_serve import SERVE, Server, running
+
+WINDOW_SECONDS = 1.5
+"""Over so long it is counted what passes; longer where the machine is busy, and that only lets more pass."""
+SLACK_BYTES = 200_000
+"""What may lie in the sockets' buffers when a rate is lowered, heads, and what a bucket holds."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder that the server may read."""
+    (tmp_path / "from").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def destination() -> Iterator[Destination]:
+    """Return a cloud that takes everything."""
+    with Destination() as made:
+        yield made
+
+
+@pytest.fixture
+def way(destination: Destination) -> Iterator[Proxy]:
+    """Return the way to it, which counts."""
+    with Proxy(f"127.0.0.1:{destination.port}", rate=6e6) as made:
+        yield made
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    """Return a server with two workers."""
+    with running(SERVE, RELAY_LOCAL_FOLDERS=str(folder), RELAY_WORKERS="2", RELAY_STALL_SECONDS="2") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def paused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, dict[str, Any], str]]:
+    """Return a server, a request to it, and the migration that was made of it, which is paused."""
+    home = tmp_path_factory.mktemp("paused")
+    (home / "from").mkdir()
+    request = {"source": f"file://{home}/from", "destination": f"file://{home}/to", "recursive": True}
+    with running(SERVE, RELAY_LOCAL_FOLDERS=str(home)) as made:
+        id = made.ask("POST", "/migrate", {**request, "limits": {"slots": 2}})[1]["id"]
+        assert made.ask("POST", f"/migrations/{id}/pause")[0] == 200
+        yield made, request, id
+
+
+def patch(server: Server, id: str, **members: Any) -> dict[str, Any]:
+    """Change a migration's limits, twice, since that must not matter; return how it stands."""
+    answers = [server.ask("PATCH", f"/migrations/{id}", members) for _ in range(2)]
+    assert [status for status, _ in answers] == [200, 200], answers
+    assert answers[0][1]["limits"] == answers[1][1]["limits"]
+    Recorded.model_validate(answers[1][1], strict=True)
+    return answers[1][1]
+
+
+def until(good: Callable[[], bool]) -> None:
+    """Look until it is so; another process's work can only be looked at."""
+    for _ in range(3000):
+        if good():
+            return
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+def passed(way: Proxy) -> tuple[int, float]:
+    """Return how many bytes pass in a while, and how long that was."""
+    before, since = way.carried("up"), time.monotonic()
+    until(lambda: time.monotonic() - since >= WINDOW_SECONDS)
+    return way.carried("up") - before, time.monotonic() - since
+
+
+def test_a_rate_that_is_lowered_while_bytes_move_is_kept_and_lifted_again(
+    server: Server, folder: Path, way: Proxy
+) -> None:
+    """The stall rule is ten times as quick as what is let through, and must not punish it."""
+    with (folder / "from" / "large").open("wb") as file:
+        file.truncate(60_000_000)
+    request = {"source": f"file://{folder}/from/large", "destination": way.url("/large")}
+    status, told = server.ask("POST", "/migrate", request, Prefer="respond-async")
+    assert status == 202
+    assert told["limits"] == {"slots": None, "bytes_per_second": None, "connections": None}
+    id, rate = told["id"], 100
+    until(lambda: way.carried("up") > 1_000_000)
+    assert patch(server, id, limits={"bytes_per_second": rate})["limits"]["bytes_per_second"] == rate
+
+    def slow() -> bool:
+        count, seconds = passed(way)
+        return count <= rate * seconds + SLACK_BYTES / 100
+
+    until(slow)
+    before, since = way.carried("up"), time.monotonic()
+    until(lambda: time.monotonic() - since >= 3 * WINDOW_SECONDS)
+    count = way.carried("up") - before
+    assert 0 < count <= rate * (time.monotonic() - since) + SLACK_BYTES / 100
+    assert server.ask("GET", f"/migrations/{id}")[1]["state"] == "running"
+    patch(server, id, limits={"bytes_per_second": None})
+    done = wait_for(server, id, ended)
+    assert (done["state"], done["objects"], done["retries"]) == ("succeeded", {"verified": 1}, 0)
+
+
+def test_two_workers_share_what_a_tree_may_use(server: Server, folder: Path, way: Proxy) -> None:
+    for i in range(40):
+        (folder / "from" / f"{i:02}").write_bytes(bytes(100_000))
+    request = {"source": f"file://{folder}/from", "destination": way.url("/tree/"), "recursive": True}
+    limits = {"slots": 3, "bytes_per_second": 400_000, "connections": 2}
+    status, told = server.ask("POST", "/migrate", {**request, "limits": limits, "priority": 7})
+    assert (status, told["limits"], told["priority"]) == (202, limits, 7)
+    since, most = time.monotonic(), 0
+    until(lambda: server.ask("GET", f"/migrations/{told['id']}")[1]["objects"].get("running", 0) > 0)
+    while way.carried("up") < 1_500_000:
+        seen = server.ask("GET", f"/migrations/{told['id']}")[1]
+        most = max(most, seen["objects"].get("running", 0))
+        assert way.carried("up") <= 400_000 * (time.monotonic() - since) + SLACK_BYTES
+        time.sleep(0.02)
+    assert most == 2  # as many as may have a request each
+    patch(server, told["id"], limits={"slots": None, "bytes_per_second": None, "connections": None}, priority=0)
+    done = wait_for(server, told["id"], ended)
+    assert (done["state"], done["objects"], done["priority"]) == ("succeeded", {"verified": 40}, 0)
+
+
+@pytest.mark.parametrize(
+    ("members", "status", "pointer"),
+    [
+        ({"limits": {"slots": 0}}, 422, "/limits/slots"),
+        ({"limits": {"slots": True}}, 422, "/limits/slots"),
+        ({"limits": {"slots": 1.0}}, 422, "/limits/slots"),
+        ({"limits": {"bytes_per_second": -1}}, 422, "/limits/bytes_per_second"),
+        ({"limits": {"bytes_per_second": "10MB"}}, 422, "/limits/bytes_per_second"),
+        ({"limits": {"connections": 10**9}}, 422, "/limits/connections"),
+        ({"limits": {"speed": 1}}, 422, "/limits/speed"),
+        ({"limits": None}, 422, "/limits"),
+        ({"limits": []}, 422, "/limits"),
+        ({"priority": None}, 422, "/priority"),
+        ({"priority": 101}, 422, "/priority"),
+        ({"slots": 1}, 422, "/slots"),
+        ([], 422, ""),
+        (None, 400, None),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_where_they_stand(
+    paused: tuple[Server, dict[str, Any], str], members: Any, status: int, pointer: str | None
+) -> None:
+    server, request, id = paused
+    code, told = server.ask("PATCH", f"/migrations/{id}", members)
+    assert code == status, told
+    Problem.model_validate(told, strict=True)
+    assert [error["pointer"] for error in told.get("errors", [])] == ([] if pointer is None else [pointer])
+    assert server.ask("GET", f"/migrations/{id}")[1]["limits"]["slots"] == 2
+    if isinstance(members, dict) and "limits" in members and members["limits"]:
+        code, told = server.ask("POST", "/migrate", {**request, **members})
+        assert (code, told["errors"][0]["pointer"]) == (422, pointer)
+
+
+def test_only_what_is_there_and_has_not_ended_can_be_limited(server: Server, folder: Path) -> None:
+    assert server.ask("PATCH", "/migrations/none", {"priority": 1})[0] == 404
+    request = {"source": f"file://{folder}/from", "destination": f"file://{folder}/to", "recursive": True}
+    id = server.ask("POST", "/migrate", request, Prefer="wait=60")[1]["id"]
+    status, told = server.ask("PATCH", f"/migrations/{id}", {"priority": 1})
+    assert (status, "succeeded" in told["detail"]) == (409, True)
+    assert told["type"].endswith("illegal-transition")

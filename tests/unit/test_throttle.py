@@ -1,0 +1,277 @@
+"""What one migration may use: bytes a second by a clock that only we move, requests at a time, and the shares."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from gevent.event import Event
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.config import Limits
+from relay.errors import Cancelled, ConnectFailed, Stalled
+from relay.location import parse_location
+from relay.throttle import BURST_SECONDS, Bounds, Bucket, Gate, Throttle, bounded
+from relay.wire.exchange import Request, Response, Wire
+from relay.wire.meter import Meter
+from relay.wire.pump import Pace
+from tests.conftest import QUICK, Certificates, Engine
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.scripted import Peer, answer
+from tests.unit.test_flow import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+# -- bytes a second
+
+
+def take_for(bucket: Bucket, clock: Clock, seconds: float, wanted: int = 1 << 20) -> int:
+    """Take as much as there is for so many seconds of the clock; return how much that was."""
+    until, taken = clock.now + seconds, 0
+    while clock.now < until:
+        granted = bucket.take(wanted)
+        taken += granted
+        if not granted:
+            clock.sleep(min(bucket.due(wanted) + 1e-9, until - clock.now + 1e-9))
+    return taken
+
+
+def test_without_a_rate_everything_may_go(clock: Clock) -> None:
+    bucket = Bucket(clock)
+    assert [bucket.take(n) for n in (1, 1 << 20, 1 << 40)] == [1, 1 << 20, 1 << 40]
+    assert bucket.due(5) == 0.0
+
+
+@pytest.mark.parametrize("rate", [1, 7, 1000, 123_456, 5e6, 1e9])
+def test_over_a_minute_the_rate_is_kept_and_used(clock: Clock, rate: float) -> None:
+    bucket = Bucket(clock)
+    bucket.fill_at(rate)
+    moved = take_for(bucket, clock, 60)
+    assert rate * 60 - max(1.0, rate * BURST_SECONDS) <= moved <= rate * 60 + max(1.0, rate * BURST_SECONDS)
+
+
+def test_a_pause_saves_up_no_more_than_the_bucket_holds(clock: Clock) -> None:
+    bucket = Bucket(clock)
+    bucket.fill_at(1000)
+    clock.sleep(3600)
+    taken = 0
+    while granted := bucket.take(10_000):
+        taken += granted
+    assert 0.9 * 1000 * BURST_SECONDS < taken <= 1000 * BURST_SECONDS
+
+
+def test_what_did_not_come_may_be_taken_again(clock: Clock) -> None:
+    bucket = Bucket(clock)
+    bucket.fill_at(1000)
+    clock.sleep(0.1)
+    granted = bucket.take(50)
+    bucket.put_back(granted - 10)
+    assert granted == 50
+    assert sum(iter(lambda: bucket.take(10), 0)) == pytest.approx(90, abs=10)
+
+
+def test_the_rate_may_change_at_any_time(clock: Clock) -> None:
+    bucket = Bucket(clock)
+    bucket.fill_at(1e9)
+    take_for(bucket, clock, 1)
+    clock.sleep(10)
+    bucket.fill_at(100)
+    assert take_for(bucket, clock, 10) <= 100 * (10 + BURST_SECONDS)
+    bucket.fill_at(None)
+    assert bucket.take(1 << 30) == 1 << 30
+    bucket.fill_at(100)
+    assert bucket.take(1) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 2), st.integers(1, 1 << 21), st.floats(0, 1), st.floats(1, 1e7)), min_size=1, max_size=60
+    )
+)
+def test_whatever_happens_no_more_moves_than_was_filled_in(steps: list[tuple[float, int, float, float]]) -> None:
+    clock = Clock()
+    bucket, moved, allowed, most = Bucket(clock), 0.0, 0.0, 1.0
+    for wait, wanted, came, rate in steps:
+        bucket.fill_at(rate)
+        most = max(most, rate * BURST_SECONDS)
+        clock.sleep(wait)
+        allowed += wait * rate
+        granted = bucket.take(wanted)
+        assert 0 <= granted <= wanted
+        count = int(granted * came)
+        bucket.put_back(granted - count)
+        moved += count
+    assert moved <= allowed + most + 1e-6 * allowed
+
+
+def test_a_stream_that_is_held_up_is_not_stalled_and_one_that_stalls_still_is(clock: Clock) -> None:
+    meter = Meter(Limits(stall_seconds=5, stall_bytes=1000), clock)
+    meter.throttle = Throttle(Bucket(clock), sleep=clock.sleep)
+    meter.throttle.allow(Bounds(bytes_per_second=10))
+    pace, moved = Pace(meter), 0
+    while clock.now < 60:
+        granted = pace.allowed(1 << 20)
+        pace.spent(granted, granted)
+        meter.moved += granted
+        moved += granted
+        meter.tick("source")
+    assert 590 <= moved <= 610
+    clock.sleep(5)  # and now nothing comes
+    with pytest.raises(Stalled):
+        meter.tick("source")
+
+
+def test_a_cancel_is_seen_while_a_stream_is_held_up(clock: Clock) -> None:
+    meter = Meter(Limits(), clock)
+    meter.throttle = Throttle(Bucket(clock), sleep=clock.sleep)
+    meter.throttle.allow(Bounds(bytes_per_second=1))
+    meter.cancel()
+    with pytest.raises(Cancelled):
+        Pace(meter).allowed(1)
+    assert clock.now <= meter.tick_seconds
+
+
+# -- requests at a time
+
+
+def nothing() -> None:
+    return
+
+
+def test_so_many_are_let_in_and_the_others_in_the_order_in_which_they_came() -> None:
+    gate, came, go = Gate(2), [], Event()
+
+    def request(name: int) -> None:
+        gate.enter(name, nothing, 10)
+        came.append(name)
+        assert gate.under_way <= 2
+        go.wait()
+        gate.leave(name)
+
+    jobs = [gevent.spawn(request, name) for name in range(7)]
+    gevent.idle()
+    assert came == [0, 1]
+    go.set()
+    gevent.joinall(jobs, timeout=10, raise_error=True)
+    assert (came, gate.under_way) == (list(range(7)), 0)
+
+
+def test_who_is_in_already_does_not_wait_for_himself() -> None:
+    gate = Gate(1)
+    gate.enter("a", nothing, 1)
+    gate.enter("a", nothing, 1)
+    gate.leave("a")
+    assert gate.under_way == 1
+    gate.leave("a")
+    assert gate.under_way == 0
+
+
+def test_a_wider_gate_lets_those_in_who_wait_and_a_narrower_one_throws_nobody_out() -> None:
+    gate = Gate(1)
+    jobs = [gevent.spawn(gate.enter, name, nothing, 10) for name in range(5)]
+    gevent.idle()
+    assert gate.under_way == 1
+    gate.let(3)
+    gevent.joinall(jobs, timeout=10, count=3)
+    gevent.idle()
+    assert gate.under_way == 3
+    gate.let(1)
+    assert gate.under_way == 3
+    gate.let(None)
+    gevent.joinall(jobs, timeout=10, raise_error=True)
+    assert gate.under_way == 5
+
+
+def test_who_is_cancelled_while_he_waits_holds_nothing_and_is_in_nobodys_way() -> None:
+    gate, cancelled = Gate(1), [False]
+    gate.enter("first", nothing, 1)
+
+    def look() -> None:
+        if cancelled[0]:
+            raise Cancelled("enough")
+
+    def wait() -> str:
+        with pytest.raises(Cancelled):
+            gate.enter("second", look, 0.01)
+        return "cancelled"
+
+    waits = gevent.spawn(wait)
+    third = gevent.spawn(gate.enter, "third", nothing, 0.01)
+    gevent.idle()
+    cancelled[0] = True
+    assert waits.get(timeout=10) == "cancelled"
+    gate.leave("first")
+    third.get(timeout=10)
+    assert gate.under_way == 1
+
+
+# -- on the wire
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(("verify", "times"), [("size", 1), ("auto", 2)], ids=["spliced or copied", "and read back"])
+def test_every_way_of_the_pump_keeps_to_the_rate(
+    engine: Engine, certificates: Certificates, clock: Clock, secure: bool, verify: str, times: int
+) -> None:
+    tls = certificates.server if secure else None
+    cloud, kept, rate = Cloud(), Cloud(), 10_000
+    with Peer(serving(cloud, sending(GET_HEAD, DATA)), tls) as source, Peer(keeping(kept), tls) as destination:
+        transfer = engine.runner.transfer(engine.plan(source.url("/a"), destination.url("/b"), verify=verify))
+        transfer.meter.throttle = throttle = Throttle(Bucket(clock), sleep=clock.sleep)
+        throttle.allow(Bounds(bytes_per_second=rate))
+        outcome = engine.runner.run(transfer)
+    assert (outcome.bytes, kept.objects) == (len(DATA), {b"/b": DATA})
+    assert clock.now == pytest.approx(times * len(DATA) / rate, abs=BURST_SECONDS + 0.1)
+    assert all(gate.under_way == 0 for gate in throttle.gates.values())
+
+
+def test_a_request_is_under_way_until_its_answer_was_read(wire: Wire) -> None:
+    throttle = Throttle()
+    throttle.allow(Bounds(connections=1))
+
+    def ask(peer: Peer, meter: Meter) -> Response:
+        place = parse_location(peer.url())
+        meter.throttle = throttle
+        return wire.exchange(Request("GET", place.origin, place.host_header, place.target, "source", meter))
+
+    with Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")) as peer:
+        first = ask(peer, Meter(QUICK))
+        second = gevent.spawn(ask, peer, Meter(QUICK))
+        gevent.idle()
+        assert (peer.connections, throttle.gates["source"].under_way) == (1, 1)
+        assert first.body.read() == b"hello"
+        assert second.get(timeout=10).body.read() == b"hello"
+        assert throttle.gates["source"].under_way == 0
+
+
+def test_a_request_that_fails_gives_its_turn_back(wire: Wire) -> None:
+    meter = Meter(QUICK)
+    meter.throttle = throttle = Throttle()
+    place = parse_location("http://127.0.0.1:1/nobody")
+    with pytest.raises(ConnectFailed):
+        wire.exchange(Request("GET", place.origin, place.host_header, place.target, "source", meter))
+    assert throttle.gates["source"].under_way == 0
+
+
+# -- shares
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 10**9))
+def test_the_shares_of_all_processes_are_the_whole(connections: int, of: int, rate: int) -> None:
+    shares = [Throttle() for _ in range(of)]
+    for place, share in enumerate(shares):
+        share.allow(Bounds(None, rate, connections), place, of)
+    limits = [share.gates["source"].limit or 0 for share in shares]
+    assert sum(limits) == max(connections, of)
+    assert min(limits) >= 1
+    assert sum(share.bucket.rate or 0 for share in shares) == pytest.approx(rate)
+
+
+def test_no_bounds_hold_nothing() -> None:
+    assert bounded(Bounds()) is None
+    assert Bounds(slots=7, connections=3).transfers == 3
+    assert Bounds(bytes_per_second=3).transfers is None
