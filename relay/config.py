@@ -133,6 +133,12 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30.0, ge=1, le=3600)
     """How long a worker's claims hold without a word of it; on one machine a dead one is noticed at once."""
 
+    url: str = ""
+    """The server that `relay submit`, `status` and so on speak to; empty is the ledger of this machine."""
+    token: str = Field("", repr=False)
+    token_file: Path | None = None
+    """What the terminal shows a server that wants tokens; a file's is taken first."""
+
     local_folders: str = ""
     """Folders of this machine that the server may read and write, separated by ':'; none by default."""
     remotes: dict[str, dict[str, str]] = Field({}, repr=False)

@@ -17,6 +17,7 @@ The tree:
     ├─ EgressDenied 403          the address policy said no
     ├─ Overloaded 503            no slot, or the server is draining
     ├─ LedgerFailed 503 (LedgerBusy)   MigrationUnknown 404   IllegalTransition 409   LeaseLost
+    ├─ ServerUnreachable  NotRelay  ServerRefused   the terminal's own, of a server that it speaks to
     ├─ StoreError                what a store said, or how its connection failed
     │  ├─ NotFound  ├─ AlreadyExists  ├─ PreconditionFailed  ├─ Unauthenticated  ├─ PermissionDenied
     │  ├─ Rejected  ├─ RangeIgnored  ├─ LengthRequired ├─ RedirectRefused  ├─ TooManyRedirects  ├─ Throttled
@@ -292,6 +293,28 @@ class LeaseLost(RelayError):
 
     code, title = "lease-lost", "The claim is not ours any more"
     default_hint = "Another worker goes on with it; this machine may be short of CPU."
+
+
+class ServerUnreachable(RelayError):
+    """The server that the terminal was told of does not answer, or broke off."""
+
+    code, title, status = "server-unreachable", "The server does not answer", 502
+    default_retryable = True
+    default_hint = "Check RELAY_URL (or --url), and that `relay serve` runs there."
+
+
+class NotRelay(RelayError):
+    """What answers there is no relay, or something in front of one."""
+
+    code, title, status = "not-relay", "No relay answers there", 502
+    default_hint = "Check RELAY_URL (or --url): it is the address that `relay serve` prints when it starts."
+
+
+class ServerRefused(RelayError):
+    """The server refused with a problem that this relay has no name for."""
+
+    code, title, status = "server-refused", "The server refused", 502
+    default_hint = "The server may be of another version; its /openapi.json says what it takes."
 
 
 # -- what a store said ---------------------------------------------------------------------------------------

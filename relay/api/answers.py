@@ -58,6 +58,7 @@ class Listed(_Answer):
     state: Literal["running", "paused", "succeeded", "partial", "failed", "cancelled"]
     source: str = Field(description="Without query and headers, which may be secrets.")
     destination: str
+    listing: Literal["none", "due", "running", "done", "failed"]
     created: float = Field(description="Seconds since 1970, UTC.")
     ended: float | None
     objects: dict[str, int] = Field(description="How many objects are in each state.")
@@ -78,7 +79,6 @@ class Recorded(Listed):
     options: dict[str, str | bool]
     priority: int
     limits: Limited
-    listing: Literal["none", "due", "running", "done", "failed"]
     levels: dict[str, int] = Field(description="How many objects were proved on each level.")
     bytes_resent: int
     retries: int

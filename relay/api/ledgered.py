@@ -21,13 +21,13 @@ from urllib.parse import urlencode
 import gevent
 from flask import Response, request
 
-from relay.api.request import parse_change, parse_credentials
+from relay.api.request import parse_change, parse_fresh
 from relay.api.strict_json import read_object
-from relay.api.told import FIELDS, csv_line, summary, told
+from relay.api.told import FIELDS, brief, csv_line, followed, summary, told
 from relay.engine.claimer import Claimer
 from relay.engine.order import Order
 from relay.engine.runner import Runner
-from relay.errors import InvalidHeader, InvalidType, KeyReused
+from relay.errors import InvalidHeader, InvalidType
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED
@@ -82,7 +82,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
     def listed() -> Response:
         limit, before = _number("limit", PAGE, PAGES), _number("before", 0, 2**53)
         found = works().ledger.migrations(limit, before or None)
-        rows = [_brief(migration) for migration in found]
+        rows = [brief(migration) for migration in found]
         more = f"/migrations?{urlencode({'before': found[-1].number, 'limit': limit})}" if len(found) == limit else None
         return _json({"migrations": rows, "next": more})
 
@@ -173,14 +173,7 @@ def _fresh(runner: Runner, migration: Migration) -> Mapping[str, Any] | None:
     members = _members(runner)
     if not members:
         return None
-    order = parse_credentials(members, migration.recursive, migration.options)
-    spec = order.spec(runner.remotes)
-    if (spec.source, spec.destination) != (migration.source, migration.destination):
-        raise KeyReused(
-            "these are other places than those of the migration",
-            hint="Give the same source and destination with fresh credentials, or POST /migrate something new.",
-        )
-    return order.secret()
+    return parse_fresh(members, migration, runner.remotes)
 
 
 # -- what is answered
@@ -190,20 +183,6 @@ def _json(members: Mapping[str, Any], status: int = 200) -> Response:
     response = Response(json.dumps(members) + "\n", status=status, mimetype=JSON)
     response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def _brief(migration: Migration) -> dict[str, Any]:
-    return {
-        "id": migration.id,
-        "number": migration.number,
-        "state": migration.state,
-        "source": migration.source,
-        "destination": migration.destination,
-        "created": migration.created,
-        "ended": migration.ended,
-        "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
-        "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
-    }
 
 
 def _waited(ledger: Ledger, migration: Migration, seconds: float) -> Migration:
@@ -217,22 +196,16 @@ def _waited(ledger: Ledger, migration: Migration, seconds: float) -> Migration:
 def _lines(ledger: Ledger, id: str) -> Iterator[str]:
     """Yield a line at least once a second until it ends, or is paused; the whole of it last."""
     while (migration := ledger.migration(id)).state == "running":
-        yield json.dumps({"event": "progress", **_brief(migration)}) + "\n"
+        yield json.dumps({"event": "progress", **brief(migration)}) + "\n"
         gevent.sleep(LOOK_SECONDS)
     yield json.dumps({"event": "result", **summary(ledger, migration)}) + "\n"
 
 
 def _events(ledger: Ledger, id: str, since: int) -> Iterator[str]:
-    """Yield what happened after event `since`, then what happens, and the progress each second, until it ends."""
-    while True:
-        migration = ledger.migration(id)
-        for event in ledger.events(id, since):
-            since = event["id"]
-            yield f"id: {since}\nevent: {event['kind']}\ndata: {json.dumps(event)}\n\n"
-        yield f"event: progress\ndata: {json.dumps(_brief(migration))}\n\n"
-        if migration.state in ENDED:
-            return
-        gevent.sleep(1.0)
+    """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events")."""
+    for kind, number, members in followed(ledger, id, since, gevent.sleep):
+        named = "" if number is None else f"id: {number}\n"
+        yield f"{named}event: {kind}\ndata: {json.dumps(members)}\n\n"
 
 
 def _transfers(ledger: Ledger, id: str) -> Response:

@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 
 from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Plan, Verify
-from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
+from relay.errors import InvalidType, KeyReused, MissingMember, RequestError, UnknownMember
+from relay.ledger.rows import Migration
 from relay.stores.remotes import Remotes
 from relay.throttle import Bounds
 
@@ -133,20 +134,31 @@ def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
     return {**named, **asked.limits.model_dump(exclude_unset=True)}
 
 
-def parse_credentials(members: Mapping[str, Any], recursive: bool, options: Mapping[str, Any]) -> Order:
-    """Check fresh credentials for a migration. Raises a RequestError with its pointer."""
+def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> dict[str, Any]:
+    """Check fresh credentials for a migration, and return them as the ledger keeps them.
+
+    Raises a RequestError with its pointer; KeyReused where they are for other places.
+    """
     try:
         given = Credentials.model_validate(dict(members))
     except ValidationError as error:
         raise _first(error) from None
-    return Order(
+    options = migration.options
+    order = Order(
         _end(given.source),
         _end(given.destination),
-        recursive,
+        migration.recursive,
         Verify(options["verify"]),
         IfExists(options["if_exists"]),
         server_copy=options.get("server_copy", True),
     )
+    spec = order.spec(remotes)
+    if (spec.source, spec.destination) != (migration.source, migration.destination):
+        raise KeyReused(
+            "these are other places than those of the migration",
+            hint="Give the same source and destination with fresh credentials, or POST /migrate something new.",
+        )
+    return order.secret()
 
 
 def parse_plan(members: Mapping[str, Any], remotes: Remotes) -> Plan:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from relay.ledger.states import ENDED
 
 if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that not every command need wait
     from relay.ledger.ledger import Ledger
@@ -19,24 +22,47 @@ def summary(ledger: Ledger, migration: Migration) -> dict[str, Any]:
     """Return a migration as plain values, for a terminal and for the API."""
     resent, retries = ledger.resent(migration.id)
     return {
-        "id": migration.id,
-        "number": migration.number,
-        "state": migration.state,
-        "source": migration.source,
-        "destination": migration.destination,
+        **brief(migration),
         "options": dict(migration.options),
         "priority": migration.priority,
         "limits": migration.bounds.to_json(),
-        "listing": migration.listing,
-        "created": migration.created,
-        "ended": migration.ended,
-        "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
-        "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
         "levels": ledger.levels(migration.id),
         "bytes_resent": resent,
         "retries": retries,
         "error": migration.error,
     }
+
+
+def brief(migration: Migration) -> dict[str, Any]:
+    """Return what lists and lines of progress tell of a migration: nothing that has to be counted."""
+    return {
+        "id": migration.id,
+        "number": migration.number,
+        "state": migration.state,
+        "source": migration.source,
+        "destination": migration.destination,
+        "listing": migration.listing,
+        "created": migration.created,
+        "ended": migration.ended,
+        "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
+        "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
+    }
+
+
+def followed(
+    ledger: Ledger, id: str, since: int, sleep: Callable[[float], None]
+) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
+    """Yield what happened to a migration after event `since`, then what happens, and how it stands each second, until
+    it ends: each with its kind, and its number, which `progress` has none of."""
+    while True:
+        migration = ledger.migration(id)
+        while events := ledger.events(migration.id, since):
+            since = events[-1]["id"]
+            yield from ((event["kind"], event["id"], event) for event in events)
+        yield "progress", None, brief(migration)
+        if migration.state in ENDED:
+            return
+        sleep(1.0)
 
 
 def told(row: Row) -> dict[str, Any]:

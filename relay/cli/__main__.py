@@ -16,20 +16,23 @@ from relay.cli.terminal import leave, prepare, say_error
 from relay.errors import RelayError
 
 COMMANDS: Mapping[str, str] = {
-    "cancel": "history",
-    "doctor": "doctor",
-    "ls": "ls",
-    "migrate": "migrate",
-    "pause": "history",
-    "remotes": "remotes",
-    "report": "history",
-    "resume": "history",
-    "retry": "history",
-    "serve": "serve",
-    "status": "history",
+    "cancel": "history:cancel",
+    "doctor": "doctor:doctor",
+    "limit": "history:limit",
+    "ls": "ls:ls",
+    "migrate": "migrate:migrate",
+    "pause": "history:pause",
+    "remotes": "remotes:remotes",
+    "report": "history:report",
+    "resume": "history:resume",
+    "retry": "history:retry",
+    "serve": "serve:serve",
+    "status": "history:status",
+    "submit": "history:submit",
+    "watch": "history:watch_command",
 }
-"""Every command, and the module of `relay.cli` in which the function of its name is. Only that of the command that is
-given is imported: the engine, botocore and SQLAlchemy take a third of a second that `relay --version` need not wait."""
+"""Every command, and where in `relay.cli` its function is. Only the module of the one that is given is imported: the
+engine, botocore and SQLAlchemy take a third of a second that `relay --version` need not wait."""
 
 
 class _Commands(click.Group):
@@ -43,7 +46,8 @@ class _Commands(click.Group):
         """Return one by its name, or None."""
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(import_module(f"relay.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        module, _, function = COMMANDS[cmd_name].partition(":")
+        found: click.Command = getattr(import_module(f"relay.cli.{module}"), function)
         return found
 
 

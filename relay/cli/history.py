@@ -1,18 +1,24 @@
-"""`relay status | report | pause | resume | cancel | retry`: the migrations of the ledger, without a server."""
+"""`relay submit | watch | status | report | limit | pause | resume | cancel | retry`: migrations in a ledger.
+
+Those of the server that RELAY_URL (or `--url`) names, else those in the ledger of this machine, without a server.
+"""
 
 from __future__ import annotations
 
 import html
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
-from rich.filesize import decimal
 
-from relay.api.told import FIELDS, csv_line, summary, told
-from relay.cli.exits import Exit
+from relay.api.told import FIELDS, csv_line
+from relay.cli.asked import PLACES, WORK, place, request_of, warn, with_flags
+from relay.cli.exits import EPILOG, Exit
+from relay.cli.follow import watch
+from relay.cli.ledgers import migrations_of, server_of
+from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
+from relay.cli.shown import line
 from relay.cli.terminal import plain, say
 from relay.config import load_settings
 
@@ -20,58 +26,40 @@ STATES = ("queued", "running", "verified", "unverified", "skipped", "failed", "c
 FORMATS = ("table", "jsonl", "csv", "html")
 
 
-def _ledger() -> Any:
-    # Here and not above: SQLAlchemy takes a fifth of a second that `relay --help` need not wait.
-    from relay.ledger.ledger import Ledger
-
-    return Ledger.at(load_settings().ledger_url())
+URL = click.option("--url", metavar="URL", help="The server, instead of RELAY_URL; without either the local ledger.")
 
 
 @click.command()
 @click.argument("id", required=False)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="So many of the newest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
-def status(id: str | None, limit: int, as_json: bool) -> int:
+@URL
+def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
     """Show the newest migrations, or all about the migration ID (its number will do)."""
-    ledger = _ledger()
-    for migration in [ledger.migration(id)] if id else ledger.migrations(limit):
+    migrations = migrations_of(url)
+    for migration in [migrations.one(id)] if id else migrations.newest(limit):
         if as_json:
-            say(json.dumps(summary(ledger, migration)))
+            say(json.dumps(migration))
         elif id:
-            for name, value in summary(ledger, migration).items():
+            for name, value in migration.items():
                 say(f"{name:<14} {plain(value if isinstance(value, str) else json.dumps(value))}")
         else:
-            say(_line(migration))
+            say(line(migration))
     return Exit.VERIFIED
-
-
-def _line(migration: Any) -> str:
-    done, every = migration.counted("verified", "unverified", "skipped"), migration.counted()
-    failed = migration.counted("failed").objects
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(migration.created))
-    text = f"{migration.number:>4}  {migration.state:<10} {when}  {done.objects:,} of {every.objects:,} objects, "
-    text += f"{decimal(done.bytes)}" + (f", {failed:,} failed" if failed else "")
-    return f"{text}  {plain(migration.source)} -> {plain(migration.destination)}"
 
 
 @click.command()
 @click.argument("id")
 @click.option("--state", type=click.Choice(STATES), multiple=True, help="Only these; repeatable.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table")
-def report(id: str, state: tuple[str, ...], form: str) -> int:
+@URL
+def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
     """Print one row for each object of the migration ID: what was proved, or what went wrong."""
-    ledger = _ledger()
-    migration = ledger.migration(id)
-    for line in _FORMS[form](migration, _rows(ledger, migration.id, state)):
-        say(line)
+    migrations = migrations_of(url)
+    migration = migrations.one(id)
+    for text in _FORMS[form](migration, migrations.rows(migration["id"], state)):
+        say(text)
     return Exit.VERIFIED
-
-
-def _rows(ledger: Any, id: str, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    after = 0
-    while page := ledger.page(id, states, after):
-        yield from (told(row) for row in page)
-        after = page[-1].id
 
 
 Rows = Iterator[dict[str, Any]]
@@ -93,13 +81,13 @@ def _csv(_: Any, rows: Rows) -> Iterator[str]:
     yield from (csv_line(row) for row in rows)
 
 
-def _html(migration: Any, rows: Rows) -> Iterator[str]:
-    title = html.escape(f"Migration {migration.number}: {migration.source} to {migration.destination}")
+def _html(migration: Mapping[str, Any], rows: Rows) -> Iterator[str]:
+    title = html.escape("Migration {number}: {source} to {destination}".format(**migration))
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
     yield "<style>:root{color-scheme:light dark}body{font:14px/1.4 system-ui;margin:2rem}"
     yield "table{border-collapse:collapse}"
     yield "td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #8884}.failed{color:#c33}</style>"
-    yield f"<h1>{title}</h1><p>{html.escape(migration.state)}</p>"
+    yield f"<h1>{title}</h1><p>{html.escape(migration['state'])}</p>"
     yield "<table><tr>" + "".join(f"<th>{name}</th>" for name in FIELDS) + "</tr>"
     for row in rows:
         cells = "".join(f"<td>{html.escape('' if row[name] is None else str(row[name]))}</td>" for name in FIELDS)
@@ -113,15 +101,92 @@ _FORMS: dict[str, Callable[[Any, Rows], Iterator[str]]] = {"table": _table, "jso
 def _verb(name: str, text: str) -> click.Command:
     @click.command(name, help=text)
     @click.argument("id")
-    def command(id: str) -> int:
-        migration = _ledger().act(id, name)
-        say(_line(migration))
+    @URL
+    def command(id: str, url: str | None) -> int:
+        say(line(migrations_of(url).act(id, name)))
+        return Exit.VERIFIED
+
+    return command
+
+
+def _begins(name: str, text: str) -> click.Command:
+    @click.command(name, help=f"{text}\n\nSRC and DST are the same places again, with fresh credentials or signatures.")
+    @click.argument("id")
+    @click.argument("source", metavar="[SRC", required=False)
+    @click.argument("destination", metavar="DST]", required=False)
+    @with_flags(PLACES)
+    @URL
+    def command(id: str, url: str | None, **options: Any) -> int:
+        if options["source"] and not options["destination"]:
+            raise click.UsageError("SRC comes with DST: fresh credentials are for both, or neither")
+        places = {side: place(options, side) for side in ("source", "destination")} if options["source"] else None
+        warn(options)
+        say(line(migrations_of(url).act(id, name, places)))
         return Exit.VERIFIED
 
     return command
 
 
 pause = _verb("pause", "Let nothing more of the migration ID begin; who works on it stops within about a second.")
-resume = _verb("resume", "Let the migration ID go on: a server's runners do, or the command that began it.")
 cancel = _verb("cancel", "End the migration ID. What has arrived stays.")
-retry = _verb("retry", "Queue what failed, could not be verified, or was cancelled of the migration ID.")
+resume = _begins("resume", "Let the migration ID go on: a server's runners do, or the command that began it.")
+retry = _begins("retry", "Queue what failed, could not be verified, or was cancelled of the migration ID.")
+
+
+@click.command()
+@click.argument("id")
+@click.option("--slots", type=OrNone(COUNT), help="Its transfers at a time, over all that work on it.")
+@click.option("--bytes-per-second", type=OrNone(BytesPerSecond()), metavar="10M|none", help="What it may read.")
+@click.option("--connections", type=OrNone(COUNT), help="Its requests at a time, to each of the two stores.")
+@click.option("--priority", type=click.IntRange(-100, 100), help="The greater come first.")
+@URL
+def limit(id: str, url: str | None, **change: Any) -> int:
+    """Say what the migration ID may use from now on, also while it runs; `none` takes a limit away."""
+    given = {name: None if value == NONE else value for name, value in change.items() if value is not None}
+    if not given:
+        raise click.UsageError("say what to limit: --slots, --bytes-per-second, --connections or --priority")
+    limited = migrations_of(url).limit(id, given)
+    say(line(limited))
+    held = {name: most for name, most in limited["limits"].items() if most is not None}
+    say(f"      priority {limited['priority']}, " + (", ".join(f"{n} {m:,}" for n, m in held.items()) or "no limits"))
+    return Exit.VERIFIED
+
+
+@click.command("watch", epilog=EPILOG)
+@click.argument("id")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it has ended.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing, and only end with it.")
+@URL
+def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
+    """Show how far the migration ID is, until it ends. Ctrl-C ends the watching, and not the migration."""
+    return watch(migrations_of(url), id, quiet, as_json)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@with_flags(WORK, PLACES)
+@click.option("--priority", type=click.IntRange(-100, 100), help="The greater come first.")
+@click.option("--key", metavar="TEXT", help="The same key never makes a second migration.")
+@click.option("--wait", is_flag=True, help="Watch it until it ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+@URL
+def submit(url: str | None, key: str | None, wait: bool, as_json: bool, quiet: bool, **options: Any) -> int:
+    """Hand a migration over to a server, which carries it out whatever happens here; print its number and its id.
+
+    SRC and DST are looked at by the server: its remotes, its folders, its network.
+    """
+    there = server_of(load_settings(), url)
+    if there is None:
+        raise click.UsageError("there is no server: set RELAY_URL (or --url), or do it here with `relay migrate`")
+    request = request_of(options)
+    warn(options, quiet)
+    made = there.submit(request, key)
+    if not quiet and not as_json:
+        say(f"migration {made['number']}  {made['id']}")
+    if wait:
+        return watch(there, made["id"], quiet, as_json)
+    if as_json:
+        say(json.dumps(made))
+    return Exit.VERIFIED

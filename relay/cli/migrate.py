@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from relay.api.problems import problem
-from relay.cli.exits import Exit
-from relay.cli.headers import exposed, read_headers
-from relay.cli.quantities import COUNT, BytesPerSecond
+from relay.cli.asked import FILE, PLACES, WORK, bounds_of, headers_of, warn, whole, with_flags
+from relay.cli.exits import EPILOG, Exit
 from relay.cli.terminal import receipt_lines, say, say_error
 from relay.cli.watch import Interrupted, watched
 from relay.config import load_settings
@@ -22,40 +19,19 @@ from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
 from relay.errors import Cancelled, InvalidType, RelayError
 from relay.stores.remotes import Remotes
-from relay.stores.urls import SCHEME as LIST
-from relay.throttle import Bounds, bounded
+from relay.throttle import bounded
 
-_FILE = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(min=0)
 
 LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "retry_budget", "ca_bundle")
 """The flags that are settings of the same name."""
 
 
-@click.command(epilog="Exit codes: 0 verified · 1 failed · 2 wrong usage · 3 moved but not verified · 130 interrupted")
+@click.command(epilog=EPILOG)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
-@click.option("--verify", type=click.Choice([v.value for v in Verify]), default="auto", help="How much proof.")
-@click.option(
-    "--if-exists",
-    type=click.Choice([e.value for e in IfExists]),
-    help="What to do where something is (a tree: changed; one object: overwrite).",
-)
-@click.option("--recursive", "-r", is_flag=True, help="All that is below the folder SRC, into the folder DST.")
-@click.option(
-    "--server-copy/--no-server-copy",
-    default=True,
-    help="Where both are one store that can copy by itself, let it (default), or move the bytes.",
-)
-@click.option("--slots", type=COUNT, help="Transfers of it at a time, over all that work on it.")
-@click.option("--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="What it may read and read back.")
-@click.option("--connections", type=COUNT, help="Requests of it under way at a time, to each of the two stores.")
-@click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT).")
-@click.option("--source-header", multiple=True, metavar="'NAME: VALUE'", help="Repeatable; '@FILE' reads the value.")
-@click.option("--source-headers-file", type=_FILE, metavar="FILE", help="Lines of 'Name: value'.")
-@click.option("--destination-header", multiple=True, metavar="'NAME: VALUE'", help="As --source-header.")
-@click.option("--destination-headers-file", type=_FILE, metavar="FILE", help="As --source-headers-file.")
-@click.option("--ca-bundle", type=_FILE, metavar="FILE", help="Further certificate authorities (PEM).")
+@with_flags(WORK, PLACES)
+@click.option("--ca-bundle", type=FILE, metavar="FILE", help="Further certificate authorities (PEM).")
 @click.option("--connect-seconds", type=_SECONDS, help="For a connection with its TLS handshake.")
 @click.option("--head-seconds", type=_SECONDS, help="For a store's answer to begin.")
 @click.option("--stall-seconds", type=_SECONDS, help="Without bytes, before it counts as stalled.")
@@ -91,7 +67,7 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     policy = settings.egress().allowing(*filter(None, (plan.source.host, plan.destination.host)))
     runner = Runner(settings, policy)
     transfer = runner.transfer(plan)
-    transfer.meter.throttle = bounded(_bounds(options))
+    transfer.meter.throttle = bounded(bounds_of(options))
     outcome = watched(transfer, runner.run, quiet)
     if as_json:
         say(json.dumps(outcome.to_json()))
@@ -112,7 +88,7 @@ def _tree(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     order = _order(options)
     remotes = Remotes(settings.remotes, folders=None)
     policy = settings.egress().allowing(*filter(None, (place.host for place in order.located(remotes))))
-    _warn(options, quiet)
+    warn(options, quiet)
     runner = Runner(settings, policy)
     runner.remotes = remotes
     ledger = Ledger.at(settings.ledger_url())
@@ -125,54 +101,29 @@ def _tree(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
 def _order(options: Mapping[str, Any]) -> Order:
     if options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
-    source = read_headers(options["source_header"], options["source_headers_file"])
-    destination = read_headers(options["destination_header"], options["destination_headers_file"])
     return Order(
-        End(_whole(options["source"]), tuple(source)),
-        End(_whole(options["destination"]), tuple(destination)),
+        End(whole(options["source"]), headers_of(options, "source")),
+        End(whole(options["destination"]), headers_of(options, "destination")),
         recursive=True,
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
         server_copy=options["server_copy"],
-        bounds=_bounds(options),
+        bounds=bounds_of(options),
     )
-
-
-def _bounds(options: Mapping[str, Any]) -> Bounds:
-    return Bounds(options["slots"], options["bytes_per_second"], options["connections"])
-
-
-def _whole(text: str) -> str:
-    """Return a relative path as an absolute one: the ledger outlives this folder's being the current one."""
-    if text[: len(LIST)].lower() == LIST:
-        return LIST + _whole(text[len(LIST) :]).removesuffix("/")
-    relative = text[:1] == "." or ":" not in text.partition("/")[0]
-    return str(Path(text).absolute()) + "/" if relative and text[:1] != "/" and text else text
 
 
 def _plan(options: Mapping[str, Any], remotes: Remotes, quiet: bool) -> Plan:
     plan = Plan(
-        remotes.locate(
-            options["source"],
-            headers=read_headers(options["source_header"], options["source_headers_file"]),
-        ),
+        remotes.locate(options["source"], headers=headers_of(options, "source")),
         remotes.locate(
             options["destination"],
             method=options["method"],
-            headers=read_headers(options["destination_header"], options["destination_headers_file"]),
+            headers=headers_of(options, "destination"),
             destination=True,
         ),
         Verify(options["verify"]),
         IfExists(options["if_exists"] or "overwrite"),
         options["server_copy"],
     )
-    _warn(options, quiet)
+    warn(options, quiet)
     return plan
-
-
-def _warn(options: Mapping[str, Any], quiet: bool) -> None:
-    """Say which secrets the process list shows. Not before all was checked: what stands where a name should be may be
-    the secret."""
-    lines = (*options["source_header"], *options["destination_header"])
-    for name in exposed(lines) if not quiet else ():
-        say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)

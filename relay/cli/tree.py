@@ -19,8 +19,9 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relay.api.progress import Rate
-from relay.api.told import summary
+from relay.api.told import brief, summary, told
 from relay.cli.exits import Exit
+from relay.cli.shown import NAMED, exit_of, head, table
 from relay.cli.terminal import plain, say
 from relay.engine.claimer import Active, Claimer
 from relay.engine.order import Order
@@ -35,8 +36,6 @@ LINE_SECONDS = 5.0
 STOP_SECONDS = 10.0
 SHOWN = 5
 """So many active transfers have a bar of their own."""
-NAMED = 10
-"""So many failures are named in the summary."""
 
 VERBS = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
 """What goes on with a migration that was not ended well."""
@@ -80,7 +79,7 @@ def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet
         if not quiet:
             say("relay: stopped; the same command goes on where this was left", sys.stderr)
         return stopped.code
-    return exit_of(ended)
+    return exit_of(summary(ledger, ended))
 
 
 def _ran(claimer: Claimer) -> RelayError | None:
@@ -89,14 +88,6 @@ def _ran(claimer: Claimer) -> RelayError | None:
     except RelayError as error:
         return error
     return None
-
-
-def exit_of(migration: Migration) -> Exit:
-    """Return 0 for all verified, 1 for any failure, 3 where some could only not be verified."""
-    if migration.state == "succeeded":
-        return Exit.VERIFIED
-    only = migration.state == "partial" and not migration.counted("failed", "cancelled").objects
-    return Exit.UNVERIFIED if only and migration.error is None else Exit.FAILED
 
 
 # -- what is watched
@@ -178,27 +169,10 @@ def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
         tell(f"relay: {plain(name) or 'the object'} failed: {side}{plain(error.message)}")
 
 
-def _eta(migration: Migration, rate: float, here: int) -> str:
-    left = migration.counted("queued", "running").bytes - here
-    if rate <= 0 or migration.listing != "done":
-        return "still listing" if migration.listing in ("due", "running") else ""
-    seconds = round(max(left, 0) / rate)
-    hours, minutes = divmod(seconds // 60, 60)
-    return f"about {hours}:{minutes:02}:{seconds % 60:02} left" if hours else f"about {minutes}:{seconds % 60:02} left"
-
-
 def _head(watch: Watch, claimer: Claimer) -> tuple[Migration, str]:
     migration = watch.ledger.migration(watch.id)
-    done, every = migration.counted("verified", "unverified", "skipped", "failed"), migration.counted()
-    more = "+" if migration.listing in ("due", "running") else ""
     running = sum(active.transfer.bytes for active in claimer.active.values())
-    rate = watch.rate.add(watch.bytes_now(claimer))
-    text = (
-        f"{done.objects:,} of {every.objects:,}{more} objects, {decimal(done.bytes + running)} of "
-        f"{decimal(every.bytes)}{more}, {decimal(round(rate))}/s, {_eta(migration, rate, running)}"
-    ).rstrip(", ")
-    failed = migration.counted("failed").objects
-    return migration, text + (f", {failed:,} failed" if failed else "")
+    return migration, head(brief(migration), watch.rate.add(watch.bytes_now(claimer)), running)
 
 
 @contextmanager
@@ -259,33 +233,8 @@ def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, qu
         return
     if quiet:
         return
-    for name, value in _table(ledger, migration, members, monotonic() - watch.started, watch.moved):
+    seconds = monotonic() - watch.started
+    took = f"{seconds:.1f} s here, {decimal(round(watch.moved / max(seconds, 0.001)))}/s"
+    failed = [told(row) for row in ledger.page(migration.id, ["failed"], limit=NAMED)]
+    for name, value in table(members, failed, took):
         say(f"{name:<12} {plain(value)}")
-
-
-def _table(
-    ledger: Ledger, migration: Migration, members: dict[str, Any], seconds: float, moved: int
-) -> Iterator[tuple[str, str]]:
-    yield "migration", f"{migration.number}  {migration.id}"
-    yield "state", migration.state
-    yield "source", migration.source
-    yield "destination", migration.destination
-    yield "objects", " · ".join(f"{count:,} {state}" for state, count in members["objects"].items()) or "none"
-    well = migration.counted("verified", "unverified", "skipped")
-    yield "bytes", f"{well.bytes:,} ({decimal(well.bytes)})"
-    yield "time", f"{seconds:.1f} s here, {decimal(round(moved / max(seconds, 0.001)))}/s"
-    if members["levels"]:
-        yield "proved", " · ".join(f"{count:,} by {level}" for level, count in sorted(members["levels"].items()))
-    if members["retries"] or members["bytes_resent"]:
-        yield "again", f"{members['retries']:,} attempts, {decimal(members['bytes_resent'])} sent again"
-    if migration.error:
-        yield "error", f"{migration.error['side']}: {migration.error['detail']}"
-        yield "hint", migration.error["hint"]
-    rows = ledger.page(migration.id, ["failed"], limit=NAMED)
-    for row in rows:
-        error = row.error or {}
-        yield "failed", f"{row.name or migration.source}: {error.get('side')}: {error.get('detail')}"
-    more = migration.counted("failed").objects - len(rows)
-    if rows:
-        rest = f"{more:,} more; " if more > 0 else ""
-        yield "hint", f"{rest}`relay report {migration.number} --state failed` names them; the same command tries again"

@@ -1,0 +1,108 @@
+"""What is asked for on a command line: the flags that `migrate` and `submit` have in common, and what they say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.cli.headers import exposed, read_headers
+from relay.cli.quantities import COUNT, BytesPerSecond
+from relay.cli.terminal import say
+from relay.engine.plan import IfExists, Verify
+from relay.headers import Headers
+from relay.stores.urls import SCHEME as LIST
+from relay.throttle import Bounds
+
+FILE = click.Path(path_type=Path)
+
+Command = Callable[..., Any]
+
+PLACES = (
+    click.option("--source-header", multiple=True, metavar="'NAME: VALUE'", help="Repeatable; '@FILE' reads it."),
+    click.option("--source-headers-file", type=FILE, metavar="FILE", help="Lines of 'Name: value'."),
+    click.option("--destination-header", multiple=True, metavar="'NAME: VALUE'", help="As --source-header."),
+    click.option("--destination-headers-file", type=FILE, metavar="FILE", help="As --source-headers-file."),
+)
+"""What goes along to the two stores."""
+
+WORK = (
+    click.option("--recursive", "-r", is_flag=True, help="All that is below the folder SRC, into the folder DST."),
+    click.option("--verify", type=click.Choice([v.value for v in Verify]), default="auto", help="How much proof."),
+    click.option(
+        "--if-exists",
+        type=click.Choice([e.value for e in IfExists]),
+        help="What to do where something is (a tree: changed; one object: overwrite).",
+    ),
+    click.option(
+        "--server-copy/--no-server-copy",
+        default=True,
+        help="Where both are one store that can copy by itself, let it (default), or move the bytes.",
+    ),
+    click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT)."),
+    click.option("--slots", type=COUNT, help="Transfers of it at a time, over all that work on it."),
+    click.option("--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="What it may read and read back."),
+    click.option("--connections", type=COUNT, help="Requests of it at a time, to each of the two stores."),
+)
+"""What is to be done, and how."""
+
+
+def with_flags(*rows: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command these flags, in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed([option for row in rows for option in row]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def headers_of(options: Mapping[str, Any], side: str) -> Headers:
+    """Return the headers for one side. Raises as `read_headers`."""
+    return read_headers(options[f"{side}_header"], options[f"{side}_headers_file"])
+
+
+def bounds_of(options: Mapping[str, Any]) -> Bounds:
+    """Return what `--slots`, `--bytes-per-second` and `--connections` say."""
+    return Bounds(options["slots"], options["bytes_per_second"], options["connections"])
+
+
+def place(options: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """Return one side as a request to a server has it. Raises as `read_headers`."""
+    members: dict[str, Any] = {"url": options[side], "headers": dict(headers_of(options, side))}
+    return {**members, "method": options["method"]} if side == "destination" and options.get("method") else members
+
+
+def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request to a server that the flags of `submit` ask for."""
+    given = {name: options[name] for name in ("if_exists", "priority") if options[name] is not None}
+    limits = {name: most for name, most in bounds_of(options).to_json().items() if most is not None}
+    return {
+        "source": place(options, "source"),
+        "destination": place(options, "destination"),
+        "recursive": options["recursive"],
+        "verify": options["verify"],
+        "server_copy": options["server_copy"],
+        **given,
+        **({"limits": limits} if limits else {}),
+    }
+
+
+def whole(text: str) -> str:
+    """Return a relative path as an absolute one: the ledger outlives this folder's being the current one."""
+    if text[: len(LIST)].lower() == LIST:
+        return LIST + whole(text[len(LIST) :]).removesuffix("/")
+    relative = text[:1] == "." or ":" not in text.partition("/")[0]
+    return str(Path(text).absolute()) + "/" if relative and text[:1] != "/" and text else text
+
+
+def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
+    """Say which secrets the process list shows. Not before all was checked: what stands where a name should be may be
+    the secret."""
+    lines = (*options["source_header"], *options["destination_header"])
+    for name in exposed(lines) if not quiet else ():
+        say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)

@@ -1,0 +1,162 @@
+"""`relay watch`, and `relay submit --wait`: a migration that others carry out, shown until it ends.
+
+Ctrl-C ends the watching and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from time import monotonic
+from typing import Any
+
+import gevent
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from relay.api.progress import Rate
+from relay.cli.exits import Exit
+from relay.cli.ledgers import Members, Migrations
+from relay.cli.shown import NAMED, WELL, bytes_in, exit_of, head, objects_in, table
+from relay.cli.terminal import plain, say
+from relay.cli.watch import Interrupted
+
+LINE_SECONDS = 5.0
+
+Tell = Callable[[str], None]
+Show = Callable[[Members], None]
+
+
+@dataclass(eq=False)
+class Seen:
+    """What was told of a migration while it was watched."""
+
+    failures: list[Members] = field(default_factory=list)
+    """Those that nobody was told of yet, of the last time that it was begun or tried again."""
+    waits: Members | None = None
+    """Why it waits for somebody, if it does."""
+    last: Members | None = None
+
+    def event(self, kind: str, members: Members) -> None:
+        """Take note of an event."""
+        if kind == "failed":
+            self.failures.append(members)
+        elif kind == "retry":
+            self.failures.clear()
+        if kind in ("paused", "resume", "retry", "cancel"):
+            self.waits = members if kind == "paused" else None
+
+    def fresh(self) -> list[Members]:
+        """Return the failures that were not told, and forget them."""
+        found, self.failures = self.failures, []
+        return found
+
+
+def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
+    """Show a migration until it ends, or waits for credentials; return the exit code of that."""
+    try:
+        with _interrupted(), _display(quiet) as (show, tell):
+            _followed(migrations, id, show, tell)
+    except Interrupted as error:
+        if not quiet:
+            say(f"relay: the migration goes on; `relay watch {plain(id)}` looks again", sys.stderr)
+        return error.code
+    ended = migrations.one(id)
+    if as_json:
+        say(json.dumps(ended))
+    elif not quiet:
+        for name, value in table(ended, _failed(migrations, ended), _took(ended)):
+            say(f"{name:<12} {plain(value)}")
+    return exit_of(ended)
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise Interrupted where we wait. (Python's own KeyboardInterrupt would end in the hub.)"""
+    here: Any = gevent.getcurrent()
+    codes = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
+    watchers = [gevent.signal_handler(number, gevent.kill, here, Interrupted(code)) for number, code in codes.items()]
+    try:
+        yield
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+
+
+def _followed(migrations: Migrations, id: str, show: Show, tell: Tell) -> None:
+    seen = Seen()
+    for kind, members in migrations.follow(id):
+        if kind != "progress":
+            seen.event(kind, members)
+            continue
+        fresh = seen.fresh()
+        for failure in fresh[:NAMED]:
+            side = f"{failure.get('side')}: " if failure.get("side") in ("source", "destination") else ""
+            name = plain(str(failure.get("name") or "the object"))
+            tell(f"relay: {name} failed: {side}{plain(str(failure.get('detail')))}")
+        if len(fresh) > NAMED:
+            tell(f"relay: and {len(fresh) - NAMED:,} more failed")
+        show(members)
+        if members["state"] == "paused" and seen.waits is not None:
+            return  # nothing happens before somebody gives it other credentials
+
+
+def _failed(migrations: Migrations, ended: Members) -> list[Members]:
+    if not objects_in(ended, "failed"):
+        return []
+    return list(islice(migrations.rows(ended["id"], ("failed",)), NAMED))
+
+
+def _took(ended: Members) -> str:
+    if ended["ended"] is None:
+        return "not ended"
+    seconds = max(ended["ended"] - ended["created"], 0.001)
+    return f"{seconds:.1f} s, {decimal(round(bytes_in(ended, *WELL) / seconds))}/s"
+
+
+# -- what is shown
+
+
+def _display(quiet: bool) -> AbstractContextManager[tuple[Show, Tell]]:
+    if quiet:
+        return nullcontext((lambda _: None, lambda _: None))
+    return _bar() if sys.stderr.isatty() else nullcontext((_Lines().show, lambda text: say(text, sys.stderr)))
+
+
+@contextmanager
+def _bar() -> Iterator[tuple[Show, Tell]]:
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    rate = Rate()
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
+        whole = progress.add_task("", total=None)
+
+        def show(migration: Members) -> None:
+            done = bytes_in(migration, *WELL, "failed")
+            text = head(migration, rate.add(done))
+            progress.update(whole, description=text, total=bytes_in(migration) or None, completed=done)
+            progress.refresh()
+
+        def tell(text: str) -> None:
+            progress.console.print(text, markup=False, highlight=False, style="red")
+
+        yield show, tell
+
+
+class _Lines:
+    """A plain line every few seconds, for logs."""
+
+    def __init__(self) -> None:
+        self._rate, self._next = Rate(), monotonic() + LINE_SECONDS
+
+    def show(self, migration: Members) -> None:
+        rate = self._rate.add(bytes_in(migration, *WELL, "failed"))
+        if monotonic() < self._next:
+            return
+        self._next = monotonic() + LINE_SECONDS
+        say(f"relay: {head(migration, rate)}", sys.stderr)

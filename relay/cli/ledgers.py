@@ -1,0 +1,202 @@
+"""The migrations that a command speaks of: those in the ledger of this machine, or those of a server.
+
+Decided here: that both give the same plain values, by the same names. Never here: how they are printed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import quote, urlencode
+
+from relay.api.told import brief, followed, summary, told
+from relay.cli.asked import whole
+from relay.config import Settings, load_settings
+from relay.errors import NotRelay, ServerUnreachable
+from relay.stores.remotes import Remotes
+
+if TYPE_CHECKING:
+    from relay.cli.client import Client
+
+Members = dict[str, Any]
+Event = tuple[str, Members]
+
+NDJSON, SSE = "application/x-ndjson", "text/event-stream"
+PAGE: Final = 1000
+PATIENCE_SECONDS: Final = 60.0
+"""How long a server may be away while it is watched: it may be started anew."""
+
+
+class Migrations(Protocol):
+    """What a command may ask and tell, of a ledger or of a server. Each raises MigrationUnknown, and what its ledger
+    or its server does."""
+
+    where: str
+    """How it is named to people."""
+
+    def one(self, id: str) -> Members:
+        """Return all about one migration."""
+
+    def newest(self, limit: int) -> Iterator[Members]:
+        """Yield the newest migrations, in brief."""
+
+    def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
+        """Yield a line for each object, of some states or of all; no more than a page of them is kept."""
+
+    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+        """Tell it to pause, resume, cancel or retry; `places` are both ends again with fresh credentials."""
+
+    def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
+        """Change its priority and limits; None takes a limit away."""
+
+    def follow(self, id: str) -> Iterator[Event]:
+        """Yield what happened and what happens, with a `progress` each second, until it ends."""
+
+
+def migrations_of(url: str | None) -> Migrations:
+    """Return those of the server that `--url` or RELAY_URL names, or of this machine's ledger. Raises ConfigError."""
+    settings = load_settings()
+    return server_of(settings, url) or Here(settings)
+
+
+def server_of(settings: Settings, url: str | None) -> There | None:
+    """Return the server that `--url` or RELAY_URL names, or None. Raises ConfigError."""
+    if not (url or settings.url):
+        return None
+    # Here and not above: `requests` takes a twentieth of a second that `relay --help` need not wait.
+    from relay.cli.client import client_of
+
+    return There(client_of(settings, url or settings.url))
+
+
+class Here:
+    """The ledger of this machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open it. Raises ConfigError."""
+        # Here and not above: SQLAlchemy takes a fifth of a second that `relay --help` need not wait.
+        from relay.ledger.ledger import Ledger
+
+        self._settings = settings
+        self._ledger = Ledger.at(settings.ledger_url())
+        self.where = self._ledger.database.where
+
+    def one(self, id: str) -> Members:
+        """As Migrations.one."""
+        return summary(self._ledger, self._ledger.migration(id))
+
+    def newest(self, limit: int) -> Iterator[Members]:
+        """As Migrations.newest."""
+        return (brief(migration) for migration in self._ledger.migrations(limit))
+
+    def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
+        """As Migrations.rows."""
+        id, after = self._ledger.migration(id).id, 0
+        while page := self._ledger.page(id, states, after):
+            yield from (told(row) for row in page)
+            after = page[-1].id
+
+    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+        """As Migrations.act."""
+        from relay.api.request import parse_fresh
+
+        migration, secret = self._ledger.migration(id), None
+        if places is not None:
+            texts = {side: {**end, "url": whole(end["url"])} for side, end in places.items()}
+            secret = parse_fresh(texts, migration, Remotes(self._settings.remotes, folders=None))
+        return summary(self._ledger, self._ledger.act(migration.id, verb, secret))
+
+    def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
+        """As Migrations.limit."""
+        return summary(self._ledger, self._ledger.limit(self._ledger.migration(id).id, change))
+
+    def follow(self, id: str) -> Iterator[Event]:
+        """As Migrations.follow."""
+        for kind, _, members in followed(self._ledger, id, 0, time.sleep):
+            yield kind, members
+
+
+class There:
+    """A server."""
+
+    def __init__(
+        self, client: Client, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """`clock` and `sleep` tell how long a server that went away is waited for."""
+        self._client, self._clock, self._sleep = client, clock, sleep
+        self.where = client.url
+
+    def submit(self, request: Mapping[str, Any], key: str | None) -> Members:
+        """Hand a migration over; it is in the server's ledger when this returns. Raises the server's RequestError."""
+        headers = {"Prefer": "respond-async", **({"Idempotency-Key": key} if key else {})}
+        return self._client.ask("POST", "/migrate", request, **headers)
+
+    def one(self, id: str) -> Members:
+        """As Migrations.one."""
+        return self._client.ask("GET", _path(id))
+
+    def newest(self, limit: int) -> Iterator[Members]:
+        """As Migrations.newest."""
+        path: str | None = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
+        while path and limit > 0:
+            page = self._client.ask("GET", path)
+            yield from page["migrations"][:limit]
+            limit, path = limit - len(page["migrations"]), page["next"]
+
+    def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
+        """As Migrations.rows."""
+        query = f"?{urlencode({'state': ','.join(states)})}" if states else ""
+        for line in self._client.lines(f"{_path(id)}/transfers{query}", NDJSON):
+            yield self._object(line)
+
+    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+        """As Migrations.act."""
+        return self._client.ask("POST", f"{_path(id)}/{verb}", places)
+
+    def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
+        """As Migrations.limit."""
+        named = {name: value for name, value in change.items() if name == "priority"}
+        limits = {name: value for name, value in change.items() if name != "priority"}
+        return self._client.ask("PATCH", _path(id), {**named, **({"limits": limits} if limits else {})})
+
+    def follow(self, id: str) -> Iterator[Event]:
+        """As Migrations.follow; where the server goes away it is waited for, and nothing is told twice."""
+        since, seen, ended = "0", self._clock(), False
+        self.one(id)  # one that is not there is no reason to wait
+        while not ended:
+            try:
+                for number, kind, members in self._events(id, since):
+                    since, seen = number or since, self._clock()
+                    ended = kind == "progress" and members.get("ended") is not None
+                    yield kind, members
+            except ServerUnreachable:
+                if self._clock() - seen > PATIENCE_SECONDS:
+                    raise
+            if not ended:
+                self._sleep(1.0)
+
+    def _events(self, id: str, since: str) -> Iterator[tuple[str, str, Members]]:
+        """Yield server-sent events: the number, the kind, and the members of each."""
+        fields: dict[str, str] = {}
+        for line in self._client.lines(f"{_path(id)}/events", SSE, **{"Last-Event-ID": since}):
+            name, _, value = line.partition(": ")
+            if line:
+                fields[name] = value
+            elif fields:
+                yield fields.get("id", ""), fields.get("event", ""), self._object(fields.get("data", ""))
+                fields = {}
+
+    def _object(self, text: str) -> Members:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise NotRelay(f"{self.where} sent a line that is no JSON object")
+        return found
+
+
+def _path(id: str) -> str:
+    return f"/migrations/{quote(id, safe='')}"

@@ -1,0 +1,105 @@
+"""How a migration looks in the terminal: one line in a list, one line while it runs, the table of its end.
+
+Decided here: the words, and which exit code its end is. Never here: where the values come from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from rich.filesize import decimal
+
+from relay.cli.exits import Exit
+from relay.cli.terminal import plain
+
+NAMED: Final = 10
+"""So many failures are named in the table."""
+WELL: Final = ("verified", "unverified", "skipped")
+
+Members = Mapping[str, Any]
+
+
+def objects_in(migration: Members, *states: str) -> int:
+    """Return how many objects are in some states; all without any."""
+    counts: Mapping[str, int] = migration["objects"]
+    return sum(count for state, count in counts.items() if not states or state in states)
+
+
+def bytes_in(migration: Members, *states: str) -> int:
+    """Return how many bytes those have."""
+    counts: Mapping[str, int] = migration["bytes"]
+    return sum(count for state, count in counts.items() if not states or state in states)
+
+
+def line(migration: Members) -> str:
+    """Return a migration's line in a list."""
+    done, failed = objects_in(migration, *WELL), objects_in(migration, "failed")
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(migration["created"]))
+    text = f"{migration['number']:>4}  {plain(migration['state']):<10} {when}  "
+    text += f"{done:,} of {objects_in(migration):,} objects, {decimal(bytes_in(migration, *WELL))}"
+    text += f", {failed:,} failed" if failed else ""
+    return f"{text}  {plain(migration['source'])} -> {plain(migration['destination'])}"
+
+
+def head(migration: Members, rate: float, here: int = 0) -> str:
+    """Return how far it is, as one line; `here` are bytes of objects under way, `rate` is bytes a second."""
+    done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
+    moved = bytes_in(migration, *WELL, "failed") + here
+    text = (
+        f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of "
+        f"{decimal(bytes_in(migration))}{more}, {decimal(round(rate))}/s, {_eta(migration, rate, here)}"
+    ).rstrip(", ")
+    failed = objects_in(migration, "failed")
+    state = "" if migration["state"] == "running" else f", {plain(migration['state'])}"
+    return text + (f", {failed:,} failed" if failed else "") + state
+
+
+def _listing(migration: Members) -> bool:
+    return migration["listing"] in ("due", "running")
+
+
+def _eta(migration: Members, rate: float, here: int) -> str:
+    if rate <= 0 or migration["listing"] not in ("done", "none"):
+        return "still listing" if _listing(migration) else ""
+    left = bytes_in(migration, "queued", "running") - here
+    seconds = round(max(left, 0) / rate)
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"about {hours}:{minutes:02}:{seconds % 60:02} left" if hours else f"about {minutes}:{seconds % 60:02} left"
+
+
+def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[tuple[str, str]]:
+    """Yield how it ended, row by row; `failed` are the first of the objects that failed."""
+    yield "migration", f"{migration['number']}  {migration['id']}"
+    yield "state", migration["state"]
+    yield "source", migration["source"]
+    yield "destination", migration["destination"]
+    yield "objects", " · ".join(f"{count:,} {state}" for state, count in migration["objects"].items()) or "none"
+    well = bytes_in(migration, *WELL)
+    yield "bytes", f"{well:,} ({decimal(well)})"
+    yield "time", took
+    if migration["levels"]:
+        yield "proved", " · ".join(f"{count:,} by {level}" for level, count in sorted(migration["levels"].items()))
+    if migration["retries"] or migration["bytes_resent"]:
+        yield "again", f"{migration['retries']:,} attempts, {decimal(migration['bytes_resent'])} sent again"
+    if migration["error"]:
+        yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
+        yield "hint", migration["error"]["hint"]
+    for row in failed:
+        yield "failed", f"{row['name'] or migration['source']}: {row['detail']}"
+    more = objects_in(migration, "failed") - len(failed)
+    if failed:
+        rest = f"{more:,} more; " if more > 0 else ""
+        yield "hint", f"{rest}`relay report {migration['number']} --state failed` names them; {AGAIN}"
+
+
+AGAIN: Final = "`relay retry`, or the same command, tries again"
+
+
+def exit_of(migration: Members) -> Exit:
+    """Return 0 for all verified, 1 for any failure, 3 where some could only not be verified."""
+    if migration["state"] == "succeeded":
+        return Exit.VERIFIED
+    only = migration["state"] == "partial" and not objects_in(migration, "failed", "cancelled")
+    return Exit.UNVERIFIED if only and migration["error"] is None else Exit.FAILED

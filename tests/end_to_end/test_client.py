@@ -1,0 +1,343 @@
+"""The commands that speak to a server, as their users run them; and the same ones on the local ledger."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.cli.quantities import parse_bytes
+from tests.end_to_end.test_cli import ROOT, environment
+from tests.end_to_end.test_serve import SERVE, Server, running
+from tests.scripted import Peer, Talk, answer
+
+TOKEN = "planted-token-0123456789"
+COUNT = 30
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Return a folder that the server may use, with a tree in it."""
+    for i in range(COUNT):
+        path = tmp_path / "from" / f"{i % 3}" / f"object {i:02}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([i]) * 1000)
+    return tmp_path
+
+
+@pytest.fixture
+def settings(folders: Path) -> dict[str, str]:
+    """Return the settings of a server that wants a token."""
+    tokens = folders / "tokens"
+    tokens.write_text(TOKEN + "\n")
+    tokens.chmod(0o600)
+    return {
+        "RELAY_LOCAL_FOLDERS": str(folders),
+        "RELAY_LEDGER": f"sqlite:///{folders}/server.db",
+        "RELAY_TOKENS_FILE": str(tokens),
+    }
+
+
+@pytest.fixture
+def server(settings: dict[str, str]) -> Iterator[Server]:
+    """Return the server."""
+    with running(SERVE, **settings) as made:
+        yield made
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def start(*words: str, **more: str) -> subprocess.Popen[str]:
+    """Start a command."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "relay", *words],
+        cwd=ROOT,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*words: str, **more: str) -> tuple[int, str, str]:
+    """Run a command to its end; return its exit code and what it printed: no traceback, and never the token."""
+    process = start(*words, **more)
+    out, err = process.communicate(timeout=100)
+    assert "Traceback" not in out + err, err
+    assert TOKEN not in out + err
+    return process.returncode, out, err
+
+
+@pytest.fixture(params=["server", "ledger"])
+def anywhere(request: pytest.FixtureRequest, folders: Path) -> Run:
+    """Return what runs a command against a server, or on the ledger that the server works on too."""
+    server: Server = request.getfixturevalue("server")
+    there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
+    here = {"RELAY_LEDGER": f"sqlite:///{folders}/server.db"}
+    return lambda *words: run(*words, **(there if request.param == "server" else here))
+
+
+def submitted(server: Server, folders: Path, *words: str, **more: str) -> tuple[int, str, str]:
+    """Hand the tree over to the server."""
+    places = (f"file://{folders}/from", f"file://{folders}/to")
+    url = f"http://{server.host}:{server.port}"
+    return run("submit", "-r", *places, *words, RELAY_URL=url, RELAY_TOKEN=TOKEN, **more)
+
+
+# -- with a server, and without
+
+
+def test_a_migration_is_handed_over_waited_for_and_looked_at(server: Server, folders: Path, anywhere: Run) -> None:
+    code, out, err = submitted(server, folders, "--wait", "--slots", "2", "--priority", "4", "--key", "photos")
+    assert code == 0, err
+    first, *rows = out.splitlines()
+    number, id = first.split()[1:]
+    assert (first, number) == (f"migration 1  {id}", "1")
+    table = dict(row.split(maxsplit=1) for row in rows)
+    assert (table["state"], table["objects"]) == ("succeeded", f"{COUNT} verified")
+    assert len(list((folders / "to").rglob("object *"))) == COUNT
+    assert submitted(server, folders, "--key", "photos")[1].split()[2] == id
+
+    assert anywhere("status")[1].split()[:2] == ["1", "succeeded"]
+    (brief,) = [json.loads(line) for line in anywhere("status", "--json")[1].splitlines()]
+    assert (brief["id"], brief["objects"]) == (id, {"verified": COUNT})
+    whole = json.loads(anywhere("status", "1", "--json")[1])
+    assert (whole["id"], whole["priority"], whole["limits"]["slots"]) == (id, 4, 2)
+    assert "succeeded" in anywhere("status", id)[1]
+    assert anywhere("watch", "1", "--quiet") == (0, "", "")
+
+    rows_of = [json.loads(line) for line in anywhere("report", id, "--format", "jsonl")[1].splitlines()]
+    assert {row["name"] for row in rows_of} == {f"{i % 3}/object {i:02}" for i in range(COUNT)}
+    sheet = list(csv.DictReader(io.StringIO(anywhere("report", "1", "--format", "csv")[1])))
+    assert [row["digest"] for row in sheet] == [row["digest"] for row in rows_of]
+    assert anywhere("report", "1", "--state", "failed")[1] == ""
+    assert anywhere("report", "1", "--format", "html")[1].count("<tr") == COUNT + 1
+
+
+def test_what_it_may_use_is_told_and_what_becomes_of_it(server: Server, folders: Path, anywhere: Run) -> None:
+    code, out, _ = submitted(server, folders, "--bytes-per-second", "1", "--json")
+    assert code == 0
+    assert json.loads(out)["limits"]["bytes_per_second"] == 1
+    code, out, _ = anywhere("limit", "1", "--bytes-per-second", "2K", "--connections", "3", "--priority", "-7")
+    assert (code, "priority -7, bytes_per_second 2,000, connections 3" in out) == (0, True)
+    assert " paused " in anywhere("pause", "1")[1]
+    places = (f"file://{folders}/from", f"file://{folders}/to")
+    assert anywhere("resume", "1", f"file://{folders}/other", places[1])[0] == 2
+    code, out, err = anywhere("resume", "1", *places)
+    assert (code, " running " in out) == (0, True), err
+    assert " cancelled " in anywhere("cancel", "1")[1]
+    code, _, err = anywhere("limit", "1", "--slots", "5")
+    assert (code, "cancelled" in err) == (1, True)
+    assert " running " in anywhere("retry", "1")[1]
+    assert anywhere("limit", "1", "--bytes-per-second", "none", "--connections", "NONE")[1].endswith("no limits\n")
+    code, out, err = anywhere("watch", "1")
+    assert (code, "succeeded" in out) == (0, True), err
+
+
+def test_the_exit_code_is_that_of_its_end(server: Server, folders: Path, anywhere: Run) -> None:
+    assert submitted(server, folders, "--verify", "size", "--wait", "--quiet") == (3, "", "")
+    (folders / "to" / "1" / "object 01").unlink()
+    (folders / "to" / "1" / "object 01" / "in the way").mkdir(parents=True)
+    code, out, err = submitted(server, folders, "--wait", "--json")
+    assert code == 1
+    assert json.loads(out)["objects"]["failed"] == 1
+    assert "1/object 01 failed: destination: " in err
+    code, out, _ = anywhere("watch", "2")
+    assert (code, "`relay report 2 --state failed`" in out) == (1, True)
+    assert [anywhere("watch", number, "-q")[0] for number in ("1", "2")] == [3, 1]
+
+
+def test_one_that_is_not_there(anywhere: Run) -> None:
+    for words in (
+        ("status", "99"),
+        ("watch", "99"),
+        ("report", "99"),
+        ("pause", "a b"),
+        ("limit", "9", "--slots", "1"),
+    ):
+        code, out, err = anywhere(*words)
+        assert (code, out, err.count("\n")) == (1, "", 2), err
+        assert "there is no migration" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("limit", "1"), "say what to limit"),
+        (("limit", "1", "--slots", "0"), "--slots"),
+        (("limit", "1", "--bytes-per-second", "fast"), "such as 500K"),
+        (("limit", "1", "--bytes-per-second", "0"), "such as 500K"),
+        (("limit", "1", "--priority", "none"), "--priority"),
+        (("resume", "1", "only-one"), "SRC comes with DST"),
+        (("submit", "a", "b"), "RELAY_URL"),
+        (("status", "--url", "nonsense"), "RELAY_URL"),
+        (("status", "--url", "http://user:pass@127.0.0.1/"), "RELAY_URL"),
+        (("status", "--url", "s3://bucket/key"), "RELAY_URL"),
+        (("status", "--url", "http://127.0.0.1/?x"), "RELAY_URL"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    code, out, err = run(*words, RELAY_LEDGER=f"sqlite:///{tmp_path}/relay.db")
+    assert (code, out, says in err) == (2, "", True), err
+    assert "pass@" not in err
+
+
+# -- what may answer in the place of a server
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    code, out, err = run("status", RELAY_URL="http://127.0.0.1:1/relay/")
+    assert (code, out) == (1, "")
+    assert err.startswith("relay: the server http://127.0.0.1:1/relay is not there")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+        b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+        b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 500 No\r\nContent-Type: application/problem+json\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 5\r\n\r\nhello",
+    ],
+    ids=["a page", "no such page", "a redirect", "a list", "an empty problem", "lines"],
+)
+def test_something_else_there(reply: bytes) -> None:
+    with Peer(answer(reply)) as peer:
+        code, out, err = run("status", "1", RELAY_URL=peer.url(""), RELAY_TOKEN=TOKEN)
+    assert (code, out) == (1, "")
+    assert f"{peer.url('')} answered " in err
+
+
+def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
+    """Neither is a line half a line."""
+    one = b'{"id": "x", "number": 1}'
+    row = b'{"name": "a", "state": "verified"}\n'
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            if b"/transfers" not in head:
+                talk.send(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(one), one
+                )
+                continue
+            talk.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+            talk.send(b"%x\r\n%s\r\n" % (len(row), row))
+            return
+
+    with Peer(script) as peer:
+        code, out, err = run("report", "1", "--format", "jsonl", RELAY_URL=peer.url(""))
+    assert (code, out.splitlines()) == (1, [row.decode().strip()])
+    assert "broke off" in err
+
+
+def test_a_token_that_is_missing_wrong_or_open_to_others(server: Server, folders: Path) -> None:
+    url = f"http://{server.host}:{server.port}"
+    code, _, err = run("status", RELAY_URL=url)
+    assert (code, "no bearer token" in err) == (2, True)
+    code, _, err = run("status", RELAY_URL=url, RELAY_TOKEN="another-token-0123456789")
+    assert (code, "the token is not known" in err) == (2, True)
+    file = folders / "token"
+    file.write_text(TOKEN + "\n")
+    file.chmod(0o644)
+    code, _, err = run("status", RELAY_URL=url, RELAY_TOKEN_FILE=str(file))
+    assert (code, "open to others" in err) == (2, True)
+    file.chmod(0o600)
+    assert run("status", RELAY_URL=url, RELAY_TOKEN_FILE=str(file))[0] == 0
+    file.write_text(f"{TOKEN}\n{TOKEN}\n")
+    assert run("status", RELAY_URL=url, RELAY_TOKEN_FILE=str(file))[0] == 2
+
+
+# -- watching
+
+
+def test_a_watch_that_is_interrupted_leaves_the_migration_alone(server: Server, folders: Path) -> None:
+    submitted(server, folders, "--bytes-per-second", "1")
+    there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
+    watching = start("watch", "1", **there)
+    assert watching.stderr is not None
+    assert "0 of" in watching.stderr.readline()  # a line of progress
+    watching.send_signal(signal.SIGINT)
+    out, err = watching.communicate(timeout=30)
+    assert (watching.returncode, out) == (130, "")
+    assert "the migration goes on" in err
+    assert "Traceback" not in err
+    assert " running " in run("status", **there)[1]
+
+
+def test_a_watch_outlives_its_server(settings: dict[str, str], folders: Path) -> None:
+    with running(SERVE, **settings) as first:
+        submitted(first, folders, "--bytes-per-second", "1")
+        there = {"RELAY_URL": f"http://{first.host}:{first.port}", "RELAY_TOKEN": TOKEN}
+        watching = start("watch", "1", "--json", **there)
+        assert watching.stderr is not None
+        assert "0 of" in watching.stderr.readline()
+        first.process.kill()
+        first.finish()
+    with running(SERVE, **settings, RELAY_BIND=there["RELAY_URL"].removeprefix("http://")):
+        assert run("limit", "1", "--bytes-per-second", "none", **there)[0] == 0
+        out, err = watching.communicate(timeout=60)
+    assert (watching.returncode, json.loads(out)["state"]) == (0, "succeeded"), err
+
+
+def test_a_long_report_is_not_kept(server: Server, folders: Path) -> None:
+    """Twenty thousand rows pass through a process that may not have them all."""
+    (folders / "many").mkdir()
+    for i in range(20_000):
+        (folders / "many" / f"{i:05} {'x' * 150}").touch()
+    request: dict[str, Any] = {"source": f"file://{folders}/many", "destination": f"file://{folders}/to"}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    _, told = server.ask("POST", "/migrate", {**request, "recursive": True, "limits": {"slots": 1}}, **headers)
+    for _ in range(3000):
+        if server.ask("GET", f"/migrations/{told['id']}", **headers)[1]["listing"] == "done":
+            break
+        time.sleep(0.02)  # another process's work can only be asked for
+    server.ask("POST", f"/migrations/{told['id']}/pause", **headers)
+    program = (
+        "import resource, sys; from relay.cli.__main__ import main; code = main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    )
+    sizes, counts = [], []
+    for state in ("failed", "queued"):
+        words = [sys.executable, "-c", program, "report", "1", "--format", "csv", "--state", state]
+        there = {"RELAY_URL": f"http://{server.host}:{server.port}", "RELAY_TOKEN": TOKEN}
+        done = subprocess.run(words, cwd=ROOT, env=environment(**there), capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        sizes.append(int(done.stderr.split()[-1]))
+        counts.append(done.stdout.count("\n") - 1)
+    assert counts[0] == 0
+    assert counts[1] > 15_000
+    assert sizes[1] - sizes[0] < 4096  # KiB; all rows together are far more
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1", 1),
+        ("500K", 500_000),
+        ("10M", 10_000_000),
+        ("1.5MB", 1_500_000),
+        ("64Mi", 64 << 20),
+        ("2GiB", 2 << 30),
+        ("1t", 10**12),
+        ("", None),
+        ("M", None),
+        ("-5", None),
+        ("1e6", None),
+        ("10 M", None),
+        ("١٠", None),
+    ],
+)
+def test_numbers_of_bytes(text: str, count: int | None) -> None:
+    assert parse_bytes(text) == count
