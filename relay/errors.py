@@ -19,7 +19,8 @@ The tree:
     ├─ LedgerFailed 503 (LedgerBusy)   MigrationUnknown 404   IllegalTransition 409   LeaseLost
     ├─ ServerUnreachable  NotRelay  ServerRefused   the terminal's own, of a server that it speaks to
     ├─ StoreError                what a store said, or how its connection failed
-    │  ├─ NotFound  ├─ AlreadyExists  ├─ PreconditionFailed  ├─ Unauthenticated  ├─ PermissionDenied
+    │  ├─ NotFound  ├─ AlreadyExists  ├─ PreconditionFailed  ├─ Unauthenticated (CredentialsWithdrawn)
+    │  ├─ PermissionDenied
     │  ├─ Rejected  ├─ RangeIgnored  ├─ LengthRequired ├─ RedirectRefused  ├─ TooManyRedirects  ├─ Throttled
     │  ├─ Unavailable  ├─ ConnectFailed  ├─ ConnectionLost  ├─ CertificateRefused  ├─ StoreTimeout  ├─ Stalled
     │  └─ ProtocolViolation  └─ PrematureResponse
@@ -367,6 +368,13 @@ class Unauthenticated(StoreError):
 
     code, title = "store-unauthenticated", "The store wants valid credentials"
     default_hint = "Give the store's credentials in 'headers', or a fresh presigned URL."
+
+
+class CredentialsWithdrawn(Unauthenticated):
+    """What the store allowed before it denies now: a signature has expired, or a key was withdrawn."""
+
+    code, title = "store-credentials-withdrawn", "The store denies what it allowed before"
+    default_hint = "Resume with fresh credentials, or a fresh presigned URL; what has arrived is kept."
 
 
 class PermissionDenied(StoreError):

@@ -37,6 +37,7 @@ from relay.errors import (
     LeaseLost,
     LedgerFailed,
     NotFound,
+    PermissionDenied,
     RelayError,
     Unauthenticated,
     Unsupported,
@@ -122,6 +123,7 @@ class Claimer:
         self._in_hand = 0
         self._jobs: dict[str, tuple[int, Job]] = {}
         self._throttles: dict[str, Throttle] = {}
+        self._asked: dict[str, float] = {}
         self._facts: dict[str, bool] = {}
         self._wake = Event()
         self._stopping = False
@@ -300,13 +302,29 @@ class Claimer:
         resent = transfer.resent if transfer else 0
         if stopped or self._stopping or isinstance(error, LedgerFailed):
             return Settlement(claim, "hand_back", resent=resent)
-        if isinstance(error, Unauthenticated):
+        if isinstance(error, Unauthenticated) or (isinstance(error, PermissionDenied) and self._denied(claim, error)):
             # The others would fail with the same: better all wait for new credentials.
             self._pause(claim.migration_id, error)
             return Settlement(claim, "hand_back", resent=resent)
         self.ended(claim, error)
         seconds = transfer.meter.seconds() if transfer else None
         return Settlement(claim, "failed", resent=resent, seconds=seconds, error=told(error))
+
+    def _denied(self, claim: Claim, error: PermissionDenied) -> bool:
+        """Say if it is not this object alone that the source denies, but what it let us list before."""
+        id, now = claim.migration_id, self.clock()
+        if error.side != "source" or not claim.name or claim.url or now < self._asked.get(id, -1.0):
+            return False
+        try:
+            job = self._job(id, claim.renewed)
+            source = self.runner.stores.source(job.source, Meter(self.runner.limits))
+            next(iter(source.list(job.source)), None)
+        except (Unauthenticated, PermissionDenied):
+            return True
+        except RelayError:
+            pass  # it does not tell
+        self._asked = {id: now + LOOK_SECONDS}  # so many may be denied, one after the other
+        return False
 
     def _pause(self, id: str, error: RelayError) -> None:
         with suppress(RelayError):  # it is over, or paused already
@@ -372,6 +390,9 @@ class Claimer:
             )
         except (LedgerFailed, LeaseLost):
             raise
+        except Unauthenticated as error:
+            self._pause(id, error)
+            self.ledger.hand_back_listing(listing)
         except RelayError as error:
             self.ledger.end_listing(listing, told(error))
         except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it

@@ -24,7 +24,16 @@ from gevent.pool import Pool
 from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
-from relay.errors import Cancelled, IntegrityMismatch, LeaseLost, NotFound, Rejected, RelayError
+from relay.errors import (
+    Cancelled,
+    IntegrityMismatch,
+    LeaseLost,
+    NotFound,
+    PermissionDenied,
+    Rejected,
+    RelayError,
+    Unauthenticated,
+)
 from relay.ledger.rows import Begun, StoredPart
 from relay.location import Location
 from relay.retry import Backoff
@@ -135,7 +144,7 @@ class Parts:
             self._move_all(upload, spans)
             return self._completed(destination, upload, spans)
         except BaseException as error:
-            if not (self._keeps and _goes_on(error)):
+            if not (self._keeps and self._goes_on(error)):
                 self._abort(upload, error)
             raise
 
@@ -281,6 +290,17 @@ class Parts:
             value = checksums.combine_crc64nvme(value, int.from_bytes(self._digests[number], "big"), span.length)
         return {COMBINED: value.to_bytes(8, "big")}
 
+    def _goes_on(self, error: BaseException) -> bool:
+        """Say if another attempt, or another process, may go on with what was acknowledged.
+
+        Also one with fresh credentials: who is denied a part after others were allowed wants only those.
+        """
+        if isinstance(error, PermissionDenied):
+            return bool(self._done)
+        if isinstance(error, RelayError):
+            return error.retryable or isinstance(error, Cancelled | LeaseLost | Unauthenticated)
+        return True
+
     def _abort(self, upload: Upload, error: BaseException | None, forget: bool = True) -> None:
         """Throw the upload away; where that can't be done, `error` says what remains."""
         meter = Meter(self.limits)
@@ -291,13 +311,6 @@ class Parts:
         except RelayError as failure:
             if isinstance(error, RelayError):
                 error.hint = f"{error.hint} An unfinished upload may remain at {self.place} ({failure.message})."
-
-
-def _goes_on(error: BaseException) -> bool:
-    """Say if another attempt, or another process, may go on with what was acknowledged."""
-    if isinstance(error, RelayError):
-        return error.retryable or isinstance(error, Cancelled | LeaseLost)
-    return True
 
 
 def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:

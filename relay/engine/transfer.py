@@ -36,12 +36,14 @@ from relay.errors import (
     AlreadyExists,
     CertificateRefused,
     ConnectFailed,
+    CredentialsWithdrawn,
     DestinationLost,
     EgressDenied,
     IntegrityMismatch,
     InvalidURL,
     LengthRequired,
     NotFound,
+    PermissionDenied,
     PreconditionFailed,
     RangeIgnored,
     RelayError,
@@ -180,6 +182,8 @@ class Transfer:
             while True:
                 try:
                     return self._attempt()
+                except PermissionDenied as error:
+                    raise self._withdrawn(error) from None
                 except RelayError as error:
                     self._wait_after(error)
         finally:
@@ -196,6 +200,19 @@ class Transfer:
                 return self._moved()
             finally:
                 self._close()
+
+    def _withdrawn(self, error: PermissionDenied) -> StoreError:
+        """Return what a denial means: of one who was allowed before, that his credentials are not good any more.
+
+        He was, if he has read some of the object, or parts of it have arrived. Without a journal nobody could go on.
+        """
+        if self.journal is None:
+            return error
+        written = self.journal.begun()
+        allowed = (error.side == "source" and self.meter.moved > 0) or bool(written and written.parts)
+        if not allowed:
+            return error
+        return CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
 
     def _wait_after(self, error: RelayError) -> None:
         """Wait before the next attempt, or raise `error` if there is to be none."""

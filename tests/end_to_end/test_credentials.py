@@ -1,0 +1,277 @@
+"""Credentials that end in the middle (F25): the migration waits, what has arrived is kept, and fresh ones go on.
+
+From HTTP to SeaweedFS, with a counting way between relay and the bucket.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulators.proxy import Proxy
+from simulators.source import Source
+from tests.end_to_end.test_client import run
+from tests.end_to_end.test_limits import until
+from tests.end_to_end.test_migrations import ended, wait_for
+from tests.end_to_end.test_serve import SERVE, Server, running
+from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+
+MIB = 1 << 20
+SIZE = 40 * MIB
+PART = 5 * MIB
+IN_FLIGHT = 2
+SLACK = 512 * 1024
+"""Heads, and the framing of signed bodies."""
+
+
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """Return a server of this module's own."""
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed")
+    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture
+def way(seaweed: Seaweed) -> Iterator[Proxy]:
+    """Return the way to it, which counts."""
+    with Proxy(seaweed.endpoint.removeprefix("http://")) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
+    """Return a relay of two workers that knows the bucket as `far:`."""
+    (tmp_path / "relay.toml").write_text(
+        f'[remotes.far]\ntype = "s3"\nendpoint = "{way.url()}"\naccess_key_id = "{KEY}"\n'
+        f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
+    )
+    settings = {
+        "RELAY_CONFIG": str(tmp_path / "relay.toml"),
+        "RELAY_LEDGER": f"sqlite:///{tmp_path}/relay.db",
+        "RELAY_WORKERS": "2",
+        "RELAY_PARTED_BYTES": str(12 * MIB),
+        "RELAY_PART_BYTES": str(PART),
+        "RELAY_PARTS_IN_FLIGHT": str(IN_FLIGHT),
+        "RELAY_SETTLE_SECONDS": "2",
+    }
+    with running(SERVE, **settings) as made:
+        yield made
+
+
+def paused(told: dict[str, Any]) -> bool:
+    """Say if it waits, and nothing of it runs any more."""
+    return told["state"] == "paused" and not told["objects"].get("running")
+
+
+def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
+    """Return how many bytes of parts the ledger knows of; the bucket must have every one of them.
+
+    It may have one or two more, which arrived when it was too late to take note of them.
+    """
+    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)) as connection:
+        known = {number for (number,) in connection.execute("SELECT number FROM parts")}
+    client = seaweed.client()
+    uploads = client.list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", [])
+    (upload,) = [upload["UploadId"] for upload in uploads if upload["Key"] == key]
+    parts = client.list_parts(Bucket=seaweed.bucket, Key=key, UploadId=upload).get("Parts", [])
+    assert known <= {part["PartNumber"] for part in parts}
+    return len(known) * PART
+
+
+# -- one object
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "asked", [{"Prefer": "respond-async"}, {"Idempotency-Key": "the-photos"}], ids=["async", "key"]
+)
+def test_f25_a_signature_that_expires_in_the_middle_costs_no_part_that_arrived(
+    seaweed: Seaweed, way: Proxy, server: Server, tmp_path: Path, asked: dict[str, str]
+) -> None:
+    key = f"f25/{'-'.join(asked)}"
+    with Source(seed="f25") as source:
+        url = source.url(f"/{key}?size={SIZE}")
+        expiring = f"{url}&X-Amz-Signature=stale-secret&fault=on(GET,after(5,status(403)))"
+        order = {"source": expiring, "destination": f"far:{seaweed.bucket}/{key}"}
+        status, told = server.ask("POST", "/migrate", order, **asked)
+        assert status == 202, told
+        id = told["id"]
+        told = wait_for(server, id, paused)
+        assert (told["error"]["code"], told["error"]["side"]) == ("store-credentials-withdrawn", "source")
+        assert "stale-secret" not in json.dumps(told)
+        kept = kept_in(tmp_path / "relay.db", seaweed, key)
+        assert kept >= 2 * PART
+
+        # A resume without anything fresh finds out, and loses nothing either.
+        assert server.ask("POST", f"/migrations/{id}/resume")[0] == 200
+        assert wait_for(server, id, paused)["error"]["code"] == "store-credentials-withdrawn"
+        assert kept_in(tmp_path / "relay.db", seaweed, key) == kept
+
+        before, asked_for = way.carried("up"), len(source.journal.snapshot())
+        fresh = {**order, "source": f"{url}&X-Amz-Signature=fresh-secret"}
+        status, told = server.ask("POST", f"/migrations/{id}/resume", fresh)
+        assert (status, told["error"]) == (200, None)
+        told = wait_for(server, id, ended)
+        assert (told["state"], told["objects"], told["levels"]) == ("succeeded", {"verified": 1}, {"whole_digest": 1})
+        assert way.carried("up") - before <= SIZE - kept + SLACK
+        read = [entry for entry in source.journal.snapshot()[asked_for:] if entry["method"] == "GET"]
+        assert len(read) == (SIZE - kept) // PART
+        data = source.content.read(f"/{key}", 0, SIZE)
+    stored = seaweed.client().get_object(Bucket=seaweed.bucket, Key=key)["Body"].read()
+    assert hashlib.sha256(stored).digest() == hashlib.sha256(data).digest()
+    assert "Uploads" not in seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket)
+
+
+# -- trees
+
+
+class Guarded:
+    """A web server with a tree, for whoever shows the token that it takes; `withdraw` lets it take no more."""
+
+    def __init__(self, tree: dict[str, bytes], refusal: int) -> None:
+        self.tree, self.token, self.after = tree, "first", -1
+        self.served: list[str] = []
+        lock, guarded = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:  # noqa: N802 - the name that the library asks for
+                with lock:
+                    good = guarded.lets(self.headers.get("Authorization"), self.path, self.headers.get("Range"))
+                if not good:
+                    return self._send(refusal, b"", {})
+                if self.path == "/tree/":
+                    links = "".join(f'<a href="{name}">{name}</a>\n' for name in ("../", *guarded.tree))
+                    page = (
+                        f"<html><head><title>Index of /tree/</title></head><body><h1>Index of /tree/</h1><pre>{links}"
+                    )
+                    return self._send(200, (page + "</pre></body></html>").encode(), {"Content-Type": "text/html"})
+                data = guarded.tree.get(self.path.removeprefix("/tree/"))
+                if data is None:
+                    return self._send(404, b"", {})
+                fields = {"ETag": f'"{len(data)}"', "Accept-Ranges": "bytes"}
+                wanted = self.headers.get("Range")
+                if wanted is None:
+                    return self._send(200, data, fields)
+                first, last = (int(text) for text in wanted.removeprefix("bytes=").split("-"))
+                fields["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+                self._send(206, data[first : last + 1], fields)
+
+            do_HEAD = do_GET  # noqa: N815 - likewise
+
+            def _send(self, status: int, data: bytes, fields: dict[str, str]) -> None:
+                self.send_response(status)
+                for name, value in {**fields, "Content-Length": str(len(data))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(data)
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/tree/"
+
+    def lets(self, shown: str | None, path: str, wanted: str | None) -> bool:
+        """Say if a request is served; the token is withdrawn after so many ranges."""
+        if wanted is not None and self.after >= 0:
+            self.after -= 1
+            if self.after < 0:
+                self.token = "second"
+        good = shown == f"Bearer {self.token}"
+        if good and wanted is not None:
+            self.served.append(f"{path} {wanted}")
+        return good
+
+    def __enter__(self) -> Guarded:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def order_of(guarded: Guarded, seaweed: Seaweed, token: str, prefix: str) -> dict[str, Any]:
+    """Return the request for the tree with one of its tokens."""
+    source = {"url": guarded.url, "headers": {"Authorization": f"Bearer {token}"}}
+    return {"source": source, "destination": f"far:{seaweed.bucket}/{prefix}/", "recursive": True}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("refusal", [401, 403])
+def test_f25_a_tree_whose_credentials_are_withdrawn_waits_and_goes_on(
+    seaweed: Seaweed, server: Server, tmp_path: Path, refusal: int
+) -> None:
+    tree = {f"small{i:02}": bytes([i]) * 1000 for i in range(20)} | {"large": bytes(range(256)) * (SIZE // 256)}
+    prefix = f"f25-tree-{refusal}"
+    with Guarded(tree, refusal) as guarded:
+        guarded.after = 5
+        status, told = server.ask("POST", "/migrate", order_of(guarded, seaweed, "first", prefix))
+        assert status == 202
+        id = told["id"]
+        told = wait_for(server, id, paused)
+        assert told["error"]["side"] == "source"
+        assert "failed" not in told["objects"]
+        kept = kept_in(tmp_path / "relay.db", seaweed, f"{prefix}/large")
+        assert kept >= 2 * PART
+        guarded.served.clear()
+        status, _ = server.ask("POST", f"/migrations/{id}/resume", order_of(guarded, seaweed, "second", prefix))
+        assert status == 422  # `recursive` is no credential
+        fresh = order_of(guarded, seaweed, "second", prefix)
+        del fresh["recursive"]
+        assert server.ask("POST", f"/migrations/{id}/resume", fresh)[0] == 200
+        told = wait_for(server, id, ended)
+        assert (told["state"], told["objects"]) == ("succeeded", {"verified": len(tree)})
+        assert len([line for line in guarded.served if "large" in line]) == (SIZE - kept) // PART
+    client = seaweed.client()
+    for name, data in tree.items():
+        assert client.get_object(Bucket=seaweed.bucket, Key=f"{prefix}/{name}")["Body"].read() == data
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
+
+
+def test_f25_one_object_that_is_denied_among_others_stops_nothing(seaweed: Seaweed, server: Server) -> None:
+    """It is that object's permission, and not the credentials: it fails, and all others arrive."""
+    tree = {f"small{i:02}": bytes([i]) * 1000 for i in range(20)}
+    with Guarded(tree, 403) as guarded:
+        lets = guarded.lets
+        guarded.lets = lambda shown, path, wanted: "small07" not in path and lets(shown, path, wanted)  # type: ignore[method-assign]
+        order = order_of(guarded, seaweed, "first", "f25-denied")
+        told = server.ask("POST", "/migrate", order, Prefer="wait=60")[1]
+    assert (told["state"], told["objects"]) == ("partial", {"failed": 1, "verified": 19})
+
+
+def test_f25_a_tree_that_can_not_even_be_listed_waits_for_credentials(
+    seaweed: Seaweed, server: Server, tmp_path: Path
+) -> None:
+    """And whoever watches it is told, and sent away with 1."""
+    header = tmp_path / "header"
+    header.write_text("Authorization: Bearer first\n")
+    header.chmod(0o600)
+    with Guarded({"small": b"x" * 1000}, 401) as guarded:
+        url, there = f"http://{server.host}:{server.port}", f"far:{seaweed.bucket}/f25-listing/"
+        wrong = "Authorization: Bearer nonsense"
+        code, out, err = run("submit", "-r", guarded.url, there, "--source-header", wrong, "--wait", RELAY_URL=url)
+        assert code == 1, err
+        assert "paused" in out
+        assert "source: " in out
+        code, out, err = run("resume", "1", guarded.url, there, "--source-headers-file", str(header), RELAY_URL=url)
+        assert code == 0, err
+        code, out, err = run("watch", "1", RELAY_URL=url)
+        assert (code, "1 verified" in out) == (0, True), err
+    until(lambda: not server.ask("GET", "/readyz")[1]["running"])
