@@ -19,7 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import partial
 from itertools import islice
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -40,6 +42,7 @@ from relay.errors import (
     Unauthenticated,
     Unsupported,
 )
+from relay.failpoints import reach
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Migration, Settlement, StoredPart
 from relay.receipt import State, Version
@@ -65,6 +68,8 @@ class ClaimJournal:
 
     ledger: Ledger
     claim: Claim
+    sure: Callable[[], bool] = lambda: False
+    """Says that the lease can't have lapsed, so that nobody need ask."""
 
     def begun(self) -> Begun | None:
         """As Journal.begun."""
@@ -85,6 +90,11 @@ class ClaimJournal:
     def forget(self) -> None:
         """As Journal.forget."""
         self.ledger.forget(self.claim)
+
+    def held(self) -> None:
+        """As Journal.held."""
+        if not self.sure():
+            self.ledger.check(self.claim)
 
 
 @dataclass(eq=False)
@@ -115,9 +125,11 @@ class Claimer:
 
     def __post_init__(self) -> None:
         """Nothing is claimed yet."""
-        self._queue: SimpleQueue[Claim | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Claim, int] | None] = SimpleQueue()
         self._settlements: list[Settlement] = []
-        self._in_hand = 0
+        self._in_hand: dict[int, Claim] = {}
+        self._renewed, self._entries = -inf, 0
+        self._doubtful = self._listing_doubtful = False
         self._jobs: dict[str, Job] = {}
         self._facts: dict[str, bool] = {}
         self._wake = Event()
@@ -149,7 +161,7 @@ class Claimer:
     def run(self) -> None:
         """Work until told to stop, or until the one migration has ended. Leaves no claim behind but those of a
         ledger that does not answer, which lapse. Raises LedgerFailed only where it never began."""
-        self.ledger.renew(self.lease_seconds)
+        self._renew()
         self.ledger.reclaim()
         workers = [gevent.spawn(self._work) for _ in range(self.slots)]
         others = [gevent.spawn(self._list), gevent.spawn(self._keep)]
@@ -172,26 +184,41 @@ class Claimer:
         """Settle, claim, and see what others said. Returns True when the one migration has ended."""
         try:
             self._settle()
-            room = self.slots + self.slots // 2 + 1 - self._in_hand
-            claims = self.ledger.claim(room, self.only) if room > 0 else []
-            self._in_hand += len(claims)
-            for claim in claims:
-                self._queue.put(claim)
+            claims = self._claimed()
             self._obey()
             self.trouble = None
             idle = not claims and not self._in_hand
             return (idle or self.clock() >= self._look_at) and self._finished() and idle
         except LedgerFailed as error:
-            self.trouble = error
+            self.trouble, self._doubtful = error, True
             log.warning("ledger", extra={"members": {"code": error.code, "detail": error.message}})
             gevent.sleep(LOOK_SECONDS)
             return False
 
+    def _claimed(self) -> list[Claim]:
+        """Claim as much as there is room for. After a failure it is not known which claims were made: those that the
+        ledger has and we have not are handed back first."""
+        if self._doubtful:
+            self.ledger.disown(tuple(self._in_hand.values()))
+            self._doubtful = False
+        room = self.slots + self.slots // 2 + 1 - len(self._in_hand) + len(self._settlements)
+        claims = self.ledger.claim(room, self.only) if room > 0 else []
+        self._in_hand |= {claim.id: claim for claim in claims}
+        if claims:
+            reach("after-claim")
+        for claim in claims:
+            self._queue.put((claim, self._entries))
+        return claims
+
     def _settle(self) -> None:
         ends = tuple(self._settlements)
         if ends:
+            reach("before-settle")
             self.ledger.settle(ends)
+            reach("after-settle")
             del self._settlements[: len(ends)]  # more may have come while we waited
+            for end in ends:
+                self._in_hand.pop(end.claim.id, None)
 
     def _finished(self) -> bool:
         self._look_at = self.clock() + LOOK_SECONDS
@@ -223,6 +250,18 @@ class Claimer:
 
     # -- the lease
 
+    def _renew(self) -> bool:
+        """Put the lease off, and remember until when, by our own clock, nobody can have taken our claims."""
+        asked = self.clock()
+        held = self.ledger.renew(self.lease_seconds)
+        self._renewed = asked
+        self._entries += not held
+        return held
+
+    def _sure(self, entry: int) -> bool:
+        """Say if what was claimed since this process entered itself for the `entry`th time is ours beyond doubt."""
+        return entry == self._entries and self.clock() - self._renewed < self.lease_seconds
+
     def _keep(self) -> None:
         every = min(RENEW_SECONDS, self.lease_seconds / 4)
         due = self.clock() + every
@@ -232,7 +271,7 @@ class Claimer:
                 continue
             due = self.clock() + every
             try:
-                if not self.ledger.renew(self.lease_seconds):
+                if not self._renew():
                     for active in tuple(self.active.values()):
                         active.transfer.cancel(LeaseLost("this process was taken for gone"))
                 if self.ledger.reclaim():
@@ -243,18 +282,20 @@ class Claimer:
     # -- transfers
 
     def _work(self) -> None:
-        while (claim := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            claim, entry = item
             try:
-                end = self._made(claim)
+                end = self._made(claim, entry)
             except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
                 log.exception("bug")
                 end = Settlement(claim, "failed", error=told(RelayError(repr(error))))
-            if end is not None:
+            if end is None:
+                self._in_hand.pop(claim.id, None)
+            else:
                 self._settlements.append(end)
-            self._in_hand -= 1
             self._wake.set()
 
-    def _made(self, claim: Claim) -> Settlement | None:
+    def _made(self, claim: Claim, entry: int) -> Settlement | None:
         """Make one transfer; return how it is settled, or None where the claim is not ours any more."""
         if self._stopping:
             return Settlement(claim, "hand_back")
@@ -263,7 +304,7 @@ class Claimer:
             job = self._job(claim.migration_id)
             transfer = self.runner.transfer(job.plan(claim))
             transfer.known = self._known(claim)
-            transfer.journal = ClaimJournal(self.ledger, claim)
+            transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry))
             transfer.admitted = True
             self.active[claim.id] = active = Active(claim, transfer)
             try:
@@ -327,6 +368,9 @@ class Claimer:
     def _list(self) -> None:
         while not self._stopping:
             try:
+                if self._listing_doubtful:  # a claim may have been made, or a page written, and we were not told
+                    self.ledger.disown_listings()
+                    self._listing_doubtful = False
                 listing = self.ledger.claim_listing(self.only)
                 if listing is not None:
                     self._listed(listing.migration_id, listing)
@@ -334,7 +378,7 @@ class Claimer:
             except LeaseLost:
                 continue
             except LedgerFailed as error:
-                self.trouble = error
+                self.trouble, self._listing_doubtful = error, True
             gevent.sleep(LOOK_SECONDS / 4)
 
     def _listed(self, id: str, listing: Any) -> None:

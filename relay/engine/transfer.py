@@ -48,6 +48,7 @@ from relay.errors import (
     SourceChanged,
     StoreError,
 )
+from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
@@ -227,7 +228,10 @@ class Transfer:
         self._hint = self._hinted()
         found = self._hint or self._head(source)
         place = self._named(found) if found else self.plan.destination
+        reach("after-pin")
         named = not place.path.endswith("/")
+        if named:
+            self._remove_lost(destination, place)
         before = self._looked(destination, place) if named else None
         if before and (early := self._there(source, destination, place, before, found)):
             return early
@@ -243,10 +247,10 @@ class Transfer:
         opened = self._open(source, found)
         if before is None:
             place = self._named(opened)
+            self._remove_lost(destination, place)
             before = self._looked(destination, place)
             if early := self._there(source, destination, place, before, opened):
                 return early
-        self._remove_lost(destination, place)
         try:
             return self._piped(destination, place, before, opened)
         except PreconditionFailed as error:
@@ -258,6 +262,7 @@ class Transfer:
             left = destination.unpublished(place, token)
             if left is None:
                 return
+            reach("during-sweep")
             with suppress(StoreError):
                 destination.delete(left, Version())
 
@@ -370,6 +375,8 @@ class Transfer:
         if body.length is None and self.known.promised and self.known.promised.size is not None:
             body.promise(self.known.promised.size)
         self.total = body.length
+        if self.journal is not None:
+            body.guard = self.journal.held
         if self.plan.verify is not Verify.SIZE:
             body.digest_with(_wanted(opened.version), opened.version.digests)
         return opened
@@ -459,7 +466,6 @@ class Transfer:
             found = source.head(self.plan.source) or found
         if found.version.size is None or found is self._hint:
             return None
-        self._remove_lost(destination, place)
         self.phase, self.total = "copying", found.version.size
         try:
             stored = self._copy(destination, place, found)
@@ -521,6 +527,7 @@ class Transfer:
     ) -> Outcome:
         """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed, unless `keep`
         says that it may be another's. `moved` is how many bytes that took, if not all of them."""
+        reach("before-verify")
         try:
             proof = prove(destination, stored, sent, self.plan.verify, self._settling())
             version = self._published(destination, stored, proof)
@@ -548,8 +555,12 @@ class Transfer:
         """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost."""
         if stored.place is None:
             return proof.version
+        if self.journal is not None:
+            self.journal.held()
+        reach("before-publish")
         try:
             version = destination.publish(stored, if_absent=self._if_absent)
+            reach("after-publish")
         except NotFound as error:
             raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
         size = proof.version.size

@@ -71,11 +71,20 @@ def reclaim(connection: Connection, database: Database, who: Who) -> int:
     now = database.clock(connection)
     others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
     gone = [row.id for row in others if _gone(row, now, who, database.sqlite)]
+    gone += _strays(connection, who)
     if not gone:
         return 0
     count = _requeue(connection, gone, "lapse")
     connection.execute(delete(runners).where(runners.c.id.in_(gone)))
     return count
+
+
+def _strays(connection: Connection, who: Who) -> list[str]:
+    """Return the owners of claims that are not entered at all: one that was taken for gone, claimed once more before
+    it knew, and ended."""
+    entered = transfers.c.owner.in_(select(runners.c.id)) | (transfers.c.owner == who.id)
+    query = select(transfers.c.owner).where(transfers.c.state == "running", ~entered).distinct()
+    return list(connection.execute(query).scalars())
 
 
 def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
@@ -91,14 +100,19 @@ def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
 
 def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
     claimed = (transfers.c.owner.in_(owners)) & (transfers.c.state == "running")
-    rows = connection.execute(
-        select(transfers.c.id, transfers.c.migration_id, transfers.c.size, transfers.c.lapses).where(claimed)
-    ).all()
     connection.execute(
         update(migrations)
         .where(migrations.c.listing_owner.in_(owners), migrations.c.listing == "running")
         .values(listing="due", listing_owner=None)
     )
+    return _let_go(connection, connection.execute(_LET_GO.where(claimed)).all(), verb)
+
+
+_LET_GO = select(transfers.c.id, transfers.c.fence, transfers.c.migration_id, transfers.c.size, transfers.c.lapses)
+
+
+def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
+    """Take claims from whoever has them; return how many."""
     if not rows:
         return 0
     changes = Changes()
@@ -187,6 +201,17 @@ def _claimed(connection: Connection, who: Who, migration: str, limit: int) -> li
         changes.moved(migration, "queued", "running", one.size, one.size)
     changes.write(connection)
     return found
+
+
+def disown(connection: Connection, who: Who, kept: Iterable[Claim]) -> int:
+    """Hand back what stands as this runner's and is not among those that it has in hand; return how many.
+
+    A claim whose answer was lost is one of which the ledger knows, and the runner does not.
+    """
+    held = _LET_GO.where(transfers.c.owner == who.id, transfers.c.state == "running")
+    known = {(claim.id, claim.fence) for claim in kept}
+    rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
+    return _let_go(connection, rows, "hand_back")
 
 
 # -- how they end

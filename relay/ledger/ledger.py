@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from relay.failpoints import reach
 from relay.ledger import claims, migrations, pages, trees, uploads
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import Begun, Claim, Listed, Listing, Migration, Settlement, Spec, StoredPart
@@ -35,7 +36,9 @@ class Ledger:
 
     def create(self, spec: Spec, key: str | None = None) -> tuple[Migration, bool]:
         """As migrations.create."""
-        return self.database.run(lambda c: migrations.create(c, spec, key))
+        found = self.database.run(lambda c: migrations.create(c, spec, key))
+        reach("after-accept")
+        return found
 
     def unfinished(self, spec: Spec) -> Migration | None:
         """As migrations.unfinished."""
@@ -116,7 +119,19 @@ class Ledger:
         """As claims.settle."""
         return self.database.run(lambda c: claims.settle(c, self.who, ends))
 
+    def check(self, claim: Claim) -> None:
+        """As claims.check."""
+        self.database.run(lambda c: claims.check(c, self.who, claim), write=False)
+
+    def disown(self, kept: Iterable[Claim]) -> int:
+        """As claims.disown."""
+        return self.database.run(lambda c: claims.disown(c, self.who, kept))
+
     # -- listings
+
+    def disown_listings(self) -> None:
+        """As trees.disown_listings."""
+        self.database.run(lambda c: trees.disown_listings(c, self.who))
 
     def claim_listing(self, only: str | None = None) -> Listing | None:
         """As trees.claim_listing."""
