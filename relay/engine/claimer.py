@@ -26,6 +26,7 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from gevent import GreenletExit
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
@@ -36,6 +37,7 @@ from relay.engine.tree import told, write_tree
 from relay.errors import (
     Cancelled,
     LeaseLost,
+    LedgerBusy,
     LedgerFailed,
     NotFound,
     RelayError,
@@ -43,6 +45,7 @@ from relay.errors import (
     Unsupported,
 )
 from relay.failpoints import reach
+from relay.ledger.claims import LAPSES, SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Migration, Settlement, StoredPart
 from relay.receipt import State, Version
@@ -190,7 +193,8 @@ class Claimer:
             idle = not claims and not self._in_hand
             return (idle or self.clock() >= self._look_at) and self._finished() and idle
         except LedgerFailed as error:
-            self.trouble, self._doubtful = error, True
+            self.trouble = error
+            self._doubtful |= not isinstance(error, LedgerBusy)  # which did nothing
             log.warning("ledger", extra={"members": {"code": error.code, "detail": error.message}})
             gevent.sleep(LOOK_SECONDS)
             return False
@@ -200,9 +204,12 @@ class Claimer:
         ledger has and we have not are handed back first."""
         if self._doubtful:
             self.ledger.disown(tuple(self._in_hand.values()))
+            self._facts.clear()
             self._doubtful = False
         room = self.slots + self.slots // 2 + 1 - len(self._in_hand) + len(self._settlements)
-        claims = self.ledger.claim(room, self.only) if room > 0 else []
+        if any(claim.lapses >= SUSPECT for claim in self._in_hand.values()):
+            room = 0  # what may kill this process is to take nothing else along
+        claims = self.ledger.claim(room, self.only, alone=not self._in_hand) if room > 0 else []
         self._in_hand |= {claim.id: claim for claim in claims}
         if claims:
             reach("after-claim")
@@ -233,7 +240,7 @@ class Claimer:
             id = active.claim.migration_id
             if id not in states:
                 states[id] = self.ledger.migration(id).state
-            if states[id] in ("paused", "cancelled"):
+            if states[id] in ("paused", "cancelled") and not active.transfer.meter.committed:
                 self._break(active, f"the migration was {states[id]}")
 
     def _break(self, active: Active, why: str) -> None:
@@ -289,11 +296,20 @@ class Claimer:
             except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
                 log.exception("bug")
                 end = Settlement(claim, "failed", error=told(RelayError(repr(error))))
-            if end is None:
-                self._in_hand.pop(claim.id, None)
-            else:
-                self._settlements.append(end)
-            self._wake.set()
+            except (GreenletExit, gevent.Timeout) as error:  # somebody's, in the middle of this object
+                again = claim.attempts < LAPSES
+                end = Settlement(claim, "hand_back" if again else "failed", error=told(RelayError(repr(error))))
+            except BaseException:  # this process ends
+                self._ended(claim, Settlement(claim, "hand_back"))
+                raise
+            self._ended(claim, end)
+
+    def _ended(self, claim: Claim, end: Settlement | None) -> None:
+        if end is None:
+            self._in_hand.pop(claim.id, None)
+        else:
+            self._settlements.append(end)
+        self._wake.set()
 
     def _made(self, claim: Claim, entry: int) -> Settlement | None:
         """Make one transfer; return how it is settled, or None where the claim is not ours any more."""

@@ -303,6 +303,7 @@ class Parts:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
         known = self.found.version.digests if self.copying else digests
         reach("before-complete")
+        self.meter.commit()
         stored = destination.complete(upload, parts, known, if_absent=self.if_absent)
         reach("after-complete")
         return Moved(stored, digests, self._resent)

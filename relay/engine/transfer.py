@@ -192,7 +192,7 @@ class Transfer:
         with self.slots.slot(admitted=self.admitted or self.attempt > 0, tick=self.meter.look):
             self.attempt += 1
             self.phase = "opening"
-            self._parts = None
+            self._parts, self.meter.committed = None, False
             try:
                 return self._moved()
             finally:
@@ -375,8 +375,6 @@ class Transfer:
         if body.length is None and self.known.promised and self.known.promised.size is not None:
             body.promise(self.known.promised.size)
         self.total = body.length
-        if self.journal is not None:
-            body.guard = self.journal.held
         if self.plan.verify is not Verify.SIZE:
             body.digest_with(_wanted(opened.version), opened.version.digests)
         return opened
@@ -495,6 +493,7 @@ class Transfer:
     def _piped(self, destination: Destination, place: Location, before: Before, opened: Opened) -> Outcome:
         body = self._body
         assert body is not None  # _open set it
+        body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
         self.phase = "piping"
         try:
             named = {} if self.known.token is None else {"token": self.known.token}
@@ -512,6 +511,14 @@ class Transfer:
         whole = not body.ends_by_close or bool(opened.version.digests and body.digester)
         sent = Sent(body.count, body.digests, opened.version.digests)
         return self._settled(destination, place, stored, opened, sent, notes, whole)
+
+    def _last_bytes(self, shown: bool) -> None:
+        """Look before the last bytes go out whether the object is still ours; `shown` says that they make it one that
+        everybody sees. Raises LeaseLost, LedgerFailed, and what the meter raises."""
+        if self.journal is not None:
+            self.journal.held()
+        if shown:
+            self.meter.commit()
 
     def _settled(
         self,
@@ -558,6 +565,7 @@ class Transfer:
         if self.journal is not None:
             self.journal.held()
         reach("before-publish")
+        self.meter.commit()
         try:
             version = destination.publish(stored, if_absent=self._if_absent)
             reach("after-publish")

@@ -29,6 +29,8 @@ from relay.ledger.tally import Changes
 LEASE_SECONDS: Final = 30.0
 LAPSES: Final = 5
 """So many runners may be lost with one transfer before it is set aside: perhaps it is what kills them."""
+SUSPECT: Final = 2
+"""A transfer with which so many were lost is claimed only by itself: if it kills its runner it takes no other along."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,24 @@ def reclaim(connection: Connection, database: Database, who: Who) -> int:
     gone += _strays(connection, who)
     if not gone:
         return 0
+    if any(row.host == who.host and row.boot != who.boot for row in others):
+        doubt(connection)
     count = _requeue(connection, gone, "lapse")
     connection.execute(delete(runners).where(runners.c.id.in_(gone)))
     return count
+
+
+def doubt(connection: Connection) -> None:
+    """Believe no longer that what is queued was never begun, and that nothing is at the destinations.
+
+    For a ledger that may have lost its newest commits: the machine went down, with a disk that said more than it did;
+    or a database was put in another's place.
+    """
+    running = select(migrations.c.id).where(migrations.c.state == "running")
+    connection.execute(update(migrations).where(migrations.c.state == "running").values(destination_empty=False))
+    single = running.where(migrations.c.listing == "none")
+    untouched = (transfers.c.state == "queued") & (transfers.c.attempts == 0)
+    connection.execute(update(transfers).where(transfers.c.migration_id.in_(single), untouched).values(attempts=1))
 
 
 def _strays(connection: Connection, who: Who) -> list[str]:
@@ -143,25 +160,33 @@ def _chunks(ids: Sequence[int], most: int = 500) -> Iterable[Sequence[int]]:
 # -- claims
 
 
-def claim(connection: Connection, who: Who, limit: int, only: str | None = None) -> list[Claim]:
-    """Claim up to `limit` queued transfers, of the most urgent migrations and the oldest first; `only` of one."""
+def claim(connection: Connection, who: Who, limit: int, only: str | None = None, alone: bool = True) -> list[Claim]:
+    """Claim up to `limit` queued transfers, of the most urgent migrations and the oldest first; `only` of one.
+
+    One that is suspect comes last, and by itself: where there is nothing else, and the runner is `alone` with it.
+    """
     waiting = select(migrations.c.id).where(migrations.c.state == "running")
     if only is not None:
         waiting = waiting.where(migrations.c.id == only)
     found: list[Claim] = []
-    for migration in connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).scalars():
+    ids = list(connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).scalars())
+    for migration in ids:
         if len(found) < limit:
-            found += _claimed(connection, who, migration, limit - len(found))
+            found += _claimed(connection, who, migration, limit - len(found), suspect=False)
+    for migration in ids if alone and limit else ():
+        if not found:
+            found = _claimed(connection, who, migration, 1, suspect=True)
     return found
 
 
-def _claimed(connection: Connection, who: Who, migration: str, limit: int) -> list[Claim]:
+def _claimed(connection: Connection, who: Who, migration: str, limit: int, suspect: bool) -> list[Claim]:
     queued = (
         select(transfers.c.id)
         .where(
             transfers.c.migration_id == migration,
             transfers.c.state == "queued",
             transfers.c.not_before <= time.time(),
+            (transfers.c.lapses >= SUSPECT) if suspect else (transfers.c.lapses < SUSPECT),
         )
         .order_by(transfers.c.id)
         .limit(limit)

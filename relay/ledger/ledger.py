@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Connection
+
 from relay.failpoints import reach
 from relay.ledger import claims, migrations, pages, trees, uploads
 from relay.ledger.database import Database, open_database
@@ -35,7 +37,8 @@ class Ledger:
     # -- migrations
 
     def create(self, spec: Spec, key: str | None = None) -> tuple[Migration, bool]:
-        """As migrations.create."""
+        """As migrations.create. Raises LedgerFailed too if the file is not there any more: nobody would find it."""
+        self.database.check_file()
         found = self.database.run(lambda c: migrations.create(c, spec, key))
         reach("after-accept")
         return found
@@ -111,9 +114,9 @@ class Ledger:
         """As claims.reclaim."""
         return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
 
-    def claim(self, limit: int, only: str | None = None) -> list[Claim]:
+    def claim(self, limit: int, only: str | None = None, alone: bool = True) -> list[Claim]:
         """As claims.claim."""
-        return self.database.run(lambda c: claims.claim(c, self.who, limit, only))
+        return self.database.run(lambda c: claims.claim(c, self.who, limit, only, alone))
 
     def settle(self, ends: Sequence[Settlement]) -> list[Claim]:
         """As claims.settle."""
@@ -124,8 +127,13 @@ class Ledger:
         self.database.run(lambda c: claims.check(c, self.who, claim), write=False)
 
     def disown(self, kept: Iterable[Claim]) -> int:
-        """As claims.disown."""
-        return self.database.run(lambda c: claims.disown(c, self.who, kept))
+        """As claims.disown; and doubt the rest, since what failed may have been replaced by something older."""
+
+        def disowned(connection: Connection) -> int:
+            claims.doubt(connection)
+            return claims.disown(connection, self.who, kept)
+
+        return self.database.run(disowned)
 
     # -- listings
 
