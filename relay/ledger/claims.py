@@ -188,7 +188,7 @@ def _claimed(connection: Connection, who: Who, migration: str, limit: int, suspe
             transfers.c.not_before <= time.time(),
             (transfers.c.lapses >= SUSPECT) if suspect else (transfers.c.lapses < SUSPECT),
         )
-        .order_by(transfers.c.id)
+        .order_by(*((transfers.c.lapses,) if suspect else ()), transfers.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
