@@ -15,7 +15,7 @@ help:
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
-	@echo "make crash  kill -9 relay two hundred times on its way to each kind of store (about twenty minutes)"
+	@echo "make crash  kill -9 relay two hundred times on its way to each kind of store, and at each failpoint (about 25 minutes)"
 	@echo "make clean  remove what these made"
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
+from relay.failpoints import check
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -227,10 +228,11 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     unknown = sorted(
         name
         for name in os.environ
-        if name.startswith("RELAY_") and name[6:].lower() not in {*Settings.model_fields, "config"}
+        if name.startswith("RELAY_") and name[6:].lower() not in {*Settings.model_fields, "config", "failpoint"}
     )
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a setting", hint="Is it a typo? `relay serve --help` lists them.")
+    check(os.environ)
     named = os.environ.get("RELAY_CONFIG")
     if named is not None and not Path(named).exists():
         raise ConfigError(f"RELAY_CONFIG {named} is not there")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,3 +80,59 @@ def postgresql() -> Iterator[Postgres]:
     finally:
         server.control("stop", "-m", "immediate")
         home.cleanup()
+
+
+class Deaf:
+    """A way to the server on which the answer to a COMMIT can be lost: the commit is made, and nobody hears of it."""
+
+    def __init__(self, target: int) -> None:
+        """Listen, and pass everything on."""
+        self._target, self._armed = target, threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._socks: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def lose_next(self) -> None:
+        """Lose the answer to the next COMMIT, and the connection with it."""
+        self._armed.set()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for sock in (self._listener, *self._socks):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._socks += [client, server]
+                deaf = threading.Event()
+                for reads, writes, up in ((client, server, True), (server, client, False)):
+                    threading.Thread(target=self._pass, args=(reads, writes, up, deaf), daemon=True).start()
+
+    def _pass(self, reads: socket.socket, writes: socket.socket, up: bool, deaf: threading.Event) -> None:
+        with suppress(OSError):
+            while piece := reads.recv(65536):
+                if up and b"COMMIT\x00" in piece and self._armed.is_set():
+                    self._armed.clear()
+                    deaf.set()
+                if not up and deaf.is_set():
+                    break  # the server has said that it is done
+                writes.sendall(piece)
+        for sock in (reads, writes):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def deaf_to_commits(server: Postgres) -> Iterator[Deaf]:
+    """Open such a way for the time of the block."""
+    made = Deaf(server.port)
+    try:
+        yield made
+    finally:
+        made.close()

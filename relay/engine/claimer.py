@@ -20,11 +20,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import partial
 from itertools import islice
+from math import inf
 from time import monotonic
 from typing import Any
 
 import gevent
+from gevent import GreenletExit
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
@@ -35,6 +38,7 @@ from relay.engine.tree import told, write_tree
 from relay.errors import (
     Cancelled,
     LeaseLost,
+    LedgerBusy,
     LedgerFailed,
     NotFound,
     PermissionDenied,
@@ -42,6 +46,8 @@ from relay.errors import (
     Unauthenticated,
     Unsupported,
 )
+from relay.failpoints import reach
+from relay.ledger.claims import LAPSES, SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Listing, Migration, Settlement, StoredPart
 from relay.receipt import State, Version
@@ -68,6 +74,8 @@ class ClaimJournal:
 
     ledger: Ledger
     claim: Claim
+    sure: Callable[[], bool] = lambda: False
+    """Says that the lease can't have lapsed, so that nobody need ask."""
 
     def begun(self) -> Begun | None:
         """As Journal.begun."""
@@ -88,6 +96,11 @@ class ClaimJournal:
     def forget(self) -> None:
         """As Journal.forget."""
         self.ledger.forget(self.claim)
+
+    def held(self) -> None:
+        """As Journal.held."""
+        if not self.sure():
+            self.ledger.check(self.claim)
 
 
 @dataclass(eq=False)
@@ -118,9 +131,11 @@ class Claimer:
 
     def __post_init__(self) -> None:
         """Nothing is claimed yet."""
-        self._queue: SimpleQueue[Claim | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Claim, int] | None] = SimpleQueue()
         self._settlements: list[Settlement] = []
-        self._in_hand = 0
+        self._in_hand: dict[int, Claim] = {}
+        self._renewed, self._entries = -inf, 0
+        self._doubtful = self._listing_doubtful = False
         self._jobs: dict[str, tuple[int, Job]] = {}
         self._throttles: dict[str, Throttle] = {}
         self._asked: dict[str, float] = {}
@@ -150,7 +165,7 @@ class Claimer:
     def run(self) -> None:
         """Work until told to stop, or until the one migration has ended. Leaves no claim behind but those of a
         ledger that does not answer, which lapse. Raises LedgerFailed only where it never began."""
-        self.ledger.renew(self.lease_seconds)
+        self._renew()
         self.ledger.reclaim()
         workers = [gevent.spawn(self._work) for _ in range(self.slots)]
         others = [gevent.spawn(self._list), gevent.spawn(self._keep)]
@@ -173,28 +188,50 @@ class Claimer:
         """Settle, claim, and see what others said. Returns True when the one migration has ended."""
         try:
             self._settle()
-            room = self.slots + self.slots // 2 + 1 - self._in_hand
-            claims = self.ledger.claim(room, self.only) if room > 0 else []
-            self._in_hand += len(claims)
+            claims, entry = self._claimed()
             try:
                 self._obey({claim.migration_id for claim in claims})
             finally:
                 for claim in claims:
-                    self._queue.put(claim)
+                    self._queue.put((claim, entry))
             self.trouble = None
             idle = not claims and not self._in_hand
             return (idle or self.clock() >= self._look_at) and self._finished() and idle
         except LedgerFailed as error:
             self.trouble = error
+            self._doubtful |= not isinstance(error, LedgerBusy)  # which did nothing
             log.warning("ledger", extra={"members": {"code": error.code, "detail": error.message}})
             gevent.sleep(LOOK_SECONDS)
             return False
 
+    def _claimed(self) -> tuple[list[Claim], int]:
+        """Claim as much as there is room for; return it, and the entry of ours under which it was claimed.
+
+        After a failure it is not known which claims were made: those that the ledger has and we have not are handed
+        back first.
+        """
+        if self._doubtful:
+            self.ledger.disown(tuple(self._in_hand.values()))
+            self._facts.clear()
+            self._doubtful = False
+        room = self.slots + self.slots // 2 + 1 - len(self._in_hand) + len(self._settlements)
+        if any(claim.lapses >= SUSPECT for claim in self._in_hand.values()):
+            room = 0  # what may kill this process is to take nothing else along
+        claims = self.ledger.claim(room, self.only, alone=not self._in_hand) if room > 0 else []
+        self._in_hand |= {claim.id: claim for claim in claims}
+        if claims:
+            reach("after-claim")
+        return claims, self._entries
+
     def _settle(self) -> None:
         ends = tuple(self._settlements)
         if ends:
+            reach("before-settle")
             self.ledger.settle(ends)
+            reach("after-settle")
             del self._settlements[: len(ends)]  # more may have come while we waited
+            for end in ends:
+                self._in_hand.pop(end.claim.id, None)
 
     def _finished(self) -> bool:
         self._look_at = self.clock() + LOOK_SECONDS
@@ -212,7 +249,7 @@ class Claimer:
             self._throttle(id).allow(standing.bounds, standing.place, standing.of)
         for active in running:
             state = standings[active.claim.migration_id].state
-            if state in ("paused", "cancelled"):
+            if state in ("paused", "cancelled") and not active.transfer.meter.committed:
                 self._break(active, f"the migration was {state}")
 
     def _throttle(self, id: str) -> Throttle:
@@ -243,6 +280,18 @@ class Claimer:
 
     # -- the lease
 
+    def _renew(self) -> bool:
+        """Put the lease off, and remember until when, by our own clock, nobody can have taken our claims."""
+        asked = self.clock()
+        held = self.ledger.renew(self.lease_seconds)
+        self._renewed = asked
+        self._entries += not held
+        return held
+
+    def _sure(self, entry: int) -> bool:
+        """Say if what was claimed since this process entered itself for the `entry`th time is ours beyond doubt."""
+        return entry == self._entries and self.clock() - self._renewed < self.lease_seconds
+
     def _keep(self) -> None:
         every = min(RENEW_SECONDS, self.lease_seconds / 4)
         due = self.clock() + every
@@ -252,7 +301,7 @@ class Claimer:
                 continue
             due = self.clock() + every
             try:
-                if not self.ledger.renew(self.lease_seconds):
+                if not self._renew():
                     for active in tuple(self.active.values()):
                         active.transfer.cancel(LeaseLost("this process was taken for gone"))
                 if self.ledger.reclaim():
@@ -263,18 +312,29 @@ class Claimer:
     # -- transfers
 
     def _work(self) -> None:
-        while (claim := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            claim, entry = item
             try:
-                end = self._made(claim)
+                end = self._made(claim, entry)
             except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
                 log.exception("bug")
                 end = Settlement(claim, "failed", error=told(RelayError(repr(error))))
-            if end is not None:
-                self._settlements.append(end)
-            self._in_hand -= 1
-            self._wake.set()
+            except (GreenletExit, gevent.Timeout) as error:  # somebody's, in the middle of this object
+                again = claim.attempts < LAPSES
+                end = Settlement(claim, "hand_back" if again else "failed", error=told(RelayError(repr(error))))
+            except BaseException:  # this process ends
+                self._ended(claim, Settlement(claim, "hand_back"))
+                raise
+            self._ended(claim, end)
 
-    def _made(self, claim: Claim) -> Settlement | None:
+    def _ended(self, claim: Claim, end: Settlement | None) -> None:
+        if end is None:
+            self._in_hand.pop(claim.id, None)
+        else:
+            self._settlements.append(end)
+        self._wake.set()
+
+    def _made(self, claim: Claim, entry: int) -> Settlement | None:
         """Make one transfer; return how it is settled, or None where the claim is not ours any more."""
         if self._stopping or self._crowded(claim.migration_id):
             return Settlement(claim, "hand_back")
@@ -284,7 +344,7 @@ class Claimer:
             transfer = self.runner.transfer(job.plan(claim))
             transfer.meter.throttle = self._throttle(claim.migration_id)
             transfer.known = self._known(claim)
-            transfer.journal = ClaimJournal(self.ledger, claim)
+            transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry))
             transfer.admitted = True
             self.active[claim.id] = active = Active(claim, transfer)
             try:
@@ -363,6 +423,9 @@ class Claimer:
     def _list(self) -> None:
         while not self._stopping:
             try:
+                if self._listing_doubtful:  # a claim may have been made, or a page written, and we were not told
+                    self.ledger.disown_listings()
+                    self._listing_doubtful = False
                 listing = self.ledger.claim_listing(self.only)
                 if listing is not None:
                     self._listed(listing.migration_id, listing)
@@ -370,7 +433,7 @@ class Claimer:
             except LeaseLost:
                 continue
             except LedgerFailed as error:
-                self.trouble = error
+                self.trouble, self._listing_doubtful = error, True
             gevent.sleep(LOOK_SECONDS / 4)
 
     def _listed(self, id: str, listing: Listing) -> None:

@@ -19,7 +19,7 @@ class Journal(Protocol):
         """Return the upload in parts that was begun, with the parts that were acknowledged, or None."""
 
     def begin(self, upload: Begun) -> None:
-        """An upload in parts was begun."""
+        """An upload in parts was begun; one without an id is about to be."""
 
     def store(self, part: StoredPart) -> None:
         """The destination has a part."""
@@ -29,6 +29,9 @@ class Journal(Protocol):
 
     def forget(self) -> None:
         """The upload is no more."""
+
+    def held(self) -> None:
+        """Raise LeaseLost if somebody else may have the transfer by now; say it before what can't be taken back."""
 
 
 def kept(written: Begun, listed: tuple[Part, ...]) -> tuple[StoredPart, ...]:

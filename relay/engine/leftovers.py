@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from relay.errors import NotFound, PreconditionFailed, RelayError, StoreError
+from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, Stored
@@ -80,6 +81,7 @@ def sweep(destination: Destination, broken: Broken, error: RelayError, waits: It
             failure = None
             found = destination.head(broken.place)
             if found is not None and broken.left(found.version):
+                reach("during-sweep")
                 destination.delete(broken.place, found.version)
         except NotFound:
             continue

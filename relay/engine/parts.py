@@ -15,7 +15,7 @@ Decided here: the cut, the window, a part's second chance (law 7). Never here: w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from awscrt import checksums
@@ -32,8 +32,10 @@ from relay.errors import (
     PermissionDenied,
     Rejected,
     RelayError,
+    StoreError,
     Unauthenticated,
 )
+from relay.failpoints import reach
 from relay.ledger.rows import Begun, StoredPart
 from relay.location import Location
 from relay.retry import Backoff
@@ -53,6 +55,8 @@ from relay.wire.body import Body
 from relay.wire.meter import Meter
 
 MIB = 1 << 20
+CLOCK_SECONDS = 5.0
+"""So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
 COMBINED = "crc64nvme"
 """The digest of the whole that is made from those of the parts."""
 COPY_BYTES = 512 * MIB
@@ -151,18 +155,23 @@ class Parts:
     # -- the upload
 
     def _begun(self, destination: PartsDestination, spans: list[Span]) -> Upload:
-        """Begin an upload, and write that down before anything depends on it."""
-        upload = destination.begin(self.place, self.found.metadata)
+        """Begin an upload, and write that down before anything depends on it: that one is about to be begun, and
+        which one it is."""
+        version = self.found.version
+        size, step = version.size or 0, spans[0].length
+        about = Begun("", False, str(self.place), version.etag or "", size, step)
         if self.journal is not None:
-            version = self.found.version
-            written = Begun(
-                upload.id, upload.checked, str(self.place), version.etag or "", version.size or 0, spans[0].length
-            )
+            self.journal.begin(about)
+        reach("before-begin")
+        upload = destination.begin(self.place, self.found.metadata)
+        reach("after-begin")
+        if self.journal is not None:
             try:
-                self.journal.begin(written)
+                self.journal.begin(replace(about, upload_id=upload.id, checked=upload.checked))
             except BaseException as error:
-                self._abort(upload, error, forget=False)
+                self._abort(upload, error, written=False)
                 raise
+        reach("after-begin-row")
         return upload
 
     def _gone_on(self, destination: PartsDestination, spans: list[Span]) -> Upload | None:
@@ -173,10 +182,13 @@ class Parts:
         written = self.journal.begun() if self.journal is not None else None
         if written is None:
             return None
+        if not written.upload_id:
+            self._sweep(destination, written)
+            return None
         upload = Upload(self.place, written.upload_id, written.checked)
         version = self.found.version
         if not fits(written, str(self.place), version.etag, version.size, spans[0].length):
-            self._abort(upload, None)
+            self._replace(upload)
             return None
         try:
             listed = destination.stored_parts(upload)
@@ -189,6 +201,24 @@ class Parts:
             self._digests[part.number] = bytes.fromhex(part.digest)
         self._kept = frozenset(self._done)
         return upload
+
+    def _sweep(self, destination: PartsDestination, written: Begun) -> None:
+        """Throw away what an attempt began that was lost before it learned, or wrote down, which upload it was.
+
+        Nobody else's: it is to this very place, and of the time within which that attempt may have asked for it.
+        """
+        longest = 2 * (self.limits.head_seconds + self.limits.connect_seconds)
+        since, until = written.at - CLOCK_SECONDS, written.at + longest + CLOCK_SECONDS
+        for lost in destination.lost_uploads(self.place, since, until):
+            self._replace(lost)
+
+    def _replace(self, upload: Upload) -> None:
+        """Throw away an upload in whose place another is begun. Raises what may pass: the ledger knows of one only."""
+        try:
+            self._thrown_away(upload)
+        except StoreError as error:
+            if error.retryable:
+                raise
 
     # -- the parts
 
@@ -250,9 +280,11 @@ class Parts:
             if self.digested:
                 body.digest_with((COMBINED,))
             part = destination.put_part(upload, number, body)
+            reach("after-part")
             digest = body.digests.get(COMBINED, b"")
             if self.journal is not None:
                 self.journal.store(StoredPart(number, part.size, part.etag, digest.hex(), part.checked))
+            reach("after-part-row")
             self._digests[number] = digest
             self._done[number] = part
         except BaseException:
@@ -280,7 +312,10 @@ class Parts:
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
         known = self.found.version.digests if self.copying else digests
+        reach("before-complete")
+        self.meter.commit()
         stored = destination.complete(upload, parts, known, if_absent=self.if_absent)
+        reach("after-complete")
         return Moved(stored, digests, self._resent)
 
     def _whole(self, spans: list[Span]) -> Digests:
@@ -301,16 +336,26 @@ class Parts:
             return error.retryable or isinstance(error, Cancelled | LeaseLost | Unauthenticated)
         return True
 
-    def _abort(self, upload: Upload, error: BaseException | None, forget: bool = True) -> None:
+    def _abort(self, upload: Upload, error: BaseException, written: bool = True) -> None:
         """Throw the upload away; where that can't be done, `error` says what remains."""
-        meter = Meter(self.limits)
         try:
-            if self.journal is not None and forget:
-                self.journal.forget()
-            cast(PartsDestination, self.stores.destination(self.place, meter)).abort(upload)
+            self._thrown_away(upload, written)
         except RelayError as failure:
             if isinstance(error, RelayError):
                 error.hint = f"{error.hint} An unfinished upload may remain at {self.place} ({failure.message})."
+
+    def _thrown_away(self, upload: Upload, written: bool = True) -> None:
+        """Throw the upload away, and then forget it: one that is gone and still written down is found to be gone.
+
+        Not where it is another's by now, who may be going on with it. Raises LeaseLost, StoreError, LedgerFailed.
+        """
+        if self.journal is not None and written:
+            self.journal.held()
+        reach("before-abort")
+        cast(PartsDestination, self.stores.destination(self.place, Meter(self.limits))).abort(upload)
+        reach("after-abort")
+        if self.journal is not None and written:
+            self.journal.forget()
 
 
 def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:

@@ -50,6 +50,7 @@ from relay.errors import (
     SourceChanged,
     StoreError,
 )
+from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
@@ -195,7 +196,7 @@ class Transfer:
         with self.slots.slot(admitted=self.admitted or self.attempt > 0, tick=self.meter.look):
             self.attempt += 1
             self.phase = "opening"
-            self._parts = None
+            self._parts, self.meter.committed = None, False
             try:
                 return self._moved()
             finally:
@@ -244,7 +245,10 @@ class Transfer:
         self._hint = self._hinted()
         found = self._hint or self._head(source)
         place = self._named(found) if found else self.plan.destination
+        reach("after-pin")
         named = not place.path.endswith("/")
+        if named:
+            self._remove_lost(destination, place)
         before = self._looked(destination, place) if named else None
         if before and (early := self._there(source, destination, place, before, found)):
             return early
@@ -260,10 +264,10 @@ class Transfer:
         opened = self._open(source, found)
         if before is None:
             place = self._named(opened)
+            self._remove_lost(destination, place)
             before = self._looked(destination, place)
             if early := self._there(source, destination, place, before, opened):
                 return early
-        self._remove_lost(destination, place)
         try:
             return self._piped(destination, place, before, opened)
         except PreconditionFailed as error:
@@ -275,6 +279,7 @@ class Transfer:
             left = destination.unpublished(place, token)
             if left is None:
                 return
+            reach("during-sweep")
             with suppress(StoreError):
                 destination.delete(left, Version())
 
@@ -476,7 +481,6 @@ class Transfer:
             found = source.head(self.plan.source) or found
         if found.version.size is None or found is self._hint:
             return None
-        self._remove_lost(destination, place)
         self.phase, self.total = "copying", found.version.size
         try:
             stored = self._copy(destination, place, found)
@@ -506,6 +510,7 @@ class Transfer:
     def _piped(self, destination: Destination, place: Location, before: Before, opened: Opened) -> Outcome:
         body = self._body
         assert body is not None  # _open set it
+        body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
         self.phase = "piping"
         try:
             named = {} if self.known.token is None else {"token": self.known.token}
@@ -524,6 +529,14 @@ class Transfer:
         sent = Sent(body.count, body.digests, opened.version.digests)
         return self._settled(destination, place, stored, opened, sent, notes, whole)
 
+    def _last_bytes(self, shown: bool) -> None:
+        """Look before the last bytes go out whether the object is still ours; `shown` says that they make it one that
+        everybody sees. Raises LeaseLost, LedgerFailed, and what the meter raises."""
+        if self.journal is not None:
+            self.journal.held()
+        if shown:
+            self.meter.commit()
+
     def _settled(
         self,
         destination: Destination,
@@ -538,6 +551,7 @@ class Transfer:
     ) -> Outcome:
         """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed, unless `keep`
         says that it may be another's. `moved` is how many bytes that took, if not all of them."""
+        reach("before-verify")
         try:
             proof = prove(destination, stored, sent, self.plan.verify, self._settling())
             version = self._published(destination, stored, proof)
@@ -565,8 +579,13 @@ class Transfer:
         """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost."""
         if stored.place is None:
             return proof.version
+        if self.journal is not None:
+            self.journal.held()
+        reach("before-publish")
+        self.meter.commit()
         try:
             version = destination.publish(stored, if_absent=self._if_absent)
+            reach("after-publish")
         except NotFound as error:
             raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
         size = proof.version.size

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from relay.digest import as_hex
 from relay.errors import RelayError, UnsafeKey
+from relay.failpoints import reach
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Listing
 from relay.location import UNSAFE_CHARACTERS
@@ -32,7 +33,10 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
         if any(one.url for one in listed):
             clashes = ledger.clashes(listing, listed)
             listed = [_renamed(one) if one.name in clashes else one for one in listed]
-        if not (ledger.add_page(listing, listed, page[-1].name) and go_on()):
+        reach("before-page")
+        wanted = ledger.add_page(listing, listed, page[-1].name)
+        reach("after-page")
+        if not (wanted and go_on()):
             ledger.hand_back_listing(listing)
             return False
     ledger.end_listing(listing)

@@ -26,6 +26,7 @@ from relay.errors import (
     StoreError,
     Unauthenticated,
 )
+from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Level, Version
 from relay.stores.interfaces import Destination, Found, Stored
@@ -131,6 +132,7 @@ def _read_back(destination: Destination, location: Location, version: Version, s
     ours = sent.digests or sent.declared
     try:
         body.digest_with(tuple(ours))
+        reach("during-verify")
         drain(body)
     finally:
         body.close()

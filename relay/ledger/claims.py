@@ -30,6 +30,8 @@ from relay.ledger.tally import Changes
 LEASE_SECONDS: Final = 30.0
 LAPSES: Final = 5
 """So many runners may be lost with one transfer before it is set aside: perhaps it is what kills them."""
+SUSPECT: Final = 2
+"""A transfer with which so many were lost is claimed only by itself: if it kills its runner it takes no other along."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,35 @@ def reclaim(connection: Connection, database: Database, who: Who) -> int:
     now = database.clock(connection)
     others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
     gone = [row.id for row in others if _gone(row, now, who, database.sqlite)]
+    gone += _strays(connection, who)
     if not gone:
         return 0
+    if any(row.host == who.host and row.boot != who.boot for row in others):
+        doubt(connection)
     count = _requeue(connection, gone, "lapse")
     connection.execute(delete(runners).where(runners.c.id.in_(gone)))
     return count
+
+
+def doubt(connection: Connection) -> None:
+    """Believe no longer that what is queued was never begun, and that nothing is at the destinations.
+
+    For a ledger that may have lost its newest commits: the machine went down, with a disk that said more than it did;
+    or a database was put in another's place.
+    """
+    running = select(migrations.c.id).where(migrations.c.state == "running")
+    connection.execute(update(migrations).where(migrations.c.state == "running").values(destination_empty=False))
+    single = running.where(migrations.c.listing == "none")
+    untouched = (transfers.c.state == "queued") & (transfers.c.attempts == 0)
+    connection.execute(update(transfers).where(transfers.c.migration_id.in_(single), untouched).values(attempts=1))
+
+
+def _strays(connection: Connection, who: Who) -> list[str]:
+    """Return the owners of claims that are not entered at all: one that was taken for gone, claimed once more before
+    it knew, and ended."""
+    entered = transfers.c.owner.in_(select(runners.c.id)) | (transfers.c.owner == who.id)
+    query = select(transfers.c.owner).where(transfers.c.state == "running", ~entered).distinct()
+    return list(connection.execute(query).scalars())
 
 
 def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
@@ -92,14 +118,19 @@ def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
 
 def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
     claimed = (transfers.c.owner.in_(owners)) & (transfers.c.state == "running")
-    rows = connection.execute(
-        select(transfers.c.id, transfers.c.migration_id, transfers.c.size, transfers.c.lapses).where(claimed)
-    ).all()
     connection.execute(
         update(migrations)
         .where(migrations.c.listing_owner.in_(owners), migrations.c.listing == "running")
         .values(listing="due", listing_owner=None)
     )
+    return _let_go(connection, connection.execute(_LET_GO.where(claimed)).all(), verb)
+
+
+_LET_GO = select(transfers.c.id, transfers.c.fence, transfers.c.migration_id, transfers.c.size, transfers.c.lapses)
+
+
+def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
+    """Take claims from whoever has them; return how many."""
     if not rows:
         return 0
     changes = Changes()
@@ -130,33 +161,41 @@ def _chunks(ids: Sequence[int], most: int = 500) -> Iterable[Sequence[int]]:
 # -- claims
 
 
-def claim(connection: Connection, who: Who, limit: int, only: str | None = None) -> list[Claim]:
+def claim(connection: Connection, who: Who, limit: int, only: str | None = None, alone: bool = True) -> list[Claim]:
     """Claim up to `limit` queued transfers, of the most urgent migrations and the oldest first; `only` of one.
 
-    Of a migration with bounds never more than those let run at a time, over all runners.
+    Of a migration with bounds never more than those let run at a time, over all runners. One that is suspect comes
+    last, and by itself: where there is nothing else, and the runner is `alone` with it.
     """
     told = (migrations.c.slots, migrations.c.bytes_per_second, migrations.c.connections, migrations.c.renewed)
     waiting = select(migrations.c.id, *told).where(migrations.c.state == "running")
     if only is not None:
         waiting = waiting.where(migrations.c.id == only)
+    rows = connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).all()
     found: list[Claim] = []
-    for migration in connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).all():
-        wanted = limit - len(found)
-        more = room(connection, migration.id, bounds_of(migration), wanted) if wanted > 0 else 0
-        if more > 0:
-            found += _claimed(connection, who, migration.id, migration.renewed, more)
+    for migration in rows:
+        found += _of_one(connection, who, migration, limit - len(found), suspect=False)
+    for migration in rows if alone and limit else ():
+        if not found:
+            found = _of_one(connection, who, migration, 1, suspect=True)
     return found
 
 
-def _claimed(connection: Connection, who: Who, migration: str, renewed: int, limit: int) -> list[Claim]:
+def _of_one(connection: Connection, who: Who, migration: Any, wanted: int, suspect: bool) -> list[Claim]:
+    more = room(connection, migration.id, bounds_of(migration), wanted) if wanted > 0 else 0
+    return _claimed(connection, who, migration.id, migration.renewed, more, suspect) if more > 0 else []
+
+
+def _claimed(connection: Connection, who: Who, migration: str, renewed: int, limit: int, suspect: bool) -> list[Claim]:
     queued = (
         select(transfers.c.id)
         .where(
             transfers.c.migration_id == migration,
             transfers.c.state == "queued",
             transfers.c.not_before <= time.time(),
+            (transfers.c.lapses >= SUSPECT) if suspect else (transfers.c.lapses < SUSPECT),
         )
-        .order_by(transfers.c.id)
+        .order_by(*((transfers.c.lapses,) if suspect else ()), transfers.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -194,6 +233,17 @@ def _claimed(connection: Connection, who: Who, migration: str, renewed: int, lim
         changes.moved(migration, "queued", "running", one.size, one.size)
     changes.write(connection)
     return found
+
+
+def disown(connection: Connection, who: Who, kept: Iterable[Claim]) -> int:
+    """Hand back what stands as this runner's and is not among those that it has in hand; return how many.
+
+    A claim whose answer was lost is one of which the ledger knows, and the runner does not.
+    """
+    held = _LET_GO.where(transfers.c.owner == who.id, transfers.c.state == "running")
+    known = {(claim.id, claim.fence) for claim in kept}
+    rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
+    return _let_go(connection, rows, "hand_back")
 
 
 # -- how they end

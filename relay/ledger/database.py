@@ -160,6 +160,12 @@ def _parsed(address: str) -> URL:
 def _prepare(path: Path) -> None:
     """Make the file if there is none, for nobody else to read: it holds what the stores are spoken to with."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    left = path.with_name(f"{path.name}-wal")
+    if left.exists() and not path.exists():
+        raise ConfigError(
+            f"the ledger {path} was removed, and {left.name} of it is still there",
+            hint="Put the file back beside it; or remove that too, and begin with an empty ledger.",
+        )
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 

@@ -9,6 +9,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Connection
+
+from relay.failpoints import reach
 from relay.ledger import claims, limits, migrations, pages, trees, uploads
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import Begun, Claim, Listed, Listing, Migration, Settlement, Spec, Standing, StoredPart
@@ -34,8 +37,11 @@ class Ledger:
     # -- migrations
 
     def create(self, spec: Spec, key: str | None = None) -> tuple[Migration, bool]:
-        """As migrations.create."""
-        return self.database.run(lambda c: migrations.create(c, spec, key))
+        """As migrations.create. Raises LedgerFailed too if the file is not there any more: nobody would find it."""
+        self.database.check_file()
+        found = self.database.run(lambda c: migrations.create(c, spec, key))
+        reach("after-accept")
+        return found
 
     def unfinished(self, spec: Spec) -> Migration | None:
         """As migrations.unfinished."""
@@ -116,15 +122,32 @@ class Ledger:
         """As claims.reclaim."""
         return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
 
-    def claim(self, limit: int, only: str | None = None) -> list[Claim]:
+    def claim(self, limit: int, only: str | None = None, alone: bool = True) -> list[Claim]:
         """As claims.claim."""
-        return self.database.run(lambda c: claims.claim(c, self.who, limit, only))
+        return self.database.run(lambda c: claims.claim(c, self.who, limit, only, alone))
 
     def settle(self, ends: Sequence[Settlement]) -> list[Claim]:
         """As claims.settle."""
         return self.database.run(lambda c: claims.settle(c, self.who, ends))
 
+    def check(self, claim: Claim) -> None:
+        """As claims.check."""
+        self.database.run(lambda c: claims.check(c, self.who, claim), write=False)
+
+    def disown(self, kept: Iterable[Claim]) -> int:
+        """As claims.disown; and doubt the rest, since what failed may have been replaced by something older."""
+
+        def disowned(connection: Connection) -> int:
+            claims.doubt(connection)
+            return claims.disown(connection, self.who, kept)
+
+        return self.database.run(disowned)
+
     # -- listings
+
+    def disown_listings(self) -> None:
+        """As trees.disown_listings."""
+        self.database.run(lambda c: trees.disown_listings(c, self.who))
 
     def claim_listing(self, only: str | None = None) -> Listing | None:
         """As trees.claim_listing."""

@@ -9,15 +9,17 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from relay.errors import KeyReused, MigrationUnknown
 from relay.ledger.rows import Migration, Spec
-from relay.ledger.schema import events, migrations, secrets, transfers
+from relay.ledger.schema import APPLICATION_ID, events, migrations, secrets, transfers
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, tallies_of
 from relay.throttle import Bounds
 
+ACCEPTING = APPLICATION_ID + 1
+"""PostgreSQL's lock under which migrations are accepted."""
 _ID = re.compile(r"[0-9a-f-]{1,36}")
 
 
@@ -26,6 +28,7 @@ def create(connection: Connection, spec: Spec, key: str | None = None) -> tuple[
 
     Raises KeyReused where that one was another request.
     """
+    _one_at_a_time(connection)
     if key is not None:
         row = connection.execute(select(migrations).where(migrations.c.key == key)).first()
         if row is not None:
@@ -59,6 +62,12 @@ def create(connection: Connection, spec: Spec, key: str | None = None) -> tuple[
         changes.write(connection)
     tell(connection, id, "accepted", {})
     return one(connection, id), True
+
+
+def _one_at_a_time(connection: Connection) -> None:
+    """Let nobody else number a migration, or use its key, until this transaction is over. SQLite's has the lock."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ACCEPTING})
 
 
 def tell(connection: Connection, migration: str, kind: str, members: Mapping[str, Any]) -> None:

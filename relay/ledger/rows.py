@@ -159,7 +159,11 @@ class Settlement:
 
 @dataclass(frozen=True)
 class Begun:
-    """An upload in parts that stands in the ledger, with the parts that the destination has acknowledged."""
+    """An upload in parts that stands in the ledger, with the parts that the destination has acknowledged.
+
+    `upload_id` is empty where it was about to be begun, and nobody wrote down that it was; `at` says when that was
+    written (seconds since 1970).
+    """
 
     upload_id: str
     checked: bool
@@ -169,6 +173,7 @@ class Begun:
     part_bytes: int
     digest: str | None = None
     parts: tuple[StoredPart, ...] = ()
+    at: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,12 @@ def hand_back_listing(connection: Connection, who: Who, listing: Listing) -> Non
     _change(connection, who, listing, {"listing": "due", "listing_owner": None})
 
 
+def disown_listings(connection: Connection, who: Who) -> None:
+    """Let go of every listing that stands as this runner's: one that lists nothing at the moment says so."""
+    ours = (migrations.c.listing_owner == who.id) & (migrations.c.listing == "running")
+    connection.execute(update(migrations).where(ours).values(listing="due", listing_owner=None))
+
+
 def _change(connection: Connection, who: Who, listing: Listing, values: Mapping[str, Any]) -> str:
     held = (
         (migrations.c.id == listing.migration_id)

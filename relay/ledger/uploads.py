@@ -21,7 +21,9 @@ def begun(connection: Connection, claim: Claim) -> Begun | None:
         return None
     rows = connection.execute(select(parts).where(parts.c.transfer_id == claim.id).order_by(parts.c.number))
     stored = tuple(StoredPart(p.number, p.size, p.etag, p.digest, p.checked) for p in rows)
-    return Begun(row.upload_id, row.checked, row.place, row.etag, row.size, row.part_bytes, row.digest, stored)
+    return Begun(
+        row.upload_id, row.checked, row.place, row.etag, row.size, row.part_bytes, row.digest, stored, row.begun
+    )
 
 
 def begin(connection: Connection, who: Who, claim: Claim, upload: Begun) -> None:

@@ -247,6 +247,13 @@ class PartsDestination(Destination, Protocol):
         Raises PreconditionFailed (with `if_absent`), IntegrityMismatch, StoreError: then there is no object.
         """
 
+    def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
+        """Return the uploads to exactly this place that were begun between two moments (seconds since 1970, of this
+        machine's clock): of one whose answer nobody wrote down, that is all that is known.
+
+        Empty where a store can't tell, and throws away by itself what is never completed. Raises StoreError.
+        """
+
     def abort(self, upload: Upload) -> None:
         """Throw an upload away; one that is gone already is no error. Raises StoreError."""
 

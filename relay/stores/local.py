@@ -34,6 +34,7 @@ from relay.errors import (
     StoreError,
     Unavailable,
 )
+from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import (
@@ -253,6 +254,8 @@ class LocalStore:
                         done += in_native_thread(partial(os.write, descriptor, view[done:count]))
             if not count:
                 break
+            if body.remaining:
+                reach("mid-part")
         with self._told(location):
             in_native_thread(lambda: os.fsync(descriptor))
 
@@ -267,6 +270,7 @@ class LocalStore:
         with self._told(stored.place):
             if if_absent:
                 os.link(part, path)
+                reach("mid-publish")
                 part.unlink()
             else:
                 part.replace(path)

@@ -100,6 +100,10 @@ class NextcloudStore(WebDavStore):
             response.body.close()
         return Stored(Version(), part, {}, place=place)
 
+    def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
+        """As PartsDestination.lost_uploads: no folder tells whose it is, and the server removes each after a day."""
+        return ()
+
     def abort(self, upload: Upload) -> None:
         """As PartsDestination.abort: the folder goes with all that is in it."""
         response = self._send("DELETE", _uploads(upload.location, upload.id), ())

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from time import time
 from typing import cast
 from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element
@@ -54,6 +55,7 @@ from relay.stores.s3_answers import (
     error_told,
     parsed,
     told_checksums,
+    unfinished,
     version_id,
 )
 from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Signer
@@ -467,6 +469,23 @@ class S3Store(HttpStore):
         if found is None or found.version.size != size:
             raise error
         return _kept_at(upload.location, found.version)
+
+    def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
+        """As PartsDestination.lost_uploads, by ListMultipartUploads; the server's clock is compared with ours."""
+        account = cast(S3Account, location.account)
+        key = unquote(location.path.removeprefix(account.prefix)).lstrip("/")
+        query = f"encoding-type=url&prefix={quote(key, safe='-_.~')}&uploads="
+        response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
+        if response.head.status != 200:
+            raise self._refusal(response, "GET", location)
+        told = http_date(response.head.get("date"))
+        ahead = told.timestamp() - time() if told else 0.0
+        root = self._parsed(self._page(response), location)
+        return tuple(
+            Upload(location, upload, checked=False)
+            for upload, name, begun in unfinished(root)
+            if name == key and since <= begun - ahead <= until
+        )
 
     def abort(self, upload: Upload) -> None:
         """As PartsDestination.abort."""

@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
@@ -153,6 +153,16 @@ def entries(page: Element, prefix: str) -> Iterator[Entry]:
         if name:
             length, tag = told.get(size, ""), told.get(etag)
             yield Entry(name, int(length) if length.isdigit() else None, tag and printable(tag), _when(told.get(when)))
+
+
+def unfinished(page: Element) -> Iterator[tuple[str, str, float]]:
+    """Yield the uploads in parts that a page tells of: their ids, their keys, and when each was begun (since 1970)."""
+    decode = unquote_plus if page.findtext("{*}EncodingType") == "url" else str
+    for row in page.iterfind("{*}Upload"):
+        upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
+        begun = _when(when)
+        if upload and key and begun is not None:
+            yield upload, decode(key), (begun if begun.tzinfo else begun.replace(tzinfo=UTC)).timestamp()
 
 
 def _when(text: str | None) -> datetime | None:

@@ -45,6 +45,8 @@ class Body:
         self.count = 0
         self.complete = False
         self.digester: Digester | None = None
+        self.guard: Callable[[], None] | None = None
+        """Asked before the last bytes are handed out; what it raises keeps them back."""
         self._expected: Digests = {}
         self._keeps_alive = head.keeps_alive and framing is not Framing.CLOSE
         self._release: Callable[[Stream, bool], None] | None = release
@@ -83,7 +85,7 @@ class Body:
         self._expected = {k: v for k, v in (expected or {}).items()}
         self.digester = Digester((*names, *self._expected))
         if self.complete:
-            self._check_digests()
+            self._check_last()
 
     def digest_also(self, name: str) -> None:
         """Compute one more, if any are computed and nothing was handed out yet."""
@@ -125,7 +127,7 @@ class Body:
         if self.digester is not None:
             self.digester.update(piece)
         if self.count == self.length:
-            self._check_digests()
+            self._check_last()
             if self.framing is Framing.LENGTH:
                 self._ended()
 
@@ -199,11 +201,14 @@ class Body:
     # -- the end
 
     def _ended(self) -> None:
-        self._check_digests()
+        self._check_last()
         self.complete = True
         self._let_go(self._keeps_alive and not self.connection.leftover)
 
-    def _check_digests(self) -> None:
+    def _check_last(self) -> None:
+        """Look before the end is handed out, since it may be what makes the object: is it right, and still ours?"""
+        if self.guard is not None:
+            self.guard()
         _, differing = compare(self.digests, self._expected)
         if differing:
             raise IntegrityMismatch(

@@ -13,13 +13,14 @@ Never here: retries, redirects, what a status means to a store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
 
 from relay import __version__
 from relay.config import Limits
 from relay.errors import ConnectionLost, PrematureResponse, Side, StoreTimeout
+from relay.failpoints import reach
 from relay.location import Origin
 from relay.throttle import Flow
 from relay.wire.answers import Answers
@@ -33,6 +34,9 @@ from relay.wire.stream import Stream
 
 USER_AGENT = f"relay/{__version__}"
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+SENT = {"PUT": "after-put-sent", "POST": "after-complete-sent"}
+SENT_BARE = {"POST": "after-begin-sent", "MOVE": "after-move-sent", "DELETE": "after-abort-sent"}
+"""The failpoints between a request and its answer: of requests with a body, and of those without."""
 
 Payload = Body | bytes | Iterable[bytes] | None
 
@@ -205,12 +209,14 @@ class _Attempt:
         expect = self.wire.expects(self.request)
         self._write_head(expect)
         if self.request.body_length == 0 or self.request.body is None:
-            return self._response(self._final())
+            return self._response(self._final(SENT_BARE))
         if expect and not self._ask_first():
             return self._early()
-        return self._response(self._final()) if self._send_body() else self._early()
+        return self._response(self._final(SENT)) if self._send_body() else self._early()
 
-    def _final(self) -> Head:
+    def _final(self, failpoints: Mapping[str, str]) -> Head:
+        if self.request.method in failpoints:
+            reach(failpoints[self.request.method])
         head = self.answers.wait(self.limits.head_seconds)
         assert head is not None  # without `until`, wait returns a head or raises
         return head

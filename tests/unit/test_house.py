@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ORDER: tuple[str, ...] = (
     "relay.errors",
+    "relay.failpoints",
     "relay.headers",
     "relay.location",
     "relay.egress",
@@ -46,7 +47,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import what stands above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:8]
+PURE = ORDER[:9]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}

@@ -1,0 +1,219 @@
+"""The crash campaigns' stores, run for real and looked at from outside: what anybody could see of an object.
+
+Decided here: what a reader sees of each kind of store. Never here: what relay should have made of it
+(`loadtests/witness.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from loadtests.bench.measures import BenchError
+from loadtests.bench.nginx import await_port, free_ports
+from loadtests.bench.proc import clean_environment, stop
+from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs
+from simulators.proxy import Proxy
+
+MIB = 1 << 20
+STORES = ("local", "webdav", "s3")
+PART, FLIGHT = 5 * MIB, 2
+"""The length of relay's parts in bytes, and how many of one object move at once."""
+MISSING = (OSError, ClientError, BotoCoreError)
+"""What looking for an object that is not there raises."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One version of an object, as a reader saw it."""
+
+    size: int
+    version: str
+
+
+class Destination(Protocol):
+    """A store from outside: where relay is to write, and what a reader sees."""
+
+    def target(self, tree: str) -> str:
+        """Return what relay is told."""
+
+    def look(self, tree: str, name: str) -> Seen | None:
+        """Return what is to be seen of an object."""
+
+    def digest(self, tree: str, name: str) -> str:
+        """Return the SHA-256 of an object."""
+
+    def leftovers(self, tree: str) -> int:
+        """Return how many unfinished uploads there are."""
+
+    def sent(self) -> int | None:
+        """Return how many bytes came so far, where that can be known."""
+
+    def remove(self, tree: str) -> None:
+        """Make room."""
+
+
+@dataclass
+class Folder:
+    """A folder of this machine. A rename makes another inode, so a second commit can't hide."""
+
+    root: Path
+
+    def target(self, tree: str) -> str:
+        return str(self.root / tree)
+
+    def look(self, tree: str, name: str) -> Seen | None:
+        try:
+            found = (self.root / tree / name).stat()
+        except OSError:
+            return None
+        return Seen(found.st_size, f"{found.st_ino}")
+
+    def digest(self, tree: str, name: str) -> str:
+        return sha256((self.root / tree / name).read_bytes())
+
+    def leftovers(self, tree: str) -> int:
+        return sum(1 for _ in (self.root / tree).rglob(".relay-*"))
+
+    def sent(self) -> int | None:
+        return None
+
+    def remove(self, tree: str) -> None:
+        shutil.rmtree(self.root / tree, ignore_errors=True)
+
+
+@dataclass
+class WebDav(Folder):
+    """nginx over such a folder, behind a proxy that counts."""
+
+    proxy: Proxy
+
+    def target(self, tree: str) -> str:
+        return f"webdav+{self.proxy.url(f'/{tree}/')}"
+
+    def look(self, tree: str, name: str) -> Seen | None:
+        path = f"http://127.0.0.1:{self.proxy.port}/{tree}/{quote(name)}"
+        try:
+            with urlopen(Request(path, method="HEAD"), timeout=5) as answer:
+                return Seen(int(answer.headers["Content-Length"]), answer.headers["ETag"])
+        except (HTTPError, URLError, OSError):
+            return None
+
+    def sent(self) -> int | None:
+        return self.proxy.carried("up")
+
+
+@dataclass
+class Bucket:
+    """A bucket of SeaweedFS, behind a proxy that counts."""
+
+    server: Seaweed
+    proxy: Proxy
+
+    def target(self, tree: str) -> str:
+        return f"far:{self.server.bucket}/{tree}"
+
+    def look(self, tree: str, name: str) -> Seen | None:
+        try:
+            found = _client(self.server).head_object(Bucket=self.server.bucket, Key=f"{tree}/{name}")
+        except (ClientError, BotoCoreError):
+            return None
+        return Seen(found["ContentLength"], f"{found['ETag']} {found['LastModified']}")
+
+    def digest(self, tree: str, name: str) -> str:
+        found = _client(self.server).get_object(Bucket=self.server.bucket, Key=f"{tree}/{name}")
+        return sha256(found["Body"].read())
+
+    def leftovers(self, tree: str) -> int:
+        found = _client(self.server).list_multipart_uploads(Bucket=self.server.bucket, Prefix=f"{tree}/")
+        return len(found.get("Uploads", ()))
+
+    def sent(self) -> int | None:
+        return self.proxy.carried("up")
+
+    def remove(self, tree: str) -> None:
+        client = _client(self.server)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.server.bucket, Prefix=f"{tree}/")
+        for row in (row for page in pages for row in page.get("Contents", ())):
+            client.delete_object(Bucket=self.server.bucket, Key=row["Key"])
+        self.server.reclaim()
+
+
+_clients = threading.local()
+
+
+def _client(server: Seaweed):  # type: ignore[no-untyped-def]  # botocore has no types
+    if not hasattr(_clients, "made"):
+        _clients.made = server.client()
+    return _clients.made
+
+
+def sha256(data: bytes) -> str:
+    """Return the digest in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def opened(name: str, home: Path, rate: float) -> Iterator[tuple[Destination, dict[str, str]]]:
+    """Run a store; give it and relay's environment."""
+    environment = clean_environment(home) | {
+        "RELAY_LEDGER": f"sqlite:///{home / 'ledger.db'}",
+        "RELAY_PART_BYTES": str(PART),
+        "RELAY_PARTED_BYTES": str(2 * PART),
+        "RELAY_PARTS_IN_FLIGHT": str(FLIGHT),
+        "RELAY_EGRESS_ALLOW": "127.0.0.1",
+    }
+    with ExitStack() as stack:
+        if name == "local":
+            (home / "to").mkdir()
+            yield Folder(home / "to"), environment
+            return
+        if name == "webdav":
+            port = stack.enter_context(_nginx(home))
+            proxy = stack.enter_context(Proxy(f"127.0.0.1:{port}", rate=rate))
+            yield WebDav(home / "to", proxy), environment
+            return
+        (home / "weed").mkdir()
+        server = stack.enter_context(seaweedfs(home / "weed", "crash"))
+        proxy = stack.enter_context(Proxy(server.endpoint.removeprefix("http://"), rate=rate))
+        (home / "relay.toml").write_text(
+            f'[remotes.far]\ntype = "s3"\nendpoint = "{proxy.url()}"\naccess_key_id = "{KEY}"\n'
+            f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
+        )
+        yield Bucket(server, proxy), environment | {"RELAY_CONFIG": str(home / "relay.toml")}
+
+
+@contextmanager
+def _nginx(home: Path) -> Iterator[int]:
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        raise BenchError("missing: nginx (apt-get install nginx-full)")
+    (home / "to").mkdir()
+    (port,) = free_ports(1)
+    user = "user root;" if os.geteuid() == 0 else ""
+    (home / "nginx.conf").write_text(
+        f"""daemon off; pid {home}/pid; error_log {home}/nginx.log; worker_processes 1; {user}
+        events {{}}
+        http {{ access_log off; client_max_body_size 0; client_body_temp_path {home}/tmp;
+          server {{ listen 127.0.0.1:{port}; root {home}/to;
+            location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; create_full_put_path on; }} }} }}"""
+    )
+    process = subprocess.Popen([program, "-p", str(home), "-c", str(home / "nginx.conf")], stderr=subprocess.DEVNULL)
+    try:
+        await_port(port, process, home / "nginx.log", "nginx")
+        yield port
+    finally:
+        stop(process)

@@ -1,0 +1,182 @@
+"""The crash campaign at relay's failpoints: killed at each place where a crash would hurt, and begun again.
+
+Theory of operation. Each place has a tree of its own. Relay runs with `RELAY_FAILPOINT=place:visit:kill9`; it must die
+of it, for a place that is never reached proves nothing. Then the same command runs to its end, and the same is asked as
+after the random kills. Some places are only reached after another crash, or when the source is another one then.
+
+Decided here: which place wants what before it, and at which visits it is tried. Never here: what relay does there.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtests.destinations import FLIGHT, MIB, PART, STORES, Destination, sha256
+from loadtests.witness import Reader, judge, migrate, plant, run
+
+LARGE = 2 * PART + MIB
+"""Three parts."""
+SMALL = 5
+SMALL_BYTES = 50_000
+SLOTS = 2
+HEADS = 512 * 1024
+"""What requests without payload, and the heads of the others, may add to what is counted."""
+HEADING = (
+    "| store | place | killed at visit | looks of a reader | sent again | lost, twice, or in pieces |\n"
+    "|---|---|---:|---:|---:|---|"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A failpoint, and what it takes to get there."""
+
+    name: str
+    stores: tuple[str, ...] = STORES
+    visits: tuple[int, ...] = (1,)
+    first: tuple[str, ...] = ()
+    """Places at which relay is killed before, each at its first visit."""
+    changed: bool = False
+    """After those the large object is another one at the source."""
+    words: tuple[str, ...] = ()
+    """More words of the command."""
+
+    @property
+    def shown(self) -> str:
+        """The name, and what came before it."""
+        changes = ("the source changes",) if self.changed else ()
+        return ", then ".join((*self.first, *changes, self.name))
+
+
+NAMED, PARTED = ("local", "webdav"), ("s3",)
+"""Stores that publish by a name, and those that take parts."""
+PLACES: tuple[Place, ...] = (
+    Place("after-accept"),
+    Place("before-page"),
+    Place("after-page"),
+    Place("after-claim", visits=(1, 2)),
+    Place("after-pin", visits=(1, 3)),
+    Place("before-begin", PARTED),
+    Place("after-begin-sent", PARTED),
+    Place("after-begin", PARTED),
+    Place("after-begin-row", PARTED),
+    Place("mid-part", visits=(1, 5)),
+    Place("after-put-sent", ("webdav", "s3"), visits=(1, 4)),
+    Place("after-part", PARTED, visits=(1, 3)),
+    Place("after-part-row", PARTED, visits=(1, 3)),
+    Place("before-complete", PARTED),
+    Place("after-complete-sent", PARTED),
+    Place("after-complete", PARTED),
+    Place("before-verify", visits=(1, 3)),
+    Place("during-verify", NAMED, visits=(1, 3)),
+    Place("before-publish", NAMED, visits=(1, 3)),
+    Place("after-move-sent", ("webdav",), visits=(1, 3)),
+    Place("mid-publish", ("local",), words=("--if-exists", "skip")),
+    Place("after-publish", NAMED, visits=(1, 3)),
+    Place("before-settle"),
+    Place("after-settle"),
+    Place("before-abort", PARTED, first=("after-part-row",), changed=True),
+    Place("after-abort-sent", PARTED, first=("after-part-row",), changed=True),
+    Place("after-abort", PARTED, first=("after-part-row",), changed=True),
+    Place("before-abort", PARTED, first=("after-begin",)),
+    Place("after-abort", PARTED, first=("after-begin-sent",)),
+    Place("during-sweep", NAMED, first=("before-publish",)),
+    Place("during-sweep", NAMED, first=("mid-part",), visits=(1,)),
+)
+"""Every failpoint that relay has, each where its kind of store has it."""
+
+
+@dataclass
+class Row:
+    """What came of one place at one visit."""
+
+    store: str
+    place: Place
+    visit: int
+    looks: int = 0
+    again: int | None = None
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        again = "not counted" if self.again is None else f"{max(self.again, 0) / MIB:.1f} MiB"
+        said = "; ".join(self.wrong[:5]) or "none"
+        return f"| {self.store} | {self.place.shown} | {self.visit} | {self.looks:,} | {again} | {said} |"
+
+
+def campaign(
+    store: str,
+    destination: Destination,
+    home: Path,
+    environment: dict[str, str],
+    wanted: Sequence[str] | None,
+    first_visits: bool,
+) -> Iterator[Row]:
+    """Yield a row for each place and visit; `wanted` names some places, None wants all."""
+    for place in PLACES:
+        if store not in place.stores or (wanted is not None and place.name not in wanted):
+            continue
+        for visit in place.visits[:1] if first_visits else place.visits:
+            row = Row(store, place, visit)
+            _Trial(destination, home, environment, row).run()
+            yield row
+
+
+class _Trial:
+    """One place at one visit."""
+
+    def __init__(self, destination: Destination, home: Path, environment: dict[str, str], row: Row) -> None:
+        self._destination, self._environment, self._row = destination, environment, row
+        self._tree = f"{'-'.join((*row.place.first, row.place.name))}-{row.visit}"
+        self._source = home / "from" / self._tree
+        self._command = migrate(self._source, destination.target(self._tree), SLOTS, *row.place.words)
+        self._sizes = {"a large one": LARGE} | {f"b small/{index}": SMALL_BYTES + index for index in range(SMALL)}
+
+    def run(self) -> None:
+        """Kill it there, let it end, and judge."""
+        chance, place = random.Random(self._tree), self._row.place
+        objects = plant(self._source, self._sizes, chance)
+        reader = Reader(self._destination, self._tree, self._sizes)
+        before = self._destination.sent()
+        try:
+            for name in place.first:
+                self._killed(name, 1)
+            if place.changed:
+                objects |= plant(self._source, {"a large one": LARGE}, chance)
+            self._killed(place.name, self._row.visit)
+            self._ended()
+        finally:
+            reader.stop()
+        self._row.looks = reader.looks
+        digests = {name: sha256(data) for name, data in objects.items()}
+        self._row.wrong += judge(self._destination, self._tree, digests, reader)
+        self._count(before)
+        self._destination.remove(self._tree)
+        shutil.rmtree(self._source)
+
+    def _killed(self, name: str, visit: int) -> None:
+        ended = run(self._command, self._environment | {"RELAY_FAILPOINT": f"{name}:{visit}:kill9"})
+        if ended.code == 0:
+            self._row.wrong.append(f"{name} was never reached {visit} times")
+        elif ended.code != -signal.SIGKILL:
+            self._row.wrong.append(f"on the way to {name}: exit code {ended.code}: {ended.said}")
+
+    def _ended(self) -> None:
+        ended = run(self._command, self._environment)
+        if ended.code != 0:
+            self._row.wrong.append(f"{self._tree}: exit code {ended.code}: {ended.said}")
+
+    def _count(self, before: int | None) -> None:
+        """Hold what was sent against what may be: of each crash what was under way, and no more."""
+        place, sent = self._row.place, self._destination.sent()
+        if before is None or sent is None:
+            return
+        self._row.again = sent - before - sum(self._sizes.values())
+        large = PART * FLIGHT if self._row.store == "s3" else LARGE
+        most = (len(place.first) + 1) * (large + SLOTS * SMALL_BYTES) + HEADS + LARGE * place.changed
+        if self._row.again > most:
+            self._row.wrong.append(f"{self._row.again} bytes were sent again, and at most {most} were under way")

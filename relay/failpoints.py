@@ -1,0 +1,137 @@
+"""Places at which a test can let relay end: `RELAY_FAILPOINT=name:count:action`, for tests only.
+
+Theory of operation. Where a crash would hurt most the code says `reach("name")`. Without the variable that is a
+function that does nothing (some tens of nanoseconds). With it the `count`th visit of the place that it names does the
+action, once: `kill9` (SIGKILL to this very process, after which nothing runs, no `finally` either), `exit`
+(SystemExit), `raise` (FailpointReached, a bug as far as anybody can tell) or `sleep:SECONDS`. Each process counts for
+itself.
+
+Decided here: the names, and what happens at them. Never here: anything that a test asserts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from relay.errors import ConfigError
+
+VARIABLE = "RELAY_FAILPOINT"
+EXIT_CODE = 86
+"""The exit code of the action `exit`, which nothing else has."""
+
+POINTS: Mapping[str, str] = {
+    "after-accept": "a migration's row is durable, and nobody was told of it yet",
+    "before-page": "a page of a listing was read, and not written yet",
+    "after-page": "a page of a listing was written",
+    "after-claim": "transfers were claimed, and none of them has begun",
+    "after-pin": "the source's version is known",
+    "before-begin": "it is written that an upload in parts is about to begin",
+    "after-begin-sent": "the request that begins one is sent, and its answer not read",
+    "after-begin": "an upload in parts was begun, and its id is not written yet",
+    "after-begin-row": "its id is written, and no part was sent",
+    "mid-part": "some of the bytes of a part, or of an object in one piece, were handed over, and not all",
+    "after-put-sent": "all bytes of a part or an object were handed over, and the answer was not read",
+    "after-part": "the destination has acknowledged a part, and that is not written yet",
+    "after-part-row": "it is written that the destination has a part",
+    "before-complete": "all parts are there, and it is written that the upload is about to be completed",
+    "after-complete-sent": "the request that completes it is sent, and its answer not read",
+    "after-complete": "the object is there, and nothing of that is written",
+    "before-verify": "the destination has said yes, and nothing is proved",
+    "during-verify": "the object is being read back",
+    "before-publish": "the object is proved, and still lies under its temporary name",
+    "after-move-sent": "the request that publishes it is sent, and its answer not read",
+    "mid-publish": "a local object has both names, its own and the temporary one",
+    "after-publish": "the object is seen at its place, and nothing of that is written",
+    "before-settle": "transfers have ended, and that is not written yet",
+    "after-settle": "it is written how transfers ended",
+    "before-abort": "an upload is about to be thrown away",
+    "after-abort-sent": "the request that throws it away is sent, and its answer not read",
+    "after-abort": "an upload was thrown away, and the ledger does not know",
+    "during-sweep": "what a lost attempt left is about to be removed",
+}
+"""Every place by its name."""
+
+
+class FailpointReached(Exception):  # noqa: N818 - a fact, as all names of failures are here
+    """What the action `raise` raises."""
+
+
+@dataclass(eq=False)
+class Failpoint:
+    """One armed place: `left` visits until its action is done."""
+
+    name: str
+    left: int
+    act: Callable[[], None]
+
+    def reach(self, name: str) -> None:
+        """Count a visit, and act at the last one that was asked for."""
+        if name != self.name:
+            return
+        self.left -= 1
+        if not self.left:
+            self.act()
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()  # the signal may reach another thread first; nothing may happen until it has
+
+
+def _exit() -> None:
+    raise SystemExit(EXIT_CODE)
+
+
+def _raise() -> None:
+    raise FailpointReached
+
+
+def _sleeping(text: str) -> Callable[[], None]:
+    seconds = float(text)
+    if not 0 <= seconds <= 3600:
+        raise ValueError(text)
+    return lambda: time.sleep(seconds)  # which is gevent's, wherever transfers run
+
+
+ACTIONS: Mapping[str, Callable[[], None]] = {"kill9": _kill, "exit": _exit, "raise": _raise}
+
+
+def armed(text: str) -> Failpoint:
+    """Return the failpoint that the variable's text asks for. Raises ConfigError for one that is not understood."""
+    name, _, rest = text.partition(":")
+    count, _, action = rest.partition(":")
+    if name not in POINTS:
+        raise ConfigError(f"{VARIABLE}: {name!a} is no failpoint", hint=f"One of {', '.join(POINTS)}.")
+    word, _, seconds = action.partition(":")
+    try:
+        act = _sleeping(seconds) if word == "sleep" else ACTIONS[action]
+        if not (count.isascii() and count.isdigit() and int(count)):
+            raise ValueError(count)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{VARIABLE} is not name:count:action", hint="As after-pin:1:kill9.") from None
+    return Failpoint(name, int(count), act)
+
+
+def check(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError if the variable is set and not understood. A start asks this before anything else happens."""
+    if text := environment.get(VARIABLE):
+        armed(text)
+
+
+def _nothing(name: str) -> None:
+    """Go on."""
+
+
+def _bound(text: str | None) -> Callable[[str], None]:
+    try:
+        return armed(text).reach if text else _nothing
+    except ConfigError:
+        return _nothing  # `check` refuses the start
+
+
+reach: Callable[[str], None] = _bound(os.environ.get(VARIABLE))
+"""Say that a place is reached. What it does is decided when this is imported."""

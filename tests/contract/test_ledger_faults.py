@@ -1,0 +1,372 @@
+"""What the ledger promises when something fails: clocks, processes, disks and connections, on both databases."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
+from relay.ledger import database
+from relay.ledger.claims import LAPSES, SUSPECT
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun, Claim, Listed, Spec
+from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
+from tests.postgres import Postgres, deaf_to_commits
+
+T = TypeVar("T")
+
+
+def at_once(count: int, do: Callable[[int], T]) -> list[T]:
+    """Do the same in so many threads, all of which begin when the last is ready. Raises what one of them raises."""
+    barrier, found, failed = threading.Barrier(count), [], []
+
+    def one(index: int) -> None:
+        try:
+            barrier.wait(30)
+            found.append(do(index))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return found
+
+
+# -- processes
+
+
+def test_f68_ten_thousand_rows_of_lost_runners_come_back_and_are_claimed_a_few_at_a_time(opened: Opened) -> None:
+    watcher = opened()
+    ids = [tree(watcher, *[5] * 5000) for _ in range(2)]
+    for _ in range(4):
+        doomed = opened()
+        assert len(doomed.claim(2500)) == 2500
+        doomed.renew(-1)
+    assert watcher.migration(ids[1]).counted("running").objects == 5000
+    assert watcher.reclaim() == 10_000
+    for id in ids:
+        assert watcher.migration(id).counted("queued").objects == 5000
+        assert watcher.migration(id).counted("running").objects == 0
+    claims = watcher.claim(16)
+    assert (len(claims), {claim.lapses for claim in claims}) == (16, {1})
+    assert [claim.id for claim in claims] == sorted(claim.id for claim in claims)
+    assert watcher.reclaim() == 0
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_f69_a_clock_that_is_set_takes_no_lease_and_keeps_none(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 5, 6)
+    (mine,) = one.claim(1)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 3600 * hours)
+    assert two.reclaim() == 0
+    assert one.renew()
+    assert one.settle([verified(mine)]) == []
+    assert len(two.claim(1)) == 1
+    two.renew(-1)
+    assert one.reclaim() == 1
+    assert states(one, id) == ["verified", "queued"]
+
+
+def test_f70_an_object_that_many_want_at_once_is_given_to_one(address: str) -> None:
+    first = Ledger.at(address)
+    try:
+        first.renew()
+        id = tree(first, 5)
+
+        def claimed(_: int) -> tuple[Claim, ...]:
+            ledger = Ledger.at(address)
+            try:
+                ledger.renew()
+                return tuple(ledger.claim(5))
+            finally:
+                ledger.close()
+
+        found = [claim for claims in at_once(8, claimed) for claim in claims]
+        assert [(claim.fence, claim.attempts) for claim in found] == [(1, 1)]
+        assert states(first, id) == ["running"]
+    finally:
+        first.close()
+
+
+def test_f62_a_runner_that_was_replaced_is_told_before_it_makes_anything_seen(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 5)
+    (mine,) = one.claim(1)
+    one.check(mine)
+    one.renew(-1)
+    two.reclaim()
+    (yours,) = two.claim(1)
+    with pytest.raises(LeaseLost):
+        one.check(mine)
+    two.check(yours)
+
+
+def test_f81_what_kills_its_runners_takes_no_other_along(opened: Opened) -> None:
+    """Object 000 kills whoever has it: at first with all that was claimed beside it, then only itself."""
+    watcher, lives = opened(), []
+    id = tree(watcher, 5, 6, 7, 8)
+    while claims := (runner := opened()).claim(4):
+        names = [claim.name for claim in claims]
+        if "000" in names:
+            lives.append(names)
+            assert runner.claim(4, alone=False) == []
+            runner.renew(-1)
+            watcher.reclaim()
+        else:
+            assert len(claims) == 1
+            runner.settle([verified(claim) for claim in claims])
+    assert lives == [["000", "001", "002", "003"]] * SUSPECT + [["000"]] * (LAPSES - SUSPECT)
+    assert states(watcher, id) == ["failed", "verified", "verified", "verified"]
+    (row,) = watcher.page(id, ["failed"])
+    assert row.error is not None
+    assert (row.name, row.error["code"]) == ("000", "quarantined")
+
+
+def test_f81_the_claims_of_a_runner_that_is_not_entered_are_given_to_others(opened: Opened) -> None:
+    """One that slept through its lease, claimed once more before it knew, and ended."""
+    one, two = opened(), opened()
+    id = tree(one, 5)
+    one.renew(-1)
+    two.reclaim()
+    assert len(one.claim(1)) == 1
+    assert two.reclaim() == 1
+    assert states(two, id) == ["queued"]
+
+
+# -- keys
+
+
+def test_f92_twenty_requests_at_once_with_one_key_are_one_migration(address: str) -> None:
+    Ledger.at(address).close()
+
+    def accepted(index: int) -> tuple[str, bool]:
+        ledger = Ledger.at(address)
+        try:
+            migration, new = ledger.create(OBJECT, "photos-2026")
+            return migration.id, new
+        finally:
+            ledger.close()
+
+    found = at_once(20, accepted)
+    assert len({id for id, _ in found}) == 1
+    assert [new for _, new in found].count(True) == 1
+
+
+def test_f92_migrations_that_come_at_once_have_numbers_of_their_own(address: str) -> None:
+    Ledger.at(address).close()
+
+    def accepted(index: int) -> int:
+        ledger = Ledger.at(address)
+        try:
+            return ledger.create(Spec(f"https://a/{index}", "https://b/x", {}, {}))[0].number
+        finally:
+            ledger.close()
+
+    assert sorted(at_once(12, accepted)) == list(range(1, 13))
+
+
+# -- an upload that nobody wrote down
+
+
+def test_f59_an_upload_that_is_about_to_be_begun_is_written_down(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 30)
+    (mine,) = one.claim(1)
+    before = time.time()
+    one.begin(mine, Begun("", False, "s3://b/x", '"e"', 30, 10))
+    one.renew(-1)
+    two.reclaim()
+    (yours,) = two.claim(1)
+    found = two.begun(yours)
+    assert found is not None
+    assert (found.upload_id, found.parts) == ("", ())
+    assert before <= found.at <= time.time()
+
+
+# -- what the database may have lost
+
+
+def test_f74_after_a_start_of_the_machine_nothing_is_known_of_the_destination(opened: Opened) -> None:
+    one = opened(boot="earlier")
+    id = tree(one, 5)
+    one.learn_empty(id, True)
+    single, _ = one.create(OBJECT)
+    two = opened()
+    if not two.database.sqlite:
+        one.renew(-1)
+    two.reclaim()
+    assert not two.migration(id).destination_empty
+    (claim,) = two.claim(5, single.id)
+    assert claim.attempts == 2  # whoever has it looks first whether it was sent
+
+
+def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(opened: Opened) -> None:
+    ledger = opened()
+    id = tree(ledger, 5, 6, 7)
+    kept, _ = ledger.claim(2)
+    assert ledger.disown([kept]) == 1
+    assert states(ledger, id) == ["running", "queued", "queued"]
+    assert [claim.lapses for claim in ledger.claim(5)] == [0, 0]
+
+
+def test_f76_a_listing_whose_claim_nobody_heard_of_is_claimed_again(opened: Opened) -> None:
+    ledger = opened()
+    ledger.create(TREE)
+    first = ledger.claim_listing()
+    assert first is not None
+    assert ledger.claim_listing() is None
+    ledger.disown_listings()
+    second = ledger.claim_listing()
+    assert second is not None
+    assert second.fence > first.fence
+    with pytest.raises(LeaseLost):
+        ledger.add_page(first, [Listed("a", 1)], "a")
+
+
+@contextmanager
+def lossy(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledger]]:
+    """Give a ledger, what lets the answer to its next COMMIT be lost, and the same ledger by a way that loses none."""
+    address = postgres.database()
+    with deaf_to_commits(postgres) as proxy:
+        far = Ledger.at(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        near = Ledger.at(address)
+        try:
+            far.renew()
+            near.renew()
+            yield far, proxy.lose_next, near
+        finally:
+            far.close()
+            near.close()
+
+
+def test_f76_a_migration_whose_acceptance_nobody_heard_of_is_found_by_its_key(postgres: Postgres) -> None:
+    with lossy(postgres) as (far, lose, near):
+        lose()
+        with pytest.raises(LedgerFailed):
+            far.create(OBJECT, "key-1")
+        migration, new = far.create(OBJECT, "key-1")
+        assert not new
+        assert [one.id for one in near.migrations()] == [migration.id]
+
+
+def test_f76_a_claim_and_an_end_that_nobody_heard_of_happen_once(postgres: Postgres) -> None:
+    with lossy(postgres) as (far, lose, near):
+        id = tree(near, 5)
+        lose()
+        with pytest.raises(LedgerFailed):
+            far.claim(5)
+        assert states(near, id) == ["running"]
+        assert far.claim(5) == []
+        assert far.disown([]) == 1
+        (claim,) = far.claim(5)
+        assert (claim.fence, claim.lapses) == (2, 0)
+        lose()
+        with pytest.raises(LedgerFailed):
+            far.settle([verified(claim)])
+        assert far.settle([verified(claim)]) == [claim]
+        assert states(near, id) == ["verified"]
+        assert near.finish()[0].state == "succeeded"
+
+
+def test_f76_a_restart_of_postgresql_is_outlived(postgres: Postgres) -> None:
+    ledger = Ledger.at(postgres.database())
+    try:
+        ledger.renew()
+        id = tree(ledger, 5)
+        (claim,) = ledger.claim(1)
+        postgres.control("restart", "-m", "immediate")
+        assert ledger.settle([verified(claim)]) == []
+        assert states(ledger, id) == ["verified"]
+    finally:
+        ledger.close()
+
+
+# -- SQLite's file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return the path of a ledger's file."""
+    return tmp_path / "relay.db"
+
+
+def test_f72_another_process_that_keeps_the_file_is_told_and_nothing_is_half_done(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    ledger = Ledger.at(f"sqlite:///{file}")
+    try:
+        ledger.renew()
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LedgerBusy) as caught:
+                ledger.create(OBJECT)
+            assert (caught.value.status, caught.value.retryable) == (503, True)
+            assert caught.value.retry_after
+            assert ledger.migrations() == []  # who only reads waits for nobody
+        assert ledger.create(OBJECT)[1]
+    finally:
+        ledger.close()
+
+
+@pytest.mark.parametrize("table", [None, "transfers", "migrations", "uploads"])
+def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str | None) -> None:
+    """Its first page, or the first of a table (SQLite keeps no digests: only what is no tree any more shows)."""
+    ledger = Ledger.at(f"sqlite:///{file}")
+    ledger.renew()
+    tree(ledger, *[5] * 300)
+    ledger.close()
+    with closing(sqlite3.connect(file)) as other:
+        (size,) = other.execute("PRAGMA page_size").fetchone()
+        found = other.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    place = size * (found[0] - 1) if found else 0
+    data = bytearray(file.read_bytes())
+    data[place : place + 64] = bytes(byte ^ 0xFF for byte in data[place : place + 64])
+    file.write_bytes(data)
+    with pytest.raises(ConfigError) as caught:
+        Ledger.at(f"sqlite:///{file}")
+    assert str(file) in caught.value.message
+    assert caught.value.hint
+    assert file.read_bytes() == data
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_f75_a_file_that_is_gone_accepts_nothing(file: Path, tmp_path: Path, replaced: bool) -> None:
+    ledger = Ledger.at(f"sqlite:///{file}")
+    try:
+        ledger.renew()
+        ledger.create(OBJECT)
+        file.unlink()
+        if replaced:
+            Ledger.at(f"sqlite:///{tmp_path}/other.db").close()
+            (tmp_path / "other.db").rename(file)
+        for do in (lambda: ledger.create(OBJECT), ledger.renew):
+            with pytest.raises(LedgerFailed, match="removed or replaced"):
+                do()
+    finally:
+        ledger.close()
+
+
+def test_f75_a_file_of_which_only_the_log_is_left_is_not_made_anew(file: Path) -> None:
+    log = file.with_name("relay.db-wal")
+    log.write_bytes(b"what was committed last")
+    with pytest.raises(ConfigError, match="removed"):
+        Ledger.at(f"sqlite:///{file}")
+    assert not file.exists()
+    assert log.read_bytes() == b"what was committed last"

@@ -1,0 +1,43 @@
+"""Ledgers as their tests fill them and look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, Listed, Settlement, Spec
+
+OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
+TREE = Spec("a:photos", "b:photos", {"recursive": True}, {"source": {"url": "a:photos"}})
+
+Opened = Callable[..., Ledger]
+"""Opens the ledger for one more runner, which is entered."""
+
+
+def tree(ledger: Ledger, *sizes: int) -> str:
+    """Accept a tree with objects of these sizes, listed to its end; return its id."""
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    page = [Listed(f"{i:03}", size, f'"{i}"', 1.5, None) for i, size in enumerate(sizes)]
+    assert ledger.add_page(listing, page, page[-1].name if page else None)
+    ledger.end_listing(listing)
+    return migration.id
+
+
+def verified(claim: Claim, size: int = 5) -> Settlement:
+    """Return the good end of a claim."""
+    return Settlement(claim, "verified", size, 0, 0.5, "whole_digest", {"level": "whole_digest"})
+
+
+def states(ledger: Ledger, id: str) -> list[str]:
+    """Return the states of a migration's transfers, and see that the tally tells the same."""
+    found = [row.state for row in ledger.page(id)]
+    tally = ledger.migration(id).tally
+    assert {state: counted.objects for state, counted in tally.items()} == {s: found.count(s) for s in set(found)}
+    sizes = {
+        state: sum((row.bytes if row.bytes is not None else row.size) or 0 for row in ledger.page(id, [state]))
+        for state in tally
+    }
+    assert {state: counted.bytes for state, counted in tally.items()} == sizes
+    return found

@@ -1,0 +1,105 @@
+"""The places at which tests let relay end: their names, their visits, and that nobody pays for them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay import failpoints
+from relay.errors import ConfigError
+from relay.failpoints import EXIT_CODE, POINTS, Failpoint, FailpointReached, armed
+from relay.wire import exchange
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def visited() -> list[str]:
+    """Return the names of every place in relay, as its source says them."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "relay").rglob("*.py")]
+    named = [name for text in texts for name in re.findall(r"\breach\(\"([a-z-]+)\"\)", text)]
+    return [*named, *exchange.SENT.values(), *exchange.SENT_BARE.values()]
+
+
+def test_every_name_is_a_place_and_every_place_has_a_name() -> None:
+    found = set(visited()) - {"name"}  # which the module's own text says
+    assert found == set(POINTS)
+
+
+def test_only_the_visit_that_was_asked_for_acts() -> None:
+    acts: list[str] = []
+    point = Failpoint("after-pin", 2, lambda: acts.append("acted"))
+    for name in ("after-part", "after-pin", "after-part", "after-pin", "after-pin"):
+        point.reach(name)
+        acts.append(name)
+    assert acts == ["after-part", "after-pin", "after-part", "acted", "after-pin", "after-pin"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nowhere:1:kill9",
+        "after-pin",
+        "after-pin:1",
+        "after-pin::kill9",
+        "after-pin:0:kill9",
+        "after-pin:x:kill9",
+        "after-pin:-1:kill9",
+        "after-pin:1:stop",
+        "after-pin:1:kill9:2",
+        "after-pin:1:sleep",
+        "after-pin:1:sleep:soon",
+        "after-pin:1:sleep:-1",
+        "after-pin:1:sleep:nan",
+        "after-pin:1:sleep:inf",
+    ],
+)
+def test_what_is_not_understood_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="RELAY_FAILPOINT"):
+        armed(text)
+
+
+def test_without_the_variable_a_place_does_nothing() -> None:
+    assert os.environ.get(failpoints.VARIABLE) is None
+    assert failpoints.reach is failpoints._nothing
+
+
+def relay(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of relay."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")} | settings
+    return subprocess.run(
+        [sys.executable, "-m", "relay", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("words", [("serve",), ("migrate", "x", "y"), ("status",)])
+def test_an_unknown_name_refuses_the_start_in_one_line(words: tuple[str, ...]) -> None:
+    done = relay(*words, RELAY_FAILPOINT="nowhere:1:kill9", RELAY_BIND="127.0.0.1:0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'nowhere' is no failpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("action", "code"), [("kill9", -signal.SIGKILL), ("exit", EXIT_CODE), ("raise", 1), ("sleep:0.01", 0)]
+)
+def test_each_action_in_a_process(tmp_path: Path, action: str, code: int) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "object").write_bytes(b"bytes")
+    words = ("migrate", "-r", f"{tmp_path}/from", f"{tmp_path}/to")
+    settings = {"RELAY_LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
+    done = relay(*words, **settings, RELAY_FAILPOINT=f"after-pin:1:{action}")
+    assert done.returncode == code, done.stderr
+    again = relay(*words, **settings)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "to" / "object").read_bytes() == b"bytes"
+
+
+def test_a_bug_is_what_raise_looks_like() -> None:
+    with pytest.raises(FailpointReached):
+        armed("after-pin:1:raise").reach("after-pin")
