@@ -37,6 +37,7 @@ from relay.errors import (
     LedgerFailed,
     NotFound,
     RelayError,
+    StoreFull,
     Unauthenticated,
     Unsupported,
 )
@@ -281,8 +282,8 @@ class Claimer:
         resent = transfer.resent if transfer else 0
         if stopped or self._stopping or isinstance(error, LedgerFailed):
             return Settlement(claim, "hand_back", resent=resent)
-        if isinstance(error, Unauthenticated):
-            # The others would fail with the same: better all wait for new credentials.
+        if isinstance(error, Unauthenticated | StoreFull):
+            # The others would fail with the same: better all wait for new credentials, or for room.
             self._pause(claim.migration_id, error)
             return Settlement(claim, "hand_back", resent=resent)
         self.ended(claim, error)

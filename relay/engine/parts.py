@@ -2,9 +2,10 @@
 
 Theory of operation. The object is cut into spans of one size, so large that the destination's limits hold. A bounded
 number of greenlets each take the next span, read it with If-Match, and upload it; a part that fails in a way that may
-pass is read and sent again, with a fresh body. The CRC64NVME of each part is computed on the way and all of them are
-combined into that of the whole, which the source's own and the destination's are compared with. Nobody sees anything
-before the destination was told that all parts are there; when anything fails for good the upload is aborted.
+pass is read and sent again, with a fresh body; so is the last request, which makes one object of them. The CRC64NVME
+of each part is computed on the way and all of them are combined into that of the whole, which the source's own and the
+destination's are compared with. A part that is read twice must have the same bytes twice. Nobody sees anything before
+the destination was told that all parts are there; when anything fails for good the upload is aborted.
 
 With a journal every step is written down, and an upload that another process began is gone on with: the destination
 is asked which parts it has, and only those that it and the journal know alike are not sent again.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from awscrt import checksums
 from gevent.pool import Pool
@@ -24,7 +25,17 @@ from gevent.pool import Pool
 from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
-from relay.errors import Cancelled, IntegrityMismatch, LeaseLost, NotFound, Rejected, RelayError
+from relay.errors import (
+    Cancelled,
+    IntegrityMismatch,
+    LeaseLost,
+    NotFound,
+    Rejected,
+    RelayError,
+    SourceChanged,
+    SourceUnstable,
+    UploadGone,
+)
 from relay.ledger.rows import Begun, StoredPart
 from relay.location import Location
 from relay.retry import Backoff
@@ -43,11 +54,16 @@ from relay.stores.interfaces import (
 from relay.wire.body import Body
 from relay.wire.meter import Meter
 
+T = TypeVar("T")
+
 MIB = 1 << 20
 COMBINED = "crc64nvme"
 """The digest of the whole that is made from those of the parts."""
 COPY_BYTES = 512 * MIB
 """The most that a store is asked to copy in one request, which takes it some seconds."""
+
+BEGUN_ANEW = (SourceChanged, UploadGone)
+"""Failures that no part can mend by itself: the whole object begins anew, with another version or another upload."""
 
 
 def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
@@ -99,6 +115,7 @@ class Parts:
         self._done: dict[int, Part] = {}
         self._kept: frozenset[int] = frozenset()
         self._digests: dict[int, bytes] = {}
+        self._read: dict[int, bytes] = {}
         self._bodies: dict[int, Body] = {}
         self._resent = 0
 
@@ -173,6 +190,7 @@ class Parts:
             listed = destination.stored_parts(upload)
         except NotFound:
             return None  # the store threw it away; another is begun in its place
+        self._read = {part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest}
         for part in kept(written, listed):
             if self.digested and not part.digest:
                 continue  # it was sent when nobody wanted a digest
@@ -208,14 +226,18 @@ class Parts:
 
     def _move(self, upload: Upload, number: int, span: Span) -> None:
         """Move one part, and again while that may help and there is time."""
+        self._again(lambda meter: self._move_once(upload, number, span, meter))
+
+    def _again(self, do: Callable[[Meter], T], final: type[RelayError] = SourceUnstable) -> T:
+        """Do it, and again while that may help and there is time. Raises its last failure, or the first `final` one."""
         meter, attempt = Meter(self.limits, whole=self.meter), 0
         while True:
             attempt += 1
             try:
-                return self._move_once(upload, number, span, meter)
+                return do(meter)
             except RelayError as error:
                 wait = None
-                if error.retryable:
+                if error.retryable and not isinstance(error, (*BEGUN_ANEW, final)):
                     wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
                 if wait is None:
                     raise
@@ -242,11 +264,14 @@ class Parts:
                 body.digest_with((COMBINED,))
             part = destination.put_part(upload, number, body)
             digest = body.digests.get(COMBINED, b"")
+            _same(self.source, number, self._read.get(number), digest)
             if self.journal is not None:
                 self.journal.store(StoredPart(number, part.size, part.etag, digest.hex(), part.checked))
             self._digests[number] = digest
             self._done[number] = part
         except BaseException:
+            if body.complete and self.digested:
+                self._read.setdefault(number, body.digests[COMBINED])
             self._resent += body.count
             raise
         finally:
@@ -271,7 +296,9 @@ class Parts:
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
         known = self.found.version.digests if self.copying else digests
-        stored = destination.complete(upload, parts, known, if_absent=self.if_absent)
+        stored = self._again(
+            lambda _: destination.complete(upload, parts, known, if_absent=self.if_absent), IntegrityMismatch
+        )
         return Moved(stored, digests, self._resent)
 
     def _whole(self, spans: list[Span]) -> Digests:
@@ -293,10 +320,18 @@ class Parts:
                 error.hint = f"{error.hint} An unfinished upload may remain at {self.place} ({failure.message})."
 
 
+def _same(source: Location, number: int, before: bytes | None, digest: bytes) -> None:
+    """Raise SourceUnstable if a part was read before, of the same version, and had other bytes."""
+    if before is not None and digest and before != digest:
+        raise SourceUnstable(
+            f"part {number} of {source} was read twice, and its bytes were others, under one entity tag"
+        )
+
+
 def _goes_on(error: BaseException) -> bool:
     """Say if another attempt, or another process, may go on with what was acknowledged."""
     if isinstance(error, RelayError):
-        return error.retryable or isinstance(error, Cancelled | LeaseLost)
+        return (error.retryable or isinstance(error, Cancelled | LeaseLost)) and not isinstance(error, UploadGone)
     return True
 
 

@@ -10,14 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, RequestError, UnsafeKey
+from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, KeyTooLong, RequestError, UnsafeKey
 from relay.headers import parse_headers
 from relay.location import UNSAFE_CHARACTERS, Location, check_path, parse_location
-from relay.stores.s3 import S3Account
+from relay.stores.s3 import KEY_BYTES, S3Account
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 
-KEY_BYTES = 1024
-"""The longest key (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _SIGNED = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
 """Fields that relay makes itself."""
@@ -90,7 +88,7 @@ def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[st
     if not _BUCKET.fullmatch(bucket):
         raise InvalidURL("there is no name of a bucket", hint="Write s3://bucket/key, or remote:bucket/key.")
     if len(key.encode(errors="surrogatepass")) > KEY_BYTES:
-        raise UnsafeKey(f"the key has more than {KEY_BYTES} bytes")
+        raise KeyTooLong(f"the key has more than {KEY_BYTES} bytes")
     if UNSAFE_CHARACTERS.search(key):
         raise UnsafeKey("the key has a control or bidi character in it")
     if not (destination or folder) and (not key or key.endswith("/")):

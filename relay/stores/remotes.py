@@ -23,7 +23,6 @@ from relay.errors import ConfigError, InvalidType, InvalidURL, LocalDenied, Requ
 from relay.location import Location, parse_location
 from relay.stores import rclone_conf
 from relay.stores.aws import Given, S3Config, aws_config, aws_profiles, s3_location, split_key
-from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local import local_location, path_of
 from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
@@ -201,9 +200,9 @@ class Remotes:
             raise InvalidType("a folder takes no POST", hint="Leave the method out.")
         if "\0" in str(path):
             raise UnsafeKey("the path has a NUL in it")
-        if path.name.startswith(PREFIX) and path.name.endswith(SUFFIX):
-            raise UnsafeKey(f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads")
         location = local_location(path, destination=asked.destination)
+        if asked.destination:
+            location = location.as_destination()
         resolved = path_of(location)
         if self._folders is not None and not any(resolved.is_relative_to(folder) for folder in self._folders):
             raise LocalDenied("this folder of the server's own machine is not allowed")

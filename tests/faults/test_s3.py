@@ -5,10 +5,8 @@ What a well-behaved one does is in tests/contract/test_s3.py, on a real server.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -28,125 +26,13 @@ from relay.errors import (
     Unauthenticated,
     Unavailable,
 )
-from relay.location import Location
 from relay.receipt import Level, State
-from relay.stores.aws import S3Config, s3_location
 from relay.stores.sigv4 import Credentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.clouds import received
-from tests.scripted import Peer, Talk
-
-PART = 5 << 20
-SIZE = PART + 1000
-"""Two parts."""
-
-
-def document(name: str, *members: tuple[str, str]) -> bytes:
-    inner = "".join(f"<{key}>{value}</{key}>" for key, value in members)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n<{name}>{inner}</{name}>'.encode()
-
-
-def reply(status: int, body: bytes = b"", *fields: str) -> bytes:
-    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *fields))
-    return head.encode() + b"\r\n" + body
-
-
-def refusal(status: int, code: str, *fields: str) -> bytes:
-    return reply(status, document("Error", ("Code", code), ("Message", "as it is written")), *fields)
-
-
-BEGUN = reply(200, document("InitiateMultipartUploadResult", ("UploadId", "up/1")))
-GONE = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
-
-
-@dataclass
-class Bucket:
-    """A bucket; `answers` are what each operation answers first, one after the other, before it does as it should.
-
-    One that is empty is none: the work is done, and the connection closed. An old one knows neither checksums behind
-    the bytes nor those of a whole; one that is `blind` stores their coding with the bytes.
-    """
-
-    answers: dict[str, list[bytes]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    requests: list[bytes] = field(default_factory=list)
-    old: bool = False
-    blind: bool = False
-    fields: tuple[str, ...] = ()
-    """What every answer to HEAD and GET says besides."""
-    parts: dict[int, bytes] = field(default_factory=dict)
-    whole: bytes | None = None
-
-    def __call__(self, talk: Talk) -> None:
-        while request := talk.head():
-            if b"100-continue" in request:
-                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = received(talk, request) if request.split()[0] in (b"PUT", b"POST") else b""
-            if body is None:
-                return
-            operation = self._operation(request)
-            self.asked.append(operation)
-            self.requests.append(request)
-            scripted = self.answers.get(operation, [])
-            if scripted and not scripted[0]:
-                scripted.pop(0)
-                self._answer(operation, request, body)
-                return
-            talk.send(scripted.pop(0) if scripted else self._answer(operation, request, body))
-
-    def _operation(self, request: bytes) -> str:
-        method, target = request.split(b" ", 2)[:2]
-        if target.endswith(b"?tagging="):
-            return "tags"
-        if b"uploads=" in target:
-            return "begin" + (" whole" if b"FULL_OBJECT" in request else "")
-        if b"uploadId=" not in target:
-            return method.decode().lower()
-        return {b"PUT": "part", b"POST": "complete", b"DELETE": "abort", b"GET": "parts"}[method]
-
-    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
-        if operation.startswith("begin"):
-            return BEGUN
-        if operation == "part":
-            number = int(request.partition(b"partNumber=")[2].partition(b"&")[0])
-            if self.old and b"x-amz-trailer" in request:
-                return refusal(501, "NotImplemented")
-            self.parts[number] = self._decoded(request, body)
-            return reply(200, b"", f'ETag: "{self._tag(self.parts[number], f"part-{number}")}"')
-        if operation == "complete":
-            return self._completed()
-        if operation == "put":
-            if self.old and (b"x-amz-trailer" in request or b"x-amz-checksum" in request):
-                return refusal(501, "NotImplemented")
-            self.whole = self._decoded(request, body)
-            return reply(200, b"", f'ETag: "{self._tag(self.whole, "one")}"')
-        if operation == "parts":
-            return GONE if self.whole is not None else reply(200, document("ListPartsResult"))
-        if operation in ("abort", "delete"):
-            return b"HTTP/1.1 204 X\r\n\r\n"
-        if self.whole is None:
-            return GONE
-        extra = "".join(f"{line}\r\n" for line in self.fields)
-        head = f'HTTP/1.1 200 X\r\nContent-Length: {len(self.whole)}\r\nETag: "whole-2"\r\n{extra}\r\n'.encode()
-        return head + (self.whole if operation == "get" else b"")
-
-    def _completed(self) -> bytes:
-        if not self.parts:
-            return refusal(404, "NoSuchUpload")
-        self.whole = b"".join(self.parts[number] for number in sorted(self.parts))
-        self.parts.clear()
-        return reply(200, document("CompleteMultipartUploadResult", ("ETag", '"whole-2"')))
-
-    def _decoded(self, request: bytes, body: bytes) -> bytes:
-        if b"x-amz-trailer" not in request or self.blind:
-            return body
-        size, _, rest = body.partition(b"\r\n")
-        return rest[: int(size, 16)]
-
-    def _tag(self, data: bytes, other: str) -> str:
-        return hashlib.md5(data).hexdigest() if self.old else other
+from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, document, many, patient, place, refusal, reply
+from tests.scripted import Peer
 
 
 @pytest.fixture(scope="module")
@@ -158,26 +44,9 @@ def source() -> Iterator[Spawned]:
 @pytest.fixture
 def engine(certificates: Certificates) -> Iterator[Engine]:
     made = Engine(certificates.ca_file, QUICK)
-    made.runner.limits = made.runner.wire.limits = QUICK.__class__(
-        **{**vars(QUICK), "parted_bytes": PART, "part_bytes": PART, "parts_in_flight": 1}
-    )
+    made.runner.limits = made.runner.wire.limits = IN_PARTS
     yield made
     made.assert_nothing_left()
-
-
-def patient(engine: Engine) -> Engine:
-    """Let what may pass be tried again."""
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 10})
-    return engine
-
-
-def place(peer: Peer, signer: Signer | None = None) -> Location:
-    signer = signer or Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1")
-    return s3_location(S3Config(signer, peer.url("")), "bucket", "a/b.bin")
-
-
-def many(bucket: Bucket) -> list[Bucket]:
-    return [bucket] * 40
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class Dav:
             self.asked.append(method)
             if b"100-continue" in request:
                 talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = received(talk, request) if method == b"PUT" else b""
+            body = received(talk, request)
             if body is None:
                 self.objects[path] = b"a piece"  # as some servers do
                 return
