@@ -108,6 +108,8 @@ class HttpStore:
         """As Source.head. Redirects are followed, at most five."""
         response, final = self._read("HEAD", location, self.asked)
         response.body.close()
+        if self._side == "destination" and final.path.endswith("/") and not location.path.endswith("/"):
+            raise folder_there(location)
         if self._untold(response.head.status):
             return None
         if response.head.status not in self.believed["HEAD"]:
@@ -403,6 +405,12 @@ def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
     own = {name.lower() for name, _ in location.headers}
     fields = tuple((name, value) for name, value in metadata if name.lower() not in own and name != MTIME)
     return (*fields, ("If-None-Match", "*")) if if_absent else fields
+
+
+def folder_there(location: Location) -> Rejected:
+    """Return the error of an object that has the name of a folder at its destination."""
+    hint = "An object can't have a folder's name: rename one of the two, or choose another destination."
+    return Rejected(f"{location} is a folder there", side="destination", hint=hint)
 
 
 def carriable(value: str) -> bool:

@@ -33,7 +33,7 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.http import BELIEVED, MOVED, HttpStore, http_date, printable
+from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there, http_date, printable
 from relay.stores.interfaces import MTIME, PREFIX, SUFFIX, Entry, Found, Stored, check_segments, unpublished_name
 from relay.wire.body import Body
 from relay.wire.exchange import Response
@@ -167,6 +167,14 @@ class WebDavStore(HttpStore):
             raise
         return replace(stored, place=location)
 
+    def head(self, location: Location) -> Found | None:
+        """As Source.head. Raises Rejected for a folder at a destination, which many servers answer HEAD for too; it
+        is looked for where there is no entity tag, as folders seldom have one."""
+        found = super().head(location)
+        if self._side == "destination" and found is not None and found.version.etag is None:
+            self._refuse_folder(location)
+        return found
+
     def copies(self, source: Location, location: Location) -> bool:
         """As Destination.copies: on one server, with the same credentials, unless it was refused before."""
         same = (source.origin, source.account, source.headers) == (location.origin, location.account, location.headers)
@@ -243,22 +251,25 @@ class WebDavStore(HttpStore):
         if if_absent or response.head.status != 412:
             return response
         response.body.close()
-        self._refuse_folder(place)
+        status = self._refuse_folder(place)
+        if status == 404 or (status in NO_METHOD and not self._exists(place)):
+            raise Rejected(
+                f"{place} is taken, says the server, and nothing is there: it reads the name as another one",
+                side=self._side,
+                hint="What has that other name was left alone. Rename the object, without ';', '?' and '%'.",
+            )
         return self._send("MOVE", part, (("Destination", place.url), ("Overwrite", "T")))
 
-    def _refuse_folder(self, place: Location) -> None:
-        """Raise Rejected if a folder is there; where the server can't tell there is none."""
+    def _refuse_folder(self, place: Location) -> int:
+        """Raise Rejected if a folder is there; where the server can't tell there is none. Returns what it answered."""
         response = self._send("PROPFIND", place, (("Depth", "0"), ("Content-Type", "application/xml")), _PROPERTIES)
         folder = response.head.status in MOVED and (response.head.get("location") or "").endswith("/")
         if response.head.status == 207:
             folder = any(_collection(_told(row)) for row in self._rows(response, place))
         response.body.close()
         if folder:
-            raise Rejected(
-                f"{place} is a folder there",
-                side=self._side,
-                hint="An object can't have a folder's name: rename one, or choose another destination.",
-            )
+            raise folder_there(place)
+        return response.head.status
 
     def _version(self, head: Head) -> Version:
         """As HttpStore's, with the checksum that ownCloud and Nextcloud keep of what was uploaded with one."""

@@ -8,11 +8,20 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from relay.config import Limits
+from relay.engine.runner import STORES
+from relay.location import Location, parse_location
+from relay.stores.aws import s3_location
+from relay.stores.interfaces import Store
+from relay.stores.local import local_location
+from relay.stores.webdav import webdav_location
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
 from simulators.spawn import spawn
 from tests.seaweed import Seaweed, seaweedfs, weed
 
@@ -98,3 +107,44 @@ def wait_for(port: int) -> None:
                 return
             threading.Event().wait(0.01)
     raise TimeoutError(port)
+
+
+# -- one suite, every server
+
+CAN: dict[str, frozenset[str]] = {
+    "simulator": frozenset({"if-none-match", "if-match", "digest"}),
+    "nginx": frozenset({"if-match"}),
+    "wsgidav": frozenset(),
+    "seaweed": frozenset({"if-none-match", "if-match", "digest"}),
+    "webdav+nginx": frozenset({"if-match"}),
+    "webdav+wsgidav": frozenset(),
+    "local": frozenset({"if-none-match", "if-match"}),
+}
+"""What each server heeds: preconditions on uploads, preconditions on reads, digest fields."""
+
+Place = Callable[[str], Location]
+
+
+@pytest.fixture(params=CAN)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest) -> Place:
+    """Return where objects of this test live on this server."""
+    scheme, _, server = kind.rpartition("+")
+    base = request.getfixturevalue(server)
+    prefix = f"{abs(hash(request.node.name)) % 10**9}"
+    if isinstance(base, Path):
+        return lambda name: local_location(base / prefix / name, destination=True)
+    if isinstance(base, Seaweed):
+        return lambda name: s3_location(base.config, base.bucket, f"{prefix}-{name}")
+    if scheme:
+        return lambda name: webdav_location(f"{base}/{prefix}/new/{name}", destination=True)
+    return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
+
+
+@pytest.fixture
+def store(wire: Wire, place: Place) -> Store:
+    return STORES[place("a").store](wire, "destination", Meter(Limits()))
