@@ -7,7 +7,7 @@ Whoever can use the `aws` command configures nothing here: environment, profiles
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, KeyTooLong, RequestError, UnsafeKey
@@ -75,7 +75,10 @@ def aws_config(profile: str | None = None) -> S3Config:
         frozen = found.get_frozen_credentials()
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
-    return S3Config(Signer(credentials, region), endpoint)
+    def anew() -> Callable[[], Credentials | None]:
+        return aws_config(profile).signer.credentials
+
+    return S3Config(Signer(credentials, region, anew=anew), endpoint)
 
 
 def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from (`stores/remotes.py`), how they sign (`stores/sigv4.py`).
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ import gevent
 
 from relay.digest import ALGORITHMS, Digester, Digests
 from relay.errors import (
+    ConfigError,
     ConnectionLost,
     IntegrityMismatch,
     KeyTooLong,
@@ -71,11 +73,12 @@ from relay.stores.s3_endpoint import (
     Endpoint,
     Refusal,
 )
-from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Signer
+from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Credentials, Signer
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
 from relay.wire.http1 import Fields, Head
 from relay.wire.meter import Meter
+from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
 
 SINGLE_BYTES = 5 << 30
@@ -113,6 +116,9 @@ class S3Account:
 
 ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 """The codes of a bucket that is in another region than the one that was asked."""
+EXPIRED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"})
+"""The codes of credentials that were good once, perhaps, and that may have been replaced since."""
+log = logging.getLogger("relay.stores")
 _MTIME_FIELD = "x-amz-meta-mtime"
 """Where rclone and others keep the time at which an object was changed before it came to S3."""
 _AWS_HOST = re.compile(r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)")
@@ -131,6 +137,7 @@ class S3Store(HttpStore):
     }
 
     _tagged: Fields | None = None
+    _signed_by: Credentials | None = None
 
     def _untold(self, status: int) -> bool:
         """Never: S3 answers HEAD by the same rules as GET."""
@@ -634,6 +641,7 @@ class S3Store(HttpStore):
         wrapping: Wrapping | None = None,
     ) -> Response:
         signer = cast(S3Account, location.account).signer
+        self._signed_by = signer.credentials()
         location = in_region(location, signer.region)
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
         every = location.headers + fields
@@ -670,9 +678,11 @@ class S3Store(HttpStore):
         known = CODES.get(code)
         if known is None:
             return None
-        if code == "RequestTimeTooSkewed" and (theirs := http_date(response.head.get("date"))):
-            cast(S3Account, location.account).signer.learn_time(theirs)
         said = f"{method} {location} was answered {response.head.status} {code}" + (f" ({message})" if message else "")
+        if code == "RequestTimeTooSkewed" and not self._clock_set(response, location):
+            return Rejected(said, side=self._side, hint=known.hint)
+        if code in EXPIRED and self._renewed(location):
+            return Unavailable(f"{said}; it is asked with the credentials that there are now", side=self._side)
         if code == "PreconditionFailed" and method == "GET":
             return SourceChanged(f"{said}: it is another version than the one that was pinned", side=self._side)
         if issubclass(known.kind, IntegrityMismatch):
@@ -680,6 +690,22 @@ class S3Store(HttpStore):
         after = retry_after(response.head.get("retry-after"))
         status = response.head.status
         return known.kind(said, side=self._side, store_status=status, retry_after=after, hint=known.hint)
+
+    def _clock_set(self, response: Response, location: Location) -> bool:
+        """Sign by the server's clock from now on; False where that was done, or it tells no time."""
+        theirs = http_date(response.head.get("date"))
+        set_now = theirs is not None and cast(S3Account, location.account).signer.learn_time(theirs)
+        if set_now:
+            log.warning("clock", extra={"members": {"detail": f"{location.origin} says that it is {theirs}"}})
+        return set_now
+
+    def _renewed(self, location: Location) -> bool:
+        """Say if there are other credentials by now than those that were refused."""
+        signer, refused = cast(S3Account, location.account).signer, self._signed_by
+        try:
+            return in_native_thread(lambda: signer.renew(refused))
+        except ConfigError:
+            return False  # the store's refusal tells more
 
     def _text(self, response: Response, method: str) -> str:
         if method == "HEAD":

@@ -6,7 +6,7 @@ What a well-behaved one does is in tests/contract/test_s3.py, on a real server.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -16,6 +16,7 @@ import pytest
 from relay.digest import Digester
 from relay.errors import (
     Cancelled,
+    ConfigError,
     IntegrityMismatch,
     NotFound,
     PermissionDenied,
@@ -95,6 +96,62 @@ def test_f55_a_wrong_clock_is_set_by_the_servers_and_the_request_made_again(engi
     assert outcome.receipt.attempts == 2
     stamp = dict(signer.fields("GET", "host", "/"))["x-amz-date"]
     assert stamp.startswith(theirs.strftime("%Y%m%dT%H"))
+
+
+def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(engine: Engine, source: Spawned) -> None:
+    theirs = datetime.now(UTC) + timedelta(hours=3)
+    skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
+    bucket = Bucket({"put": [skewed] * 9})
+    with Peer(many(bucket)) as peer, pytest.raises(Rejected) as caught:
+        patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
+    assert "clock" in caught.value.hint
+    assert bucket.asked.count("put") == 2
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
+def test_f26_credentials_that_were_replaced_are_read_anew_once(engine: Engine, source: Spawned, code: str) -> None:
+    old, new = Credentials("OLD", "SECRET", "token"), Credentials("NEW", "SECRET", "token")
+    signer = Signer(lambda: old, "us-east-1", anew=lambda: lambda: new)
+    bucket = Bucket({"put": [refusal(403, code)]})
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
+    assert outcome.state is State.VERIFIED
+    puts = [request for request in bucket.requests if request.startswith(b"PUT")]
+    assert [b"Credential=NEW/" in put for put in puts] == [False, True]
+
+
+@pytest.mark.parametrize("anew", [None, "the same", "others that are refused too", "none"])
+def test_f26_credentials_that_stay_refused_are_final(engine: Engine, source: Spawned, anew: str | None) -> None:
+    asked: list[int] = []
+
+    def again() -> Callable[[], Credentials | None]:
+        asked.append(1)
+        if anew == "none":
+            raise ConfigError("there are no credentials any more")
+        name = "KEY" if anew == "the same" else f"KEY{len(asked)}"
+        return lambda: Credentials(name, "SECRET")
+
+    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1", anew=again if anew else None)
+    bucket = Bucket({"put": [refusal(400, "ExpiredToken")] * 9})
+    with Peer(many(bucket)) as peer, pytest.raises(Unauthenticated):
+        patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
+    assert len(asked) == (1 if anew else 0)
+    assert bucket.asked.count("put") == (2 if anew == "others that are refused too" else 1)
+
+
+def test_f26_who_was_refused_with_the_old_key_takes_the_new_one_that_another_found() -> None:
+    """However many were refused at the same moment, the settings are read once."""
+    asked: list[int] = []
+
+    def again() -> Callable[[], Credentials | None]:
+        asked.append(1)
+        return lambda: Credentials("NEW", "SECRET")
+
+    signer = Signer(lambda: Credentials("OLD", "SECRET"), "us-east-1", anew=again)
+    refused = signer.credentials()
+    assert [signer.renew(refused) for _ in range(3)] == [True] * 3
+    assert not signer.renew(signer.credentials())
+    assert asked == [1]
 
 
 def test_f54_a_store_without_checksums_is_asked_without_and_read_back(engine: Engine, source: Spawned) -> None:
