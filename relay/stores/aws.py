@@ -7,12 +7,13 @@ Whoever can use the `aws` command configures nothing here: environment, profiles
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, KeyTooLong, RequestError, UnsafeKey
 from relay.headers import parse_headers
 from relay.location import UNSAFE_CHARACTERS, Location, check_path, parse_location
+from relay.stores.kinds import Given
 from relay.stores.s3 import KEY_BYTES, S3Account
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 
@@ -21,8 +22,6 @@ _SIGNED = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-a
 """Fields that relay makes itself."""
 _VIRTUAL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 """Buckets that may be a label of a host name under a certificate for `*.s3.…`."""
-
-Given = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
 @dataclass(frozen=True)

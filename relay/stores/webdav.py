@@ -9,7 +9,7 @@ Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from string import hexdigits
 from urllib.parse import quote, unquote
@@ -35,13 +35,13 @@ from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there, http_date, printable
 from relay.stores.interfaces import MTIME, PREFIX, SUFFIX, Entry, Found, Stored, check_segments, unpublished_name
+from relay.stores.kinds import Given
 from relay.wire.body import Body
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
 from relay.wire.meter import Meter
 
 SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
-Given = Mapping[str, str] | Iterable[tuple[str, str]]
 DEEPEST = 100
 """Folders that are made for one object at most."""
 _PROPERTIES = (

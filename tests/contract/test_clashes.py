@@ -6,34 +6,25 @@ A bucket may hold 'a' and 'a/b'; a file system can't. One of the two is refused,
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
-from relay.config import Limits
 from relay.errors import Locked, NotFound, RelayError, StoreError
 from relay.location import Location
 from relay.receipt import State
 from relay.stores.interfaces import Store
 from relay.stores.webdav import webdav_location
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
 from tests.contract.conftest import Place
 from tests.contract.moves import DATA, content, put
 
 POLICIES = ["overwrite", "changed", "skip", "fail"]
 
 
-@pytest.fixture(params=["webdav+wsgidav", "webdav+nginx", "local"])
+@pytest.fixture(params=["webdav+wsgidav", "webdav+nginx", "nextcloud", "local"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, Limits())
-    yield made
-    made.assert_nothing_left()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from relay.stores.interfaces import Store
 from relay.stores.remotes import Remotes
 from relay.stores.webdav import webdav_location
 from relay.wire.meter import Meter
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
 from tests.contract.conftest import Place
 from tests.contract.moves import content, put
 from tests.seaweed import Seaweed
@@ -27,13 +26,6 @@ ODD = ["soap", "CON", "dot.", " space ", "~$office.docx", "100%", "a+b&c=d;e", "
 SCRIPTS = ["ü", "日本語", "🦜", ".hidden", "%41", "x" * 200]
 """Names that some system somewhere minds, and these servers don't."""
 TWINS = [unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é"), "Case", "case", "CASE"]
-
-
-@pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    made = Engine(certificates.ca_file, Limits())
-    yield made
-    made.assert_nothing_left()
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def folder(kind: str, place: Place) -> Location:
     return found
 
 
-MISREAD = {"webdav+wsgidav": ("a+b&c=d;e", "q?u#e'r\"y")}
+MISREAD = dict.fromkeys(("webdav+wsgidav", "nextcloud"), ("a+b&c=d;e", "q?u#e'r\"y"))
 """Names that a server reads as others where it is told to MOVE something there: it cuts them off at ';' or '?'."""
 
 

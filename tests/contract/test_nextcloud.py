@@ -10,10 +10,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +21,15 @@ from relay.errors import AlreadyExists, ConnectionLost, SourceTruncated
 from relay.location import Location
 from relay.receipt import Level, State
 from relay.stores.nextcloud import NextcloudStore
-from relay.stores.remotes import Remotes
 from relay.stores.webdav import oc_checksum
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests.conftest import Certificates, Engine
-from tests.contract.conftest import free_port, wait_for
+from tests.contract.conftest import FILES, Nextcloud
 from tests.end_to_end.test_tree import Terminal
 
 PART = 5 << 20
 SIZE = 2 * PART + 12_345
-FILES = "remote.php/dav/files/ann"
-
-
-@dataclass(frozen=True)
-class Nextcloud:
-    """A running server, and where its files are."""
-
-    base: str
-    root: Path
-
-    def place(self, name: str, **options: bool) -> Location:
-        return Remotes().locate(f"webdav+{self.base}/{FILES}/{name}".replace("+http:", ":"), **options)
-
-    @property
-    def uploads(self) -> list[str]:
-        return sorted(path.name for path in (self.root / "remote.php/dav/uploads/ann").iterdir())
-
-
-@pytest.fixture(scope="module")
-def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nextcloud]:
-    root, port = tmp_path_factory.mktemp("nextcloud"), free_port()
-    for folder in (FILES, "remote.php/dav/uploads/ann"):
-        (root / folder).mkdir(parents=True)
-    process = subprocess.Popen([sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)])
-    try:
-        wait_for(port)
-        yield Nextcloud(f"http://127.0.0.1:{port}", root)
-    finally:
-        process.kill()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")

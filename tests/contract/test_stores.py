@@ -6,27 +6,16 @@ so that a promise that is not kept is written down, not skipped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from relay.config import Limits
 from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
 from relay.receipt import Level, State, Version
 from relay.stores.interfaces import Store
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
 from tests.contract.conftest import CAN, Place
 from tests.contract.moves import DATA, content, put
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer, Talk
-
-
-@pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return an engine on the clocks that users have: real servers need their moment after a broken upload."""
-    made = Engine(certificates.ca_file, Limits())
-    yield made
-    made.assert_nothing_left()
 
 
 @pytest.mark.parametrize("data", [DATA, b"", b"x"], ids=["200 kB", "empty", "one byte"])
