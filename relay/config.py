@@ -42,7 +42,7 @@ class Limits:
     """For one transfer with all its attempts."""
     stall_seconds: float = 60.0
     stall_bytes: int = KIB
-    """A side is stalled when fewer than `stall_bytes` a second moved over `stall_seconds`."""
+    """A side is stalled when fewer than `stall_bytes` a second moved over `stall_seconds`; with 0 any byte will do."""
     expect_seconds: float = 1.0
     """How long a `100 Continue` is waited for (RFC 9110 section 10.1.1 lets a client go on without it)."""
     expect_bytes: int = MIB

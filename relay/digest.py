@@ -117,12 +117,14 @@ def parse_fields(field: Callable[[str], str | None]) -> dict[str, bytes]:
     """Read the digests of a representation from a response's fields; `field(name)` gives a field's value or None.
 
     Understands `Repr-Digest` (RFC 9530 section 3), the older `Digest` (RFC 3230) and `Content-MD5` (RFC 1864,
-    section 14.15 of RFC 2616). What is malformed, of a wrong width, or of an algorithm that relay does not know
-    is left out: an unreadable digest proves nothing, and is no error of the object's. When two fields disagree
-    the newer one counts. Not for a partial answer (206), where `Digest` and `Content-MD5` speak of other bytes.
+    section 14.15 of RFC 2616), and Google's `x-goog-hash`. What is malformed, of a wrong width, or of an algorithm
+    that relay does not know is left out: an unreadable digest proves nothing, and is no error of the object's. When
+    two fields disagree the newer one counts. Not for a partial answer (206), where `Digest` and `Content-MD5` speak
+    of other bytes.
     """
     found = dict(_decoded([("md5", (field("content-md5") or "").strip())]))
-    found.update(_decoded((m[1].lower(), m[2]) for m in _LEGACY.finditer(field("digest") or "")))
+    for name in ("x-goog-hash", "digest"):
+        found.update(_decoded((m[1].lower(), m[2]) for m in _LEGACY.finditer(field(name) or "")))
     found.update(_decoded((m[1], m[2]) for m in _MEMBER.finditer(field("repr-digest") or "")))
     return found
 

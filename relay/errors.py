@@ -19,14 +19,14 @@ The tree:
     ├─ LedgerFailed 503 (LedgerBusy)   MigrationUnknown 404   IllegalTransition 409   LeaseLost
     ├─ ServerUnreachable  NotRelay  ServerRefused   the terminal's own, of a server that it speaks to
     ├─ StoreError                what a store said, or how its connection failed
-    │  ├─ NotFound  ├─ AlreadyExists  ├─ PreconditionFailed  ├─ Unauthenticated (CredentialsWithdrawn)
-    │  ├─ PermissionDenied
-    │  ├─ Rejected  ├─ RangeIgnored  ├─ LengthRequired ├─ RedirectRefused  ├─ TooManyRedirects  ├─ Throttled
-    │  ├─ Unavailable  ├─ ConnectFailed  ├─ ConnectionLost  ├─ CertificateRefused  ├─ StoreTimeout  ├─ Stalled
-    │  └─ ProtocolViolation  └─ PrematureResponse
+    │  ├─ NotFound (UploadGone)  ├─ AlreadyExists  ├─ PreconditionFailed  ├─ PermissionDenied
+    │  ├─ Unauthenticated (CredentialsWithdrawn)
+    │  ├─ Rejected (StoreFull)  ├─ RangeIgnored  ├─ LengthRequired  ├─ RedirectRefused  ├─ TooManyRedirects
+    │  ├─ Throttled  ├─ Unavailable (Locked)  ├─ ConnectFailed  ├─ ConnectionLost  ├─ CertificateRefused
+    │  ├─ StoreTimeout (Stalled)  └─ ProtocolViolation  └─ PrematureResponse
     └─ TransferError             the bytes
-       ├─ SourceTruncated  ├─ SourceOverrun  ├─ SourceChanged  ├─ IntegrityMismatch  ├─ DestinationLost
-       └─ Cancelled
+       ├─ SourceTruncated  ├─ SourceOverrun  ├─ SourceChanged  ├─ SourceUnstable  ├─ IntegrityMismatch
+       └─ DestinationLost  └─ DestinationMutates  └─ Cancelled
 """
 
 from __future__ import annotations
@@ -206,6 +206,20 @@ class UnsafeKey(RequestError):
 
     code, title = "unsafe-key", "The path is not safe"
     default_hint = "Take out '.' and '..' segments, backslashes, control characters and empty segments."
+
+
+class KeyTooLong(UnsafeKey):
+    """A name that the destination has no room for: too many bytes, or too many folders."""
+
+    code, title = "key-too-long", "The name is too long"
+    default_hint = "Choose a shorter name at the destination, or another destination."
+
+
+class ReservedKey(UnsafeKey):
+    """A name that only relay's own unfinished uploads have."""
+
+    code, title = "reserved-key", "The name is reserved"
+    default_hint = "Rename the object: names like .relay-….part are those of unfinished uploads."
 
 
 class SameObject(RequestError):
@@ -390,6 +404,13 @@ class Rejected(StoreError):
     code, title = "store-rejected", "The store refused the request"
 
 
+class StoreFull(Rejected):
+    """The store has no room left: 507, a quota, a full disk. The next object would fare no better."""
+
+    code, title = "store-full", "The store is full"
+    default_hint = "Free space or raise the quota; nothing of this object was left. Then resume, or run it again."
+
+
 class RangeIgnored(StoreError):
     """The store answered with another range than the one that was asked for, or with the whole object."""
 
@@ -433,6 +454,22 @@ class Unavailable(StoreError):
     code, title = "store-unavailable", "The store is not available"
     default_retryable = True
     default_hint = "Try again later."
+
+
+class Locked(Unavailable):
+    """The store answered 423: somebody holds a lock on the object, or on its folder."""
+
+    code, title = "store-locked", "Somebody has locked the object"
+    default_hint = "Somebody has it open: close it there, or wait until the lock runs out, and try again."
+
+
+class UploadGone(NotFound):
+    """An upload in parts that was begun is not there any more: somebody aborted it, or it was too old."""
+
+    code, title, status = "upload-gone", "The upload was thrown away meanwhile", 502
+    default_side: ClassVar[Side] = "destination"
+    default_retryable = True
+    default_hint = "It was begun anew, and is gone again: look at the bucket's rules for unfinished uploads."
 
 
 class ConnectFailed(StoreError):
@@ -522,12 +559,34 @@ class SourceChanged(TransferError):
     default_hint = "Try again when nothing writes to the source."
 
 
+class SourceUnstable(TransferError):
+    """The source gave other bytes the second time, under the same entity tag. Which are right nobody can tell."""
+
+    code, title = "source-unstable", "The source gives other bytes each time"
+    default_hint = "The source, or something before it, is damaged; look at the object there, and at its digest."
+
+
 class IntegrityMismatch(TransferError):
-    """A digest or a size that was declared, or read back, is not that of the bytes that passed."""
+    """A digest or a size that was declared, or read back, is not that of the bytes that passed.
+
+    `seen` tells what the destination had instead, if it was looked at.
+    """
 
     code, title = "digest-mismatch", "The bytes do not match their digest"
     default_retryable = True
     default_hint = "Bytes were damaged on the way or in the store. Nothing wrong was left behind unless it says so."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        side: Side | None = None,
+        retryable: bool | None = None,
+        hint: str | None = None,
+        seen: str | None = None,
+    ) -> None:
+        super().__init__(message, side=side, retryable=retryable, hint=hint)
+        self.seen = seen
 
 
 class DestinationLost(TransferError):
@@ -537,6 +596,14 @@ class DestinationLost(TransferError):
     default_side: ClassVar[Side] = "destination"
     default_retryable = True
     default_hint = "Check that the destination can be read at the same URL."
+
+
+class DestinationMutates(TransferError):
+    """The destination changes what it stores: the same bytes became the same other bytes again."""
+
+    code, title = "destination-mutates", "The destination changes what it stores"
+    default_side: ClassVar[Side] = "destination"
+    default_hint = "It adds to, or rewrites, objects of this kind; put them into an archive, or choose another store."
 
 
 class Cancelled(TransferError):

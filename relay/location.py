@@ -75,6 +75,9 @@ class Account(Protocol):
     def shown(self, path: str) -> str:
         """Return how a path at this place is printed, without secrets."""
 
+    def check(self, path: str) -> None:
+        """Raise UnsafeKey for the path of a destination that this store has no room for, or keeps for itself."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Location:
@@ -154,7 +157,7 @@ class Location:
             raise UnsafeKey("the object's name is empty, or has a '/' or a control character in it")
         path = self.path + quote(name, safe="")
         check_path(path, destination=True)
-        return replace(self, target=path + self.target[len(self.path) :])
+        return replace(self, target=path + self.target[len(self.path) :]).as_destination()
 
     def below(self, name: str, *, destination: bool = False) -> Location:
         """The object `name` ('folder/object') anywhere below this folder: the path must end in '/'; the query is kept.
@@ -166,7 +169,14 @@ class Location:
             raise UnsafeKey("the object's name is empty, begins with '/', or has a character in it that is not safe")
         path = self.path + quote(name, safe="/")
         check_path(path, destination=destination)
-        return replace(self, target=path + self.target[len(self.path) :])
+        there = replace(self, target=path + self.target[len(self.path) :])
+        return there.as_destination() if destination else there
+
+    def as_destination(self) -> Location:
+        """The same, if its store can hold an object of this name. Raises UnsafeKey."""
+        if self.account is not None:
+            self.account.check(self.path)
+        return self
 
     def folder(self) -> Location:
         """The same as a folder: its path ends in '/'."""

@@ -18,6 +18,8 @@ from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
 from relay.engine.transfer import Outcome, Transfer
 from relay.location import Location, parse_location
+from relay.stores.kinds import Kind
+from relay.stores.table import KINDS
 from relay.wire.buffers import PIPES
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
@@ -84,9 +86,11 @@ Migrate = Callable[..., Outcome]
 class Engine:
     """A Runner to loopback on short clocks, and the transfer that it made last."""
 
-    def __init__(self, ca_file: Path, limits: Limits = QUICK, retry_budget: float = 0) -> None:
+    def __init__(
+        self, ca_file: Path, limits: Limits = QUICK, retry_budget: float = 0, kinds: tuple[Kind, ...] = KINDS
+    ) -> None:
         settings = Settings(egress_allow="127.0.0.0/8,localhost", ca_bundle=ca_file, retry_budget=retry_budget)
-        self.runner = Runner(settings, LOOPBACK)
+        self.runner = Runner(settings, LOOPBACK, kinds=kinds)
         self.runner.limits = self.runner.wire.limits = limits
         self.runner.wire.pool = Pool(Dialer(LOOPBACK, limits, client_context(ca_file)), limits)
         self.last: Transfer | None = None

@@ -63,7 +63,7 @@ def wants_ledger(order: Order) -> bool:
 def accept(works: Works, runner: Runner, order: Order) -> Response:
     """Write a migration to the ledger and answer 202; or wait for it, where the client prefers that."""
     for location in order.located(runner.remotes):
-        if location.store != "local":
+        if location.host:
             runner.policy.check_name(location.host, location.port)
     migration, _ = works.ledger.create(order.spec(runner.remotes), _key())
     works.claimer.look()

@@ -9,27 +9,29 @@ import click
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say
 from relay.config import load_settings
-from relay.stores.remotes import Remote, Remotes
+from relay.stores.kinds import Remote
+from relay.stores.remotes import Remotes
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def remotes(as_json: bool) -> int:
     """List the remotes of relay.toml, of an rclone.conf that is there, and of AWS's profiles; never their secrets."""
-    found = list(Remotes(load_settings().remotes))
+    known = Remotes(load_settings().remotes)
+    found = list(known)
     if as_json:
-        say(json.dumps([_told(remote) for remote in found]))
+        say(json.dumps([_told(remote, known.speaks(remote)) for remote in found]))
         return Exit.VERIFIED
     if not found:
         say("no remotes; write [remotes.NAME] into relay.toml, or use URLs and s3://bucket/key")
         return Exit.VERIFIED
     widths = [max(len(getattr(remote, name)) for remote in found) for name in ("name", "type")]
     for remote in found:
-        unknown = "" if remote.known else "  (relay does not speak this type)"
+        unknown = "" if known.speaks(remote) else "  (relay does not speak this type)"
         name = plain(f"{remote.name}:")
         say(f"{name:{widths[0] + 1}}  {plain(remote.type):{widths[1]}}  {plain(remote.origin)}{unknown}")
     return Exit.VERIFIED
 
 
-def _told(remote: Remote) -> dict[str, object]:
-    return {"name": remote.name, "type": remote.type, "origin": remote.origin, "known": remote.known}
+def _told(remote: Remote, known: bool) -> dict[str, object]:
+    return {"name": remote.name, "type": remote.type, "origin": remote.origin, "known": known}

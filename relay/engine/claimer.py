@@ -43,6 +43,7 @@ from relay.errors import (
     NotFound,
     PermissionDenied,
     RelayError,
+    StoreFull,
     Unauthenticated,
     Unsupported,
 )
@@ -362,8 +363,9 @@ class Claimer:
         resent = transfer.resent if transfer else 0
         if stopped or self._stopping or isinstance(error, LedgerFailed):
             return Settlement(claim, "hand_back", resent=resent)
-        if isinstance(error, Unauthenticated) or (isinstance(error, PermissionDenied) and self._denied(claim, error)):
-            # The others would fail with the same: better all wait for new credentials.
+        denied = isinstance(error, PermissionDenied) and self._denied(claim, error)
+        if denied or isinstance(error, Unauthenticated | StoreFull):
+            # The others would fail with the same: better all wait for new credentials, or for room.
             self._pause(claim.migration_id, error)
             return Settlement(claim, "hand_back", resent=resent)
         self.ended(claim, error)

@@ -2,9 +2,10 @@
 
 Theory of operation. The object is cut into spans of one size, so large that the destination's limits hold. A bounded
 number of greenlets each take the next span, read it with If-Match, and upload it; a part that fails in a way that may
-pass is read and sent again, with a fresh body. The CRC64NVME of each part is computed on the way and all of them are
-combined into that of the whole, which the source's own and the destination's are compared with. Nobody sees anything
-before the destination was told that all parts are there; when anything fails for good the upload is aborted.
+pass is read and sent again, with a fresh body; so is the last request, which makes one object of them. The CRC64NVME
+of each part is computed on the way and all of them are combined into that of the whole, which the source's own and the
+destination's are compared with. A part that is read twice must have the same bytes twice. Nobody sees anything before
+the destination was told that all parts are there; when anything fails for good the upload is aborted.
 
 With a journal every step is written down, and an upload that another process began is gone on with: the destination
 is asked which parts it has, and only those that it and the journal know alike are not sent again.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from awscrt import checksums
 from gevent.pool import Pool
@@ -32,8 +33,11 @@ from relay.errors import (
     PermissionDenied,
     Rejected,
     RelayError,
+    SourceChanged,
+    SourceUnstable,
     StoreError,
     Unauthenticated,
+    UploadGone,
 )
 from relay.failpoints import reach
 from relay.ledger.rows import Begun, StoredPart
@@ -54,6 +58,8 @@ from relay.stores.interfaces import (
 from relay.wire.body import Body
 from relay.wire.meter import Meter
 
+T = TypeVar("T")
+
 MIB = 1 << 20
 CLOCK_SECONDS = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
@@ -61,6 +67,9 @@ COMBINED = "crc64nvme"
 """The digest of the whole that is made from those of the parts."""
 COPY_BYTES = 512 * MIB
 """The most that a store is asked to copy in one request, which takes it some seconds."""
+
+BEGUN_ANEW = (SourceChanged, UploadGone)
+"""Failures that no part can mend by itself: the whole object begins anew, with another version or another upload."""
 
 
 def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
@@ -112,6 +121,7 @@ class Parts:
         self._done: dict[int, Part] = {}
         self._kept: frozenset[int] = frozenset()
         self._digests: dict[int, bytes] = {}
+        self._read: dict[int, bytes] = {}
         self._bodies: dict[int, Body] = {}
         self._resent = 0
 
@@ -194,6 +204,7 @@ class Parts:
             listed = destination.stored_parts(upload)
         except NotFound:
             return None  # the store threw it away; another is begun in its place
+        self._read = {part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest}
         for part in kept(written, listed):
             if self.digested and not part.digest:
                 continue  # it was sent when nobody wanted a digest
@@ -247,14 +258,18 @@ class Parts:
 
     def _move(self, upload: Upload, number: int, span: Span) -> None:
         """Move one part, and again while that may help and there is time."""
+        self._again(lambda meter: self._move_once(upload, number, span, meter))
+
+    def _again(self, do: Callable[[Meter], T], final: type[RelayError] = SourceUnstable) -> T:
+        """Do it, and again while that may help and there is time. Raises its last failure, or the first `final` one."""
         meter, attempt = Meter(self.limits, whole=self.meter), 0
         while True:
             attempt += 1
             try:
-                return self._move_once(upload, number, span, meter)
+                return do(meter)
             except RelayError as error:
                 wait = None
-                if error.retryable:
+                if error.retryable and not isinstance(error, (*BEGUN_ANEW, final)):
                     wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
                 if wait is None:
                     raise
@@ -282,12 +297,15 @@ class Parts:
             part = destination.put_part(upload, number, body)
             reach("after-part")
             digest = body.digests.get(COMBINED, b"")
+            _same(self.source, number, self._read.get(number), digest)
             if self.journal is not None:
                 self.journal.store(StoredPart(number, part.size, part.etag, digest.hex(), part.checked))
             reach("after-part-row")
             self._digests[number] = digest
             self._done[number] = part
         except BaseException:
+            if body.complete and self.digested:
+                self._read.setdefault(number, body.digests[COMBINED])
             self._resent += body.count
             raise
         finally:
@@ -314,7 +332,9 @@ class Parts:
         known = self.found.version.digests if self.copying else digests
         reach("before-complete")
         self.meter.commit()
-        stored = destination.complete(upload, parts, known, if_absent=self.if_absent)
+        stored = self._again(
+            lambda _: destination.complete(upload, parts, known, if_absent=self.if_absent), IntegrityMismatch
+        )
         reach("after-complete")
         return Moved(stored, digests, self._resent)
 
@@ -330,6 +350,8 @@ class Parts:
 
         Also one with fresh credentials: who is denied a part after others were allowed wants only those.
         """
+        if isinstance(error, UploadGone):
+            return False
         if isinstance(error, PermissionDenied):
             return bool(self._done)
         if isinstance(error, RelayError):
@@ -356,6 +378,14 @@ class Parts:
         reach("after-abort")
         if self.journal is not None and written:
             self.journal.forget()
+
+
+def _same(source: Location, number: int, before: bytes | None, digest: bytes) -> None:
+    """Raise SourceUnstable if a part was read before, of the same version, and had other bytes."""
+    if before is not None and digest and before != digest:
+        raise SourceUnstable(
+            f"part {number} of {source} was read twice, and its bytes were others, under one entity tag"
+        )
 
 
 def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:

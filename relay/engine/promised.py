@@ -1,4 +1,4 @@
-"""What a list of URLs promises of an object, held against what the source tells.
+"""What a list of URLs promises of an object, and what a listing tells of it, held against what the source gives.
 
 Decided here: when an object is not the one that was promised. Never here: what a list looks like (`stores/urls.py`).
 """
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from relay.digest import Digests
 from relay.engine.parts import COMBINED
+from relay.engine.unchanged import when
 from relay.errors import SourceChanged
 from relay.receipt import Version
 from relay.stores.interfaces import Found, PartLimits
@@ -36,6 +37,30 @@ def as_promised(found: F, promised: Version | None) -> F:
         )
     digests: Digests = {**found.version.digests, **promised.digests}
     return replace(found, version=replace(found.version, digests=digests, size=promised.size if size is None else size))
+
+
+def as_listed(found: Version, listed: Version) -> None:
+    """Raise SourceChanged for another size than was listed, where nothing says that the object changed meanwhile.
+
+    A page that wants a login comes with a 200 too, and some servers give nothing where they mean "later".
+    """
+    if None in (listed.size, found.size) or listed.size == found.size or _newer(found, listed):
+        return
+    raise SourceChanged(
+        f"it was listed with {listed.size} bytes and comes with {found.size}, and nothing says that it was changed",
+        side="source",
+        hint="Look at what the source gives there. If the object is right, run it again: it is listed anew.",
+    )
+
+
+def _newer(found: Version, listed: Version) -> bool:
+    """Say if what was found is another version than was listed, as far as either tells."""
+    if listed.etag is None and listed.last_modified is None:
+        return bool(found.size) and (found.etag or found.last_modified) is not None
+    if None not in (listed.etag, found.etag) and listed.etag != found.etag:
+        return True
+    ours, theirs = when(listed.last_modified), when(found.last_modified)
+    return ours is not None and theirs is not None and ours != theirs
 
 
 def one_piece(promised: Version | None, limits: PartLimits | None, size: int | None) -> bool:

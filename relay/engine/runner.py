@@ -5,10 +5,9 @@ Decided here: who may start, and how everything comes to its end when the proces
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
-from typing import Any
 
 import gevent
 
@@ -16,17 +15,13 @@ from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.plan import Plan
 from relay.engine.transfer import Outcome, Transfer
-from relay.errors import Cancelled, Overloaded, Side
+from relay.errors import Cancelled, Overloaded
 from relay.location import Location
 from relay.retry import Backoff
-from relay.stores.http import HttpStore
 from relay.stores.interfaces import Destination, Opener, Source
-from relay.stores.local import LocalStore
-from relay.stores.nextcloud import NextcloudStore
+from relay.stores.kinds import Kind
 from relay.stores.remotes import Remotes
-from relay.stores.s3 import S3Store
-from relay.stores.urls import ListStore
-from relay.stores.webdav import WebDavStore
+from relay.stores.table import KINDS
 from relay.throttle import Slots
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
@@ -34,46 +29,42 @@ from relay.wire.meter import Meter
 from relay.wire.native import in_native_thread
 from relay.wire.tls import client_context
 
-STORES: Mapping[str, Callable[[Wire, Side, Meter], Any]] = {
-    "http": HttpStore,
-    "webdav": WebDavStore,
-    "nextcloud": NextcloudStore,
-    "s3": S3Store,
-    "local": LocalStore,
-    "list": lambda wire, side, meter: ListStore(wire, side, meter, STORES),
-}
-"""Every store, by the name that a Location gives it. All are both source and destination, but a list of URLs."""
-
 
 class Stores:
     """Opens the store that a location names."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, wire: Wire, kinds: Iterable[Kind] = KINDS) -> None:
+        self._wire, self._opens = wire, {kind.name: kind.opens for kind in kinds}
 
     def source(self, location: Location, meter: Meter) -> Source:
         """As Opener.source."""
-        found: Source = STORES[location.store](self._wire, "source", meter)
+        found: Source = self._opens[location.store](self._wire, "source", meter)
         return found
 
     def destination(self, location: Location, meter: Meter) -> Destination:
         """As Opener.destination."""
-        found: Destination = STORES[location.store](self._wire, "destination", meter)
+        found: Destination = self._opens[location.store](self._wire, "destination", meter)
         return found
 
 
 class Runner:
     """One process's engine. `running` are its transfers; `draining` says that no new one may start."""
 
-    def __init__(self, settings: Settings, policy: EgressPolicy | None = None, stores: Opener | None = None) -> None:
-        """Make the wire by the settings; `policy` and `stores` replace what the settings give."""
-        self.remotes = Remotes(settings.remotes, apart=in_native_thread, folders=settings.folders())
+    def __init__(
+        self,
+        settings: Settings,
+        policy: EgressPolicy | None = None,
+        stores: Opener | None = None,
+        kinds: tuple[Kind, ...] = KINDS,
+    ) -> None:
+        """Make the wire by the settings; `policy` and `stores` replace what the settings, and the `kinds`, give."""
+        self.remotes = Remotes(settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds)
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()
         self.dialer = Dialer(self.policy, self.limits, client_context(settings.ca_bundle))
         self.wire = Wire(Pool(self.dialer, self.limits), self.limits)
         self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
-        self.stores: Opener = stores or Stores(self.wire)
+        self.stores: Opener = stores or Stores(self.wire, kinds)
         self.running: set[Transfer] = set()
         self.draining = False
 
@@ -87,7 +78,7 @@ class Runner:
         if self.draining:
             raise Overloaded("the server is stopping", retry_after=5.0)
         for location in (plan.source, plan.destination):
-            if location.store != "local":  # whose folders are allowed was asked when it was located
+            if location.host:  # a folder has none: whether it is allowed was asked when it was located
                 self.policy.check_name(location.host, location.port)
         return Transfer(plan, self.stores, self.slots, self.limits, Backoff(self.settings.retry_budget))
 

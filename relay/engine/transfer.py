@@ -23,13 +23,13 @@ from typing import Any, cast
 import gevent
 
 from relay.config import Limits
-from relay.digest import ALGORITHMS, ALWAYS
+from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.disposition import safe_name
 from relay.engine.journal import Journal
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
-from relay.engine.parts import COMBINED, COPY_BYTES, Parts, parted
+from relay.engine.parts import BEGUN_ANEW, COMBINED, COPY_BYTES, Parts, parted
 from relay.engine.plan import IfExists, Plan, Verify
-from relay.engine.promised import as_promised, one_piece, uncompared
+from relay.engine.promised import as_listed, as_promised, one_piece, uncompared
 from relay.engine.unchanged import unchanged
 from relay.engine.verify import Proof, Sent, prove
 from relay.errors import (
@@ -38,6 +38,7 @@ from relay.errors import (
     ConnectFailed,
     CredentialsWithdrawn,
     DestinationLost,
+    DestinationMutates,
     EgressDenied,
     IntegrityMismatch,
     InvalidURL,
@@ -47,11 +48,13 @@ from relay.errors import (
     PreconditionFailed,
     RangeIgnored,
     RelayError,
+    SameObject,
     SourceChanged,
+    SourceUnstable,
     StoreError,
 )
 from relay.failpoints import reach
-from relay.location import Location
+from relay.location import Location, same_object
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
 from relay.stores.interfaces import CopyDestination, Destination, Found, Opened, Opener, Source, Stored
@@ -62,6 +65,10 @@ from relay.wire.pump import drain
 
 SWEEP_SECONDS = 5.0
 """How long looking for what a broken upload left may take."""
+
+ANEW = 2
+"""So often an object begins anew because its source became another version, or its upload was thrown away. The budget
+of seconds is for what may pass; these may come after hours."""
 
 NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFailed)
 """Failures of an upload after which nothing of it can be at the destination."""
@@ -150,6 +157,9 @@ class Transfer:
         self._body: Body | None = None
         self._parts: Parts | None = None
         self._hint: Found | None = None
+        self._anew = 0
+        self._read_before: tuple[str, Digests] | None = None
+        self._altered: str | None = None
 
     # -- what others may see and do
 
@@ -217,9 +227,7 @@ class Transfer:
 
     def _wait_after(self, error: RelayError) -> None:
         """Wait before the next attempt, or raise `error` if there is to be none."""
-        wait = None
-        if error.retryable and self.attempt:
-            wait = self.backoff.wait(self.attempt, self.meter.seconds(), error.retry_after, self.random)
+        wait = self._wait(error) if error.retryable and self.attempt else None
         if wait is None:
             raise error
         self.phase = "waiting"
@@ -227,6 +235,16 @@ class Transfer:
         while (left := until - monotonic()) > 0:
             self.sleep(min(left, self.meter.tick_seconds))
             self.meter.look()
+
+    def _wait(self, error: RelayError) -> float | None:
+        """Return how long to wait before the next attempt, in seconds, or None if there is to be none."""
+        elapsed = self.meter.seconds()
+        if isinstance(error, BEGUN_ANEW):
+            self._anew += 1
+            if self._anew > ANEW:
+                return None
+            elapsed = 0.0
+        return self.backoff.wait(self.attempt, elapsed, error.retry_after, self.random)
 
     def _close(self) -> None:
         if self._body is not None:
@@ -248,6 +266,7 @@ class Transfer:
         reach("after-pin")
         named = not place.path.endswith("/")
         if named:
+            self._refuse_itself(found, place)
             self._remove_lost(destination, place)
         before = self._looked(destination, place) if named else None
         if before and (early := self._there(source, destination, place, before, found)):
@@ -264,10 +283,12 @@ class Transfer:
         opened = self._open(source, found)
         if before is None:
             place = self._named(opened)
+            self._refuse_itself(opened, place)
             self._remove_lost(destination, place)
             before = self._looked(destination, place)
             if early := self._there(source, destination, place, before, opened):
                 return early
+        self._refuse_itself(opened, place)
         try:
             return self._piped(destination, place, before, opened)
         except PreconditionFailed as error:
@@ -391,6 +412,7 @@ class Transfer:
         opened = as_promised(opened, self.known.promised)
         if body.length is None and self.known.promised and self.known.promised.size is not None:
             body.promise(self.known.promised.size)
+        self._hold_to_listing(opened)
         self.total = body.length
         if self.plan.verify is not Verify.SIZE:
             body.digest_with(_wanted(opened.version), opened.version.digests)
@@ -398,7 +420,20 @@ class Transfer:
 
     def _head(self, source: Source) -> Found | None:
         found = source.head(self.plan.source)
+        if found and found.version.size:  # many a server that does not know says 0
+            self._hold_to_listing(found)
         return found and as_promised(found, self.known.promised)
+
+    def _hold_to_listing(self, found: Found) -> None:
+        """Raise SourceChanged where a listing told another size of this very version."""
+        if self.known.listed is not None and self.known.promised is None:
+            as_listed(found.version, self.known.listed)
+
+    def _refuse_itself(self, found: Found | None, place: Location) -> None:
+        """Raise SameObject where a name that was taken over, or a redirect, leads back to the source."""
+        for there in (self.plan.source, found.location if found else self.plan.source):
+            if same_object(there, place):
+                raise SameObject(f"{place} is both source and destination")
 
     def _parted(self, found: Found | None, destination: Destination) -> bool:
         """Say if it is to go in parts."""
@@ -510,6 +545,9 @@ class Transfer:
     def _piped(self, destination: Destination, place: Location, before: Before, opened: Opened) -> Outcome:
         body = self._body
         assert body is not None  # _open set it
+        atomic = self._atomic(destination)
+        if not atomic and before.version is not None and _twins(opened.version, before.version):
+            raise _alias(place)
         body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
         self.phase = "piping"
         try:
@@ -517,8 +555,9 @@ class Transfer:
             stored = destination.put(place, body, opened.metadata, if_absent=self._if_absent, **named)
         except RelayError as error:
             self._close()
+            self._note_read(opened, body)
             self.resent += body.count
-            if not (place.method == "POST" or self._atomic(destination) or isinstance(error, NOTHING_SENT)):
+            if not (place.method == "POST" or atomic or isinstance(error, NOTHING_SENT)):
                 self._sweep(Broken(place, before, body.count, body.length), error)
             if isinstance(error, LengthRequired) and body.length is not None:
                 raise _refused_length(error) from None
@@ -527,6 +566,11 @@ class Transfer:
         notes = _UNENDED if body.ends_by_close else ()
         whole = not body.ends_by_close or bool(opened.version.digests and body.digester)
         sent = Sent(body.count, body.digests, opened.version.digests)
+        try:
+            self._note_read(opened, body)
+        except SourceUnstable as error:
+            remove(destination, stored, error)
+            raise
         return self._settled(destination, place, stored, opened, sent, notes, whole)
 
     def _last_bytes(self, shown: bool) -> None:
@@ -536,6 +580,17 @@ class Transfer:
             self.journal.held()
         if shown:
             self.meter.commit()
+
+    def _note_read(self, opened: Opened, body: Body) -> None:
+        """Keep in mind what was read of this version, whole. Raises SourceUnstable if it was something else before."""
+        etag = opened.version.strong_etag
+        if not body.complete or etag is None or not body.digests:
+            return
+        if self._read_before is not None and self._read_before[0] == etag:
+            _, differing = compare(self._read_before[1], body.digests)
+            if differing:
+                raise SourceUnstable(f"{opened.location} was read twice, and its bytes were others, under {etag}")
+        self._read_before = (etag, body.digests)
 
     def _settled(
         self,
@@ -558,10 +613,11 @@ class Transfer:
         except RelayError as error:
             if keep:
                 raise
+            judged = self._judged(error, place)
             self.resent += sent.bytes if moved is None else moved
-            if isinstance(error, IntegrityMismatch) or stored.place is not None:
-                remove(destination, stored, error)
-            raise
+            if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
+                remove(destination, stored, judged)
+            raise judged from error.__cause__
         receipt = Receipt(
             level=proof.level,
             bytes=sent.bytes,
@@ -574,6 +630,12 @@ class Transfer:
             whole=whole,
         )
         return self._outcome(receipt.state, place, receipt)
+
+    def _judged(self, error: RelayError, place: Location) -> RelayError:
+        """Return the failure of a proof, or what it means: the same other bytes twice are no accident."""
+        seen = error.seen if isinstance(error, IntegrityMismatch) and error.side == "destination" else None
+        again, self._altered = seen is not None and seen == self._altered, seen
+        return DestinationMutates(f"{place}, twice: {error.message}") if again else error
 
     def _published(self, destination: Destination, stored: Stored, proof: Proof) -> Version:
         """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost."""
@@ -590,7 +652,9 @@ class Transfer:
             raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
         size = proof.version.size
         if None not in (size, version.size) and size != version.size:
-            raise DestinationLost(f"{stored.place} has {version.size} bytes after {size} were moved there")
+            raise DestinationMutates(
+                f"{stored.place} has {version.size} bytes after {size} were moved there; they were left alone"
+            )
         return replace(version, size=size if version.size is None else version.size)
 
     def _settling(self) -> Callable[[], bool]:
@@ -616,6 +680,19 @@ class Transfer:
     def _outcome(self, state: State, place: Location, receipt: Receipt | None) -> Outcome:
         moved = receipt.bytes if receipt else 0
         return Outcome(self.id, state, self.plan.source, place, moved, self.meter.seconds(), receipt)
+
+
+def _twins(source: Version, there: Version) -> bool:
+    """Say if two versions are the same in all that tells versions apart, as those of one object by two names are."""
+    ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there))
+    return ours == theirs and None not in ours
+
+
+def _alias(place: Location) -> SameObject:
+    return SameObject(
+        f"{place} has the source's entity tag, size and time: it may be the same object by another name",
+        hint="An upload would empty it before it is read. Two exact twins need no move: 'if_exists': 'changed' skips.",
+    )
 
 
 def _wanted(version: Version) -> tuple[str, ...]:

@@ -28,13 +28,15 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
 
     Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays.
     """
+    cursor = listing.cursor or ""
     for page in _pages(entries, PAGE):
         listed = [_listed(entry) for entry in page if not entry.folder]
         if any(one.url for one in listed):
             clashes = ledger.clashes(listing, listed)
             listed = [_renamed(one) if one.name in clashes else one for one in listed]
+        cursor = next((entry.name for entry in reversed(page) if not UNSAFE_CHARACTERS.search(entry.name)), cursor)
         reach("before-page")
-        wanted = ledger.add_page(listing, listed, page[-1].name)
+        wanted = ledger.add_page(listing, listed, cursor)
         reach("after-page")
         if not (wanted and go_on()):
             ledger.hand_back_listing(listing)

@@ -25,13 +25,14 @@ def unchanged(source: Version, destination: Version) -> str | None:
         return None
     if agreeing is not None:
         return f"unchanged: the same size and {agreeing}"
-    ours, theirs = _when(source.last_modified), _when(destination.last_modified)
+    ours, theirs = when(source.last_modified), when(destination.last_modified)
     if ours is not None and theirs is not None and theirs >= ours:
         return "unchanged: the same size, and not older"
     return None
 
 
-def _when(text: str | None) -> datetime | None:
+def when(text: str | None) -> datetime | None:
+    """Return the moment that an HTTP date names; None for none, or for what is no date."""
     try:
         return parsedate_to_datetime(text) if text else None
     except ValueError:

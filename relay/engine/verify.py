@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from relay.digest import Digests, compare
+from relay.digest import Digests, as_hex, compare
 from relay.engine.plan import Verify
 from relay.errors import (
     DestinationLost,
@@ -71,14 +71,37 @@ def prove(destination: Destination, stored: Stored, sent: Sent, verify: Verify, 
         return Proof(Level.SIZE, stored.version, ("the destination names no place to read the object from",))
     found = _look(destination, stored.readable, poll)
     version = _joined(stored, found)
+    replaced = found is not None and _another(stored.version, found.version)
+    try:
+        return _proved(destination, stored, version, sent, verify, replaced)
+    except IntegrityMismatch as error:
+        if replaced:
+            raise _overwritten(stored.readable) from error
+        raise
+
+
+def _another(ours: Version, theirs: Version) -> bool:
+    """Say if what is there is not what was stored, by what the store itself calls them."""
+    return None not in (ours.strong_etag, theirs.strong_etag) and ours.strong_etag != theirs.strong_etag
+
+
+def _proved(
+    destination: Destination, stored: Stored, version: Version, sent: Sent, verify: Verify, replaced: bool
+) -> Proof:
+    """Find the proof about what was found there. Raises as `prove`."""
+    assert stored.readable is not None, "it was looked at"
     if version.size is not None and version.size != sent.bytes:
-        raise IntegrityMismatch(f"the destination has {version.size} of {sent.bytes} bytes", side="destination")
+        raise IntegrityMismatch(
+            f"the destination has {version.size} of {sent.bytes} bytes",
+            side="destination",
+            seen=f"{version.size} bytes",
+        )
     if verify is Verify.SIZE:
         notes = () if version.size is not None else ("the destination does not tell the object's size",)
         return Proof(Level.SIZE, version, notes)
     if verify is Verify.AUTO and (proof := _by_digest(version, version.digests, sent)) is not None:
         return proof
-    if verify is Verify.AUTO and stored.parts_checked and version.size is not None:
+    if verify is Verify.AUTO and stored.parts_checked and not replaced and version.size is not None:
         return Proof(Level.PART_DIGESTS, version)
     return _read_back(destination, stored.readable, version, sent)
 
@@ -98,7 +121,9 @@ def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
     """Compare the destination's own digests; None if there is none to compare. Raises IntegrityMismatch."""
     agreeing, differing = compare(sent.known, theirs)
     if differing:
-        raise IntegrityMismatch(f"the destination's {', '.join(differing)} is another one", side="destination")
+        raise IntegrityMismatch(
+            f"the destination's {', '.join(differing)} is another one", side="destination", seen=str(as_hex(theirs))
+        )
     return None if agreeing is None else Proof(Level.WHOLE_DIGEST, version)
 
 
@@ -141,6 +166,7 @@ def _read_back(destination: Destination, location: Location, version: Version, s
         raise IntegrityMismatch(
             f"{body.count} bytes were read back of {sent.bytes}, and they are not those that were sent",
             side="destination",
+            seen=f"{body.count} bytes {as_hex(body.digests)}",
         )
     return Proof(Level.READ_BACK, replace(version, size=body.count, etag=opened.version.etag or version.etag))
 

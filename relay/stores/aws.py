@@ -7,24 +7,21 @@ Whoever can use the `aws` command configures nothing here: environment, profiles
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, RequestError, UnsafeKey
+from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, KeyTooLong, RequestError, UnsafeKey
 from relay.headers import parse_headers
 from relay.location import UNSAFE_CHARACTERS, Location, check_path, parse_location
-from relay.stores.s3 import S3Account
+from relay.stores.kinds import Given
+from relay.stores.s3 import KEY_BYTES, S3Account
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 
-KEY_BYTES = 1024
-"""The longest key (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _SIGNED = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
 """Fields that relay makes itself."""
 _VIRTUAL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 """Buckets that may be a label of a host name under a certificate for `*.s3.…`."""
-
-Given = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,10 @@ def aws_config(profile: str | None = None) -> S3Config:
         frozen = found.get_frozen_credentials()
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
-    return S3Config(Signer(credentials, region), endpoint)
+    def anew() -> Callable[[], Credentials | None]:
+        return aws_config(profile).signer.credentials
+
+    return S3Config(Signer(credentials, region, anew=anew), endpoint)
 
 
 def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[str, str]:
@@ -90,7 +90,7 @@ def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[st
     if not _BUCKET.fullmatch(bucket):
         raise InvalidURL("there is no name of a bucket", hint="Write s3://bucket/key, or remote:bucket/key.")
     if len(key.encode(errors="surrogatepass")) > KEY_BYTES:
-        raise UnsafeKey(f"the key has more than {KEY_BYTES} bytes")
+        raise KeyTooLong(f"the key has more than {KEY_BYTES} bytes")
     if UNSAFE_CHARACTERS.search(key):
         raise UnsafeKey("the key has a control or bidi character in it")
     if not (destination or folder) and (not key or key.endswith("/")):

@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from relay.digest import WANT, parse_fields
 from relay.errors import (
     LengthRequired,
+    Locked,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -26,10 +27,12 @@ from relay.errors import (
     Side,
     SourceChanged,
     StoreError,
+    StoreFull,
     Throttled,
     TooManyRedirects,
     Unauthenticated,
     Unavailable,
+    UnsafeKey,
     Unsupported,
 )
 from relay.location import Location, redirected
@@ -64,13 +67,14 @@ ERRORS: Mapping[int, type[StoreError]] = {
     410: NotFound,
     411: LengthRequired,
     412: PreconditionFailed,
-    423: Unavailable,
+    423: Locked,
     425: Unavailable,
     429: Throttled,
     500: Unavailable,
     502: Unavailable,
     503: Unavailable,
     504: Unavailable,
+    507: StoreFull,
 }
 """What a status means; every other one is Rejected, and final."""
 
@@ -80,6 +84,8 @@ PAGE_BYTES = 16 << 20
 """The most that is read of one page of a listing: a thousand names of a kilobyte, and as much again of markup."""
 CARRIED = ("content-type", "content-encoding", "content-language", "cache-control")
 """Fields that describe the object and go with it. Content-Encoding, since its bytes are passed on untouched."""
+ENCODED = ("Accept-Encoding", "gzip")
+"""Asks Google's storage for an object as it is stored, which it unpacks for who doesn't."""
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
 _CARRIABLE = re.compile(r"[\x20-\x7e]{1,256}\Z")
 
@@ -102,6 +108,8 @@ class HttpStore:
         """As Source.head. Redirects are followed, at most five."""
         response, final = self._read("HEAD", location, self.asked)
         response.body.close()
+        if self._side == "destination" and final.path.endswith("/") and not location.path.endswith("/"):
+            raise folder_there(location)
         if self._untold(response.head.status):
             return None
         if response.head.status not in self.believed["HEAD"]:
@@ -150,6 +158,9 @@ class HttpStore:
                     raise SourceChanged(f"the {name} was {ours} and is {theirs} now", side=self._side)
             if body.length not in (None, span.length):
                 raise RangeIgnored(f"{final} announces {body.length} bytes of {span.length}", side=self._side)
+            if pinned.strong_etag and head.get("etag") is None:
+                # RFC 9110 section 15.3.7 wants one; without it the bytes may be another version's.
+                raise RangeIgnored(f"{final} does not say of which version its range is", side=self._side)
             body.promise(span.length)
         except BaseException:
             body.close()
@@ -178,6 +189,10 @@ class HttpStore:
         """Read with redirects followed by hand; the answer's body is still to be closed."""
         for _ in range(self._wire.limits.redirects + 1):
             response = self._send(method, location, fields)
+            if _transcoded(response.head) and ENCODED not in fields:
+                response.body.close()
+                fields += (ENCODED,)
+                response = self._send(method, location, fields)
             target = response.head.get("location")
             if response.head.status not in MOVED or target is None:
                 return response, location
@@ -190,7 +205,12 @@ class HttpStore:
         waiting = [""]
         while waiting:
             name = waiting.pop()
-            entries = self._index(location.folder().below(name) if name else location.folder())
+            try:
+                folder = location.folder().below(name) if name else location.folder()
+            except UnsafeKey as error:
+                yield Entry(name.rstrip("/"), error=error)
+                continue
+            entries = self._index(folder)
             folders = []
             for entry in entries:
                 entry = replace(entry, name=name + entry.name)
@@ -301,7 +321,7 @@ class HttpStore:
             size=head.length,
             etag=printable(head.get("etag") or "") or None,
             last_modified=printable(head.get("last-modified") or "") or None,
-            digests=parse_fields(head.get),
+            digests={} if _transcoded(head) else parse_fields(head.get),
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
@@ -365,6 +385,13 @@ class HttpStore:
         return kind(said, side=self._side, store_status=status, retry_after=after)
 
 
+def _transcoded(head: Head) -> bool:
+    """Say if Google's storage unpacked the object for us: not the stored bytes, and not those of its hash
+    (cloud.google.com, "Transcoding of gzip-compressed files")."""
+    stored = head.get("x-goog-stored-content-encoding") or "identity"
+    return head.status == 200 and stored != "identity" and head.get("content-encoding") is None
+
+
 def _content_range(head: Head) -> tuple[int, int, int] | None:
     """Return first, last and total of a Content-Range; None without one that tells all three, or for many ranges."""
     found = _CONTENT_RANGE.fullmatch((head.get("content-range") or "").strip())
@@ -378,6 +405,12 @@ def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
     own = {name.lower() for name, _ in location.headers}
     fields = tuple((name, value) for name, value in metadata if name.lower() not in own and name != MTIME)
     return (*fields, ("If-None-Match", "*")) if if_absent else fields
+
+
+def folder_there(location: Location) -> Rejected:
+    """Return the error of an object that has the name of a folder at its destination."""
+    hint = "An object can't have a folder's name: rename one of the two, or choose another destination."
+    return Rejected(f"{location} is a folder there", side="destination", hint=hint)
 
 
 def carriable(value: str) -> bool:

@@ -107,17 +107,14 @@ def linked(href: str, path: str) -> str | None:
     raw = rest.removesuffix("/")
     if "/" in raw or (":" in raw and not href.startswith(("./", "/"))):
         return None  # deeper, or another scheme
-    try:
-        name = unquote_to_bytes(raw).decode()
-    except UnicodeDecodeError:
-        return None
+    name = unquote_to_bytes(raw).decode(errors="surrogateescape")  # what is no UTF-8 is told, not passed over
     if not _is_name(name):
         return None
     return f"{name}/" if rest.endswith("/") else name
 
 
 def _is_name(name: str) -> bool:
-    return name not in ("", ".", "..") and "/" not in name and "\\" not in name
+    return name not in ("", ".", "..") and "/" not in name  # what else is odd about it is told, not passed over
 
 
 class _Page(HTMLParser):

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from relay.digest import Digests
-from relay.errors import RelayError
+from relay.disposition import NAME_BYTES
+from relay.errors import KeyTooLong, RelayError, ReservedKey
 from relay.location import Location
 from relay.receipt import Version
 from relay.wire.body import Body
@@ -31,6 +33,18 @@ PREFIX, SUFFIX = ".relay-", ".part"
 def unpublished_name(token: str | None) -> str:
     """Return the name of an upload that is not published yet; None makes one up that nobody else has."""
     return f"{PREFIX}{token or uuid.uuid4().hex}{SUFFIX}"
+
+
+def check_segments(path: str, deepest: int) -> None:
+    """Raise KeyTooLong for a percent-encoded path that a file system has no room for, or that has more than `deepest`
+    folders; ReservedKey for the name of an upload that is not published yet."""
+    segments = [unquote_to_bytes(segment) for segment in path.split("/")]
+    if any(len(segment) > NAME_BYTES for segment in segments):
+        raise KeyTooLong(f"a part of the path has more than {NAME_BYTES} bytes")
+    if len(segments) - 2 > deepest:
+        raise KeyTooLong(f"the path has more than {deepest} folders")
+    if segments[-1].startswith(PREFIX.encode()) and segments[-1].endswith(SUFFIX.encode()):
+        raise ReservedKey(f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from relay.errors import (
     Side,
     SourceChanged,
     StoreError,
+    StoreFull,
     Unavailable,
 )
 from relay.failpoints import reach
@@ -47,6 +48,7 @@ from relay.stores.interfaces import (
     PartLimits,
     Span,
     Stored,
+    check_segments,
     unpublished_name,
 )
 from relay.wire.body import Body
@@ -58,22 +60,25 @@ from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
 from relay.wire.stream import Stream
 
-_FULL = "Free space, or choose another folder; nothing of this object was left."
 ERRORS: Mapping[int, tuple[type[StoreError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
-    errno.ENOTDIR: (NotFound, "A part of the path is a file, not a folder."),
+    errno.ENOTDIR: (Rejected, "A part of the path is a file, not a folder: rename one of the two."),
     errno.EACCES: (PermissionDenied, "Check the permissions of the file and of its folder."),
     errno.EPERM: (PermissionDenied, "Check the permissions of the file and of its folder."),
     errno.EROFS: (PermissionDenied, "The file system is mounted read-only."),
     errno.EISDIR: (Rejected, "It is a folder; name one object, or end a destination with '/'."),
-    errno.ENOSPC: (Rejected, _FULL),
-    errno.EDQUOT: (Rejected, _FULL),
+    errno.ENOSPC: (StoreFull, None),
+    errno.EDQUOT: (StoreFull, None),
     errno.EFBIG: (Rejected, "The file system takes no file of this size."),
     errno.ENAMETOOLONG: (Rejected, "Choose a shorter name."),
     errno.ELOOP: (Rejected, "The path leads through a loop of symbolic links."),
     errno.EEXIST: (PreconditionFailed, None),
 }
 """What the system's errors mean; every other one (EIO, EMFILE) may pass."""
+
+
+PATH_BYTES = 4096
+"""The longest path that Linux takes, and so more folders than any has."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,10 @@ class LocalAccount:
     def shown(self, path: str) -> str:
         """Return the path as a shell takes it."""
         return os.fsdecode(unquote_to_bytes(path))
+
+    def check(self, path: str) -> None:
+        """As Account.check."""
+        check_segments(path, PATH_BYTES)
 
 
 def local_location(path: Path, *, destination: bool) -> Location:
@@ -224,9 +233,10 @@ class LocalStore:
         path = path_of(location)
         part = path.with_name(unpublished_name(token))
         with self._told(location):
+            _refuse_folder(path)
             if if_absent and path.exists():
                 raise FileExistsError(errno.EEXIST, "it exists")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             try:
@@ -268,6 +278,7 @@ class LocalStore:
         assert stored.readable is not None and stored.place is not None, "an upload that is to be published has both"
         part, path = path_of(stored.readable), path_of(stored.place)
         with self._told(stored.place):
+            _refuse_folder(path)
             if if_absent:
                 os.link(part, path)
                 reach("mid-publish")
@@ -301,6 +312,20 @@ class LocalStore:
         except OSError as error:
             kind, hint = ERRORS.get(error.errno or 0, (Unavailable, None))
             raise kind(f"{location}: {error.strerror or error}", side=self._side, hint=hint) from None
+
+
+def _refuse_folder(path: Path) -> None:
+    """Raise IsADirectoryError if a folder is there: that is not what `if_absent` means by something."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder there")
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises NotADirectoryError where one of them is a file."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "a part of the path is a file there") from None
 
 
 def _scanned(folder: Path) -> list[Entry]:

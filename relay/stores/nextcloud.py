@@ -14,7 +14,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from relay.digest import Digests
-from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTimeout
+from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTimeout, UploadGone
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import printable
@@ -26,6 +26,8 @@ from relay.wire.http1 import Fields
 MIB = 1 << 20
 PARTS = PartLimits(smallest=5 * MIB, largest=5 << 30, most=10_000, object_bytes=10_000 * (5 << 30))
 """The sizes and the number of chunks that the server takes; the last may be smaller."""
+FOLDER_GONE = frozenset({404, 409})
+"""What an upload into a folder that is not there is answered: the server throws one away after a day."""
 _FILES = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
 
 
@@ -67,6 +69,9 @@ class NextcloudStore(WebDavStore):
         """As PartsDestination.put_part; the parts are put together in the order of their names."""
         place = _uploads(upload.location, upload.id, f"{number:05}")
         response = self._send("PUT", place, (("Destination", upload.location.url),), body, self._expects(body))
+        if response.head.status in FOLDER_GONE:
+            response.body.close()
+            raise UploadGone(f"the folder for the parts of {upload.location} is gone", side=self._side)
         if response.head.status not in self.believed["PUT"]:
             raise self._refusal(response, "PUT", place)
         etag = printable(response.head.get("etag") or "")
@@ -96,7 +101,11 @@ class NextcloudStore(WebDavStore):
                 raise
         else:
             if response.head.status not in self.believed["MOVE"]:
-                raise self._refusal(response, "MOVE", place)
+                error = self._refusal(response, "MOVE", place)
+                if not isinstance(error, NotFound):
+                    raise error
+                if not self._exists(part):
+                    raise UploadGone(error.message, side=self._side)
             response.body.close()
         return Stored(Version(), part, {}, place=place)
 

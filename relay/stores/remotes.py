@@ -13,8 +13,8 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -22,11 +22,12 @@ from urllib.parse import unquote_to_bytes
 from relay.errors import ConfigError, InvalidType, InvalidURL, LocalDenied, RequestError, UnsafeKey, Unsupported
 from relay.location import Location, parse_location
 from relay.stores import rclone_conf
-from relay.stores.aws import Given, S3Config, aws_config, aws_profiles, s3_location, split_key
-from relay.stores.interfaces import PREFIX, SUFFIX
+from relay.stores.aws import S3Config, aws_config, aws_profiles, s3_location, split_key
+from relay.stores.kinds import Asked, Given, Kind, Options, Remote
 from relay.stores.local import local_location, path_of
 from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
+from relay.stores.table import KINDS
 from relay.stores.urls import SCHEME as LIST
 from relay.stores.urls import list_location
 from relay.stores.webdav import http_url, webdav_location
@@ -34,23 +35,6 @@ from relay.stores.webdav import http_url, webdav_location
 _REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)
 _YES = frozenset({"true", "1", "yes"})
 DEEPEST_ALIAS = 8
-
-Options = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A named store. `options` hold secrets; `origin` says where it was found."""
-
-    name: str
-    type: str
-    origin: str
-    options: Options = field(repr=False, default_factory=dict)
-
-    @property
-    def known(self) -> bool:
-        """Whether relay can speak to it."""
-        return self.type in TYPES or self.type == "alias"
 
 
 class Remotes:
@@ -69,15 +53,18 @@ class Remotes:
         profiles: Callable[[], list[str]] = aws_profiles,
         apart: Callable[[Callable[[], Any]], Any] = lambda do: do(),
         folders: tuple[Path, ...] | None = (),
+        kinds: Iterable[Kind] = KINDS,
     ) -> None:
         """`folders` of this machine may be named, with all in them; None allows every one, and paths without a
-        scheme, as in a terminal."""
+        scheme, as in a terminal. `kinds` bring schemes and types of their own."""
         self._own = own or {}
         self._environment = os.environ if environment is None else environment
         self._home = home or Path.home()
         self._aws, self._profiles, self._apart = aws, profiles, apart
         self._buckets: dict[str, S3Config] = {}
         self._folders = folders
+        self._schemes = {scheme: make for kind in kinds for scheme, make in kind.schemes.items()}
+        self._types = {type: make for kind in kinds for type, make in kind.types.items()}
         self._found: dict[str, Remote] | None = None
 
     def __iter__(self) -> Iterator[Remote]:
@@ -88,6 +75,10 @@ class Remotes:
             for remote in every:
                 self._found.setdefault(remote.name, remote)  # the first of a name wins
         yield from self._found.values()
+
+    def speaks(self, remote: Remote) -> bool:
+        """Say if relay can speak to a remote."""
+        return remote.type == "alias" or remote.type in TYPES or remote.type in self._types
 
     def named(self, name: str) -> Remote | None:
         """Return one remote, or None. A broken file of somebody else's does not hide one of our own."""
@@ -126,10 +117,12 @@ class Remotes:
 
         Raises a RequestError that carries `pointer`; ConfigError when a store's own settings are at fault.
         """
-        asked = _Asked(method, headers, destination, folder)
+        asked = Asked(method, headers, destination, folder)
         try:
             if text[: len(LIST)].lower() == LIST:
                 return self._list(text[len(LIST) :], asked)
+            if (make := self._schemes.get(text.partition("://")[0].lower())) and "://" in text:
+                return make(text, asked)
             if text[:5].lower() == "s3://":
                 return self._s3(Remote("", "s3", "AWS", {"env_auth": "true"}), text[5:], asked)
             if (url := http_url(text)) is not None:
@@ -151,7 +144,7 @@ class Remotes:
         plain = found is not None and location.store != "local" and found["name"].lower() not in ("http", "https")
         return text if plain else str(location)
 
-    def _remote(self, name: str, path: str, asked: _Asked, depth: int = 0) -> Location:
+    def _remote(self, name: str, path: str, asked: Asked, depth: int = 0) -> Location:
         remote = self.named(name)
         if remote is None:
             raise InvalidURL(
@@ -159,22 +152,24 @@ class Remotes:
             )
         if remote.type == "alias":
             return self._alias(remote, path, asked, depth)
+        if (own := self._types.get(remote.type)) is not None:
+            return own(remote, path, asked)
         make = TYPES.get(remote.type)
         if make is None:
             raise Unsupported(
                 f"the remote {name!a} is of type {remote.type!a}, which relay does not speak",
-                hint=f"relay speaks {', '.join(sorted(TYPES))}.",
+                hint=f"relay speaks {', '.join(sorted({*TYPES, *self._types}))}.",
             )
         return make(self, remote, path, asked)
 
-    def _alias(self, remote: Remote, path: str, asked: _Asked, depth: int) -> Location:
+    def _alias(self, remote: Remote, path: str, asked: Asked, depth: int) -> Location:
         found = _REMOTE.fullmatch(remote.options.get("remote", ""))
         if depth >= DEEPEST_ALIAS or found is None:
             raise ConfigError(f"the alias {remote.name!a} of {remote.origin} leads to no remote")
         inner = found["path"].rstrip("/")
         return self._remote(found["name"], f"{inner}/{path.lstrip('/')}" if inner else path, asked, depth + 1)
 
-    def _list(self, text: str, asked: _Asked) -> Location:
+    def _list(self, text: str, asked: Asked) -> Location:
         """Return the tree that a list of URLs names; the list lies anywhere else."""
         if asked.destination:
             raise InvalidURL("a list of URLs is no destination", hint="Name a folder, a bucket or a remote.")
@@ -196,14 +191,14 @@ class Remotes:
         plain = self._folders is None and (text[:1] in "/." or ":" not in text.partition("/")[0])
         return Path(text) if plain and text else None
 
-    def _file(self, path: Path, text: str, asked: _Asked) -> Location:
+    def _file(self, path: Path, text: str, asked: Asked) -> Location:
         if asked.method == "POST":
             raise InvalidType("a folder takes no POST", hint="Leave the method out.")
         if "\0" in str(path):
             raise UnsafeKey("the path has a NUL in it")
-        if path.name.startswith(PREFIX) and path.name.endswith(SUFFIX):
-            raise UnsafeKey(f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads")
         location = local_location(path, destination=asked.destination)
+        if asked.destination:
+            location = location.as_destination()
         resolved = path_of(location)
         if self._folders is not None and not any(resolved.is_relative_to(folder) for folder in self._folders):
             raise LocalDenied("this folder of the server's own machine is not allowed")
@@ -211,12 +206,12 @@ class Remotes:
             location = replace(location, target=f"{location.path}/")
         return location
 
-    def _local(self, remote: Remote, path: str, asked: _Asked) -> Location:
+    def _local(self, remote: Remote, path: str, asked: Asked) -> Location:
         return self._file(Path(path), path, asked)
 
     # -- the types
 
-    def _s3(self, remote: Remote, path: str, asked: _Asked) -> Location:
+    def _s3(self, remote: Remote, path: str, asked: Asked) -> Location:
         if asked.method == "POST":
             raise InvalidType("S3 takes objects by PUT", hint="Leave the method out.")
         bucket, key = split_key(
@@ -245,17 +240,17 @@ class Remotes:
         credentials = Credentials(key, secret, token) if key and secret else None
         return S3Config(Signer(lambda: credentials, region or "us-east-1"), endpoint, virtual)
 
-    def _webdav(self, remote: Remote, path: str, asked: _Asked) -> Location:
+    def _webdav(self, remote: Remote, path: str, asked: Asked) -> Location:
         there = self._http(remote, path, asked)
         return self._dav(there.url, replace(asked, headers=there.headers))
 
-    def _dav(self, url: str, asked: _Asked) -> Location:
+    def _dav(self, url: str, asked: Asked) -> Location:
         if asked.method == "POST":
             raise InvalidType("WebDAV takes objects by PUT", hint="Leave the method out.")
         there = webdav_location(url, asked.headers, destination=asked.destination)
         return replace(there, account=NextcloudAccount(f"webdav+{there.origin}")) if is_nextcloud(there.path) else there
 
-    def _http(self, remote: Remote, path: str, asked: _Asked) -> Location:
+    def _http(self, remote: Remote, path: str, asked: Asked) -> Location:
         url = remote.options.get("url", "").rstrip("/")
         if not url:
             raise ConfigError(f"the remote {remote.name!a} of {remote.origin} has no url")
@@ -266,14 +261,6 @@ class Remotes:
             headers=headers,
             destination=asked.destination,
         )
-
-
-@dataclass(frozen=True)
-class _Asked:
-    method: str | None
-    headers: Given
-    destination: bool
-    folder: bool = False
 
 
 def _authorization(remote: Remote) -> dict[str, str]:
@@ -294,10 +281,10 @@ def _authorization(remote: Remote) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
-TYPES: Mapping[str, Callable[[Remotes, Remote, str, _Asked], Location]] = {
+TYPES: Mapping[str, Callable[[Remotes, Remote, str, Asked], Location]] = {
     "s3": Remotes._s3,
     "local": Remotes._local,
     "http": Remotes._http,
     "webdav": Remotes._webdav,
 }
-"""What a remote of each of rclone's types becomes."""
+"""What a remote of each of rclone's types becomes; further kinds of stores bring their own."""

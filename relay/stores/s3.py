@@ -15,13 +15,14 @@ from (`stores/remotes.py`), how they sign (`stores/sigv4.py`).
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import time
 from typing import cast
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
@@ -29,8 +30,10 @@ import gevent
 
 from relay.digest import ALGORITHMS, Digester, Digests
 from relay.errors import (
+    ConfigError,
     ConnectionLost,
     IntegrityMismatch,
+    KeyTooLong,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -40,6 +43,7 @@ from relay.errors import (
     SourceChanged,
     StoreTimeout,
     Unavailable,
+    UploadGone,
 )
 from relay.location import Location
 from relay.receipt import Version
@@ -51,6 +55,7 @@ from relay.stores.s3_answers import (
     TRAILER,
     checksums,
     entries,
+    error_field,
     error_region,
     error_told,
     parsed,
@@ -58,15 +63,30 @@ from relay.stores.s3_answers import (
     unfinished,
     version_id,
 )
-from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Signer
+from relay.stores.s3_endpoint import (
+    CONDITION,
+    NO_CONDITION,
+    NO_TRAILERS,
+    NO_WHOLE,
+    TAGGING,
+    TRAILERS,
+    UNCONDITIONAL,
+    UNTAGGED,
+    Endpoint,
+    Refusal,
+)
+from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Credentials, Signer
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
 from relay.wire.http1 import Fields, Head
 from relay.wire.meter import Meter
+from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
 
 SINGLE_BYTES = 5 << 30
 """The most that one PUT may carry (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
+KEY_BYTES = 1024
+"""The longest key."""
 _USER_METADATA = "x-amz-meta-"
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 MIB = 1 << 20
@@ -90,26 +110,17 @@ class S3Account:
         """Return `s3://bucket/key`."""
         return f"s3://{self.bucket}{unquote(path.removeprefix(self.prefix))}"
 
+    def check(self, path: str) -> None:
+        """As Account.check (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
+        if len(unquote_to_bytes(path.removeprefix(self.prefix).removeprefix("/"))) > KEY_BYTES:
+            raise KeyTooLong(f"the key has more than {KEY_BYTES} bytes")
 
-TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the whole"
-"""What is learned of an endpoint: that it takes a checksum behind the bytes or does not, that it keeps none of a whole
-that came in parts."""
-LEFT_OUT = frozenset(
-    [
-        "NotImplemented",
-        "InvalidArgument",
-        "InvalidRequest",
-        "InvalidDigest",
-        "XAmzContentSHA256Mismatch",
-        "MissingContentLength",
-        "MalformedTrailerError",
-        "UnsupportedOperation",
-    ]
-)
-"""The codes of a server that does not know something which need not be said."""
+
 ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 """The codes of a bucket that is in another region than the one that was asked."""
-TAGGING = "x-amz-tagging"
+EXPIRED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"})
+"""The codes of credentials that were good once, perhaps, and that may have been replaced since."""
+log = logging.getLogger("relay.stores")
 _MTIME_FIELD = "x-amz-meta-mtime"
 """Where rclone and others keep the time at which an object was changed before it came to S3."""
 _AWS_HOST = re.compile(r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)")
@@ -128,6 +139,7 @@ class S3Store(HttpStore):
     }
 
     _tagged: Fields | None = None
+    _signed_by: Credentials | None = None
 
     def _untold(self, status: int) -> bool:
         """Never: S3 answers HEAD by the same rules as GET."""
@@ -159,14 +171,15 @@ class S3Store(HttpStore):
             raise Rejected(f"{body.length} bytes are more than one PUT may carry to S3", side="destination")
         wrapping = self._wrapped(location, body)
         described = self._described(location, metadata)
-        fields = carried(location, _coded(described, body.length) if wrapping else described, if_absent)
+        coded = _coded(described, body.length) if wrapping else described
+        fields = carried(location, coded, self._conditional(location, if_absent))
         response = self._send("PUT", location, fields, body, self._expects(body), wrapping)
         if response.head.status not in self.believed["PUT"]:
             raise self._upload_refusal(response, "PUT", location, fields, wrapping)
         stored = self._stored(response, "PUT", location, body)
         if wrapping:
-            self._check_understood(stored, body)
-        return replace(stored, notes=self._left_out(location, metadata))
+            self._check_understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
+        return replace(stored, notes=self._left_out(location, metadata, if_absent))
 
     def _put_growing(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
         """Store a body whose length shows only at its end; nothing is there before that end was proved."""
@@ -174,13 +187,13 @@ class S3Store(HttpStore):
         count = fill(body, piece)
         if count < len(piece):
             data = bytes(piece[:count])
-            fields = carried(
-                location, (*self._described(location, metadata), *self._checksum(location, data)), if_absent
-            )
+            described = (*self._described(location, metadata), *self._checksum(location, data))
+            fields = carried(location, described, self._conditional(location, if_absent))
             response = self._send("PUT", location, fields, data)
             if response.head.status not in self.believed["PUT"]:
                 raise self._upload_refusal(response, "PUT", location, fields)
-            return replace(self._stored(response, "PUT", location), notes=self._left_out(location, metadata))
+            stored = self._stored(response, "PUT", location)
+            return replace(stored, notes=self._left_out(location, metadata, if_absent))
         upload = self.begin(location, metadata)
         try:
             parts: list[Part] = []
@@ -215,6 +228,7 @@ class S3Store(HttpStore):
         An ETag that is the MD5 of what went there is the server's word for it; one that is not means nothing.
         """
         consume(response, self._wire)
+        self._endpoint(location).taken()
         version = self._version(response.head)
         digests = version.digests
         md5 = body.digests.get("md5") if body is not None else None
@@ -224,18 +238,25 @@ class S3Store(HttpStore):
 
     # -- what an endpoint was found not to take
 
+    def _endpoint(self, location: Location) -> Endpoint:
+        return Endpoint(self._wire.memory, location.origin, cast(S3Account, location.account).bucket)
+
+    def _conditional(self, location: Location, if_absent: bool) -> bool:
+        """Say if an upload is to carry the precondition that nothing is there."""
+        return if_absent and not self._endpoint(location).has(NO_CONDITION)
+
     def _wrapped(self, location: Location, body: Body) -> Wrapping | None:
         """Return the checksum behind the bytes; where the endpoint takes none their MD5 is computed instead."""
         if TRAILER not in body.digests:
             return None
-        if self._wire.memory.has(location.origin, NO_TRAILERS):
+        if self._endpoint(location).has(NO_TRAILERS):
             body.digest_also("md5")
             return None
         return _trailer(body)
 
     def _checksum(self, location: Location, data: bytes) -> Fields:
         """Return the field that lets S3 compare bytes that are all at hand: a CRC64NVME, or Content-MD5."""
-        if self._wire.memory.has(location.origin, NO_TRAILERS):
+        if self._endpoint(location).has(NO_TRAILERS):
             digester = Digester(("md5",))
             digester.update(data)
             return (("Content-MD5", base64.b64encode(digester.digests()["md5"]).decode()),)
@@ -243,34 +264,26 @@ class S3Store(HttpStore):
 
     def _described(self, location: Location, metadata: Fields) -> Fields:
         """Return the object's metadata as S3's fields; without tags, where this bucket refused them before."""
-        changed = dict(metadata).get(MTIME)
-        fields = tuple(
-            (name, value)
-            for name, value in metadata
-            if name != TAGGING or not self._wire.memory.has(location.origin, _no_tags(location))
-        )
+        changed, endpoint = dict(metadata).get(MTIME), self._endpoint(location)
+        untagged = endpoint.has(endpoint.untagged)
+        fields = tuple((name, value) for name, value in metadata if not (untagged and name == TAGGING))
         return (*fields, (_MTIME_FIELD, changed)) if changed else fields
 
-    def _left_out(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        tagged = any(name == TAGGING for name, _ in metadata)
-        if tagged and self._wire.memory.has(location.origin, _no_tags(location)):
-            return ("the destination does not take the object's tags",)
-        return ()
+    def _left_out(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
+        """Return what of an upload this endpoint does not take, in words."""
+        endpoint = self._endpoint(location)
+        notes = (UNTAGGED,) if TAGGING in dict(metadata) and endpoint.has(endpoint.untagged) else ()
+        return (*notes, UNCONDITIONAL) if if_absent and endpoint.has(NO_CONDITION) else notes
 
     def _upload_refusal(
         self, response: Response, method: str, location: Location, fields: Fields, wrapping: Wrapping | None = None
     ) -> RelayError:
         """Return the error, or one to try again after where what was refused may be something that can be left out."""
-        text, memory, origin = self._text(response, method), self._wire.memory, location.origin
-        code, status = error_told(text)[0], response.head.status
-        maybe = code in LEFT_OUT if code else status in (400, 411, 501)
-        if (maybe or code == "AccessDenied") and any(name == TAGGING for name, _ in fields):
-            memory.learn(origin, _no_tags(location))
-            what = "its tags"
-        elif maybe and _checked(fields, wrapping) and not memory.has(origin, TRAILERS):
-            memory.learn(origin, NO_TRAILERS)
-            what = TRAILER
-        else:
+        text, status = self._text(response, method), response.head.status
+        code = error_told(text)[0]
+        refusal = Refusal(status, code, error_field(text), fields, wrapping is not None)
+        what = self._endpoint(location).leave_out(refusal)
+        if what is None:
             return self._refused(response, method, location, text)
         response.body.close()
         return Unavailable(
@@ -279,20 +292,24 @@ class S3Store(HttpStore):
             store_status=status,
         )
 
-    def _check_understood(self, stored: Stored, body: Body) -> None:
-        """See, once for each endpoint, that the coding around the bytes was not stored with them.
+    def _check_understood(self, stored: Stored, coded: int) -> None:
+        """See, once for each endpoint, that the coding around the bytes was not stored with them: `coded` bytes then.
 
         Raises Unavailable where it was: the object is removed, and is sent again without it.
         """
         assert stored.readable is not None, "S3 says where it is"
-        memory, place = self._wire.memory, stored.readable
-        if not memory.has(place.origin, TRAILERS) and TRAILER not in stored.digests:
-            found = self.head(place)
-            if found is not None and found.version.size != body.count:
-                memory.learn(place.origin, NO_TRAILERS)
+        place = stored.readable
+        endpoint = self._endpoint(place)
+        if not endpoint.has(TRAILERS) and TRAILER not in stored.digests:
+            try:
+                found = self.head(place)
+            except NotFound:
+                return  # it shows later, and verification waits for that
+            if found is not None and found.version.size == coded:
+                endpoint.learn(NO_TRAILERS)
                 self.delete(place, found.version)
                 raise Unavailable(f"{place} does not understand a checksum behind the bytes", side=self._side)
-        memory.learn(place.origin, TRAILERS)
+        endpoint.learn(TRAILERS)
 
     # -- copies within the store
 
@@ -315,7 +332,7 @@ class S3Store(HttpStore):
     ) -> Stored:
         """As CopyDestination.copy, by CopyObject. Its answer of 200 may be an error all the same."""
         own = {name.lower() for name, _ in location.headers}
-        fields = _copy_source(source, found) + (("If-None-Match", "*"),) * if_absent
+        fields = _copy_source(source, found) + ((CONDITION, "*"),) * self._conditional(location, if_absent)
         if not found.version.digests:
             fields += (WHOLE[0],)
         if own & {*CARRIED, "content-disposition"} or any(name.startswith(_USER_METADATA) for name in own):
@@ -364,15 +381,15 @@ class S3Store(HttpStore):
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
         """As PartsDestination.begin. A server that knows no checksum of the whole is asked again without one."""
-        place, memory = _at(location, "uploads="), self._wire.memory
+        place, endpoint = _at(location, "uploads="), self._endpoint(location)
         fields = carried(location, self._described(location, metadata), if_absent=False)
-        checked = not memory.has(location.origin, NO_WHOLE)
+        checked = not endpoint.has(NO_WHOLE)
         response = self._send("POST", place, fields + WHOLE * checked, b"")
         if checked and response.head.status in (400, 501):
             response.body.close()
             response, checked = self._send("POST", place, fields, b""), False
             if response.head.status == 200:
-                memory.learn(location.origin, NO_WHOLE)
+                endpoint.learn(NO_WHOLE)
         if response.head.status != 200:
             raise self._upload_refusal(response, "POST", location, fields)
         root = self._document(response, "POST", location)
@@ -437,18 +454,26 @@ class S3Store(HttpStore):
         if upload.checked and TRAILER in digests:
             value = base64.b64encode(digests[TRAILER]).decode()
             fields += ((CHECKSUM + TRAILER, value), ("x-amz-checksum-type", "FULL_OBJECT"))
-        if if_absent:
-            fields += (("If-None-Match", "*"),)
+        if self._conditional(upload.location, if_absent):
+            fields += ((CONDITION, "*"),)
         place = _at(upload.location, f"uploadId={quote(upload.id, safe='-_.~')}")
         try:
             response = self._send("POST", place, fields, text.encode())
+            if response.head.status in (400, 501):
+                condition = tuple(pair for pair in fields if pair[0] == CONDITION)
+                raise self._upload_refusal(response, "POST", upload.location, condition)
             root = self._document(response, "POST", upload.location)
         except (ConnectionLost, StoreTimeout, NotFound) as error:
             return self._completed_before(upload, sum(part.size for part in parts), error)
+        except Unavailable as error:
+            if error.store_status == 409:  # "re-initiate the upload and re-upload each part"
+                raise UploadGone(error.message, side=self._side, hint=error.hint) from None
+            raise
         etag = printable(root.findtext("{*}ETag") or "") or None
         version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
         stored = _kept_at(upload.location, version)
-        return replace(stored, parts_checked=all(part.checked for part in parts))
+        notes = self._left_out(upload.location, (), if_absent)
+        return replace(stored, parts_checked=all(part.checked for part in parts), notes=notes)
 
     def _completed_before(self, upload: Upload, size: int, error: RelayError) -> Stored:
         """Find out what came of an upload that was to be completed, and of which no answer arrived.
@@ -499,6 +524,8 @@ class S3Store(HttpStore):
         """Return the answer's document. Raises by its code when it is an error, whatever the status says."""
         if response.head.status != 200:
             raise self._refusal(response, method, location)
+        # A blank now and then says that the store is still at work; that is no stall.
+        response.body.meter = Meter(replace(self._wire.limits, stall_bytes=0), whole=self._meter)
         text = response.body.text(self._wire.limits)
         root = self._parsed(text, location)
         if root.tag.rpartition("}")[2] == "Error":
@@ -520,7 +547,7 @@ class S3Store(HttpStore):
         if after:
             asked["start-after"] = prefix + after
         for page in self._listed(location, asked):
-            yield from entries(page, prefix)
+            yield from entries(page, prefix, location, self._side)
 
     def _listed(self, location: Location, asked: dict[str, str]) -> Iterator[Element]:
         """Yield the pages; while one is looked at, the next is on its way already."""
@@ -633,6 +660,7 @@ class S3Store(HttpStore):
         wrapping: Wrapping | None = None,
     ) -> Response:
         signer = cast(S3Account, location.account).signer
+        self._signed_by = signer.credentials()
         location = in_region(location, signer.region)
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
         every = location.headers + fields
@@ -669,9 +697,11 @@ class S3Store(HttpStore):
         known = CODES.get(code)
         if known is None:
             return None
-        if code == "RequestTimeTooSkewed" and (theirs := http_date(response.head.get("date"))):
-            cast(S3Account, location.account).signer.learn_time(theirs)
         said = f"{method} {location} was answered {response.head.status} {code}" + (f" ({message})" if message else "")
+        if code == "RequestTimeTooSkewed" and not self._clock_set(response, location):
+            return Rejected(said, side=self._side, hint=known.hint)
+        if code in EXPIRED and self._renewed(location):
+            return Unavailable(f"{said}; it is asked with the credentials that there are now", side=self._side)
         if code == "PreconditionFailed" and method == "GET":
             return SourceChanged(f"{said}: it is another version than the one that was pinned", side=self._side)
         if issubclass(known.kind, IntegrityMismatch):
@@ -679,6 +709,22 @@ class S3Store(HttpStore):
         after = retry_after(response.head.get("retry-after"))
         status = response.head.status
         return known.kind(said, side=self._side, store_status=status, retry_after=after, hint=known.hint)
+
+    def _clock_set(self, response: Response, location: Location) -> bool:
+        """Sign by the server's clock from now on; False where that was done, or it tells no time."""
+        theirs = http_date(response.head.get("date"))
+        set_now = theirs is not None and cast(S3Account, location.account).signer.learn_time(theirs)
+        if set_now:
+            log.warning("clock", extra={"members": {"detail": f"{location.origin} says that it is {theirs}"}})
+        return set_now
+
+    def _renewed(self, location: Location) -> bool:
+        """Say if there are other credentials by now than those that were refused."""
+        signer, refused = cast(S3Account, location.account).signer, self._signed_by
+        try:
+            return in_native_thread(lambda: signer.renew(refused))
+        except ConfigError:
+            return False  # the store's refusal tells more
 
     def _text(self, response: Response, method: str) -> str:
         if method == "HEAD":
@@ -733,11 +779,6 @@ def in_region(location: Location, region: str) -> Location:
     return replace(location, host=f"{found['bucket'] or ''}s3.{region}.{found['rest']}")
 
 
-def _no_tags(location: Location) -> str:
-    """Return the name under which it is remembered that a bucket's objects get no tags."""
-    return f"no tags {cast(S3Account, location.account).bucket}"
-
-
 def _at(location: Location, query: str) -> Location:
     """Return the object's address with a query, in the order in which it is signed."""
     return replace(location, target=f"{location.path}?{query}")
@@ -756,11 +797,6 @@ def _copy_source(source: Location, found: Found) -> Fields:
 def _copying(source: S3Account, destination: S3Account) -> str:
     """Return the name under which it is remembered that one bucket is not copied to another."""
     return f"copy {source.bucket} {destination.bucket}"
-
-
-def _checked(fields: Fields, wrapping: Wrapping | None) -> bool:
-    """Say if a request carries a CRC64NVME."""
-    return wrapping is not None or any(name == CHECKSUM + TRAILER for name, _ in fields)
 
 
 def _digest(body: Body | bytes) -> bytes:

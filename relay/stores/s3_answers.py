@@ -20,12 +20,17 @@ from relay.errors import (
     NotFound,
     PermissionDenied,
     PreconditionFailed,
+    ProtocolViolation,
     Rejected,
+    Side,
     StoreError,
+    StoreFull,
     Throttled,
     Unauthenticated,
     Unavailable,
+    UploadGone,
 )
+from relay.location import Location
 from relay.stores.http import printable
 from relay.stores.interfaces import Entry
 from relay.wire.http1 import Head
@@ -57,7 +62,7 @@ _REGION = "The bucket is in another region, or the endpoint is not this bucket's
 CODES: Mapping[str, Code] = {
     "NoSuchKey": Code(NotFound),
     "NoSuchVersion": Code(NotFound),
-    "NoSuchUpload": Code(NotFound, "The upload was aborted, by the bucket's rules or by somebody; it begins anew."),
+    "NoSuchUpload": Code(UploadGone),
     "NoSuchBucket": Code(NotFound, "The bucket does not exist; relay makes none. Check its name and the endpoint."),
     "AccessDenied": Code(
         PermissionDenied, "The credentials are known, and may not do this; check the bucket's policy."
@@ -76,7 +81,8 @@ CODES: Mapping[str, Code] = {
     "InvalidObjectState": Code(Rejected, "The object is archived; restore it first, then move it."),
     "EntityTooLarge": Code(Rejected),
     "KeyTooLongError": Code(Rejected, "A key has at most 1,024 bytes."),
-    "QuotaExceeded": Code(Rejected, "The destination is full."),
+    "QuotaExceeded": Code(StoreFull),
+    "XMinioStorageFull": Code(StoreFull),
     "PreconditionFailed": Code(PreconditionFailed),
     "ConditionalRequestConflict": Code(Unavailable, "Somebody else writes the same key."),
     "OperationAborted": Code(Unavailable),
@@ -139,17 +145,26 @@ def version_id(head: Head) -> str | None:
     return told if told not in ("", "null") else None
 
 
-def entries(page: Element, prefix: str) -> Iterator[Entry]:
-    """Return a page's folders and objects, but for the marker of the folder itself."""
+def entries(page: Element, prefix: str, location: Location, side: Side) -> Iterator[Entry]:
+    """Return a page's folders and objects, but for the marker of the folder itself.
+
+    Raises ProtocolViolation for one that does not lie in the folder that was asked for.
+    """
     space = page.tag.rpartition("}")[0] + "}" if "}" in page.tag else ""
-    decode = unquote_plus if page.findtext("{*}EncodingType") == "url" else str
-    skip = len(prefix)
+    decode = _unquoted if page.findtext("{*}EncodingType") == "url" else str
+
+    def below(text: str) -> str:
+        name = decode(text)
+        if not name.startswith(prefix):
+            raise ProtocolViolation(f"{location} lists what does not lie in it", side=side)
+        return name[len(prefix) :]
+
     for row in page.iterfind(f"{space}CommonPrefixes/{space}Prefix"):
-        yield Entry(decode(row.text or "")[skip:])
+        yield Entry(below(row.text or ""))
     key, size, etag, when = (f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified"))
     for row in page.iterfind(f"{space}Contents"):
         told = {cell.tag: cell.text or "" for cell in row}
-        name = decode(told.get(key, ""))[skip:]
+        name = below(told.get(key, ""))
         if name:
             length, tag = told.get(size, ""), told.get(etag)
             yield Entry(name, int(length) if length.isdigit() else None, tag and printable(tag), _when(told.get(when)))
@@ -157,12 +172,17 @@ def entries(page: Element, prefix: str) -> Iterator[Entry]:
 
 def unfinished(page: Element) -> Iterator[tuple[str, str, float]]:
     """Yield the uploads in parts that a page tells of: their ids, their keys, and when each was begun (since 1970)."""
-    decode = unquote_plus if page.findtext("{*}EncodingType") == "url" else str
+    decode = _unquoted if page.findtext("{*}EncodingType") == "url" else str
     for row in page.iterfind("{*}Upload"):
         upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
         begun = _when(when)
         if upload and key and begun is not None:
             yield upload, decode(key), (begun if begun.tzinfo else begun.replace(tzinfo=UTC)).timestamp()
+
+
+def _unquoted(text: str) -> str:
+    """Return a key without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
+    return unquote_plus(text, errors="surrogateescape")
 
 
 def _when(text: str | None) -> datetime | None:
@@ -177,6 +197,12 @@ def error_region(head: Head, text: str) -> str | None:
     root = parsed(text) if text else None
     told = head.get("x-amz-bucket-region") or (root.findtext("{*}Region") if root is not None else None) or ""
     return told if _REGION_NAME.fullmatch(told) else None
+
+
+def error_field(text: str) -> str:
+    """Return the field that a refusal names as the one that it does not know; empty where it names none."""
+    root = parsed(text)
+    return "" if root is None else printable((root.findtext("{*}Header") or "").strip())
 
 
 def error_told(text: str) -> tuple[str, str]:

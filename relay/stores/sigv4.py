@@ -21,6 +21,9 @@ from relay.wire.http1 import Fields
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+SKEW = timedelta(minutes=1)
+"""Clocks that are no farther apart are the same."""
+RENEW_AFTER = timedelta(minutes=1)
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
@@ -42,8 +45,8 @@ def canonical_path(key: str) -> str:
 class Signer:
     """Signs the requests of one region of one service.
 
-    `credentials` is asked for each request, since temporary ones expire; None asks as nobody. `clock` gives the time
-    in UTC.
+    `credentials` is asked for each request, since temporary ones expire; None asks as nobody. `anew` reads the settings
+    again, past all that is at hand, and gives what to ask from then on. `clock` gives the time in UTC.
     """
 
     def __init__(
@@ -52,31 +55,48 @@ class Signer:
         region: str,
         service: str = "s3",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        anew: Callable[[], Callable[[], Credentials | None]] | None = None,
     ) -> None:
-        self._credentials, self.region, self._service, self._clock = credentials, region, service, clock
+        self.credentials, self.region, self._service, self._clock = credentials, region, service, clock
+        self._anew, self._renewed = anew, datetime.min.replace(tzinfo=UTC)
         self._skew = timedelta(0)
         self._derived: tuple[tuple[str, str], bytes] | None = None
 
     def in_region(self, region: str) -> Signer:
         """Return one that signs for another region with the same credentials."""
-        return Signer(self._credentials, region, self._service, self._clock)
+        return Signer(self.credentials, region, self._service, self._clock, self._anew)
+
+    def renew(self, refused: Credentials | None) -> bool:
+        """Say if there are others than those that were `refused`; looks for some, once in a minute.
+
+        May block, as reading settings does.
+        """
+        if self.credentials() == refused and self._anew and self._clock() - self._renewed >= RENEW_AFTER:
+            self._renewed = self._clock()
+            self.credentials, self._derived = self._anew(), None
+        return self.credentials() != refused
 
     def same_key(self, other: Signer) -> bool:
         """Say if both sign with the same access key, so that what one may read the other may copy."""
-        ours, theirs = self._credentials(), other._credentials()
+        ours, theirs = self.credentials(), other.credentials()
         return (ours and ours.key_id) == (theirs and theirs.key_id)
 
     def learn_region(self, region: str) -> None:
         """Sign for this region from now on: the bucket is there."""
         self.region, self._derived = region, None
 
-    def learn_time(self, theirs: datetime) -> None:
-        """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it allows."""
-        self._skew = theirs - self._clock()
+    def learn_time(self, theirs: datetime) -> bool:
+        """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it allows.
+
+        Returns False where that is what was done already, so that it was something else.
+        """
+        skew, before = theirs - self._clock(), self._skew
+        self._skew = skew
+        return abs(skew - before) > SKEW
 
     def fields(self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED) -> Fields:
         """Return the fields that sign a request with these `fields`; they are to be sent beside them."""
-        credentials, now = self._credentials(), self._clock() + self._skew
+        credentials, now = self.credentials(), self._clock() + self._skew
         if credentials is None:
             return (("x-amz-content-sha256", payload),)
         stamp = now.strftime("%Y%m%dT%H%M%SZ")

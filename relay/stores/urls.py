@@ -49,6 +49,9 @@ class ListAccount:
         """Return `list+https://host/urls.txt`."""
         return f"{SCHEME}{self.inner}"
 
+    def check(self, path: str) -> None:
+        """As Account.check; a list is no destination."""
+
 
 def list_location(inner: Location) -> Location:
     """Return the Location of the tree that the list at `inner` names."""

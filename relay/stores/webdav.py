@@ -9,7 +9,7 @@ Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from string import hexdigits
 from urllib.parse import quote, unquote
@@ -30,19 +30,18 @@ from relay.errors import (
     StoreError,
     StoreTimeout,
     Unavailable,
-    UnsafeKey,
 )
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.http import BELIEVED, HttpStore, http_date, printable
-from relay.stores.interfaces import MTIME, PREFIX, SUFFIX, Entry, Found, Stored, unpublished_name
+from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there, http_date, printable
+from relay.stores.interfaces import MTIME, PREFIX, SUFFIX, Entry, Found, Stored, check_segments, unpublished_name
+from relay.stores.kinds import Given
 from relay.wire.body import Body
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
 from relay.wire.meter import Meter
 
 SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
-Given = Mapping[str, str] | Iterable[tuple[str, str]]
 DEEPEST = 100
 """Folders that are made for one object at most."""
 _PROPERTIES = (
@@ -66,13 +65,16 @@ class WebDavAccount:
         """Return `webdav+https://host/path`."""
         return f"{self.shown_origin}{path}"
 
+    def check(self, path: str) -> None:
+        """As Account.check: nearly every WebDAV server keeps its objects in a file system."""
+        check_segments(path, DEEPEST)
+
 
 def webdav_location(url: str, headers: Given = (), *, destination: bool = False) -> Location:
     """Return the Location of an http(s) URL that is spoken to by WebDAV. Raises as `parse_location`, and UnsafeKey."""
     location = parse_location(url, headers=headers, destination=destination)
-    if location.name.startswith(PREFIX) and location.name.endswith(SUFFIX):
-        raise UnsafeKey(f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads")
-    return replace(location, account=WebDavAccount(f"webdav+{location.origin}"))
+    location = replace(location, account=WebDavAccount(f"webdav+{location.origin}"))
+    return location.as_destination() if destination else location
 
 
 def http_url(text: str) -> str | None:
@@ -100,6 +102,21 @@ def _found(row: Element) -> Iterator[Element]:
         status = (group.findtext("{DAV:}status") or "HTTP/1.1 200 OK").split()
         if len(status) > 1 and status[1] == "200":
             yield group
+
+
+def _told(row: Element) -> Mapping[str, Element]:
+    """Return what a row tells, by its names."""
+    return {prop.tag: prop for good in _found(row) for prop in good.iterfind("{DAV:}prop/*")}
+
+
+def _collection(told: Mapping[str, Element]) -> bool:
+    kind = told.get("{DAV:}resourcetype")
+    return kind is not None and kind.find("{DAV:}collection") is not None
+
+
+def _decoded(path: str) -> str:
+    """Return a path without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
+    return unquote(path, errors="surrogateescape")
 
 
 def _path(href: str) -> str:
@@ -149,6 +166,14 @@ class WebDavStore(HttpStore):
             self._remove(part, error)
             raise
         return replace(stored, place=location)
+
+    def head(self, location: Location) -> Found | None:
+        """As Source.head. Raises Rejected for a folder at a destination, which many servers answer HEAD for too; it
+        is looked for where there is no entity tag, as folders seldom have one."""
+        found = super().head(location)
+        if self._side == "destination" and found is not None and found.version.etag is None:
+            self._refuse_folder(location)
+        return found
 
     def copies(self, source: Location, location: Location) -> bool:
         """As Destination.copies: on one server, with the same credentials, unless it was refused before."""
@@ -204,9 +229,8 @@ class WebDavStore(HttpStore):
         """As Destination.publish. An answer to MOVE that is lost is found out by looking."""
         part, place = stored.readable, stored.place
         assert part is not None and place is not None, "an upload that is to be published has both"
-        fields: Fields = (("Destination", place.url), ("Overwrite", "F" if if_absent else "T"))
         try:
-            response = self._send("MOVE", part, fields)
+            response = self._moved(part, place, if_absent)
         except (ConnectionLost, StoreTimeout):
             if self._exists(part) or not self._exists(place):
                 raise
@@ -219,6 +243,33 @@ class WebDavStore(HttpStore):
             raise refusal
         response.body.close()
         return self._there(place)
+
+    def _moved(self, part: Location, place: Location, if_absent: bool) -> Response:
+        """Ask for the MOVE. One that may overwrite removes a folder of that name with all that is in it (section
+        9.9.3), so that this is only asked for once it is known that none is there. Raises Rejected for one."""
+        response = self._send("MOVE", part, (("Destination", place.url), ("Overwrite", "F")))
+        if if_absent or response.head.status != 412:
+            return response
+        response.body.close()
+        status = self._refuse_folder(place)
+        if status == 404 or (status in NO_METHOD and not self._exists(place)):
+            raise Rejected(
+                f"{place} is taken, says the server, and nothing is there: it reads the name as another one",
+                side=self._side,
+                hint="What has that other name was left alone. Rename the object, without ';', '?' and '%'.",
+            )
+        return self._send("MOVE", part, (("Destination", place.url), ("Overwrite", "T")))
+
+    def _refuse_folder(self, place: Location) -> int:
+        """Raise Rejected if a folder is there; where the server can't tell there is none. Returns what it answered."""
+        response = self._send("PROPFIND", place, (("Depth", "0"), ("Content-Type", "application/xml")), _PROPERTIES)
+        folder = response.head.status in MOVED and (response.head.get("location") or "").endswith("/")
+        if response.head.status == 207:
+            folder = any(_collection(_told(row)) for row in self._rows(response, place))
+        response.body.close()
+        if folder:
+            raise folder_there(place)
+        return response.head.status
 
     def _version(self, head: Head) -> Version:
         """As HttpStore's, with the checksum that ownCloud and Nextcloud keep of what was uploaded with one."""
@@ -252,7 +303,8 @@ class WebDavStore(HttpStore):
         waiting = [""]
         while waiting:
             folder = waiting.pop()
-            for entry in self._members(root.with_target(root.path + quote(folder, safe="/-_.~"))):
+            path = root.path + quote(folder, safe="/-_.~", errors="surrogateescape")
+            for entry in self._members(root.with_target(path)):
                 entry = replace(entry, name=folder + entry.name)
                 if not recursive or not entry.folder:
                     yield entry
@@ -266,22 +318,26 @@ class WebDavStore(HttpStore):
         response = self._send("PROPFIND", folder, fields, _PROPERTIES)
         if response.head.status != 207:
             raise self._refusal(response, "PROPFIND", folder)
-        try:
-            answer = fromstring(self._page(response))
-        except (ParseError, DefusedXmlException, ValueError):
-            raise ConnectionLost(f"{folder}: the listing is cut off, or is no XML", side=self._side) from None
-        own = unquote(folder.path)
-        for row in answer.iterfind("{DAV:}response"):
+        own = _decoded(folder.path)
+        for row in self._rows(response, folder):
             entry = self._entry(row, own, folder)
             if entry is not None:
                 yield entry
+
+    def _rows(self, response: Response, folder: Location) -> Iterator[Element]:
+        """Yield what an answer of 207 tells of each thing. Raises ConnectionLost for one that is cut, or no XML."""
+        try:
+            answer: Element = fromstring(self._page(response))
+        except (ParseError, DefusedXmlException, ValueError):
+            raise ConnectionLost(f"{folder}: the listing is cut off, or is no XML", side=self._side) from None
+        return answer.iterfind("{DAV:}response")
 
     def _entry(self, row: Element, own: str, folder: Location) -> Entry | None:
         """Return what one row tells; None for the folder itself and for unfinished uploads.
 
         Raises ProtocolViolation for a row of something that does not lie in the folder.
         """
-        path = unquote(_path((row.findtext("{DAV:}href") or "").strip()))
+        path = _decoded(_path((row.findtext("{DAV:}href") or "").strip()))
         if path.rstrip("/") == own.rstrip("/"):
             return None
         name, nested = path.removeprefix(own), path.startswith(own)
@@ -289,9 +345,8 @@ class WebDavStore(HttpStore):
             raise ProtocolViolation(f"{folder} lists what does not lie in it", side=self._side)
         if name.startswith(PREFIX) and name.endswith(SUFFIX):
             return None
-        told = {prop.tag: prop for good in _found(row) for prop in good.iterfind("{DAV:}prop/*")}
-        kind = told.get("{DAV:}resourcetype")
-        if kind is not None and kind.find("{DAV:}collection") is not None:
+        told = _told(row)
+        if _collection(told):
             return Entry(name.rstrip("/") + "/")
         texts = {tag: (prop.text or "").strip() for tag, prop in told.items()}
         size = texts.get("{DAV:}getcontentlength", "")

@@ -244,7 +244,8 @@ class _Attempt:
             yield "User-Agent", USER_AGENT
         if "accept" not in own:
             yield "Accept", "*/*"
-        yield "Accept-Encoding", "identity"
+        if "accept-encoding" not in own:
+            yield "Accept-Encoding", "identity"
         yield from request.fields
         if request.body_length is None:
             yield "Transfer-Encoding", "chunked"

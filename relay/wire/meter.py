@@ -71,7 +71,7 @@ class Meter:
         if now - self._window < limits.stall_seconds:
             return
         moved = self.moved - self._window_moved
-        if moved < limits.stall_bytes * limits.stall_seconds:
+        if moved < max(1, limits.stall_bytes * limits.stall_seconds):
             raise Stalled(
                 f"only {moved} bytes moved in {limits.stall_seconds:g} s, while waiting for this side",
                 side=waiting_for,

@@ -8,18 +8,35 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from relay.config import Limits
+from relay.engine.runner import Stores
 from relay.ledger.claims import Who
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
+from relay.location import Location, parse_location
+from relay.stores.aws import s3_location
+from relay.stores.interfaces import Store
+from relay.stores.kinds import Asked, Kind
+from relay.stores.local import local_location
+from relay.stores.remotes import Remotes
+from relay.stores.table import KINDS
+from relay.stores.webdav import webdav_location
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
 from simulators.spawn import spawn
+from tests.conftest import Certificates, Engine
+from tests.contract.memory import memory as memory_kind
 from tests.ledgers import Opened
 from tests.postgres import Postgres, postgresql, programs
 from tests.seaweed import Seaweed, seaweedfs, weed
+
+FILES = "remote.php/dav/files/ann"
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +148,40 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
         yield server
 
 
+@dataclass(frozen=True)
+class Nextcloud:
+    """A running server, and where its files are."""
+
+    base: str
+    root: Path
+
+    def place(self, name: str, **options: bool) -> Location:
+        return Remotes().locate(f"webdav+{self.base}/{FILES}/{name}".replace("+http:", ":"), **options)
+
+    @property
+    def uploads(self) -> list[str]:
+        return sorted(path.name for path in (self.root / "remote.php/dav/uploads/ann").iterdir())
+
+
+@pytest.fixture(scope="session")
+def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nextcloud]:
+    root, port = tmp_path_factory.mktemp("nextcloud"), free_port()
+    for folder in (FILES, "remote.php/dav/uploads/ann"):
+        (root / folder).mkdir(parents=True)
+    process = subprocess.Popen([sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)])
+    try:
+        wait_for(port)
+        yield Nextcloud(f"http://127.0.0.1:{port}", root)
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def memory() -> Kind:
+    return memory_kind({})
+
+
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("local")
@@ -145,3 +196,59 @@ def wait_for(port: int) -> None:
                 return
             threading.Event().wait(0.01)
     raise TimeoutError(port)
+
+
+# -- one suite, every server
+
+CAN: dict[str, frozenset[str]] = {
+    "simulator": frozenset({"if-none-match", "if-match", "digest"}),
+    "nginx": frozenset({"if-match"}),
+    "wsgidav": frozenset(),
+    "seaweed": frozenset({"if-none-match", "if-match", "digest"}),
+    "webdav+nginx": frozenset({"if-match"}),
+    "webdav+wsgidav": frozenset(),
+    "local": frozenset({"if-none-match", "if-match"}),
+    "nextcloud": frozenset(),
+    "memory": frozenset({"if-none-match", "if-match"}),
+}
+"""What each server heeds: preconditions on uploads, preconditions on reads, digest fields."""
+
+Place = Callable[[str], Location]
+
+
+@pytest.fixture(params=CAN)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest) -> Place:
+    """Return where objects of this test live on this server."""
+    scheme, _, server = kind.rpartition("+")
+    base = request.getfixturevalue(server)
+    prefix = f"{abs(hash(request.node.name)) % 10**9}"
+    if isinstance(base, Kind):
+        return lambda name: base.schemes["memory"](f"memory://{prefix}/{name}", Asked(destination=True))
+    if isinstance(base, Nextcloud):
+        return lambda name: base.place(f"{prefix}/new/{name}", destination=True)
+    if isinstance(base, Path):
+        return lambda name: local_location(base / prefix / name, destination=True)
+    if isinstance(base, Seaweed):
+        return lambda name: s3_location(base.config, base.bucket, f"{prefix}-{name}")
+    if scheme:
+        return lambda name: webdav_location(f"{base}/{prefix}/new/{name}", destination=True)
+    return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
+
+
+@pytest.fixture
+def store(wire: Wire, place: Place, memory: Kind) -> Store:
+    found: Store = Stores(wire, (*KINDS, memory)).destination(place("a"), Meter(Limits()))
+    return found
+
+
+@pytest.fixture
+def engine(certificates: Certificates, memory: Kind) -> Iterator[Engine]:
+    """Return an engine on the clocks that users have: real servers need their moment after a broken upload."""
+    made = Engine(certificates.ca_file, Limits(), kinds=(*KINDS, memory))
+    yield made
+    made.assert_nothing_left()

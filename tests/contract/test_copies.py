@@ -11,12 +11,12 @@ import pytest
 
 from relay.config import Limits
 from relay.engine import parts, transfer
-from relay.engine.runner import STORES
 from relay.errors import AlreadyExists, NotFound, SourceChanged
 from relay.location import Location
 from relay.receipt import Level, State, Version
 from relay.stores.aws import s3_location
 from relay.stores.interfaces import CopyDestination, Found, Store
+from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter

@@ -16,13 +16,13 @@ from urllib.request import Request, urlopen
 import pytest
 
 from relay.config import Limits
-from relay.engine.runner import STORES
 from relay.errors import ConnectionLost, NotFound, ProtocolViolation, RelayError, Unsupported
 from relay.location import Location, parse_location
 from relay.stores.aws import S3Config, s3_location
 from relay.stores.interfaces import Entry, Store
 from relay.stores.local import local_location
 from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter

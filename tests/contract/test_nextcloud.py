@@ -8,59 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relay.config import Limits
-from relay.errors import AlreadyExists, SourceTruncated
+from relay.errors import AlreadyExists, ConnectionLost, SourceTruncated
 from relay.location import Location
 from relay.receipt import Level, State
-from relay.stores.remotes import Remotes
+from relay.stores.nextcloud import NextcloudStore
 from relay.stores.webdav import oc_checksum
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests.conftest import Certificates, Engine
-from tests.contract.conftest import free_port, wait_for
+from tests.contract.conftest import FILES, Nextcloud
 from tests.end_to_end.test_tree import Terminal
 
 PART = 5 << 20
 SIZE = 2 * PART + 12_345
-FILES = "remote.php/dav/files/ann"
-
-
-@dataclass(frozen=True)
-class Nextcloud:
-    """A running server, and where its files are."""
-
-    base: str
-    root: Path
-
-    def place(self, name: str, **options: bool) -> Location:
-        return Remotes().locate(f"webdav+{self.base}/{FILES}/{name}".replace("+http:", ":"), **options)
-
-    @property
-    def uploads(self) -> list[str]:
-        return sorted(path.name for path in (self.root / "remote.php/dav/uploads/ann").iterdir())
-
-
-@pytest.fixture(scope="module")
-def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nextcloud]:
-    root, port = tmp_path_factory.mktemp("nextcloud"), free_port()
-    for folder in (FILES, "remote.php/dav/uploads/ann"):
-        (root / folder).mkdir(parents=True)
-    process = subprocess.Popen([sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)])
-    try:
-        wait_for(port)
-        yield Nextcloud(f"http://127.0.0.1:{port}", root)
-    finally:
-        process.kill()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +77,49 @@ def test_what_exists_is_left_alone(engine: Engine, source: Spawned, nextcloud: N
     with pytest.raises(AlreadyExists):
         engine.migrate(url, place, if_exists="fail")
     assert (nextcloud.root / FILES / "old.bin").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("moment", ["a part", "the end"])
+def test_f43_an_upload_that_the_server_threw_away_is_begun_anew(
+    engine: Engine, source: Spawned, nextcloud: Nextcloud, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does after a day."""
+    method, lost = "put_part" if moment == "a part" else "complete", []
+    asked = getattr(NextcloudStore, method)
+
+    def thrown_away(store: NextcloudStore, *rest: Any, **named: Any) -> Any:
+        if not lost:
+            lost.append(nextcloud.uploads)
+            shutil.rmtree(nextcloud.root / "remote.php/dav/uploads/ann" / nextcloud.uploads[0])
+        return asked(store, *rest, **named)
+
+    monkeypatch.setattr(NextcloudStore, method, thrown_away)
+    name = f"anew-{method}.bin"
+    outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), nextcloud.place(name, destination=True))
+    assert outcome.receipt is not None
+    assert outcome.receipt.attempts == 2
+    assert len(lost[0]) == 1 and not nextcloud.uploads
+    assert (nextcloud.root / FILES / name).read_bytes() == Content(5).read("/objects/a", 0, SIZE)
+
+
+def test_f38_an_answer_to_the_assembly_that_is_lost_is_found_out(
+    engine: Engine, source: Spawned, nextcloud: Nextcloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, lost = NextcloudStore._send, []
+
+    def losing(store: NextcloudStore, method: str, location: Location, *rest: Any, **named: Any) -> Any:
+        response = send(store, method, location, *rest, **named)
+        if method == "MOVE" and location.path.endswith("/.file") and not lost:
+            lost.append(response.head.status)
+            response.body.close()
+            raise ConnectionLost("the answer is lost", side="destination")
+        return response
+
+    monkeypatch.setattr(NextcloudStore, "_send", losing)
+    outcome = engine.migrate(source.url(f"/objects/a?size={SIZE}"), nextcloud.place("lost.bin", destination=True))
+    assert outcome.receipt is not None
+    assert (lost, outcome.receipt.attempts, outcome.receipt.bytes_resent) == ([201], 1, 0)
+    assert (nextcloud.root / FILES / "lost.bin").stat().st_size == SIZE
 
 
 def test_a_kill_in_the_middle_sends_only_what_is_missing(nextcloud: Nextcloud, tmp_path: Path) -> None:

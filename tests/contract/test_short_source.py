@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from relay.config import Limits
-from relay.engine.runner import STORES
 from relay.errors import NotFound, RelayError
 from relay.location import Location, parse_location
 from relay.stores.aws import s3_location
 from relay.stores.interfaces import Store
 from relay.stores.local import local_location
+from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter

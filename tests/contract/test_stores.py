@@ -6,92 +6,16 @@ so that a promise that is not kept is written down, not skipped in silence.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 
-from relay.config import Limits
-from relay.engine.runner import STORES
 from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
-from relay.location import Location, parse_location
 from relay.receipt import Level, State, Version
-from relay.stores.aws import s3_location
 from relay.stores.interfaces import Store
-from relay.stores.local import local_location
-from relay.stores.webdav import webdav_location
-from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
-from tests.conftest import Certificates, Engine
+from tests.conftest import Engine
+from tests.contract.conftest import CAN, Place
+from tests.contract.moves import DATA, content, put
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer, Talk
-from tests.seaweed import Seaweed
-
-DATA = random.Random(11).randbytes(200_000)
-
-CAN: dict[str, frozenset[str]] = {
-    "simulator": frozenset({"if-none-match", "if-match", "digest"}),
-    "nginx": frozenset({"if-match"}),
-    "wsgidav": frozenset(),
-    "seaweed": frozenset({"if-none-match", "if-match", "digest"}),
-    "webdav+nginx": frozenset({"if-match"}),
-    "webdav+wsgidav": frozenset(),
-    "local": frozenset({"if-none-match", "if-match"}),
-}
-"""What each server heeds: preconditions on uploads, preconditions on reads, digest fields."""
-
-Place = Callable[[str], Location]
-
-
-@pytest.fixture(params=CAN)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def place(kind: str, request: pytest.FixtureRequest) -> Place:
-    """Return where objects of this test live on this server."""
-    scheme, _, server = kind.rpartition("+")
-    base = request.getfixturevalue(server)
-    prefix = f"{abs(hash(request.node.name)) % 10**9}"
-    if isinstance(base, Path):
-        return lambda name: local_location(base / prefix / name, destination=True)
-    if isinstance(base, Seaweed):
-        return lambda name: s3_location(base.config, base.bucket, f"{prefix}-{name}")
-    if scheme:
-        return lambda name: webdav_location(f"{base}/{prefix}/new/{name}", destination=True)
-    return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
-
-
-@pytest.fixture
-def engine(certificates: Certificates) -> Iterator[Engine]:
-    """Return an engine on the clocks that users have: real servers need their moment after a broken upload."""
-    made = Engine(certificates.ca_file, Limits())
-    yield made
-    made.assert_nothing_left()
-
-
-@pytest.fixture
-def store(wire: Wire, place: Place) -> Store:
-    return STORES[place("a").store](wire, "destination", Meter(Limits()))
-
-
-def put(engine: Engine, place: Location, data: bytes = DATA, **options: object) -> State:
-    """Put an object by a whole transfer from a scripted source."""
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
-    with Peer(serving(Cloud(), sending(head, data))) as source:
-        return engine.migrate(source.url(), place, **options).state
-
-
-def content(store: Store, place: Location) -> bytes | None:
-    """Return what is at a place, or None."""
-    try:
-        opened = store.get(place)
-    except NotFound:
-        return None
-    assert opened.body is not None
-    return opened.body.read()
 
 
 @pytest.mark.parametrize("data", [DATA, b"", b"x"], ids=["200 kB", "empty", "one byte"])

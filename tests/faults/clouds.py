@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -123,3 +124,44 @@ def received(talk: Talk, request: bytes) -> bytes | None:
         if size == 0:
             return body
         body += chunk[:size]
+
+
+@dataclass
+class Versions:
+    """A source whose object becomes its next version after `after` answers to GET; the last one stays.
+
+    It knows ranges. Where it `heeds` If-Match, another version is a 412; else it is given under its own tag.
+    """
+
+    versions: list[tuple[str, bytes]]
+    after: int = 1
+    heeds: bool = True
+    tagged: bool = True
+    """Whether the answer to a range says of which version it is."""
+    heads: list[bytes] = field(default_factory=list)
+    gets: int = 0
+
+    def __call__(self, talk: Talk) -> None:
+        while request := talk.head():
+            self.heads.append(request)
+            tag, data = self.versions[min(self.gets // self.after, len(self.versions) - 1)]
+            if request.startswith(b"HEAD "):
+                talk.send(self._head(b"200 OK", len(data), tag, True))
+                continue
+            if self.heeds and b"\r\nIf-Match: " in request and tag.encode() not in request:
+                talk.send(b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n")
+                continue
+            self.gets += 1
+            asked = re.search(rb"\r\nRange: bytes=([0-9]+)-([0-9]+)\r\n", request)
+            if asked is None:
+                talk.send(self._head(b"200 OK", len(data), tag, True), data)
+                continue
+            first, last = int(asked[1]), int(asked[2])
+            span = f"Content-Range: bytes {first}-{last}/{len(data)}\r\n"
+            talk.send(self._head(b"206 P", last + 1 - first, tag, self.tagged, span), data[first : last + 1])
+
+    @staticmethod
+    def _head(status: bytes, length: int, tag: str, tagged: bool, more: str = "") -> bytes:
+        etag = f'ETag: "{tag}"\r\n' if tagged else ""
+        fields = f"Content-Length: {length}\r\n{etag}Accept-Ranges: bytes\r\n{more}\r\n"
+        return b"HTTP/1.1 " + status + b"\r\n" + fields.encode()

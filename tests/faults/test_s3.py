@@ -5,10 +5,8 @@ What a well-behaved one does is in tests/contract/test_s3.py, on a real server.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -18,6 +16,7 @@ import pytest
 from relay.digest import Digester
 from relay.errors import (
     Cancelled,
+    ConfigError,
     IntegrityMismatch,
     NotFound,
     PermissionDenied,
@@ -28,125 +27,13 @@ from relay.errors import (
     Unauthenticated,
     Unavailable,
 )
-from relay.location import Location
 from relay.receipt import Level, State
-from relay.stores.aws import S3Config, s3_location
 from relay.stores.sigv4 import Credentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests.conftest import QUICK, Certificates, Engine
-from tests.faults.clouds import received
-from tests.scripted import Peer, Talk
-
-PART = 5 << 20
-SIZE = PART + 1000
-"""Two parts."""
-
-
-def document(name: str, *members: tuple[str, str]) -> bytes:
-    inner = "".join(f"<{key}>{value}</{key}>" for key, value in members)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n<{name}>{inner}</{name}>'.encode()
-
-
-def reply(status: int, body: bytes = b"", *fields: str) -> bytes:
-    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *fields))
-    return head.encode() + b"\r\n" + body
-
-
-def refusal(status: int, code: str, *fields: str) -> bytes:
-    return reply(status, document("Error", ("Code", code), ("Message", "as it is written")), *fields)
-
-
-BEGUN = reply(200, document("InitiateMultipartUploadResult", ("UploadId", "up/1")))
-GONE = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
-
-
-@dataclass
-class Bucket:
-    """A bucket; `answers` are what each operation answers first, one after the other, before it does as it should.
-
-    One that is empty is none: the work is done, and the connection closed. An old one knows neither checksums behind
-    the bytes nor those of a whole; one that is `blind` stores their coding with the bytes.
-    """
-
-    answers: dict[str, list[bytes]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    requests: list[bytes] = field(default_factory=list)
-    old: bool = False
-    blind: bool = False
-    fields: tuple[str, ...] = ()
-    """What every answer to HEAD and GET says besides."""
-    parts: dict[int, bytes] = field(default_factory=dict)
-    whole: bytes | None = None
-
-    def __call__(self, talk: Talk) -> None:
-        while request := talk.head():
-            if b"100-continue" in request:
-                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = received(talk, request) if request.split()[0] in (b"PUT", b"POST") else b""
-            if body is None:
-                return
-            operation = self._operation(request)
-            self.asked.append(operation)
-            self.requests.append(request)
-            scripted = self.answers.get(operation, [])
-            if scripted and not scripted[0]:
-                scripted.pop(0)
-                self._answer(operation, request, body)
-                return
-            talk.send(scripted.pop(0) if scripted else self._answer(operation, request, body))
-
-    def _operation(self, request: bytes) -> str:
-        method, target = request.split(b" ", 2)[:2]
-        if target.endswith(b"?tagging="):
-            return "tags"
-        if b"uploads=" in target:
-            return "begin" + (" whole" if b"FULL_OBJECT" in request else "")
-        if b"uploadId=" not in target:
-            return method.decode().lower()
-        return {b"PUT": "part", b"POST": "complete", b"DELETE": "abort", b"GET": "parts"}[method]
-
-    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
-        if operation.startswith("begin"):
-            return BEGUN
-        if operation == "part":
-            number = int(request.partition(b"partNumber=")[2].partition(b"&")[0])
-            if self.old and b"x-amz-trailer" in request:
-                return refusal(501, "NotImplemented")
-            self.parts[number] = self._decoded(request, body)
-            return reply(200, b"", f'ETag: "{self._tag(self.parts[number], f"part-{number}")}"')
-        if operation == "complete":
-            return self._completed()
-        if operation == "put":
-            if self.old and (b"x-amz-trailer" in request or b"x-amz-checksum" in request):
-                return refusal(501, "NotImplemented")
-            self.whole = self._decoded(request, body)
-            return reply(200, b"", f'ETag: "{self._tag(self.whole, "one")}"')
-        if operation == "parts":
-            return GONE if self.whole is not None else reply(200, document("ListPartsResult"))
-        if operation in ("abort", "delete"):
-            return b"HTTP/1.1 204 X\r\n\r\n"
-        if self.whole is None:
-            return GONE
-        extra = "".join(f"{line}\r\n" for line in self.fields)
-        head = f'HTTP/1.1 200 X\r\nContent-Length: {len(self.whole)}\r\nETag: "whole-2"\r\n{extra}\r\n'.encode()
-        return head + (self.whole if operation == "get" else b"")
-
-    def _completed(self) -> bytes:
-        if not self.parts:
-            return refusal(404, "NoSuchUpload")
-        self.whole = b"".join(self.parts[number] for number in sorted(self.parts))
-        self.parts.clear()
-        return reply(200, document("CompleteMultipartUploadResult", ("ETag", '"whole-2"')))
-
-    def _decoded(self, request: bytes, body: bytes) -> bytes:
-        if b"x-amz-trailer" not in request or self.blind:
-            return body
-        size, _, rest = body.partition(b"\r\n")
-        return rest[: int(size, 16)]
-
-    def _tag(self, data: bytes, other: str) -> str:
-        return hashlib.md5(data).hexdigest() if self.old else other
+from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, document, many, patient, place, refusal, reply
+from tests.scripted import Peer
 
 
 @pytest.fixture(scope="module")
@@ -158,26 +45,9 @@ def source() -> Iterator[Spawned]:
 @pytest.fixture
 def engine(certificates: Certificates) -> Iterator[Engine]:
     made = Engine(certificates.ca_file, QUICK)
-    made.runner.limits = made.runner.wire.limits = QUICK.__class__(
-        **{**vars(QUICK), "parted_bytes": PART, "part_bytes": PART, "parts_in_flight": 1}
-    )
+    made.runner.limits = made.runner.wire.limits = IN_PARTS
     yield made
     made.assert_nothing_left()
-
-
-def patient(engine: Engine) -> Engine:
-    """Let what may pass be tried again."""
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 10})
-    return engine
-
-
-def place(peer: Peer, signer: Signer | None = None) -> Location:
-    signer = signer or Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1")
-    return s3_location(S3Config(signer, peer.url("")), "bucket", "a/b.bin")
-
-
-def many(bucket: Bucket) -> list[Bucket]:
-    return [bucket] * 40
 
 
 @pytest.mark.parametrize(
@@ -226,6 +96,62 @@ def test_f55_a_wrong_clock_is_set_by_the_servers_and_the_request_made_again(engi
     assert outcome.receipt.attempts == 2
     stamp = dict(signer.fields("GET", "host", "/"))["x-amz-date"]
     assert stamp.startswith(theirs.strftime("%Y%m%dT%H"))
+
+
+def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(engine: Engine, source: Spawned) -> None:
+    theirs = datetime.now(UTC) + timedelta(hours=3)
+    skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
+    bucket = Bucket({"put": [skewed] * 9})
+    with Peer(many(bucket)) as peer, pytest.raises(Rejected) as caught:
+        patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
+    assert "clock" in caught.value.hint
+    assert bucket.asked.count("put") == 2
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
+def test_f26_credentials_that_were_replaced_are_read_anew_once(engine: Engine, source: Spawned, code: str) -> None:
+    old, new = Credentials("OLD", "SECRET", "token"), Credentials("NEW", "SECRET", "token")
+    signer = Signer(lambda: old, "us-east-1", anew=lambda: lambda: new)
+    bucket = Bucket({"put": [refusal(403, code)]})
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
+    assert outcome.state is State.VERIFIED
+    puts = [request for request in bucket.requests if request.startswith(b"PUT")]
+    assert [b"Credential=NEW/" in put for put in puts] == [False, True]
+
+
+@pytest.mark.parametrize("anew", [None, "the same", "others that are refused too", "none"])
+def test_f26_credentials_that_stay_refused_are_final(engine: Engine, source: Spawned, anew: str | None) -> None:
+    asked: list[int] = []
+
+    def again() -> Callable[[], Credentials | None]:
+        asked.append(1)
+        if anew == "none":
+            raise ConfigError("there are no credentials any more")
+        name = "KEY" if anew == "the same" else f"KEY{len(asked)}"
+        return lambda: Credentials(name, "SECRET")
+
+    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1", anew=again if anew else None)
+    bucket = Bucket({"put": [refusal(400, "ExpiredToken")] * 9})
+    with Peer(many(bucket)) as peer, pytest.raises(Unauthenticated):
+        patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
+    assert len(asked) == (1 if anew else 0)
+    assert bucket.asked.count("put") == (2 if anew == "others that are refused too" else 1)
+
+
+def test_f26_who_was_refused_with_the_old_key_takes_the_new_one_that_another_found() -> None:
+    """However many were refused at the same moment, the settings are read once."""
+    asked: list[int] = []
+
+    def again() -> Callable[[], Credentials | None]:
+        asked.append(1)
+        return lambda: Credentials("NEW", "SECRET")
+
+    signer = Signer(lambda: Credentials("OLD", "SECRET"), "us-east-1", anew=again)
+    refused = signer.credentials()
+    assert [signer.renew(refused) for _ in range(3)] == [True] * 3
+    assert not signer.renew(signer.credentials())
+    assert asked == [1]
 
 
 def test_f54_a_store_without_checksums_is_asked_without_and_read_back(engine: Engine, source: Spawned) -> None:

@@ -14,10 +14,14 @@ import pytest
 from relay.errors import (
     AlreadyExists,
     DestinationLost,
+    DestinationMutates,
     IntegrityMismatch,
     InvalidType,
+    Locked,
+    Rejected,
     RelayError,
     SourceTruncated,
+    StoreFull,
     UnsafeKey,
 )
 from relay.location import Location
@@ -30,6 +34,7 @@ from tests.scripted import Peer, Talk
 
 FINAL = b"/new/folder/object.bin"
 NO = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
+MULTISTATUS = b'<d:multistatus xmlns:d="DAV:"><d:response><d:href>/x</d:href></d:response></d:multistatus>'
 EMPTY = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -51,7 +56,7 @@ class Dav:
             self.asked.append(method)
             if b"100-continue" in request:
                 talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = received(talk, request) if method == b"PUT" else b""
+            body = received(talk, request)
             if body is None:
                 self.objects[path] = b"a piece"  # as some servers do
                 return
@@ -63,6 +68,8 @@ class Dav:
             talk.send(told)
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"PROPFIND" and path in self.objects:
+            return b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(MULTISTATUS), MULTISTATUS)
         if method == b"PROPFIND":
             return EMPTY % 207 if path in self.folders else NO
         if method == b"MKCOL":
@@ -207,3 +214,58 @@ def test_the_scripted_server_is_a_server() -> None:
         connection.request("GET", FINAL.decode())
         assert connection.getresponse().read() == b"x"
         connection.close()
+
+
+# -- room, locks, folders
+
+
+@pytest.mark.parametrize("method", [b"PUT", b"MKCOL", b"MOVE"])
+def test_f48_a_server_without_room_is_told_at_once_and_nothing_is_left(patient: Engine, method: bytes) -> None:
+    dav = Dav(answers={method: [EMPTY % 507] * 9})
+    with pytest.raises(StoreFull) as caught:
+        migrate(patient, dav)
+    assert caught.value.side == "destination"
+    assert dav.asked.count(method) == 1
+    assert dav.objects == {}
+
+
+@pytest.mark.parametrize("method", [b"PUT", b"MOVE"])
+def test_f49_a_lock_is_waited_for_and_one_that_stays_is_told(engine: Engine, patient: Engine, method: bytes) -> None:
+    assert migrate(patient, Dav(answers={method: [EMPTY % 423]})) is State.VERIFIED
+    dav = Dav(answers={method: [EMPTY % 423] * 9}, objects={FINAL: b"old"})
+    with pytest.raises(Locked):
+        migrate(engine, dav)
+    assert dav.objects == {FINAL: b"old"}
+
+
+def test_f49_a_folder_that_never_comes_to_be_is_not_made_for_ever(engine: Engine) -> None:
+    """Every MKCOL is refused since the folder above is missing, whatever is made."""
+    dav = Dav(answers={b"MKCOL": [EMPTY % 409] * 500})
+    with pytest.raises(Rejected):
+        migrate(engine, dav)
+    assert dav.asked.count(b"MKCOL") == 1
+
+
+def test_f52_a_server_that_changes_what_is_moved_is_told_once_and_the_object_left_alone(patient: Engine) -> None:
+    """As one that writes its own properties into documents, which it knows by their final name."""
+    dav = Dav()
+
+    class Objects(dict[bytes, bytes]):
+        def __setitem__(self, path: bytes, data: bytes) -> None:
+            super().__setitem__(path, data + b"!" if path == FINAL else data)
+
+    dav.objects = Objects()
+    with pytest.raises(DestinationMutates) as caught:
+        migrate(patient, dav)
+    assert not caught.value.retryable
+    assert dav.objects == {FINAL: DATA + b"!"}
+    assert dav.asked.count(b"MOVE") == 1
+
+
+def test_b60_a_move_that_may_overwrite_is_only_asked_for_where_something_is(engine: Engine) -> None:
+    """And that is an object, as far as the server tells."""
+    new, old = Dav(), Dav(objects={FINAL: b"old"})
+    for dav, moves in ((new, 1), (old, 2)):
+        assert migrate(engine, dav) is State.VERIFIED
+        assert dav.asked.count(b"MOVE") == moves
+        assert dav.objects == {FINAL: DATA}

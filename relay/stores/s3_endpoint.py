@@ -1,0 +1,121 @@
+"""What an S3 endpoint was found not to take, so that it is found out once and then left out.
+
+Theory of operation. Endpoints differ in what of S3 they know, and few say which field it was that they did not
+understand. So of what need not be said one thing after the other is left out, the least loss first: tags, the checksum,
+the precondition; what was left out in vain is said again. Whatever is missing then shows in the receipt: as a lower
+level, or as a note.
+
+Decided here: what is left out next. Never here: what a request looks like (`stores/s3.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relay.location import Origin
+from relay.stores.s3_answers import CHECKSUM, TRAILER
+from relay.wire.http1 import Fields
+from relay.wire.memory import Memory
+
+TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the whole"
+"""What is learned of an endpoint: that it takes a checksum behind the bytes or does not, that it keeps none of a whole
+that came in parts, ..."""
+NO_CONDITION = "no precondition"
+"""... and that it does not know "only where nothing is"."""
+_TRIAL = "perhaps "
+"""Before a fact: no upload was taken since."""
+TAGGING, CONDITION = "x-amz-tagging", "If-None-Match"
+LEFT_OUT = frozenset(
+    [
+        "NotImplemented",
+        "InvalidArgument",
+        "InvalidRequest",
+        "InvalidDigest",
+        "XAmzContentSHA256Mismatch",
+        "MissingContentLength",
+        "MalformedTrailerError",
+        "UnsupportedOperation",
+    ]
+)
+"""The codes of a server that does not know something which need not be said."""
+_STATUSES = frozenset({400, 411, 501})
+"""The statuses of one that names no code."""
+UNTAGGED = "the destination does not take the object's tags"
+UNCONDITIONAL = (
+    "the destination knows no 'only where nothing is': nothing was there before, but who came between was overwritten"
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An upload that was refused, and what of it the server named: its code, and a field."""
+
+    status: int
+    code: str
+    named: str
+    fields: Fields
+    wrapped: bool = False
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it may be something that the server does not know."""
+        return self.code in LEFT_OUT if self.code else self.status in _STATUSES
+
+    def holds(self, name: str) -> bool:
+        """Say if the request had this field."""
+        return any(field.lower() == name.lower() for field, _ in self.fields)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What is remembered of one endpoint, for one of its buckets."""
+
+    memory: Memory
+    origin: Origin
+    bucket: str
+
+    def has(self, fact: str) -> bool:
+        """Say if this was learned."""
+        return self.memory.has(self.origin, fact)
+
+    def learn(self, fact: str) -> None:
+        """Keep it in mind."""
+        self.memory.learn(self.origin, fact)
+
+    @property
+    def untagged(self) -> str:
+        """The name under which it is remembered that the bucket's objects get no tags."""
+        return f"no tags {self.bucket}"
+
+    def leave_out(self, refusal: Refusal) -> str | None:
+        """Return what is left out from now on, in words, or None where that can't be what was wrong."""
+        if (refusal.unknown or refusal.code == "AccessDenied") and refusal.holds(TAGGING):
+            self.learn(self.untagged)
+            return "its tags"
+        if not refusal.unknown:
+            return None
+        conditional = refusal.holds(CONDITION)
+        checked = refusal.wrapped or refusal.holds(CHECKSUM + TRAILER)
+        if checked and not self.has(TRAILERS) and not (conditional and refusal.named.lower() == CONDITION.lower()):
+            self._try(NO_TRAILERS)
+            return TRAILER
+        self._withdraw(NO_TRAILERS)
+        if conditional:
+            self._try(NO_CONDITION)
+            return CONDITION
+        self._withdraw(NO_CONDITION)
+        return None
+
+    def taken(self) -> None:
+        """Note that an upload was taken: what it was sent without is left out for good."""
+        for fact in (NO_TRAILERS, NO_CONDITION):
+            self.memory.forget(self.origin, _TRIAL + fact)
+
+    def _try(self, fact: str) -> None:
+        self.learn(fact)
+        self.learn(_TRIAL + fact)
+
+    def _withdraw(self, fact: str) -> None:
+        """Forget what was only tried, and did not help."""
+        if self.memory.forget(self.origin, _TRIAL + fact):
+            self.memory.forget(self.origin, fact)

@@ -1,0 +1,34 @@
+"""The table of stores: one line for each kind.
+
+Decided here: which kinds there are. The texts and remotes of those that share AWS's settings, the terminal's paths or
+each other's URLs are told apart in `stores/remotes.py`; any other kind brings its own with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from relay.errors import Side
+from relay.stores.http import HttpStore
+from relay.stores.kinds import Kind
+from relay.stores.local import LocalStore
+from relay.stores.nextcloud import NextcloudStore
+from relay.stores.s3 import S3Store
+from relay.stores.urls import ListStore
+from relay.stores.webdav import WebDavStore
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+
+KINDS: tuple[Kind, ...] = (
+    Kind("http", HttpStore),
+    Kind("webdav", WebDavStore),
+    Kind("nextcloud", NextcloudStore),
+    Kind("s3", S3Store),
+    Kind("local", LocalStore),
+    Kind("list", lambda wire, side, meter: ListStore(wire, side, meter, STORES)),
+)
+"""Every kind of store. All are both source and destination, but a list of URLs."""
+
+STORES: Mapping[str, Callable[[Wire, Side, Meter], Any]] = {kind.name: kind.opens for kind in KINDS}
+"""What opens each, by the name that a Location gives it."""

@@ -1,0 +1,158 @@
+"""Objects in the memory of this process: the smallest store that keeps the whole contract."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from relay.errors import NotFound, PreconditionFailed, Side, SourceChanged
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored
+from relay.stores.kinds import Asked, Kind
+from relay.wire.body import Body
+from relay.wire.http1 import Fields, Framing, Head
+from relay.wire.meter import Meter
+from relay.wire.stream import Stream
+
+Shelf = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class MemoryAccount:
+    """The one shelf that there is. A real account holds the endpoint and the credentials."""
+
+    store: str = "memory"
+
+    def shown(self, path: str) -> str:
+        """Return `memory://name`: whatever is printed, without secrets."""
+        return f"memory:/{unquote(path)}"
+
+    def check(self, path: str) -> None:
+        """Every name will do; else raise KeyTooLong, ReservedKey or UnsafeKey."""
+
+
+def memory_location(text: str, asked: Asked) -> Location:
+    """Return the Location of `memory://name`."""
+    name = text.partition("://")[2]
+    location = Location("memory", "", 0, "/", account=MemoryAccount())
+    return location.below(name, destination=asked.destination) if name else location
+
+
+class Held(Stream):
+    """Bytes that are here already, in the place of a socket. A store that is asked over HTTP needs none of this."""
+
+    splices = False
+
+    def __init__(self, data: bytes, side: Side) -> None:
+        self.side, self.leftover, self.closed = side, data, False
+
+    def read_now(self, view: memoryview) -> int | None:
+        """As Stream's."""
+        return self._take_leftover(view)
+
+    def wait_for_more(self, seconds: float) -> bool:
+        """As Stream's: nothing else will come."""
+        return True
+
+    def close(self) -> None:
+        """As Stream's."""
+        self.closed = True
+
+
+class MemoryStore:
+    """One shelf, for one transfer: `side` is whose failures these are."""
+
+    def __init__(self, shelf: Shelf, side: Side, meter: Meter) -> None:
+        self._shelf, self._side, self._meter = shelf, side, meter
+
+    # -- both roles
+
+    def head(self, location: Location) -> Found | None:
+        """As Source.head."""
+        data = self._shelf.get(location.path)
+        if data is None:
+            raise NotFound(f"{location} is not there", side=self._side)
+        return Found(_version(data), location, ranges=True)
+
+    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+        """As Source.get."""
+        found = self.head(location)
+        assert found is not None  # or it was not there
+        if pinned is not None and pinned.etag not in (None, found.version.etag):
+            raise SourceChanged(f"{location} is another version now", side=self._side)
+        data = self._shelf[location.path]
+        data = data if span is None else data[span.first : span.last + 1]
+        head = Head(200, "OK", "1.1", (("Content-Length", str(len(data))),))
+        body = Body(Held(data, self._side), Framing.LENGTH, head, self._meter, lambda stream, reusable: stream.close())
+        return Opened(found.version, location, body=body)
+
+    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
+        """As Source.list, in the order of the names."""
+        seen = set()
+        for path in sorted(self._shelf):
+            if path.startswith(location.path):
+                rest = unquote(path[len(location.path) :])
+                name, slash, _ = (rest, "", "") if recursive else rest.partition("/")
+                if name + slash not in seen:
+                    seen.add(name + slash)
+                    version = Version() if slash else _version(self._shelf[path])
+                    yield Entry(name + slash, version.size, version.etag)
+
+    # -- destination
+
+    def atomic(self, digested: bool) -> bool:
+        """As Destination.atomic: what broke off is never on the shelf."""
+        return True
+
+    @property
+    def part_limits(self) -> PartLimits | None:
+        """As Destination.part_limits."""
+        return None
+
+    def copies(self, source: Location, location: Location) -> bool:
+        """As Destination.copies."""
+        return False
+
+    def put(
+        self,
+        location: Location,
+        body: Body,
+        metadata: Fields = (),
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+    ) -> Stored:
+        """As Destination.put."""
+        data = body.read()  # raises where it is not whole; then nothing has changed
+        if if_absent and location.path in self._shelf:
+            raise PreconditionFailed(f"{location} exists", side=self._side)
+        self._shelf[location.path] = data
+        return Stored(_version(data), location, {})
+
+    def unpublished(self, location: Location, token: str) -> Location | None:
+        """As Destination.unpublished."""
+        return None
+
+    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
+        """As Destination.publish: `put` has done it."""
+        return stored.version
+
+    def delete(self, location: Location, version: Version) -> None:
+        """As Destination.delete."""
+        data = self._shelf.get(location.path)
+        if data is not None and version.etag not in (None, _version(data).etag):
+            raise PreconditionFailed(f"{location} is another version now", side=self._side)
+        self._shelf.pop(location.path, None)
+
+
+def _version(data: bytes) -> Version:
+    return Version(size=len(data), etag=f'"{hashlib.sha256(data).hexdigest()[:16]}"')
+
+
+def memory(shelf: Shelf) -> Kind:
+    """Return the kind of store that `shelf` is."""
+    opens = lambda wire, side, meter: MemoryStore(shelf, side, meter)  # noqa: E731
+    return Kind("memory", opens, schemes={"memory": memory_location})

@@ -1,0 +1,32 @@
+"""What the contract's suites do: put an object by a whole transfer, and look what is there."""
+
+from __future__ import annotations
+
+import random
+
+from relay.errors import NotFound
+from relay.location import Location
+from relay.receipt import State
+from relay.stores.interfaces import Destination
+from tests.conftest import Engine
+from tests.faults.clouds import Cloud, sending, serving
+from tests.scripted import Peer
+
+DATA = random.Random(11).randbytes(200_000)
+
+
+def put(engine: Engine, place: Location, data: bytes = DATA, **options: object) -> State:
+    """Put an object by a whole transfer from a scripted source."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
+    with Peer(serving(Cloud(), sending(head, data))) as source:
+        return engine.migrate(source.url(), place, **options).state
+
+
+def content(store: Destination, place: Location) -> bytes | None:
+    """Return what is at a place, or None."""
+    try:
+        opened = store.get(place)
+    except NotFound:
+        return None
+    assert opened.body is not None
+    return opened.body.read()

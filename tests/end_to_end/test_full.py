@@ -1,0 +1,28 @@
+"""A destination without room: the migration waits, rather than ask for each of a million objects, and then goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.end_to_end.test_tree import Terminal, digests_of, plant
+from tests.faults.test_webdav import EMPTY, Dav
+from tests.scripted import Peer
+
+
+def test_f48_a_tree_waits_for_room_and_goes_on_when_there_is_some(tmp_path: Path) -> None:
+    plant(tmp_path / "from")
+    objects = len(digests_of(tmp_path / "from"))
+    dav = Dav(answers={b"PUT": [EMPTY % 507] * 1000})
+    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_SLOTS="2")
+    with Peer([dav] * 1000) as peer:
+        words = ("migrate", "-r", f"{tmp_path}/from", f"webdav://127.0.0.1:{peer.port}/to/")
+        code, told, _ = terminal.run(*words)
+        assert code == 1
+        assert "507" in told and "Free space" in told
+        assert terminal.query("SELECT state FROM migrations") == "paused"
+        assert dav.asked.count(b"PUT") < objects / 2
+        assert dav.objects == {}
+        dav.answers.clear()
+        code, _, said = terminal.run(*words)
+        assert code == 0, said
+    assert len(dav.objects) == objects

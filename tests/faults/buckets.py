@@ -1,0 +1,187 @@
+"""A scripted S3: one bucket, with one object, that does as it should but for what a test wrote down."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from relay.digest import Digester
+from relay.location import Location
+from relay.stores.aws import S3Config, s3_location
+from relay.stores.sigv4 import Credentials, Signer
+from tests.conftest import QUICK, Engine
+from tests.faults.clouds import received
+from tests.scripted import Peer, Talk
+
+PART = 5 << 20
+SIZE = PART + 1000
+"""Two parts."""
+IN_PARTS = replace(QUICK, parted_bytes=PART, part_bytes=PART, parts_in_flight=1)
+"""The limits of a test whose objects of two parts go in parts, one after the other."""
+
+
+def document(name: str, *members: tuple[str, str]) -> bytes:
+    inner = "".join(f"<{key}>{value}</{key}>" for key, value in members)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<{name}>{inner}</{name}>'.encode()
+
+
+def reply(status: int, body: bytes = b"", *fields: str) -> bytes:
+    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *fields))
+    return head.encode() + b"\r\n" + body
+
+
+def refusal(status: int, code: str, *fields: str) -> bytes:
+    return reply(status, document("Error", ("Code", code), ("Message", "as it is written")), *fields)
+
+
+def crc64nvme(data: bytes) -> str:
+    digester = Digester(("crc64nvme",))
+    digester.update(data)
+    return base64.b64encode(digester.digests()["crc64nvme"]).decode()
+
+
+BEGUN = reply(200, document("InitiateMultipartUploadResult", ("UploadId", "up/1")))
+GONE = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
+DONE = document("CompleteMultipartUploadResult", ("ETag", '"whole-2"'))
+
+Scripted = bytes | Callable[[Talk], None]
+
+
+@dataclass
+class Bucket:
+    """A bucket; `answers` are what each operation answers first, one after the other, before it does as it should.
+
+    One that is empty is none: the work is done, and the connection closed; one that is a function plays the answer
+    after the work is done. An old one knows neither checksums behind the bytes nor those of a whole; one that is
+    `blind` stores their coding with the bytes.
+    """
+
+    answers: dict[str, list[Scripted]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
+    old: bool = False
+    blind: bool = False
+    refuses: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Names of fields, and what an upload with one is answered."""
+    sums: bool = False
+    """It tells the checksum of what it has."""
+    mangle: Callable[[bytes], bytes] = bytes
+    """What becomes of the bytes when they are stored."""
+    order: Callable[[list[int]], list[int]] = sorted
+    """In which order the parts become one."""
+    fields: tuple[str, ...] = ()
+    """What every answer to HEAD and GET says besides."""
+    parts: dict[int, bytes] = field(default_factory=dict)
+    whole: bytes | None = None
+    tag: str = "whole-2"
+
+    def __call__(self, talk: Talk) -> None:
+        while request := talk.head():
+            if b"100-continue" in request:
+                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body = received(talk, request) if request.split()[0] in (b"PUT", b"POST") else b""
+            if body is None:
+                return
+            operation = self._operation(request)
+            self.asked.append(operation)
+            self.requests.append(request)
+            waiting = self.answers.get(operation, [])
+            scripted = waiting.pop(0) if waiting else None
+            if isinstance(scripted, bytes) and scripted:
+                talk.send(scripted)
+                continue
+            done = self._answer(operation, request, body)
+            if scripted is None:
+                talk.send(done)
+            elif callable(scripted):
+                scripted(talk)
+            else:
+                return
+
+    def _operation(self, request: bytes) -> str:
+        method, target = request.split(b" ", 2)[:2]
+        if target.endswith(b"?tagging="):
+            return "tags"
+        if b"uploads=" in target:
+            return "begin" + (" whole" if b"FULL_OBJECT" in request else "")
+        if b"uploadId=" not in target:
+            return method.decode().lower()
+        return {b"PUT": "part", b"POST": "complete", b"DELETE": "abort", b"GET": "parts"}[method]
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        refused = self._refused(operation, request)
+        if refused is not None:
+            return refused
+        if operation.startswith("begin"):
+            return BEGUN
+        if operation == "part":
+            number = int(request.partition(b"partNumber=")[2].partition(b"&")[0])
+            self.parts[number] = self._decoded(request, body)
+            return self._taken(self.parts[number], f"part-{number}")
+        if operation == "complete":
+            return self._completed()
+        if operation == "put":
+            self.whole = self.mangle(data := self._decoded(request, body))
+            self.tag = self._tag(data, "one")
+            return self._taken(data, "one")
+        if operation == "parts":
+            return GONE if self.whole is not None else reply(200, document("ListPartsResult"))
+        if operation in ("abort", "delete"):
+            if operation == "delete":
+                self.whole = None
+            return b"HTTP/1.1 204 X\r\n\r\n"
+        if self.whole is None:
+            return GONE
+        told = (*self.fields, *self._sums(self.whole))
+        extra = "".join(f"{line}\r\n" for line in told)
+        head = f'HTTP/1.1 200 X\r\nContent-Length: {len(self.whole)}\r\nETag: "{self.tag}"\r\n{extra}\r\n'.encode()
+        return head + (self.whole if operation == "get" else b"")
+
+    def _refused(self, operation: str, request: bytes) -> bytes | None:
+        if operation not in ("put", "part", "complete", "begin whole"):
+            return None
+        if self.old and operation != "begin whole" and b"x-amz-trailer" in request:
+            return refusal(501, "NotImplemented")
+        if self.old and operation == "put" and b"x-amz-checksum" in request:
+            return refusal(501, "NotImplemented")
+        return next((told for name, told in self.refuses.items() if b"\r\n" + name in request), None)
+
+    def _taken(self, data: bytes, tag: str) -> bytes:
+        return reply(200, b"", f'ETag: "{self._tag(data, tag)}"', *self._sums(data))
+
+    def _sums(self, data: bytes) -> tuple[str, ...]:
+        return (f"x-amz-checksum-crc64nvme: {crc64nvme(data)}",) if self.sums else ()
+
+    def _completed(self) -> bytes:
+        if not self.parts:
+            return refusal(404, "NoSuchUpload")
+        self.whole = self.mangle(b"".join(self.parts[number] for number in self.order(list(self.parts))))
+        self.tag = "whole-2"
+        self.parts.clear()
+        return reply(200, DONE)
+
+    def _decoded(self, request: bytes, body: bytes) -> bytes:
+        if b"x-amz-trailer" not in request or self.blind:
+            return body
+        size, _, rest = body.partition(b"\r\n")
+        return rest[: int(size, 16)]
+
+    def _tag(self, data: bytes, other: str) -> str:
+        return hashlib.md5(data).hexdigest() if self.old else other
+
+
+def patient(engine: Engine) -> Engine:
+    """Let what may pass be tried again."""
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 10})
+    return engine
+
+
+def place(peer: Peer, signer: Signer | None = None) -> Location:
+    signer = signer or Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1")
+    return s3_location(S3Config(signer, peer.url("")), "bucket", "a/b.bin")
+
+
+def many(bucket: Bucket) -> list[Bucket]:
+    return [bucket] * 40

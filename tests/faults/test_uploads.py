@@ -1,0 +1,358 @@
+"""What goes wrong with an upload to S3 that was sent as it should be: the store loses it, changes it, or mumbles.
+
+Over a scripted bucket; `test_s3.py` has what single answers mean.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from relay.errors import (
+    AlreadyExists,
+    DestinationLost,
+    DestinationMutates,
+    IntegrityMismatch,
+    PreconditionFailed,
+    Rejected,
+    StoreFull,
+    UploadGone,
+)
+from relay.receipt import Level, State
+from relay.stores.s3_endpoint import UNCONDITIONAL
+from simulators.content import Content
+from simulators.spawn import Spawned, spawn
+from tests.conftest import Certificates, Engine
+from tests.faults.buckets import DONE, GONE, IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply
+from tests.scripted import Peer, Talk
+
+SMALL = 1000
+SIZES = [SMALL, SIZE]
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Spawned]:
+    with spawn("src", "--seed", "5") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def contents() -> Iterator[Content]:
+    with Content(5) as content:
+        yield content
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    made = Engine(certificates.ca_file, IN_PARTS)
+    yield made
+    made.assert_nothing_left()
+
+
+def url(source: Spawned, size: int) -> str:
+    return source.url(f"/objects/a?size={size}")
+
+
+MANGLED: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[:-1],
+    "flipped": lambda data: data[:5] + bytes([data[5] ^ 1]) + data[6:],
+    "zero tail": lambda data: data[:-9] + bytes(9),
+    "longer": lambda data: data + b"!",
+}
+
+
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", MANGLED)
+def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_removed(
+    engine: Engine, source: Spawned, kind: str, size: int, sums: bool
+) -> None:
+    """Whether the store tells the checksum of what it has, or has to be read; at a small one it tells the wrong one."""
+    bucket = Bucket(mangle=MANGLED[kind], sums=sums and size == SIZE)
+    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch) as caught:
+        engine.migrate(url(source, size), place(peer))
+    assert caught.value.side == "destination"
+    assert bucket.whole is None
+
+
+@pytest.mark.parametrize("sums", [False, True])
+def test_f36_f42_parts_in_another_order_are_another_object(engine: Engine, source: Spawned, sums: bool) -> None:
+    bucket = Bucket(order=lambda numbers: sorted(numbers, reverse=True), sums=sums)
+    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+        engine.migrate(url(source, SIZE), place(peer))
+    assert bucket.whole is None
+
+
+def test_f42_a_part_that_is_put_in_twice_is_another_object(engine: Engine, source: Spawned) -> None:
+    bucket = Bucket(order=lambda numbers: [*sorted(numbers), max(numbers)], sums=True)
+    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+        engine.migrate(url(source, SIZE), place(peer))
+    assert bucket.whole is None
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_f37_an_object_that_shows_late_is_waited_for_and_one_that_never_does_is_lost(
+    engine: Engine, source: Spawned, size: int
+) -> None:
+    late = Bucket({"head": [GONE] * 2})
+    with Peer(many(late)) as peer:
+        outcome = engine.migrate(url(source, size), place(peer))
+    assert outcome.state is State.VERIFIED
+    never = Bucket({"head": [GONE] * 40, "get": [GONE] * 40})
+    with Peer(many(never)) as peer, pytest.raises(DestinationLost):
+        engine.migrate(url(source, size), place(peer))
+
+
+def test_f38_f39_an_answer_to_complete_that_is_cut_is_found_out(engine: Engine, source: Spawned) -> None:
+    """The store has put the object together: it is not sent again."""
+    bucket = Bucket({"complete": [lambda talk: talk.send(reply(200, DONE[:60]))]})
+    with Peer(many(bucket)) as peer:
+        outcome = engine.migrate(url(source, SIZE), place(peer))
+    assert outcome.state is State.VERIFIED
+    assert (bucket.asked.count("part"), bucket.asked.count("complete")) == (2, 1)
+    assert "abort" not in bucket.asked
+
+
+def test_f39_a_store_that_sends_blanks_while_it_works_is_not_stalled(engine: Engine, source: Spawned) -> None:
+    """For longer than the stall rule's window, and far fewer bytes than it asks for."""
+    limits = engine.runner.limits
+
+    def slowly(talk: Talk) -> None:
+        talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        until = time.monotonic() + 2 * limits.stall_seconds
+        while time.monotonic() < until:
+            talk.send(b"1\r\n \r\n")
+            time.sleep(limits.stall_seconds / 5)
+        talk.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(DONE), DONE))
+
+    bucket = Bucket({"complete": [slowly]})
+    with Peer(many(bucket)) as peer:
+        outcome = engine.migrate(url(source, SIZE), place(peer))
+    assert outcome.state is State.VERIFIED
+    assert bucket.asked.count("complete") == 1
+
+
+def test_f39_a_complete_that_fails_for_now_is_asked_for_again_and_no_part_is_sent_again(
+    engine: Engine, source: Spawned
+) -> None:
+    inside = reply(200, b" \n" + refusal(500, "InternalError").partition(b"\r\n\r\n")[2])
+    bucket = Bucket({"complete": [inside, refusal(503, "SlowDown")]})
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(url(source, SIZE), place(peer))
+    assert outcome.receipt is not None
+    assert (outcome.receipt.attempts, outcome.receipt.bytes_resent) == (1, 0)
+    assert (bucket.asked.count("part"), bucket.asked.count("complete")) == (2, 3)
+
+
+@pytest.mark.parametrize(("sums", "level"), [(True, Level.WHOLE_DIGEST), (False, Level.READ_BACK)])
+def test_f41_f53_a_checksum_that_is_missing_lowers_the_level_and_an_etag_is_none(
+    engine: Engine, source: Spawned, sums: bool, level: Level
+) -> None:
+    """The parts' entity tags look like MD5 here, and are those of nothing, as under SSE-KMS."""
+    bucket = Bucket({"part": []}, sums=sums)
+    bucket._tag = lambda data, other: "0123456789abcdef" * 2  # type: ignore[method-assign]
+    with Peer(many(bucket)) as peer:
+        for size in SIZES:
+            outcome = engine.migrate(url(source, size), place(peer))
+            assert outcome.receipt is not None
+            assert outcome.receipt.level is level
+
+
+@pytest.mark.parametrize("operation", ["part", "complete"])
+def test_f43_an_upload_that_is_gone_is_begun_anew(
+    engine: Engine, source: Spawned, contents: Content, operation: str
+) -> None:
+    bucket = Bucket({operation: [refusal(404, "NoSuchUpload")]})
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(url(source, SIZE), place(peer))
+    assert outcome.receipt is not None
+    assert outcome.receipt.attempts == 2
+    assert outcome.receipt.bytes_resent == (PART if operation == "part" else SIZE)
+    assert bucket.asked.count("begin whole") == 2
+    assert bucket.whole == contents.read("/objects/a", 0, SIZE)
+
+
+def test_f43_an_upload_that_is_always_gone_is_begun_anew_twice(engine: Engine, source: Spawned) -> None:
+    bucket = Bucket({"part": [refusal(404, "NoSuchUpload")] * 40})
+    with Peer(many(bucket)) as peer, pytest.raises(UploadGone) as caught:
+        patient(engine).migrate(url(source, SIZE), place(peer))
+    assert caught.value.side == "destination"
+    assert bucket.asked.count("begin whole") == 3
+    assert bucket.asked.count("abort") == 3
+
+
+def test_f43_it_is_begun_anew_though_the_budget_of_seconds_is_spent(engine: Engine, source: Spawned) -> None:
+    """A large object is under way for hours, and the budget is for what may pass."""
+    bucket = Bucket({"complete": [refusal(404, "NoSuchUpload")]})
+    with Peer(many(bucket)) as peer:
+        transfer = patient(engine).runner.transfer(engine.plan(url(source, SIZE), place(peer)))
+        transfer = replace(transfer, random=lambda: 0.05)
+        transfer.meter._started -= 3600
+        outcome = engine.runner.run(transfer)
+    assert outcome.state is State.VERIFIED
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_f44_who_comes_between_is_not_overwritten(engine: Engine, source: Spawned, size: int) -> None:
+    taken = refusal(412, "PreconditionFailed")
+    operation = "put" if size == SMALL else "complete"
+    for policy in ("skip", "fail"):
+        bucket = Bucket({operation: [taken]})
+        with Peer(many(bucket)) as peer:
+            if policy == "skip":
+                assert engine.migrate(url(source, size), place(peer), if_exists=policy).state is State.SKIPPED
+            else:
+                with pytest.raises(AlreadyExists):
+                    engine.migrate(url(source, size), place(peer), if_exists=policy)
+        assert bucket.whole is None
+        assert ("abort" in bucket.asked) == (size == SIZE)
+
+
+def test_f44_a_conflict_at_complete_wants_a_new_upload(engine: Engine, source: Spawned) -> None:
+    bucket = Bucket({"complete": [refusal(409, "ConditionalRequestConflict")]})
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(url(source, SIZE), place(peer), if_exists="fail")
+    assert outcome.state is State.VERIFIED
+    assert [name for name in bucket.asked if name in ("begin whole", "complete", "abort")] == [
+        *("begin whole", "complete", "abort"),
+        *("begin whole", "complete"),
+    ]
+
+
+@pytest.mark.parametrize("theirs", [b"theirs", b"t" * SIZE], ids=["another size", "the same size"])
+def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
+    engine: Engine, source: Spawned, theirs: bytes
+) -> None:
+    bucket = Bucket()
+
+    def overwritten(talk: Talk) -> None:
+        bucket.whole, bucket.tag = theirs, "theirs"
+        talk.send(reply(200, DONE))
+
+    bucket.answers["complete"] = [overwritten]
+    with Peer(many(bucket)) as peer, pytest.raises(PreconditionFailed) as caught:
+        patient(engine).migrate(url(source, SIZE), place(peer))
+    assert "Somebody else" in caught.value.hint
+    assert bucket.whole == theirs
+    assert "delete" not in bucket.asked
+
+
+@pytest.mark.parametrize("code", ["QuotaExceeded", "XMinioStorageFull"])
+@pytest.mark.parametrize("size", SIZES)
+def test_f48_a_full_store_is_told_at_once_and_nothing_is_left(
+    engine: Engine, source: Spawned, code: str, size: int
+) -> None:
+    operation = "put" if size == SMALL else "part"
+    bucket = Bucket({operation: [refusal(507, code)] * 9})
+    with Peer(many(bucket)) as peer, pytest.raises(StoreFull) as caught:
+        patient(engine).migrate(url(source, size), place(peer))
+    assert caught.value.side == "destination"
+    assert bucket.asked.count(operation) == 1
+    assert bucket.whole is None
+    assert ("abort" in bucket.asked) == (size == SIZE)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_f52_a_store_that_changes_what_it_stores_is_known_the_second_time(
+    engine: Engine, source: Spawned, size: int
+) -> None:
+    bucket = Bucket(mangle=MANGLED["longer"])
+    with Peer(many(bucket)) as peer, pytest.raises(DestinationMutates) as caught:
+        patient(engine).migrate(url(source, size), place(peer))
+    assert (caught.value.side, caught.value.retryable) == ("destination", False)
+    assert bucket.asked.count("put" if size == SMALL else "complete") == 2
+    assert bucket.whole is None
+
+
+# -- F54: what endpoints do not know
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How an endpoint refuses what it does not know, by the names of fields; and what proof is left."""
+
+    refuses: dict[bytes, bytes]
+    old: bool = True
+    sums: bool = False
+    level: Level = Level.WHOLE_DIGEST
+    conditional: bool = True
+
+
+UNKNOWN = refusal(501, "NotImplemented")
+INVALID = refusal(400, "InvalidArgument")
+PROFILES = {
+    "aws": Profile({}, old=False, sums=True),
+    "r2": Profile({b"x-amz-trailer": UNKNOWN, b"x-amz-checksum-type": UNKNOWN}),
+    "b2": Profile(
+        {b"x-amz-trailer": INVALID, b"x-amz-checksum": INVALID, b"If-None-Match": UNKNOWN}, conditional=False
+    ),
+    "minio, old": Profile({b"x-amz-trailer": refusal(400, "XAmzContentSHA256Mismatch")}),
+    "gcs, xml": Profile(
+        {b"x-amz-trailer": INVALID, b"x-amz-checksum": INVALID, b"If-None-Match": INVALID}, conditional=False
+    ),
+    "ceph": Profile({b"x-amz-trailer": refusal(411, "MissingContentLength")}),
+    "no preconditions": Profile({b"If-None-Match": UNKNOWN}, old=False, sums=True, conditional=False),
+    "no word of why": Profile({b"x-amz-trailer": reply(501), b"If-None-Match": reply(501)}, conditional=False),
+}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_f54_what_an_endpoint_does_not_know_is_found_out_once(
+    engine: Engine, source: Spawned, contents: Content, name: str
+) -> None:
+    """And the level is in the receipt; a precondition that could not be said is a note there."""
+    profile = PROFILES[name]
+    bucket = Bucket(refuses=profile.refuses, old=profile.old, sums=profile.sums)
+    with Peer(many(bucket)) as peer:
+        for attempt in ("first", "second"):
+            bucket.whole = None
+            outcome = patient(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
+            assert outcome.receipt is not None
+            assert outcome.receipt.level is profile.level
+            assert (UNCONDITIONAL not in outcome.receipt.notes) == profile.conditional
+            assert bucket.whole == contents.read("/objects/a", 0, SMALL)
+            if attempt == "second":
+                assert outcome.receipt.attempts == 1
+        last = next(request for request in reversed(bucket.requests) if request.startswith(b"PUT"))
+        assert (b"x-amz-trailer" in last) == (not any(b"trailer" in field for field in profile.refuses))
+        assert (b"If-None-Match" in last) == profile.conditional
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_f54_objects_in_parts_too(engine: Engine, source: Spawned, contents: Content, name: str) -> None:
+    profile = PROFILES[name]
+    bucket = Bucket(refuses=profile.refuses, old=profile.old, sums=profile.sums)
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(url(source, SIZE), place(peer), if_exists="fail")
+    assert outcome.receipt is not None
+    assert outcome.receipt.level is (Level.WHOLE_DIGEST if profile.sums else Level.PART_DIGESTS)
+    assert (UNCONDITIONAL not in outcome.receipt.notes) == profile.conditional
+    assert bucket.whole == contents.read("/objects/a", 0, SIZE)
+
+
+def test_f54_what_was_left_out_in_vain_is_said_again(engine: Engine, source: Spawned) -> None:
+    """An endpoint that refuses for another reason keeps its checksums and its preconditions."""
+    bucket = Bucket({"put": [INVALID] * 4})
+    with Peer(many(bucket)) as peer:
+        with pytest.raises(Rejected):
+            patient(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
+        bucket.answers.clear()
+        outcome = engine.migrate(url(source, SMALL), place(peer), if_exists="fail")
+    assert outcome.receipt is not None
+    assert not outcome.receipt.notes
+    last = next(request for request in reversed(bucket.requests) if request.startswith(b"PUT"))
+    assert b"x-amz-trailer" in last and b"If-None-Match: *" in last
+
+
+def test_a_refusal_that_names_the_precondition_leaves_the_checksum_alone(engine: Engine, source: Spawned) -> None:
+    named = b"<Error><Code>NotImplemented</Code><Header>If-None-Match</Header></Error>"
+    bucket = Bucket(refuses={b"If-None-Match": reply(501, named)}, sums=True)
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
+    assert outcome.receipt is not None
+    assert outcome.receipt.attempts == 2
+    puts = [request for request in bucket.requests if request.startswith(b"PUT")]
+    assert all(b"x-amz-trailer" in put for put in puts)

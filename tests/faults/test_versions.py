@@ -1,0 +1,290 @@
+"""A source that is not the same all the time: never two versions in one object, never bytes that nobody can vouch for.
+
+Over a scripted source and a scripted bucket, which takes objects in parts; over plain HTTP where parts don't matter.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from relay.digest import Digester
+from relay.engine.promised import as_listed
+from relay.engine.transfer import Known, Transfer
+from relay.errors import SameObject, SourceChanged, SourceUnstable, Unauthenticated
+from relay.location import Location
+from relay.receipt import Level, State, Version
+from tests.conftest import Certificates, Engine
+from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, Versions, keeping, looked_at, sending, serving
+from tests.scripted import Peer, Script, Talk, answer
+
+OLD, NEW = b"o" * SIZE, b"n" * SIZE
+SMALLER, LARGER = NEW[:-1], NEW + b"!"
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    made = Engine(certificates.ca_file, IN_PARTS)
+    yield made
+    made.assert_nothing_left()
+
+
+@pytest.mark.parametrize("heeds", [True, False], ids=["412", "another tag"])
+@pytest.mark.parametrize("new", [NEW, SMALLER, LARGER], ids=["same size", "smaller", "larger"])
+def test_f13_a_source_that_changes_between_parts_is_read_anew_and_never_mixed(
+    engine: Engine, new: bytes, heeds: bool
+) -> None:
+    """After one part of the old version; nothing of it is in the new one."""
+    source, bucket = Versions([("v1", OLD), ("v2", new)], heeds=heeds), Bucket()
+    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(there.url(), place(peer))
+    assert bucket.whole == new
+    assert outcome.receipt is not None
+    assert (outcome.receipt.source.etag, outcome.receipt.attempts) == ('"v2"', 2)
+    assert outcome.receipt.bytes_resent == PART
+    assert bucket.asked.count("abort") == 1
+
+
+def test_f13_a_source_that_changes_all_the_time_is_given_up_after_the_third_time(engine: Engine) -> None:
+    versions = [(f"v{number}", bytes([number]) * SIZE) for number in range(20)]
+    source, bucket = Versions(versions), Bucket()
+    with Peer([source] * 40) as there, Peer(many(bucket)) as peer, pytest.raises(SourceChanged) as caught:
+        patient(engine).migrate(there.url(), place(peer))
+    assert caught.value.side == "source"
+    assert bucket.whole is None
+    assert bucket.asked.count("begin whole") == bucket.asked.count("abort") == 3
+
+
+def test_f13_it_is_read_anew_though_the_budget_of_seconds_is_spent(engine: Engine) -> None:
+    bucket = Bucket()
+    with Peer([Versions([("v1", OLD), ("v2", NEW)])] * 40) as there, Peer(many(bucket)) as peer:
+        transfer = patient(engine).runner.transfer(engine.plan(there.url(), place(peer)))
+        transfer = replace(transfer, random=lambda: 0.05)
+        transfer.meter._started -= 3600
+        assert engine.runner.run(transfer).state is State.VERIFIED
+    assert bucket.whole == NEW
+
+
+def test_f11_a_range_that_does_not_say_of_which_version_it_is_is_not_taken(engine: Engine) -> None:
+    """It may be another one's; in one piece it can't be a mixture."""
+    bucket = Bucket()
+    source = Versions([("v1", OLD)], tagged=False)
+    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
+        outcome = engine.migrate(there.url(), place(peer))
+    assert outcome.state is State.VERIFIED
+    assert bucket.whole == OLD
+    assert "put" in bucket.asked and "complete" not in bucket.asked
+
+
+@pytest.mark.parametrize("tag", ['W/"v1"', None])
+def test_f14_without_a_strong_tag_nothing_is_read_in_parts_or_gone_on_with(engine: Engine, tag: str | None) -> None:
+    """A large object goes in one piece, and after a cut from its beginning."""
+    etag = f"ETag: {tag}\r\n" if tag else ""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nAccept-Ranges: bytes\r\n{etag}\r\n".encode()
+    cloud, bucket = Cloud(), Bucket()
+    cut, whole = (serving(cloud, sending(head, OLD[:end]), head) for end in (PART, SIZE))
+    with Peer([cut, whole]) as there, Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(there.url(), place(peer))
+    assert bucket.whole == OLD
+    assert outcome.receipt is not None
+    assert outcome.receipt.attempts == 2
+    asked = b"".join(cloud.heads)
+    assert not any(word in asked for word in (b"\r\nRange:", b"\r\nIf-Range:", b"\r\nIf-Match:"))
+
+
+def test_f15_a_part_that_is_read_twice_must_have_the_same_bytes(engine: Engine) -> None:
+    """The store took none of it the first time; which bytes are right nobody can tell."""
+    flipped = bytes([OLD[0] ^ 1]) + OLD[1:]
+    source, bucket = Versions([("v1", OLD), ("v1", flipped)]), Bucket({"part": [refusal(503, "SlowDown")]})
+    with Peer([source] * 40) as there, Peer(many(bucket)) as peer, pytest.raises(SourceUnstable) as caught:
+        patient(engine).migrate(there.url(), place(peer))
+    assert (caught.value.side, caught.value.retryable) == ("source", False)
+    assert bucket.whole is None
+    assert bucket.asked[-1] == "abort"
+
+
+def test_f15_an_object_that_is_read_twice_must_have_the_same_bytes(engine: Engine) -> None:
+    """A small one, in one piece: a refusal after it was read, and other bytes under the same tag."""
+    source, cloud = Versions([("v1", DATA), ("v1", DATA[::-1])]), Cloud()
+    busy = looked_at(_refusing())
+    with Peer([source] * 4) as there, Peer([busy, keeping(cloud)]) as peer, pytest.raises(SourceUnstable):
+        patient(engine).migrate(there.url(), peer.url("/b"))
+    assert cloud.objects == {}
+
+
+def _refusing() -> Script:
+    """Take an upload, and say that there is no room for it now."""
+
+    def script(talk: Talk) -> None:
+        kept = Cloud()
+        keeping(kept, b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")(_once(talk))
+
+    return script
+
+
+def _once(talk: Talk) -> Talk:
+    """Let the connection end after one request."""
+    read, left = talk.head, iter([1])
+    talk.head = lambda: read() if next(left, None) else b""  # type: ignore[method-assign]
+    return talk
+
+
+def test_f15_the_same_bytes_twice_are_no_fault(engine: Engine) -> None:
+    source, bucket = Versions([("v1", OLD)]), Bucket({"part": [refusal(503, "SlowDown")]})
+    with Peer([source] * 40) as there, Peer(many(bucket)) as peer:
+        assert patient(engine).migrate(there.url(), place(peer)).state is State.VERIFIED
+    assert bucket.whole == OLD
+
+
+# -- F10, F27, F28: what a listing told
+
+LISTED = Version(len(DATA), None, "Wed, 21 Oct 2015 07:28:00 GMT")
+
+
+def listed(engine: Engine, source: str, destination: str, version: Version) -> Transfer:
+    """Return the transfer of an object that a listing told of."""
+    transfer = engine.runner.transfer(engine.plan(source, destination))
+    return replace(transfer, known=Known(listed=version))
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["HEAD", "no HEAD"])
+@pytest.mark.parametrize("body", [b"", b"<html>Please log in.</html>"], ids=["nothing", "a page"])
+def test_f27_f28_what_is_not_what_was_listed_is_not_taken_for_it(engine: Engine, body: bytes, head: bool) -> None:
+    told = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    script, cloud = serving(Cloud(), sending(told, body), told if head else None), Cloud()
+    with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer, pytest.raises(SourceChanged) as caught:
+        engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
+    assert str(len(DATA)) in caught.value.message
+    assert cloud.objects == {}
+
+
+def test_f10_what_changed_since_it_was_listed_is_moved_as_it_is(engine: Engine) -> None:
+    told = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nLast-Modified: Thu, 22 Oct 2015 07:28:00 GMT\r\n\r\n"
+    script, cloud = serving(Cloud(), sending(told, b"new"), told), Cloud()
+    with Peer([script] * 4) as there, Peer(keeping(cloud)) as peer:
+        engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
+    assert cloud.objects == {b"/b": b"new"}
+
+
+@pytest.mark.parametrize(
+    ("found", "told", "fits"),
+    [
+        (Version(5), Version(5), True),
+        (Version(None), Version(5), True),
+        (Version(5), Version(None), True),
+        (Version(6, '"b"'), Version(5, '"a"'), True),
+        (Version(6, '"a"'), Version(5, '"a"'), False),
+        (Version(6, '"a"'), Version(5), True),
+        (Version(6), Version(5), False),
+        (Version(0, '"a"'), Version(5), False),
+        (Version(6, None, LISTED.last_modified), Version(5, None, LISTED.last_modified), False),
+    ],
+)
+def test_f10_when_a_size_that_differs_is_another_version(found: Version, told: Version, fits: bool) -> None:
+    if fits:
+        return as_listed(found, told)
+    with pytest.raises(SourceChanged):
+        as_listed(found, told)
+
+
+# -- F58, B66: the same object by another name
+
+
+def _refused(engine: Engine, source: str | Location, destination: str) -> None:
+    with pytest.raises(SameObject):
+        engine.migrate(source, destination)
+
+
+def test_b66_a_redirect_that_leads_to_the_destination_is_refused(engine: Engine) -> None:
+    cloud = Cloud()
+    cloud.objects[b"/b"] = DATA
+    with Peer(keeping(cloud)) as peer:
+        moved = b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % peer.url("/b").encode()
+        with Peer(answer(moved, keep=True)) as there:
+            _refused(engine, there.url("/a"), peer.url("/b"))
+    assert cloud.objects == {b"/b": DATA}
+    assert b"PUT" not in cloud.methods
+
+
+@pytest.mark.parametrize("disposition", [True, False])
+def test_b66_a_folder_that_the_source_lies_in_is_refused(engine: Engine, disposition: bool) -> None:
+    """By the name in its URL, and by the one that the source gives itself."""
+    name = b'Content-Disposition: attachment; filename="other"\r\n' if disposition else b""
+    cloud = Cloud()
+    head = GET_HEAD[:-2] + name + b"\r\n"
+    with Peer(serving(cloud, sending(head, DATA), head)) as peer:
+        _refused(engine, peer.url("/folder/other" if disposition else "/folder/a"), peer.url("/folder/"))
+    assert b"PUT" not in cloud.methods
+
+
+def test_f58_the_same_object_by_two_hosts_names_is_refused_before_it_is_emptied(engine: Engine) -> None:
+    """The server tells the same tag, size and time by both; it would empty the file before it is read."""
+    version = b'ETag: "v1"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
+    head = GET_HEAD.replace(b'ETag: "v1"\r\n', version)
+    cloud = Cloud()
+    with Peer(serving(cloud, sending(head, DATA), head)) as peer:
+        _refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
+    assert b"PUT" not in cloud.methods
+
+
+# -- F17: what Google's storage unpacks
+
+STORED = b"as it is stored, packed"
+
+
+def _google(cloud: Cloud, always: bool = False) -> Script:
+    """Unpack an object for who does not say that he takes it packed; the hash is that of what is stored."""
+    digester = Digester(("crc32c",))
+    digester.update(STORED)
+    crc = base64.b64encode(digester.digests()["crc32c"])
+    fields = b"x-goog-stored-content-encoding: gzip\r\nx-goog-hash: crc32c=%s\r\n" % crc
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            cloud.heads.append(request)
+            packed = b"\r\nAccept-Encoding: gzip\r\n" in request and not always
+            coding = b"Content-Encoding: gzip\r\n" if packed else b""
+            body = STORED if packed else DATA
+            framing = b"Content-Length: %d\r\n" % len(body) if packed else b"Transfer-Encoding: chunked\r\n"
+            coded = body if packed else b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+            told = b"HTTP/1.1 200 OK\r\n" + framing + fields + coding + b"\r\n"
+            talk.send(told, b"" if request.startswith(b"HEAD") else coded)
+
+    return script
+
+
+def test_f17_an_object_that_would_be_unpacked_is_asked_for_as_it_is_stored(engine: Engine) -> None:
+    cloud, kept = Cloud(), Cloud()
+    with Peer([_google(cloud)] * 8) as there, Peer(keeping(kept)) as peer:
+        outcome = engine.migrate(there.url(), peer.url("/b"))
+    assert kept.objects == {b"/b": STORED}
+    assert outcome.receipt is not None
+    assert outcome.receipt.level is Level.READ_BACK
+    assert "crc32c" in outcome.receipt.source.digests
+    put = next(head for head in kept.heads if head.startswith(b"PUT"))
+    assert b"\r\nContent-Encoding: gzip\r\n" in put
+
+
+def test_f17_the_hash_of_what_is_stored_is_not_held_against_what_was_unpacked(engine: Engine) -> None:
+    cloud, kept = Cloud(), Cloud()
+    with Peer([_google(cloud, always=True)] * 8) as there, Peer(keeping(kept)) as peer:
+        outcome = engine.migrate(there.url(), peer.url("/b"))
+    assert kept.objects == {b"/b": DATA}
+    assert outcome.receipt is not None
+    assert "crc32c" not in outcome.receipt.source.digests
+
+
+# -- F26
+
+
+def test_f26_a_401_is_final_where_nothing_can_be_refreshed(engine: Engine) -> None:
+    cloud = Cloud()
+    refuse = sending(b"HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n")
+    with Peer([serving(cloud, refuse)] * 8) as there, Peer(keeping(Cloud())) as peer:
+        with pytest.raises(Unauthenticated):
+            patient(engine).migrate(there.url(), peer.url("/b"))
+    assert cloud.methods.count(b"GET") == 1
