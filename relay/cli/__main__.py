@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "ls": "ls:ls",
     "migrate": "migrate:migrate",
     "pause": "history:pause",
+    "plan": "plan:plan",
     "remotes": "remotes:remotes",
     "report": "history:report",
     "resume": "history:resume",

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.digest import as_hex
 from relay.errors import RelayError, UnsafeKey
 from relay.failpoints import reach
-from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Listing
 from relay.location import UNSAFE_CHARACTERS
 from relay.stores.interfaces import Entry
+
+if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that `relay plan` need not wait
+    from relay.ledger.ledger import Ledger
 
 PAGE = 1000
 """So many objects are written at once."""
@@ -29,8 +31,8 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
     Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays.
     """
     cursor = listing.cursor or ""
-    for page in _pages(entries, PAGE):
-        listed = [_listed(entry) for entry in page if not entry.folder]
+    for page in pages(entries, PAGE):
+        listed = [as_listed(entry) for entry in page if not entry.folder]
         if any(one.url for one in listed):
             clashes = ledger.clashes(listing, listed)
             listed = [_renamed(one) if one.name in clashes else one for one in listed]
@@ -45,7 +47,8 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
     return True
 
 
-def _pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
+def pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
+    """Yield the entries, so many at a time."""
     page: list[T] = []
     for entry in entries:
         page.append(entry)
@@ -56,7 +59,8 @@ def _pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
         yield page
 
 
-def _listed(entry: Entry) -> Listed:
+def as_listed(entry: Entry) -> Listed:
+    """Return an entry as it is written, with the reason why it can't be moved where that shows already."""
     modified = entry.modified.timestamp() if entry.modified else None
     if UNSAFE_CHARACTERS.search(entry.name):
         # No database takes all of these, and no destination should.

@@ -1,0 +1,123 @@
+"""`relay plan SRC DST`: what a migration would do, without doing any of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+from rich.filesize import decimal
+
+from relay.cli.asked import PLACES, WORK, headers_of, warn, whole, with_flags
+from relay.cli.exits import Exit
+from relay.cli.terminal import plain, say
+from relay.config import load_settings
+from relay.engine.order import End, Job, Order
+from relay.engine.plan import IfExists, Verify
+from relay.engine.runner import Runner
+from relay.engine.survey import Survey, Surveyor
+from relay.errors import InvalidType
+from relay.stores.remotes import Remotes
+
+FATES: Mapping[IfExists, Mapping[str, str]] = {
+    IfExists.OVERWRITE: {"new": "moved", "unchanged": "overwritten", "differs": "overwritten"},
+    IfExists.CHANGED: {"new": "moved", "unchanged": "skipped", "differs": "overwritten"},
+    IfExists.SKIP: {"new": "moved", "unchanged": "skipped", "differs": "skipped"},
+    IfExists.FAIL: {"new": "moved", "unchanged": "failed", "differs": "failed"},
+}
+"""What would become of an object, by what is at its destination."""
+
+
+@click.command(
+    epilog="Exit codes: 0 nothing stands against it · 1 some objects would fail, or it can't be listed · 2 usage"
+)
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@with_flags(WORK, PLACES)
+@click.option("--sample", type=click.IntRange(0, 100_000), default=100, help="So many are looked at on both sides.")
+@click.option("--whole", "every", is_flag=True, help="Look at every object on both sides.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
+    """Say what `relay migrate SRC DST` would do, and write nothing anywhere.
+
+    The source is listed to its end. What is there already is asked of a sample, or of all.
+    """
+    settings = load_settings()
+    remotes = Remotes(settings.remotes, folders=None)
+    job = _job(options, remotes)
+    policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
+    runner = Runner(settings, policy)
+    warn(options)
+    surveyor = Surveyor(job, runner.stores, runner.limits, None if every else sample)
+    made = surveyor.survey()
+    members = _members(surveyor, made)
+    if as_json:
+        say(json.dumps(members))
+    else:
+        for name, text in _lines(members):
+            say(f"{name:<12} {plain(text)}")
+    return Exit.FAILED if made.refused or members["fates"].get("failed") else Exit.VERIFIED
+
+
+def _job(options: Mapping[str, Any], remotes: Remotes) -> Job:
+    if options["recursive"] and options["method"] == "POST":
+        raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
+    order = Order(
+        End(whole(options["source"]) if options["recursive"] else options["source"], headers_of(options, "source")),
+        End(
+            whole(options["destination"]) if options["recursive"] else options["destination"],
+            headers_of(options, "destination"),
+            options["method"],
+        ),
+        recursive=options["recursive"],
+        verify=Verify(options["verify"]),
+        if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
+        server_copy=options["server_copy"],
+    )
+    source, destination = order.located(remotes)
+    return Job("plan", source, destination, order.recursive, order.verify, order.existing, order.server_copy)
+
+
+def _members(surveyor: Surveyor, made: Survey) -> dict[str, Any]:
+    """Return the plan as plain values. `fates` are of those that were looked at."""
+    fates: dict[str, int] = {}
+    for answer, count in made.looks.items():
+        fate = FATES[surveyor.job.if_exists].get(answer, "untold")
+        fates[fate] = fates.get(fate, 0) + count
+    parted = surveyor.parted and not surveyor.copies and (made.ranges > 0 or not made.looked)
+    return {
+        "source": str(surveyor.job.source),
+        "destination": str(surveyor.job.destination),
+        "objects": made.objects,
+        "bytes": made.bytes,
+        "unsized": made.unsized,
+        "refused": made.refused,
+        "names": [{"name": name, "why": why} for name, why in made.names],
+        "looked": made.looked,
+        "found": dict(sorted(made.looks.items())),
+        "fates": dict(sorted(fates.items())),
+        "in_parts": {"objects": made.large if parted else 0, "bytes": made.large_bytes if parted else 0},
+        "server_copy": surveyor.copies,
+        "level": surveyor.level(made).value,
+    }
+
+
+def _lines(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "source", told["source"]
+    yield "destination", told["destination"]
+    unsized = f", {told['unsized']:,} more of unknown size" if told["unsized"] else ""
+    yield "objects", f"{told['objects']:,}, {told['bytes']:,} bytes ({decimal(told['bytes'])}){unsized}"
+    if told["looked"]:
+        every = "all" if told["looked"] == told["objects"] else f"{told['looked']:,} of them, by chance,"
+        yield "looked at", f"{every}: " + " · ".join(f"{count:,} {answer}" for answer, count in told["found"].items())
+        yield "would be", " · ".join(f"{count:,} {fate}" for fate, count in told["fates"].items())
+    if told["server_copy"]:
+        yield "copied", "by the store itself, if it lets us: no byte passes through here"
+    if told["in_parts"]["objects"]:
+        yield "in parts", f"{told['in_parts']['objects']:,} objects, {decimal(told['in_parts']['bytes'])}"
+    yield "expect", f"{told['level']}; `relay doctor` finds out what the destination can do, by trying"
+    if told["refused"]:
+        yield "refused", f"{told['refused']:,} objects would fail"
+    for row in told["names"]:
+        yield "", f"{row['name'] or 'the object'}: {row['why']}"

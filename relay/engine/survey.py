@@ -1,0 +1,225 @@
+"""What a migration would do, found out by listing and looking alone: nothing is written, to a store or to a ledger.
+
+Theory of operation. The source's listing is counted as it comes, and nothing of it is kept but a sample: of so many
+objects, chosen by chance among all (Vitter's algorithm R), both sides are asked what they have. Where every object is
+to be looked at they are asked as they come, several at a time.
+
+Decided here: what can be known before anything is moved. Never here: how it is printed; what a store can only show by
+being written to (`engine/doctor.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+from gevent.pool import Pool
+
+from relay.config import Limits
+from relay.disposition import safe_name
+from relay.engine.order import Job
+from relay.engine.plan import Verify
+from relay.engine.tree import as_listed, pages
+from relay.engine.unchanged import unchanged
+from relay.errors import InvalidURL, NotFound, RelayError
+from relay.ledger.rows import Claim, Listed
+from relay.location import Location
+from relay.receipt import Level
+from relay.stores.interfaces import Destination, Found, Opener, Source
+from relay.wire.meter import Meter
+
+PAGE: Final = 256
+"""So many are looked at before the listing goes on."""
+NAMED: Final = 10
+"""So many names that would be refused are kept."""
+TELLING: Final = frozenset({"s3"})
+"""The stores that are asked for a digest of the whole with every upload."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of one object on both sides: `new`, `unchanged`, `differs`, or `untold` where a side does not say.
+
+    `ranges` says that its source gives parts of it, `digested` that its destination tells a digest of what it has.
+    """
+
+    answer: str
+    ranges: bool = False
+    digested: bool = False
+
+
+@dataclass(eq=False)
+class Survey:
+    """What was counted. Sizes in bytes; objects whose size is not told are `unsized`."""
+
+    objects: int = 0
+    bytes: int = 0
+    unsized: int = 0
+    large: int = 0
+    large_bytes: int = 0
+    """Those that are large enough for parts, if both sides can."""
+    refused: int = 0
+    names: list[tuple[str, str]] = field(default_factory=list)
+    """The first names that would fail, and why."""
+    looks: dict[str, int] = field(default_factory=dict)
+    """How many of those that were looked at are new, unchanged, differ, or are not told."""
+    ranges: int = 0
+    digested: int = 0
+
+    @property
+    def looked(self) -> int:
+        """How many were looked at."""
+        return sum(self.looks.values())
+
+    def count(self, one: Listed, limits: Limits) -> None:
+        """Count an object that can be moved."""
+        self.objects += 1
+        self.bytes += one.size or 0
+        self.unsized += one.size is None
+        if one.size is not None and one.size >= limits.parted_bytes:
+            self.large += 1
+            self.large_bytes += one.size
+
+    def refuse(self, name: str, why: str) -> None:
+        """Count an object that can't be moved."""
+        self.refused += 1
+        if len(self.names) < NAMED:
+            self.names.append((name, why))
+
+    def see(self, look: Look) -> None:
+        """Count what was seen of one."""
+        self.looks[look.answer] = self.looks.get(look.answer, 0) + 1
+        self.ranges += look.ranges
+        self.digested += look.digested
+
+
+@dataclass(eq=False)
+class Surveyor:
+    """Surveys one migration. `sample` objects are looked at on both sides, all of them where it is None."""
+
+    job: Job
+    stores: Opener
+    limits: Limits
+    sample: int | None
+    abreast: int = 8
+    """So many are looked at at a time."""
+    random: Random = field(default_factory=Random)
+
+    def survey(self) -> Survey:
+        """List, count and look. Raises what listing the source raises; one object's trouble is counted."""
+        made = Survey()
+        good = self._counted(made)
+        if self.sample is not None:
+            good = iter(_sampled(good, self.sample, self.random))
+        pool: Any = Pool(self.abreast)
+        for page in pages(good, PAGE):
+            for look in pool.imap_unordered(self._looked, page):
+                made.see(look)
+        return made
+
+    @property
+    def parted(self) -> bool:
+        """Whether the destination takes objects in parts."""
+        return self._destination().part_limits is not None
+
+    @property
+    def copies(self) -> bool:
+        """Whether the destination is the source's own store, and may be asked to copy by itself."""
+        return self.job.server_copy and self._destination().copies(self.job.source, self.job.destination)
+
+    def level(self, made: Survey) -> Level:
+        """Return the level that receipts will most likely have."""
+        if self.job.verify is Verify.SIZE:
+            return Level.SIZE
+        telling = self.job.destination.store in TELLING or made.digested
+        return Level.WHOLE_DIGEST if telling and self.job.verify is Verify.AUTO else Level.READ_BACK
+
+    # -- counting
+
+    def _counted(self, made: Survey) -> Iterator[Listed]:
+        for one in self._every():
+            why = self._against(one)
+            if why is not None:
+                made.refuse(one.name, why)
+                continue
+            made.count(one, self.limits)
+            yield one
+
+    def _every(self) -> Iterator[Listed]:
+        source = self._source()
+        if not self.job.recursive:
+            found = source.head(self.job.source)
+            yield Listed("", found.version.size if found else None)
+            return
+        for entry in source.list(self.job.source, True):
+            if not entry.folder:
+                yield as_listed(entry)
+
+    def _against(self, one: Listed) -> str | None:
+        """Return why an object can't be moved, if that can be known."""
+        if one.error is not None:
+            return str(one.error["detail"])
+        limits = self._destination().part_limits
+        if limits is not None and (one.size or 0) > limits.object_bytes:
+            return f"{one.size} bytes are more than an object may have there ({limits.object_bytes})"
+        try:
+            self.job.plan(_claim(self.job.id, one))
+        except RelayError as error:
+            return error.message
+        return None
+
+    # -- looking
+
+    def _looked(self, one: Listed) -> Look:
+        """Look at both sides; a store that does not answer is told, and stops nothing."""
+        plan = self.job.plan(_claim(self.job.id, one))
+        try:
+            found = self._source().head(plan.source)
+            place = _named(plan.destination, found, plan.source)
+        except RelayError:
+            return Look("untold")
+        ranges = found is not None and found.ranges
+        try:
+            there = self._destination().head(place)
+        except NotFound:
+            return Look("new", ranges)
+        except RelayError:
+            return Look("untold", ranges)
+        if there is None or found is None:
+            return Look("untold", ranges)
+        same = unchanged(found.version, there.version) is not None
+        return Look("unchanged" if same else "differs", ranges, bool(there.version.digests))
+
+    def _source(self) -> Source:
+        return self.stores.source(self.job.source, Meter(self.limits))
+
+    def _destination(self) -> Destination:
+        return self.stores.destination(self.job.destination, Meter(self.limits))
+
+
+def _claim(migration: str, one: Listed) -> Claim:
+    """Return what a runner would claim of an object."""
+    return Claim(0, migration, 0, one.name, one.url, one.size, one.etag, one.modified, 1, 0, 0)
+
+
+def _named(place: Location, found: Found | None, source: Location) -> Location:
+    """Give a destination that ends in '/' the source's name. Raises InvalidURL where it has none that is safe."""
+    if not place.path.endswith("/"):
+        return place
+    name = (safe_name(found.disposition, found.location) if found else None) or safe_name(None, source)
+    if name is None:
+        raise InvalidURL("the destination is a folder, and the source has no name that is safe")
+    return place.named(name)
+
+
+def _sampled(entries: Iterable[Listed], size: int, random: Random) -> list[Listed]:
+    """Return so many of the entries, each as likely as any other (Vitter 1985, algorithm R)."""
+    kept: list[Listed] = []
+    for number, one in enumerate(entries):
+        if number < size:
+            kept.append(one)
+        elif (place := random.randrange(number + 1)) < size:
+            kept[place] = one
+    return kept

@@ -1,0 +1,154 @@
+"""`relay plan`: it says what would be done, and does nothing of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.engine.survey import _sampled
+from relay.ledger.rows import Listed
+from tests.end_to_end.test_client import run
+from tests.faults.clouds import DATA, Cloud, keeping
+from tests.scripted import Peer, Talk
+from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+
+MIB = 1 << 20
+
+
+def planned(tmp_path: Path, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
+    """Plan, and see that there is no ledger afterwards."""
+    ledger = tmp_path / "relay.db"
+    code, out, err = run("plan", *words, "--json", RELAY_LEDGER=f"sqlite:///{ledger}", **more)
+    assert out, err
+    assert not ledger.exists()
+    return code, json.loads(out)
+
+
+def tree(folder: Path, **files: bytes) -> None:
+    """Write files; a name's `__` is a slash."""
+    for name, data in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return what is in a folder, with times."""
+    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("exists", "code", "fates"),
+    [
+        ("changed", 0, {"moved": 2, "overwritten": 1, "skipped": 1}),
+        ("overwrite", 0, {"moved": 2, "overwritten": 2}),
+        ("skip", 0, {"moved": 2, "skipped": 2}),
+        ("fail", 1, {"failed": 2, "moved": 2}),
+    ],
+)
+def test_what_would_become_of_each(tmp_path: Path, exists: str, code: int, fates: dict[str, int]) -> None:
+    tree(tmp_path / "from", same=b"1234", other=b"12345", a__new=b"x" * 100, a__new2=b"")
+    tree(tmp_path / "to", same=b"1234", other=b"1", elsewhere=b"")
+    before = contents(tmp_path)
+    places = (str(tmp_path / "from"), str(tmp_path / "to"))
+    found, told = planned(tmp_path, "-r", *places, "--if-exists", exists)
+    assert (found, told["fates"]) == (code, fates)
+    assert (told["objects"], told["bytes"], told["looked"]) == (4, 109, 4)
+    assert told["found"] == {"differs": 1, "new": 2, "unchanged": 1}
+    assert (told["level"], told["server_copy"], told["in_parts"]["objects"]) == ("read_back", False, 0)
+    assert contents(tmp_path) == before
+    moved, _, err = run("migrate", "-r", *places, "--if-exists", exists, RELAY_LEDGER=f"sqlite:///{tmp_path}/x.db")
+    assert moved == code, err
+
+
+def test_names_that_would_fail_are_told(tmp_path: Path) -> None:
+    tree(tmp_path / "from", good=b"1", **{"bad\u202e": b"12"})
+    code, told = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert (code, told["objects"], told["refused"]) == (1, 1, 1)
+    assert "bidi" in told["names"][0]["why"]
+    code, out, _ = run("plan", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert (code, "1 objects would fail" in out, "1 moved" in out) == (1, True, True)
+    assert "\u202e" not in out
+
+
+def test_a_sample_is_looked_at_or_all_or_none(tmp_path: Path) -> None:
+    tree(tmp_path / "from", **{f"f{i:03}": b"x" for i in range(300)})
+    tree(tmp_path / "to", **{f"f{i:03}": b"x" for i in range(300)})
+    for words, looked in ((("--sample", "20"), 20), (("--whole",), 300), (("--sample", "0"), 0)):
+        code, told = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"), *words)
+        assert (code, told["objects"], told["looked"]) == (0, 300, looked)
+        assert told["fates"] == ({"skipped": looked} if looked else {})
+
+
+def test_every_entry_is_as_likely_in_a_sample() -> None:
+    chance, seen = random.Random(3), Counter[str]()
+    for _ in range(4000):
+        kept = _sampled((Listed(str(i)) for i in range(20)), 5, chance)
+        assert len({one.name for one in kept}) == 5
+        seen.update(one.name for one in kept)
+    assert len(seen) == 20
+    assert all(800 < count < 1200 for count in seen.values())
+
+
+def test_one_object_is_only_asked_for(tmp_path: Path) -> None:
+    """A destination that is a folder is looked into under the source's name; nothing but HEAD is ever said."""
+    asked, kept = Cloud(), Cloud(objects={b"/in/a.bin": DATA})
+
+    def source(talk: Talk) -> None:
+        while request := talk.head():
+            asked.heads.append(request)
+            talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA))
+
+    with Peer(source) as peer, Peer(keeping(kept)) as destination:
+        code, told = planned(tmp_path, peer.url("/a.bin?sig=secret"), destination.url("/in/"))
+    assert (code, told["objects"], told["bytes"], told["fates"]) == (0, 1, len(DATA), {"overwritten": 1})
+    assert set(asked.methods + kept.methods) == {b"HEAD"}
+    assert "secret" not in json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("-r", "/nowhere/at/all", "/tmp/x"), 1, "No such file"),
+        (("-r", "nosuch:bucket", "/tmp/x"), 2, "no remote"),
+        (("-r", "/a", "/a/b"), 2, "lie in each other"),
+        (("-r", "/a", "/b", "--method", "POST"), 2, "by PUT"),
+    ],
+)
+def test_what_can_not_be_planned_is_one_line(words: tuple[str, ...], code: int, says: str) -> None:
+    found, out, err = run("plan", *words)
+    assert (found, out, says in err, err.count("\n")) == (code, "", True, 2), err
+
+
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """Return a server of this module's own."""
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed")
+    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+def test_a_bucket_takes_large_objects_in_parts_and_copies_by_itself(seaweed: Seaweed, tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text(
+        f'[remotes.weed]\ntype = "s3"\nendpoint = "{seaweed.endpoint}"\naccess_key_id = "{KEY}"\n'
+        f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
+    )
+    more = {"RELAY_CONFIG": str(tmp_path / "relay.toml"), "RELAY_PARTED_BYTES": str(MIB)}
+    client = seaweed.client()
+    for name, size in (("large", 3 * MIB), ("small", 1000)):
+        client.put_object(Bucket=seaweed.bucket, Key=f"plan/{name}", Body=bytes(size))
+    places = (f"weed:{seaweed.bucket}/plan", f"weed:{seaweed.bucket}/copy")
+    code, told = planned(tmp_path, "-r", *places, **more)
+    assert (code, told["server_copy"], told["in_parts"]["objects"]) == (0, True, 0)
+    code, told = planned(tmp_path, "-r", *places, "--no-server-copy", **more)
+    assert (code, told["server_copy"], told["in_parts"]) == (0, False, {"objects": 1, "bytes": 3 * MIB})
+    assert (told["level"], told["found"]) == ("whole_digest", {"new": 2})
+    assert client.list_objects_v2(Bucket=seaweed.bucket, Prefix="copy/")["KeyCount"] == 0
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
