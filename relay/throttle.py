@@ -287,6 +287,7 @@ class Throttle:
     sleep: Callable[[float], None] = gevent.sleep
     bounds: Bounds = Bounds()
     """Those of the whole migration, as they were told last."""
+    _line: deque[Event] = field(default_factory=deque, repr=False)
 
     def allow(self, bounds: Bounds, place: int = 0, of: int = 1) -> None:
         """Take over this process's share of the bounds; it is number `place` (from 0) of `of`."""
@@ -296,6 +297,31 @@ class Throttle:
         share = None if most is None else max(1, most // of + (place < most % of))
         for gate in self.gates.values():
             gate.let(share)
+
+    def take(self, wanted: int, look: Callable[[], None], tick_seconds: float) -> int:
+        """Take up to `wanted` bytes, and at least one, when it is our turn; who came first has the next ones.
+
+        Only the first in the line waits for the clock, so that a thousand slow streams wake one at a time. `look` is
+        called at least once a `tick_seconds`, and may raise.
+        """
+        granted = 0 if self._line else self.bucket.take(wanted)
+        return granted or self._wait(wanted, look, tick_seconds)
+
+    def _wait(self, wanted: int, look: Callable[[], None], tick_seconds: float) -> int:
+        turn, granted = Event(), 0
+        self._line.append(turn)
+        try:
+            while not granted:
+                look()
+                if self._line[0] is not turn:
+                    turn.wait(tick_seconds)
+                elif not (granted := self.bucket.take(wanted)):
+                    self.sleep(min(self.bucket.due(wanted), tick_seconds))
+        finally:
+            self._line.remove(turn)
+            if self._line:
+                self._line[0].set()
+        return granted
 
     def enter(self, side: Side, who: object, look: Callable[[], None], tick_seconds: float) -> Callable[[], None]:
         """Wait for a turn to send a request to a side, and return what gives it back, to be called once."""

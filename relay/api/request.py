@@ -94,7 +94,10 @@ class Change(_Strict):
     """What is to be another for a migration from now on; what is left out stays."""
 
     priority: int = Field(0, ge=-100, le=100, description="The greater come first.")
-    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What it may use.")
+    limits: Limits = Field(
+        default_factory=lambda: Limits.model_validate({}),
+        description="What it may use. Transfers that run go on to their end, also where there are to be fewer.",
+    )
 
 
 class Credentials(_Strict):

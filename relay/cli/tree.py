@@ -61,7 +61,11 @@ def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet
     migration, new = accepted(ledger, order, runner)
     if not new and not quiet:
         done = migration.counted("verified", "skipped").objects
-        say(f"relay: going on with migration {migration.number}: {done:,} objects are there already", sys.stderr)
+        held = ", ".join(f"{n} {most:,}" for n, most in migration.bounds.to_json().items() if most is not None)
+        limits = f"; limits: {held} (`relay limit {migration.number}`)" if held else ""
+        say(
+            f"relay: going on with migration {migration.number}: {done:,} objects are there already{limits}", sys.stderr
+        )
     watch = Watch(ledger, migration.id)
     claimer = Claimer(ledger, runner, slots, migration.id, watch.ended)
     job = gevent.spawn(_ran, claimer)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import random
@@ -57,7 +57,7 @@ from relay.failpoints import reach
 from relay.location import Location, same_object
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
-from relay.stores.interfaces import CopyDestination, Destination, Found, Opened, Opener, Source, Stored
+from relay.stores.interfaces import CopyDestination, Destination, Found, Opened, Opener, Source, Span, Stored
 from relay.throttle import Slots
 from relay.wire.body import Body
 from relay.wire.meter import Meter
@@ -261,7 +261,7 @@ class Transfer:
         source = self.stores.source(self.plan.source, self.meter)
         destination = self.stores.destination(self.plan.destination, self.meter)
         self._hint = self._hinted()
-        found = self._hint or self._head(source)
+        found = self._hint or self._head(source) or self._peeked(source, destination)
         place = self._named(found) if found else self.plan.destination
         reach("after-pin")
         named = not place.path.endswith("/")
@@ -434,6 +434,26 @@ class Transfer:
         for there in (self.plan.source, found.location if found else self.plan.source):
             if same_object(there, place):
                 raise SameObject(f"{place} is both source and destination")
+
+    def _peeked(self, source: Source, destination: Destination) -> Found | None:
+        """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs that are signed allow
+        GET alone.
+
+        Only where something hangs on it: one that goes in parts can be gone on with when the signature has expired.
+        """
+        promised = self.known.promised.size if self.known.promised else None
+        small = promised is not None and promised < self.limits.parted_bytes
+        if self.journal is None or destination.part_limits is None or small:
+            return None
+        try:
+            opened = source.get(self.plan.source, None, Span(0, 0))
+        except (RangeIgnored, SourceChanged):  # it gives no ranges, or is empty
+            return None
+        assert opened.body is not None  # an Opened has one
+        with closing(opened.body) as body:
+            body.read()
+        found = Found(opened.version, opened.location, opened.disposition, opened.metadata, ranges=True)
+        return as_promised(found, self.known.promised)
 
     def _parted(self, found: Found | None, destination: Destination) -> bool:
         """Say if it is to go in parts."""

@@ -132,7 +132,7 @@ class HttpStore:
         response, final = self._read("GET", location, fields)
         status = response.head.status
         if span is not None and status in (200, 206, 416):
-            return self._opened_span(response, final, pinned or Version(), span)
+            return self._opened_span(response, final, pinned, span)
         if status not in self.believed["GET"]:
             raise self._refusal(response, "GET", final)
         head = response.head
@@ -144,16 +144,20 @@ class HttpStore:
             raise
         return Opened(version, final, head.get("content-disposition"), metadata, body=response.body)
 
-    def _opened_span(self, response: Response, final: Location, pinned: Version, span: Span) -> Opened:
-        """Return a part of the object, if it is the right part of the right version (RFC 9110 section 14.4)."""
+    def _opened_span(self, response: Response, final: Location, pinned: Version | None, span: Span) -> Opened:
+        """Return a part of the object, if it is the right part of the right version (RFC 9110 section 14.4).
+
+        Where none was pinned, what the answer tells of the whole is its version.
+        """
         head, body = response.head, response.body
+        known = pinned or Version()
         try:
             if head.status == 416:
                 raise SourceChanged(f"{final} has no bytes {span.first}-{span.last} any more", side=self._side)
             told = _content_range(head)
             if told is None or told[:2] != (span.first, span.last):
                 raise RangeIgnored(f"{final} does not give the range that it was asked for", side=self._side)
-            for name, ours, theirs in (("size", pinned.size, told[2]), ("entity tag", pinned.etag, head.get("etag"))):
+            for name, ours, theirs in (("size", known.size, told[2]), ("entity tag", known.etag, head.get("etag"))):
                 if ours is not None and theirs is not None and ours != theirs:
                     raise SourceChanged(f"the {name} was {ours} and is {theirs} now", side=self._side)
             if body.length not in (None, span.length):
@@ -162,10 +166,13 @@ class HttpStore:
                 # RFC 9110 section 15.3.7 wants one; without it the bytes may be another version's.
                 raise RangeIgnored(f"{final} does not say of which version its range is", side=self._side)
             body.promise(span.length)
+            if pinned is None:
+                known = replace(self._version(head), size=told[2], digests={})
+            metadata = self._metadata(head, final) if pinned is None else ()
         except BaseException:
             body.close()
             raise
-        return Opened(pinned, final, body=body)
+        return Opened(known, final, head.get("content-disposition"), metadata, body=body)
 
     def _pin(self, version: Version, body: Body, pinned: Version | None) -> Version:
         """Join what HEAD told with what GET tells. Raises SourceChanged where they differ."""

@@ -165,7 +165,8 @@ class Source(Protocol):
         """
 
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
-        """Open the object; with `pinned`, that version or SourceChanged; with `span`, only those bytes of it.
+        """Open the object; with `pinned`, that version or SourceChanged; with `span`, only those bytes of it, and of
+        what version they are.
 
         Raises StoreError, SourceChanged, and RangeIgnored where the store would give the whole object instead. On
         failure nothing is left open.

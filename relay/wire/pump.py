@@ -87,11 +87,13 @@ class Pace:
         throttle = self.meter.throttle
         if throttle is None:
             return wanted
-        while not (granted := throttle.bucket.take(wanted)):
-            since = self.meter.clock()
-            throttle.sleep(min(throttle.bucket.due(wanted), self.meter.tick_seconds))
-            self.meter.held_up(self.meter.clock() - since)
-            self.meter.look()
+        if throttle.bucket.rate is None:
+            return wanted
+        since = self.meter.clock()
+        granted = throttle.take(wanted, self.meter.look, self.meter.tick_seconds)
+        waited = self.meter.clock() - since
+        if waited:
+            self.meter.held_up(waited)
             self.waited()
         return granted
 

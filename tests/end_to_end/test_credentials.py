@@ -11,9 +11,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -131,6 +133,28 @@ def test_f25_a_signature_that_expires_in_the_middle_costs_no_part_that_arrived(
     stored = seaweed.client().get_object(Bucket=seaweed.bucket, Key=key)["Body"].read()
     assert hashlib.sha256(stored).digest() == hashlib.sha256(data).digest()
     assert "Uploads" not in seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket)
+
+
+@pytest.mark.timeout(180)
+def test_f25_a_signed_url_that_allows_get_alone_goes_in_parts_too(
+    seaweed: Seaweed, server: Server, tmp_path: Path
+) -> None:
+    """As buckets sign them: HEAD is denied. Its size and its version are told by its first byte."""
+    client, data = seaweed.client(), bytes(range(256)) * (SIZE // 256)
+    client.put_object(Bucket=seaweed.bucket, Key="signed/from", Body=data, ContentType="image/x-relay")
+    place = {"Bucket": seaweed.bucket, "Key": "signed/from"}
+    url = client.generate_presigned_url("get_object", Params=place, ExpiresIn=600)
+    with closing(HTTPConnection(urlsplit(url).netloc, timeout=10)) as connection:
+        connection.request("HEAD", url.removeprefix(seaweed.endpoint))
+        assert connection.getresponse().status == 403
+    order = {"source": url, "destination": f"far:{seaweed.bucket}/signed/to"}
+    told = server.ask("POST", "/migrate", order, Prefer="respond-async")[1]
+    told = wait_for(server, told["id"], ended)
+    assert (told["state"], told["levels"]) == ("succeeded", {"whole_digest": 1}), told
+    (row,) = server.ask("GET", f"/migrations/{told['id']}/transfers")[1]["transfers"]
+    assert row["receipt"]["destination"]["etag"].endswith(f'-{SIZE // PART}"')
+    stored = client.get_object(Bucket=seaweed.bucket, Key="signed/to")
+    assert (stored["ContentType"], stored["Body"].read() == data) == ("image/x-relay", True)
 
 
 # -- trees

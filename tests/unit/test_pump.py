@@ -276,7 +276,7 @@ def test_the_piece_never_grows_beyond_its_limit(lent: list[int]) -> None:
 def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> None:
     """The sockets between hold less than one piece, so that every larger one makes the pump wait."""
     data = DATA[: 20 * SMALLEST_PIECE]  # windows this small are slow: the kernel acknowledges late
-    with bench(BY_LENGTH % len(data)) as made:
+    with bench(BY_LENGTH % len(data), limits=replace(LIMITS, stall_seconds=30)) as made:
         made.body.connection.leftover = data
         by("copy", made.body)
         made.outlet.stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -133,6 +133,37 @@ def test_a_cancel_is_seen_while_a_stream_is_held_up(clock: Clock) -> None:
     with pytest.raises(Cancelled):
         Pace(meter).allowed(1)
     assert clock.now <= meter.tick_seconds
+    assert throttle_is_idle(meter.throttle)
+
+
+def throttle_is_idle(throttle: Throttle) -> bool:
+    """Say if nobody stands in a line of it: who comes next need not wait for the clock."""
+    throttle.bucket.fill_at(None)
+    return throttle.take(1 << 20, lambda: None, 10) == 1 << 20
+
+
+def test_streams_that_share_a_rate_take_turns_and_one_alone_waits_for_the_clock(clock: Clock) -> None:
+    """A thousand of them, and nobody's sleep is anybody else's."""
+    sleeps, came = [0], list[int]()
+
+    def sleep(seconds: float) -> None:
+        sleeps[0] += 1
+        clock.sleep(seconds)
+        gevent.sleep(0)
+
+    throttle = Throttle(Bucket(clock), sleep=sleep)
+    throttle.allow(Bounds(bytes_per_second=16_000))
+
+    def stream(name: int) -> None:
+        for _ in range(3):
+            assert throttle.take(1 << 20, nothing, 10) == 1000
+            came.append(name)
+
+    jobs = [gevent.spawn(stream, name) for name in range(1000)]
+    gevent.joinall(jobs, timeout=60, raise_error=True)
+    assert [set(came[first : first + 1000]) for first in (0, 1000, 2000)] == [set(range(1000))] * 3
+    assert clock.now == pytest.approx(3000 * 1000 / 16_000, abs=1)
+    assert sleeps[0] <= 3500
 
 
 # -- requests at a time
