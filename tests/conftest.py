@@ -11,6 +11,7 @@ from pathlib import Path
 import gevent
 import pytest
 import trustme
+from hypothesis import settings
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy, parse_allow
@@ -24,6 +25,9 @@ from relay.wire.buffers import PIPES
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
 from relay.wire.tls import client_context
+
+settings.register_profile("relay", deadline=None)  # no example's time is anybody's failure
+settings.load_profile("relay")
 
 LOOPBACK = EgressPolicy(allow=parse_allow("127.0.0.0/8, localhost"))
 QUICK = Limits(
