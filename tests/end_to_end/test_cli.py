@@ -70,6 +70,14 @@ def test_verified() -> None:
     assert SECRET not in done.stdout + done.stderr
 
 
+def test_within_limits() -> None:
+    """Of one object too."""
+    words = ("--bytes-per-second", "10M", "--connections", "1", "--quiet")
+    with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:
+        done = relay("migrate", source.url(), destination.url("/b"), *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_unverified() -> None:
     """3: could not verify is not success."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:

@@ -136,6 +136,19 @@ def test_a_failure_stops_nothing_else_and_the_same_command_does_only_what_is_lef
     assert digests_of(tmp_path / "to") == planted
 
 
+def test_limits_stay_until_they_are_lifted_and_are_told(terminal: Terminal, tmp_path: Path) -> None:
+    plant(tmp_path / "from", 5)
+    (tmp_path / "to" / "empty" / "in the way").mkdir(parents=True)
+    words = ("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert terminal.run(*words, "--slots", "2", "--bytes-per-second", "50M")[0] == 1
+    code, _, err = terminal.run(*words, "--connections", "3")
+    assert (code, "limits: slots 2, bytes_per_second 50,000,000, connections 3 (`relay limit 1`)" in err) == (1, True)
+    assert json.loads(terminal.run("status", "1", "--json")[1])["limits"]["connections"] == 3
+    (tmp_path / "to" / "empty" / "in the way").rmdir()
+    (tmp_path / "to" / "empty").rmdir()
+    assert terminal.run(*words)[0] == 0
+
+
 def test_a_name_that_is_no_text_is_told_and_left_out(terminal: Terminal, tmp_path: Path) -> None:
     plant(tmp_path / "from", 3)
     (tmp_path / "from" / os.fsdecode(b"zz\xff")).touch()  # the last one, behind which a listing would go on

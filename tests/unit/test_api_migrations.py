@@ -103,6 +103,17 @@ def test_method_headers_and_redaction(app: Flask, caplog: pytest.LogCaptureFixtu
     assert vars(finished[0])["members"]["state"] == "unverified"
 
 
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
+def test_one_object_within_limits(app: Flask, if_exists: str) -> None:
+    """One request at a time to each store is enough for all that one transfer has to ask; it never waits for itself."""
+    cloud, kept = Cloud(), Cloud()
+    with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(keeping(kept)) as destination:
+        limits = {"connections": 1, "bytes_per_second": 10**9, "slots": None}
+        order = _order(source, destination, limits=limits, if_exists=if_exists)
+        response = app.test_client().post("/migrate", json=order)
+    assert (response.status_code, kept.objects) == (200, {b"/b": DATA}), response.text
+
+
 def test_if_exists(app: Flask) -> None:
     """`skip` is a 200 that says so and has no receipt; `fail` is a 409."""
     cloud, kept = Cloud(), Cloud(objects={b"/b": b"old"})
