@@ -129,8 +129,8 @@ def open_database(address: str) -> Database:
             _prepare(path)
         database = Database(url, _engine(url))
         try:
-            database.run(_checked, write=False)
-            database.run(_upgraded)
+            if database.run(_checked, write=False) != HEAD:  # who only looks need not wait for the lock
+                database.run(_upgraded)
         except BaseException:
             database.close()
             raise
@@ -194,8 +194,8 @@ def _engine(url: URL) -> Engine:
 # -- what is in it
 
 
-def _checked(connection: Connection) -> None:
-    """Raise LedgerFailed for what is not ours, damaged, or newer."""
+def _checked(connection: Connection) -> str | None:
+    """Return the version of what is there, or None. Raises LedgerFailed for what is not ours, damaged, or newer."""
     where = connection.engine.url.render_as_string(hide_password=True)
     sqlite = connection.dialect.name == "sqlite"
     if sqlite and (told := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()) != "ok":
@@ -210,6 +210,7 @@ def _checked(connection: Connection) -> None:
             f"the ledger {where} was written by a newer relay (schema {version}, this one knows {HEAD})",
             hint="Use that relay, or name another ledger in RELAY_LEDGER.",
         )
+    return version
 
 
 def _version(connection: Connection) -> str:
