@@ -24,7 +24,7 @@ from gevent.pool import Pool
 from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
-from relay.errors import IntegrityMismatch, LeaseLost, NotFound, Rejected, RelayError, StoreError
+from relay.errors import IntegrityMismatch, LeaseLost, LedgerFailed, NotFound, Rejected, RelayError, StoreError
 from relay.failpoints import reach
 from relay.ledger.rows import Begun, StoredPart
 from relay.location import Location
@@ -244,7 +244,7 @@ class Parts:
                 return self._move_once(upload, number, span, meter)
             except RelayError as error:
                 wait = None
-                if error.retryable:
+                if error.retryable and not isinstance(error, LedgerFailed):  # sending it again helps no ledger
                     wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
                 if wait is None:
                     raise
@@ -339,7 +339,9 @@ class Parts:
 
 def _goes_on(error: BaseException) -> bool:
     """Say if another attempt, or another process, may go on with what was acknowledged."""
-    return error.retryable or isinstance(error, LeaseLost) if isinstance(error, RelayError) else True
+    if isinstance(error, RelayError):
+        return error.retryable or isinstance(error, LeaseLost | LedgerFailed)
+    return True
 
 
 def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:

@@ -40,6 +40,7 @@ from relay.errors import (
     EgressDenied,
     IntegrityMismatch,
     InvalidURL,
+    LedgerFailed,
     LengthRequired,
     NotFound,
     PreconditionFailed,
@@ -201,7 +202,7 @@ class Transfer:
     def _wait_after(self, error: RelayError) -> None:
         """Wait before the next attempt, or raise `error` if there is to be none."""
         wait = None
-        if error.retryable and self.attempt:
+        if error.retryable and self.attempt and not isinstance(error, LedgerFailed):
             wait = self.backoff.wait(self.attempt, self.meter.seconds(), error.retry_after, self.random)
         if wait is None:
             raise error

@@ -367,6 +367,21 @@ def test_f76_a_database_that_is_started_anew_in_the_middle_loses_nothing(
     assert digests(folders / "to") == digests(folders / "many")
 
 
+def test_f76_a_worker_that_starts_while_the_database_is_away_waits_for_it(
+    postgres: Postgres, settings: dict[str, str], folders: Path
+) -> None:
+    with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
+        eventually(lambda: len(psutil.Process(server.process.pid).children()) == 1)
+        worker = worker_of(server)
+        postgres.control("stop", "-m", "immediate")
+        worker.kill()
+        eventually(lambda: [one.pid for one in psutil.Process(server.process.pid).children()] not in ([], [worker.pid]))
+        postgres.again()
+        status, told = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+        assert (status, told["objects"]) == (200, {"verified": SMALL})
+        assert server.stop() == 0
+
+
 def test_f77_a_database_that_is_put_back_to_an_older_state_comes_to_the_same_end(
     postgres: Postgres, settings: dict[str, str], folders: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
