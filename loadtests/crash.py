@@ -28,7 +28,7 @@ from pathlib import Path
 from loadtests import half, places
 from loadtests.bench.measures import BenchError
 from loadtests.bench.seaweed import weed
-from loadtests.destinations import FLIGHT, MIB, PART, STORES, Destination, opened, sha256
+from loadtests.destinations import FLIGHT, MIB, MISSING, PART, STORES, Destination, opened, sha256
 from loadtests.witness import RUN_SECONDS, Reader, judge, migrate, plant, run
 
 SMALL, SMALLEST, MOST = 40, 1, 200_000
@@ -194,7 +194,7 @@ def main() -> int:
                 well &= _in_a_folder(args, lambda home, name=name: at_places(name, home, args))
     except KeyboardInterrupt:
         return 130
-    except (BenchError, OSError) as error:
+    except (BenchError, *MISSING) as error:
         sys.stderr.write(f"crash: {error}\n")
         return 2
     return 0 if well else 1

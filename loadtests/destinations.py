@@ -153,12 +153,14 @@ class Bucket:
 
 
 _clients = threading.local()
+"""A thread's own client of each server: botocore takes some tenths of a second to make one."""
 
 
 def _client(server: Seaweed):  # type: ignore[no-untyped-def]  # botocore has no types
-    if not hasattr(_clients, "made"):
-        _clients.made = server.client()
-    return _clients.made
+    made: dict[str, object] = _clients.__dict__.setdefault("made", {})
+    if server.endpoint not in made:
+        made[server.endpoint] = server.client()
+    return made[server.endpoint]
 
 
 def sha256(data: bytes) -> str:

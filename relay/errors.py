@@ -16,6 +16,7 @@ The tree:
     │  ├─ RequestTimeout 408     ├─ Unauthorized 401        └─ Forbidden 403
     ├─ EgressDenied 403          the address policy said no
     ├─ Overloaded 503            no slot, or the server is draining
+    │  └─ TooManyFiles 503       no more files can be opened
     ├─ LedgerFailed 503 (LedgerBusy)   MigrationUnknown 404   IllegalTransition 409   LeaseLost
     ├─ ServerUnreachable  NotRelay  ServerRefused   the terminal's own, of a server that it speaks to
     ├─ StoreError                what a store said, or how its connection failed
@@ -263,6 +264,13 @@ class Overloaded(RelayError):
     code, title, status = "overloaded", "No slot is free", 503
     default_retryable = True
     default_hint = "Try again after the seconds that Retry-After names."
+
+
+class TooManyFiles(Overloaded):
+    """This process, or this machine, may open no more files and connections."""
+
+    code, title = "too-many-files", "No more files can be opened"
+    default_hint = "Raise the limit of open files (LimitNOFILE, `ulimit -n`), or lower RELAY_SLOTS."
 
 
 class LedgerFailed(RelayError):

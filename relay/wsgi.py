@@ -7,6 +7,7 @@ all others, silently.
 from __future__ import annotations
 
 import sys
+from time import sleep
 
 from gevent import monkey
 
@@ -34,11 +35,28 @@ from relay.api.log import start_logging  # noqa: E402
 from relay.config import load_settings, load_tokens  # noqa: E402
 from relay.engine.claimer import Claimer  # noqa: E402
 from relay.engine.runner import Runner  # noqa: E402
+from relay.errors import ConfigError  # noqa: E402
 from relay.ledger.ledger import Ledger  # noqa: E402
+
+BACK_SECONDS = 1.0
+"""How often a database that is away is looked for."""
+
+
+def _opened(address: str) -> Ledger:
+    """Open the ledger, which the master has opened before: one that is away now is waited for, since a worker that
+    does not start takes the whole server with it."""
+    while True:
+        try:
+            return Ledger.at(address)
+        except ConfigError as error:
+            if not error.retryable:
+                raise
+            sleep(BACK_SECONDS)
+
 
 start_logging()
 _settings = load_settings()
 _runner = Runner(_settings)
-_ledger = Ledger.at(_settings.ledger_url())
+_ledger = _opened(_settings.ledger_url())
 _claimer = Claimer(_ledger, _runner, _settings.slots, lease_seconds=_settings.lease_seconds)
 app = create_app(_runner, load_tokens(_settings.tokens_file), Works(_ledger, _claimer))

@@ -54,6 +54,19 @@ class Postgres:
             stdout=subprocess.DEVNULL,
         )
 
+    def again(self) -> None:
+        """Start it, on the same port."""
+        options = f"-p {self.port} -h 127.0.0.1 -k '' -c max_connections=50"
+        self.control("start", "-l", str(self.folder / "log"), "-o", options)
+
+    def replaced_by(self, folder: Path) -> None:
+        """Put another folder, which goes there, in the place of its own, while it is stopped."""
+        shutil.rmtree(self.folder)
+        shutil.move(folder, self.folder)
+        if self.user:
+            for path in (self.folder, *self.folder.rglob("*")):
+                shutil.chown(path, "postgres", "postgres")
+
 
 @contextmanager
 def postgresql() -> Iterator[Postgres]:
@@ -73,8 +86,7 @@ def postgresql() -> Iterator[Postgres]:
     subprocess.run(run, check=True, cwd="/", stdout=subprocess.DEVNULL)
     (port,) = free_ports(1)
     server = Postgres(port, folder, bin, user)
-    options = f"-p {port} -h 127.0.0.1 -k '' -c max_connections=50"
-    server.control("start", "-l", str(folder / "log"), "-o", options)
+    server.again()
     try:
         yield server
     finally:

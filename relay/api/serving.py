@@ -140,7 +140,8 @@ def post_worker_init(worker: Any) -> None:
     runner.listens(name[:2] for name in names if isinstance(name, tuple))
     works: Works | None = worker.wsgi.extensions[WORKS]
     claiming = gevent.spawn(_claim, works) if works is not None else None
-    gevent.spawn(_watch, worker, runner, drain_seconds(worker.cfg.graceful_timeout), works, claiming)
+    worker.claiming = claiming
+    gevent.spawn(_watch, worker, runner, drain_seconds(worker.cfg.graceful_timeout), works)
 
 
 def drain_seconds(graceful_timeout: float) -> float:
@@ -158,13 +159,12 @@ def _claim(works: Works) -> None:
             gevent.sleep(1.0)
 
 
-def _watch(worker: Any, runner: Runner, seconds: float, works: Works | None, claiming: Any) -> None:
+def _watch(worker: Any, runner: Runner, seconds: float, works: Works | None) -> None:
     while worker.alive:
         gevent.sleep(WATCH_SECONDS)
     if works is not None:
         works.claimer.stop()  # what it does stands in the ledger: others go on with it, or we when we are back
     runner.drain(seconds)
-    gevent.joinall([claiming] if claiming is not None else [], timeout=DRAIN_MARGIN_SECONDS)
 
 
 # -- addresses

@@ -14,6 +14,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
+import gevent
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -31,7 +32,15 @@ _MALFORMED = (400, "the request is not well-formed HTTP/1.1, or could be read in
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
-    """A gevent worker."""
+    """A gevent worker. `claiming` works through the ledger; the worker ends when that has handed back what it had."""
+
+    claiming: Any = None
+
+    def run(self) -> None:
+        """Serve until told to go. gunicorn waits for requests only; the master ends what takes too long."""
+        super().run()
+        if self.claiming is not None:
+            gevent.joinall([self.claiming], timeout=self.cfg.graceful_timeout)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what the parser refused; leave the rest to gunicorn."""

@@ -251,7 +251,7 @@ class Claimer:
         for active in running:
             state = standings[active.claim.migration_id].state
             if state in ("paused", "cancelled") and not active.transfer.meter.committed:
-                self._break(active, f"the migration was {state}")
+                self._break(active, f"the migration was {state}", goes_on=state == "paused")
 
     def _throttle(self, id: str) -> Throttle:
         """Return what holds a migration's transfers back in this process."""
@@ -267,9 +267,10 @@ class Claimer:
         most = self._throttle(id).bounds.transfers
         return most is not None and sum(one.claim.migration_id == id for one in self.active.values()) >= most
 
-    def _break(self, active: Active, why: str) -> None:
+    def _break(self, active: Active, why: str, goes_on: bool = True) -> None:
+        """Stop a transfer; where nobody is to go on with it, it throws away what it had begun."""
         active.stopped = True
-        active.transfer.cancel(Cancelled(why))
+        active.transfer.cancel(Cancelled(why, retryable=goes_on))
 
     def _leave(self) -> None:
         try:

@@ -26,9 +26,9 @@ from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
 from relay.errors import (
-    Cancelled,
     IntegrityMismatch,
     LeaseLost,
+    LedgerFailed,
     NotFound,
     PermissionDenied,
     Rejected,
@@ -269,7 +269,8 @@ class Parts:
                 return do(meter)
             except RelayError as error:
                 wait = None
-                if error.retryable and not isinstance(error, (*BEGUN_ANEW, final)):
+                # Sending it again helps no ledger.
+                if error.retryable and not isinstance(error, (*BEGUN_ANEW, LedgerFailed, final)):
                     wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
                 if wait is None:
                     raise
@@ -355,7 +356,7 @@ class Parts:
         if isinstance(error, PermissionDenied):
             return bool(self._done)
         if isinstance(error, RelayError):
-            return error.retryable or isinstance(error, Cancelled | LeaseLost | Unauthenticated)
+            return error.retryable or isinstance(error, LeaseLost | LedgerFailed | Unauthenticated)
         return True
 
     def _abort(self, upload: Upload, error: BaseException, written: bool = True) -> None:

@@ -42,6 +42,7 @@ from relay.errors import (
     EgressDenied,
     IntegrityMismatch,
     InvalidURL,
+    LedgerFailed,
     LengthRequired,
     NotFound,
     PermissionDenied,
@@ -227,7 +228,8 @@ class Transfer:
 
     def _wait_after(self, error: RelayError) -> None:
         """Wait before the next attempt, or raise `error` if there is to be none."""
-        wait = self._wait(error) if error.retryable and self.attempt else None
+        again = error.retryable and self.attempt and not isinstance(error, LedgerFailed)
+        wait = self._wait(error) if again else None
         if wait is None:
             raise error
         self.phase = "waiting"

@@ -33,6 +33,9 @@ LAPSES: Final = 5
 SUSPECT: Final = 2
 """A transfer with which so many were lost is claimed only by itself: if it kills its runner it takes no other along."""
 
+FORGOTTEN: Final = 2
+"""So many claims of one transfer may be among the commits that a ledger has lost."""
+
 
 @dataclass(frozen=True)
 class Who:
@@ -87,14 +90,20 @@ def reclaim(connection: Connection, database: Database, who: Who) -> int:
 def doubt(connection: Connection) -> None:
     """Believe no longer that what is queued was never begun, and that nothing is at the destinations.
 
+    A claim that was forgotten had a fence that nobody may have again, and may have left something under its name; so
+    those fences are passed over, and count as lost.
+
     For a ledger that may have lost its newest commits: the machine went down, with a disk that said more than it did;
     or a database was put in another's place.
     """
     running = select(migrations.c.id).where(migrations.c.state == "running")
     connection.execute(update(migrations).where(migrations.c.state == "running").values(destination_empty=False))
     single = running.where(migrations.c.listing == "none")
-    untouched = (transfers.c.state == "queued") & (transfers.c.attempts == 0)
-    connection.execute(update(transfers).where(transfers.c.migration_id.in_(single), untouched).values(attempts=1))
+    queued = transfers.c.state == "queued"
+    forgotten = transfers.c.fence + FORGOTTEN
+    connection.execute(update(transfers).where(transfers.c.migration_id.in_(running), queued).values(fence=forgotten))
+    untouched = transfers.c.migration_id.in_(single) & queued & (transfers.c.attempts == 0)
+    connection.execute(update(transfers).where(untouched).values(attempts=1))
 
 
 def _strays(connection: Connection, who: Who) -> list[str]:

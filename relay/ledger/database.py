@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from gevent.threadpool import ThreadPool
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from relay.errors import ConfigError, LedgerBusy, LedgerFailed
@@ -120,7 +120,8 @@ def open_database(address: str) -> Database:
     """Open a ledger by its URL, make its folder and tables where there are none, and bring older ones up to date.
 
     Raises ConfigError in one line for a URL that is not understood, a file that is not a ledger or not ours to write,
-    one that is damaged, and one of a newer relay. Changes nothing then.
+    one that is damaged, and one of a newer relay; a retryable one for a database that can't be reached, or that
+    somebody keeps. Changes nothing then.
     """
     url = _parsed(address)
     path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
@@ -129,8 +130,8 @@ def open_database(address: str) -> Database:
             _prepare(path)
         database = Database(url, _engine(url))
         try:
-            database.run(_checked, write=False)
-            database.run(_upgraded)
+            if database.run(_checked, write=False) != HEAD:  # who only looks need not wait for the lock
+                database.run(_upgraded)
         except BaseException:
             database.close()
             raise
@@ -138,7 +139,7 @@ def open_database(address: str) -> Database:
     except OSError as error:
         raise _refused(path or url, error.strerror or str(error)) from None
     except (LedgerFailed, LedgerBusy) as error:
-        raise ConfigError(error.message, hint=error.hint) from None
+        raise ConfigError(error.message, hint=error.hint, retryable=error.retryable) from None
     return database
 
 
@@ -194,8 +195,8 @@ def _engine(url: URL) -> Engine:
 # -- what is in it
 
 
-def _checked(connection: Connection) -> None:
-    """Raise LedgerFailed for what is not ours, damaged, or newer."""
+def _checked(connection: Connection) -> str | None:
+    """Return the version of what is there, or None. Raises LedgerFailed for what is not ours, damaged, or newer."""
     where = connection.engine.url.render_as_string(hide_password=True)
     sqlite = connection.dialect.name == "sqlite"
     if sqlite and (told := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()) != "ok":
@@ -210,6 +211,7 @@ def _checked(connection: Connection) -> None:
             f"the ledger {where} was written by a newer relay (schema {version}, this one knows {HEAD})",
             hint="Use that relay, or name another ledger in RELAY_LEDGER.",
         )
+    return version
 
 
 def _version(connection: Connection) -> str:
@@ -246,7 +248,8 @@ def _told(error: SQLAlchemyError, where: str) -> LedgerFailed | LedgerBusy:
     if "database is locked" in said or "lock timeout" in said:
         return LedgerBusy(f"another process keeps the ledger {where}", retry_after=5.0)
     hint = _KEEP if any(word in said for word in ("malformed", "not a database")) else None
-    return LedgerFailed(f"the ledger {where}: {said}", hint=hint)
+    away = isinstance(error, OperationalError) and type(original).__module__.startswith("psycopg")
+    return LedgerFailed(f"the ledger {where}: {said}", hint=hint, retryable=away)
 
 
 def _refused(where: Path | URL, said: str) -> ConfigError:

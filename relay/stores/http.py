@@ -162,7 +162,7 @@ class HttpStore:
                     raise SourceChanged(f"the {name} was {ours} and is {theirs} now", side=self._side)
             if body.length not in (None, span.length):
                 raise RangeIgnored(f"{final} announces {body.length} bytes of {span.length}", side=self._side)
-            if pinned.strong_etag and head.get("etag") is None:
+            if known.strong_etag and head.get("etag") is None:
                 # RFC 9110 section 15.3.7 wants one; without it the bytes may be another version's.
                 raise RangeIgnored(f"{final} does not say of which version its range is", side=self._side)
             body.promise(span.length)

@@ -496,10 +496,13 @@ class S3Store(HttpStore):
         return _kept_at(upload.location, found.version)
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
-        """As PartsDestination.lost_uploads, by ListMultipartUploads; the server's clock is compared with ours."""
+        """As PartsDestination.lost_uploads, by ListMultipartUploads; the server's clock is compared with ours.
+
+        Not with `encoding-type`: SeaweedFS says that it encoded the keys, and did not. No key of ours needs it.
+        """
         account = cast(S3Account, location.account)
         key = unquote(location.path.removeprefix(account.prefix)).lstrip("/")
-        query = f"encoding-type=url&prefix={quote(key, safe='-_.~')}&uploads="
+        query = f"prefix={quote(key, safe='-_.~')}&uploads="
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
         if response.head.status != 200:
             raise self._refusal(response, "GET", location)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from relay.errors import TooManyFiles
+
 PIPE_BYTES = 1024 * 1024
 
 
@@ -54,10 +56,13 @@ class Pipes:
         self._kept = kept
 
     def take(self) -> tuple[int, int]:
-        """Return (read end, write end) of an empty pipe, of 1 MiB where the system allows it."""
+        """Return (read end, write end) of an empty pipe, of 1 MiB where the system allows it. Raises TooManyFiles."""
         if self._free:
             return self._free.pop()
-        ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise TooManyFiles(f"no pipe can be opened ({error.strerror})", retry_after=5.0) from None
         try:
             fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except PermissionError:

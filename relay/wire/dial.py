@@ -10,6 +10,7 @@ Decided here: the policy's place, keep-alive pools by origin. Never here: HTTP.
 
 from __future__ import annotations
 
+import errno
 import socket as _socket
 import ssl
 from collections import deque
@@ -22,11 +23,13 @@ import gevent.socket
 
 from relay.config import Limits
 from relay.egress import EgressPolicy
-from relay.errors import ConnectFailed, EgressDenied, RelayError, Side, StoreTimeout
+from relay.errors import ConnectFailed, EgressDenied, RelayError, Side, StoreTimeout, TooManyFiles
 from relay.location import Origin
 from relay.wire.stream import Stream
 from relay.wire.tls import TlsStream
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the system answers when it has no more to give, whoever is asked for."""
 UNSENT_BYTES = 1024 * 1024
 """How much may wait in the kernel that the peer's window does not let out yet (TCP_NOTSENT_LOWAT, tcp(7)).
 
@@ -62,8 +65,8 @@ class Dialer:
     def dial(self, origin: Origin, side: Side) -> Stream:
         """Open a connection, with TLS where the scheme asks for it.
 
-        Raises EgressDenied, ConnectFailed, StoreTimeout, CertificateRefused or ConnectionLost; no socket is left
-        open then.
+        Raises EgressDenied, ConnectFailed, StoreTimeout, CertificateRefused, ConnectionLost or TooManyFiles; no socket
+        is left open then.
         """
         deadline = monotonic() + self.limits.connect_seconds
         try:
@@ -103,7 +106,12 @@ class Dialer:
 
     def _connected(self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float) -> Any:
         self.policy.check_address(origin.host, str(sockaddr[0]), origin.port)
-        sock = self._socket(family, _socket.SOCK_STREAM)
+        try:
+            sock = self._socket(family, _socket.SOCK_STREAM)
+        except OSError as error:
+            if error.errno in EXHAUSTED:  # nobody's fault but ours
+                raise TooManyFiles(f"no connection can be opened ({error.strerror})", retry_after=5.0) from None
+            raise ConnectFailed(f"no connection to {origin} ({error.strerror})", side=side) from None
         try:
             _tune(sock, self.limits)
             sock.settimeout(max(seconds, 0.001))

