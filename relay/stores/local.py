@@ -252,7 +252,7 @@ class LocalStore:
             with suppress(OSError):
                 part.unlink()
             raise
-        return Stored(version, local_location(part, destination=True), {}, place=location)
+        return Stored(version, local_location(part, destination=True), {}, place=location, notes=_lost(metadata))
 
     def _write(self, location: Location, descriptor: int, body: Body) -> None:
         """Write the whole body, down to the disk. Raises the body's errors, and ours for the file system's."""
@@ -324,6 +324,12 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, "a part of the path is a file there") from None
+
+
+def _lost(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Return what a file can't keep and its reader has to know."""
+    coding = next((value for name, value in metadata if name.lower() == "content-encoding"), None)
+    return () if coding is None else (f"the file holds the bytes as they came, in the content coding {coding}",)
 
 
 def _scanned(folder: Path) -> list[Entry]:
