@@ -225,6 +225,16 @@ def test_b68_a_bucket_that_lists_what_was_not_asked_for_is_refused(wire: Wire, n
         list(store(wire, place).list(place, True))
 
 
+def test_b63_an_object_whose_key_ends_in_a_slash_is_told_unless_it_is_a_folders_marker(wire: Wire) -> None:
+    page = keys("folder/", "folder/a/", "folder/b").replace(b"<Size>1</Size>", b"<Size>0</Size>", 2)
+    for told, names in ((page, ["a/", "b"]), (keys("folder/a/"), ["a/(an object)"])):
+        with Peer(telling(told)) as peer:
+            place = bucket_at(peer, "folder/")
+            found = list(store(wire, place).list(place, True))
+        assert [entry.name for entry in found] == names
+        assert [entry.error is not None for entry in found] == ["(an object)" in name for name in names]
+
+
 BAD = "bad\udcff"
 """A name of bytes that are no UTF-8."""
 
