@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,15 @@ def test_b85_settings_that_are_no_file_are_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("RELAY_CONFIG", str(tmp_path if what == "a folder" else tmp_path / "none.toml"))
     with pytest.raises(ConfigError, match="RELAY_CONFIG"):
         load_settings()
+
+
+def test_b86_a_ledger_of_a_newer_relay_is_left_alone(terminal: Terminal) -> None:
+    words = ("migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to")
+    assert terminal.run(*words)[0] == 0
+    with closing(sqlite3.connect(terminal.ledger)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for command in (words, ("status",)):
+        code, _, said = terminal.run(*command)
+        assert code == 2
+        assert "newer relay" in said and str(terminal.ledger) in said
+    assert terminal.query("SELECT version_num FROM alembic_version") == "9999"
