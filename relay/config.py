@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags (init) over the environment over the TOML file that RELAY_CONFIG names, or ./relay.toml."""
-        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get("RELAY_CONFIG", "relay.toml")))
+        toml = TomlConfigSettingsSource(settings_cls, _file())
         return init_settings, env_settings, toml
 
     def limits(self) -> Limits:
@@ -234,14 +235,16 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         raise ConfigError(f"{unknown[0]} is not a setting", hint="Is it a typo? `relay serve --help` lists them.")
     check(os.environ)
     named = os.environ.get("RELAY_CONFIG")
-    if named is not None and not Path(named).exists():
-        raise ConfigError(f"RELAY_CONFIG {named} is not there")
+    if named is not None and not Path(named).is_file():
+        raise ConfigError(f"RELAY_CONFIG {named} is no file that is there")
     try:
         settings = Settings(**given)
     except ValidationError as error:
         raise ConfigError("; ".join(_told(e) for e in error.errors())) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {_file()} ({error.strerror})") from None
     except ValueError as error:  # tomllib names the line and the column
-        raise ConfigError(f"{os.environ.get('RELAY_CONFIG', 'relay.toml')}: {error}") from None
+        raise ConfigError(f"{_file()}: {error}") from None
     settings.egress()
     settings.folders()
     return settings
@@ -249,7 +252,21 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
 
 def _told(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"]) or "setting"
-    return f"{name} (RELAY_{name.upper()}): {error['msg']}"
+    return f"{name} ({_place(str(error['loc'][0]) if error['loc'] else name)}): {error['msg']}"
+
+
+def _file() -> Path:
+    return Path(os.environ.get("RELAY_CONFIG", "relay.toml"))
+
+
+def _place(name: str) -> str:
+    """Return where a setting stands: its variable, or the file and the line."""
+    variable = f"RELAY_{name.upper()}"
+    if os.environ.get(variable) or not _file().is_file():
+        return variable
+    stands = re.compile(rf"\s*(?:\[+\s*)?['\"]?{re.escape(name)}['\"]?\s*[=.\]]")
+    lines = _file().read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((f"{_file()}:{number}" for number, line in enumerate(lines, start=1) if stands.match(line)), variable)
 
 
 def is_loopback(host: str) -> bool:

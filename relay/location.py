@@ -273,6 +273,11 @@ def same_object(one: Location, other: Location) -> bool:
     return _identity(one) == _identity(other)
 
 
+def same_path(one: Location, other: Location) -> bool:
+    """Whether two locations have the same path and query, at whatever hosts: compared as in `same_object`."""
+    return _identity(one)[2:] == _identity(other)[2:]
+
+
 def is_host_name(host: str) -> bool:
     """Whether this is a lower-case ASCII name that can stand in the DNS, its punycode labels included."""
     if not _NAME.fullmatch(host) or len(host.removesuffix(".")) > _NAME_BYTES:

@@ -55,7 +55,7 @@ from relay.errors import (
     StoreError,
 )
 from relay.failpoints import reach
-from relay.location import Location, same_object
+from relay.location import Location, same_object, same_path
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
 from relay.stores.interfaces import CopyDestination, Destination, Found, Opened, Opener, Source, Span, Stored
@@ -568,7 +568,7 @@ class Transfer:
         body = self._body
         assert body is not None  # _open set it
         atomic = self._atomic(destination)
-        if not atomic and before.version is not None and _twins(opened.version, before.version):
+        if not atomic and same_path(opened.location, place) and _twins(opened.version, before.version):
             raise _alias(place)
         body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
         self.phase = "piping"
@@ -704,15 +704,18 @@ class Transfer:
         return Outcome(self.id, state, self.plan.source, place, moved, self.meter.seconds(), receipt)
 
 
-def _twins(source: Version, there: Version) -> bool:
-    """Say if two versions are the same in all that tells versions apart, as those of one object by two names are."""
-    ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there))
+def _twins(source: Version, there: Version | None) -> bool:
+    """Say if two versions are the same in all that tells versions apart, as those of one object by two names are.
+
+    For two objects of one server that says little: nginx makes its tags of the second and the size.
+    """
+    ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there or Version()))
     return ours == theirs and None not in ours
 
 
 def _alias(place: Location) -> SameObject:
     return SameObject(
-        f"{place} has the source's entity tag, size and time: it may be the same object by another name",
+        f"{place} has the source's path, entity tag, size and time: it may be the same object by another name",
         hint="An upload would empty it before it is read. Two exact twins need no move: 'if_exists': 'changed' skips.",
     )
 

@@ -77,6 +77,8 @@ ERRORS: Mapping[int, tuple[type[StoreError], str | None]] = {
 """What the system's errors mean; every other one (EIO, EMFILE) may pass."""
 
 
+_UTF_8 = ("utf-8", "surrogateescape")
+"""How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang on that."""
 PATH_BYTES = 4096
 """The longest path that Linux takes, and so more folders than any has."""
 
@@ -89,7 +91,7 @@ class LocalAccount:
 
     def shown(self, path: str) -> str:
         """Return the path as a shell takes it."""
-        return os.fsdecode(unquote_to_bytes(path))
+        return unquote_to_bytes(path).decode(*_UTF_8)
 
     def check(self, path: str) -> None:
         """As Account.check."""
@@ -197,7 +199,7 @@ class LocalStore:
         while waiting:
             folder = waiting.pop()
             with self._told(location):
-                found = in_native_thread(partial(_scanned, root / folder))
+                found = in_native_thread(partial(_scanned, root / os.fsdecode(folder.encode(*_UTF_8))))
             for entry in found:
                 entry = replace(entry, name=folder + entry.name)
                 if entry.folder and recursive:
@@ -251,7 +253,7 @@ class LocalStore:
             with suppress(OSError):
                 part.unlink()
             raise
-        return Stored(version, local_location(part, destination=True), {}, place=location)
+        return Stored(version, local_location(part, destination=True), {}, place=location, notes=_lost(metadata))
 
     def _write(self, location: Location, descriptor: int, body: Body) -> None:
         """Write the whole body, down to the disk. Raises the body's errors, and ours for the file system's."""
@@ -328,20 +330,27 @@ def _make_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "a part of the path is a file there") from None
 
 
+def _lost(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Return what a file can't keep and its reader has to know."""
+    coding = next((value for name, value in metadata if name.lower() == "content-encoding"), None)
+    return () if coding is None else (f"the file holds the bytes as they came, in the content coding {coding}",)
+
+
 def _scanned(folder: Path) -> list[Entry]:
     """Return what one folder holds. Raises OSError; what vanishes meanwhile is left out."""
     found = []
     with os.scandir(folder) as rows:
         for row in rows:
-            if row.name.startswith(PREFIX) and row.name.endswith(SUFFIX):
+            name = os.fsencode(row.name).decode(*_UTF_8)
+            if name.startswith(PREFIX) and name.endswith(SUFFIX):
                 continue
             with suppress(FileNotFoundError):
                 if row.is_dir(follow_symlinks=False):
-                    found.append(Entry(f"{row.name}/"))
+                    found.append(Entry(f"{name}/"))
                 elif row.is_file():
                     told = row.stat()
                     modified = datetime.fromtimestamp(told.st_mtime, UTC)
-                    found.append(Entry(row.name, told.st_size, _version(told).etag, modified))
+                    found.append(Entry(name, told.st_size, _version(told).etag, modified))
     return sorted(found, key=lambda entry: entry.name)
 
 

@@ -28,6 +28,7 @@ from relay.errors import (
     Throttled,
     Unauthenticated,
     Unavailable,
+    UnsafeKey,
     UploadGone,
 )
 from relay.location import Location
@@ -167,7 +168,18 @@ def entries(page: Element, prefix: str, location: Location, side: Side) -> Itera
         name = below(told.get(key, ""))
         if name:
             length, tag = told.get(size, ""), told.get(etag)
-            yield Entry(name, int(length) if length.isdigit() else None, tag and printable(tag), _when(told.get(when)))
+            bytes = int(length) if length.isdigit() else None
+            if name.endswith("/") and bytes != 0:
+                yield Entry(f"{name}(an object)", bytes, error=_ends_in_slash())
+            else:
+                yield Entry(name, bytes, tag and printable(tag), _when(told.get(when)))
+
+
+def _ends_in_slash() -> UnsafeKey:
+    return UnsafeKey(
+        "the key ends in '/', and there are bytes behind it",
+        hint="Only an empty object of such a name is a folder's marker; copy this one to another key.",
+    )
 
 
 def unfinished(page: Element) -> Iterator[tuple[str, str, float]]:

@@ -151,11 +151,7 @@ class WebDavStore(HttpStore):
         """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders."""
         if location.method == "POST":
             raise Rejected("WebDAV takes objects by PUT", side=self._side)
-        folder = location.path.rpartition("/")[0]
-        part = location.with_target(f"{folder}/{unpublished_name(token)}")
-        if if_absent and self._exists(location):
-            raise PreconditionFailed(f"{location} exists", side=self._side)
-        self._make_folders(location)
+        part = self._prepared(location, if_absent, token)
         try:
             stored = super().put(part, body, metadata)
         except RelayError as error:
@@ -190,11 +186,7 @@ class WebDavStore(HttpStore):
         token: str | None = None,
     ) -> Stored:
         """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish` moves."""
-        folder = location.path.rpartition("/")[0]
-        part = location.with_target(f"{folder}/{unpublished_name(token)}")
-        if if_absent and self._exists(location):
-            raise PreconditionFailed(f"{location} exists", side=self._side)
-        self._make_folders(location)
+        part = self._prepared(location, if_absent, token)
         try:
             response = self._send("COPY", source, (("Destination", part.url), ("Overwrite", "F")))
             if response.head.status not in self.believed["COPY"]:
@@ -217,7 +209,14 @@ class WebDavStore(HttpStore):
 
     def unpublished(self, location: Location, token: str) -> Location | None:
         """As Destination.unpublished."""
-        return location.with_target(f"{location.path.rpartition('/')[0]}/{unpublished_name(token)}")
+        return _beside(location, token)
+
+    def _prepared(self, location: Location, if_absent: bool, token: str | None) -> Location:
+        """Return where an object is put until it is published, when all is ready for it there. Raises as `put`."""
+        if if_absent and self._exists(location):
+            raise PreconditionFailed(f"{location} exists", side=self._side)
+        self._make_folders(location)
+        return _beside(location, token)
 
     def _carried(self, metadata: Fields) -> Fields:
         """As HttpStore's, and when it was changed, which ownCloud and Nextcloud keep; others pass over the field."""
@@ -408,6 +407,10 @@ class WebDavStore(HttpStore):
         if not self._wire.memory.forget(folder.origin, _folder(folder)):
             return error
         return Unavailable(f"{error.message}; its folder may be gone", side=self._side, store_status=error.store_status)
+
+
+def _beside(location: Location, token: str | None) -> Location:
+    return location.with_target(f"{location.path.rpartition('/')[0]}/{unpublished_name(token)}")
 
 
 def _folder(folder: Location) -> str:

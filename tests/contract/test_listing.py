@@ -207,6 +207,81 @@ def test_a_webdav_listing_may_hold_whole_urls_and_unescaped_names(wire: Wire) ->
         assert list(store(wire, place).list(place)) == [Entry("b c"), Entry("d")]
 
 
+def bucket_at(peer: Peer, key: str = "") -> Location:
+    config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+    return s3_location(config, "bucket", key)
+
+
+def keys(*names: str, coded: bool = False) -> bytes:
+    rows = "".join(f"<Contents><Key>{name}</Key><Size>1</Size></Contents>" for name in names)
+    coding = "<EncodingType>url</EncodingType>" if coded else ""
+    return reply(200, f"<ListBucketResult>{coding}{rows}</ListBucketResult>")
+
+
+@pytest.mark.parametrize("name", ["elsewhere", "folde", "Folder/a", "/folder/a"])
+def test_b68_a_bucket_that_lists_what_was_not_asked_for_is_refused(wire: Wire, name: str) -> None:
+    with Peer(telling(keys("folder/good", name))) as peer, pytest.raises(ProtocolViolation):
+        place = bucket_at(peer, "folder/")
+        list(store(wire, place).list(place, True))
+
+
+def test_b63_an_object_whose_key_ends_in_a_slash_is_told_unless_it_is_a_folders_marker(wire: Wire) -> None:
+    page = keys("folder/", "folder/a/", "folder/b").replace(b"<Size>1</Size>", b"<Size>0</Size>", 2)
+    for told, names in ((page, ["a/", "b"]), (keys("folder/a/"), ["a/(an object)"])):
+        with Peer(telling(told)) as peer:
+            place = bucket_at(peer, "folder/")
+            found = list(store(wire, place).list(place, True))
+        assert [entry.name for entry in found] == names
+        assert [entry.error is not None for entry in found] == ["(an object)" in name for name in names]
+
+
+BAD = "bad\udcff"
+"""A name of bytes that are no UTF-8."""
+
+
+@pytest.mark.parametrize("scheme", ["s3", "webdav", "json", "html"])
+def test_b61_a_name_that_is_no_text_is_told_and_never_replaced(wire: Wire, scheme: str) -> None:
+    told = {
+        "s3": keys("folder/bad%ff", "folder/good", coded=True),
+        "webdav": dav("/folder/bad%ff", "/folder/good"),
+        "json": reply(200, '[{"name": "bad\\udcff"}, {"name": "good"}]'),
+        "html": reply(200, "<title>Index of /folder/</title><a href='bad%ff'>bad</a><a href='good'>good</a>"),
+    }
+    with Peer(telling(told[scheme])) as peer:
+        if scheme == "s3":
+            place = bucket_at(peer, "folder/")
+        elif scheme == "webdav":
+            place = webdav_location(peer.url("/folder/"))
+        else:
+            place = parse_location(peer.url("/folder/"))
+        assert [entry.name for entry in store(wire, place).list(place, True)] == [BAD, "good"]
+
+
+def test_b61_a_folder_whose_name_is_no_text_does_not_hide_the_others(wire: Wire) -> None:
+    pages = {
+        b"/folder/": "<a href='bad%ff/'>bad</a><a href='good/'>good</a>",
+        b"/folder/good/": "<a href='object'>object</a>",
+    }
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            path = head.split(b" ")[1]
+            talk.send(reply(200, f"<title>Index of {path.decode()}</title>{pages[path]}"))
+
+    with Peer(script) as peer:
+        place = parse_location(peer.url("/folder/"))
+        found = list(store(wire, place).list(place, True))
+    assert {entry.name: entry.error is not None for entry in found} == {BAD: True, "good/object": False}
+
+
+def test_b68_an_index_whose_links_lead_out_lists_none_of_them(wire: Wire) -> None:
+    links = ("/etc/passwd", "../up", "//evil.example/x", "https://evil.example/x", "%2e%2e/up", "good")
+    page = "<title>Index of /folder/</title>" + "".join(f"<a href='{link}'>x</a>" for link in links)
+    with Peer(telling(reply(200, page))) as peer:
+        place = parse_location(peer.url("/folder/"))
+        assert [entry.name for entry in store(wire, place).list(place)] == ["good"]
+
+
 @pytest.mark.parametrize(
     ("told", "error"),
     [
@@ -217,8 +292,7 @@ def test_a_webdav_listing_may_hold_whole_urls_and_unescaped_names(wire: Wire) ->
 )
 def test_a_listing_of_a_bucket_that_never_ends_is_refused(wire: Wire, told: str, error: type[RelayError]) -> None:
     with Peer(telling(reply(200, told))) as peer:
-        config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
-        place = s3_location(config, "bucket", "")
+        place = bucket_at(peer)
         with pytest.raises(error):
             list(store(wire, place).list(place))
 

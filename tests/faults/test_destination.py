@@ -17,9 +17,11 @@ from relay.errors import (
     ConnectFailed,
     ConnectionLost,
     DestinationLost,
+    DestinationMutates,
     IntegrityMismatch,
     LengthRequired,
     PermissionDenied,
+    PreconditionFailed,
     PrematureResponse,
     RedirectRefused,
     Rejected,
@@ -232,6 +234,43 @@ def test_f37_a_yes_without_an_object(engine: Engine, pair: Pair) -> None:
         keeping(cloud)(talk)
 
     fails(engine, pair, DestinationLost, forgetful)
+
+
+@pytest.mark.parametrize("theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"])
+def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
+    engine: Engine, pair: Pair, theirs: bytes
+) -> None:
+    """The server called ours v1; what is there when we look is v2."""
+    asked: list[bytes] = []
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            asked.append(request.split()[0])
+            if request.startswith(b"PUT"):
+                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                talk.body(len(BIG))
+                talk.send(b'HTTP/1.1 201 Created\r\nETag: "v1"\r\nContent-Length: 0\r\n\r\n')
+            elif b"PUT" not in asked:
+                talk.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            else:
+                head = b'HTTP/1.1 200 OK\r\nETag: "v2"\r\nContent-Length: %d\r\n\r\n' % len(theirs)
+                talk.send(head, theirs if request.startswith(b"GET") else b"")
+
+    error = fails(engine, pair, PreconditionFailed, script)
+    assert "Somebody else" in error.hint
+    assert b"DELETE" not in asked
+
+
+@pytest.mark.parametrize("kind", ["truncated", "longer"])
+def test_f52_the_same_damage_twice_is_the_destinations_own_doing(patient: Engine, pair: Pair, kind: str) -> None:
+    cloud = Cloud()
+    script = serving(Cloud(), sending(BIG_HEAD, BIG))
+    source = pair.start(script)
+    with pytest.raises(DestinationMutates) as caught:
+        patient.migrate(source.url("/a"), pair.start(mangling(cloud, kind)).url("/b"))
+    assert not caught.value.retryable
+    assert cloud.methods.count(b"PUT") == 2
+    assert cloud.objects == {}
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -68,6 +69,16 @@ def test_a_file_goes_to_a_file(engine: Engine, tmp_path: Path, size: int, verify
     (tmp_path / "folder").mkdir()
     engine.migrate(here(tmp_path / "a"), there(tmp_path / "folder"), verify=verify)  # type: ignore[arg-type]
     assert (tmp_path / "folder" / "a").read_bytes() == data
+
+
+def test_f16_a_content_coding_that_a_file_cannot_keep_is_noted(engine: Engine, tmp_path: Path) -> None:
+    coded = gzip.compress(bytes(10 * MIB))
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(coded)
+    with Peer(serving(Cloud(), sending(head, coded))) as peer:
+        outcome = engine.migrate(peer.url(), there(tmp_path / "a"))  # type: ignore[arg-type]
+    assert (tmp_path / "a").read_bytes() == coded
+    assert outcome.receipt is not None
+    assert any("gzip" in note for note in outcome.receipt.notes)
 
 
 @pytest.mark.parametrize("cut", [0, 1, len(DATA) - 1])

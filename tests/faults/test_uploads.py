@@ -27,6 +27,7 @@ from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import DONE, GONE, IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply
+from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer, Talk
 
 SMALL = 1000
@@ -356,3 +357,22 @@ def test_a_refusal_that_names_the_precondition_leaves_the_checksum_alone(engine:
     assert outcome.receipt.attempts == 2
     puts = [request for request in bucket.requests if request.startswith(b"PUT")]
     assert all(b"x-amz-trailer" in put for put in puts)
+
+
+# -- B73: sizes
+
+
+TOO_LARGE = {"no ranges": (6 << 30, b""), "ranges": (6 << 40, b'ETag: "v1"\r\nAccept-Ranges: bytes\r\n')}
+
+
+@pytest.mark.parametrize("kind", TOO_LARGE)
+def test_b73_an_object_that_s3_can_not_hold_is_refused_before_its_first_byte(engine: Engine, kind: str) -> None:
+    """Of 6 GiB that only come in one piece; of 6 TiB in any number of them."""
+    size, fields = TOO_LARGE[kind]
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (size, fields)
+    bucket, cloud = Bucket(), Cloud()
+    with Peer([serving(cloud, sending(head), head)] * 4) as there, Peer(many(bucket)) as peer:
+        with pytest.raises(Rejected) as caught:
+            patient(engine).migrate(there.url(), place(peer))
+    assert caught.value.side == "destination"
+    assert not {"put", "part", "begin whole"} & set(bucket.asked)

@@ -231,6 +231,23 @@ def test_f58_the_same_object_by_two_hosts_names_is_refused_before_it_is_emptied(
     assert b"PUT" not in cloud.methods
 
 
+def test_f58_another_object_of_the_same_second_and_size_is_another_object(engine: Engine) -> None:
+    """As on nginx, which makes its tags of these two."""
+    version = b'ETag: "v1"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
+    head = GET_HEAD.replace(b'ETag: "v1"\r\n', version)
+    cloud = Cloud()
+
+    def there(talk: Talk) -> None:
+        request = talk.head()
+        if request.startswith(b"HEAD"):
+            talk.send(head)
+        keeping(cloud)(talk)
+
+    with Peer(serving(Cloud(), sending(head, DATA), head)) as peer, Peer([there, keeping(cloud)]) as other:
+        assert engine.migrate(peer.url("/a"), other.url("/b")).state is State.VERIFIED
+    assert cloud.objects == {b"/b": DATA}
+
+
 # -- F17: what Google's storage unpacks
 
 STORED = b"as it is stored, packed"
