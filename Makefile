@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-stores ladder load soak crash clean help
+.PHONY: demo test check bench bench-stores bench-ledger ladder load soak crash clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
@@ -12,6 +12,7 @@ help:
 	@echo "make check  format, lint, types"
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone (about five minutes)"
+	@echo "make bench-ledger  200,000 transfers through the ledger alone, in SQLite and PostgreSQL (about five minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
@@ -40,6 +41,9 @@ bench: $(VENV)/installed
 
 bench-stores: $(VENV)/installed
 	@$(BIN)/python -m loadtests.stores $(BENCH)
+
+bench-ledger: $(VENV)/installed
+	@$(BIN)/python -m tests.ledger_bench $(BENCH)
 
 ladder: $(VENV)/installed
 	@$(BIN)/python -m loadtests.ladder $(LADDER)

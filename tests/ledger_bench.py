@@ -1,0 +1,214 @@
+"""`make bench-ledger`: the ledger alone, in SQLite and in PostgreSQL, with a tree as large as people have.
+
+Theory of operation. A tree is listed into an empty ledger page by page, claimed as runners claim it, settled with
+receipts as real ones are, and paged through, while a greenlet that wakes every 10 ms says how late it was: what holds
+up the hub holds up every transfer. Wall time and CPU seconds are those of this process; PostgreSQL's own are not in it.
+
+Decided here: what is measured. Never here: what is right (`tests/contract/test_ledger.py`).
+"""
+
+# ruff: noqa: E402, I001 - psycopg looks, when it is imported, whether sockets are patched
+
+from __future__ import annotations
+
+from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gevent
+import psycopg
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, Listed, Settlement
+from tests.ledgers import TREE
+from tests.postgres import Postgres, postgresql, programs
+
+PAGE, CLAIMS, TICK_SECONDS = 1000, 48, 0.01
+OPEN, CLOSE = "<!-- bench-ledger -->", "<!-- /bench-ledger -->"
+RECEIPT = {
+    "level": "whole_digest",
+    "bytes": 65536,
+    "digests": {"crc64nvme": "83db9b3294cefcc3", "crc32c": "3f7770db"},
+    "source": {"etag": '"9b2cf535f27731c974343645a3985328"', "size": 65536, "last_modified": None, "digests": {}},
+    "destination": {"etag": '"9b2cf535f27731c974343645a3985328"', "size": 65536, "last_modified": None, "digests": {}},
+    "attempts": 1,
+    "bytes_resent": 0,
+    "notes": [],
+}
+"""As an object of 64 KiB from bucket to bucket gets one."""
+
+
+@dataclass
+class Ticker:
+    """A greenlet that wakes every 10 ms; `late` is the worst it was, beyond the time for which it had no core."""
+
+    late: float = 0.0
+    wakes: int = 0
+    _over: bool = field(default=False, repr=False)
+
+    def run(self) -> None:
+        """Wake until told to stop."""
+        while not self._over:
+            due, waited = time.monotonic() + TICK_SECONDS, starved()
+            gevent.sleep(TICK_SECONDS)
+            self.late = max(self.late, time.monotonic() - due - (starved() - waited))
+            self.wakes += 1
+
+    def stop(self) -> None:
+        """Wake no more."""
+        self._over = True
+
+
+def starved() -> float:
+    """Return the seconds for which this thread was ready to run and the kernel ran others (proc(5): schedstat)."""
+    text = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text()
+    return int(text.split()[1]) / 1e9
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was done `count` times: seconds by the wall and of CPU, and how late the ticker was."""
+
+    name: str
+    count: int
+    wall: float
+    cpu: float
+    late: float
+
+
+def measured(name: str, do: Callable[[], int]) -> Step:
+    """Do it beside a ticker."""
+    ticker = Ticker()
+    ticking = gevent.spawn(ticker.run)
+    gevent.sleep(2 * TICK_SECONDS)
+    wall, cpu = time.monotonic(), time.process_time()
+    count = do()
+    step = Step(name, count, time.monotonic() - wall, time.process_time() - cpu, ticker.late)
+    ticker.stop()
+    ticking.join()
+    return step
+
+
+def listed(ledger: Ledger, objects: int) -> int:
+    """Write a tree's listing."""
+    listing = ledger.claim_listing()
+    assert listing is not None
+    for first in range(0, objects, PAGE):
+        page = [
+            Listed(f"photos/2024/{number:09}.jpg", 65536, f'"{number:032x}"', 1.7e9 + number)
+            for number in range(first, min(first + PAGE, objects))
+        ]
+        assert ledger.add_page(listing, page, page[-1].name)
+    ledger.end_listing(listing)
+    return objects
+
+
+def worked(ledger: Ledger) -> int:
+    """Claim and settle everything, as a runner with 32 slots does."""
+    done, ends = 0, list[Settlement]()
+    while True:
+        if ends:
+            ledger.settle(ends)
+        claims: list[Claim] = ledger.claim(CLAIMS)
+        if not claims:
+            return done
+        ends = [Settlement(claim, "verified", 65536, 0, 0.01, "whole_digest", RECEIPT) for claim in claims]
+        done += len(claims)
+
+
+def paged(ledger: Ledger, id: str) -> int:
+    """Read every row, page by page."""
+    count = after = 0
+    while rows := ledger.page(id, after=after):
+        count, after = count + len(rows), rows[-1].id
+    return count
+
+
+def run(address: str, objects: int) -> list[Step]:
+    """Measure one ledger. Raises AssertionError if not every object was listed, settled and read."""
+    ledger = Ledger.at(address)
+    try:
+        ledger.renew(3600.0)
+        migration, _ = ledger.create(TREE)
+        steps = [
+            measured("list", lambda: listed(ledger, objects)),
+            measured("claim and settle", lambda: worked(ledger)),
+            measured("page through", lambda: paged(ledger, migration.id)),
+        ]
+        ledger.finish()
+        assert [step.count for step in steps] == [objects] * 3
+        assert ledger.migration(migration.id).counted("verified").objects == objects
+        return steps
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def ledgers(home: Path) -> Iterator[dict[str, tuple[str, Callable[[], int]]]]:
+    """Yield the address of an empty ledger of each kind, and what says how many bytes it takes."""
+    file = home / "ledger.db"
+    found: dict[str, tuple[str, Callable[[], int]]] = {
+        "SQLite": (f"sqlite:///{file}", lambda: sum(path.stat().st_size for path in home.glob("ledger.db*")))
+    }
+    with ExitStack() as stack:
+        if programs() is not None:
+            server = stack.enter_context(postgresql())
+            address = server.database()
+            found["PostgreSQL"] = (address, lambda: _size(server, address.rpartition("/")[2]))
+        yield found
+
+
+def _size(server: Postgres, name: str) -> int:
+    with psycopg.connect(server.dsn(name)) as connection:
+        row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def table(kind: str, steps: list[Step], size: int, objects: int) -> Iterator[str]:
+    """Yield one ledger's rows in Markdown."""
+    for step in steps:
+        each = step.cpu / step.count * 1e6
+        yield f"| {kind} | {step.name} | {step.count / step.wall:,.0f} | {each:,.0f} µs | {step.late * 1e3:.0f} ms |"
+    yield f"| {kind} | size | {size / objects * 1e6 / (1 << 20):,.0f} MiB a million | | |"
+
+
+def write_into(file: Path, block: str) -> None:
+    """Put the table between its marks in a file."""
+    text = file.read_text(encoding="utf-8")
+    start, end = text.index(OPEN) + len(OPEN), text.index(CLOSE)
+    file.write_text(f"{text[:start]}\n{block}\n{text[end:]}", encoding="utf-8")
+
+
+def main() -> int:
+    """Print the table; 0 when everything was settled."""
+    parser = argparse.ArgumentParser(prog="python -m tests.ledger_bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("--objects", type=int, default=200_000)
+    parser.add_argument("--folder", type=Path, help="where SQLite's file is made (default: the system's)")
+    parser.add_argument("--write", type=Path, metavar="FILE", help=f"put the table between {OPEN} and {CLOSE}")
+    args = parser.parse_args()
+    rows = ["| ledger | | transfers/s | CPU each | ticker late |", "|---|---|--:|--:|--:|"]
+    with tempfile.TemporaryDirectory(dir=args.folder) as home, ledgers(Path(home)) as found:
+        for kind, (address, size) in found.items():
+            steps = run(address, args.objects)
+            rows += table(kind, steps, size(), args.objects)
+    head = (
+        f"`make bench-ledger` on {time.strftime('%Y-%m-%d')}: {args.objects:,} transfers, {CLAIMS} claimed at a time."
+    )
+    block = "\n".join([head, "", *rows])
+    sys.stdout.write(f"{block}\n")
+    if args.write:
+        write_into(args.write, block)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
