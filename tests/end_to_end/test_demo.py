@@ -31,11 +31,11 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def ours() -> set[int]:
-    """Return the processes of relay and its clouds that run now."""
+    """Return the processes of relay and its clouds that run now, from this checkout's own Python."""
     found = set()
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or ())
-        if "relay.wsgi" in line or "-m simulators" in line:
+        if sys.executable in line and ("relay.wsgi" in line or "-m simulators" in line):
             found.add(process.pid)
     return found
 
