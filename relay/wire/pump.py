@@ -261,7 +261,7 @@ def _splice(body: Body, outlet: Outlet) -> bool:
         try:
             count = _into_pipe(body, ends[1], granted)
             pace.spent(granted, count)
-            empty = count is None or _out_of_pipe(outlet, ends[0], count)
+            empty = count is None or _out_of_pipe(outlet, ends[0], count, body.remaining > count)
         finally:
             PIPES.give(ends, empty)
         if not empty:
@@ -304,13 +304,17 @@ def _into_pipe(body: Body, pipe: int, most: int) -> int | None:
     return count
 
 
-def _out_of_pipe(outlet: Outlet, pipe: int, count: int) -> bool:
-    """Splice `count` bytes into the destination; False if it answered first (the pipe is not empty then)."""
+def _out_of_pipe(outlet: Outlet, pipe: int, count: int, more: bool) -> bool:
+    """Splice `count` bytes into the destination; False if it answered first (the pipe is not empty then).
+
+    With `more` to follow the kernel fills its segments, for which it waits at most a fifth of a second (splice(2)).
+    """
+    flags = SPLICE_FLAGS | os.SPLICE_F_MORE if more else SPLICE_FLAGS
     while count:
         if outlet.answers.poll():
             return False
         try:
-            moved = os.splice(pipe, outlet.stream.fileno(), count, flags=SPLICE_FLAGS)
+            moved = os.splice(pipe, outlet.stream.fileno(), count, flags=flags)
         except (BlockingIOError, InterruptedError):
             outlet.wait()
             continue

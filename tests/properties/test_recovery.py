@@ -1,0 +1,96 @@
+"""What is gone on with after a crash, as a function of what was written down and what the destination answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.engine.journal import fits, kept
+from relay.engine.parts import MIB, cut
+from relay.ledger.rows import Begun, StoredPart
+from relay.stores.interfaces import Part, PartLimits
+
+LIMITS = PartLimits(smallest=3 * MIB, largest=100 * MIB, most=10_000, object_bytes=10_000 * MIB)
+SIZE, STEP = 50 * MIB + 1, 7 * MIB
+SPANS = dict(enumerate(cut(SIZE, STEP, LIMITS), start=1))
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["sent", "acknowledged", "written", "lost", "overwritten", "forgotten"]),
+        st.sampled_from([*SPANS]),
+    ),
+    max_size=60,
+)
+"""What may become of a part: it arrives; its answer is heard, and written down; the store loses it, or somebody writes
+another in its place; a power cut takes the last of what was written."""
+
+
+def played(events: list[tuple[str, int]]) -> tuple[Begun, tuple[Part, ...], dict[int, str]]:
+    """Return what is written down, what the destination lists, and which parts hold the object's bytes for certain."""
+    there: dict[int, Part] = {}
+    heard: dict[int, Part] = {}
+    rows: dict[int, StoredPart] = {}
+    good: dict[int, str] = {}
+    for turn, (event, number) in enumerate(events):
+        span, tag = SPANS[number], f'"{turn}"'
+        if event == "sent":
+            there[number], good[number] = Part(number, span.length, tag, True), tag
+        elif event == "acknowledged" and number in there:
+            heard[number] = there[number]
+        elif event == "written" and number in heard and good.get(number) == heard[number].etag:
+            rows[number] = StoredPart(number, span.length, heard[number].etag, "00", True)
+        elif event == "lost":
+            there.pop(number, None), good.pop(number, None)
+        elif event == "overwritten" and number in there:
+            there[number] = Part(number, span.length, tag, True)
+            good.pop(number, None)
+        elif event == "forgotten" and rows:
+            rows.popitem()
+    begun = Begun("id", True, "place", '"v"', SIZE, STEP, None, tuple(rows.values()))
+    return begun, tuple(there.values()), good
+
+
+@given(EVENTS)
+def test_only_parts_that_are_certainly_there_are_kept(events: list[tuple[str, int]]) -> None:
+    begun, listed, good = played(events)
+    for part in kept(begun, listed):
+        assert good[part.number] == part.etag
+        assert part.size == SPANS[part.number].length
+
+
+@given(EVENTS)
+def test_what_both_know_alike_is_never_sent_again(events: list[tuple[str, int]]) -> None:
+    begun, listed, good = played(events)
+    known = {part.number for part in begun.parts if good.get(part.number) == part.etag}
+    assert {part.number for part in kept(begun, listed)} == known
+
+
+@given(EVENTS)
+def test_kept_and_sent_are_the_whole_object_once(events: list[tuple[str, int]]) -> None:
+    begun, listed, _ = played(events)
+    have = {part.number for part in kept(begun, listed)}
+    sent = {number for number in SPANS if number not in have}
+    spans = sorted((SPANS[number] for number in have | sent), key=lambda span: span.first)
+    assert not have & sent
+    assert [span.first for span in spans] == [0, *(span.last + 1 for span in spans[:-1])]
+    assert spans[-1].last == SIZE - 1
+
+
+@given(EVENTS)
+def test_asking_again_changes_nothing(events: list[tuple[str, int]]) -> None:
+    """Recovery may be killed too: what it keeps is kept again."""
+    begun, listed, _ = played(events)
+    first = kept(begun, listed)
+    assert kept(replace(begun, parts=first), listed) == first
+
+
+@given(st.sampled_from(["place", "etag", "size", "part_bytes"]))
+def test_an_upload_of_anything_else_does_not_fit(member: str) -> None:
+    begun, _, _ = played([])
+    asked = {"place": "place", "etag": '"v"', "size": SIZE, "step": STEP}
+    assert fits(begun, **asked)  # type: ignore[arg-type]
+    other = replace(begun, **{member: "another" if member in ("place", "etag") else 9})
+    assert not fits(other, **asked)  # type: ignore[arg-type]
+    assert not fits(None, **asked)  # type: ignore[arg-type]
