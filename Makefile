@@ -29,7 +29,7 @@ demo: $(VENV)/installed
 	@$(BIN)/python -m loadtests.demo
 
 test: $(VENV)/installed
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m tests $(PYTEST)
 
 check: $(VENV)/installed
 	@$(BIN)/ruff format --check .

@@ -43,7 +43,7 @@ WORK = (
         help="Where both are one store that can copy by itself, let it (default), or move the bytes.",
     ),
     click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT)."),
-    click.option("--slots", type=COUNT, help="Transfers of it at a time, over all that work on it."),
+    click.option("--slots", type=COUNT, help="Transfers at a time (of submit: over all that work on it)."),
     click.option("--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="What it may read and read back."),
     click.option("--connections", type=COUNT, help="Requests of it at a time, to each of the two stores."),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -82,9 +83,7 @@ def _tree(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     from relay.cli.tree import migrate_tree
     from relay.ledger.ledger import Ledger
 
-    settings = load_settings({name: options[name] for name in LIMITS})
-    if (options["slots"] or 0) > settings.slots:  # fewer are a limit, which may be lifted while it runs
-        settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
+    settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
     order = _order(options)
     remotes = Remotes(settings.remotes, folders=None)
     policy = settings.egress().allowing(*filter(None, (place.host for place in order.located(remotes))))
@@ -108,7 +107,8 @@ def _order(options: Mapping[str, Any]) -> Order:
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
         server_copy=options["server_copy"],
-        bounds=bounds_of(options),
+        # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed ahead.
+        bounds=replace(bounds_of(options), slots=None),
     )
 
 

@@ -65,6 +65,9 @@ RENEW_SECONDS = 5.0
 """How often, at least, the lease is put off, and the claims of lost runners are taken back."""
 LOST = 10
 """So many earlier claims of an object are looked for at its destination."""
+AHEAD = 3
+"""So many times the slots are claimed at most: those that run, those that wait to run, those that wait to be settled.
+With fewer, small objects run out while the ledger is asked for more."""
 JOBS = 64
 """So many migrations are kept at hand."""
 
@@ -141,7 +144,7 @@ class Claimer:
         self._throttles: dict[str, Throttle] = {}
         self._asked: dict[str, float] = {}
         self._facts: dict[str, bool] = {}
-        self._wake = Event()
+        self._wake, self._over = Event(), Event()
         self._stopping = False
         self._look_at = 0.0
 
@@ -155,6 +158,7 @@ class Claimer:
     def stop(self) -> None:
         """Claim nothing more, and hand back what runs within about a second. `run` returns then."""
         self._stopping = True
+        self._over.set()
         for active in tuple(self.active.values()):
             self._break(active, "this process stops")
         self._wake.set()
@@ -215,7 +219,7 @@ class Claimer:
             self.ledger.disown(tuple(self._in_hand.values()))
             self._facts.clear()
             self._doubtful = False
-        room = self.slots + self.slots // 2 + 1 - len(self._in_hand) + len(self._settlements)
+        room = AHEAD * self.slots - len(self._in_hand) + len(self._settlements)
         if any(claim.lapses >= SUSPECT for claim in self._in_hand.values()):
             room = 0  # what may kill this process is to take nothing else along
         claims = self.ledger.claim(room, self.only, alone=not self._in_hand) if room > 0 else []
@@ -297,8 +301,7 @@ class Claimer:
     def _keep(self) -> None:
         every = min(RENEW_SECONDS, self.lease_seconds / 4)
         due = self.clock() + every
-        while not self._stopping:
-            gevent.sleep(0.1)
+        while not self._over.wait(0.1):
             if self.clock() < due:
                 continue
             due = self.clock() + every
@@ -437,7 +440,7 @@ class Claimer:
                 continue
             except LedgerFailed as error:
                 self.trouble, self._listing_doubtful = error, True
-            gevent.sleep(LOOK_SECONDS / 4)
+            self._over.wait(LOOK_SECONDS / 4)
 
     def _listed(self, id: str, listing: Listing) -> None:
         try:

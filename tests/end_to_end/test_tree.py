@@ -141,6 +141,9 @@ def test_limits_stay_until_they_are_lifted_and_are_told(terminal: Terminal, tmp_
     (tmp_path / "to" / "empty" / "in the way").mkdir(parents=True)
     words = ("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert terminal.run(*words, "--slots", "2", "--bytes-per-second", "50M")[0] == 1
+    assert json.loads(terminal.run("status", "1", "--json")[1])["limits"]["slots"] is None  # that terminal's alone
+    assert terminal.run("retry", "1")[0] == 0
+    assert terminal.run("limit", "1", "--slots", "2")[0] == 0
     code, _, err = terminal.run(*words, "--connections", "3")
     assert (code, "limits: slots 2, bytes_per_second 50,000,000, connections 3 (`relay limit 1`)" in err) == (1, True)
     assert json.loads(terminal.run("status", "1", "--json")[1])["limits"]["connections"] == 3
