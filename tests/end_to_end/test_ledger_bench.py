@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ledger_bench import CLOSE, OPEN
 from tests.postgres import programs
 
 ROOT = Path(__file__).resolve().parents[2]
+OPEN, CLOSE = "<!-- bench-ledger -->", "<!-- /bench-ledger -->"
 
 
 def test_a_short_run_fills_its_table(tmp_path: Path) -> None:
