@@ -235,7 +235,8 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         raise ConfigError(f"{unknown[0]} is not a setting", hint="Is it a typo? `relay serve --help` lists them.")
     check(os.environ)
     named = os.environ.get("RELAY_CONFIG")
-    if named is not None and not Path(named).is_file():
+    # /dev/null is how one says: no file.
+    if named is not None and named != os.devnull and not Path(named).is_file():
         raise ConfigError(f"RELAY_CONFIG {named} is no file that is there")
     try:
         settings = Settings(**given)

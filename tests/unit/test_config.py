@@ -194,3 +194,9 @@ def test_what_gunicorn_is_told() -> None:
 def test_the_drain_ends_before_gunicorn_does(graceful: int, seconds: float) -> None:
     """Three seconds before, and at least half of the time."""
     assert drain_seconds(graceful) == seconds
+
+
+def test_the_null_device_is_an_empty_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants no settings from a file says so with it, as our own load tests do."""
+    monkeypatch.setenv("RELAY_CONFIG", os.devnull)
+    assert load_settings().remotes == {}
