@@ -26,6 +26,7 @@ from pathlib import Path
 import gevent
 import psycopg
 
+from loadtests.bench.report import write_into
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, Settlement
 from tests.ledgers import TREE
@@ -181,13 +182,6 @@ def table(kind: str, steps: list[Step], size: int, objects: int) -> Iterator[str
     yield f"| {kind} | size | {size / objects * 1e6 / (1 << 20):,.0f} MiB a million | | |"
 
 
-def write_into(file: Path, block: str) -> None:
-    """Put the table between its marks in a file."""
-    text = file.read_text(encoding="utf-8")
-    start, end = text.index(OPEN) + len(OPEN), text.index(CLOSE)
-    file.write_text(f"{text[:start]}\n{block}\n{text[end:]}", encoding="utf-8")
-
-
 def main() -> int:
     """Print the table; 0 when everything was settled."""
     parser = argparse.ArgumentParser(prog="python -m tests.ledger_bench", description=__doc__.partition("\n")[0])
@@ -206,7 +200,7 @@ def main() -> int:
     block = "\n".join([head, "", *rows])
     sys.stdout.write(f"{block}\n")
     if args.write:
-        write_into(args.write, block)
+        write_into(args.write, f"{block}\n", OPEN, CLOSE)
     return 0
 
 
