@@ -6,6 +6,8 @@ import io
 import os
 import subprocess
 import sys
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -30,26 +32,38 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def ours() -> set[int]:
-    """Return the processes of relay and its clouds that run now, from this checkout's own Python."""
-    found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or ())
-        if sys.executable in line and ("relay.wsgi" in line or "-m simulators" in line):
-            found.add(process.pid)
+def marked(mark: str) -> list[list[str]]:
+    """Return the command lines of what runs now with this in its environment: other tests run servers at this time."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("MARK_OF_THIS_DEMO") == mark:
+                found.append(process.cmdline())
     return found
 
 
 @pytest.mark.demo
 def test_the_demo_moves_and_verifies_everything_and_leaves_nothing() -> None:
-    before = ours()
-    done = demo("--objects", "12", "--max", "20MB", "--at-a-time", "10", COLUMNS="160")
+    mark = uuid.uuid4().hex
+    done = demo("--objects", "12", "--max", "20MB", "--at-a-time", "10", COLUMNS="160", MARK_OF_THIS_DEMO=mark)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 of 12 objects verified" in done.stdout
     assert done.stdout.count("whole_digest") == 12
     assert done.stdout.count("the same") >= 12
     assert "Try next" in done.stdout
-    assert ours() - before == set()
+    assert marked(mark) == []
+
+
+def test_what_a_demo_would_leave_running_is_seen() -> None:
+    mark = uuid.uuid4().hex
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"],
+        env={**os.environ, "MARK_OF_THIS_DEMO": mark},
+        stdin=subprocess.PIPE,
+    ) as left:
+        assert marked(mark) == [left.args]
+        left.communicate(timeout=30)
+    assert marked(mark) == []
 
 
 @pytest.mark.parametrize(
