@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import partial
-from itertools import islice
 from math import inf
 from time import monotonic
 from typing import Any
@@ -31,29 +29,29 @@ from gevent import GreenletExit
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from relay.engine.order import Job
+from relay.engine.jobs import Jobs
+from relay.engine.journal import ClaimJournal
+from relay.engine.lister import Lister
 from relay.engine.runner import Runner
+from relay.engine.share import Sharing
 from relay.engine.transfer import Known, Outcome, Transfer
-from relay.engine.tree import told, write_tree
+from relay.engine.tree import told
 from relay.errors import (
     Cancelled,
     LeaseLost,
     LedgerBusy,
     LedgerFailed,
-    NotFound,
     PermissionDenied,
     RelayError,
     StoreFull,
     Unauthenticated,
-    Unsupported,
 )
 from relay.failpoints import reach
-from relay.ledger.claims import LAPSES, SUSPECT
+from relay.ledger.claims import LAPSES, SUSPECT, large
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Listing, Migration, Settlement, StoredPart
+from relay.ledger.rows import Claim, Migration, Settlement, Share
 from relay.receipt import State, Version
 from relay.throttle import Throttle
-from relay.wire.meter import Meter
 
 log = logging.getLogger("relay.claimer")
 
@@ -68,51 +66,20 @@ LOST = 10
 AHEAD = 3
 """So many times the slots are claimed at most: those that run, those that wait to run, those that wait to be settled.
 With fewer, small objects run out while the ledger is asked for more."""
-JOBS = 64
-"""So many migrations are kept at hand."""
-
-
-@dataclass(frozen=True)
-class ClaimJournal:
-    """The notes of a transfer that is claimed from a ledger."""
-
-    ledger: Ledger
-    claim: Claim
-    sure: Callable[[], bool] = lambda: False
-    """Says that the lease can't have lapsed, so that nobody need ask."""
-
-    def begun(self) -> Begun | None:
-        """As Journal.begun."""
-        return self.ledger.begun(self.claim)
-
-    def begin(self, upload: Begun) -> None:
-        """As Journal.begin."""
-        self.ledger.begin(self.claim, upload)
-
-    def store(self, part: StoredPart) -> None:
-        """As Journal.store."""
-        self.ledger.store(self.claim, part)
-
-    def commit(self, digest: str) -> None:
-        """As Journal.commit."""
-        self.ledger.commit(self.claim, digest)
-
-    def forget(self) -> None:
-        """As Journal.forget."""
-        self.ledger.forget(self.claim)
-
-    def held(self) -> None:
-        """As Journal.held."""
-        if not self.sure():
-            self.ledger.check(self.claim)
+JOIN_SECONDS = 0.5
+"""How often one that has nothing to claim looks for an object of another runner to share in."""
+SHARE_SECONDS = 0.1
+"""How often one whose process shares in an object that it has claimed now looks if that is over."""
+SHUN_SECONDS = 30.0
+"""How long it shares no more in one where that has failed."""
 
 
 @dataclass(eq=False)
 class Active:
-    """A transfer that runs, for who watches."""
+    """A transfer that runs here, or parts of another runner's, for who watches."""
 
     claim: Claim
-    transfer: Transfer
+    transfer: Transfer | Sharing
     stopped: bool = False
 
 
@@ -126,6 +93,8 @@ class Claimer:
     only: str | None = None
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
     """Told of every transfer that ended here."""
+    helped: Callable[[int], None] = lambda count: None
+    """Told how many bytes were moved here of an object of another runner."""
     clock: Callable[[], float] = monotonic
     lease_seconds: float = 30.0
 
@@ -135,15 +104,16 @@ class Claimer:
 
     def __post_init__(self) -> None:
         """Nothing is claimed yet."""
-        self._queue: SimpleQueue[tuple[Claim, int] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Claim | Share, int] | None] = SimpleQueue()
         self._settlements: list[Settlement] = []
         self._in_hand: dict[int, Claim] = {}
         self._renewed, self._entries = -inf, 0
-        self._doubtful = self._listing_doubtful = False
-        self._jobs: dict[str, tuple[int, Job]] = {}
-        self._throttles: dict[str, Throttle] = {}
+        self._doubtful = False
+        self._jobs = Jobs(self.ledger, self.runner)
+        self._shares: set[int] = set()
+        self._shunned: dict[int, float] = {}
+        self._join_at = 0.0
         self._asked: dict[str, float] = {}
-        self._facts: dict[str, bool] = {}
         self._wake, self._over = Event(), Event()
         self._stopping = False
         self._look_at = 0.0
@@ -173,7 +143,8 @@ class Claimer:
         self._renew()
         self.ledger.reclaim()
         workers = [gevent.spawn(self._work) for _ in range(self.slots)]
-        others = [gevent.spawn(self._list), gevent.spawn(self._keep)]
+        lister = Lister(self.ledger, self.runner, self._jobs, self._over, self._wake.set, self._troubled, self.only)
+        others = [gevent.spawn(lister.run), gevent.spawn(self._keep)]
         try:
             while not self._stopping and not self._round():
                 self._wake.wait(LOOK_SECONDS)
@@ -199,8 +170,10 @@ class Claimer:
             finally:
                 for claim in claims:
                     self._queue.put((claim, entry))
+            if not claims:
+                self._join()
             self.trouble = None
-            idle = not claims and not self._in_hand
+            idle = not claims and not self._in_hand and not self._shares
             return (idle or self.clock() >= self._look_at) and self._finished() and idle
         except LedgerFailed as error:
             self.trouble = error
@@ -216,17 +189,34 @@ class Claimer:
         back first.
         """
         if self._doubtful:
-            self.ledger.disown(tuple(self._in_hand.values()))
-            self._facts.clear()
+            self.ledger.disown(tuple(self._in_hand.values()), tuple(self._shares))
+            self._jobs.doubt()
             self._doubtful = False
-        room = AHEAD * self.slots - len(self._in_hand) + len(self._settlements)
+        ended = len(self._settlements)
+        busy = len(self._in_hand) - ended + len(self._shares)
+        room = AHEAD * self.slots - busy
         if any(claim.lapses >= SUSPECT for claim in self._in_hand.values()):
             room = 0  # what may kill this process is to take nothing else along
-        claims = self.ledger.claim(room, self.only, alone=not self._in_hand) if room > 0 else []
+        claims = []
+        if room > 0:
+            most = (self.slots + 1) // 2 - sum(large(claim) for claim in self._in_hand.values())
+            claims = self.ledger.claim(room, self.only, not self._in_hand, most, self.slots - busy)
         self._in_hand |= {claim.id: claim for claim in claims}
         if claims:
             reach("after-claim")
         return claims, self._entries
+
+    def _join(self) -> None:
+        """Share in an object of another runner, where there is a slot for it and nothing else to do."""
+        now = self.clock()
+        if len(self._in_hand) + len(self._shares) >= self.slots or self._stopping or now < self._join_at:
+            return
+        self._join_at = now + JOIN_SECONDS
+        self._shunned = {id: until for id, until in self._shunned.items() if until > now}
+        share = self.ledger.join(self.only, (*self._shares, *self._shunned))
+        if share is not None:
+            self._shares.add(share.claim.id)
+            self._queue.put((share, self._entries))
 
     def _settle(self) -> None:
         ends = tuple(self._settlements)
@@ -241,7 +231,7 @@ class Claimer:
     def _finished(self) -> bool:
         self._look_at = self.clock() + LOOK_SECONDS
         for migration in self.ledger.finish():
-            self._jobs.pop(migration.id, None)
+            self._jobs.forget(migration.id)
         return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
 
     def _obey(self, claimed: set[str]) -> None:
@@ -259,11 +249,7 @@ class Claimer:
 
     def _throttle(self, id: str) -> Throttle:
         """Return what holds a migration's transfers back in this process."""
-        found = self._throttles.setdefault(id, Throttle())
-        if len(self._throttles) > JOBS:
-            used = {active.claim.migration_id for active in self.active.values()} | {id}
-            self._throttles = {name: one for name, one in self._throttles.items() if name in used}
-        return found
+        return self._jobs.throttle(id, {active.claim.migration_id for active in self.active.values()})
 
     def _crowded(self, id: str) -> bool:
         """Say if as many transfers of a migration run here as its bounds let; they were narrowed since it was claimed
@@ -312,13 +298,19 @@ class Claimer:
                 if self.ledger.reclaim():
                     self._wake.set()
             except LedgerFailed as error:
-                self.trouble = error
+                self._troubled(error)
+
+    def _troubled(self, error: LedgerFailed) -> None:
+        self.trouble = error
 
     # -- transfers
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             claim, entry = item
+            if isinstance(claim, Share):
+                self._share(claim)
+                continue
             try:
                 end = self._made(claim, entry)
             except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
@@ -344,8 +336,10 @@ class Claimer:
         if self._stopping or self._crowded(claim.migration_id):
             return Settlement(claim, "hand_back")
         transfer: Transfer | None = None
+        while claim.id in self._shares and not self._stopping:
+            gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
         try:
-            job = self._job(claim.migration_id, claim.renewed)
+            job = self._jobs.job(claim.migration_id, claim.renewed)
             transfer = self.runner.transfer(job.plan(claim))
             transfer.meter.throttle = self._throttle(claim.migration_id)
             transfer.known = self._known(claim)
@@ -370,7 +364,7 @@ class Claimer:
         denied = isinstance(error, PermissionDenied) and self._denied(claim, error)
         if denied or isinstance(error, Unauthenticated | StoreFull):
             # The others would fail with the same: better all wait for new credentials, or for room.
-            self._pause(claim.migration_id, error)
+            self._jobs.pause(claim.migration_id, error)
             return Settlement(claim, "hand_back", resent=resent)
         self.ended(claim, error)
         seconds = transfer.meter.seconds() if transfer else None
@@ -382,19 +376,13 @@ class Claimer:
         if error.side != "source" or not claim.name or claim.url or now < self._asked.get(id, -1.0):
             return False
         try:
-            job = self._job(id, claim.renewed)
-            source = self.runner.stores.source(job.source, Meter(self.runner.limits))
-            next(iter(source.list(job.source)), None)
-        except (Unauthenticated, PermissionDenied):
-            return True
+            job = self._jobs.job(id, claim.renewed)
         except RelayError:
-            pass  # it does not tell
+            return False
+        if self._jobs.denied(job):
+            return True
         self._asked = {id: now + LOOK_SECONDS}  # so many may be denied, one after the other
         return False
-
-    def _pause(self, id: str, error: RelayError) -> None:
-        with suppress(RelayError):  # it is over, or paused already
-            self.ledger.pause_for(id, told(error))
 
     def _known(self, claim: Claim) -> Known:
         modified = claim.modified
@@ -404,86 +392,52 @@ class Claimer:
         return Known(
             listed=listed,
             promised=Version(claim.size, digests=digests) if claim.url else None,
-            absent=self._facts.get(claim.migration_id, False) and claim.attempts == 1,
+            absent=self._jobs.empty(claim.migration_id) and claim.attempts == 1,
             begun=claim.attempts > 1,
             token=_token(claim, claim.fence),
             lost=tuple(_token(claim, fence) for fence in range(max(1, claim.fence - LOST), claim.fence)),
         )
 
-    def _job(self, id: str, renewed: int) -> Job:
-        """Return a migration's job, with credentials that are no older than `renewed`. Raises ConfigError where it
-        can't be made any more."""
-        known, job = self._jobs.get(id, (-1, None))
-        if job is None or known < renewed:
-            migration = self.ledger.migration(id)
-            job = Job.of(migration, self.ledger.secret(id), self.runner.remotes)
-            self._facts[id] = migration.destination_empty
-            self._jobs.pop(id, None)
-            for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
-                del self._jobs[old]
-            self._jobs[id] = (migration.renewed, job)
-        return job
+    # -- shares
 
-    # -- listings
-
-    def _list(self) -> None:
-        while not self._stopping:
-            try:
-                if self._listing_doubtful:  # a claim may have been made, or a page written, and we were not told
-                    self.ledger.disown_listings()
-                    self._listing_doubtful = False
-                listing = self.ledger.claim_listing(self.only)
-                if listing is not None:
-                    self._listed(listing.migration_id, listing)
-                    continue
-            except LeaseLost:
-                continue
-            except LedgerFailed as error:
-                self.trouble, self._listing_doubtful = error, True
-            self._over.wait(LOOK_SECONDS / 4)
-
-    def _listed(self, id: str, listing: Listing) -> None:
+    def _share(self, share: Share) -> None:
+        """Move parts of an object of another runner. However that ends, it is that one's to say what came of it."""
+        id = share.claim.id
         try:
-            job = self._job(id, listing.renewed)
-            if listing.cursor is None:
-                self._facts[id] = self._empty(job)
-                self.ledger.learn_empty(id, self._facts[id])
-            meter = Meter(self.runner.limits)
-            meter.throttle = self._throttle(id)
-            source = self.runner.stores.source(job.source, meter)
-            write_tree(
-                self.ledger,
-                listing,
-                self._woken(source.list(job.source, True, listing.cursor)),
-                lambda: not self._stopping,
-            )
-        except (LedgerFailed, LeaseLost):
-            raise
-        except Unauthenticated as error:
-            self._pause(id, error)
-            self.ledger.hand_back_listing(listing)
+            self._shared(share)
+        except LedgerFailed as error:
+            self._troubled(error)
+            self._doubtful = True  # some parts may stand as ours
         except RelayError as error:
-            self.ledger.end_listing(listing, told(error))
-        except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
+            self._shunned[id] = self.clock() + SHUN_SECONDS
+            log.info("share", extra={"members": {"code": error.code, "detail": error.message}})
+        except Exception:  # a bug: the other goes on alone
+            self._shunned[id] = self.clock() + SHUN_SECONDS
             log.exception("bug")
-            self.ledger.end_listing(listing, told(RelayError(repr(error))))
-        self._wake.set()
+        finally:
+            self._shares.discard(id)
+            self._wake.set()
 
-    def _woken(self, entries: Any) -> Any:
-        for count, entry in enumerate(entries):
-            if count % 1000 == 1:
-                self._wake.set()
-            yield entry
-
-    def _empty(self, job: Job) -> bool:
-        """Say if nothing is at the destination, so that nobody needs to look for each object."""
-        store = self.runner.stores.destination(job.destination, Meter(self.runner.limits))
+    def _shared(self, share: Share) -> None:
+        claim = share.claim
+        sharing: Sharing | None = None
         try:
-            return next(iter(store.list(job.destination, False)), None) is None
-        except NotFound:
-            return True
-        except (Unsupported, RelayError):
-            return False
+            if not self._stopping:
+                job = self._jobs.job(claim.migration_id, claim.renewed)
+                transfer = self.runner.transfer(job.plan(claim))
+                transfer.meter.throttle = self._throttle(claim.migration_id)
+                sharing = Sharing.of(share, transfer, self.ledger)
+        finally:
+            if sharing is None:
+                self._shunned[claim.id] = self.clock() + SHUN_SECONDS
+                self.ledger.give_back(claim)
+        if sharing is not None:
+            self.active[claim.id] = Active(claim, sharing)
+            try:
+                sharing.run()
+            finally:
+                del self.active[claim.id]
+                self.helped(sharing.bytes)
 
 
 def _token(claim: Claim, fence: int) -> str:

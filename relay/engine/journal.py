@@ -6,9 +6,12 @@ is written.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
-from relay.ledger.rows import Begun, StoredPart
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun, Claim, StoredPart
 from relay.stores.interfaces import Part
 
 
@@ -21,8 +24,20 @@ class Journal(Protocol):
     def begin(self, upload: Begun) -> None:
         """An upload in parts was begun; one without an id is about to be."""
 
-    def store(self, part: StoredPart) -> None:
-        """The destination has a part."""
+    def go_on(self, upload_id: str, gone: frozenset[int], total: int) -> None:
+        """An upload of `total` parts is gone on with; `gone` are those that are to be sent again."""
+
+    def take(self, upload_id: str, done: StoredPart | None) -> int | None:
+        """The destination has the part `done`; return the number of one that nobody has, ours from now on, or None.
+
+        Raises UploadGone where the upload is not the one that is written down any more.
+        """
+
+    def taken(self) -> Mapping[int, bool]:
+        """Return the numbers of the parts that are somebody's and not there yet, or nobody's; True: they are ours."""
+
+    def give_back(self, numbers: Collection[int]) -> None:
+        """Parts that were ours are nobody's now."""
 
     def commit(self, digest: str) -> None:
         """The upload is about to be completed; `digest` is the whole's, in hex, or empty."""
@@ -55,3 +70,50 @@ def fits(written: Begun | None, place: str, etag: str | None, size: int | None, 
         size,
         step,
     )
+
+
+@dataclass(frozen=True)
+class ClaimJournal:
+    """The notes of a transfer that is claimed from a ledger."""
+
+    ledger: Ledger
+    claim: Claim
+    sure: Callable[[], bool] = lambda: False
+    """Says that the lease can't have lapsed, so that nobody need ask."""
+
+    def begun(self) -> Begun | None:
+        """As Journal.begun."""
+        return self.ledger.begun(self.claim)
+
+    def begin(self, upload: Begun) -> None:
+        """As Journal.begin."""
+        self.ledger.begin(self.claim, upload)
+
+    def go_on(self, upload_id: str, gone: frozenset[int], total: int) -> None:
+        """As Journal.go_on."""
+        self.ledger.go_on(self.claim, upload_id, gone, total)
+
+    def take(self, upload_id: str, done: StoredPart | None) -> int | None:
+        """As Journal.take."""
+        return self.ledger.take(self.claim, upload_id, done)
+
+    def taken(self) -> Mapping[int, bool]:
+        """As Journal.taken."""
+        return self.ledger.taken(self.claim)
+
+    def give_back(self, numbers: Collection[int]) -> None:
+        """As Journal.give_back."""
+        self.ledger.give_back(self.claim, numbers)
+
+    def commit(self, digest: str) -> None:
+        """As Journal.commit."""
+        self.ledger.commit(self.claim, digest)
+
+    def forget(self) -> None:
+        """As Journal.forget."""
+        self.ledger.forget(self.claim)
+
+    def held(self) -> None:
+        """As Journal.held."""
+        if not self.sure():
+            self.ledger.check(self.claim)

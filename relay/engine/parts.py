@@ -1,30 +1,30 @@
-"""One object in parts: ranged reads of the pinned version into part uploads, several at once.
+"""One object in parts: an upload that is begun, filled with ranged reads of the pinned version, and completed.
 
-Theory of operation. The object is cut into spans of one size, so large that the destination's limits hold. A bounded
-number of greenlets each take the next span, read it with If-Match, and upload it; a part that fails in a way that may
-pass is read and sent again, with a fresh body; so is the last request, which makes one object of them. The CRC64NVME
-of each part is computed on the way and all of them are combined into that of the whole, which the source's own and the
-destination's are compared with. A part that is read twice must have the same bytes twice. Nobody sees anything before
-the destination was told that all parts are there; when anything fails for good the upload is aborted.
+Theory of operation. The object is cut into spans of one size, so large that the destination's limits hold; a window
+moves some of them at a time (`window.py`). The CRC64NVME of each part is computed on the way and all of them are
+combined into that of the whole, which the source's own and the destination's are compared with. Nobody sees anything
+before the destination was told that all parts are there; when anything fails for good the upload is aborted.
 
 With a journal every step is written down, and an upload that another process began is gone on with: the destination
-is asked which parts it has, and only those that it and the journal know alike are not sent again.
+is asked which parts it has, and only those that it and the journal know alike are not sent again. Other runners may
+take parts of it meanwhile (`share.py`); whoever has the transfer waits for theirs, and completes it.
 
-Decided here: the cut, the window, a part's second chance (law 7). Never here: whether an object goes in parts.
+Decided here: the cut, what is kept, when an upload is completed or thrown away. Never here: whether an object goes in
+parts, and how one moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import cast
 
 from awscrt import checksums
-from gevent.pool import Pool
 
 from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
+from relay.engine.window import COMBINED, Take, Way, Window, alone, spans_of
 from relay.errors import (
     IntegrityMismatch,
     LeaseLost,
@@ -33,21 +33,15 @@ from relay.errors import (
     PermissionDenied,
     Rejected,
     RelayError,
-    SourceChanged,
-    SourceUnstable,
     StoreError,
     Unauthenticated,
     UploadGone,
 )
 from relay.failpoints import reach
-from relay.ledger.rows import Begun, StoredPart
-from relay.location import Location
-from relay.retry import Backoff
+from relay.ledger.rows import Begun
 from relay.stores.interfaces import (
-    CopyPartsDestination,
     Destination,
     Found,
-    Opener,
     Part,
     PartLimits,
     PartsDestination,
@@ -55,21 +49,15 @@ from relay.stores.interfaces import (
     Stored,
     Upload,
 )
-from relay.wire.body import Body
 from relay.wire.meter import Meter
-
-T = TypeVar("T")
 
 MIB = 1 << 20
 CLOCK_SECONDS = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
-COMBINED = "crc64nvme"
-"""The digest of the whole that is made from those of the parts."""
 COPY_BYTES = 512 * MIB
 """The most that a store is asked to copy in one request, which takes it some seconds."""
-
-BEGUN_ANEW = (SourceChanged, UploadGone)
-"""Failures that no part can mend by itself: the whole object begins anew, with another version or another upload."""
+OTHERS_SECONDS = 0.25
+"""How often one who has no part left to move looks if the others are done with theirs."""
 
 
 def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
@@ -84,8 +72,7 @@ def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
             hint="The destination can't hold this object; choose another, or split the object.",
         )
     least = -(-size // limits.most)
-    step = min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest)
-    return [Span(first, min(first + step, size) - 1) for first in range(0, size, step)]
+    return spans_of(size, min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest))
 
 
 @dataclass(frozen=True)
@@ -101,41 +88,31 @@ class Moved:
 class Parts:
     """One object on its way in parts. `run` once; `bytes` says how far it is."""
 
-    stores: Opener
-    found: Found
-    source: Location
-    place: Location
-    meter: Meter
-    limits: Limits
-    backoff: Backoff
-    random: Callable[[], float]
-    sleep: Callable[[float], None]
-    digested: bool = True
+    way: Way
     if_absent: bool = False
     journal: Journal | None = None
-    copying: bool = False
-    """The store copies the parts by itself; no digest of them is known then."""
 
     def __post_init__(self) -> None:
-        """Nothing has moved yet."""
-        self._done: dict[int, Part] = {}
-        self._kept: frozenset[int] = frozenset()
-        self._digests: dict[int, bytes] = {}
-        self._read: dict[int, bytes] = {}
-        self._bodies: dict[int, Body] = {}
-        self._resent = 0
+        """Cut it; nothing has moved yet. Raises Rejected as `cut`."""
+        size = self.way.found.version.size
+        assert size is not None, "only an object of known size is cut"
+        self._destination = cast(PartsDestination, self.way.stores.destination(self.way.place, self.way.meter))
+        limits = self._destination.part_limits
+        assert limits is not None, "only a store that takes parts is asked for them"
+        wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
+        self._window = Window(self.way, cut(size, wished, limits))
 
     @property
     def bytes(self) -> int:
         """The bytes that have moved, those of parts under way included."""
-        return sum(part.size for part in self._done.values()) + sum(body.count for body in self._bodies.values())
+        return self._window.bytes
 
     @property
     def sent(self) -> int:
         """The bytes that this attempt sent in vain, if nothing comes of it."""
         if self._keeps:
-            return self._resent + sum(body.count for body in self._bodies.values())
-        return self.bytes + self._resent
+            return self._window.resent + self._window.under_way
+        return self._window.bytes + self._window.resent
 
     @property
     def _keeps(self) -> bool:
@@ -147,16 +124,10 @@ class Parts:
 
         RangeIgnored where the source gives no ranges after all: nothing of it is at the destination then.
         """
-        size = self.found.version.size
-        assert size is not None, "only an object of known size is cut"
-        destination = cast(PartsDestination, self.stores.destination(self.place, self.meter))
-        limits = destination.part_limits
-        assert limits is not None, "only a store that takes parts is asked for them"
-        spans = cut(size, COPY_BYTES if self.copying else self.limits.part_bytes, limits)
-        upload = self._gone_on(destination, spans) or self._begun(destination, spans)
+        upload = self._gone_on() or self._begun()
         try:
-            self._move_all(upload, spans)
-            return self._completed(destination, upload, spans)
+            self._move_all(upload)
+            return self._completed(upload)
         except BaseException as error:
             if not (self._keeps and self._goes_on(error)):
                 self._abort(upload, error)
@@ -164,16 +135,25 @@ class Parts:
 
     # -- the upload
 
-    def _begun(self, destination: PartsDestination, spans: list[Span]) -> Upload:
+    def _begun(self) -> Upload:
         """Begin an upload, and write that down before anything depends on it: that one is about to be begun, and
         which one it is."""
-        version = self.found.version
-        size, step = version.size or 0, spans[0].length
-        about = Begun("", False, str(self.place), version.etag or "", size, step)
+        version, spans = self.way.found.version, self._window.spans
+        about = Begun(
+            "",
+            False,
+            str(self.way.place),
+            version.etag or "",
+            version.size or 0,
+            spans[0].length,
+            total=len(spans),
+            digested=self.way.digested,
+            pinned=None if self.way.copying else version,
+        )
         if self.journal is not None:
             self.journal.begin(about)
         reach("before-begin")
-        upload = destination.begin(self.place, self.found.metadata)
+        upload = self._destination.begin(self.way.place, self.way.found.metadata)
         reach("after-begin")
         if self.journal is not None:
             try:
@@ -184,43 +164,43 @@ class Parts:
         reach("after-begin-row")
         return upload
 
-    def _gone_on(self, destination: PartsDestination, spans: list[Span]) -> Upload | None:
+    def _gone_on(self) -> Upload | None:
         """Return the upload of an earlier attempt, if there is one of this very version, with what it has of it.
 
         One that does not fit is thrown away.
         """
         written = self.journal.begun() if self.journal is not None else None
-        if written is None:
+        if written is None or self.journal is None:
             return None
         if not written.upload_id:
-            self._sweep(destination, written)
+            self._sweep(written)
             return None
-        upload = Upload(self.place, written.upload_id, written.checked)
-        version = self.found.version
-        if not fits(written, str(self.place), version.etag, version.size, spans[0].length):
+        window, version = self._window, self.way.found.version
+        upload = Upload(self.way.place, written.upload_id, written.checked)
+        if not fits(written, str(self.way.place), version.etag, version.size, window.spans[0].length):
             self._replace(upload)
             return None
         try:
-            listed = destination.stored_parts(upload)
+            listed = self._destination.stored_parts(upload)
         except NotFound:
             return None  # the store threw it away; another is begun in its place
-        self._read = {part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest}
+        window.read = {part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest}
         for part in kept(written, listed):
-            if self.digested and not part.digest:
-                continue  # it was sent when nobody wanted a digest
-            self._done[part.number] = Part(part.number, part.size, part.etag, part.checked)
-            self._digests[part.number] = bytes.fromhex(part.digest)
-        self._kept = frozenset(self._done)
+            if part.digest or not self.way.digested:  # else it was sent when nobody wanted a digest
+                window.note(part)
+        gone = frozenset(part.number for part in written.parts) - frozenset(window.done)
+        self.journal.go_on(upload.id, gone, len(window.spans))
         return upload
 
-    def _sweep(self, destination: PartsDestination, written: Begun) -> None:
+    def _sweep(self, written: Begun) -> None:
         """Throw away what an attempt began that was lost before it learned, or wrote down, which upload it was.
 
         Nobody else's: it is to this very place, and of the time within which that attempt may have asked for it.
         """
-        longest = 2 * (self.limits.head_seconds + self.limits.connect_seconds)
+        limits: Limits = self.way.limits
+        longest = 2 * (limits.head_seconds + limits.connect_seconds)
         since, until = written.at - CLOCK_SECONDS, written.at + longest + CLOCK_SECONDS
-        for lost in destination.lost_uploads(self.place, since, until):
+        for lost in self._destination.lost_uploads(self.way.place, since, until):
             self._replace(lost)
 
     def _replace(self, upload: Upload) -> None:
@@ -233,117 +213,67 @@ class Parts:
 
     # -- the parts
 
-    def _move_all(self, upload: Upload, spans: list[Span]) -> None:
-        """Move every span, `parts_in_flight` at a time. Raises the first failure, when all others have stopped."""
-        left = [(number, span) for number, span in enumerate(spans, start=1) if number not in self._kept]
-        if not left:
-            return
-        waiting = iter(left)
-        workers: Any = Pool(min(self.limits.parts_in_flight, len(left)))
-        try:
-            for failure in workers.imap_unordered(lambda _: self._work(upload, waiting), range(workers.size)):
-                if failure is not None:
-                    raise failure
-        finally:
-            workers.kill()
-
-    def _work(self, upload: Upload, waiting: Iterator[tuple[int, Span]]) -> RelayError | None:
-        """Move one span after another; return the failure that ends this, rather than let gevent print it."""
-        try:
-            for number, span in waiting:
-                self._move(upload, number, span)
-        except RelayError as error:
-            return error
-        return None
-
-    def _move(self, upload: Upload, number: int, span: Span) -> None:
-        """Move one part, and again while that may help and there is time."""
-        self._again(lambda meter: self._move_once(upload, number, span, meter))
-
-    def _again(self, do: Callable[[Meter], T], final: type[RelayError] = SourceUnstable) -> T:
-        """Do it, and again while that may help and there is time. Raises its last failure, or the first `final` one."""
-        meter, attempt = Meter(self.limits, whole=self.meter), 0
-        while True:
-            attempt += 1
-            try:
-                return do(meter)
-            except RelayError as error:
-                wait = None
-                # Sending it again helps no ledger.
-                if error.retryable and not isinstance(error, (*BEGUN_ANEW, LedgerFailed, final)):
-                    wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
-                if wait is None:
-                    raise
-                self._wait(wait, meter)
-
-    def _wait(self, seconds: float, meter: Meter) -> None:
-        """Wait before a part is sent again. Raises what the meter raises, within about a second."""
-        until = meter.clock() + seconds
-        while (left := until - meter.clock()) > 0:
-            self.sleep(min(left, meter.tick_seconds))
-            meter.look()
-
-    def _move_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> None:
-        if self.copying:
-            return self._copy_once(upload, number, span, meter)
-        source = self.stores.source(self.source, meter)
-        destination = cast(PartsDestination, self.stores.destination(self.place, meter))
-        opened = source.get(self.source, self.found.version, span)
-        body = opened.body
-        assert body is not None, "an Opened has one"
-        self._bodies[number] = body
-        try:
-            if self.digested:
-                body.digest_with((COMBINED,))
-            part = destination.put_part(upload, number, body)
-            reach("after-part")
-            digest = body.digests.get(COMBINED, b"")
-            _same(self.source, number, self._read.get(number), digest)
+    def _move_all(self, upload: Upload) -> None:
+        """Have every part moved, by us or by others. Raises the first failure of ours, when all else of ours has
+        stopped."""
+        take = self._take(upload)
+        while len(self._window.done) < len(self._window.spans):
+            self._window.run(upload, take)
             if self.journal is not None:
-                self.journal.store(StoredPart(number, part.size, part.etag, digest.hex(), part.checked))
-            reach("after-part-row")
-            self._digests[number] = digest
-            self._done[number] = part
-        except BaseException:
-            if body.complete and self.digested:
-                self._read.setdefault(number, body.digests[COMBINED])
-            self._resent += body.count
-            raise
-        finally:
-            del self._bodies[number]
-            body.close()
+                self._gather(self.journal)
 
-    def _copy_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> None:
-        destination = cast(CopyPartsDestination, self.stores.destination(self.place, meter))
-        part = destination.copy_part(upload, number, self.source, self.found, span)
+    def _take(self, upload: Upload) -> Take:
+        """Return what says which part is ours to move."""
         if self.journal is not None:
-            self.journal.store(StoredPart(number, part.size, part.etag, "", part.checked))
-        self._done[number] = part
+            return partial(self.journal.take, upload.id)
+        return alone(iter(range(1, len(self._window.spans) + 1)))
+
+    def _gather(self, journal: Journal) -> None:
+        """Take over what others have moved, and wait a moment for what they have not.
+
+        A part that stands as ours is one of which we were not told: whoever takes the next may have it.
+        """
+        window = self._window
+        if len(window.done) == len(window.spans):
+            return
+        left = journal.taken()
+        if not left:
+            for part in written.parts if (written := journal.begun()) else ():
+                if part.number not in window.done:
+                    window.note(part)
+            if len(window.done) < len(window.spans):
+                raise UploadGone(f"the parts of {self.way.place} were forgotten while they were moved")
+        elif mine := [number for number, ours in left.items() if ours]:
+            journal.give_back(mine)
+        else:
+            self.way.wait(OTHERS_SECONDS, self.way.meter)
 
     # -- the end
 
-    def _completed(self, destination: PartsDestination, upload: Upload, spans: list[Span]) -> Moved:
-        digests = self._whole(spans) if self.digested else {}
-        declared = self.found.version.digests.get(COMBINED)
+    def _completed(self, upload: Upload) -> Moved:
+        window = self._window
+        digests = self._whole() if self.way.digested else {}
+        declared = self.way.found.version.digests.get(COMBINED)
         if digests and declared is not None and declared != digests[COMBINED]:
             raise IntegrityMismatch(f"the {COMBINED} of what was read is not the one that was declared", side="source")
-        parts = tuple(self._done[number] for number in range(1, len(spans) + 1))
+        parts: tuple[Part, ...] = tuple(window.done[number] for number in range(1, len(window.spans) + 1))
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
-        known = self.found.version.digests if self.copying else digests
+        known = self.way.found.version.digests if self.way.copying else digests
         reach("before-complete")
-        self.meter.commit()
-        stored = self._again(
-            lambda _: destination.complete(upload, parts, known, if_absent=self.if_absent), IntegrityMismatch
+        self.way.meter.commit()
+        stored = self.way.again(
+            lambda _: self._destination.complete(upload, parts, known, if_absent=self.if_absent), IntegrityMismatch
         )
         reach("after-complete")
-        return Moved(stored, digests, self._resent)
+        return Moved(stored, digests, window.resent)
 
-    def _whole(self, spans: list[Span]) -> Digests:
+    def _whole(self) -> Digests:
         """Combine the parts' digests into the whole's."""
         value = 0
-        for number, span in enumerate(spans, start=1):
-            value = checksums.combine_crc64nvme(value, int.from_bytes(self._digests[number], "big"), span.length)
+        for number, span in enumerate(self._window.spans, start=1):
+            digest = int.from_bytes(self._window.digests[number], "big")
+            value = checksums.combine_crc64nvme(value, digest, span.length)
         return {COMBINED: value.to_bytes(8, "big")}
 
     def _goes_on(self, error: BaseException) -> bool:
@@ -354,7 +284,7 @@ class Parts:
         if isinstance(error, UploadGone):
             return False
         if isinstance(error, PermissionDenied):
-            return bool(self._done)
+            return bool(self._window.done)
         if isinstance(error, RelayError):
             return error.retryable or isinstance(error, LeaseLost | LedgerFailed | Unauthenticated)
         return True
@@ -365,7 +295,7 @@ class Parts:
             self._thrown_away(upload, written)
         except RelayError as failure:
             if isinstance(error, RelayError):
-                error.hint = f"{error.hint} An unfinished upload may remain at {self.place} ({failure.message})."
+                error.hint = f"{error.hint} An unfinished upload may remain at {self.way.place} ({failure.message})."
 
     def _thrown_away(self, upload: Upload, written: bool = True) -> None:
         """Throw the upload away, and then forget it: one that is gone and still written down is found to be gone.
@@ -375,18 +305,10 @@ class Parts:
         if self.journal is not None and written:
             self.journal.held()
         reach("before-abort")
-        cast(PartsDestination, self.stores.destination(self.place, Meter(self.limits))).abort(upload)
+        cast(PartsDestination, self.way.stores.destination(self.way.place, Meter(self.way.limits))).abort(upload)
         reach("after-abort")
         if self.journal is not None and written:
             self.journal.forget()
-
-
-def _same(source: Location, number: int, before: bytes | None, digest: bytes) -> None:
-    """Raise SourceUnstable if a part was read before, of the same version, and had other bytes."""
-    if before is not None and digest and before != digest:
-        raise SourceUnstable(
-            f"part {number} of {source} was read twice, and its bytes were others, under one entity tag"
-        )
 
 
 def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from relay.digest import Digests
-from relay.engine.parts import COMBINED
 from relay.engine.unchanged import when
+from relay.engine.window import COMBINED
 from relay.errors import SourceChanged
 from relay.receipt import Version
 from relay.stores.interfaces import Found, PartLimits

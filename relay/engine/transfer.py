@@ -27,11 +27,12 @@ from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.disposition import safe_name
 from relay.engine.journal import Journal
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
-from relay.engine.parts import BEGUN_ANEW, COMBINED, COPY_BYTES, Parts, parted
+from relay.engine.parts import COPY_BYTES, Parts, parted
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.promised import as_listed, as_promised, one_piece, uncompared
 from relay.engine.unchanged import unchanged
 from relay.engine.verify import Proof, Sent, prove
+from relay.engine.window import BEGUN_ANEW, COMBINED, Way
 from relay.errors import (
     AlreadyExists,
     CertificateRefused,
@@ -511,7 +512,12 @@ class Transfer:
         return self._settled(destination, place, moved.stored, found, sent, notes)
 
     def _of_parts(self, place: Location, found: Found, copying: bool = False) -> Parts:
-        return Parts(
+        digested = self.plan.verify is not Verify.SIZE and not copying
+        return Parts(self.way(place, found, digested, copying), self._if_absent, self.journal)
+
+    def way(self, place: Location, found: Found, digested: bool, copying: bool = False) -> Way:
+        """Return how the parts of what was `found` go to `place`."""
+        return Way(
             stores=self.stores,
             found=found,
             source=self.plan.source,
@@ -521,9 +527,7 @@ class Transfer:
             backoff=self.backoff,
             random=self.random,
             sleep=self.sleep,
-            digested=self.plan.verify is not Verify.SIZE and not copying,
-            if_absent=self._if_absent,
-            journal=self.journal,
+            digested=digested,
             copying=copying,
         )
 

@@ -23,7 +23,18 @@ from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of, tell
 from relay.ledger.rows import Claim, Settlement
-from relay.ledger.schema import migrations, parts, receipts, runners, transfers, uploads
+from relay.ledger.schema import (
+    LARGE,
+    LARGE_BYTES,
+    NOT_THERE,
+    QUEUED,
+    migrations,
+    parts,
+    receipts,
+    runners,
+    transfers,
+    uploads,
+)
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
 
@@ -107,11 +118,14 @@ def doubt(connection: Connection) -> None:
 
 
 def _strays(connection: Connection, who: Who) -> list[str]:
-    """Return the owners of claims that are not entered at all: one that was taken for gone, claimed once more before
-    it knew, and ended."""
-    entered = transfers.c.owner.in_(select(runners.c.id)) | (transfers.c.owner == who.id)
-    query = select(transfers.c.owner).where(transfers.c.state == "running", ~entered).distinct()
-    return list(connection.execute(query).scalars())
+    """Return the owners of claims and parts that are not entered at all: one that was taken for gone, claimed once more
+    before it knew, and ended."""
+    found: set[str] = set()
+    for owner, held in ((transfers.c.owner, transfers.c.state == "running"), (parts.c.owner, NOT_THERE)):
+        entered = owner.in_(select(runners.c.id)) | (owner == who.id)
+        query = select(owner).where(held, owner.is_not(None), ~entered).distinct()
+        found |= set(connection.execute(query).scalars())
+    return sorted(found)
 
 
 def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
@@ -132,6 +146,7 @@ def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
         .where(migrations.c.listing_owner.in_(owners), migrations.c.listing == "running")
         .values(listing="due", listing_owner=None)
     )
+    connection.execute(update(parts).where(NOT_THERE, parts.c.owner.in_(owners)).values(owner=None))
     return _let_go(connection, connection.execute(_LET_GO.where(claimed)).all(), verb)
 
 
@@ -170,11 +185,49 @@ def _chunks(ids: Sequence[int], most: int = 500) -> Iterable[Sequence[int]]:
 # -- claims
 
 
-def claim(connection: Connection, who: Who, limit: int, only: str | None = None, alone: bool = True) -> list[Claim]:
-    """Claim up to `limit` queued transfers, of the most urgent migrations and the oldest first; `only` of one.
+CLAIMED: Final = (
+    transfers.c.id,
+    transfers.c.migration_id,
+    transfers.c.fence,
+    transfers.c.name,
+    transfers.c.url,
+    transfers.c.size,
+    transfers.c.etag,
+    transfers.c.modified,
+    transfers.c.attempts,
+    transfers.c.lapses,
+    transfers.c.resent,
+    transfers.c.digests,
+)
+"""The columns that a Claim is made of."""
+
+
+def claim_of(row: Any, renewed: int) -> Claim:
+    """Return the claim that a row of CLAIMED tells of."""
+    return Claim(**{**row._mapping, "digests": json.loads(row.digests) if row.digests else {}, "renewed": renewed})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a runner has room for: `all` transfers in all, of them `large` ones while there are small ones to claim, and
+    `alone` one that is suspect.
+
+    Large ones are claimed first, the largest before the others, so that none is left to run alone in the end; and never
+    so many that the small ones would stand behind them.
+    """
+
+    all: int
+    large: int = 0
+    only_large: int = 0
+    """So many large ones where there are no small ones left."""
+    alone: bool = True
+
+
+def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None = None) -> list[Claim]:
+    """Claim what there is room for, of the most urgent migrations and the oldest first; `only` of one.
 
     Of a migration with bounds never more than those let run at a time, over all runners. One that is suspect comes
-    last, and by itself: where there is nothing else, and the runner is `alone` with it.
+    last, and by itself: where there is nothing else, and the runner is alone with it.
     """
     told = (migrations.c.slots, migrations.c.bytes_per_second, migrations.c.connections, migrations.c.renewed)
     waiting = select(migrations.c.id, *told).where(migrations.c.state == "running")
@@ -183,28 +236,44 @@ def claim(connection: Connection, who: Who, limit: int, only: str | None = None,
     rows = connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).all()
     found: list[Claim] = []
     for migration in rows:
-        found += _of_one(connection, who, migration, limit - len(found), suspect=False)
-    for migration in rows if alone and limit else ():
-        if not found:
-            found = _of_one(connection, who, migration, 1, suspect=True)
+        found += _of_one(connection, who, migration, wanted, found)
+    for migration in rows if wanted.alone and wanted.all else ():
+        if not found and room(connection, migration.id, bounds_of(migration), 1):
+            found = _claimed(connection, who, migration, 1, _SUSPECTS)
     return found
 
 
-def _of_one(connection: Connection, who: Who, migration: Any, wanted: int, suspect: bool) -> list[Claim]:
-    more = room(connection, migration.id, bounds_of(migration), wanted) if wanted > 0 else 0
-    return _claimed(connection, who, migration.id, migration.renewed, more, suspect) if more > 0 else []
+def _of_one(connection: Connection, who: Who, migration: Any, wanted: Wanted, found: list[Claim]) -> list[Claim]:
+    """Claim of one migration what there is still room for besides what was `found` in others."""
+    left = wanted.all - len(found)
+    left = room(connection, migration.id, bounds_of(migration), left) if left > 0 else 0
+    before = sum(large(claim) for claim in found)
+    taken = _claimed(connection, who, migration, min(left, wanted.large - before), _LARGE)
+    taken += _claimed(connection, who, migration, left - len(taken), _SMALL)
+    more = min(left - len(taken), wanted.only_large - len(found) - len(taken))
+    return taken + _claimed(connection, who, migration, more, _LARGE)
 
 
-def _claimed(connection: Connection, who: Who, migration: str, renewed: int, limit: int, suspect: bool) -> list[Claim]:
+def large(claim: Claim) -> bool:
+    """Say if the object is a large one."""
+    return claim.size is not None and claim.size >= LARGE_BYTES
+
+
+_TRUSTED = transfers.c.lapses < SUSPECT
+_LARGE = (LARGE & _TRUSTED, (transfers.c.size.desc(), transfers.c.id))
+_SMALL = (QUEUED & _TRUSTED & (transfers.c.size.is_(None) | (transfers.c.size < LARGE_BYTES)), (transfers.c.id,))
+_SUSPECTS = (QUEUED & (transfers.c.lapses >= SUSPECT), (transfers.c.lapses, transfers.c.id))
+"""Which of the queued transfers, and in which order."""
+
+
+def _claimed(connection: Connection, who: Who, migration: Any, limit: int, which: tuple[Any, Any]) -> list[Claim]:
+    if limit <= 0:
+        return []
+    condition, order = which
     queued = (
         select(transfers.c.id)
-        .where(
-            transfers.c.migration_id == migration,
-            transfers.c.state == "queued",
-            transfers.c.not_before <= time.time(),
-            (transfers.c.lapses >= SUSPECT) if suspect else (transfers.c.lapses < SUSPECT),
-        )
-        .order_by(*((transfers.c.lapses,) if suspect else ()), transfers.c.id)
+        .where(transfers.c.migration_id == migration.id, condition, transfers.c.not_before <= time.time())
+        .order_by(*order)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -217,42 +286,37 @@ def _claimed(connection: Connection, who: Who, migration: str, renewed: int, lim
             fence=transfers.c.fence + 1,
             attempts=transfers.c.attempts + 1,
         )
-        .returning(
-            transfers.c.id,
-            transfers.c.migration_id,
-            transfers.c.fence,
-            transfers.c.name,
-            transfers.c.url,
-            transfers.c.size,
-            transfers.c.etag,
-            transfers.c.modified,
-            transfers.c.attempts,
-            transfers.c.lapses,
-            transfers.c.resent,
-            transfers.c.digests,
-        )
+        .returning(*CLAIMED)
     )
-    found = [
-        Claim(**{**row._mapping, "digests": json.loads(row.digests) if row.digests else {}, "renewed": renewed})
-        for row in connection.execute(taken)
-    ]
+    found = [claim_of(row, migration.renewed) for row in connection.execute(taken)]
     found.sort(key=lambda claim: claim.id)
     changes = Changes()
     for one in found:
-        changes.moved(migration, "queued", "running", one.size, one.size)
+        changes.moved(migration.id, "queued", "running", one.size, one.size)
     changes.write(connection)
     return found
 
 
-def disown(connection: Connection, who: Who, kept: Iterable[Claim]) -> int:
-    """Hand back what stands as this runner's and is not among those that it has in hand; return how many.
+def disown(connection: Connection, who: Who, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
+    """Hand back what stands as this runner's and is not among those that it has in hand; return how many claims.
 
-    A claim whose answer was lost is one of which the ledger knows, and the runner does not.
+    A claim, or a part of a transfer that it shares in, whose answer was lost is one of which the ledger knows, and the
+    runner does not.
     """
     held = _LET_GO.where(transfers.c.owner == who.id, transfers.c.state == "running")
     known = {(claim.id, claim.fence) for claim in kept}
     rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
+    ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == who.id).distinct()
+    lost = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
+    _free(connection, who, lost)
     return _let_go(connection, rows, "hand_back")
+
+
+def _free(connection: Connection, who: Who, ids: Iterable[int]) -> None:
+    """Let anybody have the parts of some transfers that are this runner's, and not there yet."""
+    for some in _chunks(list(ids)):
+        mine = NOT_THERE & (parts.c.owner == who.id) & parts.c.transfer_id.in_(some)
+        connection.execute(update(parts).where(mine).values(owner=None))
 
 
 # -- how they end
@@ -270,7 +334,7 @@ _SETTLE = (
         owner=None,
         bytes=bindparam("new_bytes"),
         size=bindparam("new_size"),
-        resent=bindparam("new_resent"),
+        resent=transfers.c.resent + bindparam("more_resent"),
         seconds=bindparam("new_seconds"),
         level=bindparam("new_level"),
         error=bindparam("new_error"),
@@ -312,6 +376,7 @@ def settle(connection: Connection, who: Who, ends: Sequence[Settlement]) -> list
             tell(connection, end.claim.migration_id, "failed", {"name": end.claim.name, **(end.error or {})})
     if rows:
         connection.execute(_SETTLE, rows)
+        _free(connection, who, [row["the_id"] for row in rows if row["new_state"] == "queued"])
         _forget(
             connection, [row["the_id"] for row in rows if row["new_state"] in ("verified", "unverified", "skipped")]
         )
@@ -334,7 +399,7 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_state": state,
         "new_bytes": end.bytes,
         "new_size": size,
-        "new_resent": end.claim.resent + end.resent,
+        "more_resent": end.resent,
         "new_seconds": end.seconds,
         "new_level": end.level,
         "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),

@@ -6,15 +6,26 @@ Each raises LedgerFailed or LedgerBusy where the database does not answer; then 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from relay.failpoints import reach
-from relay.ledger import claims, limits, migrations, pages, trees, uploads
+from relay.ledger import claims, limits, migrations, pages, shares, trees, uploads
 from relay.ledger.database import Database, open_database
-from relay.ledger.rows import Begun, Claim, Listed, Listing, Migration, Settlement, Spec, Standing, StoredPart
+from relay.ledger.rows import (
+    Begun,
+    Claim,
+    Listed,
+    Listing,
+    Migration,
+    Settlement,
+    Share,
+    Spec,
+    Standing,
+    StoredPart,
+)
 
 
 class Ledger:
@@ -122,9 +133,19 @@ class Ledger:
         """As claims.reclaim."""
         return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
 
-    def claim(self, limit: int, only: str | None = None, alone: bool = True) -> list[Claim]:
-        """As claims.claim."""
-        return self.database.run(lambda c: claims.claim(c, self.who, limit, only, alone))
+    def claim(
+        self,
+        limit: int,
+        only: str | None = None,
+        alone: bool = True,
+        large: int | None = None,
+        only_large: int | None = None,
+    ) -> list[Claim]:
+        """As claims.claim; as many large ones as others, if nothing else is said."""
+        wanted = claims.Wanted(
+            limit, limit if large is None else large, limit if only_large is None else only_large, alone
+        )
+        return self.database.run(lambda c: claims.claim(c, self.who, wanted, only))
 
     def settle(self, ends: Sequence[Settlement]) -> list[Claim]:
         """As claims.settle."""
@@ -134,12 +155,12 @@ class Ledger:
         """As claims.check."""
         self.database.run(lambda c: claims.check(c, self.who, claim), write=False)
 
-    def disown(self, kept: Iterable[Claim]) -> int:
+    def disown(self, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
         """As claims.disown; and doubt the rest, since what failed may have been replaced by something older."""
 
         def disowned(connection: Connection) -> int:
             claims.doubt(connection)
-            return claims.disown(connection, self.who, kept)
+            return claims.disown(connection, self.who, kept, shared)
 
         return self.database.run(disowned)
 
@@ -179,9 +200,21 @@ class Ledger:
         """As uploads.begin."""
         self.database.run(lambda c: uploads.begin(c, self.who, claim, upload))
 
-    def store(self, claim: Claim, part: StoredPart) -> None:
-        """As uploads.store."""
-        self.database.run(lambda c: uploads.store(c, self.who, claim, part))
+    def go_on(self, claim: Claim, upload_id: str, gone: Collection[int], total: int) -> None:
+        """As uploads.go_on."""
+        self.database.run(lambda c: uploads.go_on(c, self.who, claim, upload_id, gone, total))
+
+    def take(self, claim: Claim, upload_id: str, done: StoredPart | None) -> int | None:
+        """As uploads.take."""
+        return self.database.run(lambda c: uploads.take(c, self.who, claim.id, upload_id, done))
+
+    def taken(self, claim: Claim) -> dict[int, bool]:
+        """As uploads.taken."""
+        return self.database.run(lambda c: uploads.taken(c, self.who, claim.id), write=False)
+
+    def give_back(self, claim: Claim, numbers: Collection[int] | None = None, resent: int = 0) -> None:
+        """As uploads.give_back."""
+        self.database.run(lambda c: uploads.give_back(c, self.who, claim.id, numbers, resent))
 
     def commit(self, claim: Claim, digest: str) -> None:
         """As uploads.commit."""
@@ -190,3 +223,9 @@ class Ledger:
     def forget(self, claim: Claim) -> None:
         """As uploads.forget."""
         self.database.run(lambda c: uploads.forget(c, self.who, claim))
+
+    def join(self, only: str | None = None, but: Sequence[int] = ()) -> Share | None:
+        """As shares.join; looks first without keeping anybody from writing."""
+        if not self.database.run(lambda c: shares.joinable(c, self.who, only, but), write=False):
+            return None
+        return self.database.run(lambda c: shares.join(c, self.who, only, but))

@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, select, update
 
 from relay.errors import IllegalTransition
 from relay.ledger.migrations import bounds_of, one, tell
 from relay.ledger.rows import Migration, Standing
-from relay.ledger.schema import migrations, tallies, transfers
+from relay.ledger.schema import NOT_THERE, migrations, parts, tallies, transfers
 from relay.ledger.states import ENDED
 from relay.throttle import Bounds
 
@@ -52,7 +52,18 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int) ->
     if most is None:
         return wanted
     running = select(tallies.c.objects).where(tallies.c.migration_id == migration, tallies.c.state == "running")
-    return max(0, min(wanted, most - int(connection.execute(running).scalar() or 0)))
+    under_way = int(connection.execute(running).scalar() or 0) + len(connection.execute(_sharers([migration])).all())
+    return max(0, min(wanted, most - under_way))
+
+
+def _sharers(ids: Sequence[str]) -> Select[Any]:
+    """Select who moves parts of a transfer that is not his own: of which migration, which transfer, and who."""
+    return (
+        select(transfers.c.migration_id, transfers.c.id, parts.c.owner)
+        .join(parts, parts.c.transfer_id == transfers.c.id)
+        .where(NOT_THERE, transfers.c.migration_id.in_(ids), parts.c.owner != transfers.c.owner)
+        .distinct()
+    )
 
 
 def standings(connection: Connection, runner: str, ids: Sequence[str]) -> dict[str, Standing]:
@@ -64,6 +75,8 @@ def standings(connection: Connection, runner: str, ids: Sequence[str]) -> dict[s
         running = (transfers.c.migration_id.in_(bound)) & (transfers.c.state == "running")
         for pair in connection.execute(select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()):
             sharers[pair.migration_id].add(pair.owner)
+        for row in connection.execute(_sharers(bound)):
+            sharers[row.migration_id].add(row.owner)
     return {row.id: _standing(row, runner, sharers[row.id]) for row in rows}
 
 

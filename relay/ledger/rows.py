@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from relay.receipt import Version
 from relay.throttle import Bounds
 
 
@@ -174,6 +175,22 @@ class Begun:
     digest: str | None = None
     parts: tuple[StoredPart, ...] = ()
     at: float = 0.0
+    total: int = 0
+    """How many parts there are to be."""
+    digested: bool = True
+    """Whether a digest of each part is wanted."""
+    pinned: Version | None = None
+    """The version of the source that they are parts of, for others to read some; None: nobody else is to."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The right to move some parts of an object that is another runner's: first the part `first`, and then what is
+    left. `claim` is that of the other."""
+
+    claim: Claim
+    upload: Begun
+    first: int
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,17 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
+
+LARGE_BYTES: Final = 64 << 20
+"""From this length on an object is large to those who claim. It stands in an index: a change wants a version."""
 
 metadata = MetaData()
 _ID = BigInteger().with_variant(Integer, "sqlite")
@@ -103,6 +107,10 @@ transfers = Table(
 `digests` (in hex, as JSON) as the listing told them. `resent` counts the bytes that were sent more than once, in all
 attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
+QUEUED: Final = transfers.c.state == literal_column("'queued'")
+LARGE: Final = QUEUED & (transfers.c.size >= literal_column(str(LARGE_BYTES)))
+"""Of a transfer: it is queued, and large."""
+Index("transfers_large", transfers.c.migration_id, transfers.c.size, sqlite_where=LARGE, postgresql_where=LARGE)
 Index(
     "transfers_running",
     transfers.c.owner,
@@ -122,9 +130,14 @@ uploads = Table(
     Column("part_bytes", BigInteger, nullable=False),
     Column("digest", Text),
     Column("begun", Float, nullable=False),
+    Column("pinned", Text),
+    Column("digested", Boolean, nullable=False, server_default=text("true")),
+    Column("total", Integer, nullable=False, server_default=text("0")),
+    Column("next", Integer, nullable=False, server_default=text("1")),
 )
-"""An upload in parts that was begun and not thrown away: of which version of the source (`etag`, `size`), in which
-cut. `digest` is that of the whole, and stands here from just before the upload is completed."""
+"""An upload in parts that was begun and not thrown away: of which version of the source (`etag`, `size`; `pinned`, as
+JSON, where other runners may move parts of it), in which cut. Of its `total` parts all before `next` were somebody's
+once. `digest` is that of the whole, and stands here from just before the upload is completed."""
 
 parts = Table(
     "parts",
@@ -135,8 +148,13 @@ parts = Table(
     Column("etag", Text, nullable=False),
     Column("digest", String(16), nullable=False),
     Column("checked", Boolean, nullable=False),
+    Column("owner", String(36)),
 )
-"""A part that the destination has acknowledged."""
+"""A part that the destination has acknowledged; one without an `etag` is the `owner`'s to move, or, if there is none,
+anybody's."""
+NOT_THERE: Final = parts.c.etag == literal_column("''")
+"""Of a part: the destination has not acknowledged it. A value that is bound would keep the index from being used."""
+Index("parts_taken", parts.c.transfer_id, parts.c.number, sqlite_where=NOT_THERE, postgresql_where=NOT_THERE)
 
 receipts = Table(
     "receipts",

@@ -1,17 +1,30 @@
-"""Uploads in parts in the ledger: intent before the effect, fact after it.
+"""Uploads in parts in the ledger: intent before the effect, fact after it; and who moves which part.
 
-Every call compares the claim, and raises LeaseLost where it is not ours any more.
+Theory of operation. Whoever has claimed the transfer begins the upload, and completes it. Its parts are moved by that
+runner and by any other that shares in it: each takes one number after the other, all fresh ones first and then those
+that were given back, and a row without an `etag` says whose it is until the destination has the part. So no part has
+two movers, as long as nobody is taken for gone; the parts of one who is become anybody's.
+
+What only who has claimed the transfer may do compares the claim, and raises LeaseLost where it is not his any more.
+What every mover does compares the upload's id and the row.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, insert, select, text, update
 
+from relay.errors import LeaseLost, UploadGone
 from relay.ledger.claims import Who, check
 from relay.ledger.rows import Begun, Claim, StoredPart
-from relay.ledger.schema import parts, uploads
+from relay.ledger.schema import NOT_THERE, parts, transfers, uploads
+from relay.receipt import Version
+
+# -- by whoever has the transfer
 
 
 def begun(connection: Connection, claim: Claim) -> Begun | None:
@@ -19,10 +32,26 @@ def begun(connection: Connection, claim: Claim) -> Begun | None:
     row = connection.execute(select(uploads).where(uploads.c.transfer_id == claim.id)).first()
     if row is None:
         return None
-    rows = connection.execute(select(parts).where(parts.c.transfer_id == claim.id).order_by(parts.c.number))
-    stored = tuple(StoredPart(p.number, p.size, p.etag, p.digest, p.checked) for p in rows)
+    there = select(parts).where(parts.c.transfer_id == claim.id, parts.c.etag != "").order_by(parts.c.number)
+    stored = tuple(StoredPart(p.number, p.size, p.etag, p.digest, p.checked) for p in connection.execute(there))
+    return begun_of(row, stored)
+
+
+def begun_of(row: Any, stored: tuple[StoredPart, ...] = ()) -> Begun:
+    """Return what a row of the table tells."""
     return Begun(
-        row.upload_id, row.checked, row.place, row.etag, row.size, row.part_bytes, row.digest, stored, row.begun
+        row.upload_id,
+        row.checked,
+        row.place,
+        row.etag,
+        row.size,
+        row.part_bytes,
+        row.digest,
+        stored,
+        row.begun,
+        row.total,
+        row.digested,
+        None if row.pinned is None else Version(**json.loads(row.pinned)),
     )
 
 
@@ -30,6 +59,8 @@ def begin(connection: Connection, who: Who, claim: Claim, upload: Begun) -> None
     """Write that an upload was begun, in the place of any other."""
     check(connection, who, claim)
     forget(connection, who, claim)
+    pinned = upload.pinned
+    told = pinned and {"size": pinned.size, "etag": pinned.etag, "last_modified": pinned.last_modified, "id": pinned.id}
     row = {
         "transfer_id": claim.id,
         "upload_id": upload.upload_id,
@@ -39,23 +70,23 @@ def begin(connection: Connection, who: Who, claim: Claim, upload: Begun) -> None
         "size": upload.size,
         "part_bytes": upload.part_bytes,
         "begun": time.time(),
+        "total": upload.total,
+        "digested": upload.digested,
+        "pinned": told and json.dumps(told),
     }
     connection.execute(insert(uploads), row)
 
 
-def store(connection: Connection, who: Who, claim: Claim, part: StoredPart) -> None:
-    """Write that the destination has a part."""
+def go_on(connection: Connection, who: Who, claim: Claim, upload_id: str, gone: Collection[int], total: int) -> None:
+    """Write that an upload of `total` parts is gone on with: the parts that are `gone`, and those of ours that nobody
+    moves any more, are anybody's. What others move stays theirs."""
     check(connection, who, claim)
-    connection.execute(delete(parts).where(parts.c.transfer_id == claim.id, parts.c.number == part.number))
-    row = {
-        "transfer_id": claim.id,
-        "number": part.number,
-        "size": part.size,
-        "etag": part.etag,
-        "digest": part.digest,
-        "checked": part.checked,
-    }
-    connection.execute(insert(parts), row)
+    ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload_id)
+    connection.execute(update(uploads).where(ours).values(total=total))
+    there = (parts.c.transfer_id == claim.id) & parts.c.owner.is_(None)
+    for number in gone:  # few, if any: what was acknowledged is seldom lost
+        connection.execute(update(parts).where(there, parts.c.number == number).values(etag="", digest=""))
+    give_back(connection, who, claim.id)
 
 
 def commit(connection: Connection, who: Who, claim: Claim, digest: str) -> None:
@@ -69,3 +100,85 @@ def forget(connection: Connection, who: Who, claim: Claim) -> None:
     check(connection, who, claim)
     connection.execute(delete(parts).where(parts.c.transfer_id == claim.id))
     connection.execute(delete(uploads).where(uploads.c.transfer_id == claim.id))
+
+
+def taken(connection: Connection, who: Who, transfer: int) -> dict[int, bool]:
+    """Return the numbers of the parts that are not there yet and were taken once; True: they are this runner's."""
+    query = select(parts.c.number, parts.c.owner).where(parts.c.transfer_id == transfer, NOT_THERE)
+    return {row.number: row.owner == who.id for row in connection.execute(query)}
+
+
+# -- by everybody who moves parts of it
+
+
+def take(connection: Connection, who: Who, transfer: int, upload_id: str, done: StoredPart | None) -> int | None:
+    """Write that the destination has `done`, and that the next part is this runner's; return its number, or None where
+    all are somebody's.
+
+    Raises UploadGone where the transfer has no such upload any more, LeaseLost where `done` is not ours any more: this
+    runner was taken for gone.
+    """
+    if done is not None:
+        _store(connection, who, transfer, upload_id, done)
+    ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
+    fresh = (
+        update(uploads)
+        .where(ours, uploads.c.next <= uploads.c.total)
+        .values(next=uploads.c.next + 1)
+        .returning(uploads.c.next)
+    )
+    while (following := connection.execute(fresh).scalar()) is not None:
+        # An upload that an older relay began has rows before its counter.
+        row = {"transfer": transfer, "number": following - 1, "owner": who.id}
+        if connection.execute(_TAKE, row).rowcount:
+            return int(following - 1)
+    returned = (
+        select(parts.c.number)
+        .where(parts.c.transfer_id == transfer, NOT_THERE, parts.c.owner.is_(None))
+        .order_by(parts.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    again = (
+        update(parts)
+        .where(
+            parts.c.transfer_id == transfer,
+            parts.c.number.in_(returned.scalar_subquery()),
+            exists().where(ours),
+        )
+        .values(owner=who.id)
+        .returning(parts.c.number)
+    )
+    return connection.execute(again).scalar()
+
+
+_TAKE = text(
+    "INSERT INTO parts (transfer_id, number, size, etag, digest, checked, owner)"
+    " VALUES (:transfer, :number, 0, '', '', false, :owner) ON CONFLICT DO NOTHING"
+)
+
+
+def _store(connection: Connection, who: Who, transfer: int, upload_id: str, part: StoredPart) -> None:
+    """Write that the destination has a part of ours."""
+    ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
+    row = (parts.c.transfer_id == transfer) & (parts.c.number == part.number) & (parts.c.owner == who.id)
+    told = {"size": part.size, "etag": part.etag, "digest": part.digest, "checked": part.checked, "owner": None}
+    if connection.execute(update(parts).where(row, exists().where(ours)).values(**told)).rowcount:
+        return
+    if connection.execute(select(uploads.c.transfer_id).where(ours)).first() is None:
+        raise UploadGone("the upload was thrown away, or completed, while a part of it was moved")
+    raise LeaseLost(f"part {part.number} was given to another worker")
+
+
+def give_back(
+    connection: Connection, who: Who, transfer: int, numbers: Collection[int] | None = None, resent: int = 0
+) -> None:
+    """Let anybody have the parts that are this runner's and not there yet: all, or some. `resent` bytes of them were
+    sent, and will be again."""
+    mine = and_(parts.c.transfer_id == transfer, NOT_THERE, parts.c.owner == who.id)
+    if numbers is not None:
+        mine &= parts.c.number.in_(numbers)
+    connection.execute(update(parts).where(mine).values(owner=None))
+    if resent:
+        more = transfers.c.resent + resent
+        connection.execute(update(transfers).where(transfers.c.id == transfer).values(resent=more))

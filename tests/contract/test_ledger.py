@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import gevent
 import pytest
 from sqlalchemy import inspect
 
-from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown
+from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, schema
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Counted, Listed, Settlement, Spec, Standing, StoredPart
+from relay.receipt import Version
 from relay.throttle import Bounds
 from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
 
@@ -313,8 +315,13 @@ def test_transfers_are_paged_and_chosen_by_state(ledger: Ledger) -> None:
 
 # -- uploads in parts
 
-UPLOAD = Begun("upload-1", True, "s3://b/x", '"e"', 30, 10)
-PART = StoredPart(2, 10, '"p2"', "0123456789abcdef", True)
+PINNED = Version(30, '"e"', "Wed, 25 Nov 2026 00:00:00 GMT", id="v1")
+UPLOAD = Begun("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=PINNED)
+PART = StoredPart(1, 10, '"p1"', "0123456789abcdef", True)
+
+
+def part(number: int) -> StoredPart:
+    return replace(PART, number=number, etag=f'"p{number}"')
 
 
 def test_an_upload_is_remembered_with_its_parts_until_the_object_is_there(ledger: Ledger) -> None:
@@ -322,8 +329,8 @@ def test_an_upload_is_remembered_with_its_parts_until_the_object_is_there(ledger
     (claim,) = ledger.claim(1)
     assert ledger.begun(claim) is None
     ledger.begin(claim, UPLOAD)
-    ledger.store(claim, PART)
-    ledger.store(claim, PART)
+    assert ledger.take(claim, "upload-1", None) == 1
+    assert ledger.take(claim, "upload-1", PART) == 2
     ledger.commit(claim, "fedcba9876543210")
     found = ledger.begun(claim)
     assert found is not None
@@ -354,7 +361,7 @@ def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opene
     (yours,) = two.claim(1)
     for write in (
         lambda: one.begin(mine, UPLOAD),
-        lambda: one.store(mine, PART),
+        lambda: one.go_on(mine, "upload-1", (), 3),
         lambda: one.commit(mine, "00"),
         lambda: one.forget(mine),
     ):
@@ -363,6 +370,199 @@ def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opene
     found = two.begun(yours)
     assert found is not None
     assert found.parts == ()
+
+
+def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fresh_ones(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 30)
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    assert [one.take(claim, "upload-1", None), one.take(claim, "upload-1", None)] == [1, 2]
+    one.give_back(claim, [1])
+    share = two.join()
+    assert share is not None
+    assert (share.claim.id, share.first, share.upload) == (claim.id, 3, replace(UPLOAD, at=share.upload.at))
+    assert one.taken(claim) == {1: False, 2: True, 3: False}
+    assert two.take(share.claim, "upload-1", part(3)) == 1
+    assert two.take(share.claim, "upload-1", part(1)) is None
+    assert one.take(claim, "upload-1", part(2)) is None
+    assert one.taken(claim) == {}
+    found = one.begun(claim)
+    assert found is not None
+    assert [(p.number, p.etag) for p in found.parts] == [(1, '"p1"'), (2, '"p2"'), (3, '"p3"')]
+    assert two.join() is None
+
+
+def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 30)
+    (claim,) = one.claim(1)
+    one.begin(claim, replace(UPLOAD, upload_id=""))
+    assert two.join() is None  # it is only about to be begun
+    one.begin(claim, replace(UPLOAD, pinned=None))
+    assert two.join() is None
+    one.begin(claim, UPLOAD)
+    assert one.join() is None
+    assert two.join("another") is None
+    assert two.join(but=[claim.id]) is None
+    one.act(id, "pause")
+    assert two.join() is None
+    one.act(id, "resume")
+    assert two.join(id) is not None
+
+
+def test_what_a_lost_sharer_had_is_anybodys_and_what_it_says_later_is_not_heard(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 30)
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    assert one.take(claim, "upload-1", None) == 1
+    share = two.join()
+    assert share is not None
+    assert share.first == 2
+    assert one.take(claim, "upload-1", part(1)) == 3
+    assert one.take(claim, "upload-1", part(3)) is None
+    two.renew(-1)
+    assert one.reclaim() == 0  # no transfer was its own
+    assert one.taken(claim) == {2: False}
+    assert one.take(claim, "upload-1", None) == 2
+    with pytest.raises(LeaseLost):
+        two.take(share.claim, "upload-1", part(2))
+    assert one.take(claim, "upload-1", part(2)) is None
+
+
+def test_a_sharer_goes_on_when_the_owner_is_lost_and_the_next_owner_leaves_him_his(opened: Opened) -> None:
+    one, two, three = opened(), opened(), opened()
+    tree(one, 30)
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    assert one.take(claim, "upload-1", None) == 1
+    share = two.join()
+    assert share is not None
+    one.renew(-1)
+    assert three.reclaim() == 1
+    (again,) = three.claim(1)
+    three.go_on(again, "upload-1", [], 3)
+    assert three.taken(again) == {1: False, 2: False}
+    assert two.take(share.claim, "upload-1", part(2)) == 3
+    assert three.take(again, "upload-1", None) == 1
+    assert three.taken(again) == {1: True, 3: False}
+
+
+def test_a_part_of_an_upload_that_was_thrown_away_is_told_so(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 30)
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    share = two.join()
+    assert share is not None
+    one.forget(claim)
+    with pytest.raises(UploadGone):
+        two.take(share.claim, "upload-1", part(share.first))
+    one.begin(claim, replace(UPLOAD, upload_id="upload-2"))
+    with pytest.raises(UploadGone):
+        two.take(share.claim, "upload-1", part(share.first))
+    assert two.take(share.claim, "upload-1", None) is None
+
+
+def test_what_is_handed_back_with_its_upload_leaves_its_parts_to_anybody(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 30)
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    assert one.take(claim, "upload-1", None) == 1
+    one.settle([Settlement(claim, "hand_back")])
+    (again,) = two.claim(1)
+    assert two.taken(again) == {1: False}
+    assert [two.take(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
+
+
+def test_parts_that_the_store_lost_are_sent_again(ledger: Ledger) -> None:
+    tree(ledger, 30)
+    (claim,) = ledger.claim(1)
+    ledger.begin(claim, UPLOAD)
+    ledger.take(claim, "upload-1", None)
+    ledger.take(claim, "upload-1", part(1))
+    ledger.take(claim, "upload-1", part(2))
+    ledger.go_on(claim, "upload-1", [2], 3)
+    found = ledger.begun(claim)
+    assert found is not None
+    assert [p.number for p in found.parts] == [1]
+    assert [ledger.take(claim, "upload-1", None) for _ in range(3)] == [2, 3, None]
+
+
+def test_a_part_that_nobody_was_told_of_is_disowned(ledger: Ledger) -> None:
+    tree(ledger, 30)
+    (claim,) = ledger.claim(1)
+    ledger.begin(claim, UPLOAD)
+    assert ledger.take(claim, "upload-1", None) == 1
+    ledger.disown([claim])
+    assert ledger.taken(claim) == {1: True}
+    ledger.disown([], [claim.id])
+    assert ledger.taken(claim) == {1: True}
+    ledger.disown([])
+    assert ledger.taken(claim) == {1: False}
+
+
+def test_a_sharer_counts_where_a_migration_has_bounds(opened: Opened) -> None:
+    one, two, three = opened(), opened(), opened()
+    id = tree(one, 30, 40)
+    one.limit(id, {"slots": 2, "bytes_per_second": 1000})
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    share = two.join()
+    assert share is not None
+    assert three.claim(5) == []
+    assert three.join() is None
+    assert {runner.standings([id])[id].of for runner in (one, two)} == {2}
+    two.give_back(share.claim)
+    assert len(three.claim(5)) == 1
+
+
+def test_what_was_sent_in_vain_by_a_sharer_counts_with_the_rest(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 30)
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    share = two.join()
+    assert share is not None
+    two.give_back(share.claim, resent=7)
+    one.settle([replace(verified(claim), resent=4)])
+    (row,) = one.page(id)
+    assert row.resent == 11
+
+
+# -- large ones among small ones
+
+HUGE = 64 << 20
+
+
+def test_large_ones_come_first_and_leave_the_small_ones_their_slots(ledger: Ledger) -> None:
+    tree(ledger, 1, 2, HUGE, 3, 3 * HUGE, 4, 2 * HUGE, 5)
+    claims = ledger.claim(5, large=2, only_large=4)
+    assert [claim.size for claim in claims] == [3 * HUGE, 2 * HUGE, 1, 2, 3]
+    claims = ledger.claim(5, large=0, only_large=4)
+    assert [claim.size for claim in claims] == [4, 5, HUGE]
+
+
+def test_where_there_are_only_large_ones_they_have_the_slots_and_none_waits_behind_them(ledger: Ledger) -> None:
+    tree(ledger, *[HUGE] * 9)
+    assert len(ledger.claim(12, large=2, only_large=4)) == 4
+    assert ledger.claim(8, large=0, only_large=0) == []
+
+
+def test_large_ones_keep_to_bounds_and_priorities_as_all_do(ledger: Ledger) -> None:
+    first = tree(ledger, HUGE, HUGE, 1)
+    ledger.limit(first, {"slots": 2})
+    second = tree(ledger, 2 * HUGE, 2)
+    ledger.limit(second, {"priority": 5})
+    claims = ledger.claim(9, large=2, only_large=9)
+    assert [(claim.migration_id, claim.size) for claim in claims] == [
+        (second, 2 * HUGE),
+        (second, 2),
+        (first, HUGE),
+        (first, 1),
+    ]
 
 
 # -- bounds

@@ -1,0 +1,102 @@
+"""The migrations that one process works on: what each is to do, with today's credentials, and what holds it back.
+
+Decided here: how long what was asked of the ledger once is believed. Never here: what happens to a migration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from itertools import islice
+
+from relay.engine.order import Job
+from relay.engine.runner import Runner
+from relay.engine.tree import told
+from relay.errors import NotFound, PermissionDenied, RelayError, Unauthenticated, Unsupported
+from relay.ledger.ledger import Ledger
+from relay.throttle import Throttle
+from relay.wire.meter import Meter
+
+JOBS = 64
+"""So many migrations are kept at hand."""
+
+
+class Jobs:
+    """What is known here of the migrations."""
+
+    def __init__(self, ledger: Ledger, runner: Runner) -> None:
+        """Nothing is known yet."""
+        self._ledger, self._runner = ledger, runner
+        self._jobs: dict[str, tuple[int, Job]] = {}
+        self._throttles: dict[str, Throttle] = {}
+        self._empty: dict[str, bool] = {}
+
+    def job(self, id: str, renewed: int) -> Job:
+        """Return a migration's job, with credentials that are no older than `renewed`. Raises ConfigError where it
+        can't be made any more."""
+        known, job = self._jobs.get(id, (-1, None))
+        if job is None or known < renewed:
+            migration = self._ledger.migration(id)
+            job = Job.of(migration, self._ledger.secret(id), self._runner.remotes)
+            self._empty[id] = migration.destination_empty
+            self._jobs.pop(id, None)
+            for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
+                del self._jobs[old]
+            self._jobs[id] = (migration.renewed, job)
+        return job
+
+    def forget(self, id: str) -> None:
+        """A migration has ended."""
+        self._jobs.pop(id, None)
+
+    # -- what is at the destination
+
+    def empty(self, id: str) -> bool:
+        """Say if nothing was at the destination when the migration began, as far as anybody may rely on it."""
+        return self._empty.get(id, False)
+
+    def look(self, id: str, job: Job) -> bool:
+        """Look if nothing is at the destination, so that nobody needs to look for each object; and keep that in
+        mind."""
+        self._empty[id] = self._nothing_at(job)
+        return self._empty[id]
+
+    def doubt(self) -> None:
+        """Rely on nothing that was learned of destinations."""
+        self._empty.clear()
+
+    def _nothing_at(self, job: Job) -> bool:
+        store = self._runner.stores.destination(job.destination, Meter(self._runner.limits))
+        try:
+            return next(iter(store.list(job.destination, False)), None) is None
+        except NotFound:
+            return True
+        except (Unsupported, RelayError):
+            return False
+
+    # -- who is denied
+
+    def denied(self, job: Job) -> bool:
+        """Ask if the source denies by now what it let us list before."""
+        try:
+            source = self._runner.stores.source(job.source, Meter(self._runner.limits))
+            next(iter(source.list(job.source)), None)
+        except (Unauthenticated, PermissionDenied):
+            return True
+        except RelayError:
+            pass  # it does not tell
+        return False
+
+    def pause(self, id: str, error: RelayError) -> None:
+        """Let a migration wait for what its user must do."""
+        with suppress(RelayError):  # it is over, or paused already
+            self._ledger.pause_for(id, told(error))
+
+    # -- what holds it back
+
+    def throttle(self, id: str, used: Collection[str] = ()) -> Throttle:
+        """Return what holds a migration's transfers back in this process; `used` are those that have some running."""
+        found = self._throttles.setdefault(id, Throttle())
+        if len(self._throttles) > JOBS:
+            self._throttles = {name: one for name, one in self._throttles.items() if name in used or name == id}
+        return found

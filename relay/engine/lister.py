@@ -1,0 +1,88 @@
+"""What lists the trees of a ledger's migrations in one process, one after the other.
+
+Decided here: when a tree is listed, and what becomes of a listing that fails. Never here: what a listing writes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from gevent.event import Event
+
+from relay.engine.jobs import Jobs
+from relay.engine.runner import Runner
+from relay.engine.tree import told, write_tree
+from relay.errors import LeaseLost, LedgerFailed, RelayError, Unauthenticated
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Listing
+from relay.stores.interfaces import Entry
+from relay.wire.meter import Meter
+
+log = logging.getLogger("relay.lister")
+
+LOOK_SECONDS = 0.25
+"""How often the ledger is looked at for trees to list."""
+
+
+@dataclass(eq=False)
+class Lister:
+    """One process's share of the listings. `found` is called when there is something new to claim, `failed` with what
+    the ledger said where it did not answer."""
+
+    ledger: Ledger
+    runner: Runner
+    jobs: Jobs
+    over: Event
+    """Set when no more is to be listed."""
+    found: Callable[[], None]
+    failed: Callable[[LedgerFailed], None]
+    only: str | None = None
+
+    def run(self) -> None:
+        """List trees until it is over; what is not listed to its end is handed back."""
+        doubtful = False
+        while not self.over.is_set():
+            try:
+                if doubtful:  # a claim may have been made, or a page written, and we were not told
+                    self.ledger.disown_listings()
+                    doubtful = False
+                listing = self.ledger.claim_listing(self.only)
+                if listing is not None:
+                    self._listed(listing.migration_id, listing)
+                    continue
+            except LeaseLost:
+                continue
+            except LedgerFailed as error:
+                self.failed(error)
+                doubtful = True
+            self.over.wait(LOOK_SECONDS)
+
+    def _listed(self, id: str, listing: Listing) -> None:
+        try:
+            job = self.jobs.job(id, listing.renewed)
+            if listing.cursor is None:
+                self.ledger.learn_empty(id, self.jobs.look(id, job))
+            meter = Meter(self.runner.limits)
+            meter.throttle = self.jobs.throttle(id)
+            source = self.runner.stores.source(job.source, meter)
+            entries = self._told(source.list(job.source, True, listing.cursor))
+            write_tree(self.ledger, listing, entries, lambda: not self.over.is_set())
+        except (LedgerFailed, LeaseLost):
+            raise
+        except Unauthenticated as error:
+            self.jobs.pause(id, error)
+            self.ledger.hand_back_listing(listing)
+        except RelayError as error:
+            self.ledger.end_listing(listing, told(error))
+        except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
+            log.exception("bug")
+            self.ledger.end_listing(listing, told(RelayError(repr(error))))
+        self.found()
+
+    def _told(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for count, entry in enumerate(entries):
+            if count % 1000 == 1:
+                self.found()
+            yield entry

@@ -1,0 +1,213 @@
+"""The window of one upload in parts: so many of its parts on their way at a time, and a part's second chance.
+
+Theory of operation. A bounded number of greenlets each ask which part is theirs to move, read its span of the pinned
+version with If-Match, and upload it; with the next question they say that the destination has it. Who answers decides
+who moves what: a list where one process moves the object alone, the ledger where several may. A part that fails in a
+way that may pass is read and sent again, with a fresh body, and must have the same bytes then.
+
+Decided here: how many parts move at once, and when a part is tried again (law 7). Never here: what becomes of the
+upload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from gevent.pool import Pool
+
+from relay.config import Limits
+from relay.errors import LedgerFailed, RelayError, SourceChanged, SourceUnstable, UploadGone
+from relay.failpoints import reach
+from relay.ledger.rows import StoredPart
+from relay.location import Location
+from relay.retry import Backoff
+from relay.stores.interfaces import CopyPartsDestination, Found, Opener, Part, PartsDestination, Span, Upload
+from relay.wire.body import Body
+from relay.wire.meter import Meter
+
+T = TypeVar("T")
+
+COMBINED = "crc64nvme"
+"""The digest of the whole that is made from those of the parts."""
+BEGUN_ANEW = (SourceChanged, UploadGone)
+"""Failures that no part can mend by itself: the whole object begins anew, with another version or another upload."""
+
+Take = Callable[[StoredPart | None], int | None]
+"""Takes note of a part that the destination has, and answers with the number of the next one that is ours to move."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the parts of an object go: from where, which version of it, to where, and with what patience."""
+
+    stores: Opener
+    found: Found
+    source: Location
+    place: Location
+    meter: Meter
+    limits: Limits
+    backoff: Backoff
+    random: Callable[[], float]
+    sleep: Callable[[float], None]
+    digested: bool = True
+    copying: bool = False
+    """The store copies the parts by itself; no digest of them is known then."""
+
+    def again(self, do: Callable[[Meter], T], final: type[RelayError] = SourceUnstable) -> T:
+        """Do it, and again while that may help and there is time. Raises its last failure, or the first `final` one."""
+        meter, attempt = Meter(self.limits, whole=self.meter), 0
+        while True:
+            attempt += 1
+            try:
+                return do(meter)
+            except RelayError as error:
+                wait = None
+                # Sending it again helps no ledger.
+                if error.retryable and not isinstance(error, (*BEGUN_ANEW, LedgerFailed, final)):
+                    wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
+                if wait is None:
+                    raise
+                self.wait(wait, meter)
+
+    def wait(self, seconds: float, meter: Meter) -> None:
+        """Wait, and look. Raises what the meter raises, within about a second."""
+        until = meter.clock() + seconds
+        while (left := until - meter.clock()) > 0:
+            self.sleep(min(left, meter.tick_seconds))
+            meter.look()
+
+
+@dataclass(eq=False)
+class Window:
+    """The parts of one upload that this process moves. `run` as often as there may be some; `bytes` says how far it is.
+
+    `done` are the parts that the destination has, as far as is known here, and `digests` theirs; `read` what parts had
+    when they were read before; `resent` the bytes that were sent in vain.
+    """
+
+    way: Way
+    spans: list[Span]
+    done: dict[int, Part] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict)
+    read: dict[int, bytes] = field(default_factory=dict)
+    resent: int = 0
+
+    def __post_init__(self) -> None:
+        """Nothing moves yet."""
+        self._bodies: dict[int, Body] = {}
+        self._moving: set[int] = set()
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that have moved, those of parts under way included."""
+        return sum(part.size for part in self.done.values()) + self.under_way
+
+    @property
+    def under_way(self) -> int:
+        """The bytes of parts that have moved, and of which nobody has said yet that they are there."""
+        return sum(body.count for body in self._bodies.values())
+
+    @property
+    def moving(self) -> frozenset[int]:
+        """The numbers of the parts that are ours to move, and not done."""
+        return frozenset(self._moving)
+
+    def run(self, upload: Upload, take: Take) -> None:
+        """Move parts, `parts_in_flight` at a time, until there are none to take.
+
+        Raises the first failure, when all others have stopped; what `take` gave and was not done stays in `moving`.
+        """
+        workers: Any = Pool(max(1, min(self.way.limits.parts_in_flight, len(self.spans) - len(self.done))))
+        try:
+            for failure in workers.imap_unordered(lambda _: self._work(upload, take), range(workers.size)):
+                if failure is not None:
+                    raise failure
+        finally:
+            workers.kill()
+
+    def _work(self, upload: Upload, take: Take) -> RelayError | None:
+        """Move one part after another; return the failure that ends this, rather than let gevent print it."""
+        try:
+            number = self._next(take, None)
+            while number is not None:
+                number = self._next(take, self._moved(upload, number))
+        except RelayError as error:
+            return error
+        return None
+
+    def _next(self, take: Take, done: StoredPart | None) -> int | None:
+        """Say which part is done; return the number of the next, or None."""
+        try:
+            number = take(done)
+        except BaseException:
+            self.resent += done.size if done else 0
+            raise
+        if done is not None:
+            reach("after-part-row")
+            self._moving.discard(done.number)
+            self.note(done)
+        if number is not None:
+            self._moving.add(number)
+        return number
+
+    def note(self, stored: StoredPart) -> None:
+        """Take a part for done."""
+        self.digests[stored.number] = bytes.fromhex(stored.digest)
+        self.done[stored.number] = Part(stored.number, stored.size, stored.etag, stored.checked)
+
+    def _moved(self, upload: Upload, number: int) -> StoredPart:
+        """Move one part, and again while that may help and there is time."""
+        span = self.spans[number - 1]
+        if self.way.copying:
+            return self.way.again(lambda meter: self._copied_once(upload, number, span, meter))
+        return self.way.again(lambda meter: self._moved_once(upload, number, span, meter))
+
+    def _moved_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> StoredPart:
+        way = self.way
+        source = way.stores.source(way.source, meter)
+        destination = cast(PartsDestination, way.stores.destination(way.place, meter))
+        body = source.get(way.source, way.found.version, span).body
+        assert body is not None, "an Opened has one"
+        self._bodies[number] = body
+        with closing(body):
+            try:
+                if way.digested:
+                    body.digest_with((COMBINED,))
+                part = destination.put_part(upload, number, body)
+                reach("after-part")
+                digest = body.digests.get(COMBINED, b"")
+                _same(way.source, number, self.read.get(number), digest)
+                return StoredPart(number, part.size, part.etag, digest.hex(), part.checked)
+            except BaseException:
+                if body.complete and way.digested:
+                    self.read.setdefault(number, body.digests[COMBINED])
+                self.resent += body.count
+                raise
+            finally:
+                del self._bodies[number]
+
+    def _copied_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> StoredPart:
+        destination = cast(CopyPartsDestination, self.way.stores.destination(self.way.place, meter))
+        part = destination.copy_part(upload, number, self.way.source, self.way.found, span)
+        return StoredPart(number, part.size, part.etag, "", part.checked)
+
+
+def spans_of(size: int, step: int) -> list[Span]:
+    """Cut `size` bytes into spans of `step` bytes each; the last one may be shorter."""
+    return [Span(first, min(first + step, size) - 1) for first in range(0, size, step)]
+
+
+def alone(numbers: Iterator[int]) -> Take:
+    """Return what gives one part after the other to the only process that moves them."""
+    return lambda _: next(numbers, None)
+
+
+def _same(source: Location, number: int, before: bytes | None, digest: bytes) -> None:
+    """Raise SourceUnstable if a part was read before, of the same version, and had other bytes."""
+    if before is not None and digest and before != digest:
+        raise SourceUnstable(
+            f"part {number} of {source} was read twice, and its bytes were others, under one entity tag"
+        )
