@@ -131,13 +131,13 @@ def test_f61_a_worker_that_is_told_to_go_hands_back_and_its_parts_are_kept(
         with running(SERVE, **settings, **more) as server:
             status, told = server.ask("POST", "/migrate", request)
             assert status == 202, told
-            eventually(lambda: in_ledger(folders, "SELECT count(*) FROM parts") >= 2)
+            eventually(lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2)
             worker = worker_of(server)
             server.process.send_signal(number)
             if number == signal.SIGTERM:
                 assert server.finish() == 0
                 assert in_ledger(folders, "SELECT state || ' ' || lapses FROM transfers") == "queued 0"
-                assert in_ledger(folders, "SELECT count(*) FROM parts") >= 2
+                assert in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 2
                 assert in_ledger(folders, "SELECT count(*) FROM runners") == 0
             else:
                 eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
@@ -494,7 +494,7 @@ def test_f95_a_cancel_of_an_upload_to_a_bucket_leaves_an_object_or_nothing(
 
 BEGUN = {
     "after-begin": "SELECT 1 FROM uploads WHERE upload_id = ''",
-    "after-part-row": "SELECT 1 FROM parts",
+    "after-part-row": "SELECT 1 FROM parts WHERE etag != ''",
     "before-complete": "SELECT 1 FROM uploads WHERE digest <> ''",
     "after-complete-sent": "SELECT 1 FROM uploads WHERE digest <> ''",
     "after-complete": "SELECT 1 FROM uploads WHERE digest <> ''",

@@ -201,9 +201,9 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 
 
 @pytest.fixture
-def slow(seaweed: Seaweed) -> Iterator[Proxy]:
-    """Return a slow way to the server."""
-    with Proxy(seaweed.endpoint.removeprefix("http://"), rate=8e6) as proxy:
+def slow(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    """Return a slow way to the server; a parameter is the bytes a second of each connection."""
+    with Proxy(seaweed.endpoint.removeprefix("http://"), rate=getattr(request, "param", 8e6)) as proxy:
         yield proxy
 
 
@@ -235,11 +235,11 @@ def test_a_large_object_goes_on_in_the_middle(
     client.put_object(Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=data, Metadata={"color": "blue"})
     words = ("-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to")
     first = clouds.start("migrate", *words)
-    clouds.wait_for(first, "SELECT count(*) FROM parts", lambda count: count >= 3)
+    clouds.wait_for(first, "SELECT count(*) FROM parts WHERE etag != ''", lambda count: count >= 3)
     first.send_signal(end)
     out, err = first.communicate(timeout=30)
     assert first.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[end], err
-    kept = clouds.query("SELECT sum(size) FROM parts")
+    kept = clouds.query("SELECT sum(size) FROM parts WHERE etag != ''")
     before = slow.carried("up")
     code, out, err = clouds.run("migrate", *words, "--json")
     assert code == 0, out + err
@@ -260,7 +260,7 @@ def test_an_object_that_changed_meanwhile_begins_anew(seaweed: Seaweed, clouds: 
     client.put_object(Bucket=seaweed.bucket, Key="changed/from/object", Body=bytes(LARGE))
     words = ("-r", f"near:{seaweed.bucket}/changed/from", f"far:{seaweed.bucket}/changed/to")
     first = clouds.start("migrate", *words)
-    clouds.wait_for(first, "SELECT count(*) FROM parts", lambda count: count >= 2)
+    clouds.wait_for(first, "SELECT count(*) FROM parts WHERE etag != ''", lambda count: count >= 2)
     first.kill()
     first.communicate(timeout=30)
     client.put_object(Bucket=seaweed.bucket, Key="changed/from/object", Body=b"\1" * LARGE)
@@ -309,3 +309,86 @@ def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -
     told = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
     assert [(t["number"], t["state"], t["objects"]) for t in told] == [(1, "succeeded", {"verified": 80})] * 2
     assert clouds.query("SELECT max(attempts) FROM transfers") == 1
+
+
+# -- one object, two processes
+
+SLOWER = pytest.mark.parametrize("slow", [2e6], indirect=True, ids=["2MB"])
+"""So slow that both have begun before either has ended."""
+MOVERS = "SELECT count(DISTINCT owner) FROM parts"
+
+
+@pytest.fixture
+def shared(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[tuple[bytes, str]]:
+    """Plant one large object; return its bytes and the prefix that it lies under. It must be at `to` in the end, and
+    nothing else."""
+    name, client = request.node.name, seaweed.client()
+    data = random.Random(name).randbytes(LARGE)
+    client.put_object(Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=data)
+    yield data, name
+    listed = client.list_objects_v2(Bucket=seaweed.bucket, Prefix=f"{name}/to/")["Contents"]
+    assert [entry["Key"] for entry in listed] == [f"{name}/to/object"]
+    assert client.get_object(Bucket=seaweed.bucket, Key=f"{name}/to/object")["Body"].read() == data
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
+
+
+def words_of(seaweed: Seaweed, name: str) -> tuple[str, ...]:
+    return ("migrate", "-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to", "--json")
+
+
+@SLOWER
+@pytest.mark.timeout(120)
+def test_two_terminals_move_the_parts_of_one_object(
+    seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared: tuple[bytes, str]
+) -> None:
+    words = words_of(seaweed, shared[1])
+    one = clouds.start(*words)
+    clouds.wait_for(one, MOVERS, lambda count: count == 1)
+    two = clouds.start(*words)
+    clouds.wait_for(two, MOVERS, lambda count: count == 2)
+    told = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
+    assert [(t["state"], t["objects"], t["levels"]) for t in told] == [
+        ("succeeded", {"verified": 1}, {"whole_digest": 1})
+    ] * 2
+    assert [t["bytes_resent"] for t in told] == [0, 0]
+    assert slow.carried("up") <= LARGE + 128 * 1024
+
+
+@SLOWER
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("which", [0, 1], ids=["owner", "sharer"])
+def test_when_one_of_two_movers_ends_the_other_completes_the_object(
+    seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared: tuple[bytes, str], which: int, end: signal.Signals
+) -> None:
+    words = words_of(seaweed, shared[1])
+    one = clouds.start(*words)
+    clouds.wait_for(one, MOVERS, lambda count: count == 1)
+    two = clouds.start(*words)
+    clouds.wait_for(two, MOVERS, lambda count: count == 2)
+    movers = [one, two]
+    movers[which].send_signal(end)
+    movers[which].communicate(timeout=30)
+    out, err = movers[1 - which].communicate(timeout=60)
+    assert movers[1 - which].returncode == 0, err
+    told = json.loads(out)
+    assert (told["state"], told["objects"], told["levels"]) == ("succeeded", {"verified": 1}, {"whole_digest": 1})
+    assert slow.carried("up") <= LARGE + 2 * 5 * MIB + 256 * 1024
+
+
+@SLOWER
+@pytest.mark.timeout(120)
+def test_what_two_move_can_be_cancelled_and_nothing_of_it_is_left(seaweed: Seaweed, clouds: Terminal) -> None:
+    client = seaweed.client()
+    client.put_object(Bucket=seaweed.bucket, Key="cancelled/from/object", Body=bytes(LARGE))
+    words = words_of(seaweed, "cancelled")
+    one = clouds.start(*words)
+    clouds.wait_for(one, MOVERS, lambda count: count == 1)
+    two = clouds.start(*words)
+    clouds.wait_for(two, MOVERS, lambda count: count == 2)
+    assert clouds.run("cancel", "1")[0] == 0
+    for process in (one, two):
+        out, err = process.communicate(timeout=60)
+        assert json.loads(out)["state"] == "cancelled", err
+    assert "Contents" not in client.list_objects_v2(Bucket=seaweed.bucket, Prefix="cancelled/to/")
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
