@@ -20,7 +20,7 @@ from loadtests.bench.measures import MIB, BenchError, Verdict, compare
 from loadtests.bench.movers import Programs, floors, movers, relay_with
 from loadtests.bench.nginx import CIPHER, Nginx
 from loadtests.bench.proc import raise_open_files
-from loadtests.bench.report import CLOSE, OPEN, Report, has_marks, write_into
+from loadtests.bench.report import CLOSE, OPEN, Report, check_outputs, write_into
 from loadtests.bench.sections import LARGE, SMALL, WARM, Section, all_sections
 from loadtests.bench.server import Relay
 from loadtests.bench.streams import FILES_PER_STREAM, SIZE, run_streams
@@ -84,8 +84,7 @@ def check(args: argparse.Namespace) -> Tools:
     tools = find_tools()
     if args.openssl:
         openssl_in(args.openssl)
-    if args.write and not has_marks(args.write):
-        raise BenchError(f"{args.write} has no {OPEN} … {CLOSE} to write between")
+    check_outputs(args.write, args.json)
     if not (ROOT / "deploy" / "gunicorn.conf.py").is_file():
         raise BenchError("deploy/gunicorn.conf.py is missing: is this a checkout of relay?")
     large = AT_ONCE if {"memory", "hub"} & set(args.only) else 1

@@ -128,9 +128,22 @@ def machine() -> str:
     return f"{cores} core{'s' if cores > 1 else ''}" + (f" ({found[1].strip()})" if found else "")
 
 
-def has_marks(path: Path) -> bool:
+def check_outputs(readme: Path | None, *files: Path | None, opening: str = OPEN, closing: str = CLOSE) -> None:
+    """Raise BenchError, before anything is measured, if what is found could not be written: a `readme` without the
+    place for the block, `files` in a folder that is not there."""
+    if readme is not None and not has_marks(readme, opening, closing):
+        raise BenchError(f"{readme} has no {opening} … {closing} to write the result between")
+    for file in files:
+        if file is not None and not os.access(file.parent, os.W_OK | os.X_OK):
+            raise BenchError(f"{file} can't be written: {file.parent} is not a folder that is ours to write")
+
+
+def has_marks(path: Path, opening: str = OPEN, closing: str = CLOSE) -> bool:
     """Say if a file has the place for the block."""
-    return path.is_file() and re.search(f"{OPEN}.*{CLOSE}", path.read_text(encoding="utf-8"), re.S) is not None
+    if not path.is_file():
+        return False
+    _, _, rest = path.read_text(encoding="utf-8").partition(opening)
+    return closing in rest
 
 
 def write_into(path: Path, block: str, opening: str = OPEN, closing: str = CLOSE) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from loadtests.bench.measures import MIB, BenchError, told
-from loadtests.bench.report import machine, write_into
+from loadtests.bench.report import check_outputs, machine, write_into
 from loadtests.bench.server import Relay
 from loadtests.bench.tools import ROOT, python_versions
 from loadtests.ladder.chart import draw
@@ -148,6 +148,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _stopped)
     objects = Objects.chosen(args.seed, args.objects, args.min, max(args.min, args.max))
     try:
+        check_outputs(args.write, args.chart, args.json, opening=OPEN, closing=CLOSE)
         args.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(args.folder).free
         if free < objects.bytes + 64 * MIB:

@@ -241,3 +241,19 @@ def test_the_chart_is_an_svg_with_a_bar_for_each_rung_that_ran() -> None:
     root = ElementTree.fromstring(draw(rows, "a <caption> & more"))
     assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == 4
     assert "prefers-color-scheme: dark" in "".join(root.itertext())
+
+
+@pytest.mark.parametrize("program", ["loadtests.ladder", "loadtests.peers"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--json", "/nowhere/x"), "/nowhere is not a folder"), (("--write", "CHANGELOG.md"), "CHANGELOG.md has no <!--")],
+)
+def test_what_could_not_be_written_in_the_end_is_said_before_anything_is_measured(
+    program: str, words: tuple[str, str], said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", program, *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
