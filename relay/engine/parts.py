@@ -15,6 +15,7 @@ parts, and how one moves.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -39,6 +40,7 @@ from relay.errors import (
 )
 from relay.failpoints import reach
 from relay.ledger.rows import Begun
+from relay.receipt import Version
 from relay.stores.interfaces import (
     Destination,
     Found,
@@ -124,6 +126,8 @@ class Parts:
 
         RangeIgnored where the source gives no ranges after all: nothing of it is at the destination then.
         """
+        if moved := self._put_together():
+            return moved
         upload = self._gone_on() or self._begun()
         try:
             self._move_all(upload)
@@ -134,6 +138,34 @@ class Parts:
             raise
 
     # -- the upload
+
+    def _put_together(self) -> Moved | None:
+        """Return what an earlier attempt completed under another name, and did not live to publish; nothing is sent.
+
+        Like any object that was just sent, it is believed only when it is proved.
+        """
+        written = self.journal.begun() if self.journal is not None else None
+        if written is None or written.digest is None or not self._is_ours(written):
+            return None
+        left = self._destination.unpublished(self.way.place, written.upload_id)
+        if left is None:
+            return None
+        try:
+            found = self._destination.head(left)
+        except NotFound:
+            return None
+        if found is None or found.version.size not in (None, written.size):
+            return None
+        for part in written.parts:
+            self._window.note(part)
+        digests = {COMBINED: bytes.fromhex(written.digest)} if written.digest else {}
+        return Moved(Stored(Version(), left, {}, place=self.way.place), digests, 0)
+
+    def _is_ours(self, written: Begun) -> bool:
+        """Say if an upload that stands in the journal is of this version, to this place, in this cut."""
+        version = self.way.found.version
+        step = self._window.spans[0].length
+        return fits(written, str(self.way.place), version.etag, version.size, step)
 
     def _begun(self) -> Upload:
         """Begin an upload, and write that down before anything depends on it: that one is about to be begun, and
@@ -175,9 +207,9 @@ class Parts:
         if not written.upload_id:
             self._sweep(written)
             return None
-        window, version = self._window, self.way.found.version
+        window = self._window
         upload = Upload(self.way.place, written.upload_id, written.checked)
-        if not fits(written, str(self.way.place), version.etag, version.size, window.spans[0].length):
+        if not self._is_ours(written):
             self._replace(upload)
             return None
         try:
@@ -305,7 +337,11 @@ class Parts:
         if self.journal is not None and written:
             self.journal.held()
         reach("before-abort")
-        cast(PartsDestination, self.way.stores.destination(self.way.place, Meter(self.way.limits))).abort(upload)
+        destination = self.way.stores.destination(self.way.place, Meter(self.way.limits))
+        cast(PartsDestination, destination).abort(upload)
+        if left := destination.unpublished(self.way.place, upload.id):
+            with suppress(StoreError):  # most were never put together
+                destination.delete(left, Version())
         reach("after-abort")
         if self.journal is not None and written:
             self.journal.forget()

@@ -122,7 +122,9 @@ def test_f38_an_answer_to_the_assembly_that_is_lost_is_found_out(
     assert (nextcloud.root / FILES / "lost.bin").stat().st_size == SIZE
 
 
-def test_a_kill_in_the_middle_sends_only_what_is_missing(nextcloud: Nextcloud, tmp_path: Path) -> None:
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    """Return a terminal that sends parts, one at a time, and beside it a folder with one object of 16 of them."""
     (tmp_path / "from").mkdir()
     (tmp_path / "from/big.bin").write_bytes(os.urandom(16 * PART))
     settings = {
@@ -131,7 +133,43 @@ def test_a_kill_in_the_middle_sends_only_what_is_missing(nextcloud: Nextcloud, t
         "RELAY_PART_BYTES": str(PART),
         "RELAY_PARTS_IN_FLIGHT": "1",
     }
-    terminal = Terminal(tmp_path, **settings)
+    return Terminal(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("place", ["before-complete", "after-complete", "before-verify", "before-publish"])
+def test_f59_a_kill_after_it_was_put_together_sends_nothing_again_and_leaves_nothing(
+    terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path, place: str
+) -> None:
+    to = nextcloud.root / FILES / place
+    words = ("migrate", "-r", f"{tmp_path}/from", f"webdav{nextcloud.base[4:]}/{FILES}/{place}", "--json")
+    assert terminal.run(*words, RELAY_FAILPOINT=f"{place}:1:kill9")[0] == -signal.SIGKILL
+    assert not (to / "big.bin").exists()
+    code, out, err = terminal.run(*words)
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["bytes_resent"], told["levels"]) == (0, {"read_back": 1})
+    assert os.listdir(to) == ["big.bin"]
+    assert (to / "big.bin").read_bytes() == (tmp_path / "from/big.bin").read_bytes()
+    assert not nextcloud.uploads
+
+
+def test_what_was_put_together_of_another_version_is_removed(
+    terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path
+) -> None:
+    to = nextcloud.root / FILES / "other"
+    words = ("migrate", "-r", f"{tmp_path}/from", f"webdav{nextcloud.base[4:]}/{FILES}/other", "--json")
+    assert terminal.run(*words, RELAY_FAILPOINT="before-publish:1:kill9")[0] == -signal.SIGKILL
+    assert len(os.listdir(to)) == 1
+    (tmp_path / "from/big.bin").write_bytes(os.urandom(3 * PART))
+    code, _, err = terminal.run(*words)
+    assert code == 0, err
+    assert os.listdir(to) == ["big.bin"]
+    assert (to / "big.bin").read_bytes() == (tmp_path / "from/big.bin").read_bytes()
+
+
+def test_a_kill_in_the_middle_sends_only_what_is_missing(
+    terminal: Terminal, nextcloud: Nextcloud, tmp_path: Path
+) -> None:
     words = ("migrate", "-r", f"{tmp_path}/from", f"webdav{nextcloud.base[4:]}/{FILES}/tree", "--json")
     process = terminal.start(*words)
     terminal.wait_for(process, "SELECT count(*) FROM parts WHERE etag != ''", lambda count: count >= 4)
