@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relay.api.progress import Rate
 from relay.api.told import brief, summary, told
-from relay.cli.exits import Exit
+from relay.cli.interrupt import Interrupt
 from relay.cli.shown import NAMED, exit_of, head, table
 from relay.cli.terminal import plain, say
 from relay.engine.claimer import Active, Claimer
@@ -67,9 +65,9 @@ def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet
             f"relay: going on with migration {migration.number}: {done:,} objects are there already{limits}", sys.stderr
         )
     watch = Watch(ledger, migration.id)
-    claimer = Claimer(ledger, runner, slots, migration.id, watch.ended)
+    claimer = Claimer(ledger, runner, slots, migration.id, watch.ended, watch.helped)
     job = gevent.spawn(_ran, claimer)
-    stopped = _Stop(claimer)
+    stopped = Interrupt(claimer.stop, STOP_SECONDS)
     with stopped.caught(), _display(quiet) as show:
         while not job.ready() and not stopped.late():
             job.join(LOOK_SECONDS)
@@ -115,6 +113,10 @@ class Watch:
         else:
             self.moved += end.bytes
 
+    def helped(self, count: int) -> None:
+        """Take note of bytes that were moved here of an object of another process."""
+        self.moved += count
+
     def fresh_failures(self) -> Iterator[tuple[str, RelayError]]:
         """Yield the failures that were not yielded yet."""
         while self.failures:
@@ -123,37 +125,6 @@ class Watch:
     def bytes_now(self, claimer: Claimer) -> int:
         """Return the bytes that this process has moved, those under way included."""
         return self.moved + sum(active.transfer.bytes for active in claimer.active.values())
-
-
-class _Stop:
-    """Ctrl-C hands everything back; the second one ends at once."""
-
-    codes = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
-
-    def __init__(self, claimer: Claimer) -> None:
-        self._claimer, self._since = claimer, 0.0
-        self.code: Exit | None = None
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Catch the signals for the time of a `with` block."""
-        watchers = [gevent.signal_handler(number, self._came, code) for number, code in self.codes.items()]
-        try:
-            yield
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
-
-    def late(self) -> bool:
-        """Say if it had its time to hand everything back."""
-        return self.code is not None and monotonic() - self._since > STOP_SECONDS
-
-    def _came(self, code: Exit) -> None:
-        if self.code is not None:
-            os._exit(code)
-        self.code, self._since = code, monotonic()
-        say("relay: stopping; once more to stop at once", sys.stderr)
-        self._claimer.stop()
 
 
 # -- what is shown

@@ -5,8 +5,6 @@ The first Ctrl-C cancels the transfer and waits a moment for it to break off cle
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
+from relay.cli.interrupt import Interrupt
 from relay.cli.terminal import say
 from relay.engine.transfer import Outcome, Transfer
 from relay.errors import Cancelled, RelayError
@@ -40,7 +39,7 @@ class Interrupted(Exception):
 
 def watched(transfer: Transfer, run: Callable[[Transfer], Outcome], quiet: bool) -> Outcome:
     """Run a transfer while its progress is shown. Raises its RelayError, or Interrupted."""
-    signals = _Signals(transfer)
+    signals = Interrupt(lambda: transfer.cancel(Cancelled("interrupted")), STOP_SECONDS)
     job = gevent.spawn(_ended, run, transfer)
     with signals.caught(), _display(quiet) as show:
         while not job.ready() and not signals.late():
@@ -59,37 +58,6 @@ def _ended(run: Callable[[Transfer], Outcome], transfer: Transfer) -> Outcome | 
         return run(transfer)
     except RelayError as error:
         return error
-
-
-class _Signals:
-    """What SIGINT and SIGTERM do. gevent's handlers run in a greenlet, so they may do anything."""
-
-    codes = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
-
-    def __init__(self, transfer: Transfer) -> None:
-        self._transfer, self._since = transfer, 0.0
-        self.code: Exit | None = None
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Catch them for the time of a `with` block."""
-        watchers = [gevent.signal_handler(number, self._came, code) for number, code in self.codes.items()]
-        try:
-            yield
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
-
-    def late(self) -> bool:
-        """Say if the transfer had its time to break off."""
-        return self.code is not None and monotonic() - self._since > STOP_SECONDS
-
-    def _came(self, code: Exit) -> None:
-        if self.code is not None:
-            os._exit(code)
-        self.code, self._since = code, monotonic()
-        self._transfer.cancel(Cancelled("interrupted"))
-        say("relay: stopping; once more to stop at once", sys.stderr)
 
 
 # -- what is shown

@@ -336,17 +336,22 @@ def words_of(seaweed: Seaweed, name: str) -> tuple[str, ...]:
     return ("migrate", "-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to", "--json")
 
 
+def two_movers(clouds: Terminal, words: tuple[str, ...]) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+    """Start a process that claims the object, and one that shares in it; both move parts by now."""
+    owner = clouds.start(*words)
+    clouds.wait_for(owner, MOVERS, lambda count: count == 1)
+    sharer = clouds.start(*words)
+    clouds.wait_for(sharer, MOVERS, lambda count: count == 2)
+    return owner, sharer
+
+
 @SLOWER
 @pytest.mark.timeout(120)
 def test_two_terminals_move_the_parts_of_one_object(
     seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared: tuple[bytes, str]
 ) -> None:
     words = words_of(seaweed, shared[1])
-    one = clouds.start(*words)
-    clouds.wait_for(one, MOVERS, lambda count: count == 1)
-    two = clouds.start(*words)
-    clouds.wait_for(two, MOVERS, lambda count: count == 2)
-    told = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
+    told = [json.loads(process.communicate(timeout=60)[0]) for process in two_movers(clouds, words)]
     assert [(t["state"], t["objects"], t["levels"]) for t in told] == [
         ("succeeded", {"verified": 1}, {"whole_digest": 1})
     ] * 2
@@ -362,11 +367,7 @@ def test_when_one_of_two_movers_ends_the_other_completes_the_object(
     seaweed: Seaweed, slow: Proxy, clouds: Terminal, shared: tuple[bytes, str], which: int, end: signal.Signals
 ) -> None:
     words = words_of(seaweed, shared[1])
-    one = clouds.start(*words)
-    clouds.wait_for(one, MOVERS, lambda count: count == 1)
-    two = clouds.start(*words)
-    clouds.wait_for(two, MOVERS, lambda count: count == 2)
-    movers = [one, two]
+    movers = two_movers(clouds, words)
     movers[which].send_signal(end)
     movers[which].communicate(timeout=30)
     out, err = movers[1 - which].communicate(timeout=60)
@@ -382,12 +383,9 @@ def test_what_two_move_can_be_cancelled_and_nothing_of_it_is_left(seaweed: Seawe
     client = seaweed.client()
     client.put_object(Bucket=seaweed.bucket, Key="cancelled/from/object", Body=bytes(LARGE))
     words = words_of(seaweed, "cancelled")
-    one = clouds.start(*words)
-    clouds.wait_for(one, MOVERS, lambda count: count == 1)
-    two = clouds.start(*words)
-    clouds.wait_for(two, MOVERS, lambda count: count == 2)
+    movers = two_movers(clouds, words)
     assert clouds.run("cancel", "1")[0] == 0
-    for process in (one, two):
+    for process in movers:
         out, err = process.communicate(timeout=60)
         assert json.loads(out)["state"] == "cancelled", err
     assert "Contents" not in client.list_objects_v2(Bucket=seaweed.bucket, Prefix="cancelled/to/")
