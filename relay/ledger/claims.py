@@ -1,4 +1,4 @@
-"""Who works on what: runners and their leases, claims by compare-and-set, and how claims end.
+"""Who works on what: runners and their leases, and claims by compare-and-set. (How claims end: `settling.py`.)
 
 Theory of operation. A runner enters itself with a time until which its claims hold, and puts that off every few
 seconds. A claim takes queued rows and writes the runner's id and a new fence into them; everything that is written
@@ -13,27 +13,26 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, delete, exists, insert, literal_column, select, update
 
 from relay.errors import LeaseLost
 from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
-from relay.ledger.migrations import bounds_of, tell
-from relay.ledger.rows import Claim, Settlement
+from relay.ledger.migrations import bounds_of
+from relay.ledger.rows import Claim
 from relay.ledger.schema import (
     LARGE,
     LARGE_BYTES,
     NOT_THERE,
     QUEUED,
+    RUNNING,
     migrations,
     parts,
-    receipts,
     runners,
     transfers,
-    uploads,
 )
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
@@ -85,17 +84,22 @@ def leave(connection: Connection, who: Who) -> None:
 
 def reclaim(connection: Connection, database: Database, who: Who) -> int:
     """Put the claims of runners that are gone back into the queue; return how many."""
-    now = database.clock(connection)
-    others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
-    gone = [row.id for row in others if _gone(row, now, who, database.sqlite)]
-    gone += _strays(connection, who)
+    gone = lost(connection, database, who)
     if not gone:
         return 0
+    others = connection.execute(select(runners.c.host, runners.c.boot).where(runners.c.id != who.id)).all()
     if any(row.host == who.host and row.boot != who.boot for row in others):
         doubt(connection)
     count = _requeue(connection, gone, "lapse")
     connection.execute(delete(runners).where(runners.c.id.in_(gone)))
     return count
+
+
+def lost(connection: Connection, database: Database, who: Who) -> list[str]:
+    """Return the runners that are gone, and those that have claims and are not entered. Writes nothing."""
+    now = database.clock(connection)
+    others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
+    return [row.id for row in others if _gone(row, now, who, database.sqlite)] + _strays(connection, who)
 
 
 def doubt(connection: Connection) -> None:
@@ -121,7 +125,7 @@ def _strays(connection: Connection, who: Who) -> list[str]:
     """Return the owners of claims and parts that are not entered at all: one that was taken for gone, claimed once more
     before it knew, and ended."""
     found: set[str] = set()
-    for owner, held in ((transfers.c.owner, transfers.c.state == "running"), (parts.c.owner, NOT_THERE)):
+    for owner, held in ((transfers.c.owner, RUNNING), (parts.c.owner, NOT_THERE)):
         entered = owner.in_(select(runners.c.id)) | (owner == who.id)
         query = select(owner).where(held, owner.is_not(None), ~entered).distinct()
         found |= set(connection.execute(query).scalars())
@@ -140,7 +144,7 @@ def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
 
 
 def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
-    claimed = (transfers.c.owner.in_(owners)) & (transfers.c.state == "running")
+    claimed = (transfers.c.owner.in_(owners)) & RUNNING
     connection.execute(
         update(migrations)
         .where(migrations.c.listing_owner.in_(owners), migrations.c.listing == "running")
@@ -150,7 +154,13 @@ def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
     return _let_go(connection, connection.execute(_LET_GO.where(claimed)).all(), verb)
 
 
-_LET_GO = select(transfers.c.id, transfers.c.fence, transfers.c.migration_id, transfers.c.size, transfers.c.lapses)
+_LET_GO = (
+    select(transfers.c.id, transfers.c.fence, transfers.c.migration_id, transfers.c.size, transfers.c.lapses)
+    .order_by(transfers.c.id)
+    .with_for_update()
+)
+"""Who is thought gone may settle at this very moment: its rows are locked, in the order in which everybody locks them,
+and seen as they are then."""
 
 
 def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
@@ -159,7 +169,7 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
         return 0
     changes = Changes()
     more = 1 if verb == "lapse" else 0
-    cancelled = _stopped(connection, {row.migration_id for row in rows})
+    cancelled = _cancelled(connection, {row.migration_id for row in rows})
     changed: dict[str, list[int]] = {}
     for row in rows:
         step = "quarantine" if row.lapses + more >= LAPSES else "cancel" if row.migration_id in cancelled else verb
@@ -169,7 +179,7 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     for step, ids in changed.items():
         values: dict[str, Any] = {"state": TRANSFER[step].to, "owner": None, "lapses": transfers.c.lapses + more}
         values |= {"error": error} if step == "quarantine" else {}
-        for some in _chunks(ids):
+        for some in chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
     changes.write(connection)
     return len(rows)
@@ -178,7 +188,8 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
 _POISON = f"{LAPSES} workers were lost while they had this object; it is set aside until you retry it"
 
 
-def _chunks(ids: Sequence[int], most: int = 500) -> Iterable[Sequence[int]]:
+def chunks(ids: Sequence[int], most: int = 500) -> Iterable[Sequence[int]]:
+    """Return some ids a few at a time: no database takes any number of values."""
     return (ids[i : i + most] for i in range(0, len(ids), most))
 
 
@@ -199,12 +210,13 @@ CLAIMED: Final = (
     transfers.c.resent,
     transfers.c.digests,
 )
-"""The columns that a Claim is made of."""
+"""The columns that a Claim is made of, in its order."""
 
 
 def claim_of(row: Any, renewed: int) -> Claim:
     """Return the claim that a row of CLAIMED tells of."""
-    return Claim(**{**row._mapping, "digests": json.loads(row.digests) if row.digests else {}, "renewed": renewed})
+    *told, digests = row
+    return Claim(*told, **{"digests": json.loads(digests) if digests else {}, "renewed": renewed})
 
 
 @dataclass(frozen=True)
@@ -223,35 +235,76 @@ class Wanted:
     alone: bool = True
 
 
-def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None = None) -> list[Claim]:
-    """Claim what there is room for, of the most urgent migrations and the oldest first; `only` of one.
+_WAITING = (
+    select(migrations.c.id, migrations.c.renewed)
+    .add_columns(migrations.c.slots, migrations.c.bytes_per_second, migrations.c.connections)
+    .where(migrations.c.state == literal_column("'running'"))
+    .order_by(migrations.c.priority.desc(), migrations.c.number)
+)
+_DUE = transfers.c.not_before <= bindparam("now")
+_ANY = select(exists().where(transfers.c.migration_id == migrations.c.id, QUEUED, _DUE)).select_from(migrations)
+_CLAIMABLE = _ANY.where(migrations.c.state == literal_column("'running'"))
+
+
+def claimable(connection: Connection, only: str | None = None) -> bool:
+    """Say if there seems to be something to `claim`. Writes nothing."""
+    query = _CLAIMABLE if only is None else _CLAIMABLE.where(migrations.c.id == only)
+    return any(connection.execute(query, {"now": time.time()}).scalars())
+
+
+def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None, changes: Changes) -> list[Claim]:
+    """Claim what there is room for, of the most urgent migrations and the oldest first; `only` of one. What that
+    changes in the tallies goes to `changes`.
 
     Of a migration with bounds never more than those let run at a time, over all runners. One that is suspect comes
     last, and by itself: where there is nothing else, and the runner is alone with it.
     """
-    told = (migrations.c.slots, migrations.c.bytes_per_second, migrations.c.connections, migrations.c.renewed)
-    waiting = select(migrations.c.id, *told).where(migrations.c.state == "running")
-    if only is not None:
-        waiting = waiting.where(migrations.c.id == only)
-    rows = connection.execute(waiting.order_by(migrations.c.priority.desc(), migrations.c.number)).all()
-    found: list[Claim] = []
+    if wanted.all <= 0:
+        return []
+    waiting = _WAITING if only is None else _WAITING.where(migrations.c.id == only)
+    claiming = _Claiming(connection, who, changes)
+    rows = connection.execute(waiting).all()
     for migration in rows:
-        found += _of_one(connection, who, migration, wanted, found)
-    for migration in rows if wanted.alone and wanted.all else ():
-        if not found and room(connection, migration.id, bounds_of(migration), 1):
-            found = _claimed(connection, who, migration, 1, _SUSPECTS)
-    return found
+        claiming.some(migration, wanted)
+    for migration in rows if wanted.alone else ():
+        if not claiming.found and claiming.room(migration, 1):
+            claiming.take(migration, 1, _SUSPECTS)
+    return claiming.found
 
 
-def _of_one(connection: Connection, who: Who, migration: Any, wanted: Wanted, found: list[Claim]) -> list[Claim]:
-    """Claim of one migration what there is still room for besides what was `found` in others."""
-    left = wanted.all - len(found)
-    left = room(connection, migration.id, bounds_of(migration), left) if left > 0 else 0
-    before = sum(large(claim) for claim in found)
-    taken = _claimed(connection, who, migration, min(left, wanted.large - before), _LARGE)
-    taken += _claimed(connection, who, migration, left - len(taken), _SMALL)
-    more = min(left - len(taken), wanted.only_large - len(found) - len(taken))
-    return taken + _claimed(connection, who, migration, more, _LARGE)
+@dataclass(eq=False)
+class _Claiming:
+    """What one call of `claim` has found until now."""
+
+    connection: Connection
+    who: Who
+    changes: Changes
+    found: list[Claim] = field(default_factory=list)
+
+    def some(self, migration: Any, wanted: Wanted) -> None:
+        """Claim of one migration what there is still room for besides what was found in others."""
+        left = wanted.all - len(self.found)
+        left = self.room(migration, left) if left > 0 else 0
+        left -= self.take(migration, min(left, wanted.large - sum(map(large, self.found))), _LARGE)
+        left -= self.take(migration, left, _SMALL)
+        self.take(migration, min(left, wanted.only_large - len(self.found)), _LARGE)
+
+    def room(self, migration: Any, most: int) -> int:
+        """Return how many of at most so many may be claimed of a migration."""
+        more = self.changes.objects(migration.id, "running")
+        return room(self.connection, migration.id, bounds_of(migration), most, more)
+
+    def take(self, migration: Any, most: int, which: Update) -> int:
+        """Claim up to so many; return how many."""
+        if most <= 0:
+            return 0
+        told = {"migration": migration.id, "most": most, "now": time.time(), "the_owner": self.who.id}
+        taken = [claim_of(row, migration.renewed) for row in self.connection.execute(which, told)]
+        taken.sort(key=lambda claim: claim.id)
+        for one in taken:
+            self.changes.moved(migration.id, "queued", "running", one.size, one.size)
+        self.found += taken
+        return len(taken)
 
 
 def large(claim: Claim) -> bool:
@@ -259,42 +312,33 @@ def large(claim: Claim) -> bool:
     return claim.size is not None and claim.size >= LARGE_BYTES
 
 
-_TRUSTED = transfers.c.lapses < SUSPECT
-_LARGE = (LARGE & _TRUSTED, (transfers.c.size.desc(), transfers.c.id))
-_SMALL = (QUEUED & _TRUSTED & (transfers.c.size.is_(None) | (transfers.c.size < LARGE_BYTES)), (transfers.c.id,))
-_SUSPECTS = (QUEUED & (transfers.c.lapses >= SUSPECT), (transfers.c.lapses, transfers.c.id))
-"""Which of the queued transfers, and in which order."""
-
-
-def _claimed(connection: Connection, who: Who, migration: Any, limit: int, which: tuple[Any, Any]) -> list[Claim]:
-    if limit <= 0:
-        return []
-    condition, order = which
+def _taken(condition: Any, *order: Any) -> Update:
+    """Return what claims the first queued transfers of one kind; whoever else claims passes over them meanwhile."""
     queued = (
         select(transfers.c.id)
-        .where(transfers.c.migration_id == migration.id, condition, transfers.c.not_before <= time.time())
+        .where(transfers.c.migration_id == bindparam("migration"), condition, _DUE)
         .order_by(*order)
-        .limit(limit)
+        .limit(bindparam("most"))
         .with_for_update(skip_locked=True)
     )
-    taken = (
+    return (
         update(transfers)
         .where(transfers.c.id.in_(queued.scalar_subquery()))
         .values(
             state=TRANSFER["claim"].to,
-            owner=who.id,
+            owner=bindparam("the_owner"),
             fence=transfers.c.fence + 1,
             attempts=transfers.c.attempts + 1,
         )
         .returning(*CLAIMED)
     )
-    found = [claim_of(row, migration.renewed) for row in connection.execute(taken)]
-    found.sort(key=lambda claim: claim.id)
-    changes = Changes()
-    for one in found:
-        changes.moved(migration.id, "queued", "running", one.size, one.size)
-    changes.write(connection)
-    return found
+
+
+_TRUSTED = transfers.c.lapses < SUSPECT
+_LARGE = _taken(LARGE & _TRUSTED, transfers.c.size.desc(), transfers.c.id)
+_SMALL = _taken(QUEUED & _TRUSTED & (transfers.c.size.is_(None) | (transfers.c.size < LARGE_BYTES)), transfers.c.id)
+_SUSPECTS = _taken(QUEUED & (transfers.c.lapses >= SUSPECT), transfers.c.lapses, transfers.c.id)
+"""They are written once: making one costs as much as running it."""
 
 
 def disown(connection: Connection, who: Who, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
@@ -303,128 +347,23 @@ def disown(connection: Connection, who: Who, kept: Iterable[Claim], shared: Iter
     A claim, or a part of a transfer that it shares in, whose answer was lost is one of which the ledger knows, and the
     runner does not.
     """
-    held = _LET_GO.where(transfers.c.owner == who.id, transfers.c.state == "running")
+    held = _LET_GO.where(transfers.c.owner == who.id, RUNNING)
     known = {(claim.id, claim.fence) for claim in kept}
     rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
     ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == who.id).distinct()
-    lost = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
-    _free(connection, who, lost)
+    left = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
+    free(connection, who, left)
     return _let_go(connection, rows, "hand_back")
 
 
-def _free(connection: Connection, who: Who, ids: Iterable[int]) -> None:
+def free(connection: Connection, who: Who, ids: Iterable[int]) -> None:
     """Let anybody have the parts of some transfers that are this runner's, and not there yet."""
-    for some in _chunks(list(ids)):
+    for some in chunks(list(ids)):
         mine = NOT_THERE & (parts.c.owner == who.id) & parts.c.transfer_id.in_(some)
         connection.execute(update(parts).where(mine).values(owner=None))
 
 
-# -- how they end
-
-_SETTLE = (
-    update(transfers)
-    .where(
-        transfers.c.id == bindparam("the_id"),
-        transfers.c.fence == bindparam("the_fence"),
-        transfers.c.owner == bindparam("the_owner"),
-        transfers.c.state == "running",
-    )
-    .values(
-        state=bindparam("new_state"),
-        owner=None,
-        bytes=bindparam("new_bytes"),
-        size=bindparam("new_size"),
-        resent=transfers.c.resent + bindparam("more_resent"),
-        seconds=bindparam("new_seconds"),
-        level=bindparam("new_level"),
-        error=bindparam("new_error"),
-        not_before=bindparam("new_not_before"),
-        ended=bindparam("new_ended"),
-    )
-)
-_HELD = (
-    select(transfers.c.id, transfers.c.fence, transfers.c.size, migrations.c.state.label("stage"))
-    .join(migrations, migrations.c.id == transfers.c.migration_id)
-    .where(transfers.c.state == "running")
-)
-
-
-def settle(connection: Connection, who: Who, ends: Sequence[Settlement]) -> list[Claim]:
-    """Write how claims ended; return those that were not ours any more, of which nothing is written."""
-    held = {
-        (row.id, row.fence): row
-        for some in _chunks([end.claim.id for end in ends])
-        for row in connection.execute(_HELD.where(transfers.c.owner == who.id, transfers.c.id.in_(some)))
-    }
-    now, changes = time.time(), Changes()
-    rows: list[dict[str, Any]] = []
-    proofs: list[dict[str, Any]] = []
-    lost: list[Claim] = []
-    for end in ends:
-        row = held.get((end.claim.id, end.claim.fence))
-        if row is None:
-            lost.append(end.claim)
-            continue
-        verb = "cancel" if end.verb == "hand_back" and row.stage == "cancelled" else end.verb
-        state = TRANSFER[verb].to
-        size = end.bytes if end.bytes is not None else row.size
-        changes.moved(end.claim.migration_id, "running", state, row.size, size)
-        rows.append(_settled(end, who, state, size, now))
-        if end.receipt is not None:
-            proofs.append({"transfer_id": end.claim.id, "receipt": json.dumps(end.receipt, separators=(",", ":"))})
-        if verb == "failed":
-            tell(connection, end.claim.migration_id, "failed", {"name": end.claim.name, **(end.error or {})})
-    if rows:
-        connection.execute(_SETTLE, rows)
-        _free(connection, who, [row["the_id"] for row in rows if row["new_state"] == "queued"])
-        _forget(
-            connection, [row["the_id"] for row in rows if row["new_state"] in ("verified", "unverified", "skipped")]
-        )
-        _forget_urls(connection, [end.claim.id for end in ends if end.claim.url])
-    if proofs:
-        connection.execute(
-            delete(receipts).where(receipts.c.transfer_id == bindparam("the_id")),
-            [{"the_id": p["transfer_id"]} for p in proofs],
-        )
-        connection.execute(insert(receipts), proofs)
-    changes.write(connection)
-    return lost
-
-
-def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float) -> dict[str, Any]:
-    return {
-        "the_id": end.claim.id,
-        "the_fence": end.claim.fence,
-        "the_owner": who.id,
-        "new_state": state,
-        "new_bytes": end.bytes,
-        "new_size": size,
-        "more_resent": end.resent,
-        "new_seconds": end.seconds,
-        "new_level": end.level,
-        "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
-        "new_not_before": now + end.wait if end.wait else 0.0,
-        "new_ended": None if state == "queued" else now,
-    }
-
-
-def _forget(connection: Connection, ids: Sequence[int]) -> None:
-    """An object that has arrived needs no record of its parts."""
-    for some in _chunks(ids):
-        begun = list(connection.execute(select(uploads.c.transfer_id).where(uploads.c.transfer_id.in_(some))).scalars())
-        if begun:
-            connection.execute(delete(parts).where(parts.c.transfer_id.in_(begun)))
-            connection.execute(delete(uploads).where(uploads.c.transfer_id.in_(begun)))
-
-
-def _forget_urls(connection: Connection, ids: Sequence[int]) -> None:
-    """Nor does it need the URL that a list gave, which may hold a signature."""
-    arrived = transfers.c.state.in_(("verified", "skipped"))
-    for some in _chunks(ids):
-        connection.execute(update(transfers).where(transfers.c.id.in_(some), arrived).values(url=None))
-
-
-def _stopped(connection: Connection, ids: Iterable[str]) -> set[str]:
+def _cancelled(connection: Connection, ids: Iterable[str]) -> set[str]:
     query = select(migrations.c.id).where(migrations.c.id.in_(list(ids)), migrations.c.state == "cancelled")
     return set(connection.execute(query).scalars())
 
@@ -435,7 +374,7 @@ def check(connection: Connection, who: Who, claim: Claim) -> None:
         transfers.c.id == claim.id,
         transfers.c.fence == claim.fence,
         transfers.c.owner == who.id,
-        transfers.c.state == "running",
+        RUNNING,
     )
     if connection.execute(held).first() is None:
         raise LeaseLost(f"the claim on {claim.name!a} was given to another worker")

@@ -4,9 +4,14 @@ Theory of operation. SQLite's calls never yield, and a wait for its lock sleeps 
 them all, one transaction at a time, and the greenlet that asked is woken when it is done. psycopg waits by gevent's
 own sockets, so PostgreSQL's calls are made where they are asked for, on a few connections.
 
-Every transaction that writes takes SQLite's write lock when it begins, so that none is ever refused half-way. A file
-is taken only if it is ours, whole, and not of a newer relay; nothing is ever made anew in the place of one that is
-there. Commits reach the disk before they return (`synchronous=FULL`): what is acknowledged is not lost with the power.
+Every transaction that writes takes SQLite's write lock when it begins, so that none is ever refused half-way. Whoever
+finds it taken asks again after a millisecond or two: SQLite's own wait sleeps longer each time, up to a tenth of a
+second, so that the lock lies free meanwhile, and goes to who came last. One that only reads takes no lock, and is
+rolled back, so that it can't have written.
+
+A file is taken only if it is ours, whole, and not of a newer relay; nothing is ever made anew in the place of one that
+is there. Commits reach the disk before they return (`synchronous=FULL`): what is acknowledged is not lost with the
+power.
 
 Decided here: how a transaction is run, and what a database's failures mean. Never here: what is in it.
 """
@@ -14,11 +19,14 @@ Decided here: how a transaction is run, and what a database's failures mean. Nev
 from __future__ import annotations
 
 import os
+import random
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
+from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
@@ -30,7 +38,11 @@ from relay.ledger.schema import APPLICATION_ID, HEAD
 T = TypeVar("T")
 BUSY_SECONDS: Final = 5.0
 """How long a transaction waits for SQLite's lock, in its native thread."""
+AGAIN_SECONDS: Final = (0.0005, 0.003)
+"""How long it sleeps before it asks for the lock again: at least, and at most."""
 CONNECTIONS: Final = 4
+_SLEEP: Final = get_original("time", "sleep")
+"""A native thread has no hub to wait on."""
 _HERE = Path(__file__).parent
 
 
@@ -66,9 +78,13 @@ class Database:
 
     def _transaction(self, do: Callable[[Connection], T], write: bool) -> T:
         try:
-            with self._engine.connect().execution_options(relay_write=write) as connection, connection.begin():
-                return do(connection)
-        except SQLAlchemyError as error:
+            with self._engine.connect().execution_options(relay_write=write) as connection:
+                with connection.begin() as transaction:
+                    result = do(connection)
+                    if not write:
+                        transaction.rollback()
+                return result
+        except (SQLAlchemyError, sqlite3.Error) as error:
             raise _told(error, self.where) from None
 
     @property
@@ -186,10 +202,37 @@ def _engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
-        write = connection.get_execution_options().get("relay_write", True)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+        if connection.get_execution_options().get("relay_write", True):
+            begin_writing(driver, BUSY_SECONDS)
+        else:
+            driver.execute("BEGIN")
 
     return engine
+
+
+def begin_writing(connection: sqlite3.Connection, seconds: float, pause: Callable[[float], object] = _SLEEP) -> None:
+    """Begin a transaction with SQLite's write lock, which is waited for up to `seconds`; in a native thread.
+
+    Raises sqlite3.OperationalError: SQLITE_BUSY where it was not had, and then no transaction was begun.
+    """
+    until = time.monotonic() + seconds
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        while not _begun(connection, final=time.monotonic() >= until):
+            pause(random.uniform(*AGAIN_SECONDS))  # noqa: S311 - two that wait should not ask in step
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1e3)}")
+
+
+def _begun(connection: sqlite3.Connection, final: bool) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if final or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 # -- what is in it
@@ -242,7 +285,7 @@ def _upgraded(connection: Connection) -> None:
 _KEEP = "Keep the file, and name another ledger in RELAY_LEDGER; `sqlite3 FILE .recover` may save what is in it."
 
 
-def _told(error: SQLAlchemyError, where: str) -> LedgerFailed | LedgerBusy:
+def _told(error: SQLAlchemyError | sqlite3.Error, where: str) -> LedgerFailed | LedgerBusy:
     original = error.orig if isinstance(error, DBAPIError) else error
     said = str(original).strip().partition("\n")[0]
     if "database is locked" in said or "lock timeout" in said:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from relay.failpoints import reach
-from relay.ledger import claims, limits, migrations, pages, shares, trees, uploads
+from relay.ledger import claims, limits, migrations, pages, settling, shares, trees, turns, uploads
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import (
     Begun,
@@ -25,7 +25,9 @@ from relay.ledger.rows import (
     Spec,
     Standing,
     StoredPart,
+    Turn,
 )
+from relay.ledger.tally import Changes
 
 
 class Ledger:
@@ -99,7 +101,9 @@ class Ledger:
         self.database.run(lambda c: migrations.renew_secret(c, id, secret))
 
     def finish(self) -> list[Migration]:
-        """As migrations.finish."""
+        """As migrations.finish; looks first without keeping anybody from writing."""
+        if not self.database.run(migrations.finishable, write=False):
+            return []
         return self.database.run(migrations.finish)
 
     def events(self, id: str, since: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
@@ -130,8 +134,20 @@ class Ledger:
         self.database.run(lambda c: claims.leave(c, self.who))
 
     def reclaim(self) -> int:
-        """As claims.reclaim."""
+        """As claims.reclaim; looks first without keeping anybody from writing."""
+        if not self.database.run(lambda c: claims.lost(c, self.database, self.who), write=False):
+            return 0
         return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
+
+    def turn(
+        self, ends: Sequence[Settlement], wanted: claims.Wanted, only: str | None = None, watched: Iterable[str] = ()
+    ) -> Turn:
+        """As turns.turn; looks first without keeping anybody from writing, where there is nothing to settle."""
+        if not ends:
+            seen = self.database.run(lambda c: turns.look(c, self.who, wanted, only, watched), write=False)
+            if seen is not None:
+                return seen
+        return self.database.run(lambda c: turns.turn(c, self.who, ends, wanted, only, watched))
 
     def claim(
         self,
@@ -145,11 +161,18 @@ class Ledger:
         wanted = claims.Wanted(
             limit, limit if large is None else large, limit if only_large is None else only_large, alone
         )
-        return self.database.run(lambda c: claims.claim(c, self.who, wanted, only))
+        return list(self.turn((), wanted, only).claims)
 
     def settle(self, ends: Sequence[Settlement]) -> list[Claim]:
-        """As claims.settle."""
-        return self.database.run(lambda c: claims.settle(c, self.who, ends))
+        """As settling.settle."""
+
+        def settled(connection: Connection) -> list[Claim]:
+            changes = Changes()
+            lost = settling.settle(connection, self.who, ends, changes)
+            changes.write(connection)
+            return lost
+
+        return self.database.run(settled)
 
     def check(self, claim: Claim) -> None:
         """As claims.check."""
@@ -171,7 +194,9 @@ class Ledger:
         self.database.run(lambda c: trees.disown_listings(c, self.who))
 
     def claim_listing(self, only: str | None = None) -> Listing | None:
-        """As trees.claim_listing."""
+        """As trees.claim_listing; looks first without keeping anybody from writing."""
+        if not self.database.run(lambda c: trees.due(c, only), write=False):
+            return None
         return self.database.run(lambda c: trees.claim_listing(c, self.who, only))
 
     def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:

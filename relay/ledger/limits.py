@@ -37,8 +37,8 @@ def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> 
     return one(connection, found.id)
 
 
-def room(connection: Connection, migration: str, bounds: Bounds, wanted: int) -> int:
-    """Return how many of the `wanted` transfers of a migration may be claimed now.
+def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, more: int = 0) -> int:
+    """Return how many of the `wanted` transfers of a migration may be claimed now; `more` run than its tally says.
 
     What runs is counted while no other claim of the same migration can be made, so that all runners together keep to
     it. (SQLite lets one transaction write at a time anyway.)
@@ -52,7 +52,8 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int) ->
     if most is None:
         return wanted
     running = select(tallies.c.objects).where(tallies.c.migration_id == migration, tallies.c.state == "running")
-    under_way = int(connection.execute(running).scalar() or 0) + len(connection.execute(_sharers([migration])).all())
+    under_way = int(connection.execute(running).scalar() or 0) + more
+    under_way += len(connection.execute(_sharers([migration])).all())
     return max(0, min(wanted, most - under_way))
 
 

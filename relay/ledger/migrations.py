@@ -231,25 +231,33 @@ def _all(connection: Connection, id: str, state: str, verb: str) -> None:
 # -- their end
 
 
+def finishable(connection: Connection) -> list[str]:
+    """Return the migrations that have nothing left to do, and are not ended. Writes nothing."""
+    rows = connection.execute(_LISTED).all()
+    found = tallies_of(connection, [row.id for row in rows]) if rows else {}
+    return [row.id for row in rows if not {"queued", "running"} & found[row.id].keys()]
+
+
+_LISTED = select(migrations.c.id).where(
+    migrations.c.state == "running", migrations.c.listing.in_(("none", "done", "failed"))
+)
+
+
 def finish(connection: Connection) -> list[Migration]:
     """End every migration that has nothing left to do, and forget its secrets; return those."""
     done = []
-    open_ = select(migrations).where(
-        migrations.c.state == "running", migrations.c.listing.in_(("none", "done", "failed"))
-    )
-    rows = connection.execute(open_).all()
-    found = tallies_of(connection, [row.id for row in rows])
-    for row in rows:
-        tally = {state: counted.objects for state, counted in found[row.id].items()}
-        if tally.get("queued") or tally.get("running"):
-            continue
+    for id in finishable(connection):
+        row = one(connection, id)
+        tally = {state: counted.objects for state, counted in row.tally.items()}
         verb = ending(tally)
         if row.listing == "failed":
             verb = "end_partial" if tally.get("verified") or tally.get("skipped") else "fail"
         state = after(MIGRATION, verb, row.state)
-        connection.execute(update(migrations).where(migrations.c.id == row.id).values(state=state, ended=time.time()))
+        still = (migrations.c.id == id) & (migrations.c.state == row.state)
+        if not connection.execute(update(migrations).where(still).values(state=state, ended=time.time())).rowcount:
+            continue  # another runner was first
         if state == "succeeded":
-            connection.execute(delete(secrets).where(secrets.c.migration_id == row.id))
-        tell(connection, row.id, "ended", {"state": state})
-        done.append(one(connection, row.id))
+            connection.execute(delete(secrets).where(secrets.c.migration_id == id))
+        tell(connection, id, "ended", {"state": state})
+        done.append(one(connection, id))
     return done

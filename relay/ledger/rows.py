@@ -159,6 +159,16 @@ class Settlement:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What one turn of a runner came to: what it has claimed, which of the claims that it settled were not its own any
+    more, and how the migrations stand that it works on."""
+
+    claims: tuple[Claim, ...]
+    lost: tuple[Claim, ...]
+    standings: Mapping[str, Standing]
+
+
+@dataclass(frozen=True)
 class Begun:
     """An upload in parts that stands in the ledger, with the parts that the destination has acknowledged.
 

@@ -108,14 +108,16 @@ transfers = Table(
 attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 QUEUED: Final = transfers.c.state == literal_column("'queued'")
+RUNNING: Final = transfers.c.state == literal_column("'running'")
+"""Of a transfer. A value that is bound would keep the indexes of some states from being used."""
 LARGE: Final = QUEUED & (transfers.c.size >= literal_column(str(LARGE_BYTES)))
 """Of a transfer: it is queued, and large."""
 Index("transfers_large", transfers.c.migration_id, transfers.c.size, sqlite_where=LARGE, postgresql_where=LARGE)
 Index(
     "transfers_running",
     transfers.c.owner,
-    sqlite_where=transfers.c.state == "running",
-    postgresql_where=transfers.c.state == "running",
+    sqlite_where=RUNNING,
+    postgresql_where=RUNNING,
 )
 
 uploads = Table(

@@ -35,8 +35,15 @@ class Changes:
         self.add(migration, before, -1, -(was or 0))
         self.add(migration, after, 1, size)
 
+    def objects(self, migration: str, state: str) -> int:
+        """Return by how many the objects of a migration in a state have changed."""
+        return self._objects.get((migration, state), 0)
+
     def write(self, connection: Connection) -> None:
-        """Write them, always in the same order, so that two transactions never wait for each other in a circle."""
+        """Write them, always in the same order, so that two transactions never wait for each other in a circle.
+
+        Everybody writes these few rows: do it once, and last, so that nobody waits for them longer than for a commit.
+        """
         rows = [
             {"migration": migration, "state": state, "objects": count, "bytes": self._bytes[migration, state]}
             for (migration, state), count in sorted(self._objects.items())

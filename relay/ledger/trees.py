@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, select, update
+from sqlalchemy import Connection, Select, Table, select, update
 
 from relay.errors import LeaseLost
 from relay.ledger.claims import Who
@@ -20,13 +20,20 @@ from relay.ledger.schema import migrations, transfers
 from relay.ledger.tally import Changes
 
 
+def _due(only: str | None) -> Select[Any]:
+    due = select(migrations).where(migrations.c.state == "running", migrations.c.listing == "due")
+    return due if only is None else due.where(migrations.c.id == only)
+
+
+def due(connection: Connection, only: str | None = None) -> bool:
+    """Say if there seems to be a listing to claim. Writes nothing."""
+    return connection.execute(_due(only).limit(1)).first() is not None
+
+
 def claim_listing(connection: Connection, who: Who, only: str | None = None) -> Listing | None:
     """Claim the listing of one migration, or None if there is none to do."""
-    due = select(migrations).where(migrations.c.state == "running", migrations.c.listing == "due")
-    if only is not None:
-        due = due.where(migrations.c.id == only)
-    query = due.order_by(migrations.c.priority.desc(), migrations.c.number).limit(1).with_for_update(skip_locked=True)
-    row = connection.execute(query).first()
+    query = _due(only).order_by(migrations.c.priority.desc(), migrations.c.number).limit(1)
+    row = connection.execute(query.with_for_update(skip_locked=True)).first()
     if row is None:
         return None
     fence = row.listing_fence + 1

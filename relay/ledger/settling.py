@@ -1,0 +1,149 @@
+"""How claims end.
+
+Theory of operation. What this runner has is read and kept from being taken; then every end is written at once, of
+those alone that are still ours. The receipts are kept, and what an object that has arrived needs no more is forgotten.
+
+Decided here: what an end changes. Never here: who has a claim (`claims.py`), and how a transfer ended.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, select, text, update
+
+from relay.ledger.claims import Who, chunks, free
+from relay.ledger.migrations import tell
+from relay.ledger.rows import Claim, Settlement
+from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
+from relay.ledger.states import TRANSFER
+from relay.ledger.tally import Changes
+
+_SETTLE = (
+    update(transfers)
+    .where(
+        transfers.c.id == bindparam("the_id"),
+        transfers.c.fence == bindparam("the_fence"),
+        transfers.c.owner == bindparam("the_owner"),
+        RUNNING,
+    )
+    .values(
+        state=bindparam("new_state"),
+        owner=None,
+        bytes=bindparam("new_bytes"),
+        size=bindparam("new_size"),
+        resent=transfers.c.resent + bindparam("more_resent"),
+        seconds=bindparam("new_seconds"),
+        level=bindparam("new_level"),
+        error=bindparam("new_error"),
+        not_before=bindparam("new_not_before"),
+        ended=bindparam("new_ended"),
+    )
+)
+_HELD = (
+    select(transfers.c.id, transfers.c.fence, transfers.c.size, migrations.c.state.label("stage"))
+    .add_columns(uploads.c.transfer_id.label("begun"))
+    .join(migrations, migrations.c.id == transfers.c.migration_id)
+    .outerjoin(uploads, uploads.c.transfer_id == transfers.c.id)
+    .where(transfers.c.owner == bindparam("the_owner"), RUNNING)
+    .order_by(transfers.c.id)
+    .with_for_update(of=transfers)
+)
+"""Nobody who takes this runner for gone can have its rows until this is over; all lock them in the same order."""
+_PROOF = text(
+    "INSERT INTO receipts (transfer_id, receipt) VALUES (:transfer, :receipt)"
+    " ON CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
+)
+
+
+@dataclass(eq=False)
+class _Ending:
+    """What some ends are to change."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    proofs: list[dict[str, Any]] = field(default_factory=list)
+    back: list[int] = field(default_factory=list)
+    """Those with an upload in parts that are queued again."""
+    arrived: list[int] = field(default_factory=list)
+    """And those that need theirs no more."""
+    urls: list[int] = field(default_factory=list)
+    lost: list[Claim] = field(default_factory=list)
+
+
+def settle(connection: Connection, who: Who, ends: Sequence[Settlement], changes: Changes) -> list[Claim]:
+    """Write how claims ended; return those that were not ours any more, of which nothing is written. What that changes
+    in the tallies goes to `changes`."""
+    if not ends:
+        return []
+    ending = _ending(connection, who, ends, changes)
+    if ending.rows:
+        connection.execute(_SETTLE, ending.rows)
+    if ending.proofs:
+        connection.execute(_PROOF, ending.proofs)
+    free(connection, who, ending.back)
+    _forget(connection, ending.arrived)
+    _forget_urls(connection, ending.urls)
+    return ending.lost
+
+
+def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], changes: Changes) -> _Ending:
+    held = {(row.id, row.fence): row for row in connection.execute(_HELD, {"the_owner": who.id})}
+    now, ending = time.time(), _Ending()
+    for end in ends:
+        claim = end.claim
+        row = held.get((claim.id, claim.fence))
+        if row is None:
+            ending.lost.append(claim)
+            continue
+        state = TRANSFER["cancel" if end.verb == "hand_back" and row.stage == "cancelled" else end.verb].to
+        size = end.bytes if end.bytes is not None else row.size
+        changes.moved(claim.migration_id, "running", state, row.size, size)
+        ending.rows.append(_settled(end, who, state, size, now))
+        if end.receipt is not None:
+            told = json.dumps(end.receipt, separators=(",", ":"))
+            ending.proofs.append({"transfer": claim.id, "receipt": told})
+        if row.begun is not None:
+            (ending.back if state == "queued" else ending.arrived if state in _ARRIVED else []).append(claim.id)
+        if claim.url:
+            ending.urls.append(claim.id)
+        if state == "failed":
+            tell(connection, claim.migration_id, "failed", {"name": claim.name, **(end.error or {})})
+    return ending
+
+
+_ARRIVED = frozenset({"verified", "unverified", "skipped"})
+
+
+def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float) -> dict[str, Any]:
+    return {
+        "the_id": end.claim.id,
+        "the_fence": end.claim.fence,
+        "the_owner": who.id,
+        "new_state": state,
+        "new_bytes": end.bytes,
+        "new_size": size,
+        "more_resent": end.resent,
+        "new_seconds": end.seconds,
+        "new_level": end.level,
+        "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
+        "new_not_before": now + end.wait if end.wait else 0.0,
+        "new_ended": None if state == "queued" else now,
+    }
+
+
+def _forget(connection: Connection, ids: Sequence[int]) -> None:
+    """An object that has arrived needs no record of its parts."""
+    for some in chunks(ids):
+        connection.execute(delete(parts).where(parts.c.transfer_id.in_(some)))
+        connection.execute(delete(uploads).where(uploads.c.transfer_id.in_(some)))
+
+
+def _forget_urls(connection: Connection, ids: Sequence[int]) -> None:
+    """Nor does it need the URL that a list gave, which may hold a signature."""
+    arrived = transfers.c.state.in_(("verified", "skipped"))
+    for some in chunks(ids):
+        connection.execute(update(transfers).where(transfers.c.id.in_(some), arrived).values(url=None))

@@ -1,0 +1,287 @@
+"""One turn of a runner, on both databases: what it does at once, and whom it keeps waiting."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from relay.errors import LedgerBusy, LedgerFailed
+from relay.ledger import database
+from relay.ledger.claims import Wanted
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun, Counted, Settlement
+from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
+from tests.postgres import Postgres, deaf_to_commits
+
+ALL = Wanted(100, 100, 100)
+
+
+def test_a_turn_settles_claims_and_tells_how_things_stand(ledger: Ledger) -> None:
+    id = tree(ledger, 5, 6, 7)
+    other, _ = ledger.create(OBJECT)
+    first, second = ledger.turn((), Wanted(2), id).claims
+    ends = [verified(first), Settlement(second, "failed", error={"code": "x"})]
+    turn = ledger.turn(ends, ALL, watched=[id])
+    assert [claim.name for claim in turn.claims] == ["002", ""]
+    assert turn.lost == ()
+    assert {name: standing.state for name, standing in turn.standings.items()} == {id: "running", other.id: "running"}
+    assert states(ledger, id) == ["verified", "failed", "running"]
+    assert ledger.migration(other.id).tally == {"running": Counted(1, 0)}
+
+
+def test_what_a_turn_settles_makes_room_within_its_bounds(ledger: Ledger) -> None:
+    id = tree(ledger, 5, 6, 7, 8)
+    ledger.limit(id, {"slots": 2})
+    mine = ledger.turn((), ALL).claims
+    assert len(mine) == 2
+    assert ledger.turn((), ALL).claims == ()
+    assert len(ledger.turn([verified(mine[0])], ALL).claims) == 1
+    assert states(ledger, id) == ["verified", "running", "running", "queued"]
+
+
+def test_a_turn_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
+    id = tree(ledger, 5)
+    (claim,) = ledger.turn((), ALL).claims
+    (again,) = ledger.turn([Settlement(claim, "hand_back", resent=3)], ALL).claims
+    assert (again.id, again.fence, again.attempts, again.resent) == (claim.id, 2, 2, 3)
+    assert states(ledger, id) == ["running"]
+
+
+def test_a_claim_that_is_not_ours_any_more_is_named_and_the_rest_is_settled(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 5, 6)
+    claims = one.turn((), ALL).claims
+    one.renew(-1)
+    two.reclaim()
+    (yours,) = two.turn((), Wanted(1)).claims
+    one.renew()
+    turn = one.turn([verified(claim) for claim in claims], Wanted(0))
+    assert turn.lost == claims
+    assert states(two, id) == ["running", "queued"]
+    assert two.turn([verified(yours)], ALL).lost == ()
+
+
+def test_what_was_begun_in_parts_is_forgotten_when_it_has_arrived_and_kept_when_it_is_handed_back(
+    ledger: Ledger,
+) -> None:
+    tree(ledger, 30, 31)
+    first, second = ledger.turn((), ALL).claims
+    for claim in (first, second):
+        ledger.begin(claim, Begun("u", False, "s3://b/x", '"e"', claim.size or 0, 10, total=4))
+        assert ledger.take(claim, "u", None) == 1
+    again = ledger.turn([verified(first), Settlement(second, "hand_back")], ALL).claims
+    assert [claim.id for claim in again] == [second.id]
+    assert ledger.begun(first) is None
+    assert ledger.begun(second) is not None
+    assert ledger.taken(second) == {1: False}
+
+
+def test_a_receipt_of_an_object_that_was_moved_again_is_the_newest(ledger: Ledger) -> None:
+    id = tree(ledger, 5)
+    (claim,) = ledger.claim(1)
+    ledger.settle([Settlement(claim, "unverified", 5, 0, 0.5, "size", {"level": "size"})])
+    ledger.finish()
+    ledger.act(id, "retry")
+    (claim,) = ledger.claim(1)
+    ledger.settle([verified(claim)])
+    assert [row.receipt for row in ledger.page(id)] == [{"level": "whole_digest"}]
+
+
+def test_one_tree_worked_on_by_two_runners_is_counted_right(opened: Opened) -> None:
+    runners = [opened(), opened()]
+    id = tree(runners[0], *range(1, 301))
+    moved: list[int] = [0, 0]
+    waiting: list[tuple[Settlement, ...]] = [(), ()]
+    while any(waiting) or sum(moved) < 300:
+        for number, ledger in enumerate(runners):
+            turn = ledger.turn(waiting[number], Wanted(17))
+            assert turn.lost == ()
+            moved[number] += len(turn.claims)
+            waiting[number] = tuple(verified(claim, claim.size or 0) for claim in turn.claims)
+    assert min(moved) > 0
+    assert set(states(runners[0], id)) == {"verified"}
+    assert [migration.state for migration in runners[1].finish()] == ["succeeded"]
+    assert runners[0].finish() == []
+    assert [event["kind"] for event in runners[0].events(id)].count("ended") == 1
+
+
+# -- SQLite's lock
+
+
+@contextmanager
+def kept(ledger: Ledger) -> Iterator[None]:
+    """Keep everybody else from writing."""
+    with closing(sqlite3.connect(str(ledger.database.url.database), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Ledger]:
+    """Return an empty ledger in a file."""
+    ledger = Ledger.at(f"sqlite:///{tmp_path}/relay.db")
+    ledger.renew()
+    yield ledger
+    ledger.close()
+
+
+NOTHING_TO_DO: dict[str, Callable[[Ledger], Any]] = {
+    "turn": lambda ledger: ledger.turn((), ALL, watched=[TREE.digest]).claims,
+    "finish": lambda ledger: tuple(ledger.finish()),
+    "claim_listing": lambda ledger: ledger.claim_listing() or (),
+    "reclaim": lambda ledger: ledger.reclaim() or (),
+    "join": lambda ledger: ledger.join() or (),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_TO_DO)
+def test_who_finds_nothing_to_do_keeps_nobody_waiting(file: Ledger, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.0)
+    tree(file, 5)
+    (claim,) = file.claim(1)
+    with kept(file):
+        assert NOTHING_TO_DO[name](file) == ()
+        with pytest.raises(LedgerBusy):
+            file.turn([verified(claim)], ALL)
+    assert file.turn([verified(claim)], ALL).lost == ()
+
+
+def test_f72_who_finds_the_lock_taken_asks_again_until_it_is_free(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as one:
+        one.execute("PRAGMA journal_mode=WAL")
+        with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as two:
+            one.execute("BEGIN IMMEDIATE")
+            pauses: list[float] = []
+
+            def pause(seconds: float) -> None:
+                pauses.append(seconds)
+                if len(pauses) == 20:
+                    one.execute("COMMIT")
+
+            database.begin_writing(two, 60.0, pause)
+            assert two.in_transaction
+            assert len(pauses) == 20
+            least, most = database.AGAIN_SECONDS
+            assert all(least <= seconds <= most for seconds in pauses)
+            assert len(set(pauses)) > 1  # or two that wait would ask in step
+            assert two.execute("PRAGMA busy_timeout").fetchone() == (int(database.BUSY_SECONDS * 1e3),)
+
+
+def test_f72_who_waits_too_long_for_the_lock_has_begun_nothing(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as one:
+        one.execute("PRAGMA journal_mode=WAL")
+        one.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as two:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                database.begin_writing(two, 0.02)
+            assert not two.in_transaction
+            assert two.execute("PRAGMA busy_timeout").fetchone() == (int(database.BUSY_SECONDS * 1e3),)
+
+
+# -- PostgreSQL's rows
+
+
+@pytest.fixture
+def pair(postgres: Postgres) -> Iterator[tuple[Ledger, Ledger, str]]:
+    """Return a ledger as two runners see it, and how psycopg reaches it."""
+    address = postgres.database()
+    ledgers = Ledger.at(address), Ledger.at(address)
+    for ledger in ledgers:
+        ledger.renew()
+    yield *ledgers, postgres.dsn(address.rpartition("/")[2])
+    for ledger in ledgers:
+        ledger.close()
+
+
+@contextmanager
+def beside(do: Callable[[], Any]) -> Iterator[list[Any]]:
+    """Do something in a thread; yield the list in which its result is at the end of the block."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(do()))
+    thread.start()
+    try:
+        yield found
+    finally:
+        thread.join(30)
+
+
+def await_waiting(dsn: str) -> None:
+    """Return when somebody waits for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    pause = threading.Event()
+    with psycopg.connect(dsn, autocommit=True) as watcher:
+        for _ in range(500):
+            if watcher.execute(query).fetchone() != (0,):
+                return
+            pause.wait(0.02)
+    raise AssertionError("nobody waits")
+
+
+def test_two_who_claim_never_wait_for_each_others_rows(pair: tuple[Ledger, Ledger, str]) -> None:
+    one, two, dsn = pair
+    id = tree(one, 5, 6, 7)
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT id FROM transfers WHERE name = '000' FOR UPDATE")
+        assert [claim.name for claim in two.turn((), ALL).claims] == ["001", "002"]
+        other.rollback()
+    assert [claim.name for claim in one.turn((), ALL).claims] == ["000"]
+    assert states(one, id) == ["running"] * 3
+
+
+def test_f62_who_is_taken_for_gone_while_it_settles_has_settled(pair: tuple[Ledger, Ledger, str]) -> None:
+    """Its rows are read by who takes it for gone before they are settled, and written after it."""
+    one, two, dsn = pair
+    id = tree(one, 5)
+    (claim,) = one.claim(1)
+    one.renew(-1)
+    with psycopg.connect(dsn) as other:
+        other.execute("UPDATE transfers SET state = 'verified', owner = NULL WHERE id = %s", (claim.id,))
+        with beside(two.reclaim) as found:
+            await_waiting(dsn)
+            other.commit()
+    assert found == [0]
+    assert [row.state for row in two.page(id)] == ["verified"]
+
+
+def test_f62_who_was_taken_for_gone_before_it_settles_settles_nothing(pair: tuple[Ledger, Ledger, str]) -> None:
+    one, two, dsn = pair
+    id = tree(one, 5)
+    (claim,) = one.claim(1)
+    with psycopg.connect(dsn) as other:
+        other.execute("UPDATE transfers SET state = 'queued', owner = NULL WHERE id = %s", (claim.id,))
+        other.execute("UPDATE tallies SET objects = 1 - objects, bytes = 5 - bytes")
+        with beside(lambda: one.settle([verified(claim)])) as found:
+            await_waiting(dsn)
+            other.commit()
+    assert found == [[claim]]
+    assert states(two, id) == ["queued"]
+
+
+def test_f76_a_turn_of_which_nobody_heard_happens_once(postgres: Postgres) -> None:
+    address = postgres.database()
+    with deaf_to_commits(postgres) as proxy:
+        far = Ledger.at(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        near = Ledger.at(address)
+        try:
+            far.renew()
+            id = tree(near, 5, 6)
+            (claim,) = far.turn((), Wanted(1)).claims
+            proxy.lose_next()
+            with pytest.raises(LedgerFailed):
+                far.turn([verified(claim)], ALL)
+            assert states(near, id) == ["verified", "running"]
+            assert far.disown([claim]) == 1
+            turn = far.turn([verified(claim)], ALL)
+            assert turn.lost == (claim,)
+            assert [(one.name, one.lapses) for one in turn.claims] == [("001", 0)]
+            assert states(near, id) == ["verified", "running"]
+        finally:
+            far.close()
+            near.close()
