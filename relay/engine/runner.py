@@ -61,7 +61,8 @@ class Runner:
         self.remotes = Remotes(settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds)
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()
-        self.dialer = Dialer(self.policy, self.limits, client_context(settings.ca_bundle))
+        trusted = client_context(settings.ca_bundle) if settings.ca_bundle else client_context
+        self.dialer = Dialer(self.policy, self.limits, trusted)
         self.wire = Wire(Pool(self.dialer, self.limits), self.limits)
         self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
         self.stores: Opener = stores or Stores(self.wire, kinds)
