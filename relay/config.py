@@ -10,18 +10,13 @@ import ipaddress
 import os
 import re
 import stat
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
@@ -81,10 +76,10 @@ class Limits:
     """The waits before each look for what a broken upload left: a server may write on for a moment."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that an operator can set. Read with `load_settings`, which turns mistakes into ConfigError."""
 
-    model_config = SettingsConfigDict(env_prefix="RELAY_", extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bind: str = "127.0.0.1:8080"
     workers: int = Field(1, ge=1, le=256)
@@ -163,19 +158,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"{port!r} is not a port")
         return text
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags (init) over the environment over the TOML file that RELAY_CONFIG names, or ./relay.toml."""
-        toml = TomlConfigSettingsSource(settings_cls, _file())
-        return init_settings, env_settings, toml
-
     def limits(self) -> Limits:
         """Return the limits of one exchange."""
         return Limits(
@@ -226,20 +208,18 @@ class Settings(BaseSettings):
 def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     """Read the settings; `flags` (None values left out) win. Raises ConfigError that names each wrong setting."""
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    unknown = sorted(
-        name
-        for name in os.environ
-        if name.startswith("RELAY_") and name[6:].lower() not in {*Settings.model_fields, "config", "failpoint"}
-    )
+    variables = _variables(os.environ)
+    unknown = sorted(name for name in variables if name not in {*Settings.model_fields, *_NOT_SETTINGS})
     if unknown:
-        raise ConfigError(f"{unknown[0]} is not a setting", hint="Is it a typo? `relay serve --help` lists them.")
+        hint = "Is it a typo? `relay serve --help` lists them."
+        raise ConfigError(f"RELAY_{unknown[0].upper()} is not a setting", hint=hint)
     check(os.environ)
     named = os.environ.get("RELAY_CONFIG")
     # /dev/null is how one says: no file.
     if named is not None and named != os.devnull and not Path(named).is_file():
         raise ConfigError(f"RELAY_CONFIG {named} is no file that is there")
     try:
-        settings = Settings(**given)
+        settings = Settings(**{**_in_file(), **_set(variables), **given})
     except ValidationError as error:
         raise ConfigError("; ".join(_told(e) for e in error.errors())) from None
     except OSError as error:
@@ -254,6 +234,26 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
 def _told(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"]) or "setting"
     return f"{name} ({_place(str(error['loc'][0]) if error['loc'] else name)}): {error['msg']}"
+
+
+_NOT_SETTINGS = frozenset({"config", "failpoint"})
+"""Our variables that are no settings."""
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return our variables, without what they begin with."""
+    return {name[6:].lower(): text for name, text in environment.items() if name.startswith("RELAY_")}
+
+
+def _set(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings among the variables; an empty one counts as none."""
+    return {name: text for name, text in variables.items() if text and name not in _NOT_SETTINGS}
+
+
+def _in_file() -> dict[str, Any]:
+    """Return what stands in the file, if there is one. Raises OSError, or ValueError for what is no TOML."""
+    path = _file()
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _file() -> Path:

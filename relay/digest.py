@@ -30,6 +30,8 @@ class _Running(Protocol):
 class _CRC:
     """A CRC of `width` bytes with hashlib's face; the digest is big-endian, as every store writes it."""
 
+    __slots__ = ("_step", "_value", "_width")
+
     def __init__(self, step: Callable[[Any, int], int], width: int) -> None:
         self._step, self._width, self._value = step, width, 0
 
@@ -80,6 +82,7 @@ class Digester:
     def __init__(self, names: Iterable[str] = ALWAYS) -> None:
         """Start one digest for each name. Raises KeyError for a name that is not in `ALGORITHMS`."""
         self._running = {name: ALGORITHMS[name].start() for name in dict.fromkeys(names)}
+        self._told: dict[str, bytes] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,16 +91,21 @@ class Digester:
 
     def update(self, data: Buffer) -> None:
         """Take the next bytes. Costs at most about 2 ms for 1 MiB and each expensive algorithm."""
+        self._told = None
         for running in self._running.values():
             running.update(data)
 
-    def digests(self) -> dict[str, bytes]:
+    def digests(self) -> Digests:
         """Return the digests of what was taken so far."""
-        return {name: running.digest() for name, running in self._running.items()}
+        if self._told is None:
+            self._told = {name: running.digest() for name, running in self._running.items()}
+        return self._told
 
 
 def compare(ours: Digests, theirs: Digests) -> tuple[str | None, tuple[str, ...]]:
     """Return the best algorithm in which both agree (or None), and every algorithm in which they differ."""
+    if not ours or not theirs:
+        return None, ()
     common = [name for name in ALGORITHMS if name in ours and name in theirs]
     differing = tuple(name for name in common if ours[name] != theirs[name])
     agreeing = next((name for name in common if name not in differing), None)

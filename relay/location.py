@@ -46,6 +46,8 @@ UNSAFE_CHARACTERS: Final = re.compile(
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _PARTS: Final = re.compile(r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S)
 _REFUSED: Final = re.compile(r"[^!-\[\]-~]")  # all but visible ASCII, and the backslash
+# One that is quoted to itself, and that no server folds onto another one: no segment begins with '.', or is empty.
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*+")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 # RFC 952 / 1123 labels, plus the underscore that S3 buckets and compose services have.
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -164,13 +166,22 @@ class Location:
 
         Raises UnsafeKey for a name that would not stay below it, or that servers may fold onto another one.
         """
-        assert self.path.endswith("/"), "only a folder has something below it"
+        base = self.path
+        assert base.endswith("/"), "only a folder has something below it"
+        if _PLAIN_NAME.fullmatch(name):  # as nearly all are: nothing to quote, nothing to check but the folder
+            _check_folder(base, destination)
+            there = self._moved(base + name + self.target[len(base) :])
+            return there.as_destination() if destination else there
         if name == "" or name.startswith("/") or UNSAFE_CHARACTERS.search(name):
             raise UnsafeKey("the object's name is empty, begins with '/', or has a character in it that is not safe")
-        path = self.path + quote(name, safe="/")
+        path = base + quote(name, safe="/")
         check_path(path, destination=destination)
-        there = replace(self, target=path + self.target[len(self.path) :])
+        there = self._moved(path + self.target[len(base) :])
         return there.as_destination() if destination else there
+
+    def _moved(self, target: str) -> Location:
+        """The same with another target that was checked. (`replace` costs three times as much.)"""
+        return Location(self.scheme, self.host, self.port, target, self.method, self.headers, self.account)
 
     def as_destination(self) -> Location:
         """The same, if its store can hold an object of this name. Raises UnsafeKey."""
@@ -244,6 +255,12 @@ def check_path(path: str, *, destination: bool) -> None:
         raise UnsafeKey("the path has a control or bidi character in it")
 
 
+@lru_cache(maxsize=256)
+def _check_folder(path: str, destination: bool) -> None:
+    """As `check_path`, for the folder that thousands of objects are in."""
+    check_path(path, destination=destination)
+
+
 def redirected(location: Location, reference: str, side: Side = "source") -> Location:
     """Where a Location header leads (RFC 3986 §5.2), as strictly parsed as a caller's own URL.
 
@@ -268,9 +285,16 @@ def same_object(one: Location, other: Location) -> bool:
     percent-encoding, queries in any order and encoding, and whatever signature a presigned URL carries: a URL
     signed for GET and one signed for PUT are the same object.
     """
-    if unquote_to_bytes(one.path) != unquote_to_bytes(other.path):
+    if not _same_bytes(one.path, other.path):
         return False  # as nearly all do; the rest of the comparison costs ten times as much
     return _identity(one) == _identity(other)
+
+
+def _same_bytes(one: str, other: str) -> bool:
+    """Whether two paths are the same once they are decoded."""
+    if one.isascii() and other.isascii() and "%" not in one and "%" not in other:
+        return one == other
+    return unquote_to_bytes(one) == unquote_to_bytes(other)
 
 
 def same_path(one: Location, other: Location) -> bool:

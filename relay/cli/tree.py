@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relay.api.progress import Rate
 from relay.api.told import brief, summary, told
@@ -28,6 +26,9 @@ from relay.engine.transfer import Outcome
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 LOOK_SECONDS = 0.25
 LINE_SECONDS = 5.0
@@ -152,6 +153,10 @@ def _head(watch: Watch, claimer: Claimer) -> tuple[Migration, str]:
 
 @contextmanager
 def _bars() -> Iterator[Show]:
+    # Here and not above: rich's console takes some hundredths of a second that only who sees the bars need wait.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:

@@ -11,9 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 
 import gevent
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
@@ -71,6 +69,10 @@ def _display(quiet: bool) -> AbstractContextManager[Show]:
 
 @contextmanager
 def _bar() -> Iterator[Show]:
+    # Here and not above: rich's console takes some hundredths of a second that only who sees the bar need wait.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(),

@@ -29,6 +29,9 @@ from relay.wire.meter import Meter
 from relay.wire.native import in_native_thread
 from relay.wire.tls import client_context
 
+PLACES = 1000
+"""So many hosts that the policy let pass are remembered."""
+
 
 class Stores:
     """Opens the store that a location names."""
@@ -61,10 +64,12 @@ class Runner:
         self.remotes = Remotes(settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds)
         self.settings, self.limits = settings, settings.limits()
         self.policy = policy or settings.egress()
-        self.dialer = Dialer(self.policy, self.limits, client_context(settings.ca_bundle))
+        trusted = client_context(settings.ca_bundle) if settings.ca_bundle else client_context
+        self.dialer = Dialer(self.policy, self.limits, trusted)
         self.wire = Wire(Pool(self.dialer, self.limits), self.limits)
         self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
         self.stores: Opener = stores or Stores(self.wire, kinds)
+        self._passed: tuple[EgressPolicy, set[tuple[str, int]]] = (self.policy, set())
         self.running: set[Transfer] = set()
         self.draining = False
 
@@ -79,8 +84,17 @@ class Runner:
             raise Overloaded("the server is stopping", retry_after=5.0)
         for location in (plan.source, plan.destination):
             if location.host:  # a folder has none: whether it is allowed was asked when it was located
-                self.policy.check_name(location.host, location.port)
+                self._check_name(location.host, location.port)
         return Transfer(plan, self.stores, self.slots, self.limits, Backoff(self.settings.retry_budget))
+
+    def _check_name(self, host: str, port: int) -> None:
+        """Ask the policy, once for each place: the objects of a tree are all at the same two. Raises EgressDenied."""
+        policy, passed = self._passed
+        if policy is not self.policy or len(passed) > PLACES:
+            policy, passed = self._passed = (self.policy, set())
+        if (host, port) not in passed:
+            policy.check_name(host, port)
+            passed.add((host, port))
 
     def run(self, transfer: Transfer) -> Outcome:
         """Run a transfer in this greenlet, as one of `running`. Raises as Transfer.run."""

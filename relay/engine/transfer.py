@@ -434,9 +434,10 @@ class Transfer:
 
     def _refuse_itself(self, found: Found | None, place: Location) -> None:
         """Raise SameObject where a name that was taken over, or a redirect, leads back to the source."""
-        for there in (self.plan.source, found.location if found else self.plan.source):
-            if same_object(there, place):
-                raise SameObject(f"{place} is both source and destination")
+        source = self.plan.source
+        there = source if found is None else found.location
+        if same_object(source, place) or (there is not source and same_object(there, place)):
+            raise SameObject(f"{place} is both source and destination")
 
     def _peeked(self, source: Source, destination: Destination) -> Found | None:
         """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs that are signed allow
@@ -648,7 +649,7 @@ class Transfer:
             level=proof.level,
             bytes=sent.bytes,
             digests=sent.digests,
-            source=replace(found.version, size=sent.bytes),
+            source=found.version.sized(sent.bytes),
             destination=version,
             attempts=self.attempt,
             bytes_resent=self.resent,

@@ -114,7 +114,7 @@ def _at_once(stored: Stored, sent: Sent) -> Proof | None:
         if stored.ambiguous and stored.readable is not None:
             return None  # an answer to HEAD will tell
         raise
-    return proof and replace(proof, version=replace(proof.version, size=sent.bytes))
+    return proof and Proof(proof.level, proof.version.sized(sent.bytes), proof.notes)
 
 
 def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:

@@ -107,18 +107,15 @@ transfers = Table(
 `digests` (in hex, as JSON) as the listing told them. `resent` counts the bytes that were sent more than once, in all
 attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
+# Indexes of some rows alone are so in `versions/`, for both databases: said here too, they would load the dialects of
+# both at each start.
 QUEUED: Final = transfers.c.state == literal_column("'queued'")
 RUNNING: Final = transfers.c.state == literal_column("'running'")
 """Of a transfer. A value that is bound would keep the indexes of some states from being used."""
 LARGE: Final = QUEUED & (transfers.c.size >= literal_column(str(LARGE_BYTES)))
 """Of a transfer: it is queued, and large."""
-Index("transfers_large", transfers.c.migration_id, transfers.c.size, sqlite_where=LARGE, postgresql_where=LARGE)
-Index(
-    "transfers_running",
-    transfers.c.owner,
-    sqlite_where=RUNNING,
-    postgresql_where=RUNNING,
-)
+Index("transfers_large", transfers.c.migration_id, transfers.c.size)  # where LARGE
+Index("transfers_running", transfers.c.owner)  # where RUNNING
 
 uploads = Table(
     "uploads",
@@ -156,7 +153,7 @@ parts = Table(
 anybody's."""
 NOT_THERE: Final = parts.c.etag == literal_column("''")
 """Of a part: the destination has not acknowledged it. A value that is bound would keep the index from being used."""
-Index("parts_taken", parts.c.transfer_id, parts.c.number, sqlite_where=NOT_THERE, postgresql_where=NOT_THERE)
+Index("parts_taken", parts.c.transfer_id, parts.c.number)  # where NOT_THERE
 
 receipts = Table(
     "receipts",

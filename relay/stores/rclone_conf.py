@@ -13,10 +13,6 @@ import configparser
 from collections.abc import Mapping
 from pathlib import Path
 
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
-
 from relay.errors import ConfigError
 
 _KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
@@ -57,6 +53,11 @@ def read(path: Path) -> dict[str, dict[str, str]]:
 
 def reveal(obscured: str) -> str:
     """Return the password behind what `rclone obscure` wrote. Raises ValueError for what it never wrote."""
+    # Here and not above: they take a hundredth of a second that only an obscured password need wait.
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES
+    from cryptography.hazmat.primitives.ciphers.modes import CTR
+
     try:
         data = base64.urlsafe_b64decode(obscured + "=" * (-len(obscured) % 4))
     except (binascii.Error, ValueError):

@@ -112,6 +112,8 @@ class S3Account:
 
     def check(self, path: str) -> None:
         """As Account.check (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
+        if len(path) <= KEY_BYTES:
+            return  # decoded it is no longer
         if len(unquote_to_bytes(path.removeprefix(self.prefix).removeprefix("/"))) > KEY_BYTES:
             raise KeyTooLong(f"the key has more than {KEY_BYTES} bytes")
 
@@ -139,6 +141,7 @@ class S3Store(HttpStore):
     }
 
     _tagged: Fields | None = None
+    _near: tuple[Location, Endpoint] | None = None
     _signed_by: Credentials | None = None
 
     def _untold(self, status: int) -> bool:
@@ -179,7 +182,8 @@ class S3Store(HttpStore):
         stored = self._stored(response, "PUT", location, body)
         if wrapping:
             self._check_understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
-        return replace(stored, notes=self._left_out(location, metadata, if_absent))
+        notes = self._left_out(location, metadata, if_absent)
+        return replace(stored, notes=notes) if notes else stored
 
     def _put_growing(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
         """Store a body whose length shows only at its end; nothing is there before that end was proved."""
@@ -231,15 +235,19 @@ class S3Store(HttpStore):
         self._endpoint(location).taken()
         version = self._version(response.head)
         digests = version.digests
-        md5 = body.digests.get("md5") if body is not None else None
-        if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
+        md5 = body.digests.get("md5") if body is not None and not digests else None
+        if md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
             digests = {"md5": md5}
         return _kept_at(location, Version(etag=version.etag, digests=digests, id=version.id))
 
     # -- what an endpoint was found not to take
 
     def _endpoint(self, location: Location) -> Endpoint:
-        return Endpoint(self._wire.memory, location.origin, cast(S3Account, location.account).bucket)
+        """Return what is known of where `location` is; made once for a transfer's own."""
+        if self._near is None or self._near[0] is not location:
+            bucket = cast(S3Account, location.account).bucket
+            self._near = (location, Endpoint(self._wire.memory, location.origin, bucket))
+        return self._near[1]
 
     def _conditional(self, location: Location, if_absent: bool) -> bool:
         """Say if an upload is to carry the precondition that nothing is there."""
@@ -247,7 +255,7 @@ class S3Store(HttpStore):
 
     def _wrapped(self, location: Location, body: Body) -> Wrapping | None:
         """Return the checksum behind the bytes; where the endpoint takes none their MD5 is computed instead."""
-        if TRAILER not in body.digests:
+        if body.digester is None or TRAILER not in body.digester.names:
             return None
         if self._endpoint(location).has(NO_TRAILERS):
             body.digest_also("md5")
@@ -264,8 +272,8 @@ class S3Store(HttpStore):
 
     def _described(self, location: Location, metadata: Fields) -> Fields:
         """Return the object's metadata as S3's fields; without tags, where this bucket refused them before."""
-        changed, endpoint = dict(metadata).get(MTIME), self._endpoint(location)
-        untagged = endpoint.has(endpoint.untagged)
+        told, endpoint = dict(metadata), self._endpoint(location)
+        changed, untagged = told.get(MTIME), TAGGING in told and endpoint.has(endpoint.untagged)
         fields = tuple((name, value) for name, value in metadata if not (untagged and name == TAGGING))
         return (*fields, (_MTIME_FIELD, changed)) if changed else fields
 

@@ -115,11 +115,11 @@ def parsed(text: str) -> Element | None:
 
 def checksums(head: Head) -> Digests:
     """Return the digests of the whole object that a head tells; those of its parts ("…-3", COMPOSITE) are none."""
-    if (head.get("x-amz-checksum-type") or "").upper() == "COMPOSITE":
+    if head.by_name.get("x-amz-checksum-type", "").upper() == "COMPOSITE":
         return {}
-    found = {}
+    found: dict[str, bytes] = {}
     for theirs, ours in _OURS.items():
-        text = head.get(theirs)
+        text = head.by_name.get(theirs)
         if text is None:
             continue
         try:
@@ -142,7 +142,7 @@ def told_checksums(root: Element) -> Digests:
 
 def version_id(head: Head) -> str | None:
     """Return the name of the version that a head speaks of; "null" is the one of a bucket that keeps no others."""
-    told = printable(head.get("x-amz-version-id") or "")
+    told = printable(head.by_name.get("x-amz-version-id", ""))
     return told if told not in ("", "null") else None
 
 

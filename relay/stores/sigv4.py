@@ -103,14 +103,16 @@ class Signer:
         own: Fields = (("x-amz-content-sha256", payload), ("x-amz-date", stamp))
         if credentials.token:
             own += (("x-amz-security-token", credentials.token),)
-        every = ((name.lower(), value) for name, value in (*fields, *own))
+        every = [(name.lower(), value) for name, value in (*fields, *own)]
         signed = {name: " ".join(value.split()) for name, value in every if name.startswith("x-amz-")}
         signed["host"] = host
-        names = ";".join(sorted(signed))
+        pairs = sorted(signed.items())
+        names = ";".join([name for name, _ in pairs])
         path, _, query = target.partition("?")
-        lines = [method, path, query, *(f"{name}:{signed[name]}" for name in sorted(signed)), "", names, payload]
+        lines = [method, path, query, *[f"{name}:{value}" for name, value in pairs], "", names, payload]
         scope = f"{stamp[:8]}/{self.region}/{self._service}/aws4_request"
-        text = "\n".join([_ALGORITHM, stamp, scope, hashlib.sha256("\n".join(lines).encode()).hexdigest()])
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
         signature = hmac.digest(self._key(credentials.secret, stamp[:8]), text.encode(), "sha256").hex()
         value = f"{_ALGORITHM} Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
         return (*own, ("Authorization", value))

@@ -31,8 +31,10 @@ class Answers:
 
         Raises ProtocolViolation. Costs half a microsecond where nothing came.
         """
-        if not self.stream.arrived():
-            return False
+        return self.stream.arrived() and self._take()
+
+    def _take(self) -> bool:
+        """Take what is there. Returns and raises as `poll`."""
         try:
             filled = self.stream.fill()
         except ConnectionLost:
@@ -66,15 +68,18 @@ class Answers:
         raises.
         """
         deadline = self.meter.clock() + seconds
-        while not self.poll():
+        # Nothing is there yet, mostly, so nobody looks before the first wait; but TLS may hold what no wait would tell.
+        ended = self.final is not None or self.hung_up or (self.stream.secure and self.poll())
+        while not ended:
             if until is not None and until():
                 return None
             left = deadline - self.meter.clock()
             if left <= 0:
                 raise StoreTimeout(f"no answer within {seconds:g} s", side=self.stream.side)
             # What lies in `leftover` is half a head; only the socket can bring the rest.
-            self.stream.wait_for_more(min(left, self.meter.tick_seconds))
+            came = self.stream.wait_for_more(min(left, self.meter.tick_seconds))
             self.meter.look()
+            ended = self._take() if came else self.poll()
         if self.final is None:
             text = "in the middle of its answer's head" if self.heard else "without an answer"
             raise ConnectionLost(f"the connection was closed {text}", side=self.stream.side)

@@ -41,7 +41,7 @@ class Body:
     ) -> None:
         """Read from `stream` by `framing`; at the end call `release(stream, reusable)`, exactly once."""
         self.connection, self.framing, self.meter = stream, framing, meter
-        self.length: int | None = {Framing.LENGTH: head.length, Framing.NONE: 0}.get(framing)
+        self.length = head.length if framing is Framing.LENGTH else 0 if framing is Framing.NONE else None
         self.count = 0
         self.complete = False
         self.digester: Digester | None = None
@@ -82,7 +82,7 @@ class Body:
 
         Must be called before the first byte is read. Raises KeyError for an unknown name.
         """
-        self._expected = {k: v for k, v in (expected or {}).items()}
+        self._expected = dict(expected or {})
         self.digester = Digester((*names, *self._expected))
         if self.complete:
             self._check_last()
@@ -127,9 +127,7 @@ class Body:
         if self.digester is not None:
             self.digester.update(piece)
         if self.count == self.length:
-            self._check_last()
-            if self.framing is Framing.LENGTH:
-                self._ended()
+            self._ended() if self.framing is Framing.LENGTH else self._check_last()
 
     def took_unseen(self, count: int, ended: bool = True) -> None:
         """Account for `count` bytes that moved inside the kernel."""
@@ -209,7 +207,7 @@ class Body:
         """Look before the end is handed out, since it may be what makes the object: is it right, and still ours?"""
         if self.guard is not None:
             self.guard()
-        _, differing = compare(self.digests, self._expected)
+        differing = self._expected and compare(self.digests, self._expected)[1]
         if differing:
             raise IntegrityMismatch(
                 f"after {self.count} bytes the {', '.join(differing)} is not the one that was declared",

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from relay.errors import TooManyFiles
 
@@ -23,29 +22,50 @@ class Buffers:
         self._free: dict[int, list[memoryview]] = {}
         self._kept, self._kept_bytes = 0, kept_bytes
 
-    @contextmanager
-    def lend(self, size: int) -> Iterator[memoryview]:
-        """Lend a writable view of `size` bytes, of undefined content, until the context ends."""
-        view = self._take(size)
-        try:
-            yield view[:size]
-        finally:
-            if self._kept + len(view) <= self._kept_bytes:
-                self._free.setdefault(len(view), []).append(view)
-                self._kept += len(view)
+    def lend(self, size: int) -> Loan:
+        """Lend a writable view of `size` bytes, of undefined content, for the time of a `with` block."""
+        return Loan(self, size)
 
-    def _take(self, size: int) -> memoryview:
+    def take(self, size: int) -> memoryview:
         """Return the smallest buffer that is kept and large enough, else a new one.
 
         A larger one will do: the kernel clears the pages of a new buffer one by one, which costs more than what is
         then done with it.
         """
         rounded = 1 << (size - 1).bit_length()
-        fitting = min((kept for kept, free in self._free.items() if kept >= rounded and free), default=None)
+        fitting: int | None = rounded
+        if not self._free.get(rounded):
+            fitting = min((kept for kept, free in self._free.items() if kept >= rounded and free), default=None)
         if fitting is None:
             return memoryview(bytearray(rounded))
         self._kept -= fitting
         return self._free[fitting].pop()
+
+    def give(self, view: memoryview) -> None:
+        """Take a whole buffer back, for the next borrower if there is room."""
+        if self._kept + len(view) <= self._kept_bytes:
+            self._free.setdefault(len(view), []).append(view)
+            self._kept += len(view)
+
+
+class Loan:
+    """A buffer for the time of a `with` block. (A generator would do, at twice the cost, for each piece that moves.)"""
+
+    __slots__ = ("_buffers", "_size", "_view")
+
+    def __init__(self, buffers: Buffers, size: int) -> None:
+        self._buffers, self._size = buffers, size
+
+    def __enter__(self) -> memoryview:
+        """Take it."""
+        self._view = self._buffers.take(self._size)
+        return self._view[: self._size]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        self._buffers.give(self._view)
 
 
 class Pipes:

@@ -54,11 +54,14 @@ class Dialer:
         self,
         policy: EgressPolicy,
         limits: Limits,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | Callable[[], ssl.SSLContext],
         resolver: Resolver = resolve,
         socket: Callable[..., Any] = gevent.socket.socket,
     ) -> None:
-        """`resolver` and `socket` are arguments so that a test can record instead of connecting."""
+        """`context`, or what makes it when the first https is dialled: to read a system's authorities takes long.
+
+        `resolver` and `socket` are arguments so that a test can record instead of connecting.
+        """
         self.policy, self.limits = policy, limits
         self._context, self._resolver, self._socket = context, resolver, socket
 
@@ -130,6 +133,8 @@ class Dialer:
     def _secured(self, sock: Any, origin: Origin, side: Side, deadline: float) -> Stream:
         if origin.scheme != "https":
             return Stream(sock, side)
+        if not isinstance(self._context, ssl.SSLContext):
+            self._context = self._context()
         stream = TlsStream(sock, side, self._context, origin.host)
 
         def wait(ready: Callable[[float], bool]) -> None:

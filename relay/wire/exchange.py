@@ -13,7 +13,7 @@ Never here: retries, redirects, what a status means to a store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
 
@@ -33,6 +33,12 @@ from relay.wire.pump import Outlet, pump
 from relay.wire.stream import Stream
 
 USER_AGENT = f"relay/{__version__}"
+_ALWAYS = {
+    "user-agent": ("User-Agent", USER_AGENT),
+    "accept": ("Accept", "*/*"),
+    "accept-encoding": ("Accept-Encoding", "identity"),
+}
+"""What every request says where its caller says nothing else."""
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 SENT = {"PUT": "after-put-sent", "POST": "after-complete-sent"}
 SENT_BARE = {"POST": "after-begin-sent", "MOVE": "after-move-sent", "DELETE": "after-abort-sent"}
@@ -53,7 +59,7 @@ class Wrapping:
     after_bytes: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Request:
     """One request. `target` is path and query as they go on the line; `fields` the caller's own.
 
@@ -85,7 +91,7 @@ class Request:
         return len(self.body) if isinstance(self.body, bytes) else self.length
 
 
-@dataclass
+@dataclass(slots=True)
 class Response:
     """The head of the final answer, its body still to be read, and how much of the request's body went out."""
 
@@ -179,13 +185,15 @@ class Wire:
 
 def _wrapped(wrapping: Wrapping, body: Body, outlet: Outlet) -> bool:
     """Send a Body with what stands around it; what ends it goes only after a whole Body."""
-    outlet.more_follows = True
-    if not outlet.write(memoryview(wrapping.before), more=True) or not pump(body, outlet):
-        return False
-    after = wrapping.after()
-    if len(after) != wrapping.after_bytes:
-        raise ValueError(f"what ends the body was to have {wrapping.after_bytes} bytes and has {len(after)}")
-    return outlet.write(memoryview(after)) and outlet.finish()
+
+    def after() -> bytes:
+        text = wrapping.after()
+        if len(text) != wrapping.after_bytes:
+            raise ValueError(f"what ends the body was to have {wrapping.after_bytes} bytes and has {len(text)}")
+        return text
+
+    outlet.tail = after
+    return outlet.write(memoryview(wrapping.before), more=True) and pump(body, outlet)
 
 
 class _Attempt:
@@ -195,20 +203,21 @@ class _Attempt:
         self.wire, self.request, self.stream = wire, request, stream
         self.limits, self.meter = wire.limits, request.meter
         self.answers = Answers(stream, request.meter)
+        self.length = request.body_length
         self.sent = 0
         self._began = False
 
     @property
     def untouched(self) -> bool:
         """Say that the peer can't have acted, and that our body is unspent: no byte of either was moved."""
-        harmless = self.request.method in IDEMPOTENT or self.request.body_length != 0
+        harmless = self.request.method in IDEMPOTENT or self.length != 0
         return harmless and not self.answers.heard and not self._began
 
     def run(self) -> Response:
         """Do it. Raises as `Wire.exchange`."""
         expect = self.wire.expects(self.request)
         self._write_head(expect)
-        if self.request.body_length == 0 or self.request.body is None:
+        if self.length == 0 or self.request.body is None:
             return self._response(self._final(SENT_BARE))
         if expect and not self._ask_first():
             return self._early()
@@ -227,7 +236,7 @@ class _Attempt:
         request = self.request
         data = memoryview(request_head(request.method, request.target, self._fields(expect)))
         deadline = self.meter.clock() + self.limits.head_seconds
-        follows = not expect and request.body is not None and request.body_length != 0
+        follows = not expect and request.body is not None and self.length != 0
         while data or not (follows or self.stream.flush_now()):
             sent = self.stream.write_now(data, follows) if data else 0
             data = data[sent:]
@@ -236,23 +245,19 @@ class _Attempt:
             if self.meter.clock() > deadline:
                 raise StoreTimeout("the request's head could not be sent in time", side=request.side)
 
-    def _fields(self, expect: bool) -> Iterator[tuple[str, str]]:
+    def _fields(self, expect: bool) -> list[tuple[str, str]]:
         request = self.request
         own = {name.lower() for name, _ in request.fields}
-        yield "Host", request.host
-        if "user-agent" not in own:
-            yield "User-Agent", USER_AGENT
-        if "accept" not in own:
-            yield "Accept", "*/*"
-        if "accept-encoding" not in own:
-            yield "Accept-Encoding", "identity"
-        yield from request.fields
-        if request.body_length is None:
-            yield "Transfer-Encoding", "chunked"
+        fields = [("Host", request.host)]
+        fields += [pair for name, pair in _ALWAYS.items() if name not in own]
+        fields += request.fields
+        if self.length is None:
+            fields.append(("Transfer-Encoding", "chunked"))
         elif request.body is not None or request.method in ("POST", "PUT", "PATCH"):
-            yield "Content-Length", str(request.body_length)
+            fields.append(("Content-Length", str(self.length)))
         if expect:
-            yield "Expect", "100-continue"
+            fields.append(("Expect", "100-continue"))
+        return fields
 
     def _ask_first(self) -> bool:
         """Wait for `100 Continue`; False if a final answer came instead. Silence means: go on."""
@@ -264,7 +269,7 @@ class _Attempt:
 
     def _send_body(self) -> bool:
         """Send the body; False if the destination answered, or hung up, before it had everything."""
-        outlet = Outlet(self.stream, self.meter, self.answers, chunked=self.request.body_length is None)
+        outlet = Outlet(self.stream, self.meter, self.answers, chunked=self.length is None)
         self._began = not isinstance(self.request.body, bytes)
         try:
             return self._pump(outlet)
@@ -284,8 +289,8 @@ class _Attempt:
         if not isinstance(body, bytes):
             self.stream.flush_now()  # who knows when its first piece comes
         whole = all(outlet.write(memoryview(piece)) for piece in pieces if piece) and outlet.finish()
-        if whole and self.request.body_length not in (None, outlet.sent):
-            raise ValueError(f"a body of {self.request.body_length} bytes gave {outlet.sent}")
+        if whole and self.length not in (None, outlet.sent):
+            raise ValueError(f"a body of {self.length} bytes gave {outlet.sent}")
         return whole
 
     def _last_words(self) -> bool:
@@ -307,7 +312,7 @@ class _Attempt:
             )
         if 200 <= head.status < 300:
             raise PrematureResponse(
-                f"answered {head.status} after {self.sent} of {self.request.body_length} bytes",
+                f"answered {head.status} after {self.sent} of {self.length} bytes",
                 side=self.request.side,
             )
         return self._response(head, early=True)

@@ -11,10 +11,9 @@ line feeds, NUL, two lengths, and a length beside chunked. What it lets pass is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
 
 import httptools
 
@@ -47,18 +46,20 @@ class Head:
     reason: str
     version: str
     fields: Fields
+    by_name: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    """The fields' values by their names in lower case; several of one name joined by commas (RFC 9110 section 5.2)."""
 
-    def get(self, name: str) -> str | None:
-        """Return a field's value, several joined by commas (RFC 9110 section 5.2), or None."""
-        return self._by_name.get(name.lower())
-
-    @cached_property
-    def _by_name(self) -> dict[str, str]:
+    def __post_init__(self) -> None:
+        """Put the fields in order."""
         found: dict[str, str] = {}
         for name, value in self.fields:
             key = name.lower()
             found[key] = f"{found[key]}, {value}" if key in found else value
-        return found
+        object.__setattr__(self, "by_name", found)
+
+    def get(self, name: str) -> str | None:
+        """Return a field's value, several joined by commas, or None."""
+        return self.by_name.get(name.lower())
 
     @property
     def interim(self) -> bool:
@@ -68,19 +69,20 @@ class Head:
     @property
     def keeps_alive(self) -> bool:
         """Say if the connection may carry another exchange (RFC 9112 section 9.3); HTTP/1.0 never does here."""
-        options = {option.strip().lower() for option in (self.get("connection") or "").split(",")}
-        return self.version == "1.1" and "close" not in options
+        said = self.by_name.get("connection")
+        closes = said is not None and "close" in {option.strip().lower() for option in said.split(",")}
+        return self.version == "1.1" and not closes
 
     @property
     def length(self) -> int | None:
         """The announced length in bytes (for an answer to HEAD too), or None."""
-        text = self.get("content-length")
+        text = self.by_name.get("content-length")
         return None if text is None else int(text)
 
 
 def request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
     """Write a request's head. Raises ValueError for anything that could end a line: that is a bug, or an attack."""
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields]]
     text = "\r\n".join(lines)
     # As many lines as there are fields: none of them holds another one.
     if not _REQUEST_HEAD.match(text) or text.count("\n") != len(lines) - 1:
@@ -150,7 +152,7 @@ def parse_head(data: bytes, limits: Limits, side: Side) -> Head:
 
 def framing_of(method: str, head: Head, side: Side) -> Framing:
     """Say where the body of a final answer ends (RFC 9112 section 6.3). Raises ProtocolViolation when unclear."""
-    coding = head.get("transfer-encoding")
+    coding = head.by_name.get("transfer-encoding")
     if coding is not None and (coding.strip().lower() != "chunked" or head.version != "1.1"):
         raise ProtocolViolation(f"the answer's Transfer-Encoding is not plain chunked: {coding!r:.80}", side=side)
     if coding is not None and head.get("content-length") is not None:

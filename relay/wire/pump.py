@@ -19,6 +19,7 @@ Never here: what an answer means, and whether to try again.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from time import monotonic
 
 import gevent
@@ -114,22 +115,38 @@ class Outlet:
         self.stream, self.meter, self.answers, self.chunked = stream, meter, answers, chunked
         self.sent = 0
         self.waited = False
-        self.more_follows = False
-        """What ends the body's wrapping follows its last byte at once."""
+        self.tail: Callable[[], bytes] | None = None
+        """Gives what is to follow the last byte of the payload at once, once that is here."""
 
-    def write(self, view: memoryview, more: bool = False) -> bool:
+    def write(self, view: memoryview, more: bool = False, last: bool = False) -> bool:
         """Send one piece of payload; False if the destination answered first (the piece may be half sent).
 
-        `more` as in Stream.write_now. Raises ConnectionLost and what the meter raises.
+        `more` as in Stream.write_now; behind the `last` goes the `tail`. Raises ConnectionLost and what the meter
+        raises.
         """
+        if last and self.tail is not None:
+            return self._end(view)
         if self.chunked and not self._send(memoryview(b"%x\r\n" % len(view)), more=True):
             return False
         if not self._send(view, more or self.chunked, payload=True):
             return False
         return not self.chunked or self._send(memoryview(b"\r\n"))
 
+    def _end(self, view: memoryview) -> bool:
+        """Send the last piece and the tail, with one call where the socket takes both."""
+        assert self.tail is not None, "there is one"
+        tail, self.tail = self.tail(), None
+        if self.answers.poll():
+            return False
+        sent = self.stream.write_both(view, tail)
+        self._count(min(sent, len(view)))
+        rest = memoryview(tail)[max(0, sent - len(view)) :]
+        return self._send(view[sent:], more=True, payload=True) and self._send(rest)
+
     def finish(self) -> bool:
         """Send what ends the body, and wait until the socket has taken all; False if answered before."""
+        if self.tail is not None and not self._end(memoryview(b"")):
+            return False
         if self.chunked and not self._send(memoryview(b"0\r\n\r\n")):
             return False
         return self.flush()
@@ -148,12 +165,16 @@ class Outlet:
                 return False
             sent = self.stream.write_now(view, more)
             view = view[sent:]
-            if payload:  # counted as it goes: a slow destination takes minutes for one piece, and is no stall
-                self.sent += sent
-                self.meter.moved += sent
+            if payload:
+                self._count(sent)
             if view and not sent:
                 self.wait()
         return True
+
+    def _count(self, sent: int) -> None:
+        """Count payload as it goes: a slow destination takes minutes for one piece, and is no stall."""
+        self.sent += sent
+        self.meter.moved += sent
 
     def wait(self) -> None:
         """Wait until the destination takes more, or says something. Raises what the meter raises."""
@@ -229,7 +250,7 @@ def _copy(body: Body, outlet: Outlet) -> bool:
             count = body.read_now(view)
             pace.spent(granted, count)
             outlet.waited = False
-            if count and not outlet.write(view[:count], outlet.more_follows and not body.remaining):
+            if count and not outlet.write(view[:count], last=body.remaining == 0):
                 return False
         if count == 0:
             return True

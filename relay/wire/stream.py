@@ -124,6 +124,13 @@ class Stream:
         self._held = self._held[sent:]
         return taken
 
+    def write_both(self, view: memoryview, tail: bytes) -> int:
+        """As `write_now`, of two pieces that follow each other; returns how many bytes of both were taken."""
+        sent = self._push((self._held, view, tail))
+        taken = max(0, sent - len(self._held))
+        self._held = self._held[sent:]
+        return taken
+
     def _push(self, pieces: tuple[bytes | memoryview, ...], flags: int = 0) -> int:
         """Hand pieces to the socket, and return how many bytes it took now. Raises ConnectionLost."""
         try:

@@ -174,6 +174,10 @@ class TlsStream(Stream):
             self.flush_now()
         return count
 
+    def write_both(self, view: memoryview, tail: bytes) -> int:
+        """As Stream's. Takes of the first piece only; the second goes along with it once it is encrypted too."""
+        return self.write_now(view, more=True) if view else 0
+
     @property
     def unsent(self) -> bool:
         """Say if cipher text waits to be sent."""

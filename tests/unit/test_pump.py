@@ -27,7 +27,7 @@ from relay.errors import Cancelled, ConnectionLost, IntegrityMismatch, SourceTru
 from relay.wire import pump as pumping
 from relay.wire.answers import Answers
 from relay.wire.body import Body
-from relay.wire.buffers import BUFFERS, PIPES, Buffers, Pipes
+from relay.wire.buffers import BUFFERS, PIPES, Buffers, Loan, Pipes
 from relay.wire.http1 import framing_of
 from relay.wire.meter import Meter
 from relay.wire.pump import SMALLEST_PIECE, Outlet, drain, pump
@@ -240,12 +240,10 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     class Recording(Buffers):
         """Writes down what is lent."""
 
-        @contextmanager
-        def lend(self, size: int) -> Iterator[memoryview]:
+        def lend(self, size: int) -> Loan:
             """Lend as ever."""
             sizes.append(size)
-            with super().lend(size) as view:
-                yield view
+            return super().lend(size)
 
     monkeypatch.setattr(pumping, "BUFFERS", Recording())
     return sizes
@@ -292,6 +290,55 @@ def test_the_piece_shrinks_while_the_destination_is_slow(lent: list[int]) -> Non
     assert lent[0] == RECEIVE_BYTES
     assert min(lent) == SMALLEST_PIECE
     assert sum(lent[4:]) / len(lent[4:]) < 2 * SMALLEST_PIECE
+
+
+# -- what ends the wrapping of a body
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, len(DATA)])
+@pytest.mark.parametrize("room", [4096, 1 << 20])
+def test_the_tail_follows_the_last_byte_once(size: int, room: int) -> None:
+    """Whether the socket takes all at once, or a little at a time; and only the payload counts as sent."""
+    data, asked = DATA[:size], []
+    with bench(BY_LENGTH % size, data, limits=replace(LIMITS, stall_seconds=30)) as made:
+        made.outlet.stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+        by("copy", made.body)
+
+        def tail() -> bytes:
+            asked.append(made.body.complete)
+            return b"the end"
+
+        made.outlet.tail = tail
+        made.take_all()
+        assert pump(made.body, made.outlet)
+        assert made.end() == data + b"the end"
+        assert (asked, made.outlet.sent) == ([True], size)
+
+
+def test_no_tail_follows_a_body_that_is_cut_off() -> None:
+    with bench(BY_LENGTH % 5000, DATA[:4999]) as made:
+        by("copy", made.body)
+        made.outlet.tail = lambda: b"the end"
+        made.take_all()
+        with pytest.raises(SourceTruncated):
+            pump(made.body, made.outlet)
+        assert made.end() == DATA[:4999]
+
+
+def test_a_tail_that_the_socket_does_not_take_comes_later() -> None:
+    """What stands before the body, the body and the tail are three pieces of one call, which may end in any of them."""
+    for taken in range(12):
+        with connected() as (near, far):
+            stream = Stream(near, "destination")
+            assert stream.write_now(memoryview(b"before"), more=True) == 6
+            whole = stream._push
+            stream._push = lambda pieces, flags=0, n=taken, push=whole: push((b"".join(pieces)[:n],))  # type: ignore[method-assign]
+            count = stream.write_both(memoryview(b"body"), b"tail")
+            stream._push = whole  # type: ignore[method-assign]
+            assert count == max(0, taken - 6)
+            assert stream.write_now(memoryview(b"bodytail"[count:])) == 8 - count
+            assert far.recv(14, socket.MSG_WAITALL) == b"beforebodytail"
+            stream.close()
 
 
 # -- letting others run
@@ -378,9 +425,9 @@ def test_two_pumps_take_turns() -> None:
         def run(name: str, made: Bench) -> bool:
             write = made.outlet.write
 
-            def noting(view: memoryview, more: bool = False) -> bool:
+            def noting(view: memoryview, more: bool = False, last: bool = False) -> bool:
                 order.append(name)
-                return write(view, more)
+                return write(view, more, last)
 
             made.outlet.write = noting  # type: ignore[method-assign]
             made.body.connection.leftover = DATA
