@@ -356,9 +356,10 @@ class Transfer:
         if sent is None or found is None or there.size not in (None, sent.bytes):
             return None
         self.phase = "verifying"
+        notes, whole = self._end_of(found)
         try:
             stored = Stored(there, place, there.digests)
-            return self._settled(destination, place, stored, found, sent, (_SENT_BEFORE,), keep=True)
+            return self._settled(destination, place, stored, found, sent, (_SENT_BEFORE, *notes), whole, keep=True)
         except (IntegrityMismatch, DestinationLost):
             return None
 
@@ -585,8 +586,7 @@ class Transfer:
                 raise _refused_length(error) from None
             raise
         self.phase = "verifying"
-        notes = _UNENDED if body.ends_by_close else ()
-        whole = not body.ends_by_close or bool(opened.version.digests and body.digester)
+        notes, whole = self._end_of(opened)
         sent = Sent(body.count, body.digests, opened.version.digests)
         try:
             self._note_read(opened, body)
@@ -594,6 +594,14 @@ class Transfer:
             remove(destination, stored, error)
             raise
         return self._settled(destination, place, stored, opened, sent, notes, whole)
+
+    @staticmethod
+    def _end_of(found: Found) -> tuple[tuple[str, ...], bool]:
+        """Return what is to be said of the source's end, and whether it was proved: by a length, the framing, or a
+        digest that the source declared and that what came has."""
+        body = found.body if isinstance(found, Opened) else None
+        proved = body is None or not body.ends_by_close or bool(found.version.digests and body.digester)
+        return (() if proved else _UNENDED), proved
 
     def _last_bytes(self, shown: bool) -> None:
         """Look before the last bytes go out whether the object is still ours; `shown` says that they make it one that

@@ -87,6 +87,7 @@ SINGLE_BYTES = 5 << 30
 """The most that one PUT may carry (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
 KEY_BYTES = 1024
 """The longest key."""
+CONTENT_MD5 = "Content-MD5"
 _USER_METADATA = "x-amz-meta-"
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 MIB = 1 << 20
@@ -176,7 +177,7 @@ class S3Store(HttpStore):
         response = self._send("PUT", location, fields, body, self._expects(body), wrapping)
         if response.head.status not in self.believed["PUT"]:
             raise self._upload_refusal(response, "PUT", location, fields, wrapping)
-        stored = self._stored(response, "PUT", location, body)
+        stored = self._stored(response, "PUT", location, body.digests.get("md5"))
         if wrapping:
             self._check_understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
         return replace(stored, notes=self._left_out(location, metadata, if_absent))
@@ -192,7 +193,7 @@ class S3Store(HttpStore):
             response = self._send("PUT", location, fields, data)
             if response.head.status not in self.believed["PUT"]:
                 raise self._upload_refusal(response, "PUT", location, fields)
-            stored = self._stored(response, "PUT", location)
+            stored = self._stored(response, "PUT", location, _sent_md5(described))
             return replace(stored, notes=self._left_out(location, metadata, if_absent))
         upload = self.begin(location, metadata)
         try:
@@ -222,16 +223,16 @@ class S3Store(HttpStore):
             if isinstance(error, RelayError):
                 error.hint = f"{error.hint} An unfinished upload may remain at {upload.location} ({failure.message})."
 
-    def _stored(self, response: Response, method: str, location: Location, body: Body | None = None) -> Stored:
+    def _stored(self, response: Response, method: str, location: Location, md5: bytes | None = None) -> Stored:
         """Return what was stored, at its own version where the bucket keeps several.
 
-        An ETag that is the MD5 of what went there is the server's word for it; one that is not means nothing.
+        An ETag that is the `md5` of what went there is the server's word for it; one that is not means nothing. That a
+        Content-MD5 was sent means nothing either: who does not know the field passes over it.
         """
         consume(response, self._wire)
         self._endpoint(location).taken()
         version = self._version(response.head)
         digests = version.digests
-        md5 = body.digests.get("md5") if body is not None else None
         if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
             digests = {"md5": md5}
         return _kept_at(location, Version(etag=version.etag, digests=digests, id=version.id))
@@ -257,9 +258,7 @@ class S3Store(HttpStore):
     def _checksum(self, location: Location, data: bytes) -> Fields:
         """Return the field that lets S3 compare bytes that are all at hand: a CRC64NVME, or Content-MD5."""
         if self._endpoint(location).has(NO_TRAILERS):
-            digester = Digester(("md5",))
-            digester.update(data)
-            return (("Content-MD5", base64.b64encode(digester.digests()["md5"]).decode()),)
+            return ((CONTENT_MD5, base64.b64encode(_digest(data, "md5")).decode()),)
         return ((CHECKSUM + TRAILER, base64.b64encode(_digest(data)).decode()),)
 
     def _described(self, location: Location, metadata: Fields) -> Fields:
@@ -414,7 +413,7 @@ class S3Store(HttpStore):
         if response.head.status not in self.believed["PUT"]:
             raise self._upload_refusal(response, "PUT", upload.location, fields, wrapping)
         etag = response.head.get("etag")
-        theirs = self._stored(response, "PUT", upload.location, body if isinstance(body, Body) else None).digests
+        theirs = self._stored(response, "PUT", upload.location, _sent_md5(fields, body)).digests
         told = theirs.get(TRAILER)
         if not etag:
             raise ProtocolViolation(f"{upload.location}: part {number} was taken and has no ETag", side=self._side)
@@ -422,8 +421,7 @@ class S3Store(HttpStore):
         if ours is not None and told is not None and told != ours:
             raise IntegrityMismatch(f"part {number} arrived damaged", side=self._side, retryable=True)
         size = body.count if isinstance(body, Body) else len(body)
-        compared = "Content-MD5" in dict(fields) or "md5" in theirs
-        return Part(number, size, etag, checked=compared or (ours is not None and told is not None))
+        return Part(number, size, etag, checked="md5" in theirs or (ours is not None and told is not None))
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
         """As PartsDestination.stored_parts, by ListParts, a thousand a page."""
@@ -802,13 +800,21 @@ def _copying(source: S3Account, destination: S3Account) -> str:
     return f"copy {source.bucket} {destination.bucket}"
 
 
-def _digest(body: Body | bytes) -> bytes:
-    """Return the CRC64NVME of what was sent."""
+def _digest(body: Body | bytes, name: str = TRAILER) -> bytes:
+    """Return a digest of what was sent."""
     if isinstance(body, Body):
-        return body.digests[TRAILER]
-    digester = Digester((TRAILER,))
+        return body.digests[name]
+    digester = Digester((name,))
     digester.update(body)
-    return digester.digests()[TRAILER]
+    return digester.digests()[name]
+
+
+def _sent_md5(fields: Fields, body: Body | bytes = b"") -> bytes | None:
+    """Return the MD5 of what was sent, where it was computed on the way or is among the fields."""
+    told = dict(fields).get(CONTENT_MD5)
+    if told is not None:
+        return base64.b64decode(told)
+    return body.digests.get("md5") if isinstance(body, Body) else None
 
 
 def _trailer(body: Body) -> Wrapping:

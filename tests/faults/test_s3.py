@@ -193,6 +193,21 @@ def test_f54_a_store_that_knows_only_md5_takes_what_is_held(engine: Engine, sour
     assert b"\r\nContent-MD5: " in next(r for r in reversed(bucket.requests) if r.startswith(b"PUT"))
 
 
+@pytest.mark.parametrize(("tags", "level"), [(True, Level.PART_DIGESTS), (False, Level.READ_BACK)])
+def test_f27_a_content_md5_that_nobody_may_have_compared_proves_no_part(
+    engine: Engine, source: Spawned, tags: bool, level: Level
+) -> None:
+    """Its entity tag says if the store looked at the bytes; who passes over the field says nothing of them."""
+    bucket = Bucket(old=True, tags=tags, refuses={b"x-amz-checksum": refusal(501, "NotImplemented")})
+    url = source.url(f"/objects/a?size={SIZE}&fault=framing(chunked);on(HEAD,status(405))")
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(url, place(peer))
+    parts = [request for request in bucket.requests if b"partNumber" in request]
+    assert parts and all(b"\r\nContent-MD5: " in part for part in parts[-2:])
+    assert outcome.receipt is not None
+    assert (outcome.state, outcome.receipt.level) == (State.VERIFIED, level)
+
+
 def test_f54_a_store_that_keeps_the_coding_with_the_bytes_is_found_out(engine: Engine, source: Spawned) -> None:
     bucket = Bucket(blind=True)
     with Peer(many(bucket)) as peer:
