@@ -194,9 +194,9 @@ class Transfer:
             while True:
                 try:
                     return self._attempt()
-                except PermissionDenied as error:
-                    raise self._withdrawn(error) from None
                 except RelayError as error:
+                    if isinstance(error, PermissionDenied) and not error.retryable:
+                        raise self._withdrawn(error) from None
                     self._wait_after(error)
         finally:
             self.phase = "settled"

@@ -65,6 +65,7 @@ from relay.stores.s3_answers import (
 )
 from relay.stores.s3_endpoint import (
     CONDITION,
+    KNOWN,
     NO_CONDITION,
     NO_TRAILERS,
     NO_WHOLE,
@@ -230,8 +231,8 @@ class S3Store(HttpStore):
         Content-MD5 was sent means nothing either: who does not know the field passes over it.
         """
         consume(response, self._wire)
-        self._endpoint(location).taken()
         version = self._version(response.head)
+        self._endpoint(location).taken(told=TRAILER in version.digests)
         digests = version.digests
         if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
             digests = {"md5": md5}
@@ -240,7 +241,8 @@ class S3Store(HttpStore):
     # -- what an endpoint was found not to take
 
     def _endpoint(self, location: Location) -> Endpoint:
-        return Endpoint(self._wire.memory, location.origin, cast(S3Account, location.account).bucket)
+        bucket = cast(S3Account, location.account).bucket
+        return Endpoint(self._wire.memory, location.origin, bucket, location.path)
 
     def _conditional(self, location: Location, if_absent: bool) -> bool:
         """Say if an upload is to carry the precondition that nothing is there."""
@@ -250,14 +252,14 @@ class S3Store(HttpStore):
         """Return the checksum behind the bytes; where the endpoint takes none their MD5 is computed instead."""
         if TRAILER not in body.digests:
             return None
-        if self._endpoint(location).has(NO_TRAILERS):
+        if self._endpoint(location).unchecked:
             body.digest_also("md5")
             return None
         return _trailer(body)
 
     def _checksum(self, location: Location, data: bytes) -> Fields:
         """Return the field that lets S3 compare bytes that are all at hand: a CRC64NVME, or Content-MD5."""
-        if self._endpoint(location).has(NO_TRAILERS):
+        if self._endpoint(location).unchecked:
             return ((CONTENT_MD5, base64.b64encode(_digest(data, "md5")).decode()),)
         return ((CHECKSUM + TRAILER, base64.b64encode(_digest(data)).decode()),)
 
@@ -284,6 +286,10 @@ class S3Store(HttpStore):
         what = self._endpoint(location).leave_out(refusal)
         if what is None:
             return self._refused(response, method, location, text)
+        if refusal.denied:  # which it most likely is, so that this is what is told where nothing is tried again
+            denial = self._refused(response, method, location, text)
+            denial.retryable, denial.message = True, f"{denial.message}, with {what}"
+            return denial
         response.body.close()
         return Unavailable(
             f"{method} {location} was answered {status} {code}; it is sent again without {what}",
@@ -379,12 +385,14 @@ class S3Store(HttpStore):
         return PARTS
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """As PartsDestination.begin. A server that knows no checksum of the whole is asked again without one."""
+        """As PartsDestination.begin. A server that knows no checksum of the whole is asked again without one; a denial
+        may mean that too, where none was ever taken."""
         place, endpoint = _at(location, "uploads="), self._endpoint(location)
         fields = carried(location, self._described(location, metadata), if_absent=False)
         checked = not endpoint.has(NO_WHOLE)
         response = self._send("POST", place, fields + WHOLE * checked, b"")
-        if checked and response.head.status in (400, 501):
+        statuses = (400, 501) if endpoint.has(KNOWN) else (400, 403, 501)
+        if checked and response.head.status in statuses:
             response.body.close()
             response, checked = self._send("POST", place, fields, b""), False
             if response.head.status == 200:

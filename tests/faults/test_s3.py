@@ -70,9 +70,12 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 def test_the_code_decides_not_the_status(
     engine: Engine, source: Spawned, status: int, code: str, error: type[RelayError], retryable: bool
 ) -> None:
-    bucket = Bucket({"put": [refusal(status, code)]})
-    with Peer(many(bucket)) as peer, pytest.raises(RelayError) as caught:
-        engine.migrate(source.url("/objects/a?size=1000"), place(peer))
+    bucket = Bucket({"put": [reply(200, b"", f"x-amz-checksum-crc64nvme: {'A' * 11}="), refusal(status, code)]})
+    with Peer(many(bucket)) as peer:
+        with pytest.raises(IntegrityMismatch):  # but it knows checksums, so that it is not those which it denies
+            engine.migrate(source.url("/objects/a?size=1000"), place(peer))
+        with pytest.raises(RelayError) as caught:
+            engine.migrate(source.url("/objects/a?size=1000"), place(peer))
     assert type(caught.value) is error
     assert (caught.value.side, caught.value.retryable) == ("destination", retryable)
     assert bucket.whole is None
