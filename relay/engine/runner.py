@@ -13,6 +13,7 @@ import gevent
 
 from relay.config import Settings
 from relay.egress import EgressPolicy
+from relay.engine.allowed import Allowed
 from relay.engine.plan import Plan
 from relay.engine.transfer import Outcome, Transfer
 from relay.errors import Cancelled, Overloaded
@@ -66,6 +67,7 @@ class Runner:
         self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
         self.stores: Opener = stores or Stores(self.wire, kinds)
         self.running: set[Transfer] = set()
+        self.allowed = Allowed()
         self.draining = False
 
     def listens(self, own: Iterable[tuple[str, int]]) -> None:
@@ -80,7 +82,8 @@ class Runner:
         for location in (plan.source, plan.destination):
             if location.host:  # a folder has none: whether it is allowed was asked when it was located
                 self.policy.check_name(location.host, location.port)
-        return Transfer(plan, self.stores, self.slots, self.limits, Backoff(self.settings.retry_budget))
+        backoff = Backoff(self.settings.retry_budget)
+        return Transfer(plan, self.stores, self.slots, self.limits, backoff, allowed=self.allowed)
 
     def run(self, transfer: Transfer) -> Outcome:
         """Run a transfer in this greenlet, as one of `running`. Raises as Transfer.run."""

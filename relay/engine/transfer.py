@@ -25,6 +25,7 @@ import gevent
 from relay.config import Limits
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.disposition import safe_name
+from relay.engine.allowed import Allowed
 from relay.engine.journal import Journal
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
 from relay.engine.parts import BEGUN_ANEW, COMBINED, COPY_BYTES, Parts, parted
@@ -147,6 +148,7 @@ class Transfer:
     journal: Journal | None = None
     admitted: bool = False
     """It is not one of those who stand in line for a slot: whoever started it knows that one is free."""
+    allowed: Allowed = field(default_factory=Allowed)
     phase: str = "waiting"
     attempt: int = 0
     total: int | None = None
@@ -159,6 +161,7 @@ class Transfer:
         self._parts: Parts | None = None
         self._hint: Found | None = None
         self._anew = 0
+        self._answered = False
         self._read_before: tuple[str, Digests] | None = None
         self._altered: str | None = None
 
@@ -398,7 +401,9 @@ class Transfer:
             return Before(known=self._atomic(destination))
         if (place.method == "POST" or self._atomic(destination)) and not needed:
             return Before(known=False)
-        return look_before(destination, place, needed)
+        before = look_before(destination, place, needed)
+        self._answered |= before.known
+        return before
 
     def _atomic(self, destination: Destination) -> bool:
         return destination.atomic(digested=self.plan.verify is not Verify.SIZE)
@@ -639,11 +644,14 @@ class Transfer:
         reach("before-verify")
         try:
             proof = prove(destination, stored, sent, self.plan.verify, self._settling())
+            self._still_allowed(place, proof)
             version = self._published(destination, stored, proof)
         except RelayError as error:
             if keep:
                 raise
             judged = self._judged(error, place)
+            if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
+                raise  # it is there, and need only be proved
             self.resent += sent.bytes if moved is None else moved
             if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
                 remove(destination, stored, judged)
@@ -660,6 +668,21 @@ class Transfer:
             whole=whole,
         )
         return self._outcome(receipt.state, place, receipt)
+
+    def _still_allowed(self, place: Location, proof: Proof) -> None:
+        """Raise CredentialsWithdrawn where the destination denies the proof, and answered such questions before.
+
+        Without a journal nobody could go on; one that never let us look stays what it is, unverified.
+        """
+        if proof.read:
+            self.allowed.note(place)
+        elif proof.denied and self.journal is not None and (self._answered or self.allowed.has(place)):
+            raise CredentialsWithdrawn(
+                f"the object was taken, and can't be proved: {proof.denied.message}",
+                side="destination",
+                hint="Resume with fresh credentials that may read it too; what has arrived is not sent again.",
+                store_status=proof.denied.store_status,
+            )
 
     def _judged(self, error: RelayError, place: Location) -> RelayError:
         """Return the failure of a proof, or what it means: the same other bytes twice are no accident."""
