@@ -41,6 +41,7 @@ from relay.errors import (
     Rejected,
     RelayError,
     SourceChanged,
+    StoreError,
     StoreTimeout,
     Unavailable,
     UploadGone,
@@ -65,6 +66,8 @@ from relay.stores.s3_answers import (
 )
 from relay.stores.s3_endpoint import (
     CONDITION,
+    FOLDS,
+    KEEPS,
     KNOWN,
     NO_CONDITION,
     NO_TRAILERS,
@@ -167,6 +170,9 @@ class S3Store(HttpStore):
     ) -> Stored:
         """As Destination.put. A body of unknown length goes in parts, each of which is held in memory for S3 wants to
         know its length. Raises Rejected for a body above 5 GiB."""
+        return self._named(location, if_absent, lambda absent: self._put(location, body, metadata, absent))
+
+    def _put(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
         if body.length is None:
             return self._put_growing(location, body, metadata, if_absent)
         if body.length > SINGLE_BYTES:
@@ -237,6 +243,81 @@ class S3Store(HttpStore):
         if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
             digests = {"md5": md5}
         return _kept_at(location, Version(etag=version.etag, digests=digests, id=version.id))
+
+    # -- names with empty segments
+
+    def head(self, location: Location) -> Found | None:
+        """As Source.head. Raises Rejected at a destination that has what is there under another name."""
+        found = super().head(location)
+        if found is not None and self._odd(location):
+            endpoint = self._endpoint(location)
+            if not endpoint.has(FOLDS):
+                endpoint.learn(KEEPS if self._lists(location) else FOLDS)
+            if endpoint.has(FOLDS):
+                raise _folded(location)
+        return found
+
+    def _odd(self, location: Location) -> bool:
+        """Say if a destination's name has an empty segment, and this endpoint is not known to keep such."""
+        if self._side != "destination" or "//" not in location.path or "//" not in f"/{_key(location)}":
+            return False
+        return not (_AWS_HOST.fullmatch(location.host) or self._endpoint(location).has(KEEPS))
+
+    def _lists(self, location: Location) -> bool:
+        """Say if what is there is listed by this very name. Raises Rejected where that can't be seen.
+
+        Not asked by the name itself: SeaweedFS repeats the prefix that it is asked for. What lies behind the last name
+        before the empty segment is where it must be.
+        """
+        key = f"/{_key(location)}"
+        before = key[1 : key.index("//") + 1]
+        asked = {"encoding-type": "url", "list-type": "2", "prefix": before, "start-after": f"{before}."}
+        try:
+            page = self._listed_page(location, asked)
+        except PermissionDenied as error:
+            raise _untold(location, error.message) from None
+        names = [entry.name for entry in entries(page, "", location, self._side)]
+        if any(name.startswith(f"{before}/") for name in names):
+            return True
+        more = (page.findtext("{*}IsTruncated") or "").lower() == "true"
+        if more and names[-1:] < [f"{before}/"]:
+            raise _untold(location, "too many names come before it")
+        return False
+
+    def _check_name(self, location: Location) -> None:
+        """Look before an upload if it would go to another object's name; where nothing is there, it harms none.
+
+        Raises Rejected, also where we may not look: another's object may be lost then.
+        """
+        if not self._odd(location):
+            return
+        if self._endpoint(location).has(FOLDS):
+            raise _folded(location)
+        try:
+            self._is_there(location)
+        except PermissionDenied as error:
+            raise _untold(location, error.message) from None
+
+    def _named(self, location: Location, if_absent: bool, store: Callable[[bool], Stored]) -> Stored:
+        """Store an object, and see that it is there under its own name; while that is not known, only where nothing is.
+
+        Raises as `_check_name`, and removes it, where it is not; Unavailable where somebody was faster.
+        """
+        if not self._odd(location):
+            return store(if_absent)
+        self._check_name(location)
+        try:
+            stored = store(True)
+        except PreconditionFailed as error:
+            if if_absent:
+                raise
+            raise Unavailable(error.message, side=self._side, hint="Somebody else writes the same key.") from None
+        try:
+            self._is_there(location)
+        except StoreError:
+            self.delete(location, stored.version)
+            raise
+        return stored
 
     # -- what an endpoint was found not to take
 
@@ -336,6 +417,9 @@ class S3Store(HttpStore):
         token: str | None = None,
     ) -> Stored:
         """As CopyDestination.copy, by CopyObject. Its answer of 200 may be an error all the same."""
+        return self._named(location, if_absent, lambda absent: self._copy(source, found, location, absent))
+
+    def _copy(self, source: Location, found: Found, location: Location, if_absent: bool) -> Stored:
         own = {name.lower() for name, _ in location.headers}
         fields = _copy_source(source, found) + ((CONDITION, "*"),) * self._conditional(location, if_absent)
         if not found.version.digests:
@@ -346,7 +430,8 @@ class S3Store(HttpStore):
         response = self._send("PUT", location, fields, b"")
         root = self._copied(response, source, location, if_absent)
         etag = printable(root.findtext("{*}ETag") or "") or None
-        return _kept_at(location, Version(etag=etag, digests=told_checksums(root), id=version_id(response.head)))
+        version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
+        return _kept_at(location, version)
 
     def copy_part(self, upload: Upload, number: int, source: Location, found: Found, span: Span) -> Part:
         """As CopyPartsDestination.copy_part, by UploadPartCopy."""
@@ -387,6 +472,7 @@ class S3Store(HttpStore):
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
         """As PartsDestination.begin. A server that knows no checksum of the whole is asked again without one; a denial
         may mean that too, where none was ever taken."""
+        self._check_name(location)
         place, endpoint = _at(location, "uploads="), self._endpoint(location)
         fields = carried(location, self._described(location, metadata), if_absent=False)
         checked = not endpoint.has(NO_WHOLE)
@@ -452,6 +538,9 @@ class S3Store(HttpStore):
 
     def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
         """As PartsDestination.complete. An answer of 200 may be an error all the same: its text decides."""
+        return self._named(upload.location, if_absent, lambda absent: self._complete(upload, parts, digests, absent))
+
+    def _complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool) -> Stored:
         rows = "".join(
             f"<Part><ETag>{escape(part.etag)}</ETag><PartNumber>{part.number}</PartNumber></Part>" for part in parts
         )
@@ -507,7 +596,7 @@ class S3Store(HttpStore):
         Not with `encoding-type`: SeaweedFS says that it encoded the keys, and did not. No key of ours needs it.
         """
         account = cast(S3Account, location.account)
-        key = unquote(location.path.removeprefix(account.prefix)).lstrip("/")
+        key = _key(location)
         query = f"prefix={quote(key, safe='-_.~')}&uploads="
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
         if response.head.status != 200:
@@ -547,8 +636,7 @@ class S3Store(HttpStore):
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, by ListObjectsV2, a thousand a page in the order of their names' bytes."""
-        account = cast(S3Account, location.account)
-        prefix = unquote(location.path.removeprefix(account.prefix)).lstrip("/")
+        prefix = _key(location)
         prefix += "/" if prefix and not prefix.endswith("/") else ""
         asked = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
         if not recursive:
@@ -602,7 +690,7 @@ class S3Store(HttpStore):
             return super().delete(_version_at(location, version.id), Version())
         if version.etag is not None:
             try:
-                found = self.head(location)
+                found = super().head(location)
             except NotFound:
                 return
             if found is not None and found.version.etag != version.etag:
@@ -768,6 +856,27 @@ class _Ahead:
     def stop(self) -> None:
         """Break it off if it is still under way."""
         self._job.kill()
+
+
+def _key(location: Location) -> str:
+    """Return the key of an object, or of a folder."""
+    return unquote(location.path.removeprefix(cast(S3Account, location.account).prefix).removeprefix("/"))
+
+
+def _folded(location: Location) -> Rejected:
+    return Rejected(
+        f"{location} has an empty segment, and this store takes '//' for '/'",
+        side="destination",
+        hint="Two objects would become one there: rename the object, or choose another store.",
+    )
+
+
+def _untold(location: Location, why: str) -> Rejected:
+    return Rejected(
+        f"{location} has an empty segment, and whether this store keeps such a name can't be seen: {why}",
+        side="destination",
+        hint="Permit to list the bucket and to read the object, once; or rename the object.",
+    )
 
 
 def _version_at(location: Location, id: str) -> Location:

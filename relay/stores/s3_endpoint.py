@@ -27,6 +27,9 @@ TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the
 """... that it takes a checksum behind the bytes or does not, that it keeps none of a whole that came in parts, ..."""
 NO_CONDITION = "no precondition"
 """... and that it does not know "only where nothing is"."""
+KEEPS, FOLDS = "keeps empty segments", "folds empty segments"
+"""Whether a key with an empty segment is a name of its own there, or another one's: some keep their objects in a file
+system, where `a//b` is `a/b`."""
 _TRIAL = "perhaps "
 """Before a fact: no upload was taken since."""
 TAGGING, CONDITION = "x-amz-tagging", "If-None-Match"
