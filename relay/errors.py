@@ -230,6 +230,13 @@ class SameObject(RequestError):
     default_hint = "Give a destination that is not the source."
 
 
+class VerificationUnavailable(RequestError):
+    """A level of proof that this destination can never give: better said now than after the last byte."""
+
+    code, title = "verification-unavailable", "This proof can't be had there"
+    default_hint = "Ask for 'auto', or choose another destination."
+
+
 class Unsupported(RequestError):
     """Something that relay knows of, and that these two stores can't do."""
 

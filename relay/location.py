@@ -38,6 +38,9 @@ URL_BYTES: Final = 8 * 1024
 DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 UPLOAD_METHODS: Final = frozenset({"PUT", "POST"})
 
+KEYED: Final = frozenset({"s3"})
+"""The stores whose keys are just texts: an empty segment is a name like any other there, and no second '/'."""
+
 # What no name may hold: C0, DEL, C1, line separators, bidi marks and overrides, lone surrogates.
 UNSAFE_CHARACTERS: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -158,7 +161,7 @@ class Location:
         if name == "" or "/" in name or UNSAFE_CHARACTERS.search(name):
             raise UnsafeKey("the object's name is empty, or has a '/' or a control character in it")
         path = self.path + quote(name, safe="")
-        check_path(path, destination=True)
+        check_path(path, destination=True, keyed=self.store in KEYED)
         return replace(self, target=path + self.target[len(self.path) :]).as_destination()
 
     def below(self, name: str, *, destination: bool = False) -> Location:
@@ -166,16 +169,16 @@ class Location:
 
         Raises UnsafeKey for a name that would not stay below it, or that servers may fold onto another one.
         """
-        base = self.path
+        base, keyed = self.path, self.store in KEYED
         assert base.endswith("/"), "only a folder has something below it"
         if _PLAIN_NAME.fullmatch(name):  # as nearly all are: nothing to quote, nothing to check but the folder
-            _check_folder(base, destination)
+            _check_folder(base, destination, keyed)
             there = self._moved(base + name + self.target[len(base) :])
             return there.as_destination() if destination else there
-        if name == "" or name.startswith("/") or UNSAFE_CHARACTERS.search(name):
+        if name == "" or (name.startswith("/") and not keyed) or UNSAFE_CHARACTERS.search(name):
             raise UnsafeKey("the object's name is empty, begins with '/', or has a character in it that is not safe")
         path = base + quote(name, safe="/")
-        check_path(path, destination=destination)
+        check_path(path, destination=destination, keyed=keyed)
         there = self._moved(path + self.target[len(base) :])
         return there.as_destination() if destination else there
 
@@ -234,12 +237,12 @@ def parse_location(
     return Location(scheme, host, port, target, method, checked)
 
 
-def check_path(path: str, *, destination: bool) -> None:
+def check_path(path: str, *, destination: bool, keyed: bool = False) -> None:
     """Raise UnsafeKey for a path that servers and proxies fold onto another one.
 
     For both sides: '.' and '..' segments, percent-encoded ones too, between slashes of any kind, and with the
-    ';parameter' that Java servers cut off. For a destination also: empty segments, backslashes, and control
-    or bidi characters, all of them also percent-encoded.
+    ';parameter' that Java servers cut off. For a destination also: empty segments (unless its names are `keyed`),
+    backslashes, and control or bidi characters, all of them also percent-encoded.
     """
     decoded = unquote_to_bytes(path)
     pieces = re.split(rb"[/\\]", decoded)
@@ -249,16 +252,16 @@ def check_path(path: str, *, destination: bool) -> None:
         return
     if b"\\" in decoded:
         raise UnsafeKey("the path has a backslash, plain or percent-encoded")
-    if b"" in pieces[1:-1]:
+    if b"" in pieces[1:-1] and not keyed:
         raise UnsafeKey("the path has an empty segment")
     if UNSAFE_CHARACTERS.search(decoded.decode(errors="replace")):
         raise UnsafeKey("the path has a control or bidi character in it")
 
 
 @lru_cache(maxsize=256)
-def _check_folder(path: str, destination: bool) -> None:
+def _check_folder(path: str, destination: bool, keyed: bool) -> None:
     """As `check_path`, for the folder that thousands of objects are in."""
-    check_path(path, destination=destination)
+    check_path(path, destination=destination, keyed=keyed)
 
 
 def redirected(location: Location, reference: str, side: Side = "source") -> Location:

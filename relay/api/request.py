@@ -71,7 +71,8 @@ class MigrateRequest(_Strict):
     verify: Literal["auto", "read_back", "size"] = Field(
         "auto",
         description="How much proof: `auto` the strongest that the destination can give without reading again, else "
-        "reading back; `read_back` always; `size` only compares sizes, and is never more than unverified.",
+        "reading back; `read_back` always, refused where the URL is signed for the upload alone; `size` only compares "
+        "sizes, and is never more than unverified.",
     )
     if_exists: Literal["overwrite", "changed", "skip", "fail"] | None = Field(
         None,

@@ -15,6 +15,7 @@ from relay.cli.exits import EPILOG, Exit
 from relay.cli.terminal import receipt_lines, say, say_error
 from relay.cli.watch import Interrupted, watched
 from relay.config import load_settings
+from relay.engine.levels import refuse_unprovable
 from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
@@ -125,5 +126,6 @@ def _plan(options: Mapping[str, Any], remotes: Remotes, quiet: bool) -> Plan:
         IfExists(options["if_exists"] or "overwrite"),
         options["server_copy"],
     )
+    refuse_unprovable(plan.verify, plan.destination)
     warn(options, quiet)
     return plan

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from relay.engine.levels import refuse_unprovable
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.errors import ConfigError, SameObject
 from relay.headers import Headers
@@ -89,7 +90,8 @@ class Order:
         return self.if_exists or (IfExists.CHANGED if self.recursive else IfExists.OVERWRITE)
 
     def located(self, remotes: Remotes) -> tuple[Location, Location]:
-        """Return both Locations; those of a tree are folders. Raises a RequestError, whose pointer names the side."""
+        """Return both Locations; those of a tree are folders. Raises a RequestError, whose pointer names the side;
+        VerificationUnavailable for a proof that can never be had."""
         source = remotes.locate(
             self.source.text, headers=self.source.headers, pointer=self.source.pointer("source"), folder=self.recursive
         )
@@ -101,6 +103,7 @@ class Order:
             destination=True,
             folder=self.recursive,
         )
+        refuse_unprovable(self.verify, destination)
         if not self.recursive:
             Plan(source, destination)
             return source, destination

@@ -13,6 +13,7 @@ import gevent
 
 from relay.config import Settings
 from relay.egress import EgressPolicy
+from relay.engine.allowed import Allowed
 from relay.engine.plan import Plan
 from relay.engine.transfer import Outcome, Transfer
 from relay.errors import Cancelled, Overloaded
@@ -71,6 +72,7 @@ class Runner:
         self.stores: Opener = stores or Stores(self.wire, kinds)
         self._passed: tuple[EgressPolicy, set[tuple[str, int]]] = (self.policy, set())
         self.running: set[Transfer] = set()
+        self.allowed = Allowed()
         self.draining = False
 
     def listens(self, own: Iterable[tuple[str, int]]) -> None:
@@ -85,7 +87,8 @@ class Runner:
         for location in (plan.source, plan.destination):
             if location.host:  # a folder has none: whether it is allowed was asked when it was located
                 self._check_name(location.host, location.port)
-        return Transfer(plan, self.stores, self.slots, self.limits, Backoff(self.settings.retry_budget))
+        backoff = Backoff(self.settings.retry_budget)
+        return Transfer(plan, self.stores, self.slots, self.limits, backoff, allowed=self.allowed)
 
     def _check_name(self, host: str, port: int) -> None:
         """Ask the policy, once for each place: the objects of a tree are all at the same two. Raises EgressDenied."""

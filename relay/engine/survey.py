@@ -19,8 +19,8 @@ from gevent.pool import Pool
 
 from relay.config import Limits
 from relay.disposition import safe_name
+from relay.engine.levels import expected
 from relay.engine.order import Job
-from relay.engine.plan import Verify
 from relay.engine.tree import as_listed, pages
 from relay.engine.unchanged import unchanged
 from relay.errors import InvalidURL, NotFound, RelayError
@@ -34,8 +34,6 @@ PAGE: Final = 256
 """So many are looked at before the listing goes on."""
 NAMED: Final = 10
 """So many names that would be refused are kept."""
-TELLING: Final = frozenset({"s3"})
-"""The stores that are asked for a digest of the whole with every upload."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +129,7 @@ class Surveyor:
 
     def level(self, made: Survey) -> Level:
         """Return the level that receipts will most likely have."""
-        if self.job.verify is Verify.SIZE:
-            return Level.SIZE
-        telling = self.job.destination.store in TELLING or made.digested
-        return Level.WHOLE_DIGEST if telling and self.job.verify is Verify.AUTO else Level.READ_BACK
+        return expected(self.job.verify, self.job.destination, made.digested > 0)
 
     # -- counting
 

@@ -25,6 +25,7 @@ import gevent
 from relay.config import Limits
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.disposition import safe_name
+from relay.engine.allowed import Allowed
 from relay.engine.journal import Journal
 from relay.engine.leftovers import Before, Broken, look_before, remove, sweep
 from relay.engine.parts import COPY_BYTES, Parts, parted
@@ -148,6 +149,7 @@ class Transfer:
     journal: Journal | None = None
     admitted: bool = False
     """It is not one of those who stand in line for a slot: whoever started it knows that one is free."""
+    allowed: Allowed = field(default_factory=Allowed)
     phase: str = "waiting"
     attempt: int = 0
     total: int | None = None
@@ -160,6 +162,7 @@ class Transfer:
         self._parts: Parts | None = None
         self._hint: Found | None = None
         self._anew = 0
+        self._answered = False
         self._read_before: tuple[str, Digests] | None = None
         self._altered: str | None = None
 
@@ -195,9 +198,9 @@ class Transfer:
             while True:
                 try:
                     return self._attempt()
-                except PermissionDenied as error:
-                    raise self._withdrawn(error) from None
                 except RelayError as error:
+                    if isinstance(error, PermissionDenied) and not error.retryable:
+                        raise self._withdrawn(error) from None
                     self._wait_after(error)
         finally:
             self.phase = "settled"
@@ -357,9 +360,10 @@ class Transfer:
         if sent is None or found is None or there.size not in (None, sent.bytes):
             return None
         self.phase = "verifying"
+        notes, whole = self._end_of(found)
         try:
             stored = Stored(there, place, there.digests)
-            return self._settled(destination, place, stored, found, sent, (_SENT_BEFORE,), keep=True)
+            return self._settled(destination, place, stored, found, sent, (_SENT_BEFORE, *notes), whole, keep=True)
         except (IntegrityMismatch, DestinationLost):
             return None
 
@@ -398,7 +402,9 @@ class Transfer:
             return Before(known=self._atomic(destination))
         if (place.method == "POST" or self._atomic(destination)) and not needed:
             return Before(known=False)
-        return look_before(destination, place, needed)
+        before = look_before(destination, place, needed)
+        self._answered |= before.known
+        return before
 
     def _atomic(self, destination: Destination) -> bool:
         return destination.atomic(digested=self.plan.verify is not Verify.SIZE)
@@ -590,8 +596,7 @@ class Transfer:
                 raise _refused_length(error) from None
             raise
         self.phase = "verifying"
-        notes = _UNENDED if body.ends_by_close else ()
-        whole = not body.ends_by_close or bool(opened.version.digests and body.digester)
+        notes, whole = self._end_of(opened)
         sent = Sent(body.count, body.digests, opened.version.digests)
         try:
             self._note_read(opened, body)
@@ -599,6 +604,14 @@ class Transfer:
             remove(destination, stored, error)
             raise
         return self._settled(destination, place, stored, opened, sent, notes, whole)
+
+    @staticmethod
+    def _end_of(found: Found) -> tuple[tuple[str, ...], bool]:
+        """Return what is to be said of the source's end, and whether it was proved: by a length, the framing, or a
+        digest that the source declared and that what came has."""
+        body = found.body if isinstance(found, Opened) else None
+        proved = body is None or not body.ends_by_close or bool(found.version.digests and body.digester)
+        return (() if proved else _UNENDED), proved
 
     def _last_bytes(self, shown: bool) -> None:
         """Look before the last bytes go out whether the object is still ours; `shown` says that they make it one that
@@ -636,11 +649,14 @@ class Transfer:
         reach("before-verify")
         try:
             proof = prove(destination, stored, sent, self.plan.verify, self._settling())
+            self._still_allowed(place, proof)
             version = self._published(destination, stored, proof)
         except RelayError as error:
             if keep:
                 raise
             judged = self._judged(error, place)
+            if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
+                raise  # it is there, and need only be proved
             self.resent += sent.bytes if moved is None else moved
             if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
                 remove(destination, stored, judged)
@@ -657,6 +673,21 @@ class Transfer:
             whole=whole,
         )
         return self._outcome(receipt.state, place, receipt)
+
+    def _still_allowed(self, place: Location, proof: Proof) -> None:
+        """Raise CredentialsWithdrawn where the destination denies the proof, and answered such questions before.
+
+        Without a journal nobody could go on; one that never let us look stays what it is, unverified.
+        """
+        if proof.read:
+            self.allowed.note(place)
+        elif proof.denied and self.journal is not None and (self._answered or self.allowed.has(place)):
+            raise CredentialsWithdrawn(
+                f"the object was taken, and can't be proved: {proof.denied.message}",
+                side="destination",
+                hint="Resume with fresh credentials that may read it too; what has arrived is not sent again.",
+                store_status=proof.denied.store_status,
+            )
 
     def _judged(self, error: RelayError, place: Location) -> RelayError:
         """Return the failure of a proof, or what it means: the same other bytes twice are no accident."""

@@ -43,6 +43,10 @@ class Proof:
     level: Level
     version: Version
     notes: tuple[str, ...] = ()
+    read: bool = False
+    """The destination let us look at the object."""
+    denied: StoreError | None = None
+    """Why it could not be read, where that is a denial."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def prove(destination: Destination, stored: Stored, sent: Sent, verify: Verify, 
     version = _joined(stored, found)
     replaced = found is not None and _another(stored.version, found.version)
     try:
-        return _proved(destination, stored, version, sent, verify, replaced)
+        proof = _proved(destination, stored, version, sent, verify, replaced)
+        return replace(proof, read=found is not None or proof.level is Level.READ_BACK)
     except IntegrityMismatch as error:
         if replaced:
             raise _overwritten(stored.readable) from error
@@ -149,7 +154,8 @@ def _read_back(destination: Destination, location: Location, version: Version, s
     try:
         opened = destination.get(location, version)
     except CANT_READ as error:
-        return Proof(Level.SIZE, version, (f"could not be read back: {error.message}",))
+        denied = error if isinstance(error, PermissionDenied | Unauthenticated) else None
+        return Proof(Level.SIZE, version, (f"could not be read back: {error.message}",), denied=denied)
     except (SourceChanged, PreconditionFailed) as error:
         raise _overwritten(location) from error
     body = opened.body

@@ -95,7 +95,7 @@ def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[st
         raise UnsafeKey("the key has a control or bidi character in it")
     if not (destination or folder) and (not key or key.endswith("/")):
         raise InvalidURL("the source names no object: the key is empty, or ends in '/'")
-    check_path(f"/{canonical_path(key)}", destination=destination)
+    check_path(f"/{canonical_path(key)}", destination=destination, keyed=True)
     return bucket, key
 
 

@@ -41,6 +41,7 @@ from relay.errors import (
     Rejected,
     RelayError,
     SourceChanged,
+    StoreError,
     StoreTimeout,
     Unavailable,
     UploadGone,
@@ -65,6 +66,9 @@ from relay.stores.s3_answers import (
 )
 from relay.stores.s3_endpoint import (
     CONDITION,
+    FOLDS,
+    KEEPS,
+    KNOWN,
     NO_CONDITION,
     NO_TRAILERS,
     NO_WHOLE,
@@ -87,6 +91,7 @@ SINGLE_BYTES = 5 << 30
 """The most that one PUT may carry (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
 KEY_BYTES = 1024
 """The longest key."""
+CONTENT_MD5 = "Content-MD5"
 _USER_METADATA = "x-amz-meta-"
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 MIB = 1 << 20
@@ -168,6 +173,9 @@ class S3Store(HttpStore):
     ) -> Stored:
         """As Destination.put. A body of unknown length goes in parts, each of which is held in memory for S3 wants to
         know its length. Raises Rejected for a body above 5 GiB."""
+        return self._named(location, if_absent, lambda absent: self._put(location, body, metadata, absent))
+
+    def _put(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
         if body.length is None:
             return self._put_growing(location, body, metadata, if_absent)
         if body.length > SINGLE_BYTES:
@@ -179,7 +187,7 @@ class S3Store(HttpStore):
         response = self._send("PUT", location, fields, body, self._expects(body), wrapping)
         if response.head.status not in self.believed["PUT"]:
             raise self._upload_refusal(response, "PUT", location, fields, wrapping)
-        stored = self._stored(response, "PUT", location, body)
+        stored = self._stored(response, "PUT", location, body.digests.get("md5"))
         if wrapping:
             self._check_understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
         notes = self._left_out(location, metadata, if_absent)
@@ -196,7 +204,7 @@ class S3Store(HttpStore):
             response = self._send("PUT", location, fields, data)
             if response.head.status not in self.believed["PUT"]:
                 raise self._upload_refusal(response, "PUT", location, fields)
-            stored = self._stored(response, "PUT", location)
+            stored = self._stored(response, "PUT", location, _sent_md5(described))
             return replace(stored, notes=self._left_out(location, metadata, if_absent))
         upload = self.begin(location, metadata)
         try:
@@ -226,19 +234,94 @@ class S3Store(HttpStore):
             if isinstance(error, RelayError):
                 error.hint = f"{error.hint} An unfinished upload may remain at {upload.location} ({failure.message})."
 
-    def _stored(self, response: Response, method: str, location: Location, body: Body | None = None) -> Stored:
+    def _stored(self, response: Response, method: str, location: Location, md5: bytes | None = None) -> Stored:
         """Return what was stored, at its own version where the bucket keeps several.
 
-        An ETag that is the MD5 of what went there is the server's word for it; one that is not means nothing.
+        An ETag that is the `md5` of what went there is the server's word for it; one that is not means nothing. That a
+        Content-MD5 was sent means nothing either: who does not know the field passes over it.
         """
         consume(response, self._wire)
-        self._endpoint(location).taken()
         version = self._version(response.head)
+        self._endpoint(location).taken(told=TRAILER in version.digests)
         digests = version.digests
-        md5 = body.digests.get("md5") if body is not None and not digests else None
-        if md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
+        if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
             digests = {"md5": md5}
         return _kept_at(location, Version(etag=version.etag, digests=digests, id=version.id))
+
+    # -- names with empty segments
+
+    def head(self, location: Location) -> Found | None:
+        """As Source.head. Raises Rejected at a destination that has what is there under another name."""
+        found = super().head(location)
+        if found is not None and self._odd(location):
+            endpoint = self._endpoint(location)
+            if not endpoint.has(FOLDS):
+                endpoint.learn(KEEPS if self._lists(location) else FOLDS)
+            if endpoint.has(FOLDS):
+                raise _folded(location)
+        return found
+
+    def _odd(self, location: Location) -> bool:
+        """Say if a destination's name has an empty segment, and this endpoint is not known to keep such."""
+        if self._side != "destination" or "//" not in location.path or "//" not in f"/{_key(location)}":
+            return False
+        return not (_AWS_HOST.fullmatch(location.host) or self._endpoint(location).has(KEEPS))
+
+    def _lists(self, location: Location) -> bool:
+        """Say if what is there is listed by this very name. Raises Rejected where that can't be seen.
+
+        Not asked by the name itself: SeaweedFS repeats the prefix that it is asked for. What lies behind the last name
+        before the empty segment is where it must be.
+        """
+        key = f"/{_key(location)}"
+        before = key[1 : key.index("//") + 1]
+        asked = {"encoding-type": "url", "list-type": "2", "prefix": before, "start-after": f"{before}."}
+        try:
+            page = self._listed_page(location, asked)
+        except PermissionDenied as error:
+            raise _untold(location, error.message) from None
+        names = [entry.name for entry in entries(page, "", location, self._side)]
+        if any(name.startswith(f"{before}/") for name in names):
+            return True
+        more = (page.findtext("{*}IsTruncated") or "").lower() == "true"
+        if more and names[-1:] < [f"{before}/"]:
+            raise _untold(location, "too many names come before it")
+        return False
+
+    def _check_name(self, location: Location) -> None:
+        """Look before an upload if it would go to another object's name; where nothing is there, it harms none.
+
+        Raises Rejected, also where we may not look: another's object may be lost then.
+        """
+        if not self._odd(location):
+            return
+        if self._endpoint(location).has(FOLDS):
+            raise _folded(location)
+        try:
+            self._is_there(location)
+        except PermissionDenied as error:
+            raise _untold(location, error.message) from None
+
+    def _named(self, location: Location, if_absent: bool, store: Callable[[bool], Stored]) -> Stored:
+        """Store an object, and see that it is there under its own name; while that is not known, only where nothing is.
+
+        Raises as `_check_name`, and removes it, where it is not; Unavailable where somebody was faster.
+        """
+        if not self._odd(location):
+            return store(if_absent)
+        self._check_name(location)
+        try:
+            stored = store(True)
+        except PreconditionFailed as error:
+            if if_absent:
+                raise
+            raise Unavailable(error.message, side=self._side, hint="Somebody else writes the same key.") from None
+        try:
+            self._is_there(location)
+        except StoreError:
+            self.delete(location, stored.version)
+            raise
+        return stored
 
     # -- what an endpoint was found not to take
 
@@ -246,7 +329,7 @@ class S3Store(HttpStore):
         """Return what is known of where `location` is; made once for a transfer's own."""
         if self._near is None or self._near[0] is not location:
             bucket = cast(S3Account, location.account).bucket
-            self._near = (location, Endpoint(self._wire.memory, location.origin, bucket))
+            self._near = (location, Endpoint(self._wire.memory, location.origin, bucket, location.path))
         return self._near[1]
 
     def _conditional(self, location: Location, if_absent: bool) -> bool:
@@ -257,17 +340,15 @@ class S3Store(HttpStore):
         """Return the checksum behind the bytes; where the endpoint takes none their MD5 is computed instead."""
         if body.digester is None or TRAILER not in body.digester.names:
             return None
-        if self._endpoint(location).has(NO_TRAILERS):
+        if self._endpoint(location).unchecked:
             body.digest_also("md5")
             return None
         return _trailer(body)
 
     def _checksum(self, location: Location, data: bytes) -> Fields:
         """Return the field that lets S3 compare bytes that are all at hand: a CRC64NVME, or Content-MD5."""
-        if self._endpoint(location).has(NO_TRAILERS):
-            digester = Digester(("md5",))
-            digester.update(data)
-            return (("Content-MD5", base64.b64encode(digester.digests()["md5"]).decode()),)
+        if self._endpoint(location).unchecked:
+            return ((CONTENT_MD5, base64.b64encode(_digest(data, "md5")).decode()),)
         return ((CHECKSUM + TRAILER, base64.b64encode(_digest(data)).decode()),)
 
     def _described(self, location: Location, metadata: Fields) -> Fields:
@@ -293,6 +374,10 @@ class S3Store(HttpStore):
         what = self._endpoint(location).leave_out(refusal)
         if what is None:
             return self._refused(response, method, location, text)
+        if refusal.denied:  # which it most likely is, so that this is what is told where nothing is tried again
+            denial = self._refused(response, method, location, text)
+            denial.retryable, denial.message = True, f"{denial.message}, with {what}"
+            return denial
         response.body.close()
         return Unavailable(
             f"{method} {location} was answered {status} {code}; it is sent again without {what}",
@@ -339,6 +424,9 @@ class S3Store(HttpStore):
         token: str | None = None,
     ) -> Stored:
         """As CopyDestination.copy, by CopyObject. Its answer of 200 may be an error all the same."""
+        return self._named(location, if_absent, lambda absent: self._copy(source, found, location, absent))
+
+    def _copy(self, source: Location, found: Found, location: Location, if_absent: bool) -> Stored:
         own = {name.lower() for name, _ in location.headers}
         fields = _copy_source(source, found) + ((CONDITION, "*"),) * self._conditional(location, if_absent)
         if not found.version.digests:
@@ -349,7 +437,8 @@ class S3Store(HttpStore):
         response = self._send("PUT", location, fields, b"")
         root = self._copied(response, source, location, if_absent)
         etag = printable(root.findtext("{*}ETag") or "") or None
-        return _kept_at(location, Version(etag=etag, digests=told_checksums(root), id=version_id(response.head)))
+        version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
+        return _kept_at(location, version)
 
     def copy_part(self, upload: Upload, number: int, source: Location, found: Found, span: Span) -> Part:
         """As CopyPartsDestination.copy_part, by UploadPartCopy."""
@@ -388,12 +477,15 @@ class S3Store(HttpStore):
         return PARTS
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """As PartsDestination.begin. A server that knows no checksum of the whole is asked again without one."""
+        """As PartsDestination.begin. A server that knows no checksum of the whole is asked again without one; a denial
+        may mean that too, where none was ever taken."""
+        self._check_name(location)
         place, endpoint = _at(location, "uploads="), self._endpoint(location)
         fields = carried(location, self._described(location, metadata), if_absent=False)
         checked = not endpoint.has(NO_WHOLE)
         response = self._send("POST", place, fields + WHOLE * checked, b"")
-        if checked and response.head.status in (400, 501):
+        statuses = (400, 501) if endpoint.has(KNOWN) else (400, 403, 501)
+        if checked and response.head.status in statuses:
             response.body.close()
             response, checked = self._send("POST", place, fields, b""), False
             if response.head.status == 200:
@@ -422,7 +514,7 @@ class S3Store(HttpStore):
         if response.head.status not in self.believed["PUT"]:
             raise self._upload_refusal(response, "PUT", upload.location, fields, wrapping)
         etag = response.head.get("etag")
-        theirs = self._stored(response, "PUT", upload.location, body if isinstance(body, Body) else None).digests
+        theirs = self._stored(response, "PUT", upload.location, _sent_md5(fields, body)).digests
         told = theirs.get(TRAILER)
         if not etag:
             raise ProtocolViolation(f"{upload.location}: part {number} was taken and has no ETag", side=self._side)
@@ -430,8 +522,7 @@ class S3Store(HttpStore):
         if ours is not None and told is not None and told != ours:
             raise IntegrityMismatch(f"part {number} arrived damaged", side=self._side, retryable=True)
         size = body.count if isinstance(body, Body) else len(body)
-        compared = "Content-MD5" in dict(fields) or "md5" in theirs
-        return Part(number, size, etag, checked=compared or (ours is not None and told is not None))
+        return Part(number, size, etag, checked="md5" in theirs or (ours is not None and told is not None))
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
         """As PartsDestination.stored_parts, by ListParts, a thousand a page."""
@@ -454,6 +545,9 @@ class S3Store(HttpStore):
 
     def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
         """As PartsDestination.complete. An answer of 200 may be an error all the same: its text decides."""
+        return self._named(upload.location, if_absent, lambda absent: self._complete(upload, parts, digests, absent))
+
+    def _complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool) -> Stored:
         rows = "".join(
             f"<Part><ETag>{escape(part.etag)}</ETag><PartNumber>{part.number}</PartNumber></Part>" for part in parts
         )
@@ -509,7 +603,7 @@ class S3Store(HttpStore):
         Not with `encoding-type`: SeaweedFS says that it encoded the keys, and did not. No key of ours needs it.
         """
         account = cast(S3Account, location.account)
-        key = unquote(location.path.removeprefix(account.prefix)).lstrip("/")
+        key = _key(location)
         query = f"prefix={quote(key, safe='-_.~')}&uploads="
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
         if response.head.status != 200:
@@ -549,8 +643,7 @@ class S3Store(HttpStore):
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, by ListObjectsV2, a thousand a page in the order of their names' bytes."""
-        account = cast(S3Account, location.account)
-        prefix = unquote(location.path.removeprefix(account.prefix)).lstrip("/")
+        prefix = _key(location)
         prefix += "/" if prefix and not prefix.endswith("/") else ""
         asked = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
         if not recursive:
@@ -604,7 +697,7 @@ class S3Store(HttpStore):
             return super().delete(_version_at(location, version.id), Version())
         if version.etag is not None:
             try:
-                found = self.head(location)
+                found = super().head(location)
             except NotFound:
                 return
             if found is not None and found.version.etag != version.etag:
@@ -772,6 +865,27 @@ class _Ahead:
         self._job.kill()
 
 
+def _key(location: Location) -> str:
+    """Return the key of an object, or of a folder."""
+    return unquote(location.path.removeprefix(cast(S3Account, location.account).prefix).removeprefix("/"))
+
+
+def _folded(location: Location) -> Rejected:
+    return Rejected(
+        f"{location} has an empty segment, and this store takes '//' for '/'",
+        side="destination",
+        hint="Two objects would become one there: rename the object, or choose another store.",
+    )
+
+
+def _untold(location: Location, why: str) -> Rejected:
+    return Rejected(
+        f"{location} has an empty segment, and whether this store keeps such a name can't be seen: {why}",
+        side="destination",
+        hint="Permit to list the bucket and to read the object, once; or rename the object.",
+    )
+
+
 def _version_at(location: Location, id: str) -> Location:
     """Return the address of one version of an object."""
     return _at(location, f"versionId={quote(id, safe='-_.~')}")
@@ -810,13 +924,21 @@ def _copying(source: S3Account, destination: S3Account) -> str:
     return f"copy {source.bucket} {destination.bucket}"
 
 
-def _digest(body: Body | bytes) -> bytes:
-    """Return the CRC64NVME of what was sent."""
+def _digest(body: Body | bytes, name: str = TRAILER) -> bytes:
+    """Return a digest of what was sent."""
     if isinstance(body, Body):
-        return body.digests[TRAILER]
-    digester = Digester((TRAILER,))
+        return body.digests[name]
+    digester = Digester((name,))
     digester.update(body)
-    return digester.digests()[TRAILER]
+    return digester.digests()[name]
+
+
+def _sent_md5(fields: Fields, body: Body | bytes = b"") -> bytes | None:
+    """Return the MD5 of what was sent, where it was computed on the way or is among the fields."""
+    told = dict(fields).get(CONTENT_MD5)
+    if told is not None:
+        return base64.b64decode(told)
+    return body.digests.get("md5") if isinstance(body, Body) else None
 
 
 def _trailer(body: Body) -> Wrapping:

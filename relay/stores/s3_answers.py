@@ -82,6 +82,7 @@ CODES: Mapping[str, Code] = {
     "InvalidObjectState": Code(Rejected, "The object is archived; restore it first, then move it."),
     "EntityTooLarge": Code(Rejected),
     "KeyTooLongError": Code(Rejected, "A key has at most 1,024 bytes."),
+    "XMinioInvalidObjectName": Code(Rejected, "This server takes no such name; rename the object."),
     "QuotaExceeded": Code(StoreFull),
     "XMinioStorageFull": Code(StoreFull),
     "PreconditionFailed": Code(PreconditionFailed),

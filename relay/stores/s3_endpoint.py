@@ -5,6 +5,10 @@ understand. So of what need not be said one thing after the other is left out, t
 the precondition; what was left out in vain is said again. Whatever is missing then shows in the receipt: as a lower
 level, or as a note.
 
+A denial may mean a checksum too, where a field that nobody knows spoils the signature. Mostly it means what it says, so
+that only the object that was denied goes once without, at an endpoint that never took a checksum; all others follow
+once that was taken.
+
 Decided here: what is left out next. Never here: what a request looks like (`stores/s3.py`).
 """
 
@@ -17,11 +21,15 @@ from relay.stores.s3_answers import CHECKSUM, TRAILER
 from relay.wire.http1 import Fields
 from relay.wire.memory import Memory
 
+KNOWN = "checksums"
+"""What is learned of an endpoint: that it told the checksum of an upload, so that it does not deny those; ..."""
 TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the whole"
-"""What is learned of an endpoint: that it takes a checksum behind the bytes or does not, that it keeps none of a whole
-that came in parts, ..."""
+"""... that it takes a checksum behind the bytes or does not, that it keeps none of a whole that came in parts, ..."""
 NO_CONDITION = "no precondition"
 """... and that it does not know "only where nothing is"."""
+KEEPS, FOLDS = "keeps empty segments", "folds empty segments"
+"""Whether a key with an empty segment is a name of its own there, or another one's: some keep their objects in a file
+system, where `a//b` is `a/b`."""
 _TRIAL = "perhaps "
 """Before a fact: no upload was taken since."""
 TAGGING, CONDITION = "x-amz-tagging", "If-None-Match"
@@ -40,6 +48,8 @@ LEFT_OUT = frozenset(
 """The codes of a server that does not know something which need not be said."""
 _STATUSES = frozenset({400, 411, 501})
 """The statuses of one that names no code."""
+DENIED = frozenset({"", "AccessDenied", "SignatureDoesNotMatch"})
+"""The codes of a 403 that a field may be the cause of; all others say what it is."""
 UNTAGGED = "the destination does not take the object's tags"
 UNCONDITIONAL = (
     "the destination knows no 'only where nothing is': nothing was there before, but who came between was overwritten"
@@ -61,6 +71,16 @@ class Refusal:
         """Whether it may be something that the server does not know."""
         return self.code in LEFT_OUT if self.code else self.status in _STATUSES
 
+    @property
+    def denied(self) -> bool:
+        """Whether it is a denial that may mean a field."""
+        return self.status == 403 and self.code in DENIED
+
+    @property
+    def checked(self) -> bool:
+        """Whether the request had a checksum that need not be said."""
+        return self.wrapped or self.holds(CHECKSUM + TRAILER)
+
     def holds(self, name: str) -> bool:
         """Say if the request had this field."""
         return any(field.lower() == name.lower() for field, _ in self.fields)
@@ -68,11 +88,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What is remembered of one endpoint, for one of its buckets."""
+    """What is remembered of one endpoint, for one of its buckets, and of the upload to one `path` there."""
 
     memory: Memory
     origin: Origin
     bucket: str
+    path: str
 
     def has(self, fact: str) -> bool:
         """Say if this was learned."""
@@ -87,16 +108,31 @@ class Endpoint:
         """The name under which it is remembered that the bucket's objects get no tags."""
         return f"no tags {self.bucket}"
 
+    @property
+    def unchecked(self) -> bool:
+        """Whether the upload is to go without a checksum."""
+        return self.has(NO_TRAILERS) or self.has(self._trial)
+
+    @property
+    def _trial(self) -> str:
+        """The name under which it is remembered that this object was denied with a checksum."""
+        return f"denied with a checksum {self.path}"
+
     def leave_out(self, refusal: Refusal) -> str | None:
         """Return what is left out from now on, in words, or None where that can't be what was wrong."""
         if (refusal.unknown or refusal.code == "AccessDenied") and refusal.holds(TAGGING):
             self.learn(self.untagged)
             return "its tags"
+        if refusal.denied:
+            return self._denied(refusal)
         if not refusal.unknown:
             return None
         conditional = refusal.holds(CONDITION)
-        checked = refusal.wrapped or refusal.holds(CHECKSUM + TRAILER)
-        if checked and not self.has(TRAILERS) and not (conditional and refusal.named.lower() == CONDITION.lower()):
+        if (
+            refusal.checked
+            and not self.has(TRAILERS)
+            and not (conditional and refusal.named.lower() == CONDITION.lower())
+        ):
             self._try(NO_TRAILERS)
             return TRAILER
         self._withdraw(NO_TRAILERS)
@@ -106,8 +142,23 @@ class Endpoint:
         self._withdraw(NO_CONDITION)
         return None
 
-    def taken(self) -> None:
-        """Note that an upload was taken: what it was sent without is left out for good."""
+    def _denied(self, refusal: Refusal) -> str | None:
+        """As `leave_out`, of a denial. One of what went without a checksum already is a real one."""
+        if not refusal.checked:
+            self.memory.forget(self.origin, self._trial)
+            return None
+        if self.has(KNOWN) or self.has(TRAILERS):
+            return None
+        self.learn(self._trial)
+        return TRAILER
+
+    def taken(self, told: bool) -> None:
+        """Note that an upload was taken: what it was sent without is left out for good. `told` says that the answer
+        names its checksum."""
+        if told:
+            self.learn(KNOWN)
+        if self.memory.forget(self.origin, self._trial) and not (self.has(KNOWN) or self.has(TRAILERS)):
+            self.learn(NO_TRAILERS)
         for fact in (NO_TRAILERS, NO_CONDITION):
             self.memory.forget(self.origin, _TRIAL + fact)
 

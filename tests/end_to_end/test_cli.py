@@ -78,6 +78,14 @@ def test_within_limits() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_b78_a_proof_that_can_never_be_had_is_wrong_usage() -> None:
+    """2, before anything is dialled, without the signature."""
+    done = relay("migrate", "/a", f"https://b.example/c?X-Amz-Signature={SECRET}", "--verify", "read_back")
+    assert done.returncode == 2
+    assert "signed for the upload alone" in done.stderr and "'auto'" in done.stderr
+    assert SECRET not in done.stderr + done.stdout
+
+
 def test_unverified() -> None:
     """3: could not verify is not success."""
     with Peer(whole()) as source, Peer(keeping(Cloud())) as destination:

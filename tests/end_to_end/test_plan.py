@@ -119,6 +119,7 @@ def test_one_object_is_only_asked_for(tmp_path: Path) -> None:
         (("-r", "nosuch:bucket", "/tmp/x"), 2, "no remote"),
         (("-r", "/a", "/a/b"), 2, "lie in each other"),
         (("-r", "/a", "/b", "--method", "POST"), 2, "by PUT"),
+        (("/a", "https://b.example/c?X-Amz-Signature=s", "--verify", "read_back"), 2, "read_back can't be had"),
     ],
 )
 def test_what_can_not_be_planned_is_one_line(words: tuple[str, ...], code: int, says: str) -> None:

@@ -65,6 +65,8 @@ class Bucket:
     blind: bool = False
     refuses: Mapping[bytes, bytes] = field(default_factory=dict)
     """Names of fields, and what an upload with one is answered."""
+    tags: bool = True
+    """An old one's entity tags are the MD5 of what came."""
     sums: bool = False
     """It tells the checksum of what it has."""
     mangle: Callable[[bytes], bytes] = bytes
@@ -169,7 +171,7 @@ class Bucket:
         return rest[: int(size, 16)]
 
     def _tag(self, data: bytes, other: str) -> str:
-        return hashlib.md5(data).hexdigest() if self.old else other
+        return hashlib.md5(data).hexdigest() if self.old and self.tags else other
 
 
 def patient(engine: Engine) -> Engine:

@@ -70,9 +70,12 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 def test_the_code_decides_not_the_status(
     engine: Engine, source: Spawned, status: int, code: str, error: type[RelayError], retryable: bool
 ) -> None:
-    bucket = Bucket({"put": [refusal(status, code)]})
-    with Peer(many(bucket)) as peer, pytest.raises(RelayError) as caught:
-        engine.migrate(source.url("/objects/a?size=1000"), place(peer))
+    bucket = Bucket({"put": [reply(200, b"", f"x-amz-checksum-crc64nvme: {'A' * 11}="), refusal(status, code)]})
+    with Peer(many(bucket)) as peer:
+        with pytest.raises(IntegrityMismatch):  # but it knows checksums, so that it is not those which it denies
+            engine.migrate(source.url("/objects/a?size=1000"), place(peer))
+        with pytest.raises(RelayError) as caught:
+            engine.migrate(source.url("/objects/a?size=1000"), place(peer))
     assert type(caught.value) is error
     assert (caught.value.side, caught.value.retryable) == ("destination", retryable)
     assert bucket.whole is None
@@ -191,6 +194,21 @@ def test_f54_a_store_that_knows_only_md5_takes_what_is_held(engine: Engine, sour
         outcome = patient(engine).migrate(url, place(peer))
     assert outcome.state is State.VERIFIED
     assert b"\r\nContent-MD5: " in next(r for r in reversed(bucket.requests) if r.startswith(b"PUT"))
+
+
+@pytest.mark.parametrize(("tags", "level"), [(True, Level.PART_DIGESTS), (False, Level.READ_BACK)])
+def test_f27_a_content_md5_that_nobody_may_have_compared_proves_no_part(
+    engine: Engine, source: Spawned, tags: bool, level: Level
+) -> None:
+    """Its entity tag says if the store looked at the bytes; who passes over the field says nothing of them."""
+    bucket = Bucket(old=True, tags=tags, refuses={b"x-amz-checksum": refusal(501, "NotImplemented")})
+    url = source.url(f"/objects/a?size={SIZE}&fault=framing(chunked);on(HEAD,status(405))")
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(url, place(peer))
+    parts = [request for request in bucket.requests if b"partNumber" in request]
+    assert parts and all(b"\r\nContent-MD5: " in part for part in parts[-2:])
+    assert outcome.receipt is not None
+    assert (outcome.state, outcome.receipt.level) == (State.VERIFIED, level)
 
 
 def test_f54_a_store_that_keeps_the_coding_with_the_bytes_is_found_out(engine: Engine, source: Spawned) -> None:

@@ -4,12 +4,15 @@ unless the bytes are the source's, and nothing at the destination that could be 
 from __future__ import annotations
 
 import gzip
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
+from awscrt.checksums import crc32c
 
+from relay.engine.transfer import Known
 from relay.errors import (
     ConnectionLost,
     EgressDenied,
@@ -109,11 +112,11 @@ def test_f01_f02_a_second_attempt_with_a_fresh_body_succeeds(patient: Engine, pa
     assert outcome.receipt.bytes_resent > 0
 
 
-def close_delimited(pair: Pair, text: bytes) -> Callable[[Talk, bytes], None]:
+def close_delimited(pair: Pair, text: bytes, field: bytes = b"") -> Callable[[Talk, bytes], None]:
     """Answer without a length, and end properly: FIN, or close_notify and FIN."""
 
     def get(talk: Talk, _: bytes) -> None:
-        talk.send(b"HTTP/1.1 200 OK\r\n\r\n", text)
+        talk.send(b"HTTP/1.1 200 OK\r\n" + field + b"\r\n", text)
         if pair.tls:
             talk.sock.unwrap()  # type: ignore[attr-defined]
 
@@ -122,6 +125,23 @@ def close_delimited(pair: Pair, text: bytes) -> Callable[[Talk, bytes], None]:
 
 def test_f03_close_delimited_is_never_more_than_unverified(engine: Engine, pair: Pair) -> None:
     assert works(engine, pair, serving(Cloud(), close_delimited(pair, DATA))) is State.UNVERIFIED
+
+
+@pytest.mark.parametrize("declared", [False, True], ids=["nothing declared", "a digest declared"])
+def test_f27_what_was_there_already_is_no_proof_of_a_source_without_an_end(
+    engine: Engine, pair: Pair, declared: bool
+) -> None:
+    """The destination has what came the first time, which may have been cut at the same byte."""
+    pair.destination.objects[b"/b"] = DATA
+    crc = crc32c(DATA)
+    field = b"Repr-Digest: crc32c=:%s:\r\n" % b64encode(crc.to_bytes(4, "big")) if declared else b""
+    source = pair.source(serving(Cloud(), close_delimited(pair, DATA, field)))
+    transfer = engine.runner.transfer(engine.plan(source.url("/a"), pair.there.url("/b")))
+    outcome = engine.runner.run(replace(transfer, known=Known(begun=True)))
+    assert b"PUT" not in pair.destination.methods
+    assert outcome.state is (State.VERIFIED if declared else State.UNVERIFIED)
+    assert outcome.receipt is not None
+    assert any("neither a length nor a digest" in note for note in outcome.receipt.notes) is not declared
 
 
 def test_f03_close_delimited_is_held_to_the_size_that_head_told(engine: Engine, pair: Pair) -> None:

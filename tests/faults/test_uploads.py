@@ -16,13 +16,14 @@ from relay.errors import (
     DestinationLost,
     DestinationMutates,
     IntegrityMismatch,
+    PermissionDenied,
     PreconditionFailed,
     Rejected,
     StoreFull,
     UploadGone,
 )
 from relay.receipt import Level, State
-from relay.stores.s3_endpoint import UNCONDITIONAL
+from relay.stores.s3_endpoint import KNOWN, UNCONDITIONAL
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests.conftest import Certificates, Engine
@@ -296,6 +297,10 @@ PROFILES = {
     ),
     "ceph": Profile({b"x-amz-trailer": refusal(411, "MissingContentLength")}),
     "no preconditions": Profile({b"If-None-Match": UNKNOWN}, old=False, sums=True, conditional=False),
+    "a signature that is spoilt": Profile(
+        {b"x-amz-trailer": refusal(403, "SignatureDoesNotMatch"), b"x-amz-checksum": refusal(403, "AccessDenied")}
+    ),
+    "a wall before it": Profile({b"x-amz-trailer": reply(403), b"x-amz-checksum": reply(403)}),
     "no word of why": Profile({b"x-amz-trailer": reply(501), b"If-None-Match": reply(501)}, conditional=False),
 }
 
@@ -346,6 +351,58 @@ def test_f54_what_was_left_out_in_vain_is_said_again(engine: Engine, source: Spa
     assert not outcome.receipt.notes
     last = next(request for request in reversed(bucket.requests) if request.startswith(b"PUT"))
     assert b"x-amz-trailer" in last and b"If-None-Match: *" in last
+
+
+DENIED = refusal(403, "AccessDenied")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("first", ["denied", "taken"])
+def test_f54_a_real_denial_is_asked_about_once_and_takes_no_checksum_from_anybody(
+    engine: Engine, source: Spawned, size: int, first: str
+) -> None:
+    """Not even once where the endpoint is known to take checksums."""
+    bucket, operation = Bucket(sums=True), "put" if size == SMALL else "part"
+    with Peer(many(bucket)) as peer:
+        if first == "taken":
+            engine.migrate(url(source, size), place(peer))
+        bucket.asked.clear()
+        bucket.answers[operation] = [DENIED] * 9
+        with pytest.raises(PermissionDenied) as caught:
+            patient(engine).migrate(url(source, size), place(peer))
+        assert not caught.value.retryable
+        assert bucket.asked.count(operation) == (2 if first == "denied" else 1)
+        bucket.answers.clear()
+        outcome = engine.migrate(url(source, size), place(peer))
+    assert outcome.receipt is not None
+    assert (outcome.receipt.level, outcome.receipt.attempts) == (Level.WHOLE_DIGEST, 1)
+    last = next(request for request in reversed(bucket.requests) if request.startswith(b"PUT"))
+    assert b"x-amz-trailer" in last
+
+
+def test_f54_a_denial_without_a_second_attempt_is_told_as_one(engine: Engine, source: Spawned) -> None:
+    with Peer(many(Bucket({"put": [DENIED]}))) as peer, pytest.raises(PermissionDenied) as caught:
+        engine.migrate(url(source, SMALL), place(peer))
+    assert caught.value.side == "destination"
+
+
+def test_f54_who_is_denied_with_a_checksum_while_others_are_taken_with_theirs_changes_nothing_for_them(
+    engine: Engine, source: Spawned
+) -> None:
+    """The denied one goes without by then; that it arrives so says nothing of an endpoint that takes checksums."""
+    bucket = Bucket(sums=True)
+
+    def meanwhile(talk: Talk) -> None:
+        engine.runner.wire.memory.learn(place(peer).origin, KNOWN)  # another one was taken
+        talk.send(reply(200, b"", 'ETag: "one"'))
+
+    bucket.answers["put"] = [DENIED, meanwhile]
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(url(source, SMALL), place(peer))
+        assert outcome.receipt is not None and outcome.receipt.attempts == 2
+        engine.migrate(url(source, SMALL), place(peer))
+    sent = [b"x-amz-trailer" in request for request in bucket.requests if request.startswith(b"PUT")]
+    assert sent == [True, False, True]
 
 
 def test_a_refusal_that_names_the_precondition_leaves_the_checksum_alone(engine: Engine, source: Spawned) -> None:

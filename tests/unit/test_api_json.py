@@ -138,6 +138,7 @@ def test_short_body_is_not_parsed(client: FlaskClient) -> None:
 
 
 SECRET = "hunter2hunter2"
+SIGNED = {"destination": f"https://b.example/y?X-Amz-Signature={SECRET}"}
 
 
 @pytest.mark.parametrize(
@@ -191,6 +192,7 @@ SECRET = "hunter2hunter2"
         (GOOD | {"source": "http://169.254.169.254/latest/meta-data/"}, 403, "egress-denied", None),  # B30
         (GOOD | {"destination": "https://b.example:22/"}, 403, "port-denied", None),  # B42
         (GOOD | {"destination": "https://a.example/x"}, 422, "same-object", None),
+        (GOOD | SIGNED | {"verify": "read_back"}, 422, "verification-unavailable", "/verify"),  # B78
     ],
 )
 def test_members(client: FlaskClient, members: dict[str, Any], status: int, code: str, pointer: str | None) -> None:

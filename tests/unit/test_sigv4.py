@@ -32,7 +32,7 @@ def test_the_example_that_aws_publishes() -> None:
 
 
 @pytest.mark.parametrize("token", [None, "a/session+token=="])
-@pytest.mark.parametrize("key", ["a", "a b/c+d", "ü/日本", "x~y_z-1.2", "100%", "a=b&c=d;e"])
+@pytest.mark.parametrize("key", ["a", "a b/c+d", "ü/日本", "x~y_z-1.2", "100%", "a=b&c=d;e", "a//b", "/a", "a///"])
 @pytest.mark.parametrize("query", ["", "partNumber=3&uploadId=abc%2Fdef", "uploads="])
 def test_every_signature_is_the_one_of_awss_own_signer(
     monkeypatch: pytest.MonkeyPatch, key: str, query: str, token: str | None

@@ -1,0 +1,60 @@
+"""Which level of proof a destination can give, as far as that can be known before anything is sent.
+
+Decided here: what `relay plan` tells to expect, and which wish is refused when it is made. Never here: what was proved
+(`engine/verify.py`); what only trying shows (`engine/doctor.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import unquote
+
+from relay.engine.plan import Verify
+from relay.errors import VerificationUnavailable
+from relay.location import Location
+from relay.receipt import Level
+
+TELLING: Final = frozenset({"s3"})
+"""The stores that are asked for a digest of the whole with every upload."""
+_BY_METHOD: Final = (
+    frozenset({"x-amz-signature"}),
+    frozenset({"x-goog-signature"}),
+    frozenset({"signature", "awsaccesskeyid"}),
+    frozenset({"signature", "googleaccessid"}),
+)
+"""What stands in the query of a URL that is signed together with its method (docs.aws.amazon.com, "Signature Version 4:
+query string parameters", and of version 2; cloud.google.com, "V4 signing process")."""
+
+
+def unreadable(place: Location) -> str | None:
+    """Return why a destination that can be written to can never be read, or None where it may be."""
+    if place.account is not None:
+        return None
+    pairs = [part.partition("=") for part in place.query.split("&")]
+    query = {unquote(name).lower(): unquote(value) for name, _, value in pairs}
+    if any(names <= query.keys() for names in _BY_METHOD):
+        return "its URL is signed for the upload alone"
+    if {"sig", "sv", "sp"} <= query.keys() and "r" not in query["sp"]:  # learn.microsoft.com, "Create a service SAS"
+        return "its URL's signature does not permit reading"
+    return None
+
+
+def refuse_unprovable(verify: Verify, place: Location) -> None:
+    """Raise VerificationUnavailable for a level that this destination can never give."""
+    why = unreadable(place) if verify is Verify.READ_BACK else None
+    if why is not None:
+        raise VerificationUnavailable(
+            f"read_back can't be had of {place}: {why}",
+            hint="Ask for 'auto': by the store's own digest if its answer tells one, else 'size', which is unverified. "
+            "A destination with credentials (s3://…, a remote) can be read back.",
+            pointer="/verify",
+        )
+
+
+def expected(verify: Verify, place: Location, told: bool) -> Level:
+    """Return the level that receipts will most likely have; `told` says that a digest was told of what is there."""
+    if verify is Verify.SIZE:
+        return Level.SIZE
+    if verify is Verify.AUTO and (told or place.store in TELLING):
+        return Level.WHOLE_DIGEST
+    return Level.SIZE if unreadable(place) else Level.READ_BACK

@@ -1,0 +1,175 @@
+"""Keys of buckets that are no paths: empty segments, and a slash at their beginning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gevent
+import pytest
+
+from relay.config import Limits
+from relay.engine.claimer import Claimer
+from relay.engine.order import End, Order
+from relay.errors import Rejected, UnsafeKey
+from relay.ledger.ledger import Ledger
+from relay.location import Location
+from relay.receipt import State
+from relay.stores.aws import S3Config, s3_location
+from relay.stores.remotes import Remotes
+from relay.stores.sigv4 import Credentials, Signer
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.shelf import Shelf
+from tests.scripted import Peer
+
+KEYS = ("a/b", "a//b", "a///b", "/a/b", "//a", "c//", "ü//日本", "a b//+")
+"""As they lie below the folder that is moved; one is a marker of a folder."""
+MOVED = {key: key.encode() for key in KEYS if not key.endswith("/")}
+
+
+def folding(key: str) -> str:
+    return re.sub("/+", "/", key).removeprefix("/")
+
+
+def located(peer: Peer, key: str) -> Location:
+    return s3_location(S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url("")), "bucket", key)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Return an empty ledger."""
+    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    made = Engine(certificates.ca_file)
+    yield made
+    made.assert_nothing_left()
+
+
+def remotes(source: Peer, destination: Peer) -> Remotes:
+    keys = {"type": "s3", "access_key_id": "KEY", "secret_access_key": "SECRET"}
+    named = {name: {**keys, "endpoint": peer.url("")} for name, peer in (("from", source), ("to", destination))}
+    return Remotes(named, folders=())
+
+
+def worked(ledger: Ledger, engine: Engine, order: Order) -> dict[str, tuple[str, str]]:
+    """Move a tree; return what became of each object, and why."""
+    id = ledger.create(order.spec(engine.runner.remotes))[0].id
+    with gevent.Timeout(60):
+        Claimer(ledger, engine.runner, 4, id).run()
+    return {row.name: (row.state, str((row.error or {}).get("detail", ""))) for row in ledger.page(id)}
+
+
+@pytest.mark.parametrize("folder", ["", "in/", "in//", "/"])
+def test_b58_keys_with_empty_segments_go_from_s3_to_s3_as_they_are(engine: Engine, ledger: Ledger, folder: str) -> None:
+    """From and to every such folder, two objects a page, and none becomes another."""
+    source = Shelf({folder + key: key.encode() for key in KEYS} | {"elsewhere": b""} if folder else dict(MOVED), page=2)
+    shelf = Shelf()
+    for key in KEYS:
+        if key.endswith("/"):
+            source.objects[folder + key] = b""
+    with Peer([source] * 60) as there, Peer([shelf] * 60) as here:
+        engine.runner.remotes = remotes(there, here)
+        found = worked(ledger, engine, Order(End(f"from:bucket/{folder}"), End(f"to:bucket/{folder}"), recursive=True))
+    assert found == {name: ("verified", "") for name in MOVED}
+    assert shelf.objects == {folder + key: data for key, data in MOVED.items()}
+    puts = {line for line in shelf.asked if line.startswith("PUT")}
+    assert f"PUT /bucket/{folder}a//b" in puts
+    assert f"PUT /bucket/{folder}//a" in puts
+
+
+@pytest.mark.parametrize("key", ["a//b", "/a", "a///b//c"])
+def test_b58_one_object_by_its_url(engine: Engine, key: str) -> None:
+    shelf, source = Shelf(), serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer(source) as there, Peer([shelf] * 9) as here:
+        config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), here.url(""))
+        place = Remotes(aws=lambda profile: config).locate(f"s3://bucket/{key}", destination=True)
+        assert str(place) == f"s3://bucket/{key}"
+        assert engine.migrate(there.url(), place).state is State.VERIFIED
+    assert shelf.objects == {key: DATA}
+
+
+def test_b58_copies_within_a_store_too(engine: Engine) -> None:
+    shelf = Shelf({"a//b": b"two", "a/b": b"one"})
+    with Peer([shelf] * 9) as peer:
+        from_, to = located(peer, "a//b"), located(peer, "c//d")
+        assert engine.migrate(from_, replace(to, account=from_.account)).state is State.VERIFIED
+    assert shelf.objects == {"a//b": b"two", "a/b": b"one", "c//d": b"two"}
+    assert not any(line.startswith("GET /bucket/a") for line in shelf.asked)
+
+
+def test_what_is_kept_is_found_out_once(engine: Engine) -> None:
+    shelf = Shelf()
+    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
+        for number in range(3):
+            engine.migrate(there.url(), located(here, f"a//{number}"))
+    assert sum("list-type" in line for line in shelf.asked) == 1
+    assert len(shelf.asked) == 6  # a look before the first, its upload, a look after it, a list; and two uploads
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+def test_b58_a_store_that_takes_two_slashes_for_one_is_found_out_and_loses_nothing(
+    certificates: Certificates, there_before: bool
+) -> None:
+    """The next one is refused before anything of it is sent."""
+    engine = Engine(certificates.ca_file, Limits(settle_seconds=1))
+    shelf = Shelf({"a/b": b"precious"} if there_before else {}, folds=folding)
+    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
+        for key in ("a//b", "a//c"):
+            with pytest.raises(Rejected) as caught:
+                engine.migrate(there.url(), located(here, key))
+            assert "'//' for '/'" in caught.value.message
+            assert (caught.value.side, caught.value.retryable) == ("destination", False)
+        assert sum(line.startswith("PUT") for line in shelf.asked) == (0 if there_before else 1)
+        assert engine.migrate(there.url(), located(here, "c/d")).state is State.VERIFIED
+    assert shelf.objects == ({"a/b": b"precious"} if there_before else {}) | {"c/d": DATA}
+    engine.assert_nothing_left()
+
+
+def test_b58_who_writes_the_other_name_in_the_same_moment_loses_nothing(certificates: Certificates) -> None:
+    engine = Engine(certificates.ca_file, retry_budget=10)
+    shelf = Shelf(folds=folding, meanwhile=[{"a/b": b"precious"}])
+    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
+        with pytest.raises(Rejected, match="'//' for '/'"):
+            engine.migrate(there.url(), located(here, "a//b"))
+    assert shelf.objects == {"a/b": b"precious"}
+    engine.assert_nothing_left()
+
+
+@pytest.mark.parametrize("before", [{}, {"a/b": b"precious"}])
+@pytest.mark.parametrize("folds", [str, folding])
+def test_b58_who_may_not_list_is_told_that_names_can_not_be_proved(
+    engine: Engine, before: dict[str, bytes], folds: Callable[[str], str]
+) -> None:
+    shelf = Shelf(dict(before), lists=False, folds=folds)
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as there, Peer([shelf] * 9) as here:
+        with pytest.raises(Rejected) as caught:
+            engine.migrate(there.url(), located(here, "a//b"))
+    assert "can't be seen" in caught.value.message
+    assert shelf.objects == before
+
+
+def test_b58_trees_whose_slashes_are_folders_refuse_them_one_by_one(
+    engine: Engine, ledger: Ledger, tmp_path: Path
+) -> None:
+    source = Shelf(dict(MOVED))
+    with Peer([source] * 60) as there, Peer([source] * 9) as here:
+        engine.runner.remotes = Remotes(remotes(there, here)._own, folders=(tmp_path,))
+        order = Order(End("from:bucket/"), End(f"file://{tmp_path}/to/"), recursive=True)
+        found = worked(ledger, engine, order)
+    assert {name for name, (state, _) in found.items() if state == "verified"} == {"a/b"}
+    assert all("empty" in why for name, (_, why) in found.items() if name != "a/b")
+    assert [path.name for path in (tmp_path / "to").rglob("*")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["a/./b", "a/../b", "./a", ".."])
+def test_b57_dots_are_refused_at_s3_too_since_what_lies_between_takes_them_out(name: str) -> None:
+    with Peer(Shelf()) as peer, pytest.raises(UnsafeKey, match="segment"):
+        located(peer, "").below(name, destination=True)

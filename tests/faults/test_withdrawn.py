@@ -1,0 +1,199 @@
+"""Credentials that end between an upload and its proof (F25): the migration waits, and nothing is sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import gevent
+import pytest
+
+from relay.config import Settings
+from relay.engine.claimer import Claimer
+from relay.engine.journal import Journal
+from relay.engine.order import End, Order
+from relay.engine.runner import Runner
+from relay.errors import CredentialsWithdrawn
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun, StoredPart
+from relay.receipt import Level, State
+from relay.stores.local import local_location
+from relay.stores.s3_endpoint import TRAILERS
+from tests.conftest import Certificates, Engine
+from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place, refusal, reply
+from tests.faults.clouds import Cloud, keeping
+from tests.scripted import Peer, Script, Talk
+
+DATA = b"bytes " * 1000
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Return an empty ledger."""
+    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    yield made
+    made.close()
+
+
+@dataclass
+class Gate:
+    """Who may ask for what: the token that is good, and the methods that it is never good for."""
+
+    refusal: int
+    never: tuple[bytes, ...] = ()
+    token: bytes = b"first"
+    after: bytes = b"PUT"
+    """When the first token ends: after the first request of this method that it let through."""
+    denied: list[bytes] = field(default_factory=list)
+
+    def before(self, script: Script) -> Script:
+        """Let `script` see only what passes."""
+
+        def guarded(talk: Talk) -> None:
+            read = talk.head
+
+            def head() -> bytes:
+                while request := read():
+                    method = request.split(b" ", 1)[0]
+                    if b"\r\nAuthorization: Bearer " + self.token + b"\r\n" in request and method not in self.never:
+                        if method == self.after and self.token == b"first":
+                            self.token = b"second"
+                        return request
+                    self.denied.append(method)
+                    talk.send(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % self.refusal)
+                return b""
+
+            talk.head = head  # type: ignore[method-assign]
+            script(talk)
+
+        return guarded
+
+
+def order(folder: Path, peer: Peer, token: str) -> Order:
+    (folder / "from").write_bytes(DATA)
+    there = End(peer.url("/to"), (("Authorization", f"Bearer {token}"),))
+    return Order(End(f"file://{folder}/from"), there)
+
+
+def runner_of(folder: Path) -> Runner:
+    return Runner(Settings(local_folders=str(folder), egress_allow="127.0.0.1", retry_budget=0, settle_seconds=1))
+
+
+def worked(ledger: Ledger, runner: Runner, id: str) -> None:
+    with gevent.Timeout(30):
+        Claimer(ledger, runner, 1, id).run()
+    runner.wire.pool.close()
+    assert runner.wire.pool.open == 0
+
+
+@pytest.mark.parametrize("refusal", [401, 403])
+def test_f25_what_can_not_be_proved_any_more_waits_and_is_not_sent_again(
+    ledger: Ledger, tmp_path: Path, refusal: int
+) -> None:
+    cloud, gate, runner = Cloud(), Gate(refusal), runner_of(tmp_path)
+    with Peer(gate.before(keeping(cloud))) as peer:
+        id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
+        worked(ledger, runner, id)
+        found = ledger.migration(id)
+        assert (found.state, found.error and found.error["code"]) == ("paused", "store-credentials-withdrawn")
+        assert found.error is not None and found.error["side"] == "destination"
+        assert [row.state for row in ledger.page(id)] == ["queued"]
+        assert set(gate.denied) == {b"HEAD", b"GET"}
+        ledger.act(id, "resume", order(tmp_path, peer, "second").secret())
+        worked(ledger, runner, id)
+        (row,) = ledger.page(id)
+        assert (row.state, row.level) == ("verified", "read_back")
+    assert cloud.objects == {b"/to": DATA}
+    assert cloud.methods.count(b"PUT") == 1
+
+
+@pytest.mark.parametrize("refusal", [401, 403])
+def test_f25_a_destination_that_never_let_us_look_is_unverified_as_ever(
+    ledger: Ledger, tmp_path: Path, refusal: int
+) -> None:
+    """Credentials that may only write have been withdrawn by nobody."""
+    gate = Gate(refusal, never=(b"HEAD", b"GET"), after=b"")
+    cloud, runner = Cloud(), runner_of(tmp_path)
+    with Peer(gate.before(keeping(cloud))) as peer:
+        id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
+        worked(ledger, runner, id)
+    (row,) = ledger.page(id)
+    assert (row.state, row.level) == ("unverified", "size")
+    assert cloud.objects == {b"/to": DATA}
+
+
+def test_f25_who_may_ask_for_the_size_alone_is_unverified_as_ever(ledger: Ledger, tmp_path: Path) -> None:
+    gate = Gate(403, never=(b"GET",), after=b"")
+    cloud, runner = Cloud(), runner_of(tmp_path)
+    with Peer(gate.before(keeping(cloud))) as peer:
+        id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
+        worked(ledger, runner, id)
+    assert [row.state for row in ledger.page(id)] == ["unverified"]
+
+
+# -- a store that is not looked at before an upload
+
+
+@dataclass
+class Notes(Journal):
+    """A journal that is kept in memory."""
+
+    upload: Begun | None = None
+
+    def begun(self) -> Begun | None:
+        return self.upload
+
+    def begin(self, upload: Begun) -> None:
+        self.upload = upload
+
+    def store(self, part: StoredPart) -> None:
+        assert self.upload is not None
+        self.upload = replace(self.upload, parts=(*self.upload.parts, part))
+
+    def commit(self, digest: str) -> None:
+        assert self.upload is not None
+        self.upload = replace(self.upload, digest=digest)
+
+    def forget(self) -> None:
+        self.upload = None
+
+    def held(self) -> None:
+        return
+
+
+DENIED = {"head": [reply(403)], "get": [refusal(403, "AccessDenied")]}
+
+
+@pytest.mark.parametrize("size", [len(DATA), SIZE])
+@pytest.mark.parametrize("before", ["read", "never read", "other credentials", "no journal"])
+def test_f25_what_one_object_was_allowed_tells_what_the_next_ones_denial_means(
+    certificates: Certificates, tmp_path: Path, before: str, size: int
+) -> None:
+    (tmp_path / "from").write_bytes(b"x" * size)
+    engine, bucket = Engine(certificates.ca_file, IN_PARTS), Bucket()
+    source = local_location(tmp_path / "from", destination=False)
+    with Peer(many(bucket)) as peer:
+        there = place(peer)
+        if before == "never read":
+            engine.runner.wire.memory.learn(there.origin, TRAILERS)  # which is looked at once else, after an upload
+        else:
+            first = engine.migrate(source, place(peer) if before == "other credentials" else there)
+            assert first.receipt is not None and first.receipt.level is Level.READ_BACK
+        bucket.answers |= {name: list(answers) for name, answers in DENIED.items()}
+        notes = None if before == "no journal" else Notes()
+        transfer = replace(engine.runner.transfer(engine.plan(source, there)), journal=notes)
+        if before == "read":
+            with pytest.raises(CredentialsWithdrawn) as caught:
+                engine.runner.run(transfer)
+            assert (caught.value.side, transfer.resent) == ("destination", 0)
+            again = replace(engine.runner.transfer(engine.plan(source, there)), journal=notes)
+            again.known = replace(again.known, begun=True)
+            sent = bucket.asked.count("put") + bucket.asked.count("part")
+            outcome = engine.runner.run(again)
+            assert outcome.state is State.VERIFIED
+            assert bucket.asked.count("put") + bucket.asked.count("part") == sent
+        else:
+            assert engine.runner.run(transfer).state is State.UNVERIFIED
+        assert bucket.whole == b"x" * size
+    engine.assert_nothing_left()

@@ -1,0 +1,68 @@
+"""What can be known of a proof before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from relay.engine.levels import expected, refuse_unprovable, unreadable
+from relay.engine.order import End, Order
+from relay.engine.plan import Verify
+from relay.errors import VerificationUnavailable
+from relay.location import parse_location
+from relay.receipt import Level
+from relay.stores.remotes import Remotes
+from relay.stores.webdav import WebDavAccount
+
+SECRET = "planted-secret"
+UPLOAD_ALONE = [
+    f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature={SECRET}",
+    f"x-amz-signature={SECRET}",
+    f"X-Goog-Signature={SECRET}",
+    f"AWSAccessKeyId=KEY&Signature={SECRET}&Expires=1",
+    f"GoogleAccessId=a%40b&Signature={SECRET}",
+    f"sv=2024-11-04&sp=cw&sig={SECRET}",
+]
+READABLE = [
+    "",
+    "version=3",
+    f"sig={SECRET}",
+    f"sv=2024-11-04&sp=rcw&sig={SECRET}",
+    f"sv=2024-11-04&ss=b&sig={SECRET}",
+    f"Signature={SECRET}&Key-Pair-Id=K",
+]
+
+
+@pytest.mark.parametrize("query", UPLOAD_ALONE)
+def test_b78_what_is_signed_for_an_upload_is_never_read_back(query: str) -> None:
+    place = parse_location(f"https://a.example/b?{query}")
+    assert unreadable(place)
+    with pytest.raises(VerificationUnavailable) as caught:
+        refuse_unprovable(Verify.READ_BACK, place)
+    assert (caught.value.status, caught.value.pointer) == (422, "/verify")
+    assert SECRET not in f"{caught.value} {caught.value.hint}"
+    for verify in (Verify.AUTO, Verify.SIZE):
+        refuse_unprovable(verify, place)
+        assert expected(verify, place, told=False) is Level.SIZE
+    assert expected(Verify.AUTO, place, told=True) is Level.WHOLE_DIGEST
+
+
+@pytest.mark.parametrize("query", READABLE)
+def test_b78_what_may_be_read_is_refused_to_nobody(query: str) -> None:
+    place = parse_location(f"https://a.example/b?{query}")
+    refuse_unprovable(Verify.READ_BACK, place)
+    assert expected(Verify.READ_BACK, place, told=True) is Level.READ_BACK
+    assert expected(Verify.AUTO, place, told=False) is Level.READ_BACK
+
+
+def test_b78_a_store_with_credentials_of_its_own_is_not_judged_by_its_query() -> None:
+    place = replace(parse_location(f"https://a.example/b?{UPLOAD_ALONE[0]}"), account=WebDavAccount("webdav+https://a"))
+    assert unreadable(place) is None
+
+
+def test_b78_of_a_tree_too() -> None:
+    order = Order(End("https://a.example/x/"), End(f"https://b.example/y/?{UPLOAD_ALONE[0]}"), recursive=True)
+    order.located(Remotes())
+    with pytest.raises(VerificationUnavailable):
+        replace(order, verify=Verify.READ_BACK).located(Remotes())
