@@ -59,7 +59,7 @@ PLACES: tuple[Place, ...] = (
     Place("after-accept"),
     Place("before-page"),
     Place("after-page"),
-    Place("after-claim", visits=(1, 2)),
+    Place("after-claim"),
     Place("after-pin", visits=(1, 3)),
     Place("before-begin", PARTED),
     Place("after-begin-sent", PARTED),
