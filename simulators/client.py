@@ -12,6 +12,8 @@ from typing import Final, Literal
 Ending = Literal["fin", "ragged", "reset", "open"]
 _BLOCK_BYTES: Final = 64 * 1024
 _SETTLE_SECONDS: Final = 0.02
+_FIRST_SECONDS: Final = 2.0
+"""How long nothing at all is waited for, at least: a busy machine may be that late with the first byte."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _talk(sock: socket.socket, request: bytes, quiet_seconds: float, limit_bytes
         end = "reset"  # whoever is told of it first takes it: recv then sees a mere end
     except OSError:
         pass  # it may have answered before it closed
-    sock.settimeout(quiet_seconds)
+    sock.settimeout(max(quiet_seconds, _FIRST_SECONDS))
     ending: Ending = "open"
     try:
         while len(got) < limit_bytes:
@@ -110,6 +112,8 @@ def _talk(sock: socket.socket, request: bytes, quiet_seconds: float, limit_bytes
             if not block:
                 ending = end
                 break
+            if not got:
+                sock.settimeout(quiet_seconds)
             got += block
             if not patient and _is_whole(Reply(bytes(got[:_BLOCK_BYTES]), "open"), len(got), request):
                 sock.settimeout(min(quiet_seconds, _SETTLE_SECONDS))
