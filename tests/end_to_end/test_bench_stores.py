@@ -13,7 +13,7 @@ from loadtests.bench.postgres import programs
 from loadtests.bench.seaweed import weed
 
 ROOT = Path(__file__).resolve().parents[2]
-OPEN, CLOSE = "<!-- bench-stores -->", "<!-- /bench-stores -->"
+OPEN, CLOSE = "<!-- bench-stores workers -->", "<!-- /bench-stores workers -->"
 
 
 @pytest.mark.timeout(240)

@@ -82,7 +82,7 @@ def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
     It may have one or two more, which arrived when it was too late to take note of them.
     """
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)) as connection:
-        known = {number for (number,) in connection.execute("SELECT number FROM parts")}
+        known = {number for (number,) in connection.execute("SELECT number FROM parts WHERE etag != ''")}
     client = seaweed.client()
     uploads = client.list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", [])
     (upload,) = [upload["UploadId"] for upload in uploads if upload["Key"] == key]
