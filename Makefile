@@ -11,7 +11,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make check  format, lint, types"
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
-	@echo "make bench-stores  S3 to S3 and long listings beside rclone (about five minutes)"
+	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
 	@echo "make bench-ledger  200,000 transfers through the ledger alone, in SQLite and PostgreSQL (about five minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"

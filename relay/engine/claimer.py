@@ -1,8 +1,8 @@
 """What works through the ledger in one process: lists trees, claims transfers, makes them, and settles them.
 
 Theory of operation. A fixed number of greenlets, one a slot, each make one transfer after the other. One greenlet
-keeps them fed: it settles in one transaction what has ended, and claims in another as much as there is room for; it
-waits a moment between two rounds, so that many small objects share a transaction. One lists, and one keeps the lease.
+keeps them fed: in one transaction it settles what has ended and claims as much as there is room for; it waits a moment
+between two rounds, so that many small objects share a transaction (`pace.py`). One lists, and one keeps the lease.
 All of them go on until they are told to stop; then nothing new is claimed, what runs is handed back with what it has
 reached, and the runner is taken out of the ledger.
 
@@ -15,7 +15,7 @@ Decided here: when something is claimed, tried later, or set aside. Never here: 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -32,6 +32,7 @@ from gevent.queue import SimpleQueue
 from relay.engine.jobs import Jobs
 from relay.engine.journal import ClaimJournal
 from relay.engine.lister import Lister
+from relay.engine.pace import GATHER_SECONDS, LONGEST_SECONDS, Pace
 from relay.engine.runner import Runner
 from relay.engine.share import Sharing
 from relay.engine.transfer import Known, Outcome, Transfer
@@ -47,25 +48,23 @@ from relay.errors import (
     Unauthenticated,
 )
 from relay.failpoints import reach
-from relay.ledger.claims import LAPSES, SUSPECT, large
+from relay.ledger.claims import LAPSES, SUSPECT, Wanted, large
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Migration, Settlement, Share
+from relay.ledger.rows import Claim, Migration, Settlement, Share, Standing
 from relay.receipt import State, Version
 from relay.throttle import Throttle
 
 log = logging.getLogger("relay.claimer")
 
-GATHER_SECONDS = 0.02
-"""How long ended transfers are gathered before they are settled together."""
 LOOK_SECONDS = 1.0
-"""How often the ledger is looked at for work when there is none, and for what others told a migration to do."""
+"""How often, at least, the ledger is looked at for what others told a migration to do, and for what has ended."""
+IDLE_SECONDS = (0.03, 0.25)
+"""How soon it is looked at for work again when there is none: at first, and, twice as long each time, at last. Another
+process may be listing, or moving the last objects."""
 RENEW_SECONDS = 5.0
 """How often, at least, the lease is put off, and the claims of lost runners are taken back."""
 LOST = 10
 """So many earlier claims of an object are looked for at its destination."""
-AHEAD = 3
-"""So many times the slots are claimed at most: those that run, those that wait to run, those that wait to be settled.
-With fewer, small objects run out while the ledger is asked for more."""
 JOIN_SECONDS = 0.5
 """How often one that has nothing to claim looks for an object of another runner to share in."""
 SHARE_SECONDS = 0.1
@@ -114,9 +113,10 @@ class Claimer:
         self._shunned: dict[int, float] = {}
         self._join_at = 0.0
         self._asked: dict[str, float] = {}
-        self._wake, self._over = Event(), Event()
+        self._pace = Pace(self.slots, self.clock)
+        self._wake, self._hungry, self._over = Event(), Event(), Event()
         self._stopping = False
-        self._look_at = 0.0
+        self._look_at, self._idle = 0.0, 0.0
 
     # -- from outside
 
@@ -132,6 +132,7 @@ class Claimer:
         for active in tuple(self.active.values()):
             self._break(active, "this process stops")
         self._wake.set()
+        self._hungry.set()
 
     def look(self) -> None:
         """Look for work now: something was accepted or told."""
@@ -147,9 +148,7 @@ class Claimer:
         others = [gevent.spawn(lister.run), gevent.spawn(self._keep)]
         try:
             while not self._stopping and not self._round():
-                self._wake.wait(LOOK_SECONDS)
-                self._wake.clear()
-                gevent.sleep(GATHER_SECONDS)
+                self._gather()
         finally:
             self.stop()
             for _ in workers:
@@ -160,20 +159,26 @@ class Claimer:
 
     # -- one round
 
+    def _gather(self) -> None:
+        """Wait until something has ended or is to be looked at; and then a while, as long as there is enough to do."""
+        soon, late = IDLE_SECONDS
+        self._idle = 0.0 if self._in_hand or self._shares else min(max(2 * self._idle, soon), late)
+        self._wake.wait(self._idle or LOOK_SECONDS)
+        self._wake.clear()
+        gevent.sleep(GATHER_SECONDS)
+        if self._queue.qsize() > self._pace.low and not self._stopping:
+            self._hungry.clear()
+            self._hungry.wait(LONGEST_SECONDS)
+
     def _round(self) -> bool:
         """Settle, claim, and see what others said. Returns True when the one migration has ended."""
         try:
-            self._settle()
-            claims, entry = self._claimed()
-            try:
-                self._obey({claim.migration_id for claim in claims})
-            finally:
-                for claim in claims:
-                    self._queue.put((claim, entry))
-            if not claims:
+            self._own()
+            claimed = self._turn()
+            if not claimed:
                 self._join()
             self.trouble = None
-            idle = not claims and not self._in_hand and not self._shares
+            idle = not claimed and not self._in_hand and not self._shares
             return (idle or self.clock() >= self._look_at) and self._finished() and idle
         except LedgerFailed as error:
             self.trouble = error
@@ -182,29 +187,48 @@ class Claimer:
             gevent.sleep(LOOK_SECONDS)
             return False
 
-    def _claimed(self) -> tuple[list[Claim], int]:
-        """Claim as much as there is room for; return it, and the entry of ours under which it was claimed.
-
-        After a failure it is not known which claims were made: those that the ledger has and we have not are handed
-        back first.
-        """
+    def _own(self) -> None:
+        """Hand back what the ledger has as ours and we have not: after a failure it is not known what was claimed."""
         if self._doubtful:
             self.ledger.disown(tuple(self._in_hand.values()), tuple(self._shares))
             self._jobs.doubt()
             self._doubtful = False
-        ended = len(self._settlements)
-        busy = len(self._in_hand) - ended + len(self._shares)
-        room = AHEAD * self.slots - busy
+
+    def _turn(self) -> int:
+        """Settle what has ended, claim what there is room for, and do as others said; return how many were claimed."""
+        began, entry, ends = self.clock(), self._entries, tuple(self._settlements)
+        watched = {claim.migration_id for claim in self._in_hand.values()}
+        watched |= {active.claim.migration_id for active in self.active.values()}
+        if ends:
+            reach("before-settle")
+        turn = self.ledger.turn(ends, self._wanted(), self.only, watched)
+        if ends:
+            reach("after-settle")
+        self._ends_settled(ends)
+        self._pace.turned(len(ends), began)
+        self._in_hand |= {claim.id: claim for claim in turn.claims}
+        if turn.claims:
+            reach("after-claim")
+        try:
+            self._obey(turn.standings)
+        finally:
+            for claim in turn.claims:
+                self._queue.put((claim, entry))
+        return len(turn.claims)
+
+    def _wanted(self) -> Wanted:
+        """Return what there is room for."""
+        busy = len(self._in_hand) - len(self._settlements) + len(self._shares)
+        room = self.slots + self._pace.ahead - busy
         if any(claim.lapses >= SUSPECT for claim in self._in_hand.values()):
             room = 0  # what may kill this process is to take nothing else along
-        claims = []
-        if room > 0:
-            most = (self.slots + 1) // 2 - sum(large(claim) for claim in self._in_hand.values())
-            claims = self.ledger.claim(room, self.only, not self._in_hand, most, self.slots - busy)
-        self._in_hand |= {claim.id: claim for claim in claims}
-        if claims:
-            reach("after-claim")
-        return claims, self._entries
+        most = (self.slots + 1) // 2 - sum(map(large, self._in_hand.values()))
+        return Wanted(room, most, self.slots - busy, not self._in_hand)
+
+    def _ends_settled(self, ends: Sequence[Settlement]) -> None:
+        del self._settlements[: len(ends)]  # more may have come while we waited
+        for end in ends:
+            self._in_hand.pop(end.claim.id, None)
 
     def _join(self) -> None:
         """Share in an object of another runner, where there is a slot for it and nothing else to do."""
@@ -218,31 +242,18 @@ class Claimer:
             self._shares.add(share.claim.id)
             self._queue.put((share, self._entries))
 
-    def _settle(self) -> None:
-        ends = tuple(self._settlements)
-        if ends:
-            reach("before-settle")
-            self.ledger.settle(ends)
-            reach("after-settle")
-            del self._settlements[: len(ends)]  # more may have come while we waited
-            for end in ends:
-                self._in_hand.pop(end.claim.id, None)
-
     def _finished(self) -> bool:
         self._look_at = self.clock() + LOOK_SECONDS
         for migration in self.ledger.finish():
             self._jobs.forget(migration.id)
         return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
 
-    def _obey(self, claimed: set[str]) -> None:
+    def _obey(self, standings: Mapping[str, Standing]) -> None:
         """Stop the transfers of migrations that were cancelled or paused by somebody, and keep to the bounds as they
         are now."""
-        running = tuple(self.active.values())
-        ids = sorted(claimed | {active.claim.migration_id for active in running})
-        standings = self.ledger.standings(ids) if ids else {}
         for id, standing in standings.items():
             self._throttle(id).allow(standing.bounds, standing.place, standing.of)
-        for active in running:
+        for active in tuple(self.active.values()):
             state = standings[active.claim.migration_id].state
             if state in ("paused", "cancelled") and not active.transfer.meter.committed:
                 self._break(active, f"the migration was {state}", goes_on=state == "paused")
@@ -264,7 +275,12 @@ class Claimer:
 
     def _leave(self) -> None:
         try:
-            self._settle()
+            ends = tuple(self._settlements)
+            if ends:
+                reach("before-settle")
+                self.ledger.settle(ends)
+                reach("after-settle")
+            self._ends_settled(ends)
             self.ledger.leave()
             self.ledger.finish()
         except LedgerFailed as error:
@@ -307,6 +323,8 @@ class Claimer:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
+            if self._queue.qsize() <= self._pace.low:
+                self._hungry.set()
             claim, entry = item
             if isinstance(claim, Share):
                 self._share(claim)

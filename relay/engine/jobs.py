@@ -9,6 +9,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from itertools import islice
 
+from gevent.lock import BoundedSemaphore
+
 from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.tree import told
@@ -30,19 +32,29 @@ class Jobs:
         self._jobs: dict[str, tuple[int, Job]] = {}
         self._throttles: dict[str, Throttle] = {}
         self._empty: dict[str, bool] = {}
+        self._reading = BoundedSemaphore(1)
 
     def job(self, id: str, renewed: int) -> Job:
         """Return a migration's job, with credentials that are no older than `renewed`. Raises ConfigError where it
         can't be made any more."""
+        found = self._known(id, renewed)
+        if found is None:
+            with self._reading:  # a whole round of claims wants the same one: one of them asks, for all
+                found = self._known(id, renewed) or self._read(id)
+        return found
+
+    def _known(self, id: str, renewed: int) -> Job | None:
         known, job = self._jobs.get(id, (-1, None))
-        if job is None or known < renewed:
-            migration = self._ledger.migration(id)
-            job = Job.of(migration, self._ledger.secret(id), self._runner.remotes)
-            self._empty[id] = migration.destination_empty
-            self._jobs.pop(id, None)
-            for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
-                del self._jobs[old]
-            self._jobs[id] = (migration.renewed, job)
+        return job if known >= renewed else None
+
+    def _read(self, id: str) -> Job:
+        migration = self._ledger.migration(id)
+        job = Job.of(migration, self._ledger.secret(id), self._runner.remotes)
+        self._empty[id] = migration.destination_empty
+        self._jobs.pop(id, None)
+        for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
+            del self._jobs[old]
+        self._jobs[id] = (migration.renewed, job)
         return job
 
     def forget(self, id: str) -> None:

@@ -45,6 +45,8 @@ SUSPECT: Final = 2
 
 FORGOTTEN: Final = 2
 """So many claims of one transfer may be among the commits that a ledger has lost."""
+DOUBTED: Final = 1_000_000
+"""So much is added to a listing's fence each time: what is listed then may have been listed, and claimed, before."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,16 @@ def reclaim(connection: Connection, database: Database, who: Who) -> int:
     if not gone:
         return 0
     others = connection.execute(select(runners.c.host, runners.c.boot).where(runners.c.id != who.id)).all()
+    count = _requeue(connection, gone, "lapse")
     if any(row.host == who.host and row.boot != who.boot for row in others):
         doubt(connection)
-    count = _requeue(connection, gone, "lapse")
     connection.execute(delete(runners).where(runners.c.id.in_(gone)))
     return count
+
+
+def first_fence(listing: int) -> int:
+    """Return the fence with which a transfer begins that a listing of this fence writes."""
+    return FORGOTTEN * (listing // DOUBTED)
 
 
 def lost(connection: Connection, database: Database, who: Who) -> list[str]:
@@ -106,7 +113,8 @@ def doubt(connection: Connection) -> None:
     """Believe no longer that what is queued was never begun, and that nothing is at the destinations.
 
     A claim that was forgotten had a fence that nobody may have again, and may have left something under its name; so
-    those fences are passed over, and count as lost.
+    those fences are passed over, and count as lost. So are those of transfers that were forgotten themselves, when they
+    are listed again (`first_fence`).
 
     For a ledger that may have lost its newest commits: the machine went down, with a disk that said more than it did;
     or a database was put in another's place.
@@ -117,6 +125,8 @@ def doubt(connection: Connection) -> None:
     queued = transfers.c.state == "queued"
     forgotten = transfers.c.fence + FORGOTTEN
     connection.execute(update(transfers).where(transfers.c.migration_id.in_(running), queued).values(fence=forgotten))
+    again = (migrations.c.state == "running") & (migrations.c.listing == "due")
+    connection.execute(update(migrations).where(again).values(listing_fence=migrations.c.listing_fence + DOUBTED))
     untouched = transfers.c.migration_id.in_(single) & queued & (transfers.c.attempts == 0)
     connection.execute(update(transfers).where(untouched).values(attempts=1))
 

@@ -58,6 +58,20 @@ _PROOF = text(
     "INSERT INTO receipts (transfer_id, receipt) VALUES (:transfer, :receipt)"
     " ON CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
 )
+_ALL = text(
+    "WITH ends AS (SELECT * FROM json_to_recordset(CAST(:ends AS json)) AS rows("
+    "the_id bigint, the_fence integer, the_owner text, new_state text, new_bytes bigint, new_size bigint,"
+    " more_resent bigint, new_seconds float8, new_level text, new_error text, new_not_before float8, new_ended float8,"
+    " receipt text)),"
+    " settled AS (UPDATE transfers SET state = new_state, owner = NULL, bytes = new_bytes, size = new_size,"
+    " resent = resent + more_resent, seconds = new_seconds, level = new_level, error = new_error,"
+    " not_before = new_not_before, ended = new_ended"
+    " FROM ends WHERE id = the_id AND fence = the_fence AND owner = the_owner AND state = 'running' RETURNING id)"
+    " INSERT INTO receipts (transfer_id, receipt)"
+    " SELECT the_id, receipt FROM ends JOIN settled ON id = the_id WHERE receipt IS NOT NULL"
+    " ON CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
+)
+"""Both of these, of all ends at once, for PostgreSQL: there each statement is a message, and a wait."""
 
 
 @dataclass(eq=False)
@@ -65,7 +79,7 @@ class _Ending:
     """What some ends are to change."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    proofs: list[dict[str, Any]] = field(default_factory=list)
+    receipts: dict[int, str] = field(default_factory=dict)
     back: list[int] = field(default_factory=list)
     """Those with an upload in parts that are queued again."""
     arrived: list[int] = field(default_factory=list)
@@ -81,13 +95,22 @@ def settle(connection: Connection, who: Who, ends: Sequence[Settlement], changes
         return []
     ending = _ending(connection, who, ends, changes)
     if ending.rows:
-        connection.execute(_SETTLE, ending.rows)
-    if ending.proofs:
-        connection.execute(_PROOF, ending.proofs)
+        _write(connection, ending)
     free(connection, who, ending.back)
     _forget(connection, ending.arrived)
     _forget_urls(connection, ending.urls)
     return ending.lost
+
+
+def _write(connection: Connection, ending: _Ending) -> None:
+    if connection.dialect.name != "sqlite":
+        rows = [{**row, "receipt": ending.receipts.get(row["the_id"])} for row in ending.rows]
+        connection.execute(_ALL, {"ends": json.dumps(rows)})
+        return
+    connection.execute(_SETTLE, ending.rows)
+    if ending.receipts:
+        proofs = [{"transfer": id, "receipt": receipt} for id, receipt in ending.receipts.items()]
+        connection.execute(_PROOF, proofs)
 
 
 def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], changes: Changes) -> _Ending:
@@ -104,8 +127,7 @@ def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], change
         changes.moved(claim.migration_id, "running", state, row.size, size)
         ending.rows.append(_settled(end, who, state, size, now))
         if end.receipt is not None:
-            told = json.dumps(end.receipt, separators=(",", ":"))
-            ending.proofs.append({"transfer": claim.id, "receipt": told})
+            ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))
         if row.begun is not None:
             (ending.back if state == "queued" else ending.arrived if state in _ARRIVED else []).append(claim.id)
         if claim.url:

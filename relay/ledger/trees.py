@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, select, update
 
 from relay.errors import LeaseLost
-from relay.ledger.claims import Who
+from relay.ledger.claims import Who, first_fence
 from relay.ledger.migrations import tell
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
@@ -63,6 +63,7 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
                 "etag": one.etag,
                 "modified": one.modified,
                 "url": one.url,
+                "fence": first_fence(listing.fence),
                 "digests": json.dumps(one.digests) if one.digests else None,
             }
             for one in page

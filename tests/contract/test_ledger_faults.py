@@ -14,7 +14,7 @@ import pytest
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
 from relay.ledger import database
-from relay.ledger.claims import LAPSES, SUSPECT
+from relay.ledger.claims import FORGOTTEN, LAPSES, SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Listed, Spec
 from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
@@ -214,6 +214,23 @@ def test_f74_after_a_start_of_the_machine_nothing_is_known_of_the_destination(op
     assert not two.migration(id).destination_empty
     (claim,) = two.claim(5, single.id)
     assert claim.attempts == 2  # whoever has it looks first whether it was sent
+
+
+def test_f74_what_is_listed_again_after_a_start_of_the_machine_takes_no_fence_that_may_have_been_taken(
+    opened: Opened,
+) -> None:
+    """Its rows may be gone with the claims that were made of them, and their ids are given anew."""
+    one = opened(boot="earlier")
+    one.create(TREE)
+    assert one.claim_listing() is not None
+    two = opened()
+    one.renew(-1)
+    two.reclaim()
+    listing = two.claim_listing()
+    assert listing is not None
+    assert two.add_page(listing, [Listed("a", 1)], "a")
+    (claim,) = two.claim(5)
+    assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
 
 def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(opened: Opened) -> None:

@@ -1,0 +1,80 @@
+"""How far a runner claims ahead, and how long it gathers: from what it saw of its last turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from relay.engine.pace import AHEAD, LONGEST_SECONDS, Pace
+
+
+@dataclass
+class Clock:
+    """A clock that is set by hand."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def paced(objects: float, turn: float, slots: int = 32) -> Pace:
+    """Return the pace of one that has moved so many objects a second for ten seconds, with turns of so many seconds."""
+    clock = Clock()
+    pace = Pace(slots, clock)
+    for _ in range(100):
+        began = clock.now + 0.1 - turn
+        clock.now += 0.1
+        pace.turned(round(objects / 10), began)
+    return pace
+
+
+def test_who_has_seen_nothing_claims_for_its_slots_alone() -> None:
+    pace = Pace(32, Clock())
+    assert (pace.ahead, pace.low) == (0, 0)
+
+
+@pytest.mark.parametrize("objects", [20, 200, 500])
+def test_as_much_is_claimed_ahead_as_is_moved_in_a_fraction_of_a_second(objects: int) -> None:
+    pace = paced(objects, 0.0)
+    assert pace.rate == pytest.approx(objects, rel=0.01)
+    assert pace.ahead == pytest.approx(objects * LONGEST_SECONDS, abs=1)
+    assert pace.low == 0
+
+
+def test_who_waits_for_the_lock_claims_further_ahead_and_asks_earlier() -> None:
+    free, kept = paced(200, 0.01), paced(200, 0.08)
+    assert kept.ahead > free.ahead
+    assert kept.low > free.low
+    assert kept.low == pytest.approx(200 * 2 * 0.08, abs=1)  # it just lasts for a turn, and as long again
+    assert kept.low <= kept.ahead // 2
+
+
+@pytest.mark.parametrize("slots", [1, 8, 32])
+def test_there_is_a_limit_to_it(slots: int) -> None:
+    pace = paced(100_000, 0.05, slots)
+    assert (pace.ahead, pace.low) == (AHEAD * slots, AHEAD * slots // 2)
+
+
+def test_what_was_long_ago_counts_no_more() -> None:
+    clock = Clock()
+    pace = Pace(32, clock)
+    for _ in range(50):
+        clock.now += 0.1
+        pace.turned(50, clock.now)
+    assert pace.ahead >= 100
+    for _ in range(5):
+        clock.now += 1.0
+        pace.turned(0, clock.now)
+    assert pace.ahead <= 1
+
+
+def test_the_first_objects_that_end_are_enough_to_go_by() -> None:
+    clock = Clock()
+    pace = Pace(32, clock)
+    clock.now += 0.05
+    pace.turned(0, clock.now)
+    clock.now += 0.05
+    pace.turned(30, clock.now)
+    assert pace.ahead > 32
