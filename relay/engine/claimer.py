@@ -254,9 +254,9 @@ class Claimer:
         for id, standing in standings.items():
             self._throttle(id).allow(standing.bounds, standing.place, standing.of)
         for active in tuple(self.active.values()):
-            state = standings[active.claim.migration_id].state
-            if state in ("paused", "cancelled") and not active.transfer.meter.committed:
-                self._break(active, f"the migration was {state}", goes_on=state == "paused")
+            found = standings.get(active.claim.migration_id)  # None: it began while the ledger was asked
+            if found and found.state in ("paused", "cancelled") and not active.transfer.meter.committed:
+                self._break(active, f"the migration was {found.state}", goes_on=found.state == "paused")
 
     def _throttle(self, id: str) -> Throttle:
         """Return what holds a migration's transfers back in this process."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote
 
 from relay.engine.levels import refuse_unprovable
 from relay.engine.plan import IfExists, Plan, Verify
@@ -19,6 +20,7 @@ from relay.errors import ConfigError, SameObject
 from relay.headers import Headers
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
+from relay.stores.local import nested
 from relay.stores.remotes import Remotes
 from relay.throttle import Bounds
 
@@ -118,11 +120,36 @@ def _listed_at(source: Location, url: str) -> Location:
     return replace(found, headers=source.headers) if found.origin == source.origin else found
 
 
+TURNS = 4
+"""So often a name repeats a path that ends as the destination does, before it is taken for what was written there."""
+
+
+def _refuse_output(name: str, destination: Location) -> None:
+    """Raise SameObject for an object of a tree that this migration itself wrote, by all that its name tells.
+
+    One store may have two names, so that nobody sees that the destination lies in the source. Then each object comes
+    back below it, and again one deeper; one that is not moved any more comes back no more, and the listing ends.
+    """
+    segments = name.split("/")[:-1]
+    last = unquote(destination.path.rstrip("/").rpartition("/")[2])
+    for length in range(1, len(segments) // TURNS + 1):
+        turn = segments[:length]
+        if turn[-1] == last and segments[: length * TURNS] == turn * TURNS:
+            raise SameObject(
+                f"{name[:200]!a} repeats {'/'.join(turn)[:200]!a} again and again: {destination} seems to lie in the "
+                "source, by another name of one store, and this to have been written there just now",
+                side="source",
+                hint="Move the tree to a place outside of its source, and remove what came back. If this object is the "
+                "source's own, choose a destination whose last folder has another name.",
+            )
+
+
 def _apart(source: Location, destination: Location) -> None:
     """Raise SameObject for a tree that is to be moved into itself: its listing might never end."""
     if source.origin != destination.origin or source.store != destination.store:
         return
-    if destination.path.startswith(source.path) or source.path.startswith(destination.path):
+    below = destination.path.startswith(source.path) or source.path.startswith(destination.path)
+    if below or (source.store == "local" and nested(source, destination)):
         raise SameObject(
             f"{source} and {destination} lie in each other",
             hint="Give a destination that is neither above nor below the source.",
@@ -161,9 +188,11 @@ class Job:
         return cls(migration.id, source, destination, order.recursive, order.verify, order.existing, order.server_copy)
 
     def plan(self, claim: Claim) -> Plan:
-        """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree."""
+        """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree, SameObject for what
+        this migration itself wrote."""
         source, destination = self.source, self.destination
         if self.recursive:
+            _refuse_output(claim.name, destination)
             source = _listed_at(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
         return Plan(source, destination, self.verify, self.if_exists, self.server_copy)

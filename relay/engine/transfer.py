@@ -582,6 +582,8 @@ class Transfer:
         if not atomic and same_path(opened.location, place) and _twins(opened.version, before.version):
             raise _alias(place)
         body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
+        if body.complete:
+            body.ask_guard()  # an empty one has no bytes that could wait for it
         self.phase = "piping"
         try:
             named = {} if self.known.token is None else {"token": self.known.token}

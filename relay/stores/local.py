@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from relay.errors import (
     ConnectionLost,
+    InvalidURL,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -99,8 +100,14 @@ class LocalAccount:
 
 
 def local_location(path: Path, *, destination: bool) -> Location:
-    """Return the Location of an absolute path, links to its folder resolved; a folder that is there ends in '/'."""
-    resolved = path.parent.resolve() / path.name if destination and path.name else path.resolve()
+    """Return the Location of an absolute path, links to its folder resolved; a folder that is there ends in '/'.
+
+    Raises InvalidURL for one that leads through a loop of links.
+    """
+    try:
+        resolved = path.parent.resolve() / path.name if destination and path.name else path.resolve()
+    except RuntimeError:
+        raise InvalidURL("the path leads through a loop of symbolic links", hint="Correct the link.") from None
     target = quote(os.fsencode(resolved), safe="/")
     if destination and resolved.is_dir() and not target.endswith("/"):
         target += "/"
@@ -110,6 +117,28 @@ def local_location(path: Path, *, destination: bool) -> Location:
 def path_of(location: Location) -> Path:
     """Return the path that a Location names."""
     return Path(os.fsdecode(unquote_to_bytes(location.path)))
+
+
+def nested(one: Location, other: Location) -> bool:
+    """Say if one of two folders lies in the other, or is the other, by whatever names: links and bind mounts lead to
+    one device and one inode. Of what is not there yet the folders above it are looked at."""
+    ours, theirs = _above(path_of(one)), _above(path_of(other))
+    return any(first is not None and first in others for first, others in ((ours[0], theirs), (theirs[0], ours)))
+
+
+def _above(path: Path) -> list[tuple[int, int] | None]:
+    """Return what tells a folder, and each above it, from all others; None for what can't be looked at."""
+    with suppress(OSError, RuntimeError):  # a loop of links
+        path = path.resolve()
+    return [_identity(folder) for folder in (path, *path.parents)]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, RuntimeError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 class FileStream(Stream):

@@ -46,7 +46,7 @@ class Body:
         self.complete = False
         self.digester: Digester | None = None
         self.guard: Callable[[], None] | None = None
-        """Asked before the last bytes are handed out; what it raises keeps them back."""
+        """Asked once, before the last bytes are handed out; what it raises keeps them back."""
         self._expected: Digests = {}
         self._keeps_alive = head.keeps_alive and framing is not Framing.CLOSE
         self._release: Callable[[Stream, bool], None] | None = release
@@ -205,14 +205,24 @@ class Body:
 
     def _check_last(self) -> None:
         """Look before the end is handed out, since it may be what makes the object: is it right, and still ours?"""
-        if self.guard is not None:
-            self.guard()
+        self.ask_guard()
         differing = self._expected and compare(self.digests, self._expected)[1]
         if differing:
             raise IntegrityMismatch(
                 f"after {self.count} bytes the {', '.join(differing)} is not the one that was declared",
                 side=self.connection.side,
             )
+
+    def ask_guard(self) -> None:
+        """Ask the guard, before the last bytes go on; asks it once. What it raises closes the connection."""
+        guard, self.guard = self.guard, None
+        if guard is None:
+            return
+        try:
+            guard()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the connection; of a body that is not complete it is closed. May be called twice."""

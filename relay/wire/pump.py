@@ -282,6 +282,8 @@ def _splice(body: Body, outlet: Outlet) -> bool:
         try:
             count = _into_pipe(body, ends[1], granted)
             pace.spent(granted, count)
+            if count == body.remaining:
+                body.ask_guard()  # the pipe holds them back until it has answered
             empty = count is None or _out_of_pipe(outlet, ends[0], count, body.remaining > count)
         finally:
             PIPES.give(ends, empty)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,19 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine.claimer import Claimer
+from relay.engine.claimer import Claimer, ClaimJournal
 from relay.engine.order import End, Order
+from relay.engine.plan import Verify
 from relay.engine.runner import Runner
+from relay.errors import LeaseLost, RelayError
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
 from relay.stores.local import LocalStore
+from tests.conftest import Engine
+from tests.faults.clouds import DATA as CLOUD_DATA
+from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving
 from tests.faults.test_explosions import exploding
+from tests.scripted import Peer, Talk
 
 DATA = b"bytes " * 1000
 
@@ -105,3 +113,78 @@ def test_f67_an_exit_at_the_commit_hands_back_and_the_next_process_commits_once(
     assert [row.state for row in ledger.page(id)] == ["verified"]
     assert commits == ["publish"]
     assert (tmp_path / "to").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("verify", ["size", "auto"])
+def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
+    ledger: Ledger, tmp_path: Path, engine: Engine, spliced: list[int], verify: str
+) -> None:
+    """Also where the bytes go by inside the kernel: the last of them are kept back until the ledger has been asked."""
+    cloud, half, gone = Cloud(), len(CLOUD_DATA) // 2, threading.Event()
+
+    def get(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, CLOUD_DATA[:half])
+        if gone.wait(20):
+            talk.send(CLOUD_DATA[half:])
+
+    with Peer(serving(Cloud(), get)) as source, Peer(keeping(cloud)) as peer:
+        order = Order(End(source.url()), End(peer.url("/to")), verify=Verify(verify))
+        ledger.create(order.spec(engine.runner.remotes))
+        ledger.renew()
+        (claim,) = ledger.claim(1)
+        transfer = engine.runner.transfer(engine.plan(source.url(), peer.url("/to"), verify=verify))
+        transfer.journal = ClaimJournal(ledger, claim)
+        job = gevent.spawn(failure, transfer.run)
+        with gevent.Timeout(20):
+            while transfer.bytes < half:
+                gevent.sleep(0.005)
+        assert ledger.renew(-1)
+        other = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+        try:
+            other.renew()
+            assert other.reclaim() == 1
+            assert len(other.claim(1)) == 1
+            gone.set()
+            assert isinstance(job.get(timeout=20), LeaseLost)
+        finally:
+            other.close()
+    assert (cloud.objects, cloud.broken) == ({}, 1)
+    assert bool(spliced) == (verify == "size")
+
+
+def test_f62_an_empty_object_asks_too(ledger: Ledger, tmp_path: Path, engine: Engine) -> None:
+    cloud, empty = Cloud(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    with Peer(serving(Cloud(), sending(empty), empty)) as source, Peer(keeping(cloud)) as peer:
+        order = Order(End(source.url()), End(peer.url("/to")))
+        ledger.create(order.spec(engine.runner.remotes))
+        ledger.renew()
+        (claim,) = ledger.claim(1)
+        transfer = engine.runner.transfer(engine.plan(source.url(), peer.url("/to")))
+        transfer.journal = ClaimJournal(ledger, claim)
+        ledger.disown(())
+        with pytest.raises(LeaseLost):
+            engine.runner.run(transfer)
+    assert b"PUT" not in cloud.methods
+
+
+def failure(run: Callable[[], object]) -> RelayError | None:
+    """Return what it raises."""
+    try:
+        run()
+    except RelayError as error:
+        return error
+    return None
+
+
+@pytest.fixture
+def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the counts of bytes that os.splice moved, as they come."""
+    counts: list[int] = []
+    real = os.splice
+
+    def splice(*args: Any, **more: Any) -> int:
+        counts.append(real(*args, **more))
+        return counts[-1]
+
+    monkeypatch.setattr(os, "splice", splice)
+    return counts

@@ -23,7 +23,7 @@ import pytest
 
 from relay.config import Limits
 from relay.digest import Digester
-from relay.errors import Cancelled, ConnectionLost, IntegrityMismatch, SourceTruncated, Stalled
+from relay.errors import Cancelled, ConnectionLost, IntegrityMismatch, LeaseLost, SourceTruncated, Stalled
 from relay.wire import pump as pumping
 from relay.wire.answers import Answers
 from relay.wire.body import Body
@@ -450,6 +450,36 @@ def test_draining_lets_others_run_and_counts() -> None:
         assert made.body.digests == expected.digests()
         assert made.body.complete
         assert made.outlet.meter.moved == len(DATA)
+
+
+# -- the last bytes
+
+
+@WAYS
+@pytest.mark.parametrize("good", [True, False])
+@pytest.mark.parametrize("size", [len(DATA), 1000])
+def test_the_last_bytes_wait_for_the_guard_which_is_asked_once(way: str, good: bool, size: int) -> None:
+    """Where it says no they never go out, and neither connection can be used again."""
+    asked: list[int] = []
+    with bench(BY_LENGTH % size, DATA[:size]) as made:
+
+        def guard() -> None:
+            asked.append(made.outlet.sent)
+            if not good:
+                raise LeaseLost("another has it")
+
+        by(way, made.body)
+        made.body.guard = guard
+        made.take_all()
+        if good:
+            assert pump(made.body, made.outlet)
+        else:
+            with pytest.raises(LeaseLost):
+                pump(made.body, made.outlet)
+        assert len(asked) == 1 and asked[0] < size
+        assert made.body.complete is good
+        taken = made.end()
+    assert taken == DATA[: size if good else asked[0]]
 
 
 # -- early answers

@@ -1,0 +1,189 @@
+"""A tree that is moved into itself, where no name says so: links, mounts, and two names of one store."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Condition
+from urllib.parse import unquote
+
+import gevent
+import pytest
+
+from relay.config import Settings
+from relay.engine import tree
+from relay.engine.claimer import Claimer
+from relay.engine.order import TURNS, End, Job, Order
+from relay.engine.plan import IfExists, Verify
+from relay.engine.runner import Runner
+from relay.errors import InvalidURL, SameObject
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim
+from relay.location import parse_location
+from relay.stores.remotes import Remotes
+from tests.end_to_end.test_cli import ROOT, environment
+from tests.faults.shelf import Shelf
+from tests.scripted import Peer
+
+# -- folders
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Return a place with a tree, and names of it that lead elsewhere."""
+    (tmp_path / "from/inside").mkdir(parents=True)
+    (tmp_path / "from/a").write_bytes(b"bytes")
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "link").symlink_to("from")
+    (tmp_path / "deep").symlink_to("from/inside")
+    (tmp_path / "far").symlink_to("apart")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "from/out").symlink_to(tmp_path / "apart")
+    return tmp_path
+
+
+def located(folder: Path, source: str, destination: str) -> None:
+    order = Order(End(f"{folder}/{source}"), End(f"{folder}/{destination}"), recursive=True)
+    order.located(Remotes(folders=None))
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("from", "link"),
+        ("from", "link/new/er"),
+        ("from", "deep"),
+        ("from", "deep/new"),
+        ("link", "from/new"),
+        ("deep", "from"),
+        ("link", "deep"),
+        ("from/inside", "link"),
+    ],
+)
+def test_a_folder_in_itself_by_a_link_is_refused(folders: Path, source: str, destination: str) -> None:
+    with pytest.raises(SameObject, match="lie in each other"):
+        located(folders, source, destination)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [("from", "apart"), ("from", "far/new"), ("from", "nowhere/yet"), ("nowhere", "apart"), ("from", "loop")],
+)
+def test_a_folder_beside_it_is_not(folders: Path, source: str, destination: str) -> None:
+    """Also one that a link in the source leads to: such are not followed."""
+    located(folders, source, destination)
+
+
+@pytest.mark.parametrize("ends", [("loop", "apart"), ("from", "loop/new")])
+def test_a_loop_of_links_is_no_place(folders: Path, ends: tuple[str, str]) -> None:
+    with pytest.raises(InvalidURL, match="loop"):
+        located(folders, *ends)
+
+
+MOUNTED = """
+set -e
+mount --bind {folder}/from {folder}/apart
+exec {python} -m relay migrate -r {folder}/from {folder}/apart/new --json
+"""
+
+
+def test_a_folder_in_itself_by_a_mount_is_refused(folders: Path) -> None:
+    script = MOUNTED.format(folder=folders, python=sys.executable)
+    able = subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=20).returncode == 0
+    if not able:
+        pytest.skip("this user may mount nothing")
+    env = environment(RELAY_LEDGER=f"sqlite:///{folders}/relay.db")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, "lie in each other" in done.stderr + done.stdout) == (2, True), done.stderr
+    assert not (folders / "from/new").exists()
+
+
+# -- two names of one store
+
+
+@dataclass
+class Growing(Shelf):
+    """A bucket whose listing waits, before it goes on, for what is made of the objects that it has listed."""
+
+    page: int = 2
+    written: Condition = field(default_factory=Condition)
+
+    def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+        done = super()._done(method, key, request, body)
+        with self.written:
+            self.written.notify_all()
+        return done
+
+    def _listed(self, query: dict[str, list[str]]) -> bytes:
+        after = unquote(query.get("continuation-token", [""])[0]).removeprefix("in/")
+        if after and after.count("copy/") < TURNS:
+            copies = {f"in/copy/{after[:-1]}{name}" for name in "ab"}
+            with self.written:
+                assert self.written.wait_for(lambda: copies <= self.objects.keys(), 30), after
+        return super()._listed(query)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Return an empty ledger."""
+    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    yield made
+    made.close()
+
+
+def test_a_listing_that_meets_its_own_output_ends_and_says_why(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "PAGE", 2)
+    bucket = Growing({"in/a": b"one", "in/b": b"two", "in/z": b"three"})
+    keys = {"type": "s3", "access_key_id": "KEY", "secret_access_key": "SECRET"}
+    runner = Runner(Settings(egress_allow="127.0.0.1", retry_budget=0))
+    with Peer([bucket] * 99) as one, Peer([bucket] * 99) as other:
+        named = {"one": {**keys, "endpoint": one.url("")}, "other": {**keys, "endpoint": other.url("")}}
+        runner.remotes = Remotes(named, folders=())
+        order = Order(End("one:bucket/in/"), End("other:bucket/in/copy/"), recursive=True, server_copy=False)
+        id = ledger.create(order.spec(runner.remotes))[0].id
+        with gevent.Timeout(90):
+            Claimer(ledger, runner, 4, id).run()
+        runner.wire.pool.close()
+    rows = {row.name: row for row in ledger.page(id)}
+    refused = {f"{'copy/' * TURNS}{name}" for name in "ab"}
+    assert {name for name, row in rows.items() if row.state != "verified"} == refused
+    for name in refused:
+        error = rows[name].error or {}
+        assert (error["code"], "by another name of one store" in error["detail"]) == ("same-object", True)
+    assert len(rows) == 2 * (TURNS + 1) + 1
+    assert ledger.migration(id).state == "partial"
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("copy/copy/copy/copy/a", True),
+        ("to/copy/to/copy/to/copy/to/copy/x/y", True),
+        ("c%o/ü/" * 4 + "a", False),
+        ("copy/copy/copy/a", False),
+        ("copy/copy/copy/copy", False),
+        ("0/0/0/0/1", False),
+        ("a/copy/copy/copy/copy/b", False),
+        ("copy", False),
+    ],
+)
+def test_what_repeats_the_destinations_own_name_is_refused(name: str, refused: bool) -> None:
+    source, destination = parse_location("https://a.example/in/"), parse_location("https://b.example/to/copy/")
+    job = Job("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
+    claim = Claim(1, "1", 1, name, None, 1, None, None, 1, 0, 0)
+    if refused:
+        with pytest.raises(SameObject):
+            job.plan(claim)
+    else:
+        assert job.plan(claim).destination.path.startswith("/to/copy/")
+
+
+def test_a_destination_at_the_root_has_no_name_that_could_be_repeated() -> None:
+    source, destination = parse_location("https://a.example/in/"), parse_location("https://b.example/")
+    job = Job("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
+    assert job.plan(Claim(1, "1", 1, "a/a/a/a/a/a/a/a/b", None, 1, None, None, 1, 0, 0))
