@@ -14,7 +14,7 @@ from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, KeyTooLong, R
 from relay.headers import parse_headers
 from relay.location import UNSAFE_CHARACTERS, Location, check_path, parse_location
 from relay.stores.kinds import Given
-from relay.stores.s3 import KEY_BYTES, S3Account
+from relay.stores.s3_exchange import KEY_BYTES, S3Account
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")

@@ -12,8 +12,9 @@ from relay.location import parse_location, same_object
 from relay.stores.aws import S3Config, s3_location, split_key
 from relay.stores.interfaces import PartLimits
 from relay.stores.remotes import Remotes
-from relay.stores.s3 import PARTS, in_region
+from relay.stores.s3 import PARTS
 from relay.stores.s3_answers import checksums
+from relay.stores.s3_exchange import in_region
 from relay.stores.sigv4 import Credentials, Signer
 from relay.wire.http1 import Head
 

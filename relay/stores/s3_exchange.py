@@ -1,0 +1,227 @@
+"""What is asked of S3, signed, and what its refusals mean: the exchange under all that `stores/s3.py` does.
+
+Decided here: how a request is signed, and when it is asked again (another region, another clock, newer credentials).
+Never here: what is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, cast
+from urllib.parse import unquote, unquote_to_bytes
+from xml.etree.ElementTree import Element
+
+from relay.errors import (
+    ConfigError,
+    ConnectionLost,
+    IntegrityMismatch,
+    KeyTooLong,
+    Rejected,
+    RelayError,
+    SourceChanged,
+    Unavailable,
+)
+from relay.location import Location
+from relay.stores.http import HttpStore, http_date, retry_after
+from relay.stores.s3_answers import CODES, error_region, error_told, parsed
+from relay.stores.s3_endpoint import Endpoint
+from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Credentials, Signer
+from relay.wire.body import Body
+from relay.wire.exchange import Payload, Response, Wrapping
+from relay.wire.http1 import Fields
+from relay.wire.meter import Meter
+from relay.wire.native import in_native_thread
+
+log = logging.getLogger("relay.stores")
+
+KEY_BYTES: Final = 1024
+"""The longest key."""
+ELSEWHERE: Final = frozenset(
+    {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
+"""The codes of a bucket that is in another region than the one that was asked."""
+EXPIRED: Final = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"})
+"""The codes of credentials that were good once, perhaps, and that may have been replaced since."""
+AWS_HOST: Final = re.compile(r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)")
+
+
+@dataclass(frozen=True)
+class S3Account:
+    """One bucket at one endpoint. `prefix` is what of a path stands before the key: '/bucket', or '' (virtual host)."""
+
+    bucket: str
+    prefix: str
+    signer: Signer = field(compare=False, repr=False)
+    endpoint: str = ""
+    """Its URL, without the bucket: what lies at one endpoint may be copied there."""
+    store: str = "s3"
+
+    def shown(self, path: str) -> str:
+        """Return `s3://bucket/key`."""
+        return f"s3://{self.bucket}{unquote(path.removeprefix(self.prefix))}"
+
+    def check(self, path: str) -> None:
+        """As Account.check (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
+        if len(path) <= KEY_BYTES:
+            return  # decoded it is no longer
+        if len(unquote_to_bytes(path.removeprefix(self.prefix).removeprefix("/"))) > KEY_BYTES:
+            raise KeyTooLong(f"the key has more than {KEY_BYTES} bytes")
+
+
+class S3Exchange(HttpStore):
+    """Requests to one bucket, for one transfer."""
+
+    asked: Fields = (("x-amz-checksum-mode", "ENABLED"),)
+    believed: Mapping[str, frozenset[int]] = {
+        "HEAD": frozenset({200}),
+        "GET": frozenset({200}),
+        "PUT": frozenset({200}),
+        "DELETE": frozenset({200, 204, 404}),
+    }
+
+    _near: tuple[Location, Endpoint] | None = None
+    _signed_by: Credentials | None = None
+
+    def _untold(self, status: int) -> bool:
+        """Never: S3 answers HEAD by the same rules as GET."""
+        return False
+
+    def _read(self, method: str, location: Location, fields: Fields) -> tuple[Response, Location]:
+        """As HttpStore's, but nothing is followed: a redirect of S3's means another region, and another signature."""
+        return self._send(method, location, fields), location
+
+    def _endpoint(self, location: Location) -> Endpoint:
+        """Return what is known of where `location` is; made once for a transfer's own."""
+        if self._near is None or self._near[0] is not location:
+            bucket = cast(S3Account, location.account).bucket
+            self._near = (location, Endpoint(self._wire.memory, location.origin, bucket, location.path))
+        return self._near[1]
+
+    def _send(
+        self,
+        method: str,
+        location: Location,
+        fields: Fields,
+        body: Payload = None,
+        expect: bool = False,
+        wrapping: Wrapping | None = None,
+    ) -> Response:
+        signer = cast(S3Account, location.account).signer
+        self._signed_by = signer.credentials()
+        location = in_region(location, signer.region)
+        payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
+        every = location.headers + fields
+        signed = signer.fields(method, location.host_header, location.target, every, payload)
+        response = super()._send(method, location, fields + signed, body, expect, wrapping)
+        if response.head.status in (301, 307, 400) and not isinstance(body, Body):
+            region = error_region(response.head, "")
+            if region is not None and region != signer.region:
+                response.body.close()
+                signer.learn_region(region)
+                return self._send(method, location, fields, body, expect, wrapping)
+        return response
+
+    # -- refusals
+
+    def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
+        """As HttpStore's, by the code that S3 names in the answer's text, where it has one (HEAD has none)."""
+        return self._refused(response, method, location, self._text(response, method))
+
+    def _refused(self, response: Response, method: str, location: Location, text: str) -> RelayError:
+        code, message = error_told(text)
+        signer, region = cast(S3Account, location.account).signer, error_region(response.head, text)
+        if code in ELSEWHERE and region is not None and region != signer.region:
+            signer.learn_region(region)
+            response.body.close()
+            return Unavailable(f"{method} {location}: the bucket is in {region}, and is asked there", side=self._side)
+        known = self._by_code(response, method, location, code, message)
+        if known is None:
+            return super()._refusal(response, method, location)
+        response.body.close()
+        return known
+
+    def _by_code(
+        self, response: Response, method: str, location: Location, code: str, message: str
+    ) -> RelayError | None:
+        known = CODES.get(code)
+        if known is None:
+            return None
+        said = f"{method} {location} was answered {response.head.status} {code}" + (f" ({message})" if message else "")
+        if code == "RequestTimeTooSkewed" and not self._clock_set(response, location):
+            return Rejected(said, side=self._side, hint=known.hint)
+        if code in EXPIRED and self._renewed(location):
+            return Unavailable(f"{said}; it is asked with the credentials that there are now", side=self._side)
+        if code == "PreconditionFailed" and method == "GET":
+            return SourceChanged(f"{said}: it is another version than the one that was pinned", side=self._side)
+        if issubclass(known.kind, IntegrityMismatch):
+            return known.kind(said, side=self._side, hint=known.hint, retryable=known.retryable)
+        after = retry_after(response.head.get("retry-after"))
+        status = response.head.status
+        return known.kind(said, side=self._side, store_status=status, retry_after=after, hint=known.hint)
+
+    def _clock_set(self, response: Response, location: Location) -> bool:
+        """Sign by the server's clock from now on; False where that was done, or it tells no time."""
+        theirs = http_date(response.head.get("date"))
+        set_now = theirs is not None and cast(S3Account, location.account).signer.learn_time(theirs)
+        if set_now:
+            log.warning("clock", extra={"members": {"detail": f"{location.origin} says that it is {theirs}"}})
+        return set_now
+
+    def _renewed(self, location: Location) -> bool:
+        """Say if there are other credentials by now than those that were refused."""
+        signer, refused = cast(S3Account, location.account).signer, self._signed_by
+        try:
+            return in_native_thread(lambda: signer.renew(refused))
+        except ConfigError:
+            return False  # the store's refusal tells more
+
+    def _text(self, response: Response, method: str) -> str:
+        if method == "HEAD":
+            return ""
+        try:
+            return response.body.text(self._wire.limits)
+        except RelayError:
+            return ""  # its status tells enough
+
+    # -- documents
+
+    def _document(self, response: Response, method: str, location: Location) -> Element:
+        """Return the answer's document. Raises by its code when it is an error, whatever the status says."""
+        if response.head.status != 200:
+            raise self._refusal(response, method, location)
+        # A blank now and then says that the store is still at work; that is no stall.
+        response.body.meter = Meter(replace(self._wire.limits, stall_bytes=0), whole=self._meter)
+        text = response.body.text(self._wire.limits)
+        root = self._parsed(text, location)
+        if root.tag.rpartition("}")[2] == "Error":
+            raise self._by_code(response, method, location, *error_told(text)) or Unavailable(
+                f"{method} {location} was answered 200, and then an error", side=self._side
+            )
+        return root
+
+    def _parsed(self, text: str, location: Location) -> Element:
+        root = parsed(text)
+        if root is None:
+            raise ConnectionLost(f"{location}: the answer is cut off, or is no XML", side=self._side)
+        return root
+
+
+def key_of(location: Location) -> str:
+    """Return the key of an object, or of a folder."""
+    return unquote(location.path.removeprefix(cast(S3Account, location.account).prefix).removeprefix("/"))
+
+
+def in_region(location: Location, region: str) -> Location:
+    """Return the same at AWS's host of a region, if it is at AWS (docs.aws.amazon.com, "Amazon S3 endpoints")."""
+    found = AWS_HOST.fullmatch(location.host)
+    if found is None or found["region"] == region:
+        return location
+    return replace(location, host=f"{found['bucket'] or ''}s3.{region}.{found['rest']}")
+
+
+def at_query(location: Location, query: str) -> Location:
+    """Return the object's address with a query, in the order in which it is signed."""
+    return replace(location, target=f"{location.path}?{query}")

@@ -1,0 +1,285 @@
+"""How an object comes to a bucket: what goes along with it, what the endpoint does not take, and under which name.
+
+Theory of operation. What an endpoint does not take shows when it refuses it; the object is sent again without, and
+that is remembered (`stores/s3_endpoint.py`). A name with an empty segment is stored only where it is seen to stay what
+it is.
+
+Decided here: the fields of an upload, and what a refusal of one means. Never here: what carries the bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from relay.digest import ALGORITHMS, Digester
+from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, StoreError, Unavailable
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.http import consume
+from relay.stores.interfaces import MTIME, Found, Stored
+from relay.stores.s3_answers import CHECKSUM, TRAILER, entries, error_field, error_told
+from relay.stores.s3_endpoint import (
+    FOLDS,
+    KEEPS,
+    NO_CONDITION,
+    NO_TRAILERS,
+    TAGGING,
+    TRAILERS,
+    UNCONDITIONAL,
+    UNTAGGED,
+    Refusal,
+)
+from relay.stores.s3_exchange import AWS_HOST, key_of
+from relay.stores.s3_reading import MTIME_FIELD, S3Reading, kept_at, version_at
+from relay.wire.body import Body
+from relay.wire.exchange import Response, Wrapping
+from relay.wire.http1 import Fields
+
+log = logging.getLogger("relay.stores")
+CONTENT_MD5: Final = "Content-MD5"
+
+
+class S3Uploading(S3Reading):
+    """One bucket that objects go to."""
+
+    def _stored(self, response: Response, method: str, location: Location, md5: bytes | None = None) -> Stored:
+        """Return what was stored, at its own version where the bucket keeps several.
+
+        An ETag that is the `md5` of what went there is the server's word for it; one that is not means nothing. That a
+        Content-MD5 was sent means nothing either: who does not know the field passes over it.
+        """
+        consume(response, self._wire)
+        version = self._version(response.head)
+        self._endpoint(location).taken(told=TRAILER in version.digests)
+        digests = version.digests
+        if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
+            digests = {"md5": md5}
+        return kept_at(location, Version(etag=version.etag, digests=digests, id=version.id))
+
+    def _is_there(self, location: Location) -> bool:
+        try:
+            return self.head(location) is not None
+        except NotFound:
+            return False
+
+    def delete(self, location: Location, version: Version) -> None:
+        """As Destination.delete: by the version's own name where it has one, which leaves all others.
+
+        Else looks first, since a server may not know conditional deletes.
+        """
+        if version.id is not None:
+            return super().delete(version_at(location, version.id), Version())
+        if version.etag is not None:
+            try:
+                found = super().head(location)
+            except NotFound:
+                return
+            if found is not None and found.version.etag != version.etag:
+                raise PreconditionFailed(f"{location} is another version now", side=self._side)
+        super().delete(location, Version())
+
+    # -- names with empty segments
+
+    def head(self, location: Location) -> Found | None:
+        """As Source.head. Raises Rejected at a destination that has what is there under another name."""
+        found = super().head(location)
+        if found is not None and self._odd(location):
+            endpoint = self._endpoint(location)
+            if not endpoint.has(FOLDS):
+                endpoint.learn(KEEPS if self._lists(location) else FOLDS)
+            if endpoint.has(FOLDS):
+                raise _folded(location)
+        return found
+
+    def _odd(self, location: Location) -> bool:
+        """Say if a destination's name has an empty segment, and this endpoint is not known to keep such."""
+        if self._side != "destination" or "//" not in location.path or "//" not in f"/{key_of(location)}":
+            return False
+        return not (AWS_HOST.fullmatch(location.host) or self._endpoint(location).has(KEEPS))
+
+    def _lists(self, location: Location) -> bool:
+        """Say if what is there is listed by this very name. Raises Rejected where that can't be seen.
+
+        Not asked by the name itself: SeaweedFS repeats the prefix that it is asked for. What lies behind the last name
+        before the empty segment is where it must be.
+        """
+        key = f"/{key_of(location)}"
+        before = key[1 : key.index("//") + 1]
+        asked = {"encoding-type": "url", "list-type": "2", "prefix": before, "start-after": f"{before}."}
+        try:
+            page = self._listed_page(location, asked)
+        except PermissionDenied as error:
+            raise _untold(location, error.message) from None
+        names = [entry.name for entry in entries(page, "", location, self._side)]
+        if any(name.startswith(f"{before}/") for name in names):
+            return True
+        more = (page.findtext("{*}IsTruncated") or "").lower() == "true"
+        if more and names[-1:] < [f"{before}/"]:
+            raise _untold(location, "too many names come before it")
+        return False
+
+    def _check_name(self, location: Location) -> None:
+        """Look before an upload if it would go to another object's name; where nothing is there, it harms none.
+
+        Raises Rejected, also where we may not look: another's object may be lost then.
+        """
+        if not self._odd(location):
+            return
+        if self._endpoint(location).has(FOLDS):
+            raise _folded(location)
+        try:
+            self._is_there(location)
+        except PermissionDenied as error:
+            raise _untold(location, error.message) from None
+
+    def _named(self, location: Location, if_absent: bool, store: Callable[[bool], Stored]) -> Stored:
+        """Store an object, and see that it is there under its own name; while that is not known, only where nothing is.
+
+        Raises as `_check_name`, and removes it, where it is not; Unavailable where somebody was faster.
+        """
+        if not self._odd(location):
+            return store(if_absent)
+        self._check_name(location)
+        try:
+            stored = store(True)
+        except PreconditionFailed as error:
+            if if_absent:
+                raise
+            raise Unavailable(error.message, side=self._side, hint="Somebody else writes the same key.") from None
+        try:
+            self._is_there(location)
+        except StoreError:
+            self.delete(location, stored.version)
+            raise
+        return stored
+
+    # -- what an endpoint was found not to take
+
+    def _conditional(self, location: Location, if_absent: bool) -> bool:
+        """Say if an upload is to carry the precondition that nothing is there."""
+        return if_absent and not self._endpoint(location).has(NO_CONDITION)
+
+    def _wrapped(self, location: Location, body: Body) -> Wrapping | None:
+        """Return the checksum behind the bytes; where the endpoint takes none their MD5 is computed instead."""
+        if body.digester is None or TRAILER not in body.digester.names:
+            return None
+        if self._endpoint(location).unchecked:
+            body.digest_also("md5")
+            return None
+        return trailer(body)
+
+    def _checksum(self, location: Location, data: bytes) -> Fields:
+        """Return the field that lets S3 compare bytes that are all at hand: a CRC64NVME, or Content-MD5."""
+        if self._endpoint(location).unchecked:
+            return ((CONTENT_MD5, base64.b64encode(digest_of(data, "md5")).decode()),)
+        return ((CHECKSUM + TRAILER, base64.b64encode(digest_of(data)).decode()),)
+
+    def _described(self, location: Location, metadata: Fields) -> Fields:
+        """Return the object's metadata as S3's fields; without tags, where this bucket refused them before."""
+        told, endpoint = dict(metadata), self._endpoint(location)
+        changed, untagged = told.get(MTIME), TAGGING in told and endpoint.has(endpoint.untagged)
+        fields = tuple((name, value) for name, value in metadata if not (untagged and name == TAGGING))
+        return (*fields, (MTIME_FIELD, changed)) if changed else fields
+
+    def _left_out(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
+        """Return what of an upload this endpoint does not take, in words."""
+        endpoint = self._endpoint(location)
+        notes = (UNTAGGED,) if TAGGING in dict(metadata) and endpoint.has(endpoint.untagged) else ()
+        return (*notes, UNCONDITIONAL) if if_absent and endpoint.has(NO_CONDITION) else notes
+
+    def _upload_refusal(
+        self, response: Response, method: str, location: Location, fields: Fields, wrapping: Wrapping | None = None
+    ) -> RelayError:
+        """Return the error, or one to try again after where what was refused may be something that can be left out."""
+        text, status = self._text(response, method), response.head.status
+        code = error_told(text)[0]
+        refusal = Refusal(status, code, error_field(text), fields, wrapping is not None)
+        what = self._endpoint(location).leave_out(refusal)
+        if what is None:
+            return self._refused(response, method, location, text)
+        if refusal.denied:  # which it most likely is, so that this is what is told where nothing is tried again
+            denial = self._refused(response, method, location, text)
+            denial.retryable, denial.message = True, f"{denial.message}, with {what}"
+            return denial
+        response.body.close()
+        return Unavailable(
+            f"{method} {location} was answered {status} {code}; it is sent again without {what}",
+            side=self._side,
+            store_status=status,
+        )
+
+    def _check_understood(self, stored: Stored, coded: int) -> None:
+        """See, once for each endpoint, that the coding around the bytes was not stored with them: `coded` bytes then.
+
+        Raises Unavailable where it was: the object is removed, and is sent again without it.
+        """
+        assert stored.readable is not None, "S3 says where it is"
+        place = stored.readable
+        endpoint = self._endpoint(place)
+        if not endpoint.has(TRAILERS) and TRAILER not in stored.digests:
+            try:
+                found = self.head(place)
+            except NotFound:
+                return  # it shows later, and verification waits for that
+            if found is not None and found.version.size == coded:
+                endpoint.learn(NO_TRAILERS)
+                self.delete(place, found.version)
+                raise Unavailable(f"{place} does not understand a checksum behind the bytes", side=self._side)
+        endpoint.learn(TRAILERS)
+
+
+def _folded(location: Location) -> Rejected:
+    return Rejected(
+        f"{location} has an empty segment, and this store takes '//' for '/'",
+        side="destination",
+        hint="Two objects would become one there: rename the object, or choose another store.",
+    )
+
+
+def _untold(location: Location, why: str) -> Rejected:
+    return Rejected(
+        f"{location} has an empty segment, and whether this store keeps such a name can't be seen: {why}",
+        side="destination",
+        hint="Permit to list the bucket and to read the object, once; or rename the object.",
+    )
+
+
+def digest_of(body: Body | bytes, name: str = TRAILER) -> bytes:
+    """Return a digest of what was sent."""
+    if isinstance(body, Body):
+        return body.digests[name]
+    digester = Digester((name,))
+    digester.update(body)
+    return digester.digests()[name]
+
+
+def sent_md5(fields: Fields, body: Body | bytes = b"") -> bytes | None:
+    """Return the MD5 of what was sent, where it was computed on the way or is among the fields."""
+    told = dict(fields).get(CONTENT_MD5)
+    if told is not None:
+        return base64.b64decode(told)
+    return body.digests.get("md5") if isinstance(body, Body) else None
+
+
+def trailer(body: Body) -> Wrapping:
+    """Put a body into one chunk, and its CRC64NVME behind it (the `aws-chunked` coding with a trailer)."""
+    assert body.length is not None, "only a body of known length is wrapped"
+    width = len(base64.b64encode(bytes(ALGORITHMS[TRAILER].width)))
+    end = f"{CHECKSUM}{TRAILER}:".encode()
+    between = b"\r\n0\r\n" if body.length else b""
+
+    def after() -> bytes:
+        return between + end + base64.b64encode(body.digests[TRAILER]) + b"\r\n\r\n"
+
+    return Wrapping(b"%x\r\n" % body.length, after, len(between) + len(end) + width + 4)
+
+
+def coded(metadata: Fields, length: int) -> Fields:
+    """Add what announces the coding; the payload's own field names it, as MinIO's client does.
+
+    Not Content-Encoding: S3 takes `aws-chunked` out of it again, but SeaweedFS keeps it with the object.
+    """
+    return (*metadata, ("x-amz-decoded-content-length", str(length)), ("x-amz-trailer", CHECKSUM + TRAILER))
