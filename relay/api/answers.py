@@ -63,6 +63,9 @@ class Listed(_Answer):
     ended: float | None
     objects: dict[str, int] = Field(description="How many objects are in each state.")
     bytes: dict[str, int] = Field(description="How many bytes those have.")
+    bytes_in_parts: int = Field(
+        description="How many bytes the destination has already, in parts of objects that are not whole yet."
+    )
 
 
 class Limited(_Answer):

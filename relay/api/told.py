@@ -46,6 +46,7 @@ def brief(migration: Migration) -> dict[str, Any]:
         "ended": migration.ended,
         "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
         "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
+        "bytes_in_parts": migration.in_parts,
     }
 
 

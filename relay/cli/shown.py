@@ -33,12 +33,18 @@ def bytes_in(migration: Members, *states: str) -> int:
     return sum(count for state, count in counts.items() if not states or state in states)
 
 
+def bytes_there(migration: Members) -> int:
+    """Return how many bytes the destination has, in whole objects and in parts of others."""
+    in_parts: int = migration.get("bytes_in_parts", 0)  # an older server does not tell
+    return bytes_in(migration, *WELL) + in_parts
+
+
 def line(migration: Members) -> str:
     """Return a migration's line in a list."""
     done, failed = objects_in(migration, *WELL), objects_in(migration, "failed")
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(migration["created"]))
     text = f"{migration['number']:>4}  {plain(migration['state']):<10} {when}  "
-    text += f"{done:,} of {objects_in(migration):,} objects, {decimal(bytes_in(migration, *WELL))}"
+    text += f"{done:,} of {objects_in(migration):,} objects, {decimal(bytes_there(migration))}"
     text += f", {failed:,} failed" if failed else ""
     return f"{text}  {plain(migration['source'])} -> {plain(migration['destination'])}"
 
@@ -46,6 +52,7 @@ def line(migration: Members) -> str:
 def head(migration: Members, rate: float, here: int = 0) -> str:
     """Return how far it is, as one line; `here` are bytes of objects under way, `rate` is bytes a second."""
     done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
+    here = max(here, migration.get("bytes_in_parts", 0))  # other processes may have moved some
     moved = bytes_in(migration, *WELL, "failed") + here
     text = (
         f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of "

@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
@@ -15,7 +15,7 @@ from relay.errors import KeyReused, MigrationUnknown
 from relay.ledger.rows import Migration, Spec
 from relay.ledger.schema import APPLICATION_ID, events, migrations, secrets, transfers
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
-from relay.ledger.tally import Changes, tallies_of
+from relay.ledger.tally import Changes, parts_of, tallies_of
 from relay.throttle import Bounds
 
 ACCEPTING = APPLICATION_ID + 1
@@ -87,7 +87,7 @@ def one(connection: Connection, id: str) -> Migration:
     row = connection.execute(select(migrations).where(named)).first() if known else None
     if row is None:
         raise MigrationUnknown(f"there is no migration {id!a}")
-    return _migration(row, tallies_of(connection, [row.id])[row.id])
+    return _found(connection, [row])[0]
 
 
 def many(connection: Connection, limit: int, before: int | None = None) -> list[Migration]:
@@ -95,9 +95,7 @@ def many(connection: Connection, limit: int, before: int | None = None) -> list[
     query = select(migrations).order_by(migrations.c.number.desc()).limit(limit)
     if before is not None:
         query = query.where(migrations.c.number < before)
-    rows = connection.execute(query).all()
-    found = tallies_of(connection, [row.id for row in rows])
-    return [_migration(row, found[row.id]) for row in rows]
+    return _found(connection, connection.execute(query).all())
 
 
 def unfinished(connection: Connection, digest: str) -> Migration | None:
@@ -106,7 +104,14 @@ def unfinished(connection: Connection, digest: str) -> Migration | None:
     row = connection.execute(query).first()
     if row is None or row.state == "succeeded":
         return None
-    return _migration(row, tallies_of(connection, [row.id])[row.id])
+    return _found(connection, [row])[0]
+
+
+def _found(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
+    """Return the migrations of some rows, with what is counted of them."""
+    ids = [row.id for row in rows]
+    tallies, arrived = tallies_of(connection, ids), parts_of(connection, ids)
+    return [_migration(row, tallies[row.id], arrived.get(row.id, 0)) for row in rows]
 
 
 def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
@@ -123,7 +128,7 @@ def events_of(connection: Connection, id: str, since: int, limit: int) -> list[d
     ]
 
 
-def _migration(row: Row[Any], tally: Mapping[str, Any]) -> Migration:
+def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int) -> Migration:
     return Migration(
         id=row.id,
         number=row.number,
@@ -141,6 +146,7 @@ def _migration(row: Row[Any], tally: Mapping[str, Any]) -> Migration:
         bounds=bounds_of(row),
         renewed=row.renewed,
         tally=tally,
+        in_parts=in_parts,
     )
 
 

@@ -69,6 +69,8 @@ class Migration:
     renewed: int = 0
     """How often its secrets were replaced."""
     tally: Mapping[str, Counted] = field(default_factory=dict)
+    in_parts: int = 0
+    """Bytes that the destination has already, in parts of objects that are not whole yet."""
 
     @property
     def recursive(self) -> bool:

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, func, select, text
 
 from relay.ledger.rows import Counted
-from relay.ledger.schema import tallies
+from relay.ledger.schema import parts, tallies, transfers, uploads
 
 _ADD = text(
     "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state, :objects, :bytes)"
@@ -51,6 +51,19 @@ class Changes:
         ]
         if rows:
             connection.execute(_ADD, rows)
+
+
+def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:
+    """Return how many bytes the destinations have, in parts of objects that are not whole yet, of some migrations."""
+    query = (
+        select(transfers.c.migration_id, func.sum(parts.c.size))
+        .select_from(uploads)
+        .join(transfers, transfers.c.id == uploads.c.transfer_id)
+        .join(parts, parts.c.transfer_id == uploads.c.transfer_id)
+        .where(transfers.c.migration_id.in_(list(migrations)))
+        .group_by(transfers.c.migration_id)
+    )
+    return {row[0]: int(row[1]) for row in connection.execute(query)}
 
 
 def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, dict[str, Counted]]:

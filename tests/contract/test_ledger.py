@@ -393,6 +393,23 @@ def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fre
     assert two.join() is None
 
 
+def test_bytes_in_parts_of_what_is_not_whole_are_told(ledger: Ledger) -> None:
+    id = tree(ledger, 30, 40)
+    (claim,) = ledger.claim(1)
+    ledger.begin(claim, UPLOAD)
+    assert ledger.take(claim, "upload-1", None) == 1
+    assert ledger.migration(id).in_parts == 0
+    ledger.take(claim, "upload-1", part(1))
+    ledger.take(claim, "upload-1", part(2))
+    assert ledger.migration(id).in_parts == 20
+    assert [one.in_parts for one in ledger.migrations()] == [20]
+    ledger.settle([Settlement(claim, "hand_back")])
+    assert ledger.migration(id).in_parts == 20
+    (again,) = ledger.claim(1)
+    ledger.settle([verified(again, 30)])
+    assert ledger.migration(id).in_parts == 0
+
+
 def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)
