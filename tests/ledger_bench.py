@@ -27,12 +27,14 @@ import gevent
 import psycopg
 
 from loadtests.bench.report import write_into
+from relay.ledger.claims import Wanted
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, Settlement
+from relay.ledger.rows import Listed, Settlement
 from tests.ledgers import TREE
 from tests.postgres import Postgres, postgresql, programs
 
-PAGE, CLAIMS, TICK_SECONDS = 1000, 48, 0.01
+PAGE, CLAIMS, TICK_SECONDS = 1000, 100, 0.01
+"""A page of a listing; what a round of a runner has of small objects; how often the ticker wakes."""
 OPEN, CLOSE = "<!-- bench-ledger -->", "<!-- /bench-ledger -->"
 RECEIPT = {
     "level": "whole_digest",
@@ -113,12 +115,10 @@ def listed(ledger: Ledger, objects: int) -> int:
 
 
 def worked(ledger: Ledger) -> int:
-    """Claim and settle everything, as a runner with 32 slots does."""
+    """Claim and settle everything, round by round, as a runner does whose objects are small."""
     done, ends = 0, list[Settlement]()
     while True:
-        if ends:
-            ledger.settle(ends)
-        claims: list[Claim] = ledger.claim(CLAIMS)
+        claims = ledger.turn(ends, Wanted(CLAIMS, CLAIMS // 3, CLAIMS // 3)).claims
         if not claims:
             return done
         ends = [Settlement(claim, "verified", 65536, 0, 0.01, "whole_digest", RECEIPT) for claim in claims]

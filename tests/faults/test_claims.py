@@ -10,15 +10,18 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from relay.config import Settings
-from relay.engine.claimer import Claimer, ClaimJournal
+from relay.engine.claimer import Claimer
+from relay.engine.journal import ClaimJournal
 from relay.engine.order import End, Order
 from relay.engine.plan import Verify
 from relay.engine.runner import Runner
-from relay.errors import LeaseLost, RelayError
+from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Counted
 from relay.stores.local import LocalStore
 from tests.conftest import Engine
 from tests.faults.clouds import DATA as CLOUD_DATA
@@ -188,3 +191,93 @@ def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(os, "splice", splice)
     return counts
+
+
+# -- rounds
+
+
+def planted(ledger: Ledger, folder: Path, runner: Runner, count: int) -> str:
+    """Accept a tree of so many objects; return its migration's id."""
+    (folder / "tree").mkdir()
+    for number in range(count):
+        (folder / "tree" / f"{number:03}").write_bytes(DATA)
+    order = Order(End(f"file://{folder}/tree"), End(f"file://{folder}/there"), recursive=True)
+    return ledger.create(order.spec(runner.remotes))[0].id
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+@pytest.mark.parametrize("error", [LedgerBusy("kept"), LedgerFailed("lost"), LedgerFailed("lost after it")], ids=str)
+def test_f76_a_round_that_failed_or_of_which_nobody_heard_happens_once(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: LedgerFailed, nth: int
+) -> None:
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = planted(ledger, tmp_path, runner, 60)
+    commits = counted(monkeypatch, LocalStore.publish)
+    turn, raised = exploding(Ledger.turn, error, nth, "after" in error.message), list[LedgerFailed]()
+
+    def failing(*args: Any, **options: Any) -> Any:
+        try:
+            return turn(*args, **options)
+        except LedgerFailed as failure:
+            raised.append(failure)
+            raise
+
+    monkeypatch.setattr(Ledger, "turn", failing)
+    claimer = Claimer(ledger, runner, 4, id)
+    with gevent.Timeout(60):
+        claimer.run()
+    rows = ledger.page(id)
+    assert [(row.state, row.level) for row in rows] == [("verified", "read_back")] * 60
+    assert raised == [error]
+    assert len(commits) == 60
+    assert ledger.migration(id).tally == {"verified": Counted(60, 60 * len(DATA))}
+    assert claimer.trouble is None
+    assert ledger.migration(id).state == "succeeded"
+
+
+def test_who_has_moved_nothing_yet_leaves_the_others_what_it_has_no_slot_for(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree of few and large objects is not the first one's alone."""
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = planted(ledger, tmp_path, runner, 20)
+    gate, begun, publish = Event(), Event(), LocalStore.publish
+    waiting: list[int] = []
+
+    def held(*args: Any, **options: Any) -> Any:
+        waiting.append(1)
+        if len(waiting) == 3:
+            begun.set()
+        gate.wait()
+        return publish(*args, **options)
+
+    monkeypatch.setattr(LocalStore, "publish", held)
+    claimer = Claimer(ledger, runner, 3, id)
+    working = gevent.spawn(claimer.run)
+    with gevent.Timeout(60):
+        begun.wait()
+        claimer.look()
+        while ledger.migration(id).listing != "done":
+            gevent.sleep(0)
+        assert ledger.migration(id).counted("running").objects == 3
+        gate.set()
+        working.get()
+    assert ledger.migration(id).counted("verified").objects == 20
+
+
+def test_a_round_of_claims_asks_for_what_it_is_to_do_once(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = planted(ledger, tmp_path, runner, 40)
+    asked: list[str] = []
+    secret = Ledger.secret
+
+    def counting(self: Ledger, id: str) -> Any:
+        asked.append(id)
+        return secret(self, id)
+
+    monkeypatch.setattr(Ledger, "secret", counting)
+    with gevent.Timeout(60):
+        Claimer(ledger, runner, 16, id).run()
+    assert asked == [id]
