@@ -11,8 +11,9 @@ from __future__ import annotations
 import socket as _socket
 from typing import Any
 
-import gevent.socket
 from gevent import get_hub
+from gevent.exceptions import ConcurrentObjectUseError
+from gevent.hub import Waiter
 from gevent.monkey import get_original
 
 from relay.errors import ConnectionLost, Side
@@ -177,11 +178,20 @@ class Stream:
 
 
 def _wait(watcher: Any, seconds: float) -> bool:
+    """Wait until a watcher fires, at most so many seconds; False if it did not.
+
+    As `gevent.socket.wait` with a timeout, at half its cost: no exception is made ready that is nearly never raised.
+    """
+    if watcher.callback is not None:
+        raise ConcurrentObjectUseError("a stream belongs to one greenlet at a time")
+    hub = get_hub()
+    waiter: Waiter[bool] = Waiter(hub)
+    timer = hub.loop.timer(seconds)
+    watcher.start(waiter.switch, True)
+    timer.start(waiter.switch, False)
     try:
-        gevent.socket.wait(watcher, timeout=seconds, timeout_exc=_TIMED_OUT)
-    except gevent.socket.timeout:
-        return False
-    return True
-
-
-_TIMED_OUT = gevent.socket.timeout("tick")
+        return bool(waiter.get())
+    finally:
+        watcher.stop()
+        timer.stop()
+        timer.close()
