@@ -87,6 +87,8 @@ CARRIED = ("content-type", "content-encoding", "content-language", "cache-contro
 ENCODED = ("Accept-Encoding", "gzip")
 """Asks Google's storage for an object as it is stored, which it unpacks for who doesn't."""
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
+_IMF_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _CARRIABLE = re.compile(r"[\x20-\x7e]{1,256}\Z")
 
 
@@ -336,7 +338,8 @@ class HttpStore:
         pairs = ((name, head.get(name)) for name in CARRIED)
         found = tuple((name.title(), value) for name, value in pairs if value and carriable(value))
         changed = http_date(head.get("last-modified"))
-        return (*found, (MTIME, f"{changed.timestamp():.0f}")) if changed and changed.timestamp() >= 0 else found
+        seconds = changed.timestamp() if changed else -1
+        return (*found, (MTIME, f"{seconds:.0f}")) if seconds >= 0 else found
 
     # -- the exchange
 
@@ -461,8 +464,15 @@ def retry_after(text: str | None, now: datetime | None = None) -> float | None:
 
 def http_date(text: str | None) -> datetime | None:
     """Read an HTTP date (RFC 9110 section 5.6.7); None for none, or for what is no date."""
+    if not text:
+        return None
+    found = _IMF_DATE.fullmatch(text)
     try:
-        when = parsedate_to_datetime(text or "")
+        if found:  # the form that everybody writes today, at half the cost
+            day, month, *rest = found.groups()
+            year, hour, minute, second = map(int, rest)
+            return datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
+        when = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return when if when.tzinfo else when.replace(tzinfo=UTC)
