@@ -114,7 +114,7 @@ class Claimer:
         self._join_at = 0.0
         self._asked: dict[str, float] = {}
         self._pace = Pace(self.slots, self.clock)
-        self._wake, self._hungry, self._over = Event(), Event(), Event()
+        self._wake, self._hungry, self._over, self._stopped = Event(), Event(), Event(), Event()
         self._stopping = False
         self._look_at, self._idle = 0.0, 0.0
 
@@ -154,6 +154,7 @@ class Claimer:
             for _ in workers:
                 self._queue.put(None)
             gevent.joinall(workers)
+            self._stopped.set()  # until here the lease was kept: what ran was still ours
             gevent.joinall(others)
             self._leave()
 
@@ -303,7 +304,7 @@ class Claimer:
     def _keep(self) -> None:
         every = min(RENEW_SECONDS, self.lease_seconds / 4)
         due = self.clock() + every
-        while not self._over.wait(0.1):
+        while not self._stopped.wait(0.1):
             if self.clock() < due:
                 continue
             due = self.clock() + every

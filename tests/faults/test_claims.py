@@ -281,3 +281,33 @@ def test_a_round_of_claims_asks_for_what_it_is_to_do_once(
     with gevent.Timeout(60):
         Claimer(ledger, runner, 16, id).run()
     assert asked == [id]
+
+
+def test_f61_the_lease_is_kept_until_what_ran_has_ended(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs takes longer to stop than the lease holds: here until it was put off once more."""
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = accepted(ledger, tmp_path, runner)
+    gate, begun, publish, renew = Event(), Event(), LocalStore.publish, Ledger.renew
+    claimer = Claimer(ledger, runner, 1, id, lease_seconds=0.4)
+
+    def held(*args: Any, **options: Any) -> Any:
+        begun.set()
+        gate.wait()
+        return publish(*args, **options)
+
+    def renewing(self: Ledger, seconds: float) -> bool:
+        if claimer.stopping:
+            gate.set()
+        return renew(self, seconds)
+
+    monkeypatch.setattr(LocalStore, "publish", held)
+    monkeypatch.setattr(Ledger, "renew", renewing)
+    working = gevent.spawn(claimer.run)
+    with gevent.Timeout(60):
+        begun.wait()
+        claimer.stop()
+        working.get()
+    (row,) = ledger.page(id)
+    assert (row.state, row.attempts) == ("verified", 1)
