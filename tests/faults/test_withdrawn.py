@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -140,16 +140,30 @@ class Notes(Journal):
     """A journal that is kept in memory."""
 
     upload: Begun | None = None
+    numbers: Iterator[int] = iter(())
 
     def begun(self) -> Begun | None:
         return self.upload
 
     def begin(self, upload: Begun) -> None:
-        self.upload = upload
+        self.upload, self.numbers = upload, iter(range(1, upload.total + 1))
 
-    def store(self, part: StoredPart) -> None:
+    def go_on(self, upload_id: str, gone: frozenset[int], total: int) -> None:
         assert self.upload is not None
-        self.upload = replace(self.upload, parts=(*self.upload.parts, part))
+        there = tuple(part for part in self.upload.parts if part.number not in gone)
+        self.upload, self.numbers = replace(self.upload, parts=there), iter(sorted(gone))
+
+    def take(self, upload_id: str, done: StoredPart | None) -> int | None:
+        assert self.upload is not None
+        if done is not None:
+            self.upload = replace(self.upload, parts=(*self.upload.parts, done))
+        return next(self.numbers, None)
+
+    def taken(self) -> Mapping[int, bool]:
+        return {}
+
+    def give_back(self, numbers: Collection[int]) -> None:
+        raise AssertionError(f"{numbers} were taken by nobody")
 
     def commit(self, digest: str) -> None:
         assert self.upload is not None
