@@ -81,7 +81,7 @@ def command(args: argparse.Namespace, port: int) -> list[str]:
     """Return locust's command line."""
     words = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", f"http://127.0.0.1:{port}"]
     if args.page:
-        return [*words, "--class-picker"]
+        return [*words, "--class-picker", "--web-host", "127.0.0.1"]
     words += ["--headless", "--html", str(args.report), "--only-summary", "--stop-timeout", "30"]
     if not args.shape:
         words += ["--users", str(args.users), "--spawn-rate", str(args.users), "--run-time", f"{args.seconds}s"]
