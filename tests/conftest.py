@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -160,3 +161,17 @@ def hub_errors_fail() -> Iterator[None]:
     yield
     hub.handle_error = original
     assert not seen, seen
+
+
+@pytest.fixture
+def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the counts of bytes that os.splice moved, as they come."""
+    counts: list[int] = []
+    real = os.splice
+
+    def splice(*args: Any, **more: Any) -> int:
+        counts.append(real(*args, **more))
+        return counts[-1]
+
+    monkeypatch.setattr(os, "splice", splice)
+    return counts

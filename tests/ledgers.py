@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, Settlement, Spec
+from tests.postgres import Postgres, deaf_to_commits
 
 OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
 TREE = Spec("a:photos", "b:photos", {"recursive": True}, {"source": {"url": "a:photos"}})
@@ -41,3 +43,19 @@ def states(ledger: Ledger, id: str) -> list[str]:
     }
     assert {state: counted.bytes for state, counted in tally.items()} == sizes
     return found
+
+
+@contextmanager
+def lossy(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledger]]:
+    """Give a ledger, what lets the answer to its next COMMIT be lost, and the same ledger by a way that loses none."""
+    address = postgres.database()
+    with deaf_to_commits(postgres) as proxy:
+        far = Ledger.at(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        near = Ledger.at(address)
+        try:
+            far.renew()
+            near.renew()
+            yield far, proxy.lose_next, near
+        finally:
+            far.close()
+            near.close()

@@ -35,8 +35,17 @@ def bytes_in(migration: Members, *states: str) -> int:
 
 def bytes_there(migration: Members) -> int:
     """Return how many bytes the destination has, in whole objects and in parts of others."""
-    in_parts: int = migration.get("bytes_in_parts", 0)  # an older server does not tell
-    return bytes_in(migration, *WELL) + in_parts
+    return bytes_in(migration, *WELL) + _in_parts(migration)
+
+
+def bytes_done(migration: Members) -> int:
+    """Return how many bytes need not be moved any more: those that are there, and those of objects that failed."""
+    return bytes_there(migration) + bytes_in(migration, "failed")
+
+
+def _in_parts(migration: Members) -> int:
+    count: int = migration.get("bytes_in_parts", 0)  # an older server does not tell
+    return count
 
 
 def line(migration: Members) -> str:
@@ -52,7 +61,7 @@ def line(migration: Members) -> str:
 def head(migration: Members, rate: float, here: int = 0) -> str:
     """Return how far it is, as one line; `here` are bytes of objects under way, `rate` is bytes a second."""
     done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
-    here = max(here, migration.get("bytes_in_parts", 0))  # other processes may have moved some
+    here = max(here, _in_parts(migration))  # other processes may have moved some
     moved = bytes_in(migration, *WELL, "failed") + here
     text = (
         f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of "

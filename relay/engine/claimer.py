@@ -50,7 +50,7 @@ from relay.errors import (
 from relay.failpoints import reach
 from relay.ledger.claims import LAPSES, SUSPECT, Wanted, large
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Migration, Settlement, Share, Standing
+from relay.ledger.rows import Claim, Settlement, Share, Standing
 from relay.receipt import State, Version
 from relay.throttle import Throttle
 
@@ -115,7 +115,6 @@ class Claimer:
         self._asked: dict[str, float] = {}
         self._pace = Pace(self.slots, self.clock)
         self._wake, self._hungry, self._over, self._stopped = Event(), Event(), Event(), Event()
-        self._stopping = False
         self._look_at, self._idle = 0.0, 0.0
 
     # -- from outside
@@ -123,11 +122,10 @@ class Claimer:
     @property
     def stopping(self) -> bool:
         """Whether it was told to stop."""
-        return self._stopping
+        return self._over.is_set()
 
     def stop(self) -> None:
         """Claim nothing more, and hand back what runs within about a second. `run` returns then."""
-        self._stopping = True
         self._over.set()
         for active in tuple(self.active.values()):
             self._break(active, "this process stops")
@@ -147,7 +145,7 @@ class Claimer:
         lister = Lister(self.ledger, self.runner, self._jobs, self._over, self._wake.set, self._troubled, self.only)
         others = [gevent.spawn(lister.run), gevent.spawn(self._keep)]
         try:
-            while not self._stopping and not self._round():
+            while not self.stopping and not self._round():
                 self._gather()
         finally:
             self.stop()
@@ -167,7 +165,7 @@ class Claimer:
         self._wake.wait(self._idle or LOOK_SECONDS)
         self._wake.clear()
         gevent.sleep(GATHER_SECONDS)
-        if self._queue.qsize() > self._pace.low and not self._stopping:
+        if self._queue.qsize() > self._pace.low and not self.stopping:
             self._hungry.clear()
             self._hungry.wait(LONGEST_SECONDS)
 
@@ -234,7 +232,7 @@ class Claimer:
     def _join(self) -> None:
         """Share in an object of another runner, where there is a slot for it and nothing else to do."""
         now = self.clock()
-        if len(self._in_hand) + len(self._shares) >= self.slots or self._stopping or now < self._join_at:
+        if len(self._in_hand) + len(self._shares) >= self.slots or self.stopping or now < self._join_at:
             return
         self._join_at = now + JOIN_SECONDS
         self._shunned = {id: until for id, until in self._shunned.items() if until > now}
@@ -352,10 +350,10 @@ class Claimer:
 
     def _made(self, claim: Claim, entry: int) -> Settlement | None:
         """Make one transfer; return how it is settled, or None where the claim is not ours any more."""
-        if self._stopping or self._crowded(claim.migration_id):
+        if self.stopping or self._crowded(claim.migration_id):
             return Settlement(claim, "hand_back")
         transfer: Transfer | None = None
-        while claim.id in self._shares and not self._stopping:
+        while claim.id in self._shares and not self.stopping:
             gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
         try:
             job = self._jobs.job(claim.migration_id, claim.renewed)
@@ -378,7 +376,7 @@ class Claimer:
 
     def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
         resent = transfer.resent if transfer else 0
-        if stopped or self._stopping or isinstance(error, LedgerFailed):
+        if stopped or self.stopping or isinstance(error, LedgerFailed):
             return Settlement(claim, "hand_back", resent=resent)
         denied = isinstance(error, PermissionDenied) and self._denied(claim, error)
         if denied or isinstance(error, Unauthenticated | StoreFull):
@@ -441,7 +439,7 @@ class Claimer:
         claim = share.claim
         sharing: Sharing | None = None
         try:
-            if not self._stopping:
+            if not self.stopping:
                 job = self._jobs.job(claim.migration_id, claim.renewed)
                 transfer = self.runner.transfer(job.plan(claim))
                 transfer.meter.throttle = self._throttle(claim.migration_id)
@@ -479,10 +477,3 @@ def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
         level=outcome.receipt.level.value if outcome.receipt else None,
         receipt=receipt,
     )
-
-
-def progress(migration: Migration) -> Mapping[str, int]:
-    """Return how many objects and bytes of a migration are settled, and how many are known."""
-    done = migration.counted("verified", "unverified", "skipped", "failed", "cancelled")
-    every = migration.counted()
-    return {"objects": done.objects, "bytes": done.bytes, "objects_known": every.objects, "bytes_known": every.bytes}

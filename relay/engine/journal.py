@@ -6,7 +6,7 @@ is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,8 +36,8 @@ class Journal(Protocol):
     def taken(self) -> Mapping[int, bool]:
         """Return the numbers of the parts that are somebody's and not there yet, or nobody's; True: they are ours."""
 
-    def give_back(self, numbers: Collection[int]) -> None:
-        """Parts that were ours are nobody's now."""
+    def give_back(self) -> None:
+        """The parts that were ours, and are not there yet, are nobody's now."""
 
     def commit(self, digest: str) -> None:
         """The upload is about to be completed; `digest` is the whole's, in hex, or empty."""
@@ -101,9 +101,9 @@ class ClaimJournal:
         """As Journal.taken."""
         return self.ledger.taken(self.claim)
 
-    def give_back(self, numbers: Collection[int]) -> None:
+    def give_back(self) -> None:
         """As Journal.give_back."""
-        self.ledger.give_back(self.claim, numbers)
+        self.ledger.give_back(self.claim)
 
     def commit(self, digest: str) -> None:
         """As Journal.commit."""

@@ -25,7 +25,7 @@ from awscrt import checksums
 from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
-from relay.engine.window import COMBINED, Take, Way, Window, alone, spans_of
+from relay.engine.window import COMBINED, Take, Way, Window, alone, pause, spans_of
 from relay.errors import (
     IntegrityMismatch,
     LeaseLost,
@@ -126,9 +126,10 @@ class Parts:
 
         RangeIgnored where the source gives no ranges after all: nothing of it is at the destination then.
         """
-        if moved := self._put_together():
+        written = self.journal.begun() if self.journal is not None else None
+        if written is not None and (moved := self._put_together(written)):
             return moved
-        upload = self._gone_on() or self._begun()
+        upload = (written and self._gone_on(written)) or self._begun()
         try:
             self._move_all(upload)
             return self._completed(upload)
@@ -139,13 +140,12 @@ class Parts:
 
     # -- the upload
 
-    def _put_together(self) -> Moved | None:
+    def _put_together(self, written: Begun) -> Moved | None:
         """Return what an earlier attempt completed under another name, and did not live to publish; nothing is sent.
 
         Like any object that was just sent, it is believed only when it is proved.
         """
-        written = self.journal.begun() if self.journal is not None else None
-        if written is None or written.digest is None or not self._is_ours(written):
+        if written.digest is None or not self._is_ours(written):
             return None
         left = self._destination.unpublished(self.way.place, written.upload_id)
         if left is None:
@@ -196,14 +196,12 @@ class Parts:
         reach("after-begin-row")
         return upload
 
-    def _gone_on(self) -> Upload | None:
+    def _gone_on(self, written: Begun) -> Upload | None:
         """Return the upload of an earlier attempt, if there is one of this very version, with what it has of it.
 
         One that does not fit is thrown away.
         """
-        written = self.journal.begun() if self.journal is not None else None
-        if written is None or self.journal is None:
-            return None
+        assert self.journal is not None, "it is where this was written"
         if not written.upload_id:
             self._sweep(written)
             return None
@@ -275,10 +273,10 @@ class Parts:
                     window.note(part)
             if len(window.done) < len(window.spans):
                 raise UploadGone(f"the parts of {self.way.place} were forgotten while they were moved")
-        elif mine := [number for number, ours in left.items() if ours]:
-            journal.give_back(mine)
+        elif any(left.values()):
+            journal.give_back()
         else:
-            self.way.wait(OTHERS_SECONDS, self.way.meter)
+            pause(OTHERS_SECONDS, self.way.meter, self.way.sleep)
 
     # -- the end
 

@@ -33,7 +33,7 @@ from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.promised import as_listed, as_promised, one_piece, uncompared
 from relay.engine.unchanged import unchanged
 from relay.engine.verify import Proof, Sent, prove
-from relay.engine.window import BEGUN_ANEW, COMBINED, Way
+from relay.engine.window import BEGUN_ANEW, COMBINED, Way, pause
 from relay.errors import (
     AlreadyExists,
     CertificateRefused,
@@ -237,10 +237,7 @@ class Transfer:
         if wait is None:
             raise error
         self.phase = "waiting"
-        until = monotonic() + wait
-        while (left := until - monotonic()) > 0:
-            self.sleep(min(left, self.meter.tick_seconds))
-            self.meter.look()
+        pause(wait, self.meter, self.sleep)
 
     def _wait(self, error: RelayError) -> float | None:
         """Return how long to wait before the next attempt, in seconds, or None if there is to be none."""

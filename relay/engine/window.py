@@ -70,14 +70,7 @@ class Way:
                     wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
                 if wait is None:
                     raise
-                self.wait(wait, meter)
-
-    def wait(self, seconds: float, meter: Meter) -> None:
-        """Wait, and look. Raises what the meter raises, within about a second."""
-        until = meter.clock() + seconds
-        while (left := until - meter.clock()) > 0:
-            self.sleep(min(left, meter.tick_seconds))
-            meter.look()
+                pause(wait, meter, self.sleep)
 
 
 @dataclass(eq=False)
@@ -193,6 +186,14 @@ class Window:
         destination = cast(CopyPartsDestination, self.way.stores.destination(self.way.place, meter))
         part = destination.copy_part(upload, number, self.way.source, self.way.found, span)
         return StoredPart(number, part.size, part.etag, "", part.checked)
+
+
+def pause(seconds: float, meter: Meter, sleep: Callable[[float], None]) -> None:
+    """Wait before something is done again. Raises what `Meter.look` raises, within about a second."""
+    until = meter.clock() + seconds
+    while (left := until - meter.clock()) > 0:
+        sleep(min(left, meter.tick_seconds))
+        meter.look()
 
 
 def spans_of(size: int, step: int) -> list[Span]:

@@ -237,9 +237,9 @@ class Ledger:
         """As uploads.taken."""
         return self.database.run(lambda c: uploads.taken(c, self.who, claim.id), write=False)
 
-    def give_back(self, claim: Claim, numbers: Collection[int] | None = None, resent: int = 0) -> None:
+    def give_back(self, claim: Claim, resent: int = 0) -> None:
         """As uploads.give_back."""
-        self.database.run(lambda c: uploads.give_back(c, self.who, claim.id, numbers, resent))
+        self.database.run(lambda c: uploads.give_back(c, self.who, claim.id, resent))
 
     def commit(self, claim: Claim, digest: str) -> None:
         """As uploads.commit."""

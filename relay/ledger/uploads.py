@@ -16,10 +16,10 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, insert, select, text, update
+from sqlalchemy import Connection, delete, exists, insert, select, text, update
 
 from relay.errors import LeaseLost, UploadGone
-from relay.ledger.claims import Who, check
+from relay.ledger.claims import Who, check, free
 from relay.ledger.rows import Begun, Claim, StoredPart
 from relay.ledger.schema import NOT_THERE, parts, transfers, uploads
 from relay.receipt import Version
@@ -57,7 +57,6 @@ def begun_of(row: Any, stored: tuple[StoredPart, ...] = ()) -> Begun:
 
 def begin(connection: Connection, who: Who, claim: Claim, upload: Begun) -> None:
     """Write that an upload was begun, in the place of any other."""
-    check(connection, who, claim)
     forget(connection, who, claim)
     pinned = upload.pinned
     told = pinned and {"size": pinned.size, "etag": pinned.etag, "last_modified": pinned.last_modified, "id": pinned.id}
@@ -86,7 +85,7 @@ def go_on(connection: Connection, who: Who, claim: Claim, upload_id: str, gone: 
     there = (parts.c.transfer_id == claim.id) & parts.c.owner.is_(None)
     for number in gone:  # few, if any: what was acknowledged is seldom lost
         connection.execute(update(parts).where(there, parts.c.number == number).values(etag="", digest=""))
-    give_back(connection, who, claim.id)
+    free(connection, who, [claim.id])
 
 
 def commit(connection: Connection, who: Who, claim: Claim, digest: str) -> None:
@@ -170,15 +169,10 @@ def _store(connection: Connection, who: Who, transfer: int, upload_id: str, part
     raise LeaseLost(f"part {part.number} was given to another worker")
 
 
-def give_back(
-    connection: Connection, who: Who, transfer: int, numbers: Collection[int] | None = None, resent: int = 0
-) -> None:
-    """Let anybody have the parts that are this runner's and not there yet: all, or some. `resent` bytes of them were
-    sent, and will be again."""
-    mine = and_(parts.c.transfer_id == transfer, NOT_THERE, parts.c.owner == who.id)
-    if numbers is not None:
-        mine &= parts.c.number.in_(numbers)
-    connection.execute(update(parts).where(mine).values(owner=None))
+def give_back(connection: Connection, who: Who, transfer: int, resent: int = 0) -> None:
+    """Let anybody have the parts that are this runner's and not there yet. `resent` bytes of them were sent, and will
+    be again."""
+    free(connection, who, [transfer])
     if resent:
         more = transfers.c.resent + resent
         connection.execute(update(transfers).where(transfers.c.id == transfer).values(resent=more))

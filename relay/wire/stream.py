@@ -120,14 +120,15 @@ class Stream:
         flags = _socket.MSG_MORE if more else 0
         if not self._held:
             return self._push((view,), flags)
-        sent = self._push((self._held, view), flags)
-        taken = max(0, sent - len(self._held))
-        self._held = self._held[sent:]
-        return taken
+        return self._push_behind((view,), flags)
 
     def write_both(self, view: memoryview, tail: bytes) -> int:
         """As `write_now`, of two pieces that follow each other; returns how many bytes of both were taken."""
-        sent = self._push((self._held, view, tail))
+        return self._push_behind((view, tail))
+
+    def _push_behind(self, pieces: tuple[bytes | memoryview, ...], flags: int = 0) -> int:
+        """Hand what is held to the socket, and pieces behind it; return how many bytes of those it took now."""
+        sent = self._push((self._held, *pieces), flags)
         taken = max(0, sent - len(self._held))
         self._held = self._held[sent:]
         return taken

@@ -15,7 +15,7 @@ from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnkno
 from relay.ledger import database, schema
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Counted, Listed, Settlement, Spec, Standing, StoredPart
+from relay.ledger.rows import Begun, Claim, Counted, Listed, Settlement, Spec, Standing, StoredPart
 from relay.receipt import Version
 from relay.throttle import Bounds
 from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
@@ -324,6 +324,14 @@ def part(number: int) -> StoredPart:
     return replace(PART, number=number, etag=f'"p{number}"')
 
 
+def uploading(ledger: Ledger) -> Claim:
+    """Accept a tree of one object, claim it, and begin its upload in three parts."""
+    tree(ledger, 30)
+    (claim,) = ledger.claim(1)
+    ledger.begin(claim, UPLOAD)
+    return claim
+
+
 def test_an_upload_is_remembered_with_its_parts_until_the_object_is_there(ledger: Ledger) -> None:
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
@@ -374,11 +382,12 @@ def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opene
 
 def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fresh_ones(opened: Opened) -> None:
     one, two = opened(), opened()
-    tree(one, 30)
-    (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
-    assert [one.take(claim, "upload-1", None), one.take(claim, "upload-1", None)] == [1, 2]
-    one.give_back(claim, [1])
+    claim = uploading(one)
+    three = opened()
+    first = three.join()
+    assert first is not None
+    assert [first.first, one.take(claim, "upload-1", None)] == [1, 2]
+    three.give_back(claim)
     share = two.join()
     assert share is not None
     assert (share.claim.id, share.first, share.upload) == (claim.id, 3, replace(UPLOAD, at=share.upload.at))
@@ -430,9 +439,7 @@ def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened)
 
 def test_what_a_lost_sharer_had_is_anybodys_and_what_it_says_later_is_not_heard(opened: Opened) -> None:
     one, two = opened(), opened()
-    tree(one, 30)
-    (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
+    claim = uploading(one)
     assert one.take(claim, "upload-1", None) == 1
     share = two.join()
     assert share is not None
@@ -468,9 +475,7 @@ def test_a_sharer_goes_on_when_the_owner_is_lost_and_the_next_owner_leaves_him_h
 
 def test_a_part_of_an_upload_that_was_thrown_away_is_told_so(opened: Opened) -> None:
     one, two = opened(), opened()
-    tree(one, 30)
-    (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
+    claim = uploading(one)
     share = two.join()
     assert share is not None
     one.forget(claim)
@@ -484,9 +489,7 @@ def test_a_part_of_an_upload_that_was_thrown_away_is_told_so(opened: Opened) -> 
 
 def test_what_is_handed_back_with_its_upload_leaves_its_parts_to_anybody(opened: Opened) -> None:
     one, two = opened(), opened()
-    tree(one, 30)
-    (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
+    claim = uploading(one)
     assert one.take(claim, "upload-1", None) == 1
     one.settle([Settlement(claim, "hand_back")])
     (again,) = two.claim(1)
@@ -495,9 +498,7 @@ def test_what_is_handed_back_with_its_upload_leaves_its_parts_to_anybody(opened:
 
 
 def test_parts_that_the_store_lost_are_sent_again(ledger: Ledger) -> None:
-    tree(ledger, 30)
-    (claim,) = ledger.claim(1)
-    ledger.begin(claim, UPLOAD)
+    claim = uploading(ledger)
     ledger.take(claim, "upload-1", None)
     ledger.take(claim, "upload-1", part(1))
     ledger.take(claim, "upload-1", part(2))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,8 +17,8 @@ from relay.ledger import database
 from relay.ledger.claims import FORGOTTEN, LAPSES, SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Listed, Spec
-from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
-from tests.postgres import Postgres, deaf_to_commits
+from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
+from tests.postgres import Postgres
 
 T = TypeVar("T")
 
@@ -254,22 +254,6 @@ def test_f76_a_listing_whose_claim_nobody_heard_of_is_claimed_again(opened: Open
     assert second.fence > first.fence
     with pytest.raises(LeaseLost):
         ledger.add_page(first, [Listed("a", 1)], "a")
-
-
-@contextmanager
-def lossy(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledger]]:
-    """Give a ledger, what lets the answer to its next COMMIT be lost, and the same ledger by a way that loses none."""
-    address = postgres.database()
-    with deaf_to_commits(postgres) as proxy:
-        far = Ledger.at(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
-        near = Ledger.at(address)
-        try:
-            far.renew()
-            near.renew()
-            yield far, proxy.lose_next, near
-        finally:
-            far.close()
-            near.close()
 
 
 def test_f76_a_migration_whose_acceptance_nobody_heard_of_is_found_by_its_key(postgres: Postgres) -> None:

@@ -17,8 +17,8 @@ from relay.ledger import database
 from relay.ledger.claims import Wanted
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Counted, Settlement
-from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
-from tests.postgres import Postgres, deaf_to_commits
+from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
+from tests.postgres import Postgres
 
 ALL = Wanted(100, 100, 100)
 
@@ -265,23 +265,15 @@ def test_f62_who_was_taken_for_gone_before_it_settles_settles_nothing(pair: tupl
 
 
 def test_f76_a_turn_of_which_nobody_heard_happens_once(postgres: Postgres) -> None:
-    address = postgres.database()
-    with deaf_to_commits(postgres) as proxy:
-        far = Ledger.at(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
-        near = Ledger.at(address)
-        try:
-            far.renew()
-            id = tree(near, 5, 6)
-            (claim,) = far.turn((), Wanted(1)).claims
-            proxy.lose_next()
-            with pytest.raises(LedgerFailed):
-                far.turn([verified(claim)], ALL)
-            assert states(near, id) == ["verified", "running"]
-            assert far.disown([claim]) == 1
-            turn = far.turn([verified(claim)], ALL)
-            assert turn.lost == (claim,)
-            assert [(one.name, one.lapses) for one in turn.claims] == [("001", 0)]
-            assert states(near, id) == ["verified", "running"]
-        finally:
-            far.close()
-            near.close()
+    with lossy(postgres) as (far, lose_next, near):
+        id = tree(near, 5, 6)
+        (claim,) = far.turn((), Wanted(1)).claims
+        lose_next()
+        with pytest.raises(LedgerFailed):
+            far.turn([verified(claim)], ALL)
+        assert states(near, id) == ["verified", "running"]
+        assert far.disown([claim]) == 1
+        turn = far.turn([verified(claim)], ALL)
+        assert turn.lost == (claim,)
+        assert [(one.name, one.lapses) for one in turn.claims] == [("001", 0)]
+        assert states(near, id) == ["verified", "running"]

@@ -12,7 +12,7 @@ from relay.location import Location
 from relay.stores.aws import S3Config, s3_location
 from relay.stores.sigv4 import Credentials, Signer
 from tests.conftest import QUICK, Engine
-from tests.faults.clouds import received
+from tests.faults.clouds import asked
 from tests.scripted import Peer, Talk
 
 PART = 5 << 20
@@ -80,12 +80,7 @@ class Bucket:
     tag: str = "whole-2"
 
     def __call__(self, talk: Talk) -> None:
-        while request := talk.head():
-            if b"100-continue" in request:
-                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = received(talk, request) if request.split()[0] in (b"PUT", b"POST") else b""
-            if body is None:
-                return
+        for request, body in asked(talk):
             operation = self._operation(request)
             self.asked.append(operation)
             self.requests.append(request)

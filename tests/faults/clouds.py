@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tests.scripted import Script, Talk, length_of
@@ -101,6 +101,17 @@ def _answer(talk: Talk, cloud: Cloud, method: bytes, path: bytes) -> None:
         talk.send(b"HTTP/1.1 204 No Content\r\n\r\n")
     else:
         talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body if method == b"GET" else b"")
+
+
+def asked(talk: Talk) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each request that comes, and its body; ends where an upload breaks off."""
+    while request := talk.head():
+        if b"100-continue" in request:
+            talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = received(talk, request) if request.split()[0] in (b"PUT", b"POST") else b""
+        if body is None:
+            return
+        yield request, body
 
 
 def received(talk: Talk, request: bytes) -> bytes | None:

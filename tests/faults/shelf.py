@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qs, quote, unquote
 
 from tests.faults.buckets import GONE, crc64nvme, document, refusal, reply
-from tests.faults.clouds import received
+from tests.faults.clouds import asked
 from tests.scripted import Talk
 
 PREFIX = "/bucket/"
@@ -30,12 +30,7 @@ class Shelf:
     """The requests' methods and targets, byte for byte."""
 
     def __call__(self, talk: Talk) -> None:
-        while request := talk.head():
-            if b"100-continue" in request:
-                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = received(talk, request) if request.split()[0] in (b"PUT", b"POST") else b""
-            if body is None:
-                return
+        for request, body in asked(talk):
             method, target = request.decode().split(" ", 2)[:2]
             self.asked.append(f"{method} {target}")
             path, _, query = target.partition("?")

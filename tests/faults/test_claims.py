@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,6 @@ from tests.faults.test_explosions import exploding
 from tests.scripted import Peer, Talk
 
 DATA = b"bytes " * 1000
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
-    yield made
-    made.close()
 
 
 def accepted(ledger: Ledger, folder: Path, runner: Runner) -> str:
@@ -177,20 +168,6 @@ def failure(run: Callable[[], object]) -> RelayError | None:
     except RelayError as error:
         return error
     return None
-
-
-@pytest.fixture
-def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the counts of bytes that os.splice moved, as they come."""
-    counts: list[int] = []
-    real = os.splice
-
-    def splice(*args: Any, **more: Any) -> int:
-        counts.append(real(*args, **more))
-        return counts[-1]
-
-    monkeypatch.setattr(os, "splice", splice)
-    return counts
 
 
 # -- rounds

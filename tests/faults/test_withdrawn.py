@@ -28,14 +28,6 @@ from tests.scripted import Peer, Script, Talk
 DATA = b"bytes " * 1000
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
-    yield made
-    made.close()
-
-
 @dataclass
 class Gate:
     """Who may ask for what: the token that is good, and the methods that it is never good for."""

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any
 
 import gevent
 import pytest
@@ -138,20 +137,6 @@ def by(way: str, body: Body) -> None:
     """Make the pump take this way: a digest has to see the bytes."""
     if way == "copy":
         body.digest_with(("crc64nvme",))
-
-
-@pytest.fixture
-def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the counts of bytes that os.splice moved, as they come."""
-    counts: list[int] = []
-    real = os.splice
-
-    def splice(*args: Any, **more: Any) -> int:
-        counts.append(real(*args, **more))
-        return counts[-1]
-
-    monkeypatch.setattr(os, "splice", splice)
-    return counts
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,18 @@
+"""What several of these tests work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.ledger.ledger import Ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Return an empty ledger."""
+    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    yield made
+    made.close()
