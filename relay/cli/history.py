@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -128,7 +129,20 @@ def _begins(name: str, text: str) -> click.Command:
 
 
 pause = _verb("pause", "Let nothing more of the migration ID begin; who works on it stops within about a second.")
-cancel = _verb("cancel", "End the migration ID. What has arrived stays.")
+
+
+@click.command()
+@click.argument("id")
+@URL
+def cancel(id: str, url: str | None) -> int:
+    """End the migration ID. What has arrived stays, what is unfinished is removed."""
+    known = migrations_of(url)
+    say(line(known.act(id, "cancel")))
+    for told in known.sweep(id):
+        say(told, sys.stderr)
+    return Exit.VERIFIED
+
+
 resume = _begins("resume", "Let the migration ID go on: a server's runners do, or the command that began it.")
 retry = _begins("retry", "Queue what failed, could not be verified, or was cancelled of the migration ID.")
 

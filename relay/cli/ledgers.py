@@ -48,6 +48,10 @@ class Migrations(Protocol):
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
         """Tell it to pause, resume, cancel or retry; `places` are both ends again with fresh credentials."""
 
+    def sweep(self, id: str) -> Iterator[str]:
+        """Remove what lost attempts of a cancelled one left at its destination; yield a line for what could not be, and
+        one for how much was. Nothing where a server does that by itself."""
+
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """Change its priority and limits; None takes a limit away."""
 
@@ -108,6 +112,17 @@ class Here:
             secret = parse_fresh(texts, migration, Remotes(self._settings.remotes, folders=None))
         return summary(self._ledger, self._ledger.act(migration.id, verb, secret))
 
+    def sweep(self, id: str) -> Iterator[str]:
+        """As Migrations.sweep."""
+        migration = self._ledger.migration(id)
+        self._ledger.reclaim()  # a process that was killed may still stand there as the one that makes a transfer
+        if not self._ledger.orphans(migration.id):
+            return
+        # Here and not above: the engine takes a while that other commands need not wait.
+        from relay.cli.sweep import sweep
+
+        yield from sweep(self._settings, self._ledger, migration)
+
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As Migrations.limit."""
         return summary(self._ledger, self._ledger.limit(self._ledger.migration(id).id, change))
@@ -154,6 +169,10 @@ class There:
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
         """As Migrations.act."""
         return self._client.ask("POST", f"{_path(id)}/{verb}", places)
+
+    def sweep(self, id: str) -> Iterator[str]:
+        """As Migrations.sweep."""
+        return iter(())
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As Migrations.limit."""

@@ -2,7 +2,8 @@
 
 Theory of operation. A fixed number of greenlets, one a slot, each make one transfer after the other. One greenlet
 keeps them fed: in one transaction it settles what has ended and claims as much as there is room for; it waits a moment
-between two rounds, so that many small objects share a transaction (`pace.py`). One lists, and one keeps the lease.
+between two rounds, so that many small objects share a transaction (`pace.py`). One lists, one removes what nobody goes
+on with (`orphans.py`), and one keeps the lease.
 All of them go on until they are told to stop; then nothing new is claimed, what runs is handed back with what it has
 reached, and the runner is taken out of the ledger.
 
@@ -31,7 +32,9 @@ from gevent.queue import SimpleQueue
 
 from relay.engine.jobs import Jobs
 from relay.engine.journal import ClaimJournal
+from relay.engine.leftovers import lost_tokens, token
 from relay.engine.lister import Lister
+from relay.engine.orphans import Sweeper
 from relay.engine.pace import GATHER_SECONDS, LONGEST_SECONDS, Pace
 from relay.engine.runner import Runner
 from relay.engine.share import Sharing
@@ -63,8 +66,6 @@ IDLE_SECONDS = (0.03, 0.25)
 process may be listing, or moving the last objects."""
 RENEW_SECONDS = 5.0
 """How often, at least, the lease is put off, and the claims of lost runners are taken back."""
-LOST = 10
-"""So many earlier claims of an object are looked for at its destination."""
 JOIN_SECONDS = 0.5
 """How often one that has nothing to claim looks for an object of another runner to share in."""
 SHARE_SECONDS = 0.1
@@ -143,7 +144,8 @@ class Claimer:
         self.ledger.reclaim()
         workers = [gevent.spawn(self._work) for _ in range(self.slots)]
         lister = Lister(self.ledger, self.runner, self._jobs, self._over, self._wake.set, self._troubled, self.only)
-        others = [gevent.spawn(lister.run), gevent.spawn(self._keep)]
+        sweeper = Sweeper(self.ledger, self.runner, self._jobs, self._over, self.only)
+        others = [gevent.spawn(lister.run), gevent.spawn(sweeper.run), gevent.spawn(self._keep)]
         try:
             while not self.stopping and not self._round():
                 self._gather()
@@ -411,8 +413,8 @@ class Claimer:
             promised=Version(claim.size, digests=digests) if claim.url else None,
             absent=self._jobs.empty(claim.migration_id) and claim.attempts == 1,
             begun=claim.attempts > 1,
-            token=_token(claim, claim.fence),
-            lost=tuple(_token(claim, fence) for fence in range(max(1, claim.fence - LOST), claim.fence)),
+            token=token(claim),
+            lost=lost_tokens(claim, claim.fence),
         )
 
     # -- shares
@@ -455,11 +457,6 @@ class Claimer:
             finally:
                 del self.active[claim.id]
                 self.helped(sharing.bytes)
-
-
-def _token(claim: Claim, fence: int) -> str:
-    """Return what no other claim of any transfer has."""
-    return f"{claim.migration_id[:13]}-{claim.id}-{fence}"
 
 
 def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:

@@ -5,19 +5,31 @@ name and leave what came (WsgiDAV). A failed transfer must leave nothing that co
 must not touch what was there before it. So we look before an upload, and again after one that broke: an object that
 is not the one from before, is not of the whole length, and is no longer than what we sent, can only be ours.
 
+What a process that was killed left is removed by whoever makes its transfer again, or, where nobody does, by
+`orphans.py`: names and uploads that only it can have had, as the ledger tells them.
+
 Never here: correctness. A process that is killed cleans nothing; a later verification must find that out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final, cast
 
+from relay.config import Limits
 from relay.errors import NotFound, PreconditionFailed, RelayError, StoreError
 from relay.failpoints import reach
+from relay.ledger.rows import Begun, Claim
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, Stored
+from relay.stores.interfaces import Destination, PartsDestination, Stored, Upload
+
+CLOCK_SECONDS: Final = 5.0
+"""So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
+LOST: Final = 10
+"""So many earlier claims of an object are looked for at its destination."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +123,45 @@ def remove(destination: Destination, stored: Stored, error: RelayError) -> None:
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:
     error.hint = f"{error.hint} {what} may remain at {place} ({why}); look, and delete it."
+
+
+# -- of processes that were killed
+
+
+def token(claim: Claim, fence: int | None = None) -> str:
+    """Return what no other claim of any transfer has; that of an earlier claim by its fence."""
+    return f"{claim.migration_id[:13]}-{claim.id}-{claim.fence if fence is None else fence}"
+
+
+def lost_tokens(claim: Claim, before: int) -> tuple[str, ...]:
+    """Return the tokens of the last claims of a transfer, up to the one before the fence `before`."""
+    return tuple(token(claim, fence) for fence in range(max(1, before - LOST), before))
+
+
+def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]) -> None:
+    """Remove what attempts that were lost left under names that only they had; what can't be stays."""
+    for one in tokens:
+        left = destination.unpublished(place, one)
+        if left is None:
+            return
+        reach("during-sweep")
+        with suppress(StoreError):
+            destination.delete(left, Version())
+
+
+def throw_away(destination: Destination, upload: Upload) -> None:
+    """Throw an upload away, and what the store has put together of it and nobody has published. Raises StoreError."""
+    cast(PartsDestination, destination).abort(upload)
+    if left := destination.unpublished(upload.location, upload.id):
+        with suppress(StoreError):  # most were never put together
+            destination.delete(left, Version())
+
+
+def lost_uploads(destination: Destination, place: Location, written: Begun, limits: Limits) -> tuple[Upload, ...]:
+    """Return the uploads that an attempt may have begun which was lost before it learned, or wrote down, which it was.
+
+    Nobody else's: to this very place, and of the time within which that attempt may have asked. Raises StoreError.
+    """
+    longest = 2 * (limits.head_seconds + limits.connect_seconds)
+    since, until = written.at - CLOCK_SECONDS, written.at + longest + CLOCK_SECONDS
+    return cast(PartsDestination, destination).lost_uploads(place, since, until)

@@ -15,7 +15,6 @@ parts, and how one moves.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -25,6 +24,7 @@ from awscrt import checksums
 from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
+from relay.engine.leftovers import lost_uploads, throw_away
 from relay.engine.window import COMBINED, Take, Way, Window, alone, pause, spans_of
 from relay.errors import (
     IntegrityMismatch,
@@ -54,8 +54,6 @@ from relay.stores.interfaces import (
 from relay.wire.meter import Meter
 
 MIB = 1 << 20
-CLOCK_SECONDS = 5.0
-"""So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
 COPY_BYTES = 512 * MIB
 """The most that a store is asked to copy in one request, which takes it some seconds."""
 OTHERS_SECONDS = 0.25
@@ -185,7 +183,8 @@ class Parts:
         if self.journal is not None:
             self.journal.begin(about)
         reach("before-begin")
-        upload = self._destination.begin(self.way.place, self.way.found.metadata)
+        self.way.meter.look()
+        upload = cast(PartsDestination, self._patient()).begin(self.way.place, self.way.found.metadata)
         reach("after-begin")
         if self.journal is not None:
             try:
@@ -195,6 +194,13 @@ class Parts:
                 raise
         reach("after-begin-row")
         return upload
+
+    def _patient(self) -> Destination:
+        """Return the destination for what must be heard to its end, even by one who is told to stop: an upload that
+        was begun, and nobody was told which it is, stays."""
+        meter = Meter(self.way.limits)
+        meter.throttle = self.way.meter.throttle
+        return self.way.stores.destination(self.way.place, meter)
 
     def _gone_on(self, written: Begun) -> Upload | None:
         """Return the upload of an earlier attempt, if there is one of this very version, with what it has of it.
@@ -227,10 +233,7 @@ class Parts:
 
         Nobody else's: it is to this very place, and of the time within which that attempt may have asked for it.
         """
-        limits: Limits = self.way.limits
-        longest = 2 * (limits.head_seconds + limits.connect_seconds)
-        since, until = written.at - CLOCK_SECONDS, written.at + longest + CLOCK_SECONDS
-        for lost in self._destination.lost_uploads(self.way.place, since, until):
+        for lost in lost_uploads(self._destination, self.way.place, written, self.way.limits):
             self._replace(lost)
 
     def _replace(self, upload: Upload) -> None:
@@ -335,11 +338,7 @@ class Parts:
         if self.journal is not None and written:
             self.journal.held()
         reach("before-abort")
-        destination = self.way.stores.destination(self.way.place, Meter(self.way.limits))
-        cast(PartsDestination, destination).abort(upload)
-        if left := destination.unpublished(self.way.place, upload.id):
-            with suppress(StoreError):  # most were never put together
-                destination.delete(left, Version())
+        throw_away(self._patient(), upload)
         reach("after-abort")
         if self.journal is not None and written:
             self.journal.forget()

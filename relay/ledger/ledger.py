@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from relay.failpoints import reach
-from relay.ledger import claims, limits, migrations, pages, settling, shares, trees, turns, uploads
+from relay.ledger import claims, limits, migrations, orphans, pages, settling, shares, trees, turns, uploads
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import (
     Begun,
@@ -20,6 +20,7 @@ from relay.ledger.rows import (
     Listed,
     Listing,
     Migration,
+    Orphan,
     Settlement,
     Share,
     Spec,
@@ -254,3 +255,15 @@ class Ledger:
         if not self.database.run(lambda c: shares.joinable(c, self.who, only, but), write=False):
             return None
         return self.database.run(lambda c: shares.join(c, self.who, only, but))
+
+    # -- what nobody goes on with
+
+    def orphans(
+        self, only: str | None = None, but: Sequence[int] = (), kept: float = orphans.KEPT_SECONDS
+    ) -> list[Orphan]:
+        """As orphans.orphans."""
+        return self.database.run(lambda c: orphans.orphans(c, only, but, kept), write=False)
+
+    def removed(self, orphan: Orphan) -> None:
+        """As orphans.removed."""
+        self.database.run(lambda c: orphans.removed(c, orphan))

@@ -214,3 +214,11 @@ class StoredPart:
     etag: str
     digest: str
     checked: bool
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A transfer that nobody makes any more, as its last claim; and the upload in parts that it has begun, if any."""
+
+    claim: Claim
+    upload: Begun | None

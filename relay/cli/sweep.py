@@ -1,0 +1,46 @@
+"""What `relay cancel` removes at a destination: what stopped or lost attempts have left, and nobody goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gevent.event import Event
+
+from relay.config import Settings
+from relay.engine.jobs import Jobs
+from relay.engine.order import Job
+from relay.engine.orphans import Sweeper
+from relay.engine.runner import Runner
+from relay.errors import RelayError
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Migration
+from relay.stores.remotes import Remotes
+
+
+def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[str]:
+    """Remove what is left of a migration; yield a line for each object of which something may remain, and one for how
+    many others there were. The hosts that its user named are allowed. Raises LedgerFailed."""
+    try:
+        runner = _runner(settings, ledger, migration)
+    except RelayError as denied:
+        yield f"relay: an unfinished upload may remain at {migration.destination}: {denied.message}"
+        return
+    sweeper = Sweeper(ledger, runner, Jobs(ledger, runner), Event(), migration.id)
+    total, more = 0, True
+    while more:
+        count, left = sweeper.sweep()
+        total, more = total + count, bool(count or left)
+        for orphan, error in left:
+            place = orphan.upload.place if orphan.upload else f"{migration.destination}{orphan.claim.name}"
+            yield f"relay: an unfinished upload may remain at {place}: {error.message}; the same command tries again"
+    if total:
+        yield f"relay: removed what was unfinished of {total:,} object{'s' * (total > 1)}"
+
+
+def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> Runner:
+    remotes = Remotes(settings.remotes, folders=None)
+    job = Job.of(migration, ledger.secret(migration.id), remotes)
+    hosts = filter(None, (job.source.host, job.destination.host))
+    runner = Runner(settings, settings.egress().allowing(*hosts))
+    runner.remotes = remotes
+    return runner

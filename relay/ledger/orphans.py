@@ -1,0 +1,72 @@
+"""What was left at destinations by attempts that nobody will make again: found here, and forgotten when it is gone.
+
+Theory of operation. An attempt that ends removes what it began, and one that was killed leaves that to the next. Where
+there is no next one, since its migration was cancelled meanwhile, an unfinished upload would stay for ever, and cost
+its owner. Of a transfer that failed it stays a while, since a retry goes on with it.
+
+Only what the ledger says that a claim of ours began is ever named here. Two runners may remove the same: that does no
+harm, and needs no claim. A retry may begin anew at the same time: what it writes has another upload's id, or another
+fence, and is not touched.
+
+Decided here: what is an orphan, and when. Never here: how one is removed (`relay/engine/orphans.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import Connection, delete, exists, literal_column, or_, select, update
+
+from relay.ledger.claims import CLAIMED, claim_of
+from relay.ledger.rows import Orphan
+from relay.ledger.schema import migrations, parts, transfers, uploads
+from relay.ledger.uploads import begun_of
+
+KEPT_SECONDS: Final = 24 * 3600.0
+"""How long what a failed transfer has at its destination waits for a retry."""
+MOST: Final = 100
+"""So many are told of at a time."""
+_LAPSED = transfers.c.lapses > literal_column("0")
+"""Runners were lost with it. A value that is bound would keep the index from being used."""
+
+
+def orphans(
+    connection: Connection, only: str | None = None, but: Sequence[int] = (), kept: float = KEPT_SECONDS
+) -> list[Orphan]:
+    """Return some of them, `only` of one migration, and none of the transfers among `but`; of those that failed
+    the ones that did so `kept` seconds ago, or longer. Writes nothing."""
+    begun = select(uploads.c.transfer_id)
+    lapsed = select(transfers.c.id).where(_LAPSED)
+    forsaken = or_(
+        transfers.c.state == "cancelled",
+        (transfers.c.state == "failed") & (transfers.c.ended < time.time() - kept),
+    )
+    query = (
+        select(*CLAIMED, migrations.c.renewed)
+        .join(migrations, migrations.c.id == transfers.c.migration_id)
+        .where(transfers.c.id.in_(begun.union(lapsed)), forsaken, transfers.c.id.not_in(but))
+        .order_by(transfers.c.id)
+        .limit(MOST)
+    )
+    if only is not None:
+        query = query.where(transfers.c.migration_id == only)
+    claims = [claim_of(told, renewed) for *told, renewed in connection.execute(query)]
+    found = connection.execute(select(uploads).where(uploads.c.transfer_id.in_([claim.id for claim in claims])))
+    begun_by = {row.transfer_id: begun_of(row) for row in found}
+    return [Orphan(claim, begun_by.get(claim.id)) for claim in claims]
+
+
+def removed(connection: Connection, orphan: Orphan) -> None:
+    """Write that nothing of it is left. Changes nothing where somebody makes the transfer again."""
+    claim, upload = orphan.claim, orphan.upload
+    still = (transfers.c.id == claim.id) & (transfers.c.fence == claim.fence) & transfers.c.state.in_(_OVER)
+    if not connection.execute(update(transfers).where(still).values(lapses=0)).rowcount or upload is None:
+        return
+    ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload.upload_id)
+    connection.execute(delete(parts).where(parts.c.transfer_id == claim.id, exists().where(ours)))
+    connection.execute(delete(uploads).where(ours))
+
+
+_OVER = ("cancelled", "failed")

@@ -1,0 +1,108 @@
+"""What the ledger tells of transfers that nobody makes any more, and whose uploads may still be there."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun, Claim, Settlement, StoredPart
+from tests.ledgers import Opened, states, tree, verified
+
+UPLOAD = Begun("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3)
+PART = StoredPart(1, 10, '"p1"', "0123456789abcdef", True)
+
+
+def left(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
+    """Accept a tree of one object, begin its upload, and leave it so; return its migration's id and the claim."""
+    id = tree(ledger, 30)
+    (claim,) = ledger.claim(1)
+    ledger.begin(claim, UPLOAD)
+    assert ledger.take(claim, "upload-1", None) == 1
+    ledger.take(claim, "upload-1", PART)
+    assert ledger.settle([Settlement(claim, verb, error={"code": "x"} if verb == "failed" else None)]) == []
+    return id, claim
+
+
+def test_an_upload_of_what_was_cancelled_is_an_orphan_until_it_is_removed(ledger: Ledger) -> None:
+    id, claim = left(ledger)
+    assert ledger.orphans() == []
+    ledger.act(id, "cancel")
+    (orphan,) = ledger.orphans()
+    assert (orphan.claim.id, orphan.claim.name, orphan.claim.fence) == (claim.id, "000", claim.fence)
+    assert orphan.upload is not None
+    assert (orphan.upload.upload_id, orphan.upload.place) == ("upload-1", "s3://b/x")
+    assert ledger.orphans(id) == [orphan]
+    assert ledger.orphans("another") == []
+    assert ledger.orphans(but=[claim.id]) == []
+    ledger.removed(orphan)
+    assert ledger.orphans() == []
+    assert ledger.begun(claim) is None
+    assert ledger.migration(id).in_parts == 0
+
+
+def test_one_whose_runner_was_lost_is_an_orphan_without_an_upload_too(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 5, 6)
+    (claim,) = one.claim(1)
+    two.act(id, "cancel")
+    assert two.orphans() == []  # it may still be made
+    one.renew(-1)
+    assert two.reclaim() == 1
+    (orphan,) = two.orphans()
+    assert (orphan.claim.id, orphan.upload) == (claim.id, None)
+    two.removed(orphan)
+    assert two.orphans() == []
+    assert states(two, id) == ["cancelled", "cancelled"]
+
+
+def test_what_failed_waits_for_a_retry_before_it_is_an_orphan(ledger: Ledger) -> None:
+    _, claim = left(ledger, verb="failed")
+    assert ledger.orphans() == []
+    (orphan,) = ledger.orphans(kept=-1)
+    assert orphan.claim.id == claim.id
+
+
+def test_what_was_set_aside_has_an_end_and_becomes_an_orphan_as_any_that_failed(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 30)
+    for _ in range(5):
+        (claim,) = one.claim(1)
+        one.begin(claim, UPLOAD)
+        one.renew(-1)
+        two.reclaim()
+        one.renew()
+    assert states(two, id) == ["failed"]
+    assert two.orphans() == []
+    assert [orphan.claim.id for orphan in two.orphans(kept=-1)] == [claim.id]
+
+
+def test_what_is_queued_or_arrived_is_no_orphan(ledger: Ledger) -> None:
+    left(ledger)
+    (claim,) = ledger.claim(1)
+    ledger.settle([verified(claim, 30)])
+    assert ledger.orphans(kept=-1) == []
+
+
+@pytest.mark.parametrize("fresh", ["upload-2", "upload-1"], ids=["begun anew", "gone on with"])
+def test_who_retries_meanwhile_keeps_what_he_has(ledger: Ledger, fresh: str) -> None:
+    id, _ = left(ledger)
+    ledger.act(id, "cancel")
+    (orphan,) = ledger.orphans()
+    ledger.act(id, "retry")
+    (claim,) = ledger.claim(1)
+    if fresh != UPLOAD.upload_id:
+        ledger.begin(claim, Begun(fresh, True, "s3://b/x", '"e"', 30, 10, total=3))
+    ledger.removed(orphan)
+    found = ledger.begun(claim)
+    assert found is not None
+    assert found.upload_id == fresh
+
+
+def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
+    id, _ = left(ledger)
+    ledger.act(id, "cancel")
+    (orphan,) = ledger.orphans()
+    ledger.removed(orphan)
+    ledger.removed(orphan)
+    assert ledger.orphans() == []
+    assert states(ledger, id) == ["cancelled"]

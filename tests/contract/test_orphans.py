@@ -1,0 +1,135 @@
+"""What removes at real servers what nobody goes on with, and leaves everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from gevent.event import Event
+
+from relay.config import Settings
+from relay.engine.jobs import Jobs
+from relay.engine.order import End, Order
+from relay.engine.orphans import AGAIN_SECONDS, Sweeper
+from relay.engine.runner import Runner
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun, Claim, Listed, Settlement
+from tests.seaweed import KEY, REGION, SECRET, Seaweed
+
+
+@dataclass(eq=False)
+class Forsaken:
+    """A cancelled migration of a tree to a bucket, its one object claimed once, and who sweeps."""
+
+    seaweed: Seaweed
+    ledger: Ledger
+    id: str
+    claim: Claim
+    sweeper: Sweeper
+    key: str
+    now: list[float] = field(default_factory=lambda: [0.0])
+
+    def begun(self, key: str) -> str:
+        """Begin an upload at the server; return its id."""
+        id: str = self.seaweed.client().create_multipart_upload(Bucket=self.seaweed.bucket, Key=key)["UploadId"]
+        return id
+
+    def cancelled(self, upload: str) -> None:
+        """Write that this upload was begun, and cancel the migration."""
+        place = f"s3://{self.seaweed.bucket}/{self.key}"
+        self.ledger.begin(self.claim, Begun(upload, True, place, '"e"', 30, 10, total=3))
+        self.ledger.settle([Settlement(self.claim, "hand_back")])
+        self.ledger.act(self.id, "cancel")
+
+    @property
+    def uploads(self) -> set[str]:
+        """The ids of what is begun at the server below the tree."""
+        found = self.seaweed.client().list_multipart_uploads(Bucket=self.seaweed.bucket, Prefix=self.key)
+        return {row["UploadId"] for row in found.get("Uploads", ())}
+
+
+@pytest.fixture
+def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
+    remote = {"type": "s3", "endpoint": seaweed.endpoint, "region": REGION}
+    keys = {"access_key_id": KEY, "secret_access_key": SECRET}
+    settings = Settings(remotes={"far": remote | keys}, local_folders=str(tmp_path), egress_allow="127.0.0.1")
+    runner = Runner(settings)
+    ledger = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    ledger.renew()
+    tree = f"orphans/{tmp_path.name}"
+    order = Order(End(f"file://{tmp_path}/from"), End(f"far:{seaweed.bucket}/{tree}"), recursive=True)
+    id = ledger.create(order.spec(runner.remotes))[0].id
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, [Listed("object", 30, '"e"', 1.5, None)], "object")
+    ledger.end_listing(listing)
+    (claim,) = ledger.claim(1)
+    made = Forsaken(
+        seaweed, ledger, id, claim, Sweeper(ledger, runner, Jobs(ledger, runner), Event()), f"{tree}/object"
+    )
+    made.sweeper.clock = lambda: made.now[0]
+    yield made
+    ledger.close()
+    runner.wire.pool.close()
+
+
+def test_f51_an_upload_that_is_ours_is_thrown_away_and_no_other(forsaken: Forsaken) -> None:
+    mine, another = forsaken.begun(forsaken.key), forsaken.begun(f"{forsaken.key}-2")
+    same = forsaken.begun(forsaken.key)
+    forsaken.cancelled(mine)
+    assert forsaken.sweeper.sweep() == (1, [])
+    assert forsaken.uploads == {another, same}
+    assert forsaken.sweeper.sweep() == (0, [])
+
+
+def test_f51_one_whose_id_nobody_wrote_down_is_known_by_its_place_and_time(forsaken: Forsaken) -> None:
+    lost, another = forsaken.begun(forsaken.key), forsaken.begun(f"{forsaken.key}-2")
+    forsaken.cancelled("")
+    assert forsaken.sweeper.sweep() == (1, [])
+    assert lost not in forsaken.uploads
+    assert forsaken.uploads == {another}
+
+
+def test_one_that_is_gone_already_is_forgotten(forsaken: Forsaken) -> None:
+    forsaken.cancelled("0123456789abcdef0123456789abcdef")
+    assert forsaken.sweeper.sweep() == (1, [])
+    assert forsaken.ledger.orphans() == []
+
+
+def test_what_can_not_be_removed_stays_in_the_ledger_and_is_tried_again_later(
+    forsaken: Forsaken, tmp_path: Path
+) -> None:
+    mine = forsaken.begun(forsaken.key)
+    forsaken.cancelled(mine)
+    remotes = forsaken.sweeper.runner.remotes
+    forsaken.sweeper.runner.remotes = Runner(Settings(local_folders=str(tmp_path))).remotes
+    count, ((orphan, error),) = forsaken.sweeper.sweep()
+    assert (count, orphan.claim.id) == (0, forsaken.claim.id)
+    assert "no remote 'far'" in error.message
+    forsaken.sweeper.runner.remotes = remotes
+    assert forsaken.sweeper.sweep() == (0, [])
+    assert forsaken.uploads == {mine}
+    forsaken.now[0] += AGAIN_SECONDS + 1
+    assert forsaken.sweeper.sweep() == (1, [])
+    assert forsaken.uploads == set()
+
+
+def test_where_the_remote_leads_elsewhere_by_now_nothing_is_touched(forsaken: Forsaken) -> None:
+    mine = forsaken.begun(forsaken.key)
+    place = f"s3://{forsaken.seaweed.bucket}/another/place"
+    forsaken.ledger.begin(forsaken.claim, Begun(mine, True, place, '"e"', 30, 10, total=3))
+    forsaken.ledger.settle([Settlement(forsaken.claim, "hand_back")])
+    forsaken.ledger.act(forsaken.id, "cancel")
+    ((_, error),) = forsaken.sweeper.sweep()[1]
+    assert "its remote leads elsewhere" in error.message
+    assert forsaken.uploads == {mine}
+
+
+def test_one_who_is_told_to_stop_removes_nothing_more(forsaken: Forsaken) -> None:
+    mine = forsaken.begun(forsaken.key)
+    forsaken.cancelled(mine)
+    forsaken.sweeper.over.set()
+    assert forsaken.sweeper.sweep() == (0, [])
+    assert forsaken.uploads == {mine}
