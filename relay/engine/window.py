@@ -1,9 +1,13 @@
 """The window of one upload in parts: so many of its parts on their way at a time, and a part's second chance.
 
-Theory of operation. A bounded number of greenlets each ask which part is theirs to move, read its span of the pinned
-version with If-Match, and upload it; with the next question they say that the destination has it. Who answers decides
-who moves what: a list where one process moves the object alone, the ledger where several may. A part that fails in a
-way that may pass is read and sent again, with a fresh body, and must have the same bytes then.
+Theory of operation. Greenlets each ask which part is theirs to move, read its span of the pinned version with
+If-Match, and upload it; with the next question they say that the destination has it. Who answers decides who moves
+what: a list where one process moves the object alone, the ledger where several may. A part that fails in a way that may
+pass is read and sent again, with a fresh body, and must have the same bytes then.
+
+So many parts are read at a time, and as many written; but not always the same ones. While the destination has all
+bytes of one and has not said yet that it is there, the next is asked for already, so that a long line carries bytes
+and not questions. No more than that many are ever handed over and not acknowledged: so much is what a crash costs.
 
 Decided here: how many parts move at once, and when a part is tried again (law 7). Never here: what becomes of the
 upload.
@@ -11,15 +15,17 @@ upload.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
+from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 
 from relay.config import Limits
-from relay.errors import LedgerFailed, RelayError, SourceChanged, SourceUnstable, UploadGone
+from relay.errors import Cancelled, LedgerFailed, RelayError, SourceChanged, SourceUnstable, UploadGone
 from relay.failpoints import reach
 from relay.ledger.rows import StoredPart
 from relay.location import Location
@@ -92,6 +98,14 @@ class Window:
         """Nothing moves yet."""
         self._bodies: dict[int, Body] = {}
         self._moving: set[int] = set()
+        self._given: deque[int] = deque()
+        """Parts that are ours and that nobody has begun to read."""
+        self._most = max(1, self.way.limits.parts_in_flight)
+        self._reading, self._writing = BoundedSemaphore(self._most), BoundedSemaphore(self._most)
+        self._welcome = False
+        """The destination has taken the last part that it was offered."""
+        self._over = False
+        """A part has failed for good: no other begins any more."""
 
     @property
     def bytes(self) -> int:
@@ -113,23 +127,32 @@ class Window:
 
         Raises the first failure, when all others have stopped; what `take` gave and was not done stays in `moving`.
         """
-        workers: Any = Pool(max(1, min(self.way.limits.parts_in_flight, len(self.spans) - len(self.done))))
+        self._over = False
+        workers: Any = Pool(max(1, min(2 * self._most, len(self.spans) - len(self.done))))
         try:
             for failure in workers.imap_unordered(lambda _: self._work(upload, take), range(workers.size)):
                 if failure is not None:
                     raise failure
         finally:
             workers.kill()
+            self._given.clear()
 
     def _work(self, upload: Upload, take: Take) -> RelayError | None:
         """Move one part after another; return the failure that ends this, rather than let gevent print it."""
         try:
-            number = self._next(take, None)
-            while number is not None:
-                number = self._next(take, self._moved(upload, number))
+            while True:
+                with closing(_Turn(self._reading)) as turn:
+                    turn.begin()
+                    number = self._given.popleft() if self._given else self._next(take, None)
+                    if number is None:
+                        return None
+                    done = self._moved(upload, number, turn)
+                following = self._next(take, done)
+                if following is not None:
+                    self._given.append(following)
         except RelayError as error:
+            self._over = True
             return error
-        return None
 
     def _next(self, take: Take, done: StoredPart | None) -> int | None:
         """Say which part is done; return the number of the next, or None."""
@@ -151,41 +174,79 @@ class Window:
         self.digests[stored.number] = bytes.fromhex(stored.digest)
         self.done[stored.number] = Part(stored.number, stored.size, stored.etag, stored.checked)
 
-    def _moved(self, upload: Upload, number: int) -> StoredPart:
+    def _moved(self, upload: Upload, number: int, turn: _Turn) -> StoredPart:
         """Move one part, and again while that may help and there is time."""
         span = self.spans[number - 1]
         if self.way.copying:
             return self.way.again(lambda meter: self._copied_once(upload, number, span, meter))
-        return self.way.again(lambda meter: self._moved_once(upload, number, span, meter))
+        return self.way.again(lambda meter: self._moved_once(upload, number, span, meter, turn))
 
-    def _moved_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> StoredPart:
+    def _moved_once(self, upload: Upload, number: int, span: Span, meter: Meter, turn: _Turn) -> StoredPart:
         way = self.way
+        turn.begin()
         source = way.stores.source(way.source, meter)
-        destination = cast(PartsDestination, way.stores.destination(way.place, meter))
         body = source.get(way.source, way.found.version, span).body
         assert body is not None, "an Opened has one"
+        body.then(lambda: turn.close() if body.complete else None)  # one that failed keeps its turn for the next try
+        with closing(body), self._place(meter):
+            return self._written(upload, number, body, meter)
+
+    @contextmanager
+    def _place(self, meter: Meter) -> Iterator[None]:
+        """Wait for a place among those that are written, for which nobody is to blame."""
+        before = meter.clock()
+        with self._writing:
+            meter.held_up(meter.clock() - before)
+            if self._over:
+                raise Cancelled("another part has failed")
+            yield
+
+    def _written(self, upload: Upload, number: int, body: Body, meter: Meter) -> StoredPart:
+        way = self.way
+        destination = cast(PartsDestination, way.stores.destination(way.place, meter))
         self._bodies[number] = body
-        with closing(body):
-            try:
-                if way.digested:
-                    body.digest_with((COMBINED,))
-                part = destination.put_part(upload, number, body)
-                reach("after-part")
-                digest = body.digests.get(COMBINED, b"")
-                _same(way.source, number, self.read.get(number), digest)
-                return StoredPart(number, part.size, part.etag, digest.hex(), part.checked)
-            except BaseException:
-                if body.complete and way.digested:
-                    self.read.setdefault(number, body.digests[COMBINED])
-                self.resent += body.count
-                raise
-            finally:
-                del self._bodies[number]
+        try:
+            if way.digested:
+                body.digest_with((COMBINED,))
+            part = destination.put_part(replace(upload, welcome=self._welcome), number, body)
+            reach("after-part")
+            digest = body.digests.get(COMBINED, b"")
+            _same(way.source, number, self.read.get(number), digest)
+            self._welcome = True
+            return StoredPart(number, part.size, part.etag, digest.hex(), part.checked)
+        except BaseException:
+            self._welcome = False
+            if body.complete and way.digested:
+                self.read.setdefault(number, body.digests[COMBINED])
+            self.resent += body.count
+            raise
+        finally:
+            del self._bodies[number]
 
     def _copied_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> StoredPart:
         destination = cast(CopyPartsDestination, self.way.stores.destination(self.way.place, meter))
         part = destination.copy_part(upload, number, self.way.source, self.way.found, span)
         return StoredPart(number, part.size, part.etag, "", part.checked)
+
+
+@dataclass(eq=False)
+class _Turn:
+    """One place of a semaphore, held or not."""
+
+    places: BoundedSemaphore
+    held: bool = False
+
+    def begin(self) -> None:
+        """Wait for it, if it is not held."""
+        if not self.held:
+            self.places.acquire()
+            self.held = True
+
+    def close(self) -> None:
+        """Let it go, if it is held."""
+        if self.held:
+            self.held = False
+            self.places.release()
 
 
 def pause(seconds: float, meter: Meter, sleep: Callable[[float], None]) -> None:

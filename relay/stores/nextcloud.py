@@ -68,7 +68,8 @@ class NextcloudStore(WebDavStore):
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """As PartsDestination.put_part; the parts are put together in the order of their names."""
         place = _uploads(upload.location, upload.id, f"{number:05}")
-        response = self._send("PUT", place, (("Destination", upload.location.url),), body, self._expects(body))
+        expects = not upload.welcome and self._expects(body)
+        response = self._send("PUT", place, (("Destination", upload.location.url),), body, expects)
         if response.head.status in FOLDER_GONE:
             response.body.close()
             raise UploadGone(f"the folder for the parts of {upload.location} is gone", side=self._side)

@@ -193,7 +193,7 @@ class S3Store(S3Uploading):
         self, upload: Upload, number: int, body: Body | bytes, fields: Fields, wrapping: Wrapping | None, checked: bool
     ) -> Part:
         place = at_query(upload.location, f"partNumber={number}&uploadId={quote(upload.id, safe='-_.~')}")
-        expects = isinstance(body, Body) and self._expects(body)
+        expects = isinstance(body, Body) and not upload.welcome and self._expects(body)
         response = self._send("PUT", place, fields, body, expects, wrapping)
         if response.head.status not in self.believed["PUT"]:
             raise self._upload_refusal(response, "PUT", upload.location, fields, wrapping)

@@ -71,6 +71,8 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     )
     made.sweeper.clock = lambda: made.now[0]
     yield made
+    for row in seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket, Prefix=tree).get("Uploads", ()):
+        seaweed.client().abort_multipart_upload(Bucket=seaweed.bucket, Key=row["Key"], UploadId=row["UploadId"])
     ledger.close()
     runner.wire.pool.close()
 

@@ -1,0 +1,35 @@
+"""relay and rclone as movers: how each is started, as its users start it.
+
+Decided here: what both are told alike. Never here: what is moved.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from loadtests.bench.proc import clean_environment
+from loadtests.bench.rounds import Mover, Program
+
+
+def relay_mover(
+    home: Path, environment: dict[str, str], words: Callable[[str], Sequence[str]], name: str = "relay"
+) -> Program:
+    """Return relay with its flags `words(target)`, in a ledger of this folder."""
+    program = [sys.executable, "-m", "relay"]
+
+    def command(target: str) -> Sequence[str]:
+        return [*program, *words(target)]
+
+    ledger = {"RELAY_LEDGER": f"sqlite:///{home / 'ledger.db'}"}
+    return Program(name, command, environment | ledger)
+
+
+def rclone_mover(home: Path, program: str, conf: Path, name: str, words: Callable[[str], Sequence[str]]) -> Mover:
+    """Return rclone with its flags `words(target)`; it copies nothing within a server."""
+
+    def command(target: str) -> Sequence[str]:
+        return [program, "--config", str(conf), "--disable", "copy", *words(target)]
+
+    return Program(name, command, clean_environment(home))

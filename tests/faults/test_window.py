@@ -1,0 +1,100 @@
+"""How the parts of one object follow each other: the line is kept busy, and what is not acknowledged is bounded."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from relay.receipt import State
+from tests.conftest import Certificates, Engine
+from tests.faults.buckets import IN_PARTS, PART, Bucket, many, patient, place, refusal, reply
+from tests.scripted import Peer, Talk
+
+PARTS = 4
+DATA = random.Random(7).randbytes(1 << 20) * (PARTS * PART >> 20)
+
+
+@dataclass
+class Ranges:
+    """A source of `DATA`, which knows what was asked for; `begun` is set when the second part is."""
+
+    asked: list[int] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, talk: Talk) -> None:
+        while request := talk.head():
+            found = re.search(rb"\r\nRange: bytes=(\d+)-(\d+)\r\n", request)
+            first, last = map(int, found.groups()) if found else (0, len(DATA) - 1)
+            if found:
+                self.asked.append(first // PART + 1)
+                if first >= PART:
+                    self.begun.set()
+            told = f"Content-Range: bytes {first}-{last}/{len(DATA)}\r\n" if found else "Accept-Ranges: bytes\r\n"
+            status = "206 X" if found else "200 X"
+            head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "e"\r\n{told}\r\n'
+            talk.send(head.encode(), b"" if request.startswith(b"HEAD") else DATA[first : last + 1])
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    made = Engine(certificates.ca_file, replace(IN_PARTS, head_seconds=20.0))
+    yield made
+    made.assert_nothing_left()
+
+
+def moved(engine: Engine, source: Ranges, bucket: Bucket) -> None:
+    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+        outcome = engine.migrate(here.url("/a"), place(there))
+    assert outcome.state is State.VERIFIED
+    assert bucket.whole == DATA
+
+
+def test_the_next_part_is_asked_for_while_the_last_is_not_acknowledged_yet(engine: Engine) -> None:
+    source, bucket = Ranges(), Bucket(sums=True)
+    seen: list[bool] = []
+
+    def late(talk: Talk) -> None:
+        seen.append(source.begun.wait(10))
+        talk.send(reply(200, b"", 'ETag: "part-1"'))
+
+    bucket.answers["part"] = [late]
+    moved(engine, source, bucket)
+    assert seen == [True]
+    assert source.asked == [1, 2, 3, 4]
+
+
+def test_no_part_is_handed_over_while_as_many_are_not_acknowledged(engine: Engine) -> None:
+    source, bucket = Ranges(), Bucket(sums=True)
+    early: list[bool] = []
+    second = threading.Event()
+
+    def late(talk: Talk) -> None:
+        early.append(second.wait(1))
+        talk.send(reply(200, b"", 'ETag: "part-1"'))
+
+    def next_one(talk: Talk) -> None:
+        second.set()
+        talk.send(reply(200, b"", 'ETag: "part-2"'))
+
+    bucket.answers["part"] = [late, next_one]
+    moved(engine, source, bucket)
+    assert early == [False]
+    assert second.is_set()
+
+
+def test_only_the_first_part_asks_if_it_may_come_and_the_first_after_a_failure(engine: Engine) -> None:
+    source, bucket = Ranges(), Bucket(sums=True)
+    taken = reply(200, b"", 'ETag: "part-1"')
+    bucket.answers["part"] = [lambda talk: talk.send(taken), refusal(503, "SlowDown")]
+    moved(patient(engine), source, bucket)
+    parts = [request for request in bucket.requests if b"partNumber=" in request.split(b" ", 2)[1]]
+    asked = [b"100-continue" in request.lower() for request in parts]
+    assert len(parts) == PARTS + 1
+    assert asked[:2] == [True, False]
+    assert asked[2] is True
+    assert asked[-1] is False
