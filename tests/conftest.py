@@ -16,9 +16,10 @@ from hypothesis import settings
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy, parse_allow
+from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
-from relay.engine.transfer import Outcome, Transfer
+from relay.engine.transfer import Transfer
 from relay.location import Location, parse_location
 from relay.stores.kinds import Kind
 from relay.stores.table import KINDS

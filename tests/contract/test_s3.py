@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 
 from loadtests.bench.server import Relay
 from relay.config import Limits
-from relay.engine.transfer import Outcome
+from relay.engine.outcome import Outcome
 from relay.errors import (
     AlreadyExists,
     NotFound,
