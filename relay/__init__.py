@@ -11,7 +11,7 @@ Layout, in the order in which modules may import one another (a test draws the a
     cli/       relay serve | migrate
 
 Read it in this order: errors, location, wire/stream, wire/body, wire/pump, wire/exchange, stores/interfaces,
-stores/http, engine/transfer, api/app.
+stores/http, engine/transfer, engine/course, api/app.
 """
 
 from __future__ import annotations

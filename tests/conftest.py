@@ -16,9 +16,10 @@ from hypothesis import settings
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy, parse_allow
+from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.runner import Runner
-from relay.engine.transfer import Outcome, Transfer
+from relay.engine.transfer import Transfer
 from relay.location import Location, parse_location
 from relay.stores.kinds import Kind
 from relay.stores.table import KINDS
@@ -26,6 +27,8 @@ from relay.wire.buffers import PIPES
 from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
 from relay.wire.tls import client_context
+from simulators.content import Content
+from simulators.spawn import Spawned, spawn
 
 settings.register_profile("relay", deadline=None)  # no example's time is anybody's failure
 settings.load_profile("relay")
@@ -41,6 +44,8 @@ QUICK = Limits(
     sweep_waits=(0.0,),
 )
 """Limits for tests: the same rules on short clocks."""
+SEED = 5
+"""What the simulated source's objects are made of."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -125,6 +130,20 @@ class Engine:
         assert not self.runner.running
         self.runner.wire.pool.close()
         assert self.runner.wire.pool.open == 0
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Spawned]:
+    """Return a simulated source in a process of its own: /objects/NAME?size=N has what `contents` says."""
+    with spawn("src", "--seed", str(SEED)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def contents() -> Iterator[Content]:
+    """Return what that source gives."""
+    with Content(SEED) as content:
+        yield content
 
 
 @pytest.fixture

@@ -27,9 +27,10 @@ from relay.api.problems import bug, problem
 from relay.api.progress import Rate, progress_of
 from relay.api.request import parse_order
 from relay.api.strict_json import read_object
+from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
 from relay.engine.runner import Runner
-from relay.engine.transfer import Outcome, Transfer
+from relay.engine.transfer import Transfer
 from relay.errors import Cancelled, Overloaded, RelayError
 from relay.throttle import bounded
 

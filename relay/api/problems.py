@@ -1,6 +1,6 @@
 """Errors as problems (RFC 9457): the same members over HTTP, in a stream's last line and from `relay migrate --json`.
 
-Decided here: the shape of a problem. Never here: which error it is (`relay/errors.py`), the answer around it
+Decided here: the shape of a problem. Never here: which error it is (`relay/errors/`), the answer around it
 (`relay/api/render.py`).
 """
 

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from relay.errors import RelayError
 
 if TYPE_CHECKING:  # the engine takes an eighth of a second that an error message need not wait
-    from relay.engine.transfer import Outcome
+    from relay.engine.outcome import Outcome
     from relay.receipt import Receipt, Version
 
 

@@ -21,8 +21,8 @@ from relay.cli.shown import NAMED, exit_of, head, table
 from relay.cli.terminal import plain, say
 from relay.engine.claimer import Active, Claimer
 from relay.engine.order import Order
+from relay.engine.outcome import Outcome
 from relay.engine.runner import Runner
-from relay.engine.transfer import Outcome
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration

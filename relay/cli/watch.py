@@ -17,7 +17,8 @@ from relay.api.progress import Rate
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupt
 from relay.cli.terminal import say
-from relay.engine.transfer import Outcome, Transfer
+from relay.engine.outcome import Outcome
+from relay.engine.transfer import Transfer
 from relay.errors import Cancelled, RelayError
 
 LOOK_SECONDS = 0.1

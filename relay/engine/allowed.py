@@ -1,6 +1,6 @@
 """Which destinations let us read what we had sent them: one that denies it later has withdrawn the credentials.
 
-Decided here: whom that is remembered of. Never here: what a denial means (`engine/transfer.py`).
+Decided here: whom that is remembered of. Never here: what a denial means (`acceptance.py`).
 """
 
 from __future__ import annotations

@@ -35,10 +35,12 @@ from relay.engine.journal import ClaimJournal
 from relay.engine.leftovers import lost_tokens, token
 from relay.engine.lister import Lister
 from relay.engine.orphans import Sweeper
+from relay.engine.outcome import Outcome
 from relay.engine.pace import GATHER_SECONDS, LONGEST_SECONDS, Pace
 from relay.engine.runner import Runner
 from relay.engine.share import Sharing
-from relay.engine.transfer import Known, Outcome, Transfer
+from relay.engine.terms import Known
+from relay.engine.transfer import Transfer
 from relay.engine.tree import told
 from relay.errors import (
     Cancelled,
@@ -359,7 +361,7 @@ class Claimer:
             gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
         try:
             job = self._jobs.job(claim.migration_id, claim.renewed)
-            transfer = self.runner.transfer(job.plan(claim))
+            transfer = self.runner.transfer(job.plan(claim), str(claim.id))
             transfer.meter.throttle = self._throttle(claim.migration_id)
             transfer.known = self._known(claim)
             transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry))
@@ -443,7 +445,7 @@ class Claimer:
         try:
             if not self.stopping:
                 job = self._jobs.job(claim.migration_id, claim.renewed)
-                transfer = self.runner.transfer(job.plan(claim))
+                transfer = self.runner.transfer(job.plan(claim), str(claim.id))
                 transfer.meter.throttle = self._throttle(claim.migration_id)
                 sharing = Sharing.of(share, transfer, self.ledger)
         finally:

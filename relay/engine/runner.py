@@ -5,6 +5,7 @@ Decided here: who may start, and how everything comes to its end when the proces
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
@@ -14,8 +15,9 @@ import gevent
 from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.allowed import Allowed
+from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
-from relay.engine.transfer import Outcome, Transfer
+from relay.engine.transfer import Transfer
 from relay.errors import Cancelled, Overloaded
 from relay.location import Location
 from relay.retry import Backoff
@@ -79,16 +81,19 @@ class Runner:
         """Never dial these: the (host, port) of the sockets that this server itself listens on."""
         self.policy = self.dialer.policy = replace(self.policy, own=frozenset(own))
 
-    def transfer(self, plan: Plan) -> Transfer:
-        """Return a transfer that is ready to run. Raises Overloaded while draining, EgressDenied for what no
-        connection would be allowed to."""
+    def transfer(self, plan: Plan, id: str | None = None) -> Transfer:
+        """Return a transfer that is ready to run, by a new id where it has none yet.
+
+        Raises Overloaded while draining, EgressDenied for what no connection would be allowed to.
+        """
         if self.draining:
             raise Overloaded("the server is stopping", retry_after=5.0)
         for location in (plan.source, plan.destination):
             if location.host:  # a folder has none: whether it is allowed was asked when it was located
                 self._check_name(location.host, location.port)
         backoff = Backoff(self.settings.retry_budget)
-        return Transfer(plan, self.stores, self.slots, self.limits, backoff, allowed=self.allowed)
+        id = id or str(uuid.uuid4())
+        return Transfer(id, plan, self.stores, self.slots, self.limits, backoff, allowed=self.allowed)
 
     def _check_name(self, host: str, port: int) -> None:
         """Ask the policy, once for each place: the objects of a tree are all at the same two. Raises EgressDenied."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from relay.config import Limits
-from relay.engine import parts, transfer
+from relay.engine import parts, server_copy
 from relay.errors import AlreadyExists, NotFound, SourceChanged
 from relay.location import Location
 from relay.receipt import Level, State, Version
@@ -146,7 +146,7 @@ def test_what_is_too_large_for_one_request_is_copied_in_parts(
     engine: Engine, wire: Wire, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "COPY_BYTES", PART)
-    monkeypatch.setattr(transfer, "COPY_BYTES", PART)
+    monkeypatch.setattr(server_copy, "COPY_BYTES", PART)
     old, new = (s3_location(seaweed.config, seaweed.bucket, f"copies-large/{name}") for name in ("old", "new"))
     put(engine, old, LARGE)
     outcome = engine.migrate(old, new)

@@ -23,19 +23,13 @@ from relay.receipt import Level, State
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.webdav import oc_checksum
 from simulators.content import Content
-from simulators.spawn import Spawned, spawn
-from tests.conftest import Certificates, Engine
+from simulators.spawn import Spawned
+from tests.conftest import SEED, Certificates, Engine
 from tests.contract.conftest import FILES, Nextcloud
 from tests.end_to_end.test_tree import Terminal
 
 PART = 5 << 20
 SIZE = 2 * PART + 12_345
-
-
-@pytest.fixture(scope="module")
-def source() -> Iterator[Spawned]:
-    with spawn("src", "--seed", "5") as server:
-        yield server
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def test_an_object_arrives_in_parts_and_is_proved_before_it_has_its_name(
     outcome = engine.migrate(source.url(f"/objects/a?size={size}"), nextcloud.place(name, destination=True))
     assert outcome.receipt is not None
     assert outcome.receipt.level is Level.READ_BACK
-    assert (nextcloud.root / FILES / name).read_bytes() == Content(5).read("/objects/a", 0, size)
+    assert (nextcloud.root / FILES / name).read_bytes() == Content(SEED).read("/objects/a", 0, size)
     assert os.listdir((nextcloud.root / FILES / name).parent).count(f"{size}.bin") == 1
     assert not [path for path in (nextcloud.root / FILES).rglob(".relay-*")]
     assert not nextcloud.uploads
@@ -99,7 +93,7 @@ def test_f43_an_upload_that_the_server_threw_away_is_begun_anew(
     assert outcome.receipt is not None
     assert outcome.receipt.attempts == 2
     assert len(lost[0]) == 1 and not nextcloud.uploads
-    assert (nextcloud.root / FILES / name).read_bytes() == Content(5).read("/objects/a", 0, SIZE)
+    assert (nextcloud.root / FILES / name).read_bytes() == Content(SEED).read("/objects/a", 0, SIZE)
 
 
 def test_f38_an_answer_to_the_assembly_that_is_lost_is_found_out(

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 
 from loadtests.bench.server import Relay
 from relay.config import Limits
-from relay.engine.transfer import Outcome
+from relay.engine.outcome import Outcome
 from relay.errors import (
     AlreadyExists,
     NotFound,
@@ -36,7 +36,7 @@ from relay.stores.sigv4 import Credentials, Signer
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from simulators.content import Content
-from simulators.spawn import Spawned, spawn
+from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer
@@ -48,18 +48,6 @@ SIZE = 2 * PART + 12_345
 """Three parts, the last a short one."""
 SMALL = 100_000
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def source() -> Iterator[Spawned]:
-    with spawn("src", "--seed", "5") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def contents() -> Iterator[Content]:
-    with Content(5) as content:
-        yield content
 
 
 @pytest.fixture

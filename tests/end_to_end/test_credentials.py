@@ -25,7 +25,7 @@ from tests.end_to_end.test_client import run
 from tests.end_to_end.test_limits import until
 from tests.end_to_end.test_migrations import ended, wait_for
 from tests.end_to_end.test_serve import SERVE, Server, running
-from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 MIB = 1 << 20
 SIZE = 40 * MIB
@@ -33,15 +33,6 @@ PART = 5 * MIB
 IN_FLIGHT = 2
 SLACK = 512 * 1024
 """Heads, and the framing of signed bodies."""
-
-
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """Return a server of this module's own."""
-    if weed() is None:
-        pytest.skip("SeaweedFS is not installed")
-    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.contract.conftest import nginx, simulator, wsgidav, wsgidav_root  # noqa: F401 - the servers, as fixtures
 from tests.end_to_end.test_cli import relay
-from tests.seaweed import Seaweed, seaweedfs, weed
+from tests.seaweed import Seaweed
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """Return a server of this module's own."""
-    if weed() is None:
-        pytest.skip("SeaweedFS is not installed")
-    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
-        yield server
 
 
 def examined(location: str, *words: str, code: int = 0, **settings: str) -> dict[str, tuple[str, str]]:

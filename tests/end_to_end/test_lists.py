@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simulators.content import Content
-from simulators.spawn import Spawned, spawn
+from simulators.spawn import Spawned
 from tests.end_to_end.test_tree import Terminal
 
 SIZE = 70_000
-
-
-@pytest.fixture(scope="module")
-def source() -> Iterator[Spawned]:
-    with spawn("src", "--seed", "5") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def contents() -> Content:
-    return Content(5)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import gevent
 import pytest
 
-from relay.engine.transfer import Outcome
+from relay.engine.outcome import Outcome
 from relay.errors import AlreadyExists, NotFound, Rejected, RelayError
 from relay.location import parse_location
 from relay.receipt import Level, State

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from relay.ledger.rows import Listed
 from tests.end_to_end.test_client import run
 from tests.faults.clouds import DATA, Cloud, keeping
 from tests.scripted import Peer, Talk
-from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 MIB = 1 << 20
 
@@ -125,15 +124,6 @@ def test_one_object_is_only_asked_for(tmp_path: Path) -> None:
 def test_what_can_not_be_planned_is_one_line(words: tuple[str, ...], code: int, says: str) -> None:
     found, out, err = run("plan", *words)
     assert (found, out, says in err, err.count("\n")) == (code, "", True, 2), err
-
-
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """Return a server of this module's own."""
-    if weed() is None:
-        pytest.skip("SeaweedFS is not installed")
-    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
-        yield server
 
 
 def test_a_bucket_takes_large_objects_in_parts_and_copies_by_itself(seaweed: Seaweed, tmp_path: Path) -> None:

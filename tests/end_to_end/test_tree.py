@@ -19,7 +19,7 @@ import pytest
 
 from simulators.proxy import Proxy
 from tests.end_to_end.test_cli import environment
-from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MIB = 1 << 20
@@ -189,15 +189,6 @@ def test_a_ledger_that_can_not_be_opened_is_one_line(terminal: Terminal, tmp_pat
 
 
 # -- S3, in parts
-
-
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """Return a server of this module's own."""
-    if weed() is None:
-        pytest.skip("SeaweedFS is not installed")
-    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
-        yield server
 
 
 @pytest.fixture

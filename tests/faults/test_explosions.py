@@ -15,8 +15,10 @@ import gevent
 import greenlet
 import pytest
 
-from relay.engine import transfer as transfer_module
+from relay.engine import acceptance
 from relay.engine import verify as verify_module
+from relay.engine.reading import Reading
+from relay.engine.terms import Terms
 from relay.errors import Cancelled, RelayError
 from relay.stores.http import HttpStore
 from relay.wire import dial, exchange, pump
@@ -57,12 +59,12 @@ STAGES: dict[str, tuple[Any, str]] = {
     "into pipe": (pump, "_into_pipe"),
     "out of pipe": (pump, "_out_of_pipe"),
     "consume answer": (HttpStore, "_stored"),
-    "open": (transfer_module.Transfer, "_open"),
-    "prove": (transfer_module, "prove"),
+    "open": (Reading, "opened"),
+    "prove": (acceptance, "prove"),
     "look": (verify_module, "_look"),
     "read back": (verify_module, "_read_back"),
-    "receipt": (transfer_module, "Receipt"),
-    "outcome": (transfer_module.Transfer, "_outcome"),
+    "receipt": (acceptance, "Receipt"),
+    "outcome": (Terms, "outcome"),
 }
 
 

@@ -30,16 +30,10 @@ from relay.errors import (
 from relay.receipt import Level, State
 from relay.stores.sigv4 import Credentials, Signer
 from simulators.content import Content
-from simulators.spawn import Spawned, spawn
-from tests.conftest import QUICK, Certificates, Engine
+from simulators.spawn import Spawned
+from tests.conftest import QUICK, SEED, Certificates, Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, document, many, patient, place, refusal, reply
 from tests.scripted import Peer
-
-
-@pytest.fixture(scope="module")
-def source() -> Iterator[Spawned]:
-    with spawn("src", "--seed", "5") as server:
-        yield server
 
 
 @pytest.fixture
@@ -164,7 +158,7 @@ def test_f54_a_store_without_checksums_is_asked_without_and_read_back(engine: En
     assert bucket.asked.count("begin") == 1
     assert outcome.receipt is not None
     assert outcome.receipt.level is Level.READ_BACK
-    with Content(5) as content:
+    with Content(SEED) as content:
         digester = Digester(("crc64nvme",))
         digester.update(bucket.whole or b"")
         assert digester.digests()["crc64nvme"].hex() == content.digest("crc64nvme", "/objects/a", SIZE)
@@ -183,7 +177,7 @@ def test_f54_a_store_that_knows_only_md5_proves_by_that(
             assert (outcome.receipt.level, outcome.receipt.attempts) == (level, attempts)
             first, bucket.asked[:] = bucket.asked.copy(), []
     assert not any(b"x-amz-trailer" in request for request in bucket.requests[len(bucket.requests) - len(first) :])
-    with Content(5) as content:
+    with Content(SEED) as content:
         assert bucket.whole == content.read("/objects/a", 0, size)
 
 
@@ -218,7 +212,7 @@ def test_f54_a_store_that_keeps_the_coding_with_the_bytes_is_found_out(engine: E
     assert "delete" in bucket.asked
     assert outcome.receipt is not None
     assert outcome.receipt.level is Level.READ_BACK
-    with Content(5) as content:
+    with Content(SEED) as content:
         assert bucket.whole == content.read("/objects/a", 0, 1000)
 
 

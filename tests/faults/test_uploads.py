@@ -25,7 +25,7 @@ from relay.errors import (
 from relay.receipt import Level, State
 from relay.stores.s3_endpoint import KNOWN, UNCONDITIONAL
 from simulators.content import Content
-from simulators.spawn import Spawned, spawn
+from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import DONE, GONE, IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal, reply
 from tests.faults.clouds import Cloud, sending, serving
@@ -33,18 +33,6 @@ from tests.scripted import Peer, Talk
 
 SMALL = 1000
 SIZES = [SMALL, SIZE]
-
-
-@pytest.fixture(scope="module")
-def source() -> Iterator[Spawned]:
-    with spawn("src", "--seed", "5") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def contents() -> Iterator[Content]:
-    with Content(5) as content:
-        yield content
 
 
 @pytest.fixture

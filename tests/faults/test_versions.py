@@ -13,7 +13,8 @@ import pytest
 
 from relay.digest import Digester
 from relay.engine.promised import as_listed
-from relay.engine.transfer import Known, Transfer
+from relay.engine.terms import Known
+from relay.engine.transfer import Transfer
 from relay.errors import SameObject, SourceChanged, SourceUnstable, Unauthenticated
 from relay.location import Location
 from relay.receipt import Level, State, Version

@@ -78,11 +78,13 @@ class Dav:
         if method == b"PUT":
             self.objects[path] = body[:-1] + b"?" if self.damage else body
             return EMPTY % 201
-        if method == b"MOVE":
+        if method in (b"MOVE", b"COPY"):
             to = b"/" + request.partition(b"Destination: ")[2].partition(b"\r\n")[0].split(b"/", 3)[3]
             if b"Overwrite: F" in request and to in self.objects:
                 return EMPTY % 412
-            self.objects[to] = self.objects.pop(path)
+            self.objects[to] = self.objects[path]
+            if method == b"MOVE":
+                del self.objects[path]
             return EMPTY % 201
         if path not in self.objects:
             return NO
@@ -177,6 +179,21 @@ def test_who_comes_between_is_not_overwritten(engine: Engine) -> None:
     dav = Dav(answers={b"MOVE": [EMPTY % 412]})
     assert migrate(engine, dav, if_exists="skip") is State.SKIPPED
     assert dav.objects == {}
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_who_comes_between_is_not_overwritten_by_a_copy_either(engine: Engine, if_exists: str) -> None:
+    dav = Dav(objects={b"/old": DATA}, answers={b"MOVE": [EMPTY % 412]})
+    with Peer([dav] * 30) as peer:
+        old = webdav_location(peer.url("/old"))
+        if if_exists == "skip":
+            assert engine.migrate(old, place(peer), if_exists=if_exists).state is State.SKIPPED
+        else:
+            with pytest.raises(AlreadyExists):
+                engine.migrate(old, place(peer), if_exists=if_exists)
+    assert b"COPY" in dav.asked
+    assert b"PUT" not in dav.asked
+    assert dav.objects == {b"/old": DATA}
 
 
 def test_a_part_that_cannot_be_removed_is_told_of(engine: Engine) -> None:

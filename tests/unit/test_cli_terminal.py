@@ -12,7 +12,7 @@ from relay.api.progress import Rate
 from relay.cli.exits import Exit
 from relay.cli.headers import exposed, read_headers
 from relay.cli.terminal import plain, receipt_lines, say
-from relay.engine.transfer import Outcome
+from relay.engine.outcome import Outcome
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
 from relay.location import parse_location
 from relay.receipt import Level, Receipt, State, Version

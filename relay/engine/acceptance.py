@@ -1,0 +1,141 @@
+"""What follows an upload: the object is proved, published where it lay under another name, and gets its receipt.
+
+An object that turns out wrong is deleted again, unless it may be another's. One that is right, and can't be proved
+since the credentials were withdrawn, stays: it need only be proved.
+
+Decided here: what becomes of an object that the destination took. Never here: what proves it (`verify.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
+
+from relay.engine.allowed import Allowed
+from relay.engine.leftovers import remove
+from relay.engine.outcome import Outcome
+from relay.engine.standing import Standing
+from relay.engine.terms import Terms
+from relay.engine.verify import Proof, Sent, prove
+from relay.errors import (
+    CredentialsWithdrawn,
+    DestinationLost,
+    DestinationMutates,
+    IntegrityMismatch,
+    NotFound,
+    RelayError,
+)
+from relay.failpoints import reach
+from relay.location import Location
+from relay.receipt import Receipt, Version
+from relay.stores.interfaces import Destination, Found, Stored
+
+
+class Acceptance:
+    """What one transfer's uploads are put through, in all its attempts."""
+
+    def __init__(self, terms: Terms, standing: Standing, allowed: Allowed) -> None:
+        self._terms, self._standing, self._allowed = terms, standing, allowed
+        self._altered: str | None = None
+
+    def settle(
+        self,
+        destination: Destination,
+        place: Location,
+        stored: Stored,
+        found: Found,
+        sent: Sent,
+        notes: tuple[str, ...] = (),
+        *,
+        whole: bool = True,
+        keep: bool = False,
+        moved: int | None = None,
+    ) -> Outcome:
+        """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed, unless `keep`
+        says that it may be another's. `moved` is how many bytes that took, if not all of them."""
+        terms, standing = self._terms, self._standing
+        standing.phase = "verifying"
+        reach("before-verify")
+        try:
+            proof = prove(destination, stored, sent, terms.plan.verify, self._settling())
+            self._still_allowed(place, proof)
+            version = self._published(destination, stored, proof)
+        except RelayError as error:
+            if keep:
+                raise
+            judged = self._judged(error, place)
+            if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
+                raise  # it is there, and need only be proved
+            standing.resent += sent.bytes if moved is None else moved
+            if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
+                remove(destination, stored, judged)
+            raise judged from error.__cause__
+        receipt = Receipt(
+            level=proof.level,
+            bytes=sent.bytes,
+            digests=sent.digests,
+            source=found.version.sized(sent.bytes),
+            destination=version,
+            attempts=standing.attempt,
+            bytes_resent=standing.resent,
+            notes=proof.notes + stored.notes + notes,
+            whole=whole,
+        )
+        return terms.outcome(receipt.state, place, receipt)
+
+    def _settling(self) -> Callable[[], bool]:
+        """Return what waits a moment longer each time, until the destination had its time to settle."""
+        terms = self._terms
+        until, waits = monotonic() + terms.limits.settle_seconds, iter([0.05, 0.1, 0.2, 0.5])
+
+        def poll() -> bool:
+            terms.meter.look()
+            left = until - monotonic()
+            if left > 0:
+                terms.sleep(min(next(waits, 1.0), left))
+            return left > 0
+
+        return poll
+
+    def _still_allowed(self, place: Location, proof: Proof) -> None:
+        """Raise CredentialsWithdrawn where the destination denies the proof, and answered such questions before.
+
+        Without a journal nobody could go on; one that never let us look stays what it is, unverified.
+        """
+        if proof.read:
+            self._allowed.note(place)
+        elif proof.denied and self._terms.journal is not None and (self._standing.answered or self._allowed.has(place)):
+            raise CredentialsWithdrawn(
+                f"the object was taken, and can't be proved: {proof.denied.message}",
+                side="destination",
+                hint="Resume with fresh credentials that may read it too; what has arrived is not sent again.",
+                store_status=proof.denied.store_status,
+            )
+
+    def _judged(self, error: RelayError, place: Location) -> RelayError:
+        """Return the failure of a proof, or what it means: the same other bytes twice are no accident."""
+        seen = error.seen if isinstance(error, IntegrityMismatch) and error.side == "destination" else None
+        again, self._altered = seen is not None and seen == self._altered, seen
+        return DestinationMutates(f"{place}, twice: {error.message}") if again else error
+
+    def _published(self, destination: Destination, stored: Stored, proof: Proof) -> Version:
+        """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost."""
+        terms = self._terms
+        if stored.place is None:
+            return proof.version
+        if terms.journal is not None:
+            terms.journal.held()
+        reach("before-publish")
+        terms.meter.commit()
+        try:
+            version = destination.publish(stored, if_absent=terms.if_absent)
+            reach("after-publish")
+        except NotFound as error:
+            raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
+        size = proof.version.size
+        if None not in (size, version.size) and size != version.size:
+            raise DestinationMutates(
+                f"{stored.place} has {version.size} bytes after {size} were moved there; they were left alone"
+            )
+        return replace(version, size=size if version.size is None else version.size)

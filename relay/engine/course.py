@@ -1,0 +1,109 @@
+"""The course of one attempt: pin, look, copy or pipe, and what follows.
+
+Theory of operation. The order is fixed: pin the source's version, look at the destination where that is wanted, let
+the store copy the object where it can, else send it in parts or in one request, and prove it. What only the source
+knows, a name or a version, is asked of it before anything is sent; where it tells neither before it is read, it is
+opened first.
+
+Decided here: the order, and which way an object goes. Never here: what is tried again.
+"""
+
+from __future__ import annotations
+
+from relay.disposition import safe_name
+from relay.engine.acceptance import Acceptance
+from relay.engine.allowed import Allowed
+from relay.engine.existing import Existing
+from relay.engine.leftovers import Before, remove_lost
+from relay.engine.outcome import Outcome
+from relay.engine.pipe import Pipe
+from relay.engine.reading import Reading
+from relay.engine.server_copy import ServerCopy
+from relay.engine.standing import Standing
+from relay.engine.terms import Terms
+from relay.errors import InvalidURL, PreconditionFailed, SameObject
+from relay.failpoints import reach
+from relay.location import Location, same_object
+from relay.stores.interfaces import Destination, Found
+
+
+class Course:
+    """The way of one object through its transfer: `run` once an attempt."""
+
+    def __init__(self, terms: Terms, standing: Standing, allowed: Allowed) -> None:
+        self._terms, self._standing = terms, standing
+        self._reading = reading = Reading(terms, standing)
+        self._acceptance = acceptance = Acceptance(terms, standing, allowed)
+        self._existing = Existing(terms, standing, reading, acceptance)
+        self._pipe = Pipe(terms, standing, reading, acceptance)
+
+    def run(self) -> Outcome:
+        """Go all the way. Raises a RelayError; the body may be open then, and is the caller's to close."""
+        plan, reading = self._terms.plan, self._reading
+        reading.begin()
+        destination = self._terms.stores.destination(plan.destination, self._terms.meter)
+        found = reading.pinned(destination)
+        place = self._named(found) if found else plan.destination
+        reach("after-pin")
+        before: Before | None = None
+        if not place.path.endswith("/"):
+            before = self._before(destination, place, found)
+            if early := self._existing.enough(destination, place, before, found):
+                return early
+        if found and (moved := self._apart(destination, place, found)):
+            return moved
+        opened, body = reading.opened(found)
+        if before is None:
+            place = self._named(opened)
+            before = self._before(destination, place, opened)
+            if early := self._existing.enough(destination, place, before, opened):
+                return early
+        self._refuse_itself(opened, place)
+        try:
+            return self._pipe.whole(destination, place, before, opened, body)
+        except PreconditionFailed as error:
+            return self._existing.refused(error, place)
+
+    def _apart(self, destination: Destination, place: Location, found: Found) -> Outcome | None:
+        """Move it without one body for the whole: let the store copy it, or send it in parts. None where neither goes.
+
+        It is sent in one request then.
+        """
+        terms = self._terms
+        try:
+            if terms.plan.server_copy and destination.copies(terms.plan.source, place):
+                copy = ServerCopy(terms, self._standing, self._reading, self._acceptance)
+                if copied := copy.copied(destination, place, found):
+                    return copied
+            return self._pipe.in_parts(destination, place, found) if terms.parted(found, destination) else None
+        except PreconditionFailed as error:
+            return self._existing.refused(error, place)
+
+    def _before(self, destination: Destination, place: Location, found: Found | None) -> Before:
+        """Return what is at the place, when it was made sure that it is not the source, and is rid of our leavings."""
+        self._refuse_itself(found, place)
+        if self._standing.attempt == 1:
+            remove_lost(destination, place, self._terms.known.lost)
+        return self._existing.look(destination, place)
+
+    def _named(self, found: Found) -> Location:
+        """Give a destination that ends in '/' the source's name (Content-Disposition, else the last segment)."""
+        plan = self._terms.plan
+        place = plan.destination
+        if not place.path.endswith("/"):
+            return place
+        name = safe_name(found.disposition, found.location) or safe_name(None, plan.source)
+        if name is None:
+            raise InvalidURL(
+                "the destination is a folder, and the source has no name that is safe",
+                pointer="/destination",
+                hint="Give the whole URL of the destination, with the object's name.",
+            )
+        return place.named(name)
+
+    def _refuse_itself(self, found: Found | None, place: Location) -> None:
+        """Raise SameObject where a name that was taken over, or a redirect, leads back to the source."""
+        source = self._terms.plan.source
+        there = source if found is None else found.location
+        if same_object(source, place) or (there is not source and same_object(there, place)):
+            raise SameObject(f"{place} is both source and destination")

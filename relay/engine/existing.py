@@ -1,0 +1,117 @@
+"""What is at the destination before an upload, and whether that is enough already.
+
+Theory of operation. The destination is looked at where `if_exists` asks for it, where an upload that breaks could be
+seen, and where an earlier attempt may have sent the object without anybody having learned of it. What is there is
+skipped, refused, replaced, or proved as what that attempt sent.
+
+Decided here: when nothing need be sent. Never here: what is compared (`unchanged.py`), and the proof.
+"""
+
+from __future__ import annotations
+
+from relay.engine.acceptance import Acceptance
+from relay.engine.leftovers import Before, look_before
+from relay.engine.outcome import Outcome
+from relay.engine.plan import IfExists
+from relay.engine.reading import Reading, end_of
+from relay.engine.standing import Standing
+from relay.engine.terms import Terms
+from relay.engine.unchanged import unchanged
+from relay.engine.verify import Sent
+from relay.engine.window import COMBINED
+from relay.errors import AlreadyExists, DestinationLost, IntegrityMismatch, PreconditionFailed
+from relay.location import Location
+from relay.receipt import State, Version
+from relay.stores.interfaces import Destination, Found, Stored
+
+_SENT_BEFORE = "it was there: an earlier process sent it, and was lost before it could say so"
+
+
+class Existing:
+    """What one transfer finds at its destination."""
+
+    def __init__(self, terms: Terms, standing: Standing, reading: Reading, acceptance: Acceptance) -> None:
+        self._terms, self._standing, self._reading, self._acceptance = terms, standing, reading, acceptance
+
+    def look(self, destination: Destination, place: Location) -> Before:
+        """Look at the destination before the upload, where one that breaks could be seen, or `if_exists` asks.
+
+        A POST makes a new object, so there is nothing to look at. Raises as `look_before`.
+        """
+        terms, standing = self._terms, self._standing
+        needed = terms.plan.if_exists is not IfExists.OVERWRITE
+        if self._may_be_sent:
+            needed = True
+        elif terms.known.absent and standing.attempt == 1:
+            return Before(known=terms.atomic(destination))
+        if (place.method == "POST" or terms.atomic(destination)) and not needed:
+            return Before(known=False)
+        before = look_before(destination, place, needed)
+        standing.answered |= before.known
+        return before
+
+    def enough(self, destination: Destination, place: Location, before: Before, found: Found | None) -> Outcome | None:
+        """Return how it ends if what is at the destination already is enough, or None. Raises AlreadyExists."""
+        there, if_exists = before.version, self._terms.plan.if_exists
+        if there is None:  # or it did not tell: then the precondition of the upload has to
+            return None
+        if self._may_be_sent and (outcome := self._sent_before(destination, place, there, found)):
+            return outcome
+        if if_exists is IfExists.CHANGED:
+            return self._unchanged(place, there, found)
+        if if_exists is IfExists.FAIL:
+            raise AlreadyExists(f"{place} exists")
+        return self._terms.outcome(State.SKIPPED, place) if if_exists is IfExists.SKIP else None
+
+    def refused(self, error: PreconditionFailed, place: Location) -> Outcome:
+        """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error` itself."""
+        if error.side != "destination" or not self._terms.if_absent:
+            raise error
+        if self._terms.plan.if_exists is IfExists.FAIL:
+            raise AlreadyExists(f"{place} exists") from None
+        return self._terms.outcome(State.SKIPPED, place)
+
+    def _unchanged(self, place: Location, there: Version, found: Found | None) -> Outcome | None:
+        """Return a skip, if the destination has the object as it is at the source, and why."""
+        if found is not None and None not in (found.version.size, there.size) and found.version.size != there.size:
+            return None
+        found = self._reading.told(found)  # a listing tells no digest
+        why = unchanged(found.version, there) if found else None
+        return self._terms.outcome(State.SKIPPED, place, notes=(why,)) if why else None
+
+    @property
+    def _may_be_sent(self) -> bool:
+        """Whether an earlier attempt may have sent the object without anybody having learned of it."""
+        terms = self._terms
+        lasting = terms.journal is not None or terms.if_absent
+        again = terms.known.begun or (lasting and self._standing.attempt > 1)
+        return again and terms.plan.destination.method != "POST"  # which makes a new object each time
+
+    def _sent_before(
+        self, destination: Destination, place: Location, there: Version, found: Found | None
+    ) -> Outcome | None:
+        """Return how it ends if the destination has the whole object: an earlier attempt sent it, and was lost then.
+
+        Nothing is sent. None where the destination has something else.
+        """
+        if self._terms.parted(found, destination):
+            sent = self._written(found)
+        else:
+            sent, found = self._reading.read(there)
+        if sent is None or found is None or there.size not in (None, sent.bytes):
+            return None
+        notes, whole = end_of(found)
+        stored = Stored(there, place, there.digests)
+        notes = (_SENT_BEFORE, *notes)
+        try:
+            return self._acceptance.settle(destination, place, stored, found, sent, notes, whole=whole, keep=True)
+        except (IntegrityMismatch, DestinationLost):
+            return None
+
+    def _written(self, found: Found | None) -> Sent | None:
+        """Return what the journal says was sent in parts; nothing where the upload was never to be completed."""
+        journal = self._terms.journal
+        written = journal.begun() if journal is not None else None
+        if written is None or not written.digest or found is None or found.version.etag != written.etag:
+            return None
+        return Sent(written.size, {COMBINED: bytes.fromhex(written.digest)}, found.version.digests)

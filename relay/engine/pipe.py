@@ -1,0 +1,153 @@
+"""One object into its destination: in one request, or in parts.
+
+Theory of operation. Whatever ends an upload, its body is closed, which breaks one that is not whole. What a broken
+one may have left is looked for and deleted; what arrived is proved.
+
+Decided here: what comes before the first byte, before the last one, and after an upload that broke. Never here: which
+of the two ways an object goes, and how bytes move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from relay.engine.acceptance import Acceptance
+from relay.engine.leftovers import Before, Broken, remove, sweep
+from relay.engine.outcome import Outcome
+from relay.engine.parts import Parts
+from relay.engine.promised import uncompared
+from relay.engine.reading import Reading, end_of
+from relay.engine.standing import Standing
+from relay.engine.terms import Terms
+from relay.engine.verify import Sent
+from relay.errors import (
+    CertificateRefused,
+    ConnectFailed,
+    EgressDenied,
+    LengthRequired,
+    PreconditionFailed,
+    RangeIgnored,
+    RelayError,
+    SameObject,
+    SourceUnstable,
+    StoreError,
+)
+from relay.location import Location, same_path
+from relay.receipt import Version
+from relay.stores.interfaces import Destination, Found, Opened
+from relay.wire.body import Body
+from relay.wire.meter import Meter
+
+SWEEP_SECONDS = 5.0
+"""How long looking for what a broken upload left may take."""
+
+NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFailed)
+"""Failures of an upload after which nothing of it can be at the destination."""
+
+
+class Pipe:
+    """The uploads of one transfer, in all its attempts."""
+
+    def __init__(self, terms: Terms, standing: Standing, reading: Reading, acceptance: Acceptance) -> None:
+        self._terms, self._standing, self._reading, self._acceptance = terms, standing, reading, acceptance
+
+    def in_parts(self, destination: Destination, place: Location, found: Found) -> Outcome | None:
+        """Move it in parts. None where the source gives no ranges after all; nothing has happened then.
+
+        Raises as Parts.run and Acceptance.settle.
+        """
+        terms, standing = self._terms, self._standing
+        way = terms.way(place, found, terms.digested)
+        standing.parts = parts = Parts(way, terms.if_absent, terms.journal)
+        standing.total, standing.phase = found.version.size, "piping"
+        try:
+            moved = parts.run()
+        except RelayError as error:
+            standing.resent += parts.sent
+            if isinstance(error, RangeIgnored):
+                standing.parts = None
+                return None
+            raise
+        standing.resent += moved.resent
+        sent = Sent(parts.bytes, moved.digests, found.version.digests)
+        notes = uncompared(terms.known.promised)
+        return self._acceptance.settle(destination, place, moved.stored, found, sent, notes)
+
+    def whole(self, destination: Destination, place: Location, before: Before, opened: Opened, body: Body) -> Outcome:
+        """Move the `body` of what was `opened` in one request, over what was there `before`.
+
+        Raises SameObject for what may be the source by another name, as Destination.put, SourceUnstable, and as
+        Acceptance.settle. Nothing of a broken upload remains, or the error says that it may.
+        """
+        terms = self._terms
+        atomic = terms.atomic(destination)
+        if not atomic and same_path(opened.location, place) and _twins(opened.version, before.version):
+            raise _alias(place)
+        body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
+        if body.complete:
+            body.ask_guard()  # an empty one has no bytes that could wait for it
+        self._standing.phase = "piping"
+        try:
+            stored = destination.put(place, body, opened.metadata, if_absent=terms.if_absent, token=terms.known.token)
+        except RelayError as error:
+            self._broke(Broken(place, before, body.count, body.length), opened, body, atomic, error)
+            if isinstance(error, LengthRequired) and body.length is not None:
+                raise _refused_length(error) from None
+            raise
+        notes, ended = end_of(opened)
+        sent = Sent(body.count, body.digests, opened.version.digests)
+        try:
+            self._reading.note(opened, body)
+        except SourceUnstable as error:
+            remove(destination, stored, error)
+            raise
+        return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended)
+
+    def _last_bytes(self, shown: bool) -> None:
+        """Look before the last bytes go out whether the object is still ours; `shown` says that they make it one that
+        everybody sees. Raises LeaseLost, LedgerFailed, and what the meter raises."""
+        if self._terms.journal is not None:
+            self._terms.journal.held()
+        if shown:
+            self._terms.meter.commit()
+
+    def _broke(self, broken: Broken, opened: Opened, body: Body, atomic: bool, error: RelayError) -> None:
+        """Break an upload that failed for good, and look for what it left. Raises SourceUnstable."""
+        self._standing.close()
+        self._reading.note(opened, body)
+        self._standing.resent += body.count
+        if not (broken.place.method == "POST" or atomic or isinstance(error, NOTHING_SENT)):
+            self._sweep(broken, error)
+
+    def _sweep(self, broken: Broken, error: RelayError) -> None:
+        """Look for what the broken upload left, on a short clock of its own: ours may be what ran out."""
+        terms = self._terms
+        seconds = min(terms.limits.head_seconds, SWEEP_SECONDS)
+        meter = Meter(replace(terms.limits, head_seconds=seconds, total_seconds=2 * seconds))
+        waits = [partial(terms.sleep, wait) for wait in terms.limits.sweep_waits]
+        sweep(terms.stores.destination(broken.place, meter), broken, error, waits)
+
+
+def _twins(source: Version, there: Version | None) -> bool:
+    """Say if two versions are the same in all that tells versions apart, as those of one object by two names are.
+
+    For two objects of one server that says little: nginx makes its tags of the second and the size.
+    """
+    ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there or Version()))
+    return ours == theirs and None not in ours
+
+
+def _alias(place: Location) -> SameObject:
+    return SameObject(
+        f"{place} has the source's path, entity tag, size and time: it may be the same object by another name",
+        hint="An upload would empty it before it is read. Two exact twins need no move: 'if_exists': 'changed' skips.",
+    )
+
+
+def _refused_length(error: LengthRequired) -> RelayError:
+    return StoreError(
+        f"{error.message}, although a Content-Length was sent",
+        side="destination",
+        store_status=error.store_status,
+    )

@@ -1,0 +1,166 @@
+"""The source's side of a transfer: its version is pinned, its bytes are opened, and two readings are held together.
+
+Theory of operation. A version is pinned by what a listing told of a small object, by a HEAD, or by the first byte of
+what allows GET alone; what was found is held to what was promised and listed of it. An object is opened at the pinned
+version, with the digests that it is to get on the way. What was read whole, of one version, is kept in mind: a source
+that gives other bytes of it in another attempt is not to be trusted.
+
+Decided here: which version is read, and which digests of it are computed. Never here: where the bytes go.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
+from relay.engine.promised import as_listed, as_promised
+from relay.engine.standing import Standing
+from relay.engine.terms import Terms
+from relay.engine.verify import Sent
+from relay.errors import PreconditionFailed, RangeIgnored, SourceChanged, SourceUnstable
+from relay.receipt import Version
+from relay.stores.interfaces import Destination, Found, Opened, Source, Span
+from relay.wire.body import Body
+from relay.wire.pump import drain
+
+_UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
+
+
+class Reading:
+    """The source of one transfer, in all its attempts: `begin` each."""
+
+    _source: Source
+
+    def __init__(self, terms: Terms, standing: Standing) -> None:
+        self._terms, self._standing = terms, standing
+        self._hint: Found | None = None
+        self._before: tuple[str, Digests] | None = None
+
+    def begin(self) -> None:
+        """Another attempt begins: nothing is pinned."""
+        terms = self._terms
+        self._source = terms.stores.source(terms.plan.source, terms.meter)
+        self._hint = self._hinted()
+
+    # -- which version
+
+    def pinned(self, destination: Destination) -> Found | None:
+        """Return the version that is to be read, or None where the source tells it only when it is read.
+
+        Raises StoreError, and SourceChanged for what is not what was promised or listed.
+        """
+        return self._hint or self._head() or self._peeked(destination)
+
+    def told(self, found: Found | None) -> Found | None:
+        """Return what the source itself tells, where `found` is nothing, or only what a listing told."""
+        return self._source.head(self._terms.plan.source) if found is None or found is self._hint else found
+
+    def _hinted(self) -> Found | None:
+        """Return what a listing told of a small object, in the place of what a HEAD would."""
+        known, plan = self._terms.known, self._terms.plan
+        listed = known.listed
+        if listed is None or self._standing.attempt > 1 or known.begun or plan.destination.path.endswith("/"):
+            return None
+        small = listed.size is not None and listed.size < self._terms.limits.parted_bytes
+        return Found(listed, plan.source) if small and listed.strong_etag else None
+
+    def _head(self) -> Found | None:
+        found = self._source.head(self._terms.plan.source)
+        if found and found.version.size:  # many a server that does not know says 0
+            self._hold_to_listing(found)
+        return found and as_promised(found, self._terms.known.promised)
+
+    def _peeked(self, destination: Destination) -> Found | None:
+        """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs that are signed allow
+        GET alone.
+
+        Only where something hangs on it: one that goes in parts can be gone on with when the signature has expired.
+        """
+        terms = self._terms
+        promised = terms.known.promised.size if terms.known.promised else None
+        small = promised is not None and promised < terms.limits.parted_bytes
+        if terms.journal is None or destination.part_limits is None or small:
+            return None
+        try:
+            opened = self._source.get(terms.plan.source, None, Span(0, 0))
+        except (RangeIgnored, SourceChanged):  # it gives no ranges, or is empty
+            return None
+        assert opened.body is not None  # an Opened has one
+        with closing(opened.body) as body:
+            body.read()
+        found = Found(opened.version, opened.location, opened.disposition, opened.metadata, ranges=True)
+        return as_promised(found, terms.known.promised)
+
+    def _hold_to_listing(self, found: Found) -> None:
+        """Raise SourceChanged where a listing told another size of this very version."""
+        known = self._terms.known
+        if known.listed is not None and known.promised is None:
+            as_listed(found.version, known.listed)
+
+    # -- its bytes
+
+    def opened(self, found: Found | None) -> tuple[Opened, Body]:
+        """Open the version that was `found`, or whatever there is; the body is closed when the attempt ends.
+
+        Raises as Source.get, and SourceChanged for what is not what was promised or listed.
+        """
+        terms, standing = self._terms, self._standing
+        source, promised = terms.plan.source, terms.known.promised
+        try:
+            opened = self._source.get(source, found.version if found else None)
+        except (SourceChanged, PreconditionFailed):
+            if found is None or found is not self._hint:
+                raise
+            opened = self._source.get(source)  # it changed since it was listed, which is nobody's fault
+        body = standing.body = opened.body
+        assert body is not None  # an Opened has one
+        opened = as_promised(opened, promised)
+        if body.length is None and promised and promised.size is not None:
+            body.promise(promised.size)
+        self._hold_to_listing(opened)
+        standing.total = body.length
+        if terms.digested:
+            body.digest_with(_wanted(opened.version), opened.version.digests)
+        return opened, body
+
+    def read(self, there: Version, pinned: Version | None = None) -> tuple[Sent | None, Opened]:
+        """Read the source, or what is `pinned` of it, without sending it, if it has as many bytes as `there`."""
+        opened, body = self.opened(Found(pinned, self._terms.plan.source) if pinned else None)
+        try:
+            if None not in (body.length, there.size) and body.length != there.size:
+                return None, opened
+            if body.digester is None:
+                body.digest_with(_wanted(opened.version), opened.version.digests)
+            drain(body)
+            return Sent(body.count, body.digests, opened.version.digests), opened
+        finally:
+            self._standing.close()
+            self._standing.body, self._standing.total = None, None
+
+    def note(self, opened: Opened, body: Body) -> None:
+        """Keep in mind what was read of this version, whole. Raises SourceUnstable if it was something else before."""
+        etag = opened.version.strong_etag
+        if not body.complete or etag is None or not body.digests:
+            return
+        if self._before is not None and self._before[0] == etag:
+            _, differing = compare(self._before[1], body.digests)
+            if differing:
+                raise SourceUnstable(f"{opened.location} was read twice, and its bytes were others, under {etag}")
+        self._before = (etag, body.digests)
+
+
+def end_of(found: Found) -> tuple[tuple[str, ...], bool]:
+    """Return what is to be said of the source's end, and whether it was proved: by a length, the framing, or a
+    digest that the source declared and that what came has."""
+    body = found.body if isinstance(found, Opened) else None
+    proved = body is None or not body.ends_by_close or bool(found.version.digests and body.digester)
+    return (() if proved else _UNENDED), proved
+
+
+def _wanted(version: Version) -> tuple[str, ...]:
+    """Return the digests to compute: the cheap ones, and one of those that the source declared.
+
+    Of the expensive ones the first is enough, and only where the source declared no cheap one.
+    """
+    declared = [name for name in ALGORITHMS if name in version.digests]
+    return ALWAYS if not declared or declared[0] in ALWAYS else (*ALWAYS, declared[0])

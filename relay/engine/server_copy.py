@@ -1,0 +1,61 @@
+"""An object that its store copies by itself: no byte passes through relay.
+
+Decided here: what is copied that way, and what it is proved by. Never here: which stores can (`stores/`).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from relay.engine.acceptance import Acceptance
+from relay.engine.outcome import Outcome
+from relay.engine.parts import COPY_BYTES, Parts
+from relay.engine.reading import Reading
+from relay.engine.standing import Standing
+from relay.engine.terms import Terms
+from relay.engine.verify import Sent
+from relay.errors import PreconditionFailed, StoreError
+from relay.location import Location
+from relay.stores.interfaces import CopyDestination, Destination, Found, Stored
+
+_COPIED = "the store copied it by itself: no byte passed through relay"
+
+
+class ServerCopy:
+    """One attempt to have an object copied."""
+
+    def __init__(self, terms: Terms, standing: Standing, reading: Reading, acceptance: Acceptance) -> None:
+        self._terms, self._standing, self._reading, self._acceptance = terms, standing, reading, acceptance
+
+    def copied(self, destination: Destination, place: Location, found: Found) -> Outcome | None:
+        """Let the store copy it by itself. None where it would not, or could not say of what: it is piped then.
+
+        Where the source has no digest of the whole object it is read, once, so that the copy can be proved. Raises
+        PreconditionFailed, what may pass, and as Acceptance.settle.
+        """
+        told, standing = self._reading.told(found), self._standing
+        if told is None or told.version.size is None:
+            return None
+        standing.phase, standing.total = "copying", told.version.size
+        try:
+            stored = self._copy(destination, place, told)
+        except StoreError as error:
+            standing.parts = None
+            if error.retryable or isinstance(error, PreconditionFailed):
+                raise
+            return None
+        standing.phase = "verifying"
+        sent = Sent(told.version.size, {}, told.version.digests)
+        if not sent.declared and self._terms.digested:
+            sent = self._reading.read(told.version, told.version)[0] or sent
+        return self._acceptance.settle(destination, place, stored, told, sent, (_COPIED,), moved=0)
+
+    def _copy(self, destination: Destination, place: Location, found: Found) -> Stored:
+        """Have it copied; in parts, if it is too large for one request. Raises as CopyDestination.copy."""
+        terms = self._terms
+        if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
+            way = terms.way(place, found, digested=False, copying=True)
+            self._standing.parts = parts = Parts(way, terms.if_absent, terms.journal)
+            return parts.run().stored
+        copier, token = cast(CopyDestination, destination), terms.known.token
+        return copier.copy(terms.plan.source, found, place, if_absent=terms.if_absent, token=token)

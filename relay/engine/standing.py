@@ -1,0 +1,49 @@
+"""Where a transfer stands: what each part of its work notes, and others may see while it runs.
+
+Decided here: nothing. Never here: what follows from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relay.engine.parts import Parts
+from relay.wire.body import Body
+
+
+@dataclass(eq=False)
+class Standing:
+    """Where one transfer stands. `total` is the object's length in bytes, None while it is unknown.
+
+    `phase` is one of waiting, opening, copying, piping, verifying, settled; `resent` are the bytes of all attempts that
+    were sent in vain.
+    """
+
+    phase: str = "waiting"
+    attempt: int = 0
+    total: int | None = None
+    resent: int = 0
+    body: Body | None = None
+    """What is read now, or was read last: whole, or in one piece, and ..."""
+    parts: Parts | None = None
+    """... what moves in parts instead."""
+    answered: bool = False
+    """The destination let us look at what is there, in any attempt."""
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the object that this attempt has moved."""
+        if self.parts is not None:
+            return self.parts.bytes
+        return self.body.count if self.body is not None else 0
+
+    def begin(self) -> None:
+        """Another attempt begins, with nothing of an earlier one."""
+        self.attempt += 1
+        self.phase = "opening"
+        self.parts = None
+
+    def close(self) -> None:
+        """Close the body, which breaks an upload that is not whole."""
+        if self.body is not None:
+            self.body.close()

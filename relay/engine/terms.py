@@ -1,0 +1,101 @@
+"""The terms of one transfer: what is asked for and what is known before, and with what, and what patience, it is made.
+
+Decided here: what follows from the terms alone. Never here: what is done about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relay.config import Limits
+from relay.engine.journal import Journal
+from relay.engine.outcome import Outcome
+from relay.engine.parts import parted
+from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.promised import one_piece
+from relay.engine.window import Way
+from relay.location import Location
+from relay.receipt import Receipt, State, Version
+from relay.retry import Backoff
+from relay.stores.interfaces import Destination, Found, Opener
+from relay.wire.meter import Meter
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an object before its transfer begins, besides its locations.
+
+    `listed` is what a listing told of it: a small object is read at once then, without a HEAD. `absent` says that
+    nothing was at the destination when its migration began. `begun` says that another process may have sent it
+    already: then the destination is asked before anything is sent again.
+    """
+
+    listed: Version | None = None
+    promised: Version | None = None
+    """What a list of URLs says of it: one that is another is not moved."""
+    absent: bool = False
+    begun: bool = False
+    token: str | None = None
+    """What names this attempt's upload where it lies under another name until it is published, ..."""
+    lost: tuple[str, ...] = ()
+    """... and those of attempts that were lost, whose uploads are ours to remove."""
+
+
+@dataclass(eq=False)
+class Terms:
+    """The terms of one transfer. Nothing of them changes while it runs. (Frozen, each would take 2 µs to be made.)"""
+
+    id: str
+    plan: Plan
+    known: Known
+    stores: Opener
+    limits: Limits
+    backoff: Backoff
+    random: Callable[[], float]
+    sleep: Callable[[float], None]
+    meter: Meter
+    journal: Journal | None
+
+    @property
+    def if_absent(self) -> bool:
+        """Whether nothing may be at the destination."""
+        return self.plan.if_exists in (IfExists.SKIP, IfExists.FAIL)
+
+    @property
+    def digested(self) -> bool:
+        """Whether digests are wanted at all."""
+        return self.plan.verify is not Verify.SIZE
+
+    def atomic(self, destination: Destination) -> bool:
+        """Say if nobody sees anything of an upload that breaks off there."""
+        return destination.atomic(digested=self.digested)
+
+    def parted(self, found: Found | None, destination: Destination) -> bool:
+        """Say if the object is to go in parts."""
+        size = found.version.size if found else None
+        whole = one_piece(self.known.promised, destination.part_limits, size)
+        return parted(found, destination, self.limits) and not whole
+
+    def way(self, place: Location, found: Found, digested: bool, copying: bool = False) -> Way:
+        """Return how the parts of what was `found` go to `place`."""
+        return Way(
+            stores=self.stores,
+            found=found,
+            source=self.plan.source,
+            place=place,
+            meter=self.meter,
+            limits=self.limits,
+            backoff=self.backoff,
+            random=self.random,
+            sleep=self.sleep,
+            digested=digested,
+            copying=copying,
+        )
+
+    def outcome(
+        self, state: State, place: Location, receipt: Receipt | None = None, notes: tuple[str, ...] = ()
+    ) -> Outcome:
+        """Return how it ended: with a `receipt`, or skipped."""
+        moved = receipt.bytes if receipt else 0
+        return Outcome(self.id, state, self.plan.source, place, moved, self.meter.seconds(), receipt, notes)

@@ -1,0 +1,199 @@
+"""What can go wrong, whose fault it is, and what to do about it.
+
+Decided here: every error that may leave any part of relay. Never here: HTTP, sockets, retries.
+
+Rule 1: an error says which *side* it is on, whether trying again makes sense, and what to do (law 2).
+Rule 2: no `RelayError` derives from `OSError` or from a foreign library's error. A peer's reset that is raised
+while our upload reads from its source would otherwise be taken for a broken upload, and blamed on the wrong side.
+Rule 3: nothing secret goes in. Locations print themselves redacted, so put a Location in the text, never a URL.
+
+The tree; each is in the file that is named behind its root:
+
+    RelayError                 root.py
+    ├─ ConfigError             start-up only
+    ├─ RequestError            request.py: the caller's mistake, found before anything was dialled
+    │  ├─ MalformedRequest  DuplicateMember  JsonTooDeep  UnsupportedMediaType  RequestTooLarge  RequestTimeout
+    │  ├─ Unauthorized  Forbidden  KeyReused
+    │  ├─ UnknownMember  MissingMember  InvalidType  InvalidHeader  ForbiddenHeader
+    │  ├─ InvalidURL  UnsupportedScheme  CredentialsInURL  URLTooLong
+    │  ├─ UnsafeKey (KeyTooLong, ReservedKey)
+    │  └─ SameObject  VerificationUnavailable  Unsupported
+    ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
+    ├─ Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining
+    ├─ LedgerFailed (LedgerBusy)  MigrationUnknown  IllegalTransition  LeaseLost
+    ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server that it speaks to
+    ├─ StoreError              stores.py: what a store said, or how its connection failed
+    │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
+    │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied
+    │  ├─ Rejected (StoreFull)  RangeIgnored  LengthRequired  RedirectRefused  TooManyRedirects
+    │  ├─ Throttled  Unavailable (Locked)
+    │  ├─ ConnectFailed  ConnectionLost  CertificateRefused  StoreTimeout (Stalled)
+    │  └─ ProtocolViolation  PrematureResponse
+    └─ TransferError           transfers.py: the bytes
+       ├─ SourceTruncated  SourceOverrun  SourceChanged  SourceUnstable  IntegrityMismatch
+       └─ DestinationLost  DestinationMutates  Cancelled
+"""
+
+from __future__ import annotations
+
+from relay.errors.own import (
+    IllegalTransition,
+    LeaseLost,
+    LedgerBusy,
+    LedgerFailed,
+    MigrationUnknown,
+    NotRelay,
+    Overloaded,
+    ServerRefused,
+    ServerUnreachable,
+    TooManyFiles,
+)
+from relay.errors.request import (
+    CredentialsInURL,
+    DuplicateMember,
+    EgressDenied,
+    Forbidden,
+    ForbiddenHeader,
+    InvalidHeader,
+    InvalidType,
+    InvalidURL,
+    JsonTooDeep,
+    KeyReused,
+    KeyTooLong,
+    LocalDenied,
+    MalformedRequest,
+    MissingMember,
+    PortDenied,
+    RequestError,
+    RequestTimeout,
+    RequestTooLarge,
+    ReservedKey,
+    SameObject,
+    Unauthorized,
+    UnknownMember,
+    UnsafeKey,
+    Unsupported,
+    UnsupportedMediaType,
+    UnsupportedScheme,
+    URLTooLong,
+    VerificationUnavailable,
+)
+from relay.errors.root import (
+    ConfigError,
+    RelayError,
+    Side,
+)
+from relay.errors.stores import (
+    AlreadyExists,
+    CertificateRefused,
+    ConnectFailed,
+    ConnectionLost,
+    CredentialsWithdrawn,
+    LengthRequired,
+    Locked,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    PrematureResponse,
+    ProtocolViolation,
+    RangeIgnored,
+    RedirectRefused,
+    Rejected,
+    Stalled,
+    StoreError,
+    StoreFull,
+    StoreTimeout,
+    Throttled,
+    TooManyRedirects,
+    Unauthenticated,
+    Unavailable,
+    UploadGone,
+)
+from relay.errors.transfers import (
+    Cancelled,
+    DestinationLost,
+    DestinationMutates,
+    IntegrityMismatch,
+    SourceChanged,
+    SourceOverrun,
+    SourceTruncated,
+    SourceUnstable,
+    TransferError,
+)
+
+__all__ = [
+    "AlreadyExists",
+    "Cancelled",
+    "CertificateRefused",
+    "ConfigError",
+    "ConnectFailed",
+    "ConnectionLost",
+    "CredentialsInURL",
+    "CredentialsWithdrawn",
+    "DestinationLost",
+    "DestinationMutates",
+    "DuplicateMember",
+    "EgressDenied",
+    "Forbidden",
+    "ForbiddenHeader",
+    "IllegalTransition",
+    "IntegrityMismatch",
+    "InvalidHeader",
+    "InvalidType",
+    "InvalidURL",
+    "JsonTooDeep",
+    "KeyReused",
+    "KeyTooLong",
+    "LeaseLost",
+    "LedgerBusy",
+    "LedgerFailed",
+    "LengthRequired",
+    "LocalDenied",
+    "Locked",
+    "MalformedRequest",
+    "MigrationUnknown",
+    "MissingMember",
+    "NotFound",
+    "NotRelay",
+    "Overloaded",
+    "PermissionDenied",
+    "PortDenied",
+    "PreconditionFailed",
+    "PrematureResponse",
+    "ProtocolViolation",
+    "RangeIgnored",
+    "RedirectRefused",
+    "Rejected",
+    "RelayError",
+    "RequestError",
+    "RequestTimeout",
+    "RequestTooLarge",
+    "ReservedKey",
+    "SameObject",
+    "ServerRefused",
+    "ServerUnreachable",
+    "Side",
+    "SourceChanged",
+    "SourceOverrun",
+    "SourceTruncated",
+    "SourceUnstable",
+    "Stalled",
+    "StoreError",
+    "StoreFull",
+    "StoreTimeout",
+    "Throttled",
+    "TooManyFiles",
+    "TooManyRedirects",
+    "TransferError",
+    "URLTooLong",
+    "Unauthenticated",
+    "Unauthorized",
+    "Unavailable",
+    "UnknownMember",
+    "UnsafeKey",
+    "Unsupported",
+    "UnsupportedMediaType",
+    "UnsupportedScheme",
+    "UploadGone",
+    "VerificationUnavailable",
+]

@@ -1,0 +1,197 @@
+"""The caller's mistakes, and what he may not ask for: found before anything was dialled.
+
+Decided here: what a request can be refused for, and with which HTTP status. Never here: the refusing.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from relay.errors.root import RelayError, Side
+
+
+class RequestError(RelayError):
+    """The request itself is at fault; nothing was dialled."""
+
+    code, title, status = "invalid-request", "The request is not acceptable", 422
+    default_side: ClassVar[Side] = "request"
+    default_hint = "Correct the request; /openapi.json says what it may hold."
+
+
+class MalformedRequest(RequestError):
+    """The body cannot be parsed, or can be parsed in more than one way."""
+
+    code, title, status = "malformed-json", "The request is not well-formed JSON", 400
+
+
+class DuplicateMember(RequestError):
+    """A JSON object names one member twice; which one was meant?"""
+
+    code, title, status = "duplicate-json-member", "A JSON member stands twice", 400
+
+
+class JsonTooDeep(RequestError):
+    """The JSON is nested deeper than anything this server asks for."""
+
+    code, title, status = "json-too-deep", "The JSON is nested too deeply", 400
+
+
+class UnsupportedMediaType(RequestError):
+    """The body is not declared as plain, unencoded JSON."""
+
+    code, title, status = "unsupported-media-type", "The body must be application/json", 415
+    default_hint = "Send the body as JSON with 'Content-Type: application/json' and no Content-Encoding."
+
+
+class RequestTooLarge(RequestError):
+    """The body is larger than the limit."""
+
+    code, title, status = "request-too-large", "The request is too large", 413
+
+
+class RequestTimeout(RequestError):
+    """The body did not arrive in time."""
+
+    code, title, status = "request-timeout", "The request did not arrive in time", 408
+    default_retryable = True
+
+
+class Unauthorized(RequestError):
+    """No token, or one that is not known."""
+
+    code, title, status = "unauthorized", "A token is needed", 401
+    default_hint = "Send 'Authorization: Bearer <token>' with one of the tokens in RELAY_TOKENS_FILE."
+
+
+class Forbidden(RequestError):
+    """The server may not answer this caller at all."""
+
+    code, title, status = "forbidden", "Not allowed from here", 403
+
+
+class UnknownMember(RequestError):
+    """A member that this server does not know: a typo must not mean a default."""
+
+    code, title = "unknown-member", "A member is not known"
+
+
+class MissingMember(RequestError):
+    """A member that must be there is not."""
+
+    code, title = "missing-member", "A member is missing"
+
+
+class InvalidType(RequestError):
+    """A member has the wrong type, or a value that is not allowed."""
+
+    code, title = "invalid-type", "A member has the wrong type or value"
+
+
+class InvalidURL(RequestError):
+    """A URL that is not absolute, or that two parsers could read differently."""
+
+    code, title = "invalid-url", "The URL is not acceptable"
+    default_hint = "Give one absolute http:// or https:// URL, percent-encoded, without spaces or backslashes."
+
+
+class UnsupportedScheme(RequestError):
+    """A scheme that no store answers to."""
+
+    code, title = "unsupported-scheme", "The scheme is not supported"
+    default_hint = "Use https://, http://, s3://, webdav+https:// or webdav://, or a remote: `relay remotes`."
+
+
+class CredentialsInURL(RequestError):
+    """A user name or password inside the URL, where logs would show it."""
+
+    code, title = "credentials-in-url", "Credentials do not belong in a URL"
+    default_hint = 'Send them as a header: {"url": …, "headers": {"Authorization": …}}.'
+
+
+class URLTooLong(RequestError):
+    """A URL beyond the limit."""
+
+    code, title = "url-too-long", "The URL is too long"
+
+
+class InvalidHeader(RequestError):
+    """A header that cannot be sent safely."""
+
+    code, title = "invalid-header", "A header is not acceptable"
+
+
+class ForbiddenHeader(RequestError):
+    """A header that belongs to relay: it frames the message or names the hop."""
+
+    code, title = "forbidden-header", "That header is relay's own to set"
+    default_hint = "Leave the header out; relay sets it."
+
+
+class UnsafeKey(RequestError):
+    """A path that servers and proxies may fold onto another one."""
+
+    code, title = "unsafe-key", "The path is not safe"
+    default_hint = "Take out '.' and '..' segments, backslashes, control characters and empty segments."
+
+
+class KeyTooLong(UnsafeKey):
+    """A name that the destination has no room for: too many bytes, or too many folders."""
+
+    code, title = "key-too-long", "The name is too long"
+    default_hint = "Choose a shorter name at the destination, or another destination."
+
+
+class ReservedKey(UnsafeKey):
+    """A name that only relay's own unfinished uploads have."""
+
+    code, title = "reserved-key", "The name is reserved"
+    default_hint = "Rename the object: names like .relay-….part are those of unfinished uploads."
+
+
+class SameObject(RequestError):
+    """Source and destination are the same object."""
+
+    code, title = "same-object", "Source and destination are the same object"
+    default_hint = "Give a destination that is not the source."
+
+
+class VerificationUnavailable(RequestError):
+    """A level of proof that this destination can never give: better said now than after the last byte."""
+
+    code, title = "verification-unavailable", "This proof can't be had there"
+    default_hint = "Ask for 'auto', or choose another destination."
+
+
+class Unsupported(RequestError):
+    """Something that relay knows of, and that these two stores can't do."""
+
+    code, title, status = "unsupported", "Not supported here", 501
+
+
+class EgressDenied(RelayError):
+    """The address policy refused to connect. The text never names the address that a name resolved to."""
+
+    code, title, status = "egress-denied", "The address is not allowed", 403
+    default_side: ClassVar[Side] = "request"
+    default_hint = "Only public addresses are allowed; the operator can add a host or CIDR to RELAY_EGRESS_ALLOW."
+
+
+class LocalDenied(EgressDenied):
+    """A folder of the server's own machine that nobody allowed."""
+
+    code, title = "local-folder-denied", "This folder is not allowed"
+    default_hint = "The operator may allow folders with RELAY_LOCAL_FOLDERS; the terminal may read and write all."
+
+
+class PortDenied(EgressDenied):
+    """The address policy refused the port."""
+
+    code, title = "port-denied", "The port is not allowed"
+    default_hint = "Ports 80, 443, 8080 and 8443 are open; the operator can add others to RELAY_EGRESS_PORTS."
+
+
+class KeyReused(RequestError):
+    """An Idempotency-Key came again, with another request."""
+
+    code, title = "idempotency-key-reused", "The Idempotency-Key was used for another request"
+    default_hint = "Use a new key for a new request."

@@ -1,0 +1,55 @@
+"""What every error of relay's own says: the fact, the side, whether trying again makes sense, and what to do.
+
+Decided here: that, and how one is printed. Never here: what can go wrong.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Side = Literal["source", "destination", "relay", "request"]
+
+
+class RelayError(Exception):
+    """Base of every error of relay's own.
+
+    `code` is the slug that stands in the problem's `type`; `title` the same in words; `status` the HTTP status
+    that a server answers with; `message` the fact with its numbers; `hint` what the reader can do.
+    """
+
+    code: ClassVar[str] = "relay-error"
+    title: ClassVar[str] = "Relay failed"
+    status: ClassVar[int] = 500
+    default_side: ClassVar[Side] = "relay"
+    default_retryable: ClassVar[bool] = False
+    default_hint: ClassVar[str] = "This is a bug in relay. Please report it with the receipt or the log line."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        side: Side | None = None,
+        retryable: bool | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        pointer: str | None = None,
+    ) -> None:
+        """Keep the fact; `retry_after` is in seconds, `pointer` a JSON Pointer into the request."""
+        super().__init__(message)
+        self.message = message
+        self.side: Side = side or self.default_side
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.hint = hint or self.default_hint
+        self.retry_after = retry_after
+        self.pointer = pointer
+
+    def __str__(self) -> str:
+        """One line: the side and the fact."""
+        return f"{self.side}: {self.message}"
+
+
+class ConfigError(RelayError):
+    """A setting is wrong. Raised at start-up only; the command line exits with 2."""
+
+    code, title, status = "config-error", "A setting is wrong", 500
+    default_hint = "Correct the setting that is named and start again."
