@@ -32,6 +32,7 @@ from relay.engine.parts import COPY_BYTES, Parts, parted
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.promised import as_listed, as_promised, one_piece, uncompared
 from relay.engine.unchanged import unchanged
+from relay.engine.unfinished import Unfinished, place_of
 from relay.engine.verify import Proof, Sent, prove
 from relay.engine.window import BEGUN_ANEW, COMBINED, Way, pause
 from relay.errors import (
@@ -273,6 +274,7 @@ class Transfer:
             self._remove_lost(destination, place)
         before = self._looked(destination, place) if named else None
         if before and (early := self._there(source, destination, place, before, found)):
+            self._clear(destination)
             return early
         if found and before and (copied := self._copied(source, destination, place, found)):
             return copied
@@ -283,6 +285,7 @@ class Transfer:
                 return self._existing(error, place)
             except RangeIgnored:
                 self._parts = None  # it comes in one piece, then
+        self._clear(destination)
         opened = self._open(source, found)
         if before is None:
             place = self._named(opened)
@@ -306,6 +309,21 @@ class Transfer:
             reach("during-sweep")
             with suppress(StoreError):
                 destination.delete(left, Version())
+
+    def _clear(self, destination: Destination) -> None:
+        """Throw away the upload in parts that an attempt before this one began, and that this one does not go on
+        with."""
+        again = self.attempt > 1 or self.known.begun or bool(self.known.lost)
+        if self.journal is None or destination.part_limits is None or not again:
+            return
+        written = self.journal.begun()
+        place = place_of(self.plan, written) if written is not None else None
+        if written is not None and place is not None:
+            self._unfinished.sweep(place, written)
+
+    @property
+    def _unfinished(self) -> Unfinished:
+        return Unfinished(self.stores, self.limits, self.meter, self.journal)
 
     def _hinted(self) -> Found | None:
         """Return what a listing told of a small object, in the place of what a HEAD would."""
@@ -583,8 +601,9 @@ class Transfer:
             body.ask_guard()  # an empty one has no bytes that could wait for it
         self.phase = "piping"
         try:
-            named = {} if self.known.token is None else {"token": self.known.token}
-            stored = destination.put(place, body, opened.metadata, if_absent=self._if_absent, **named)
+            stored = destination.put(
+                place, body, opened.metadata, if_absent=self._if_absent, **self._named_put(destination, opened)
+            )
         except RelayError as error:
             self._close()
             self._note_read(opened, body)
@@ -603,6 +622,15 @@ class Transfer:
             remove(destination, stored, error)
             raise
         return self._settled(destination, place, stored, opened, sent, notes, whole)
+
+    def _named_put(self, destination: Destination, opened: Opened) -> dict[str, Any]:
+        """Return what goes along with an upload where there is such a thing: its token, and what begins its parts."""
+        named: dict[str, Any] = {} if self.known.token is None else {"token": self.known.token}
+        growing = opened.body is not None and opened.body.length is None
+        if growing and destination.part_limits is not None:
+            digested = self.plan.verify is not Verify.SIZE
+            named["begins"] = self._unfinished.growing(opened.version, digested)
+        return named
 
     @staticmethod
     def _end_of(found: Found) -> tuple[tuple[str, ...], bool]:
