@@ -195,6 +195,7 @@ class S3Store(S3Uploading):
                 endpoint.learn(NO_WHOLE)
         if response.head.status != 200:
             raise self._upload_refusal(response, "POST", location, fields)
+        endpoint.begun()
         root = self._document(response, "POST", location)
         upload = root.findtext("{*}UploadId")
         if not upload:
