@@ -37,7 +37,7 @@ POINTS: Mapping[str, str] = {
     "after-put-sent": "all bytes of a part or an object were handed over, and the answer was not read",
     "after-part": "the destination has acknowledged a part, and that is not written yet",
     "after-part-row": "it is written that the destination has a part",
-    "before-complete": "all parts are there, and it is written that the upload is about to be completed",
+    "before-complete": "all parts are there, and the upload is about to be completed",
     "after-complete-sent": "the request that completes it is sent, and its answer not read",
     "after-complete": "the object is there, and nothing of that is written",
     "before-verify": "the destination has said yes, and nothing is proved",

@@ -44,6 +44,7 @@ from relay.engine.transfer import Transfer
 from relay.engine.tree import told
 from relay.errors import (
     Cancelled,
+    CredentialsWithdrawn,
     LeaseLost,
     LedgerBusy,
     LedgerFailed,
@@ -376,14 +377,17 @@ class Claimer:
         except RelayError as error:
             return self._failed(claim, transfer, error, transfer is not None and active.stopped)
         self.ended(claim, outcome)
+        self._jobs.passed(claim)
         return settled(claim, outcome, transfer.resent)
 
     def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
         resent = transfer.resent if transfer else 0
-        if stopped or self.stopping or isinstance(error, LedgerFailed):
+        over = stopped or self.stopping
+        if isinstance(error, PermissionDenied) and not over:
+            error = self._denied(claim, error)
+        if over or isinstance(error, LedgerFailed):
             return Settlement(claim, "hand_back", resent=resent)
-        denied = isinstance(error, PermissionDenied) and self._denied(claim, error)
-        if denied or isinstance(error, Unauthenticated | StoreFull):
+        if isinstance(error, Unauthenticated | StoreFull):
             # The others would fail with the same: better all wait for new credentials, or for room.
             self._jobs.pause(claim.migration_id, error)
             return Settlement(claim, "hand_back", resent=resent)
@@ -391,7 +395,17 @@ class Claimer:
         seconds = transfer.meter.seconds() if transfer else None
         return Settlement(claim, "failed", resent=resent, seconds=seconds, error=told(error))
 
-    def _denied(self, claim: Claim, error: PermissionDenied) -> bool:
+    def _denied(self, claim: Claim, error: PermissionDenied) -> RelayError:
+        """Return what a denial means: of more than this object, that the credentials are not good any more. Or why the
+        ledger did not tell."""
+        try:
+            if not (self._jobs.still_denied(claim, error.side) or self._source_denies(claim, error)):
+                return error
+        except LedgerFailed as failure:
+            return failure
+        return CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
+
+    def _source_denies(self, claim: Claim, error: PermissionDenied) -> bool:
         """Say if it is not this object alone that the source denies, but what it let us list before."""
         id, now = claim.migration_id, self.clock()
         if error.side != "source" or not claim.name or claim.url or now < self._asked.get(id, -1.0):

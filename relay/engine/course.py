@@ -21,6 +21,7 @@ from relay.engine.reading import Reading
 from relay.engine.server_copy import ServerCopy
 from relay.engine.standing import Standing
 from relay.engine.terms import Terms
+from relay.engine.unfinished import place_of
 from relay.errors import InvalidURL, PreconditionFailed, SameObject
 from relay.failpoints import reach
 from relay.location import Location, same_object
@@ -49,9 +50,11 @@ class Course:
         if not place.path.endswith("/"):
             before = self._before(destination, place, found)
             if early := self._existing.enough(destination, place, before, found):
+                self._clear(destination)
                 return early
         if found and (moved := self._apart(destination, place, found)):
             return moved
+        self._clear(destination)
         opened, body = reading.opened(found)
         if before is None:
             place = self._named(opened)
@@ -85,6 +88,18 @@ class Course:
         if self._standing.attempt == 1:
             remove_lost(destination, place, self._terms.known.lost)
         return self._existing.look(destination, place)
+
+    def _clear(self, destination: Destination) -> None:
+        """Throw away the upload in parts that an attempt before this one began, and that this one does not go on
+        with."""
+        terms, known = self._terms, self._terms.known
+        again = self._standing.attempt > 1 or known.begun or bool(known.lost)
+        if terms.journal is None or destination.part_limits is None or not again:
+            return
+        written = terms.journal.begun()
+        place = place_of(terms.plan, written) if written is not None else None
+        if written is not None and place is not None:
+            terms.unfinished.sweep(place, written)
 
     def _named(self, found: Found) -> Location:
         """Give a destination that ends in '/' the source's name (Content-Disposition, else the last segment)."""

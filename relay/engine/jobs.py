@@ -14,13 +14,16 @@ from gevent.lock import BoundedSemaphore
 from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.tree import told
-from relay.errors import NotFound, PermissionDenied, RelayError, Unauthenticated, Unsupported
+from relay.errors import CredentialsWithdrawn, NotFound, PermissionDenied, RelayError, Unauthenticated, Unsupported
 from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim
 from relay.throttle import Throttle
 from relay.wire.meter import Meter
 
 JOBS = 64
 """So many migrations are kept at hand."""
+
+_WITHDRAWN = frozenset({Unauthenticated.code, CredentialsWithdrawn.code, PermissionDenied.code})
 
 
 class Jobs:
@@ -32,6 +35,7 @@ class Jobs:
         self._jobs: dict[str, tuple[int, Job]] = {}
         self._throttles: dict[str, Throttle] = {}
         self._empty: dict[str, bool] = {}
+        self._passed: dict[str, int] = {}
         self._reading = BoundedSemaphore(1)
 
     def job(self, id: str, renewed: int) -> Job:
@@ -60,6 +64,7 @@ class Jobs:
     def forget(self, id: str) -> None:
         """A migration has ended."""
         self._jobs.pop(id, None)
+        self._passed.pop(id, None)
 
     # -- what is at the destination
 
@@ -98,6 +103,23 @@ class Jobs:
         except RelayError:
             pass  # it does not tell
         return False
+
+    def passed(self, claim: Claim) -> None:
+        """A transfer ended well: both stores take the credentials that it was claimed with."""
+        self._passed[claim.migration_id] = claim.renewed
+        if len(self._passed) > JOBS:
+            del self._passed[next(iter(self._passed))]
+
+    def still_denied(self, claim: Claim, side: str | None) -> bool:
+        """Say if a migration has waited for credentials of this side, and with those that came nothing has ended well
+        yet, as far as is known here: a denial is no object's own then.
+
+        Each URL of a list has a signature of its own, and tells nothing of the others.
+        """
+        if self._passed.get(claim.migration_id) == claim.renewed or (side == "source" and claim.url):
+            return False
+        error = self._ledger.waited(claim.migration_id)
+        return error is not None and error["side"] == side and error["code"] in _WITHDRAWN
 
     def pause(self, id: str, error: RelayError) -> None:
         """Let a migration wait for what its user must do."""

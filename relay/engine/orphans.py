@@ -22,7 +22,7 @@ from gevent.event import Event
 from relay.engine.jobs import Jobs
 from relay.engine.leftovers import lost_tokens, lost_uploads, remove_lost, throw_away
 from relay.engine.runner import Runner
-from relay.engine.share import place_of
+from relay.engine.unfinished import place_of
 from relay.errors import ConfigError, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Orphan

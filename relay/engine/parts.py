@@ -15,7 +15,7 @@ parts, and how one moves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -24,7 +24,7 @@ from awscrt import checksums
 from relay.config import Limits
 from relay.digest import Digests
 from relay.engine.journal import Journal, fits, kept
-from relay.engine.leftovers import lost_uploads, throw_away
+from relay.engine.unfinished import Unfinished
 from relay.engine.window import COMBINED, Take, Way, Window, alone, pause, spans_of
 from relay.errors import (
     IntegrityMismatch,
@@ -34,7 +34,6 @@ from relay.errors import (
     PermissionDenied,
     Rejected,
     RelayError,
-    StoreError,
     Unauthenticated,
     UploadGone,
 )
@@ -51,7 +50,6 @@ from relay.stores.interfaces import (
     Stored,
     Upload,
 )
-from relay.wire.meter import Meter
 
 MIB = 1 << 20
 COPY_BYTES = 512 * MIB
@@ -101,6 +99,7 @@ class Parts:
         assert limits is not None, "only a store that takes parts is asked for them"
         wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
         self._window = Window(self.way, cut(size, wished, limits))
+        self._unfinished = Unfinished(self.way.stores, self.way.limits, self.way.meter, self.journal)
 
     @property
     def bytes(self) -> int:
@@ -133,7 +132,7 @@ class Parts:
             return self._completed(upload)
         except BaseException as error:
             if not (self._keeps and self._goes_on(error)):
-                self._abort(upload, error)
+                self._unfinished.abort(upload, error)
             raise
 
     # -- the upload
@@ -166,8 +165,7 @@ class Parts:
         return fits(written, str(self.way.place), version.etag, version.size, step)
 
     def _begun(self) -> Upload:
-        """Begin an upload, and write that down before anything depends on it: that one is about to be begun, and
-        which one it is."""
+        """Begin an upload; what is written down lets others move parts of it, and go on with it."""
         version, spans = self.way.found.version, self._window.spans
         about = Begun(
             "",
@@ -180,27 +178,7 @@ class Parts:
             digested=self.way.digested,
             pinned=None if self.way.copying else version,
         )
-        if self.journal is not None:
-            self.journal.begin(about)
-        reach("before-begin")
-        self.way.meter.look()
-        upload = cast(PartsDestination, self._patient()).begin(self.way.place, self.way.found.metadata)
-        reach("after-begin")
-        if self.journal is not None:
-            try:
-                self.journal.begin(replace(about, upload_id=upload.id, checked=upload.checked))
-            except BaseException as error:
-                self._abort(upload, error, written=False)
-                raise
-        reach("after-begin-row")
-        return upload
-
-    def _patient(self) -> Destination:
-        """Return the destination for what must be heard to its end, even by one who is told to stop: an upload that
-        was begun, and nobody was told which it is, stays."""
-        meter = Meter(self.way.limits)
-        meter.throttle = self.way.meter.throttle
-        return self.way.stores.destination(self.way.place, meter)
+        return self._unfinished.begin(self.way.place, self.way.found.metadata, about)
 
     def _gone_on(self, written: Begun) -> Upload | None:
         """Return the upload of an earlier attempt, if there is one of this very version, with what it has of it.
@@ -209,12 +187,12 @@ class Parts:
         """
         assert self.journal is not None, "it is where this was written"
         if not written.upload_id:
-            self._sweep(written)
+            self._unfinished.sweep(self.way.place, written)
             return None
         window = self._window
         upload = Upload(self.way.place, written.upload_id, written.checked)
         if not self._is_ours(written):
-            self._replace(upload)
+            self._unfinished.replace(upload)
             return None
         try:
             listed = self._destination.stored_parts(upload)
@@ -227,22 +205,6 @@ class Parts:
         gone = frozenset(part.number for part in written.parts) - frozenset(window.done)
         self.journal.go_on(upload.id, gone, len(window.spans))
         return upload
-
-    def _sweep(self, written: Begun) -> None:
-        """Throw away what an attempt began that was lost before it learned, or wrote down, which upload it was.
-
-        Nobody else's: it is to this very place, and of the time within which that attempt may have asked for it.
-        """
-        for lost in lost_uploads(self._destination, self.way.place, written, self.way.limits):
-            self._replace(lost)
-
-    def _replace(self, upload: Upload) -> None:
-        """Throw away an upload in whose place another is begun. Raises what may pass: the ledger knows of one only."""
-        try:
-            self._thrown_away(upload)
-        except StoreError as error:
-            if error.retryable:
-                raise
 
     # -- the parts
 
@@ -321,27 +283,6 @@ class Parts:
         if isinstance(error, RelayError):
             return error.retryable or isinstance(error, LeaseLost | LedgerFailed | Unauthenticated)
         return True
-
-    def _abort(self, upload: Upload, error: BaseException, written: bool = True) -> None:
-        """Throw the upload away; where that can't be done, `error` says what remains."""
-        try:
-            self._thrown_away(upload, written)
-        except RelayError as failure:
-            if isinstance(error, RelayError):
-                error.hint = f"{error.hint} An unfinished upload may remain at {self.way.place} ({failure.message})."
-
-    def _thrown_away(self, upload: Upload, written: bool = True) -> None:
-        """Throw the upload away, and then forget it: one that is gone and still written down is found to be gone.
-
-        Not where it is another's by now, who may be going on with it. Raises LeaseLost, StoreError, LedgerFailed.
-        """
-        if self.journal is not None and written:
-            self.journal.held()
-        reach("before-abort")
-        throw_away(self._patient(), upload)
-        reach("after-abort")
-        if self.journal is not None and written:
-            self.journal.forget()
 
 
 def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:

@@ -35,7 +35,7 @@ from relay.errors import (
 )
 from relay.location import Location, same_path
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, Found, Opened
+from relay.stores.interfaces import Begins, Destination, Found, Opened
 from relay.wire.body import Body
 from relay.wire.meter import Meter
 
@@ -89,7 +89,10 @@ class Pipe:
             body.ask_guard()  # an empty one has no bytes that could wait for it
         self._standing.phase = "piping"
         try:
-            stored = destination.put(place, body, opened.metadata, if_absent=terms.if_absent, token=terms.known.token)
+            begins = self._begins(destination, opened, body)
+            stored = destination.put(
+                place, body, opened.metadata, if_absent=terms.if_absent, token=terms.known.token, **begins
+            )
         except RelayError as error:
             self._broke(Broken(place, before, body.count, body.length), opened, body, atomic, error)
             if isinstance(error, LengthRequired) and body.length is not None:
@@ -103,6 +106,12 @@ class Pipe:
             remove(destination, stored, error)
             raise
         return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended)
+
+    def _begins(self, destination: Destination, opened: Opened, body: Body) -> dict[str, Begins]:
+        """Return what begins the parts of an object of unknown length, where a destination takes it so."""
+        if body.length is not None or destination.part_limits is None:
+            return {}
+        return {"begins": self._terms.unfinished.growing(opened.version, self._terms.digested)}
 
     def _last_bytes(self, shown: bool) -> None:
         """Look before the last bytes go out whether the object is still ours; `shown` says that they make it one that

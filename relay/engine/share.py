@@ -12,25 +12,15 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import unquote
 
-from relay.engine.plan import Plan
 from relay.engine.transfer import Transfer
+from relay.engine.unfinished import place_of
 from relay.engine.window import Way, Window, spans_of
 from relay.errors import RelayError, StoreError, UploadGone
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Share, StoredPart
-from relay.location import Location
+from relay.ledger.rows import Share, StoredPart
 from relay.stores.interfaces import Found, PartsDestination, Upload
 from relay.wire.meter import Meter
-
-
-def place_of(plan: Plan, begun: Begun) -> Location | None:
-    """Return where an upload that another began goes, with our credentials; None where our plan leads elsewhere."""
-    place = plan.destination
-    if place.path.endswith("/"):
-        place = place.named(unquote(begun.place.rpartition("/")[2]))
-    return place if str(place) == begun.place else None
 
 
 @dataclass(eq=False)

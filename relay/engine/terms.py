@@ -14,6 +14,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.parts import parted
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.promised import one_piece
+from relay.engine.unfinished import Unfinished
 from relay.engine.window import Way
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
@@ -66,6 +67,11 @@ class Terms:
     def digested(self) -> bool:
         """Whether digests are wanted at all."""
         return self.plan.verify is not Verify.SIZE
+
+    @property
+    def unfinished(self) -> Unfinished:
+        """What begins and ends its uploads in parts."""
+        return Unfinished(self.stores, self.limits, self.meter, self.journal)
 
     def atomic(self, destination: Destination) -> bool:
         """Say if nobody sees anything of an upload that breaks off there."""

@@ -107,6 +107,10 @@ class Ledger:
             return []
         return self.database.run(migrations.finish)
 
+    def waited(self, id: str) -> Mapping[str, Any] | None:
+        """As migrations.waited."""
+        return self.database.run(lambda c: migrations.waited(c, id), write=False)
+
     def events(self, id: str, since: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """As migrations.events_of."""
         return self.database.run(lambda c: migrations.events_of(c, id, since, limit), write=False)

@@ -128,6 +128,13 @@ def events_of(connection: Connection, id: str, since: int, limit: int) -> list[d
     ]
 
 
+def waited(connection: Connection, id: str) -> Mapping[str, Any] | None:
+    """Return the error for which a migration paused by itself the last time, or None where it never did."""
+    query = select(events.c.members).where(events.c.migration_id == id, events.c.kind == "paused")
+    text = connection.execute(query.order_by(events.c.id.desc()).limit(1)).scalar()
+    return None if text is None else json.loads(text)
+
+
 def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int) -> Migration:
     return Migration(
         id=row.id,

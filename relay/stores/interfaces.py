@@ -8,7 +8,8 @@ status that is not in the verb's explicit set raises a StoreError with `side` se
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -158,6 +159,11 @@ class Part:
     checked: bool
 
 
+Begins = Callable[[Location, tuple[tuple[str, str], ...]], AbstractContextManager[Upload]]
+"""Begins an upload in parts of an object with its metadata, and gives it for as long as the block lasts; where that
+raises, the upload is thrown away."""
+
+
 class Source(Protocol):
     """Something that objects are read from."""
 
@@ -246,6 +252,19 @@ class Store(Source, Destination, Protocol):
 
 class PartsDestination(Destination, Protocol):
     """A destination that takes an object in parts, in any order and several at once; nobody sees it before the end."""
+
+    def put(
+        self,
+        location: Location,
+        body: Body,
+        metadata: tuple[tuple[str, str], ...] = (),
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+        begins: Begins | None = None,
+    ) -> Stored:
+        """As Destination.put. One that takes a body of unknown length in parts begins their upload with `begins`, so
+        that others learn of it; None begins one of which nobody does."""
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
         """Begin an upload. Raises StoreError. What it leaves is invisible, but may cost until it is aborted."""

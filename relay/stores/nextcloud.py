@@ -18,7 +18,7 @@ from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTime
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import printable
-from relay.stores.interfaces import PREFIX, SUFFIX, Part, PartLimits, Stored, Upload
+from relay.stores.interfaces import PREFIX, SUFFIX, Begins, Part, PartLimits, Stored, Upload
 from relay.stores.webdav import WebDavAccount, WebDavStore
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
@@ -50,6 +50,19 @@ class NextcloudStore(WebDavStore):
     def part_limits(self) -> PartLimits | None:
         """As Destination.part_limits."""
         return PARTS
+
+    def put(
+        self,
+        location: Location,
+        body: Body,
+        metadata: tuple[tuple[str, str], ...] = (),
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+        begins: Begins | None = None,
+    ) -> Stored:
+        """As PartsDestination.put; a body of unknown length comes in one request as well."""
+        return super().put(location, body, metadata, if_absent=if_absent, token=token)
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
         """As PartsDestination.begin: a folder for the parts. Makes missing folders of the object too.

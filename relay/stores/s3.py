@@ -16,6 +16,8 @@ understood (`s3_exchange.py`), what answers say (`s3_answers.py`), where credent
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from time import time
 from typing import cast
@@ -38,10 +40,11 @@ from relay.errors import (
     Unavailable,
     UploadGone,
 )
+from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import CARRIED, carried, http_date, printable
-from relay.stores.interfaces import Found, Part, PartLimits, Span, Stored, Upload
+from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Upload
 from relay.stores.s3_answers import (
     CHECKSUM,
     TRAILER,
@@ -89,14 +92,20 @@ class S3Store(S3Uploading):
         *,
         if_absent: bool = False,
         token: str | None = None,
+        begins: Begins | None = None,
     ) -> Stored:
-        """As Destination.put. A body of unknown length goes in parts, each of which is held in memory for S3 wants to
-        know its length. Raises Rejected for a body above 5 GiB."""
-        return self._named(location, if_absent, lambda absent: self._put(location, body, metadata, absent))
+        """As PartsDestination.put. A body of unknown length goes in parts, each of which is held in memory for S3 wants
+        to know its length. Raises Rejected for a body above 5 GiB."""
+
+        def store(absent: bool) -> Stored:
+            if body.length is None:
+                return self._put_growing(location, body, metadata, absent, begins or self._begun)
+            return self._put(location, body, metadata, absent)
+
+        return self._named(location, if_absent, store)
 
     def _put(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
-        if body.length is None:
-            return self._put_growing(location, body, metadata, if_absent)
+        assert body.length is not None, "one of unknown length goes another way"
         if body.length > SINGLE_BYTES:
             raise Rejected(f"{body.length} bytes are more than one PUT may carry to S3", side="destination")
         wrapping = self._wrapped(location, body)
@@ -112,7 +121,7 @@ class S3Store(S3Uploading):
         notes = self._left_out(location, metadata, if_absent)
         return replace(stored, notes=notes) if notes else stored
 
-    def _put_growing(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
+    def _put_growing(self, location: Location, body: Body, metadata: Fields, if_absent: bool, begins: Begins) -> Stored:
         """Store a body whose length shows only at its end; nothing is there before that end was proved."""
         piece = memoryview(bytearray(self._wire.limits.part_bytes))
         count = fill(body, piece)
@@ -125,13 +134,23 @@ class S3Store(S3Uploading):
                 raise self._upload_refusal(response, "PUT", location, fields)
             stored = self._stored(response, "PUT", location, sent_md5(described))
             return replace(stored, notes=self._left_out(location, metadata, if_absent))
-        upload = self.begin(location, metadata)
-        try:
+        with begins(location, metadata) as upload:
             parts: list[Part] = []
             while count:
                 parts.append(self._put_bytes(upload, len(parts) + 1, bytes(piece[:count])))
+                reach("after-part")
                 count = fill(body, piece)
-            return self.complete(upload, tuple(parts), body.digests, if_absent=if_absent)
+            reach("before-complete")
+            stored = self.complete(upload, tuple(parts), body.digests, if_absent=if_absent)
+        reach("after-complete")
+        return stored
+
+    @contextmanager
+    def _begun(self, location: Location, metadata: Fields) -> Iterator[Upload]:
+        """Begin an upload of which nobody else learns."""
+        upload = self.begin(location, metadata)
+        try:
+            yield upload
         except BaseException as error:
             self._abandon(upload, error)
             raise
@@ -176,6 +195,7 @@ class S3Store(S3Uploading):
                 endpoint.learn(NO_WHOLE)
         if response.head.status != 200:
             raise self._upload_refusal(response, "POST", location, fields)
+        endpoint.begun()
         root = self._document(response, "POST", location)
         upload = root.findtext("{*}UploadId")
         if not upload:

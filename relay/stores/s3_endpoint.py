@@ -5,9 +5,9 @@ understand. So of what need not be said one thing after the other is left out, t
 the precondition; what was left out in vain is said again. Whatever is missing then shows in the receipt: as a lower
 level, or as a note.
 
-A denial may mean a checksum too, where a field that nobody knows spoils the signature. Mostly it means what it says, so
-that only the object that was denied goes once without, at an endpoint that never took a checksum; all others follow
-once that was taken.
+A denial may mean tags, which want a permission of their own, or a checksum, where a field that nobody knows spoils the
+signature. Mostly it means what it says, so that only the object that was denied goes once without: without tags, and,
+at an endpoint that never took a checksum, without that. All others follow once that was taken.
 
 Decided here: what is left out next. Never here: what a request looks like (`stores/s3.py`).
 """
@@ -109,6 +109,16 @@ class Endpoint:
         return f"no tags {self.bucket}"
 
     @property
+    def tagless(self) -> bool:
+        """Whether the upload is to go without tags."""
+        return self.has(self.untagged) or self.has(self._tagged)
+
+    @property
+    def _tagged(self) -> str:
+        """The name under which it is remembered that this object was refused with tags."""
+        return f"refused with tags {self.bucket} {self.path}"
+
+    @property
     def unchecked(self) -> bool:
         """Whether the upload is to go without a checksum."""
         return self.has(NO_TRAILERS) or self.has(self._trial)
@@ -121,8 +131,9 @@ class Endpoint:
     def leave_out(self, refusal: Refusal) -> str | None:
         """Return what is left out from now on, in words, or None where that can't be what was wrong."""
         if (refusal.unknown or refusal.code == "AccessDenied") and refusal.holds(TAGGING):
-            self.learn(self.untagged)
+            self.learn(self._tagged)
             return "its tags"
+        self.memory.forget(self.origin, self._tagged)  # in vain
         if refusal.denied:
             return self._denied(refusal)
         if not refusal.unknown:
@@ -155,12 +166,18 @@ class Endpoint:
     def taken(self, told: bool) -> None:
         """Note that an upload was taken: what it was sent without is left out for good. `told` says that the answer
         names its checksum."""
+        self.begun()
         if told:
             self.learn(KNOWN)
         if self.memory.forget(self.origin, self._trial) and not (self.has(KNOWN) or self.has(TRAILERS)):
             self.learn(NO_TRAILERS)
         for fact in (NO_TRAILERS, NO_CONDITION):
             self.memory.forget(self.origin, _TRIAL + fact)
+
+    def begun(self) -> None:
+        """Note that an upload was taken, or one in parts begun: of what goes with it nothing else was wrong."""
+        if self.memory.forget(self.origin, self._tagged):
+            self.learn(self.untagged)
 
     def _try(self, fact: str) -> None:
         self.learn(fact)

@@ -179,9 +179,8 @@ class S3Uploading(S3Reading):
 
     def _described(self, location: Location, metadata: Fields) -> Fields:
         """Return the object's metadata as S3's fields; without tags, where this bucket refused them before."""
-        told, endpoint = dict(metadata), self._endpoint(location)
-        changed, untagged = told.get(MTIME), TAGGING in told and endpoint.has(endpoint.untagged)
-        fields = tuple((name, value) for name, value in metadata if not (untagged and name == TAGGING))
+        changed, tagless = dict(metadata).get(MTIME), self._endpoint(location).tagless
+        fields = tuple((name, value) for name, value in metadata if not (tagless and name == TAGGING))
         return (*fields, (MTIME_FIELD, changed)) if changed else fields
 
     def _left_out(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from relay.errors import (
     Unavailable,
 )
 from relay.receipt import Level, State
+from relay.stores.s3_endpoint import UNTAGGED
 from relay.stores.sigv4 import Credentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned
@@ -223,19 +224,71 @@ def test_a_store_that_is_only_slow_keeps_its_checksums(engine: Engine, source: S
     assert all(b"x-amz-trailer" in request for request in bucket.requests if request.startswith(b"PUT"))
 
 
-def test_a_bucket_that_takes_no_tags_gets_the_object_and_the_receipt_says_so(engine: Engine) -> None:
-    tagged = Bucket(fields=("x-amz-tagging-count: 1",))
-    tagged.whole = b"bytes"
+@pytest.fixture
+def tagged() -> Iterator[Peer]:
+    """Return a bucket whose object has a tag, to be read as often as one likes."""
+    bucket = Bucket(fields=("x-amz-tagging-count: 1",))
+    bucket.whole = b"bytes"
     tag = b"<TagSet><Tag><Key>a b</Key><Value>c&amp;d</Value></Tag></TagSet>"
-    tagged.answers["tags"] = [reply(200, document("Tagging").replace(b"></", b">" + tag + b"</"))] * 2
-    bucket = Bucket({"put": [refusal(403, "AccessDenied")]})
-    with Peer(many(tagged)) as old, Peer(many(bucket)) as new:
-        outcome = patient(engine).migrate(place(old), place(new))
-    puts = [request for request in bucket.requests if request.startswith(b"PUT")]
-    assert [b"\r\nx-amz-tagging: a%20b=c%26d\r\n" in put for put in puts] == [True, False]
-    assert outcome.receipt is not None
-    assert "the destination does not take the object's tags" in outcome.receipt.notes
+    bucket.answers["tags"] = [reply(200, document("Tagging").replace(b"></", b">" + tag + b"</"))] * 40
+    with Peer(many(bucket)) as peer:
+        yield peer
+
+
+TAGS = b"\r\nx-amz-tagging: a%20b=c%26d\r\n"
+DENIED = refusal(403, "AccessDenied")
+UNKNOWN = refusal(501, "NotImplemented")
+
+
+def tags_of(bucket: Bucket) -> list[bool]:
+    """Return which of the uploads carried the tags, and forget those uploads."""
+    found = [TAGS in request for request in bucket.requests if request.startswith(b"PUT")]
+    bucket.requests.clear()
+    return found
+
+
+def test_a_bucket_that_takes_no_tags_gets_the_object_and_the_receipt_says_so(engine: Engine, tagged: Peer) -> None:
+    """It is found out once."""
+    bucket = Bucket(refuses={b"x-amz-tagging": DENIED})
+    with Peer(many(bucket)) as new:
+        for tries in ([True, False], [False]):
+            outcome = patient(engine).migrate(place(tagged), place(new))
+            assert outcome.receipt is not None
+            assert UNTAGGED in outcome.receipt.notes
+            assert tags_of(bucket) == tries
     assert bucket.whole == b"bytes"
+
+
+@pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
+def test_an_upload_that_is_refused_without_its_tags_too_takes_them_from_nobody(
+    engine: Engine, tagged: Peer, refused: bytes
+) -> None:
+    bucket = Bucket({"put": [refused] * 8})
+    with Peer(many(bucket)) as new:
+        with pytest.raises((PermissionDenied, Rejected)) as caught:
+            patient(engine).migrate(place(tagged), place(new))
+        assert not caught.value.retryable
+        assert set(tags_of(bucket)) == {True, False}
+        bucket.answers.clear()
+        outcome = engine.migrate(place(tagged), place(new))
+    assert outcome.receipt is not None
+    assert outcome.receipt.notes == ()
+    assert tags_of(bucket) == [True]
+
+
+@pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
+@pytest.mark.parametrize("tags", [True, False], ids=["with tags", "without tags"])
+def test_an_endpoint_that_takes_no_checksum_keeps_the_tags_if_it_takes_those(
+    engine: Engine, tagged: Peer, refused: bytes, tags: bool
+) -> None:
+    bucket = Bucket(refuses={b"x-amz-trailer": refused} | ({} if tags else {b"x-amz-tagging": refused}), old=True)
+    with Peer(many(bucket)) as new:
+        for _ in range(2):
+            outcome = patient(engine).migrate(place(tagged), place(new))
+            assert outcome.receipt is not None
+            assert outcome.receipt.level is Level.WHOLE_DIGEST
+            assert (UNTAGGED in outcome.receipt.notes) is not tags
+    assert tags_of(bucket)[-2:] == [tags, tags]
 
 
 def test_f38_an_upload_that_was_completed_without_an_answer_is_not_sent_again(engine: Engine, source: Spawned) -> None:

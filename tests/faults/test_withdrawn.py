@@ -37,6 +37,8 @@ class Gate:
     token: bytes = b"first"
     after: bytes = b"PUT"
     """When the first token ends: after the first request of this method that it let through."""
+    shut: bytes | None = None
+    """What no request that is let through may name."""
     denied: list[bytes] = field(default_factory=list)
 
     def before(self, script: Script) -> Script:
@@ -48,7 +50,8 @@ class Gate:
             def head() -> bytes:
                 while request := read():
                     method = request.split(b" ", 1)[0]
-                    if b"\r\nAuthorization: Bearer " + self.token + b"\r\n" in request and method not in self.never:
+                    good = b"\r\nAuthorization: Bearer " + self.token + b"\r\n" in request
+                    if good and method not in self.never and not (self.shut and self.shut in request):
                         if method == self.after and self.token == b"first":
                             self.token = b"second"
                         return request
@@ -68,8 +71,9 @@ def order(folder: Path, peer: Peer, token: str) -> Order:
     return Order(End(f"file://{folder}/from"), there)
 
 
-def runner_of(folder: Path) -> Runner:
-    return Runner(Settings(local_folders=str(folder), egress_allow="127.0.0.1", retry_budget=0, settle_seconds=1))
+def runner_of(folder: Path, retry_budget: float = 0) -> Runner:
+    allowed = Settings(local_folders=str(folder), egress_allow="127.0.0.1")
+    return Runner(allowed.model_copy(update={"retry_budget": retry_budget, "settle_seconds": 1}))
 
 
 def worked(ledger: Ledger, runner: Runner, id: str) -> None:
@@ -98,6 +102,99 @@ def test_f25_what_can_not_be_proved_any_more_waits_and_is_not_sent_again(
         assert (row.state, row.level) == ("verified", "read_back")
     assert cloud.objects == {b"/to": DATA}
     assert cloud.methods.count(b"PUT") == 1
+
+
+def paused_again(ledger: Ledger, id: str, refusal: int, side: str) -> None:
+    """Assert that it waits, says for what, and that nothing of it has failed."""
+    codes = {401: "store-unauthenticated", 403: "store-credentials-withdrawn"}
+    found = ledger.migration(id)
+    assert found.error is not None, found
+    assert (found.state, found.error["code"], found.error["side"]) == ("paused", codes[refusal], side)
+    assert f"answered {refusal}" in found.error["detail"]
+    assert [row.state for row in ledger.page(id)] == ["queued"]
+
+
+@pytest.mark.parametrize("refusal", [401, 403])
+def test_f25_who_resumes_with_what_the_destination_denies_too_is_told_again(
+    ledger: Ledger, tmp_path: Path, refusal: int
+) -> None:
+    cloud, gate, runner = Cloud(), Gate(refusal), runner_of(tmp_path)
+    with Peer(gate.before(keeping(cloud))) as peer:
+        id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
+        worked(ledger, runner, id)
+        for token in ("third", "fourth"):
+            ledger.act(id, "resume", order(tmp_path, peer, token).secret())
+            worked(ledger, runner, id)
+            paused_again(ledger, id, refusal, "destination")
+        ledger.act(id, "resume", order(tmp_path, peer, "second").secret())
+        worked(ledger, runner, id)
+        assert [row.state for row in ledger.page(id)] == ["verified"]
+    assert cloud.methods.count(b"PUT") == 1
+
+
+def breaking(script: Script) -> Script:
+    """Let the first GET be answered by half of what it promises, and then the end."""
+    broken: list[bytes] = []
+
+    def once(talk: Talk) -> None:
+        read = talk.head
+
+        def head() -> bytes:
+            request = read()
+            if not request.startswith(b"GET ") or broken:
+                return request
+            broken.append(request)
+            talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA), DATA[: len(DATA) // 2])
+            return b""
+
+        talk.head = head  # type: ignore[method-assign]
+        script(talk)
+
+    return once
+
+
+@pytest.mark.parametrize("refusal", [401, 403])
+def test_f25_who_resumes_with_what_the_source_denies_too_is_told_again(
+    ledger: Ledger, tmp_path: Path, refusal: int
+) -> None:
+    cloud, gate, runner = Cloud(objects={b"/from": DATA}), Gate(refusal, after=b"GET"), runner_of(tmp_path, 5)
+
+    def to_folder(token: str) -> Order:
+        return Order(End(peer.url("/from"), (("Authorization", f"Bearer {token}"),)), End(f"file://{tmp_path}/to"))
+
+    with Peer(gate.before(breaking(keeping(cloud)))) as peer:
+        id = ledger.create(to_folder("first").spec(runner.remotes))[0].id
+        worked(ledger, runner, id)
+        for token in ("third", "fourth"):
+            ledger.act(id, "resume", to_folder(token).secret())
+            worked(ledger, runner, id)
+            paused_again(ledger, id, refusal, "source")
+        ledger.act(id, "resume", to_folder("second").secret())
+        worked(ledger, runner, id)
+        assert [row.state for row in ledger.page(id)] == ["verified"]
+    assert (tmp_path / "to").read_bytes() == DATA
+
+
+def test_f25_one_that_is_denied_where_fresh_credentials_let_others_pass_fails_alone(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    cloud, gate, runner = Cloud(objects={b"/to/": b"not empty"}), Gate(403), runner_of(tmp_path)
+    (tmp_path / "tree").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "tree" / name).write_bytes(DATA)
+
+    def tree(token: str) -> Order:
+        there = End(peer.url("/to/"), (("Authorization", f"Bearer {token}"),))
+        return Order(End(f"file://{tmp_path}/tree"), there, recursive=True)
+
+    with Peer(gate.before(keeping(cloud))) as peer:
+        id = ledger.create(tree("first").spec(runner.remotes))[0].id
+        worked(ledger, runner, id)
+        assert ledger.migration(id).state == "paused"
+        gate.shut = b" /to/b "
+        ledger.act(id, "resume", tree("second").secret())
+        worked(ledger, runner, id)
+    assert {row.name: row.state for row in ledger.page(id)} == {"a": "verified", "b": "failed", "c": "verified"}
 
 
 @pytest.mark.parametrize("refusal", [401, 403])

@@ -1,0 +1,126 @@
+"""An upload in parts, from the note that one is about to begin to the note that it is no more.
+
+Theory of operation. A store remembers an upload that was begun until it is completed or thrown away, and its owner pays
+for what is in it. So with a journal it is written down that one is about to begin, and then which one it is; only then
+are bytes sent. Whoever makes the transfer after a crash finds the note. One that is of use to nobody any more is thrown
+away, and forgotten only then.
+
+Decided here: in which order an upload and its note come and go. Never here: what is in it, and who goes on with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
+from urllib.parse import unquote
+
+from relay.config import Limits
+from relay.engine.journal import Journal
+from relay.engine.leftovers import lost_uploads, throw_away
+from relay.engine.plan import Plan
+from relay.errors import RelayError, StoreError
+from relay.failpoints import reach
+from relay.ledger.rows import Begun
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.interfaces import Begins, Destination, Opener, PartsDestination, Upload
+from relay.wire.http1 import Fields
+from relay.wire.meter import Meter
+
+
+def place_of(plan: Plan, begun: Begun) -> Location | None:
+    """Return where an upload that another began goes, with our credentials; None where our plan leads elsewhere."""
+    place = plan.destination
+    if place.path.endswith("/"):
+        place = place.named(unquote(begun.place.rpartition("/")[2]))
+    return place if str(place) == begun.place else None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """The uploads in parts of one transfer, and its notes of them; without a journal nobody learns of them."""
+
+    stores: Opener
+    limits: Limits
+    meter: Meter
+    journal: Journal | None
+
+    def begin(self, place: Location, metadata: Fields, about: Begun) -> Upload:
+        """Begin an upload, and write that down before anything depends on it: that one is about to be begun, and which
+        one it is. Raises StoreError, LeaseLost, LedgerFailed; then there is none."""
+        if self.journal is not None:
+            self.journal.begin(about)
+        reach("before-begin")
+        self.meter.look()
+        upload = cast(PartsDestination, self._patient(place)).begin(place, metadata)
+        reach("after-begin")
+        if self.journal is not None:
+            try:
+                self.journal.begin(replace(about, upload_id=upload.id, checked=upload.checked))
+            except BaseException as error:
+                self.abort(upload, error, written=False)
+                raise
+        reach("after-begin-row")
+        return upload
+
+    def growing(self, version: Version, digested: bool) -> Begins:
+        """Return what begins an upload of an object whose length shows only at its end. Nobody can go on with one: its
+        bytes come once, in order."""
+        return partial(self._grown, version, digested)
+
+    @contextmanager
+    def _grown(self, version: Version, digested: bool, place: Location, metadata: Fields) -> Iterator[Upload]:
+        about = Begun("", False, str(place), version.etag or "", 0, 0, digested=digested)
+        upload = self.begin(place, metadata, about)
+        try:
+            yield upload
+        except BaseException as error:
+            self.abort(upload, error)
+            raise
+
+    def sweep(self, place: Location, written: Begun) -> None:
+        """Throw away what an earlier attempt began and nobody goes on with, and forget it. Raises what may pass: the
+        ledger knows of one upload only."""
+        if written.upload_id:
+            return self.replace(Upload(place, written.upload_id, written.checked))
+        for lost in lost_uploads(self.stores.destination(place, self.meter), place, written, self.limits):
+            self.replace(lost)
+
+    def replace(self, upload: Upload) -> None:
+        """Throw away an upload in whose place another may be begun. Raises as `sweep`."""
+        try:
+            self._thrown_away(upload)
+        except StoreError as error:
+            if error.retryable:
+                raise
+
+    def abort(self, upload: Upload, error: BaseException, written: bool = True) -> None:
+        """Throw the upload away; where that can't be done, `error` says what remains."""
+        try:
+            self._thrown_away(upload, written)
+        except RelayError as failure:
+            if isinstance(error, RelayError):
+                error.hint = f"{error.hint} An unfinished upload may remain at {upload.location} ({failure.message})."
+
+    def _thrown_away(self, upload: Upload, written: bool = True) -> None:
+        """Throw the upload away, and then forget it: one that is gone and still written down is found to be gone.
+
+        Not where it is another's by now, who may be going on with it. Raises LeaseLost, StoreError, LedgerFailed.
+        """
+        if self.journal is not None and written:
+            self.journal.held()
+        reach("before-abort")
+        throw_away(self._patient(upload.location), upload)
+        reach("after-abort")
+        if self.journal is not None and written:
+            self.journal.forget()
+
+    def _patient(self, place: Location) -> Destination:
+        """Return the destination for what must be heard to its end, even by one who is told to stop: an upload that
+        was begun, and nobody was told which it is, stays."""
+        meter = Meter(self.limits)
+        meter.throttle = self.meter.throttle
+        return self.stores.destination(place, meter)

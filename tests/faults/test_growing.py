@@ -1,0 +1,142 @@
+"""An upload in parts of an object of unknown length, and its row in the ledger: who sees which of them, and when."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.config import Settings
+from relay.engine.claimer import Claimer
+from relay.engine.order import End, Order
+from relay.engine.runner import Runner
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun
+from tests.faults.buckets import PART, Bucket, Scripted, many, refusal
+from tests.scripted import Peer, Script, Talk
+
+SIZE = 2 * PART + 1000
+"""Three parts."""
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@dataclass
+class Watched(Bucket):
+    """A bucket that looks at each request what the ledger knows then of uploads: their ids."""
+
+    ledger: Path = Path()
+    known: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def _operation(self, request: bytes) -> str:
+        operation = super()._operation(request)
+        with closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=10)) as connection:
+            row = connection.execute("SELECT upload_id FROM uploads").fetchone()
+        self.known.append((operation, row and row[0]))
+        return operation
+
+
+def growing(size: int, cut: int | None = None) -> Script:
+    """A source without HEAD, ranges, and length; with `cut` its bytes break off there."""
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            if request.startswith(b"HEAD "):
+                talk.send(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
+                continue
+            talk.send(CHUNKED, b"%x\r\n" % size, bytes(size if cut is None else cut))
+            if cut is not None:
+                return
+            talk.send(b"\r\n0\r\n\r\n")
+
+    return script
+
+
+def runner_of(bucket: Peer) -> Runner:
+    keys = {"access_key_id": "KEY", "secret_access_key": "SECRET", "region": "us-east-1"}
+    remotes: dict[str, Any] = {"far": {"type": "s3", "endpoint": bucket.url(""), **keys}}
+    return Runner(
+        Settings(remotes=remotes, egress_allow="127.0.0.1", retry_budget=0, part_bytes=PART, settle_seconds=1)
+    )
+
+
+def order(source: Peer) -> Order:
+    return Order(End(source.url("/x")), End("far:bucket/a/b.bin"))
+
+
+def moved(ledger: Ledger, runner: Runner, source: Peer) -> str:
+    """Move the object, by a migration of its own; return the id of that."""
+    id = ledger.create(order(source).spec(runner.remotes))[0].id
+    worked(ledger, runner, id)
+    return id
+
+
+def worked(ledger: Ledger, runner: Runner, id: str) -> None:
+    with gevent.Timeout(60):
+        Claimer(ledger, runner, 1, id).run()
+    runner.wire.pool.close()
+    assert runner.wire.pool.open == 0
+
+
+def test_f51_the_row_comes_before_the_upload_and_goes_after_it(ledger: Ledger, tmp_path: Path) -> None:
+    bucket = Watched(ledger=tmp_path / "ledger.db")
+    with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:
+        id = moved(ledger, runner_of(there), source)
+    assert [row.state for row in ledger.page(id)] == ["verified"]
+    begun = [known for operation, known in bucket.known if operation.startswith("begin")]
+    assert begun == [""]
+    sent = {known for operation, known in bucket.known if operation in ("part", "complete")}
+    assert (bucket.asked.count("part"), sent) == (3, {"up/1"})
+    assert ledger.orphans(kept=0) == []
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM uploads").fetchone() == (0,)
+
+
+def test_f51_one_that_fits_into_one_request_has_no_row(ledger: Ledger, tmp_path: Path) -> None:
+    bucket = Watched(ledger=tmp_path / "ledger.db")
+    with Peer(many(bucket)) as there, Peer(growing(1000)) as source:
+        id = moved(ledger, runner_of(there), source)
+    assert [row.state for row in ledger.page(id)] == ["verified"]
+    assert {known for _, known in bucket.known} == {None}
+
+
+FAILURES: dict[str, tuple[dict[str, list[Scripted]], int | None]] = {
+    "the source breaks off": ({}, PART + 10),
+    "a part is refused": ({"part": [refusal(400, "InvalidTag")]}, None),
+    "the end is refused": ({"complete": [refusal(400, "InvalidPart")]}, None),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_f51_one_that_fails_is_thrown_away_and_then_forgotten(ledger: Ledger, tmp_path: Path, how: str) -> None:
+    answers, cut = FAILURES[how]
+    bucket = Watched(answers={name: list(told) for name, told in answers.items()}, ledger=tmp_path / "ledger.db")
+    with Peer(many(bucket)) as there, Peer(growing(SIZE, cut)) as source:
+        id = moved(ledger, runner_of(there), source)
+    assert [row.state for row in ledger.page(id)] == ["failed"]
+    assert bucket.known[-1] == ("abort", "up/1")
+    assert ledger.orphans(kept=0) == []
+
+
+def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
+    """The failure says so, and whoever makes the transfer again does it first."""
+    bucket = Watched({"abort": [refusal(403, "AccessDenied")] * 9}, ledger=tmp_path / "ledger.db")
+    with Peer(many(bucket)) as there, Peer(growing(SIZE, PART + 10)) as broken:
+        id = moved(ledger, runner_of(there), broken)
+    (row,) = ledger.page(id)
+    assert row.error is not None
+    assert "An unfinished upload may remain at s3://bucket/a/b.bin" in row.error["hint"]
+    (orphan,) = ledger.orphans(kept=0)
+    assert isinstance(orphan.upload, Begun)
+    assert (orphan.upload.upload_id, orphan.upload.pinned) == ("up/1", None)
+    bucket.answers.clear()
+    bucket.asked.clear()
+    with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:
+        ledger.act(id, "retry", order(source).secret())
+        worked(ledger, runner_of(there), id)
+    assert [row.state for row in ledger.page(id)] == ["verified"]
+    assert bucket.asked.index("abort") < next(i for i, one in enumerate(bucket.asked) if one.startswith("begin"))
