@@ -1,8 +1,9 @@
 """`make bench-ledger`: the ledger alone, in SQLite and in PostgreSQL, with a tree as large as people have.
 
 Theory of operation. A tree is listed into an empty ledger page by page, claimed as runners claim it, settled with
-receipts as real ones are, and paged through, while a greenlet that wakes every 10 ms says how late it was: what holds
-up the hub holds up every transfer. Wall time and CPU seconds are those of this process; PostgreSQL's own are not in it.
+receipts as real ones are, looked at as whoever watches it does, and paged through, while a greenlet that wakes every
+10 ms says how late it was: what holds up the hub holds up every transfer. Wall time and CPU seconds are those of this
+process; PostgreSQL's own are not in it.
 
 Decided here: what is measured. Never here: what is right (`tests/contract/test_ledger.py`).
 """
@@ -27,14 +28,16 @@ import gevent
 import psycopg
 
 from loadtests.bench.report import write_into
+from relay.api.told import summary
 from relay.ledger.claims import Wanted
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from tests.ledgers import TREE
 from tests.postgres import Postgres, postgresql, programs
 
-PAGE, CLAIMS, TICK_SECONDS = 1000, 100, 0.01
-"""A page of a listing; what a round of a runner has of small objects; how often the ticker wakes."""
+PAGE, CLAIMS, LOOKS, TICK_SECONDS = 1000, 100, 100, 0.01
+"""A page of a listing; what a round of a runner has of small objects; how often it is looked at; how often the ticker
+wakes."""
 OPEN, CLOSE = "<!-- bench-ledger -->", "<!-- /bench-ledger -->"
 RECEIPT = {
     "level": "whole_digest",
@@ -125,6 +128,13 @@ def worked(ledger: Ledger) -> int:
         done += len(claims)
 
 
+def looked(ledger: Ledger, id: str, objects: int) -> int:
+    """Ask how it stands, as `GET /migrations/{id}` and each step of `relay watch` do."""
+    for _ in range(LOOKS):
+        assert summary(ledger.migration(id))["levels"] == {"whole_digest": objects}
+    return LOOKS
+
+
 def paged(ledger: Ledger, id: str) -> int:
     """Read every row, page by page."""
     count = after = 0
@@ -142,10 +152,11 @@ def run(address: str, objects: int) -> list[Step]:
         steps = [
             measured("list", lambda: listed(ledger, objects)),
             measured("claim and settle", lambda: worked(ledger)),
+            measured("look", lambda: looked(ledger, migration.id, objects)),
             measured("page through", lambda: paged(ledger, migration.id)),
         ]
         ledger.finish()
-        assert [step.count for step in steps] == [objects] * 3
+        assert [step.count for step in steps] == [objects, objects, LOOKS, objects]
         assert ledger.migration(migration.id).counted("verified").objects == objects
         return steps
     finally:
@@ -189,7 +200,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where SQLite's file is made (default: the system's)")
     parser.add_argument("--write", type=Path, metavar="FILE", help=f"put the table between {OPEN} and {CLOSE}")
     args = parser.parse_args()
-    rows = ["| ledger | | transfers/s | CPU each | ticker late |", "|---|---|--:|--:|--:|"]
+    rows = ["| ledger | | a second | CPU each | ticker late |", "|---|---|--:|--:|--:|"]
     with tempfile.TemporaryDirectory(dir=args.folder) as home, ledgers(Path(home)) as found:
         for kind, (address, size) in found.items():
             steps = run(address, args.objects)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sqlalchemy import func, select
+
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, Settlement, Spec
+from relay.ledger.rows import Claim, Efforts, Listed, Settlement, Spec
+from relay.ledger.schema import parts, uploads
 from tests.postgres import Postgres, deaf_to_commits
 
 OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
@@ -33,7 +37,7 @@ def verified(claim: Claim, size: int = 5) -> Settlement:
 
 
 def states(ledger: Ledger, id: str) -> list[str]:
-    """Return the states of a migration's transfers, and see that the tally tells the same."""
+    """Return the states of a migration's transfers, and see that all that is counted of them tells the same."""
     found = [row.state for row in ledger.page(id)]
     tally = ledger.migration(id).tally
     assert {state: counted.objects for state, counted in tally.items()} == {s: found.count(s) for s in set(found)}
@@ -42,7 +46,22 @@ def states(ledger: Ledger, id: str) -> list[str]:
         for state in tally
     }
     assert {state: counted.bytes for state, counted in tally.items()} == sizes
+    assert_counted(ledger, id)
     return found
+
+
+def assert_counted(ledger: Ledger, id: str) -> None:
+    """See that what is told of a migration's efforts and parts is what its rows tell."""
+    rows, migration = ledger.page(id), ledger.migration(id)
+    levels = Counter(row.level for row in rows if row.level is not None)
+    retries = sum(max(0, row.attempts - 1) for row in rows)
+    assert migration.efforts == Efforts(levels, sum(row.resent for row in rows), retries)
+    there = (
+        select(func.sum(parts.c.size))
+        .join(uploads, uploads.c.transfer_id == parts.c.transfer_id)
+        .where(parts.c.transfer_id.in_([row.id for row in rows]), parts.c.etag != "")
+    )
+    assert migration.in_parts == (ledger.database.run(lambda c: c.execute(there).scalar(), write=False) or 0)
 
 
 @contextmanager

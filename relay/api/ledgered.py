@@ -71,7 +71,7 @@ def accept(works: Works, runner: Runner, order: Order) -> Response:
         response = Response(_lines(works.ledger, migration.id), mimetype=NDJSON)
     else:
         ended = _waited(works.ledger, migration, _wait_seconds())
-        response = _json(summary(works.ledger, ended), 200 if ended.state in ENDED else 202)
+        response = _json(summary(ended), 200 if ended.state in ENDED else 202)
     response.headers["Location"] = f"/migrations/{migration.id}"
     return response
 
@@ -88,7 +88,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
 
     def one(id: str) -> Response:
         ledger = works().ledger
-        return _json(summary(ledger, ledger.migration(id)))
+        return _json(summary(ledger.migration(id)))
 
     def transfers(id: str) -> Response:
         return _transfers(works().ledger, id)
@@ -106,7 +106,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
         work = works()
         changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(runner)))
         work.claimer.look()
-        return _json(summary(work.ledger, changed))
+        return _json(summary(changed))
 
     def act(verb: str) -> View:
         def view(id: str) -> Response:
@@ -115,7 +115,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
             secret = _fresh(runner, migration)
             acted = work.ledger.act(migration.id, verb, secret)
             work.claimer.look()
-            return _json(summary(work.ledger, acted))
+            return _json(summary(acted))
 
         return view
 
@@ -198,7 +198,7 @@ def _lines(ledger: Ledger, id: str) -> Iterator[str]:
     while (migration := ledger.migration(id)).state == "running":
         yield json.dumps({"event": "progress", **brief(migration)}) + "\n"
         gevent.sleep(LOOK_SECONDS)
-    yield json.dumps({"event": "result", **summary(ledger, migration)}) + "\n"
+    yield json.dumps({"event": "result", **summary(migration)}) + "\n"
 
 
 def _events(ledger: Ledger, id: str, since: int) -> Iterator[str]:

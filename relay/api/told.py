@@ -18,23 +18,22 @@ FIELDS = ("name", "state", "level", "bytes", "seconds", "attempts", "resent", "d
 """The members of an object's line, in the order of a report's columns."""
 
 
-def summary(ledger: Ledger, migration: Migration) -> dict[str, Any]:
+def summary(migration: Migration) -> dict[str, Any]:
     """Return a migration as plain values, for a terminal and for the API."""
-    resent, retries = ledger.resent(migration.id)
     return {
         **brief(migration),
         "options": dict(migration.options),
         "priority": migration.priority,
         "limits": migration.bounds.to_json(),
-        "levels": ledger.levels(migration.id),
-        "bytes_resent": resent,
-        "retries": retries,
+        "levels": dict(migration.efforts.levels),
+        "bytes_resent": migration.efforts.resent,
+        "retries": migration.efforts.retries,
         "error": migration.error,
     }
 
 
 def brief(migration: Migration) -> dict[str, Any]:
-    """Return what lists and lines of progress tell of a migration: nothing that has to be counted."""
+    """Return what lists and lines of progress tell of a migration."""
     return {
         "id": migration.id,
         "number": migration.number,

@@ -89,7 +89,7 @@ class Here:
 
     def one(self, id: str) -> Members:
         """As Migrations.one."""
-        return summary(self._ledger, self._ledger.migration(id))
+        return summary(self._ledger.migration(id))
 
     def newest(self, limit: int) -> Iterator[Members]:
         """As Migrations.newest."""
@@ -110,7 +110,7 @@ class Here:
         if places is not None:
             texts = {side: {**end, "url": whole(end["url"])} for side, end in places.items()}
             secret = parse_fresh(texts, migration, Remotes(self._settings.remotes, folders=None))
-        return summary(self._ledger, self._ledger.act(migration.id, verb, secret))
+        return summary(self._ledger.act(migration.id, verb, secret))
 
     def sweep(self, id: str) -> Iterator[str]:
         """As Migrations.sweep."""
@@ -125,7 +125,7 @@ class Here:
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As Migrations.limit."""
-        return summary(self._ledger, self._ledger.limit(self._ledger.migration(id).id, change))
+        return summary(self._ledger.limit(self._ledger.migration(id).id, change))
 
     def follow(self, id: str) -> Iterator[Event]:
         """As Migrations.follow."""

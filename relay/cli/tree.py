@@ -82,7 +82,7 @@ def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet
         if not quiet:
             say("relay: stopped; the same command goes on where this was left", sys.stderr)
         return stopped.code
-    return exit_of(summary(ledger, ended))
+    return exit_of(summary(ended))
 
 
 def _ran(claimer: Claimer) -> RelayError | None:
@@ -207,7 +207,7 @@ class _Lines:
 
 def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, quiet: bool) -> None:
     """Print how it ended: one JSON object, or a table of two columns."""
-    members = summary(ledger, migration)
+    members = summary(migration)
     if as_json:
         say(json.dumps({**members, "seconds_here": round(monotonic() - watch.started, 3)}))
         return

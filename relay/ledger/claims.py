@@ -314,6 +314,7 @@ class _Claiming:
         taken.sort(key=lambda claim: claim.id)
         for one in taken:
             self.changes.moved(migration.id, "queued", "running", one.size, one.size)
+            self.changes.retried(migration.id, 1 if one.attempts > 1 else 0)
         self.found += taken
         return len(taken)
 

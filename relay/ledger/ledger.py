@@ -119,14 +119,6 @@ class Ledger:
         """As pages.page."""
         return self.database.run(lambda c: pages.page(c, id, states, after, limit), write=False)
 
-    def levels(self, id: str) -> dict[str, int]:
-        """As pages.levels."""
-        return self.database.run(lambda c: pages.levels(c, id), write=False)
-
-    def resent(self, id: str) -> tuple[int, int]:
-        """As pages.resent."""
-        return self.database.run(lambda c: pages.resent(c, id), write=False)
-
     # -- runners and claims
 
     def renew(self, seconds: float = claims.LEASE_SECONDS) -> bool:

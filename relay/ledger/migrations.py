@@ -9,13 +9,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, case, delete, func, insert, select, text, update
 
 from relay.errors import KeyReused, MigrationUnknown
-from relay.ledger.rows import Migration, Spec
+from relay.ledger.rows import Efforts, Migration, Spec
 from relay.ledger.schema import APPLICATION_ID, events, migrations, secrets, transfers
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
-from relay.ledger.tally import Changes, parts_of, tallies_of
+from relay.ledger.tally import Changes, efforts_of, parts_of, tallies_of
 from relay.throttle import Bounds
 
 ACCEPTING = APPLICATION_ID + 1
@@ -110,8 +110,8 @@ def unfinished(connection: Connection, digest: str) -> Migration | None:
 def _found(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
     """Return the migrations of some rows, with what is counted of them."""
     ids = [row.id for row in rows]
-    tallies, arrived = tallies_of(connection, ids), parts_of(connection, ids)
-    return [_migration(row, tallies[row.id], arrived.get(row.id, 0)) for row in rows]
+    tallies, arrived, efforts = tallies_of(connection, ids), parts_of(connection, ids), efforts_of(connection, ids)
+    return [_migration(row, tallies[row.id], arrived.get(row.id, 0), efforts.get(row.id, Efforts())) for row in rows]
 
 
 def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
@@ -135,7 +135,7 @@ def waited(connection: Connection, id: str) -> Mapping[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int) -> Migration:
+def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: Efforts) -> Migration:
     return Migration(
         id=row.id,
         number=row.number,
@@ -154,6 +154,7 @@ def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int) -> Migrat
         renewed=row.renewed,
         tally=tally,
         in_parts=in_parts,
+        efforts=efforts,
     )
 
 
@@ -184,11 +185,13 @@ def act(connection: Connection, id: str, verb: str, secret: Mapping[str, Any] | 
     if verb == "retry":
         changed |= {"error": None, "listing": "due" if found.listing == "failed" else found.listing}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
+    changes = Changes()
     if verb == "cancel":
-        _all(connection, found.id, "queued", "cancel")
+        _all(connection, found.id, "queued", "cancel", changes)
     if verb == "retry":
         for ended in sorted(TRANSFER["retry"].origins):
-            _all(connection, found.id, ended, "retry")
+            _all(connection, found.id, ended, "retry", changes)
+    changes.write(connection)
     tell(connection, found.id, verb, {})
     return one(connection, found.id)
 
@@ -223,22 +226,25 @@ def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> 
     connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(secret)})
 
 
-def _all(connection: Connection, id: str, state: str, verb: str) -> None:
-    """Let the same happen to every transfer that is in one state."""
+def _all(connection: Connection, id: str, state: str, verb: str, changes: Changes) -> None:
+    """Let the same happen to every transfer of one state; what that changes in the tallies goes to `changes`."""
     to = TRANSFER[verb].to
     rows = (transfers.c.migration_id == id) & (transfers.c.state == state)
-    count, size = connection.execute(
-        select(func.count(), func.sum(func.coalesce(transfers.c.bytes, transfers.c.size, 0))).where(rows)
+    more = case((transfers.c.attempts > 1, transfers.c.attempts - 1), else_=0)
+    count, size, retries = connection.execute(
+        select(func.count(), func.sum(func.coalesce(transfers.c.bytes, transfers.c.size, 0)), func.sum(more)).where(
+            rows
+        )
     ).one()
     if not count:
         return
     # A retry begins anew what was counted against it: somebody looked at it and said so.
     fresh = {"attempts": 0, "lapses": 0, "not_before": 0, "error": None} if verb == "retry" else {"ended": time.time()}
     connection.execute(update(transfers).where(rows).values(state=to, **fresh))
-    changes = Changes()
     changes.add(id, state, -count, -int(size or 0))
     changes.add(id, to, count, int(size or 0))
-    changes.write(connection)
+    if verb == "retry":
+        changes.retried(id, -int(retries or 0))
 
 
 # -- their end

@@ -17,19 +17,17 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, delete, exists, literal_column, or_, select, update
+from sqlalchemy import Connection, delete, exists, or_, select, update
 
 from relay.ledger.claims import CLAIMED, claim_of
 from relay.ledger.rows import Orphan
-from relay.ledger.schema import migrations, parts, transfers, uploads
+from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.uploads import begun_of
 
 KEPT_SECONDS: Final = 24 * 3600.0
 """How long what a failed transfer has at its destination waits for a retry."""
 MOST: Final = 100
 """So many are told of at a time."""
-_LAPSED = transfers.c.lapses > literal_column("0")
-"""Runners were lost with it. A value that is bound would keep the index from being used."""
 
 
 def orphans(
@@ -38,7 +36,7 @@ def orphans(
     """Return some of them, `only` of one migration, and none of the transfers among `but`; of those that failed
     the ones that did so `kept` seconds ago, or longer. Writes nothing."""
     begun = select(uploads.c.transfer_id)
-    lapsed = select(transfers.c.id).where(_LAPSED)
+    lapsed = select(transfers.c.id).where(LAPSED)
     forsaken = or_(
         transfers.c.state == "cancelled",
         (transfers.c.state == "failed") & (transfers.c.ended < time.time() - kept),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from relay.ledger.schema import receipts, transfers
 
@@ -28,25 +28,6 @@ class Row:
     error: dict[str, Any] | None
     receipt: dict[str, Any] | None
     ended: float | None
-
-
-def levels(connection: Connection, migration: str) -> dict[str, int]:
-    """Return how many objects were proved on which level."""
-    query = (
-        select(transfers.c.level, func.count())
-        .where(transfers.c.migration_id == migration, transfers.c.level.is_not(None))
-        .group_by(transfers.c.level)
-    )
-    return {level: count for level, count in connection.execute(query)}
-
-
-def resent(connection: Connection, migration: str) -> tuple[int, int]:
-    """Return how many bytes were sent more than once, and how many attempts were made beyond each first one."""
-    query = select(func.sum(transfers.c.resent), func.sum(transfers.c.attempts - 1)).where(
-        transfers.c.migration_id == migration, transfers.c.attempts > 0
-    )
-    again, retries = connection.execute(query).one()
-    return int(again or 0), int(retries or 0)
 
 
 def page(

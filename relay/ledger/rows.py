@@ -45,6 +45,17 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class Efforts:
+    """How many objects were proved on which level, and what it took beyond moving each once."""
+
+    levels: Mapping[str, int] = field(default_factory=dict)
+    resent: int = 0
+    """Bytes that were sent more than once."""
+    retries: int = 0
+    """Attempts beyond each first one."""
+
+
+@dataclass(frozen=True)
 class Migration:
     """A migration as it stands.
 
@@ -71,6 +82,7 @@ class Migration:
     tally: Mapping[str, Counted] = field(default_factory=dict)
     in_parts: int = 0
     """Bytes that the destination has already, in parts of objects that are not whole yet."""
+    efforts: Efforts = Efforts()
 
     @property
     def recursive(self) -> bool:

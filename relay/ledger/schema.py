@@ -3,7 +3,7 @@
 Theory of operation. A row of `transfers` belongs to whoever's `owner` and `fence` stand in it while its state is
 `running`; every change of it compares both, so that a runner that was thought dead changes nothing any more. How long
 a claim holds stands once for each runner (`runners.until`), not in every row: one write keeps thousands of claims.
-`tallies` are kept in the same transactions as the states that they count, so that nobody ever counts a million rows.
+`tallies` and `counters` are kept in the same transactions as what they count: nobody ever counts a million rows.
 
 Times are seconds since 1970 (UTC), but for `runners.until`, which is of a clock that nobody can set back.
 """
@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -116,6 +116,9 @@ LARGE: Final = QUEUED & (transfers.c.size >= literal_column(str(LARGE_BYTES)))
 """Of a transfer: it is queued, and large."""
 Index("transfers_large", transfers.c.migration_id, transfers.c.size)  # where LARGE
 Index("transfers_running", transfers.c.owner)  # where RUNNING
+LAPSED: Final = transfers.c.lapses > literal_column("0")
+"""Of a transfer: runners were lost with it."""
+Index("transfers_lapsed", transfers.c.id)  # where LAPSED
 
 uploads = Table(
     "uploads",
@@ -133,10 +136,12 @@ uploads = Table(
     Column("digested", Boolean, nullable=False, server_default=text("true")),
     Column("total", Integer, nullable=False, server_default=text("0")),
     Column("next", Integer, nullable=False, server_default=text("1")),
+    Column("there", BigInteger, nullable=False, server_default=text("0")),
 )
 """An upload in parts that was begun and not thrown away: of which version of the source (`etag`, `size`; `pinned`, as
 JSON, where other runners may move parts of it), in which cut. Of its `total` parts all before `next` were somebody's
-once. `digest` is that of the whole, and stands here from just before the upload is completed."""
+once; the destination has `there` bytes of them. `digest` is that of the whole, and stands here from just before the
+upload is completed."""
 
 parts = Table(
     "parts",
@@ -171,6 +176,17 @@ tallies = Table(
     Column("bytes", BigInteger, nullable=False),
 )
 """How many transfers of a migration are in each state, and how many bytes those have."""
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", String(12), primary_key=True),
+    Column("name", String(16), primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+)
+"""What else is counted of a migration's transfers: how many have each `level` (by its name), the bytes that were
+`resent`, and the `retries` beyond each first attempt."""
 
 runners = Table(
     "runners",

@@ -45,7 +45,7 @@ _SETTLE = (
     )
 )
 _HELD = (
-    select(transfers.c.id, transfers.c.fence, transfers.c.size, migrations.c.state.label("stage"))
+    select(transfers.c.id, transfers.c.fence, transfers.c.size, transfers.c.level, migrations.c.state.label("stage"))
     .add_columns(uploads.c.transfer_id.label("begun"))
     .join(migrations, migrations.c.id == transfers.c.migration_id)
     .outerjoin(uploads, uploads.c.transfer_id == transfers.c.id)
@@ -125,6 +125,8 @@ def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], change
         state = TRANSFER["cancel" if end.verb == "hand_back" and row.stage == "cancelled" else end.verb].to
         size = end.bytes if end.bytes is not None else row.size
         changes.moved(claim.migration_id, "running", state, row.size, size)
+        changes.proved(claim.migration_id, row.level, end.level)
+        changes.resent(claim.migration_id, end.resent)
         ending.rows.append(_settled(end, who, state, size, now))
         if end.receipt is not None:
             ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))

@@ -1,29 +1,35 @@
-"""How many transfers of a migration are in each state: kept beside every change of a state, in its transaction."""
+"""How many transfers of a migration are in each state, on which level they are proved, and how often they were begun
+again: kept beside every change of those, in its transaction."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection, func, select, text
 
-from relay.ledger.rows import Counted
-from relay.ledger.schema import parts, tallies, transfers, uploads
+from relay.ledger.rows import Counted, Efforts
+from relay.ledger.schema import counters, tallies, transfers, uploads
 
 _ADD = text(
     "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state, :objects, :bytes)"
     " ON CONFLICT (migration_id, state) DO UPDATE"
     " SET objects = tallies.objects + excluded.objects, bytes = tallies.bytes + excluded.bytes"
 )
+_COUNT = text(
+    "INSERT INTO counters (migration_id, kind, name, amount) VALUES (:migration, :kind, :name, :amount)"
+    " ON CONFLICT (migration_id, kind, name) DO UPDATE SET amount = counters.amount + excluded.amount"
+)
 
 
 @dataclass
 class Changes:
-    """What one transaction changes in the tallies."""
+    """What one transaction changes in the tallies and the counters."""
 
     _objects: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     _bytes: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    _amounts: defaultdict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, migration: str, state: str, objects: int, size: int | None) -> None:
         """Count so many objects more (or less) in a state, of `size` bytes in all."""
@@ -34,6 +40,21 @@ class Changes:
         """Count one object that changed its state; `was` is its size as counted until now."""
         self.add(migration, before, -1, -(was or 0))
         self.add(migration, after, 1, size)
+
+    def proved(self, migration: str, before: str | None, after: str | None) -> None:
+        """Count one object that is proved on another level than it was; None is none."""
+        if before is not None:
+            self._amounts[migration, "level", before] -= 1
+        if after is not None:
+            self._amounts[migration, "level", after] += 1
+
+    def resent(self, migration: str, size: int) -> None:
+        """Count bytes that were sent more than once."""
+        self._amounts[migration, "resent", ""] += size
+
+    def retried(self, migration: str, count: int) -> None:
+        """Count attempts beyond the first one of an object."""
+        self._amounts[migration, "retries", ""] += count
 
     def objects(self, migration: str, state: str) -> int:
         """Return by how many the objects of a migration in a state have changed."""
@@ -51,15 +72,21 @@ class Changes:
         ]
         if rows:
             connection.execute(_ADD, rows)
+        amounts = [
+            {"migration": migration, "kind": kind, "name": name, "amount": amount}
+            for (migration, kind, name), amount in sorted(self._amounts.items())
+            if amount
+        ]
+        if amounts:
+            connection.execute(_COUNT, amounts)
 
 
 def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:
     """Return how many bytes the destinations have, in parts of objects that are not whole yet, of some migrations."""
     query = (
-        select(transfers.c.migration_id, func.sum(parts.c.size))
+        select(transfers.c.migration_id, func.sum(uploads.c.there))
         .select_from(uploads)
         .join(transfers, transfers.c.id == uploads.c.transfer_id)
-        .join(parts, parts.c.transfer_id == uploads.c.transfer_id)
         .where(transfers.c.migration_id.in_(list(migrations)))
         .group_by(transfers.c.migration_id)
     )
@@ -73,4 +100,18 @@ def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, d
     for row in connection.execute(select(tallies).where(tallies.c.migration_id.in_(wanted))):
         if row.objects:
             found[row.migration_id][row.state] = Counted(row.objects, row.bytes)
+    return found
+
+
+def efforts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, Efforts]:
+    """Return what was proved of some migrations, and what it took."""
+    found: dict[str, Efforts] = {}
+    wanted = counters.c.migration_id.in_(list(migrations))
+    rows = connection.execute(select(counters).where(wanted).order_by(counters.c.kind, counters.c.name))
+    for row in rows:
+        before = found.get(row.migration_id, Efforts())
+        if row.kind != "level":
+            found[row.migration_id] = replace(before, **{row.kind: row.amount})
+        elif row.amount:
+            found[row.migration_id] = replace(before, levels={**before.levels, row.name: row.amount})
     return found

@@ -16,12 +16,13 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, insert, select, text, update
+from sqlalchemy import Connection, delete, exists, func, insert, select, text, update
 
 from relay.errors import LeaseLost, UploadGone
 from relay.ledger.claims import Who, check, free
 from relay.ledger.rows import Begun, Claim, StoredPart
 from relay.ledger.schema import NOT_THERE, parts, transfers, uploads
+from relay.ledger.tally import Changes
 from relay.receipt import Version
 
 # -- by whoever has the transfer
@@ -84,7 +85,9 @@ def go_on(connection: Connection, who: Who, claim: Claim, upload_id: str, gone: 
     connection.execute(update(uploads).where(ours).values(total=total))
     there = (parts.c.transfer_id == claim.id) & parts.c.owner.is_(None)
     for number in gone:  # few, if any: what was acknowledged is seldom lost
-        connection.execute(update(parts).where(there, parts.c.number == number).values(etag="", digest=""))
+        connection.execute(update(parts).where(there, parts.c.number == number).values(etag="", digest="", size=0))
+    kept = select(func.coalesce(func.sum(parts.c.size), 0)).where(parts.c.transfer_id == claim.id)
+    connection.execute(update(uploads).where(ours).values(there=kept.scalar_subquery()))
     free(connection, who, [claim.id])
 
 
@@ -163,6 +166,7 @@ def _store(connection: Connection, who: Who, transfer: int, upload_id: str, part
     row = (parts.c.transfer_id == transfer) & (parts.c.number == part.number) & (parts.c.owner == who.id)
     told = {"size": part.size, "etag": part.etag, "digest": part.digest, "checked": part.checked, "owner": None}
     if connection.execute(update(parts).where(row, exists().where(ours)).values(**told)).rowcount:
+        connection.execute(update(uploads).where(ours).values(there=uploads.c.there + part.size))
         return
     if connection.execute(select(uploads.c.transfer_id).where(ours)).first() is None:
         raise UploadGone("the upload was thrown away, or completed, while a part of it was moved")
@@ -174,5 +178,8 @@ def give_back(connection: Connection, who: Who, transfer: int, resent: int = 0) 
     be again."""
     free(connection, who, [transfer])
     if resent:
-        more = transfers.c.resent + resent
-        connection.execute(update(transfers).where(transfers.c.id == transfer).values(resent=more))
+        more = update(transfers).where(transfers.c.id == transfer).values(resent=transfers.c.resent + resent)
+        changes = Changes()
+        for migration in connection.execute(more.returning(transfers.c.migration_id)).scalars():
+            changes.resent(migration, resent)
+        changes.write(connection)

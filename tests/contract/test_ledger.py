@@ -15,10 +15,10 @@ from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnkno
 from relay.ledger import database, schema
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Counted, Listed, Settlement, Spec, Standing, StoredPart
+from relay.ledger.rows import Begun, Claim, Counted, Efforts, Listed, Settlement, Spec, Standing, StoredPart
 from relay.receipt import Version
 from relay.throttle import Bounds
-from tests.ledgers import OBJECT, TREE, Opened, states, tree, verified
+from tests.ledgers import OBJECT, TREE, Opened, assert_counted, states, tree, verified
 
 VERSIONS = Path(database.__file__).parent / "versions"
 
@@ -669,6 +669,9 @@ def test_whoever_holds_old_credentials_learns_that_there_are_new_ones(ledger: Le
 
 # -- older ledgers
 
+EFFORTS = {"0001": Efforts({"read_back": 1}), "0004": Efforts({"whole_digest": 1}, resent=7, retries=1)}
+"""What was proved until then and what it took, in the files where that is not the same as in the others."""
+
 
 @pytest.mark.parametrize("version", sorted(path.stem for path in (Path(__file__).parent / "ledgers").glob("*.sql")))
 def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path, version: str) -> None:
@@ -685,6 +688,8 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path, 
             "queued": 1,
         }
         assert ledger.secret(migration.id) is not None
+        assert migration.efforts == EFFORTS.get(version, Efforts({"whole_digest": 1}))
+        assert migration.in_parts == 11
         ledger.renew()
         assert ledger.reclaim() == 1
         claims = {claim.name: claim for claim in ledger.claim(10)}
@@ -694,6 +699,7 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path, 
         assert [(part.number, part.size) for part in begun.parts] == [(1, 11)]
         assert claims["two.bin"].digests == ({} if version < "0002" else {"md5": "00" * 16})
         assert (migration.bounds, migration.renewed) == (Bounds(), 0)
+        assert_counted(ledger, migration.id)
     finally:
         ledger.close()
     again = Ledger.at(f"sqlite:///{path}")

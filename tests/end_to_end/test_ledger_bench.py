@@ -20,5 +20,5 @@ def test_a_short_run_fills_its_table(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     rows = [line for line in page.read_text().splitlines() if line.startswith(("| SQLite", "| PostgreSQL"))]
-    assert len(rows) == (8 if programs() else 4)
+    assert len(rows) == (10 if programs() else 5)
     assert list(tmp_path.iterdir()) == [page]

@@ -1,0 +1,172 @@
+"""What the ledger counts as it goes is what its rows tell, whatever happens, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from relay.api.told import summary
+from relay.errors import IllegalTransition, LeaseLost, UploadGone
+from relay.ledger.claims import Wanted
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Begun, Claim, Settlement, Share, StoredPart
+from relay.receipt import Version
+from tests.ledgers import Opened, assert_counted, states, tree, verified
+
+PART = 10
+ENDS: tuple[Callable[[Claim], Settlement], ...] = (
+    lambda claim: Settlement(claim, "verified", 30, 2, 0.5, "whole_digest", {}),
+    lambda claim: Settlement(claim, "unverified", 31, 0, 0.5, "size", {}),
+    lambda claim: Settlement(claim, "skipped", 30),
+    lambda claim: Settlement(claim, "failed", resent=5, error={"code": "x"}),
+    lambda claim: Settlement(claim, "hand_back", resent=3),
+)
+
+
+@dataclass(eq=False)
+class Runner:
+    """A runner that works on one tree, and what it has of it."""
+
+    ledger: Ledger
+    other: Ledger
+    id: str
+    held: list[Claim] = field(default_factory=list)
+    share: Share | None = None
+    moving: dict[int, int] = field(default_factory=dict)
+    """Of which transfers it moves which part."""
+
+    def turn(self, number: int) -> None:
+        """Settle some of what it has, each as another end, and claim more."""
+        ending, self.held = self.held[:number], self.held[number:]
+        ends = [ENDS[(claim.id + number) % len(ENDS)](claim) for claim in ending]
+        self.held += self.ledger.turn(ends, Wanted(number, number, number), self.id).claims
+
+    def part(self, number: int) -> None:
+        """Begin an upload of what it has, or move a part of it."""
+        for claim in self.held[:1]:
+            with suppress(LeaseLost):
+                if self.ledger.begun(claim) is None or number == 0:
+                    pinned = Version(30, '"e"')
+                    begun = Begun("u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=pinned)
+                    self.ledger.begin(claim, begun)
+                self._moved(claim)
+
+    def shared(self, _: int) -> None:
+        """Share in what the other has, or move a part of that."""
+        if self.share is None:
+            self.share = self.ledger.join(self.id)
+            if self.share is not None:
+                self.moving[self.share.claim.id] = self.share.first
+        else:
+            self._moved(self.share.claim)
+
+    def _moved(self, claim: Claim) -> None:
+        number = self.moving.pop(claim.id, None)
+        done = None if number is None else StoredPart(number, PART, f'"p{number}"', "00", True)
+        with suppress(LeaseLost, UploadGone):
+            following = self.ledger.take(claim, "u", done)
+            if following is not None:
+                self.moving[claim.id] = following
+
+    def gave_back(self, number: int) -> None:
+        """Give back what it shares in."""
+        if self.share is not None:
+            self.ledger.give_back(self.share.claim, resent=number)
+            self.share = None
+
+    def went_on(self, number: int) -> None:
+        """Go on with an upload of which the store has lost a part."""
+        for claim in self.held[:1]:
+            with suppress(LeaseLost):
+                if self.ledger.begun(claim) is not None:
+                    self.ledger.go_on(claim, "u", [1 + number % 3], 3)
+
+    def lost(self, _: int) -> None:
+        """Be taken for gone, and come back without knowing."""
+        self.ledger.renew(-1)
+        self.other.reclaim()
+        self.ledger.renew()
+
+    def disowned(self, _: int) -> None:
+        """Know nothing of what it has any more."""
+        self.held, self.share = [], None
+        self.ledger.disown(())
+
+    def told(self, number: int) -> None:
+        """Do what somebody says."""
+        with suppress(IllegalTransition):
+            self.ledger.act(self.id, ("pause", "resume", "cancel", "retry", "resume")[number % 5])
+        self.ledger.finish()
+
+
+DEEDS = (
+    Runner.turn,
+    Runner.turn,
+    Runner.part,
+    Runner.shared,
+    Runner.gave_back,
+    Runner.went_on,
+    Runner.lost,
+    Runner.disowned,
+    Runner.told,
+)
+Story = list[tuple[Callable[[Runner, int], None], int, int]]
+STORIES: st.SearchStrategy[Story] = st.lists(
+    st.tuples(st.sampled_from(DEEDS), st.integers(0, 1), st.integers(0, 5)), min_size=5, max_size=25
+)
+SHARED: Story = [
+    (Runner.turn, 0, 1),
+    *[(Runner.part, 0, 1)] * 2,
+    *[(Runner.shared, 1, 1)] * 2,
+    (Runner.gave_back, 1, 4),
+    (Runner.went_on, 0, 0),
+    *[(Runner.part, 0, 1)] * 2,
+]
+"""Two move parts of one object, one gives back what it had, and the store loses the first."""
+AGAIN: Story = [
+    (Runner.turn, 0, 4),
+    (Runner.turn, 0, 5),
+    (Runner.turn, 0, 4),
+    (Runner.told, 0, 2),
+    (Runner.told, 0, 3),
+    *[(Runner.turn, 0, 4), (Runner.turn, 0, 3)] * 2,
+]
+"""Each object ends in another way, the migration is cancelled, and all that it lets be is tried again."""
+
+
+def test_whatever_happens_what_is_counted_is_what_the_rows_tell(opened: Opened) -> None:
+    one, two = opened(), opened()
+
+    @given(STORIES)
+    @example(SHARED)
+    @example(AGAIN)
+    @settings(max_examples=20)
+    def counted(story: Story) -> None:
+        id = tree(one, 30, 30, 30, 30)
+        runners = (Runner(one, two, id), Runner(two, one, id))
+        for deed, runner, number in story:
+            deed(runners[runner], number)
+            assert_counted(one, id)
+        for ledger in (one, two):
+            ledger.disown(())
+        states(two, id)
+
+    counted()
+
+
+def test_what_was_proved_and_what_it_took_is_told(ledger: Ledger) -> None:
+    id = tree(ledger, 30, 31)
+    first, second = ledger.claim(2)
+    ledger.settle([verified(first), Settlement(second, "hand_back", resent=3)])
+    ledger.settle([Settlement(claim, "unverified", 31, 0, 0.5, "size", {}) for claim in ledger.claim(1)])
+    told = summary(ledger.migration(id))
+    assert (told["levels"], told["bytes_resent"], told["retries"]) == ({"size": 1, "whole_digest": 1}, 3, 1)
+    ledger.finish()
+    ledger.act(id, "retry")
+    ledger.settle([verified(claim) for claim in ledger.claim(1)])
+    told = summary(ledger.migration(id))
+    assert (told["levels"], told["bytes_resent"], told["retries"]) == ({"whole_digest": 2}, 3, 0)
