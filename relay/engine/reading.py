@@ -33,6 +33,7 @@ class Reading:
 
     def __init__(self, terms: Terms, standing: Standing) -> None:
         self._terms, self._standing = terms, standing
+        self._small: Version | None = None
         self._hint: Found | None = None
         self._before: tuple[str, Digests] | None = None
 
@@ -40,29 +41,34 @@ class Reading:
         """Another attempt begins: nothing is pinned."""
         terms = self._terms
         self._source = terms.stores.source(terms.plan.source, terms.meter)
-        self._hint = self._hinted()
+        self._small = listed = self._listed_small()
+        self._hint = Found(listed, terms.plan.source) if listed and listed.strong_etag else None
 
     # -- which version
 
     def pinned(self, destination: Destination) -> Found | None:
-        """Return the version that is to be read, or None where the source tells it only when it is read.
+        """Return the version that is to be read, or None where the source tells it only when it is read: a small object
+        that was listed without an entity tag is so, since its GET tells all that a HEAD would.
 
         Raises StoreError, and SourceChanged for what is not what was promised or listed.
         """
+        plan = self._terms.plan
+        copied = plan.server_copy and destination.copies(plan.source, plan.destination)
+        if self._hint is None and self._small is not None and not copied:
+            return None
         return self._hint or self._head() or self._peeked(destination)
 
     def told(self, found: Found | None) -> Found | None:
         """Return what the source itself tells, where `found` is nothing, or only what a listing told."""
         return self._source.head(self._terms.plan.source) if found is None or found is self._hint else found
 
-    def _hinted(self) -> Found | None:
-        """Return what a listing told of a small object, in the place of what a HEAD would."""
+    def _listed_small(self) -> Version | None:
+        """Return what a listing told of a small object that nobody has begun to move."""
         known, plan = self._terms.known, self._terms.plan
         listed = known.listed
         if listed is None or self._standing.attempt > 1 or known.begun or plan.destination.path.endswith("/"):
             return None
-        small = listed.size is not None and listed.size < self._terms.limits.parted_bytes
-        return Found(listed, plan.source) if small and listed.strong_etag else None
+        return listed if listed.size is not None and listed.size < self._terms.limits.parted_bytes else None
 
     def _head(self) -> Found | None:
         found = self._source.head(self._terms.plan.source)
