@@ -91,7 +91,6 @@ class Window:
     def __post_init__(self) -> None:
         """Nothing moves yet."""
         self._bodies: dict[int, Body] = {}
-        self._moving: set[int] = set()
 
     @property
     def bytes(self) -> int:
@@ -103,15 +102,10 @@ class Window:
         """The bytes of parts that have moved, and of which nobody has said yet that they are there."""
         return sum(body.count for body in self._bodies.values())
 
-    @property
-    def moving(self) -> frozenset[int]:
-        """The numbers of the parts that are ours to move, and not done."""
-        return frozenset(self._moving)
-
     def run(self, upload: Upload, take: Take) -> None:
         """Move parts, `parts_in_flight` at a time, until there are none to take.
 
-        Raises the first failure, when all others have stopped; what `take` gave and was not done stays in `moving`.
+        Raises the first failure, when all others have stopped.
         """
         workers: Any = Pool(max(1, min(self.way.limits.parts_in_flight, len(self.spans) - len(self.done))))
         try:
@@ -140,10 +134,7 @@ class Window:
             raise
         if done is not None:
             reach("after-part-row")
-            self._moving.discard(done.number)
             self.note(done)
-        if number is not None:
-            self._moving.add(number)
         return number
 
     def note(self, stored: StoredPart) -> None:
