@@ -19,9 +19,9 @@ from relay.engine.existing import Existing
 from relay.engine.leftovers import Before
 from relay.engine.outcome import Outcome
 from relay.engine.pipe import Pipe
+from relay.engine.progress import Progress
 from relay.engine.reading import Reading
 from relay.engine.server_copy import ServerCopy
-from relay.engine.standing import Standing
 from relay.engine.terms import Terms
 from relay.errors import InvalidURL, PreconditionFailed, SameObject, StoreError
 from relay.failpoints import reach
@@ -33,12 +33,12 @@ from relay.stores.interfaces import Destination, Found
 class Course:
     """The way of one object through its transfer: `run` once an attempt."""
 
-    def __init__(self, terms: Terms, standing: Standing, allowed: Allowed) -> None:
-        self._terms, self._standing = terms, standing
-        self._reading = reading = Reading(terms, standing)
-        self._acceptance = acceptance = Acceptance(terms, standing, allowed)
-        self._existing = Existing(terms, standing, reading, acceptance)
-        self._pipe = Pipe(terms, standing, reading, acceptance)
+    def __init__(self, terms: Terms, progress: Progress, allowed: Allowed) -> None:
+        self._terms, self._progress = terms, progress
+        self._reading = reading = Reading(terms, progress)
+        self._acceptance = acceptance = Acceptance(terms, progress, allowed)
+        self._existing = Existing(terms, progress, reading, acceptance)
+        self._pipe = Pipe(terms, progress, reading, acceptance)
 
     def run(self) -> Outcome:
         """Go all the way. Raises a RelayError; the body may be open then, and is the caller's to close."""
@@ -75,7 +75,7 @@ class Course:
         terms = self._terms
         try:
             if terms.plan.server_copy and destination.copies(terms.plan.source, place):
-                copy = ServerCopy(terms, self._standing, self._reading, self._acceptance)
+                copy = ServerCopy(terms, self._progress, self._reading, self._acceptance)
                 if copied := copy.copied(destination, place, found):
                     return copied
             return self._pipe.in_parts(destination, place, found) if terms.parted(found, destination) else None
@@ -112,7 +112,7 @@ class Course:
 
     def _remove_lost(self, destination: Destination, place: Location) -> None:
         """Remove what attempts that were lost left under names that only they had; what can't be stays."""
-        for token in self._terms.known.lost if self._standing.attempt == 1 else ():
+        for token in self._terms.known.lost if self._progress.attempt == 1 else ():
             left = destination.unpublished(place, token)
             if left is None:
                 return
