@@ -145,8 +145,3 @@ def _decoded(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, bytes]]:
             continue
         if name in ALGORITHMS and len(value) == ALGORITHMS[name].width:
             yield name, value
-
-
-def repr_digest(digests: Digests) -> str:
-    """Write digests as the value of a `Repr-Digest` field (RFC 9530 section 3)."""
-    return ", ".join(f"{name}=:{base64.b64encode(value).decode()}:" for name, value in digests.items())

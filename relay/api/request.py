@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic_core import ErrorDetails
 
 from relay.engine.order import End, Order
-from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.plan import IfExists, Verify
 from relay.errors import InvalidType, KeyReused, MissingMember, RequestError, UnknownMember
 from relay.ledger.rows import Migration
 from relay.stores.remotes import Remotes
@@ -163,15 +163,6 @@ def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remot
             hint="Give the same source and destination with fresh credentials, or POST /migrate something new.",
         )
     return order.secret()
-
-
-def parse_plan(members: Mapping[str, Any], remotes: Remotes) -> Plan:
-    """Check a request for one object completely and return its plan; nothing is dialled.
-
-    Raises a RequestError with its pointer.
-    """
-    order = parse_order(members)
-    return Plan(*order.located(remotes), order.verify, order.existing, order.server_copy)
 
 
 def _end(given: str | SourceObject | DestinationObject) -> End:

@@ -11,7 +11,8 @@ import gevent
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say
 from relay.config import load_settings
-from relay.engine.doctor import Answer, Finding, Patient, examine, look
+from relay.engine.doctor import Answer, Finding, examine, look
+from relay.engine.patient import Patient
 from relay.engine.runner import Runner
 from relay.receipt import Level
 from relay.stores.remotes import Remotes

@@ -15,7 +15,7 @@ from time import monotonic
 from relay.engine.allowed import Allowed
 from relay.engine.leftovers import remove
 from relay.engine.outcome import Outcome
-from relay.engine.standing import Standing
+from relay.engine.progress import Progress
 from relay.engine.terms import Terms
 from relay.engine.verify import Proof, Sent, prove
 from relay.errors import (
@@ -35,8 +35,8 @@ from relay.stores.interfaces import Destination, Found, Stored
 class Acceptance:
     """What one transfer's uploads are put through, in all its attempts."""
 
-    def __init__(self, terms: Terms, standing: Standing, allowed: Allowed) -> None:
-        self._terms, self._standing, self._allowed = terms, standing, allowed
+    def __init__(self, terms: Terms, progress: Progress, allowed: Allowed) -> None:
+        self._terms, self._progress, self._allowed = terms, progress, allowed
         self._altered: str | None = None
 
     def settle(
@@ -54,8 +54,8 @@ class Acceptance:
     ) -> Outcome:
         """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed, unless `keep`
         says that it may be another's. `moved` is how many bytes that took, if not all of them."""
-        terms, standing = self._terms, self._standing
-        standing.phase = "verifying"
+        terms, progress = self._terms, self._progress
+        progress.phase = "verifying"
         reach("before-verify")
         try:
             proof = prove(destination, stored, sent, terms.plan.verify, self._settling())
@@ -67,7 +67,7 @@ class Acceptance:
             judged = self._judged(error, place)
             if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
                 raise  # it is there, and need only be proved
-            standing.resent += sent.bytes if moved is None else moved
+            progress.resent += sent.bytes if moved is None else moved
             if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
                 remove(destination, stored, judged)
             raise judged from error.__cause__
@@ -77,8 +77,8 @@ class Acceptance:
             digests=sent.digests,
             source=found.version.sized(sent.bytes),
             destination=version,
-            attempts=standing.attempt,
-            bytes_resent=standing.resent,
+            attempts=progress.attempt,
+            bytes_resent=progress.resent,
             notes=proof.notes + stored.notes + notes,
             whole=whole,
         )
@@ -105,7 +105,7 @@ class Acceptance:
         """
         if proof.read:
             self._allowed.note(place)
-        elif proof.denied and self._terms.journal is not None and (self._standing.answered or self._allowed.has(place)):
+        elif proof.denied and self._terms.journal is not None and (self._progress.answered or self._allowed.has(place)):
             raise CredentialsWithdrawn(
                 f"the object was taken, and can't be proved: {proof.denied.message}",
                 side="destination",

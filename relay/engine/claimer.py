@@ -18,28 +18,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any
 
 import gevent
 from gevent import GreenletExit
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
+from relay.engine.claimed import known_of, settled
 from relay.engine.jobs import Jobs
 from relay.engine.journal import ClaimJournal
-from relay.engine.leftovers import lost_tokens, token
 from relay.engine.lister import Lister
 from relay.engine.orphans import Sweeper
 from relay.engine.outcome import Outcome
 from relay.engine.pace import GATHER_SECONDS, LONGEST_SECONDS, Pace
 from relay.engine.runner import Runner
 from relay.engine.share import Sharing
-from relay.engine.terms import Known
 from relay.engine.transfer import Transfer
 from relay.engine.tree import told
 from relay.errors import (
@@ -57,7 +53,6 @@ from relay.failpoints import reach
 from relay.ledger.claims import LAPSES, SUSPECT, Wanted, large
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Settlement, Share, Standing
-from relay.receipt import State, Version
 from relay.throttle import Throttle
 
 log = logging.getLogger("relay.claimer")
@@ -361,10 +356,8 @@ class Claimer:
         while claim.id in self._shares and not self.stopping:
             gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
         try:
-            job = self._jobs.job(claim.migration_id, claim.renewed)
-            transfer = self.runner.transfer(job.plan(claim), str(claim.id))
-            transfer.meter.throttle = self._throttle(claim.migration_id)
-            transfer.known = self._known(claim)
+            transfer = self._transfer(claim)
+            transfer.known = known_of(claim, self._jobs.empty(claim.migration_id))
             transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry))
             transfer.admitted = True
             self.active[claim.id] = active = Active(claim, transfer)
@@ -379,6 +372,13 @@ class Claimer:
         self.ended(claim, outcome)
         self._jobs.passed(claim)
         return settled(claim, outcome, transfer.resent)
+
+    def _transfer(self, claim: Claim) -> Transfer:
+        """Return what would move a claimed object, held back as its migration is."""
+        job = self._jobs.job(claim.migration_id, claim.renewed)
+        transfer = self.runner.transfer(job.plan(claim), str(claim.id))
+        transfer.meter.throttle = self._throttle(claim.migration_id)
+        return transfer
 
     def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
         resent = transfer.resent if transfer else 0
@@ -419,20 +419,6 @@ class Claimer:
         self._asked = {id: now + LOOK_SECONDS}  # so many may be denied, one after the other
         return False
 
-    def _known(self, claim: Claim) -> Known:
-        modified = claim.modified
-        when = format_datetime(datetime.fromtimestamp(modified, UTC), usegmt=True) if modified is not None else None
-        listed = Version(claim.size, claim.etag, when) if claim.name else None
-        digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
-        return Known(
-            listed=listed,
-            promised=Version(claim.size, digests=digests) if claim.url else None,
-            absent=self._jobs.empty(claim.migration_id) and claim.attempts == 1,
-            begun=claim.attempts > 1,
-            token=token(claim),
-            lost=lost_tokens(claim, claim.fence),
-        )
-
     # -- shares
 
     def _share(self, share: Share) -> None:
@@ -458,10 +444,7 @@ class Claimer:
         sharing: Sharing | None = None
         try:
             if not self.stopping:
-                job = self._jobs.job(claim.migration_id, claim.renewed)
-                transfer = self.runner.transfer(job.plan(claim), str(claim.id))
-                transfer.meter.throttle = self._throttle(claim.migration_id)
-                sharing = Sharing.of(share, transfer, self.ledger)
+                sharing = Sharing.of(share, self._transfer(claim), self.ledger)
         finally:
             if sharing is None:
                 self._shunned[claim.id] = self.clock() + SHUN_SECONDS
@@ -473,20 +456,3 @@ class Claimer:
             finally:
                 del self.active[claim.id]
                 self.helped(sharing.bytes)
-
-
-def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
-    """Return how a transfer that ended well is settled."""
-    receipt: dict[str, Any] | None = None if outcome.receipt is None else dict(outcome.receipt.to_json())
-    if receipt is None and outcome.notes:
-        receipt = {"notes": list(outcome.notes)}
-    verb = {State.VERIFIED: "verified", State.UNVERIFIED: "unverified", State.SKIPPED: "skipped"}[outcome.state]
-    return Settlement(
-        claim,
-        verb,
-        bytes=outcome.bytes if outcome.receipt else claim.size,
-        resent=resent,
-        seconds=round(outcome.seconds, 3),
-        level=outcome.receipt.level.value if outcome.receipt else None,
-        receipt=receipt,
-    )

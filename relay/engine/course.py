@@ -17,9 +17,9 @@ from relay.engine.existing import Existing
 from relay.engine.leftovers import Before, remove_lost
 from relay.engine.outcome import Outcome
 from relay.engine.pipe import Pipe
+from relay.engine.progress import Progress
 from relay.engine.reading import Reading
 from relay.engine.server_copy import ServerCopy
-from relay.engine.standing import Standing
 from relay.engine.terms import Terms
 from relay.engine.unfinished import place_of
 from relay.errors import InvalidURL, PreconditionFailed, SameObject
@@ -31,12 +31,12 @@ from relay.stores.interfaces import Destination, Found
 class Course:
     """The way of one object through its transfer: `run` once an attempt."""
 
-    def __init__(self, terms: Terms, standing: Standing, allowed: Allowed) -> None:
-        self._terms, self._standing = terms, standing
-        self._reading = reading = Reading(terms, standing)
-        self._acceptance = acceptance = Acceptance(terms, standing, allowed)
-        self._existing = Existing(terms, standing, reading, acceptance)
-        self._pipe = Pipe(terms, standing, reading, acceptance)
+    def __init__(self, terms: Terms, progress: Progress, allowed: Allowed) -> None:
+        self._terms, self._progress = terms, progress
+        self._reading = reading = Reading(terms, progress)
+        self._acceptance = acceptance = Acceptance(terms, progress, allowed)
+        self._existing = Existing(terms, progress, reading, acceptance)
+        self._pipe = Pipe(terms, progress, reading, acceptance)
 
     def run(self) -> Outcome:
         """Go all the way. Raises a RelayError; the body may be open then, and is the caller's to close."""
@@ -75,7 +75,7 @@ class Course:
         terms = self._terms
         try:
             if terms.plan.server_copy and destination.copies(terms.plan.source, place):
-                copy = ServerCopy(terms, self._standing, self._reading, self._acceptance)
+                copy = ServerCopy(terms, self._progress, self._reading, self._acceptance)
                 if copied := copy.copied(destination, place, found):
                     return copied
             return self._pipe.in_parts(destination, place, found) if terms.parted(found, destination) else None
@@ -85,7 +85,7 @@ class Course:
     def _before(self, destination: Destination, place: Location, found: Found | None) -> Before:
         """Return what is at the place, when it was made sure that it is not the source, and is rid of our leavings."""
         self._refuse_itself(found, place)
-        if self._standing.attempt == 1:
+        if self._progress.attempt == 1:
             remove_lost(destination, place, self._terms.known.lost)
         return self._existing.look(destination, place)
 
@@ -93,7 +93,7 @@ class Course:
         """Throw away the upload in parts that an attempt before this one began, and that this one does not go on
         with."""
         terms, known = self._terms, self._terms.known
-        again = self._standing.attempt > 1 or known.begun or bool(known.lost)
+        again = self._progress.attempt > 1 or known.begun or bool(known.lost)
         if terms.journal is None or destination.part_limits is None or not again:
             return
         written = terms.journal.begun()

@@ -1,27 +1,22 @@
 """What a store can really do: tried on scratch objects, told in plain words, and cleaned up.
 
-Theory of operation. A patient is a folder of a store. Every probe is one function over the Store contract and knows no
-vendor; it returns what it found, and never raises what a store says. All scratch objects lie below one random name;
-each that may exist is remembered before it is written, and removed in the end, whatever happened.
+Theory of operation. Every probe is one function over the Store contract and knows no vendor; it returns what it found,
+and never raises what a store says. What it writes, the patient remembers and removes (`patient.py`).
 
 Decided here: what is tried, and what that means for a migration. Never here: how it is printed.
 """
 
 from __future__ import annotations
 
-import socket
 import unicodedata
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import cast
 
-import gevent
-import gevent.socket
-
 from relay.digest import ALWAYS
+from relay.engine.patient import DATA, Patient, made_of
 from relay.errors import (
     LengthRequired,
     NotFound,
@@ -32,16 +27,11 @@ from relay.errors import (
     SourceTruncated,
     Unsupported,
 )
-from relay.location import Location
-from relay.receipt import Level, Version
-from relay.stores.interfaces import Destination, Found, Opener, PartsDestination, Span, Stored
+from relay.receipt import Version
+from relay.stores.interfaces import PartsDestination, Span
 from relay.wire.body import Body
-from relay.wire.http1 import Framing, Head
-from relay.wire.meter import Meter
-from relay.wire.stream import Stream
+from relay.wire.http1 import Framing
 
-PREFIX = ".relay-doctor-"
-DATA = bytes(range(256)) * 4
 NAMES = ("a b", "plus+plus", "per%20cent", "ünï-\u00e9", "Case", "case", "#hash?query&=")
 
 
@@ -63,89 +53,6 @@ class Finding:
     needed: bool = False
 
 
-@dataclass(eq=False)
-class Patient:
-    """A folder of a store, and what was written into it. `meter` gives a fresh clock for each probe."""
-
-    stores: Opener
-    folder: Location
-    meter: Callable[[], Meter]
-    written: list[Location] = field(default_factory=list)
-    digests: frozenset[str] = frozenset()
-    parts_checked: bool = False
-    reads_back: bool = False
-
-    def __post_init__(self) -> None:
-        """Choose the scratch folder."""
-        self.scratch = self.folder.folder().below(f"{PREFIX}{uuid.uuid4().hex[:12]}/", destination=True)
-
-    def place(self, name: str) -> Location:
-        """Return where a scratch object goes, and remember that it may be there."""
-        location = self.scratch.below(name, destination=True)
-        if location not in self.written:
-            self.written.append(location)
-        return location
-
-    def store(self) -> Destination:
-        """Return the store."""
-        return self.stores.destination(self.folder, self.meter())
-
-    def put(
-        self, name: str, data: bytes = DATA, *, if_absent: bool = False, framing: Framing = Framing.LENGTH
-    ) -> Stored:
-        """Store an object and publish it. Raises what the store raises."""
-        store = self.store()
-        with made_of(data, self.meter(), framing) as body:
-            body.digest_with(ALWAYS)
-            stored = store.put(self.place(name), body, if_absent=if_absent)
-            digests = body.digests
-        if stored.place is not None:
-            self.written.append(cast(Location, stored.readable))
-            store.publish(stored, if_absent=if_absent)
-            self.written.pop()
-        for told in (stored.digests, stored.version.digests):
-            self.digests |= frozenset(n for n, value in told.items() if digests.get(n) == value)
-        return stored
-
-    def expected(self) -> Level:
-        """Return the level of proof that a migration to here will have, by what was found."""
-        if self.digests:
-            return Level.WHOLE_DIGEST
-        return Level.READ_BACK if self.reads_back else Level.SIZE
-
-
-class made_of:  # noqa: N801 - reads as the function that it is used as
-    """A Body of bytes at hand, through a pair of sockets; with `until`, one that breaks off after so many bytes."""
-
-    def __init__(self, data: bytes, meter: Meter, framing: Framing = Framing.LENGTH, until: int | None = None) -> None:
-        self._data, self._meter, self._framing = data, meter, framing
-        self._until = len(data) if until is None else until
-
-    def __enter__(self) -> Body:
-        ours, theirs = socket.socketpair()
-        self._feeder = gevent.socket.socket(fileno=theirs.detach())
-        self._job = gevent.spawn(self._feed)
-        self._stream = Stream(ours, "source")
-        fields = (("Content-Length", str(len(self._data))),) if self._framing is Framing.LENGTH else ()
-        self.body = Body(self._stream, self._framing, Head(200, "OK", "1.1", fields), self._meter, _drop)
-        return self.body
-
-    def __exit__(self, *_: object) -> None:
-        self.body.close()
-        self._stream.close()
-        self._job.kill()
-        self._feeder.close()
-
-    def _feed(self) -> None:
-        with suppress(OSError):
-            self._feeder.sendall(self._data[: self._until])
-            self._feeder.shutdown(socket.SHUT_WR)
-
-
-def _drop(stream: Stream, reusable: bool) -> None:
-    stream.close()
-
-
 # -- the probes
 
 Probe = Callable[[Patient], Finding]
@@ -156,7 +63,7 @@ def writes(patient: Patient) -> Finding:
     what = "write and read"
     try:
         patient.put("object")
-        data = _read(patient, "object")
+        data = patient.read("object")
     except RelayError as error:
         return Finding(what, Answer.NO, f"{error.message}. {error.hint}", needed=True)
     patient.reads_back = data == DATA
@@ -169,7 +76,7 @@ def empty(patient: Patient) -> Finding:
     """An object without a byte."""
     try:
         patient.put("empty", b"")
-        size = _head(patient, "empty").version.size
+        size = patient.head("empty").version.size
     except RelayError as error:
         return Finding("empty objects", Answer.NO, f"an empty object fails: {error.message}")
     good = size in (0, None)
@@ -179,7 +86,7 @@ def empty(patient: Patient) -> Finding:
 def digests(patient: Patient) -> Finding:
     """What the store says about the bytes."""
     with suppress(RelayError):
-        patient.digests |= frozenset(_head(patient, "object").version.digests)
+        patient.digests |= frozenset(patient.head("object").version.digests)
     if patient.digests:
         return Finding("digests", Answer.YES, f"{', '.join(sorted(patient.digests))}: verified without reading again")
     return Finding("digests", Answer.NO, "every object is read back to be verified")
@@ -188,7 +95,7 @@ def digests(patient: Patient) -> Finding:
 def etag(patient: Patient) -> Finding:
     """What tells one version from another."""
     try:
-        version = _head(patient, "object").version
+        version = patient.head("object").version
     except RelayError as error:
         return Finding("entity tags", Answer.NO, error.message)
     if version.strong_etag:
@@ -240,7 +147,7 @@ def unknown_length(patient: Patient) -> Finding:
     """An object whose length is known only at its end."""
     try:
         patient.put("growing", framing=Framing.CLOSE)
-        data = _read(patient, "growing")
+        data = patient.read("growing")
     except LengthRequired:
         return Finding("unknown length", Answer.NO, "a source must tell its length")
     except RelayError as error:
@@ -271,7 +178,7 @@ def parts(patient: Patient) -> Finding:
             many.abort(upload)
             raise
         many.abort(many.begin(patient.place("aborted")))
-        size = _head(patient, "parts").version.size
+        size = patient.head("parts").version.size
     except RelayError as error:
         return Finding("parts", Answer.NO, error.message)
     patient.parts_checked = stored.parts_checked
@@ -302,7 +209,7 @@ def cut(patient: Patient) -> Finding:
     else:
         return Finding(what, Answer.NO, "taken for whole; nothing that is cut off would be noticed", needed=True)
     try:
-        found = _head(patient, "cut")
+        found = patient.head("cut")
     except NotFound:
         return Finding(what, Answer.YES, "leaves nothing")
     except RelayError as error:
@@ -323,7 +230,7 @@ def names(patient: Patient) -> Finding:
             bad.append(name)
     for name, data in kept.items():
         try:
-            if _read(patient, f"names/{name}") != data:
+            if patient.read(f"names/{name}") != data:
                 bad.append(name)
         except RelayError:
             bad.append(name)
@@ -338,7 +245,7 @@ def composed(patient: Patient) -> Finding:
     try:
         for name in (one, two):
             patient.put(f"forms/{name}", name.encode())
-        good = all(_read(patient, f"forms/{name}") == name.encode() for name in (one, two))
+        good = all(patient.read(f"forms/{name}") == name.encode() for name in (one, two))
     except RelayError as error:
         return Finding("unicode forms", Answer.NO, error.message)
     means = "composed and decomposed names are two" if good else "composed and decomposed names are one: they may clash"
@@ -387,38 +294,12 @@ def examine(patient: Patient) -> Iterator[Finding]:
             if finding.needed and finding.answer is Answer.NO:
                 break
     finally:
-        left = remove(patient)
+        left = patient.remove()
     if left:
         told = ", ".join(str(location) for location in left)
         yield Finding("delete", Answer.NO, f"not removed: {told}", needed=False)
     else:
         yield Finding("delete", Answer.YES, "nothing of this is left")
-
-
-def remove(patient: Patient) -> list[Location]:
-    """Remove what was written, and the folders it made; return what is still there."""
-    left = []
-    for location in patient.written:
-        try:
-            patient.store().delete(location, Version())
-        except NotFound:
-            continue
-        except RelayError:
-            left.append(location)
-    for folder in ("names/", "forms/", ""):
-        with suppress(RelayError):  # where folders are only a part of names there are none
-            place = patient.scratch.below(folder, destination=True) if folder else patient.scratch
-            patient.store().delete(place, Version())
-    return [location for location in left if _there(patient, location)]
-
-
-def _there(patient: Patient, location: Location) -> bool:
-    try:
-        return patient.store().head(location) is not None
-    except NotFound:
-        return False
-    except RelayError:
-        return True
 
 
 def look(patient: Patient) -> Iterator[Finding]:
@@ -446,18 +327,3 @@ def look(patient: Patient) -> Iterator[Finding]:
     yield Finding("digests", Answer.YES if told else Answer.NO, told or "the source declares none")
     strong = opened.version.strong_etag is not None
     yield Finding("entity tags", Answer.YES if strong else Answer.NO, "strong" if strong else "none, or weak ones")
-
-
-def _head(patient: Patient, name: str) -> Found:
-    found = patient.store().head(patient.place(name))
-    if found is None:
-        raise Unsupported("the store does not answer HEAD")
-    return found
-
-
-def _read(patient: Patient, name: str) -> bytes:
-    body = cast(Body, patient.store().get(patient.place(name)).body)
-    try:
-        return body.read(len(DATA) + 1)
-    finally:
-        body.close()

@@ -13,8 +13,8 @@ from relay.engine.acceptance import Acceptance
 from relay.engine.leftovers import Before, look_before
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
+from relay.engine.progress import Progress
 from relay.engine.reading import Reading, end_of
-from relay.engine.standing import Standing
 from relay.engine.terms import Terms
 from relay.engine.unchanged import unchanged
 from relay.engine.verify import Sent
@@ -30,24 +30,24 @@ _SENT_BEFORE = "it was there: an earlier process sent it, and was lost before it
 class Existing:
     """What one transfer finds at its destination."""
 
-    def __init__(self, terms: Terms, standing: Standing, reading: Reading, acceptance: Acceptance) -> None:
-        self._terms, self._standing, self._reading, self._acceptance = terms, standing, reading, acceptance
+    def __init__(self, terms: Terms, progress: Progress, reading: Reading, acceptance: Acceptance) -> None:
+        self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
 
     def look(self, destination: Destination, place: Location) -> Before:
         """Look at the destination before the upload, where one that breaks could be seen, or `if_exists` asks.
 
         A POST makes a new object, so there is nothing to look at. Raises as `look_before`.
         """
-        terms, standing = self._terms, self._standing
+        terms, progress = self._terms, self._progress
         needed = terms.plan.if_exists is not IfExists.OVERWRITE
         if self._may_be_sent:
             needed = True
-        elif terms.known.absent and standing.attempt == 1:
+        elif terms.known.absent and progress.attempt == 1:
             return Before(known=terms.atomic(destination))
         if (place.method == "POST" or terms.atomic(destination)) and not needed:
             return Before(known=False)
         before = look_before(destination, place, needed)
-        standing.answered |= before.known
+        progress.answered |= before.known
         return before
 
     def enough(self, destination: Destination, place: Location, before: Before, found: Found | None) -> Outcome | None:
@@ -84,7 +84,7 @@ class Existing:
         """Whether an earlier attempt may have sent the object without anybody having learned of it."""
         terms = self._terms
         lasting = terms.journal is not None or terms.if_absent
-        again = terms.known.begun or (lasting and self._standing.attempt > 1)
+        again = terms.known.begun or (lasting and self._progress.attempt > 1)
         return again and terms.plan.destination.method != "POST"  # which makes a new object each time
 
     def _sent_before(

@@ -16,9 +16,9 @@ from relay.engine.acceptance import Acceptance
 from relay.engine.leftovers import Before, Broken, remove, sweep
 from relay.engine.outcome import Outcome
 from relay.engine.parts import Parts
+from relay.engine.progress import Progress
 from relay.engine.promised import uncompared
 from relay.engine.reading import Reading, end_of
-from relay.engine.standing import Standing
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import (
@@ -49,27 +49,27 @@ NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFai
 class Pipe:
     """The uploads of one transfer, in all its attempts."""
 
-    def __init__(self, terms: Terms, standing: Standing, reading: Reading, acceptance: Acceptance) -> None:
-        self._terms, self._standing, self._reading, self._acceptance = terms, standing, reading, acceptance
+    def __init__(self, terms: Terms, progress: Progress, reading: Reading, acceptance: Acceptance) -> None:
+        self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
 
     def in_parts(self, destination: Destination, place: Location, found: Found) -> Outcome | None:
         """Move it in parts. None where the source gives no ranges after all; nothing has happened then.
 
         Raises as Parts.run and Acceptance.settle.
         """
-        terms, standing = self._terms, self._standing
+        terms, progress = self._terms, self._progress
         way = terms.way(place, found, terms.digested)
-        standing.parts = parts = Parts(way, terms.if_absent, terms.journal)
-        standing.total, standing.phase = found.version.size, "piping"
+        progress.parts = parts = Parts(way, terms.if_absent, terms.journal)
+        progress.total, progress.phase = found.version.size, "piping"
         try:
             moved = parts.run()
         except RelayError as error:
-            standing.resent += parts.sent
+            progress.resent += parts.sent
             if isinstance(error, RangeIgnored):
-                standing.parts = None
+                progress.parts = None
                 return None
             raise
-        standing.resent += moved.resent
+        progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
         notes = uncompared(terms.known.promised)
         return self._acceptance.settle(destination, place, moved.stored, found, sent, notes)
@@ -87,7 +87,7 @@ class Pipe:
         body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
         if body.complete:
             body.ask_guard()  # an empty one has no bytes that could wait for it
-        self._standing.phase = "piping"
+        self._progress.phase = "piping"
         try:
             begins = self._begins(destination, opened, body)
             stored = destination.put(
@@ -123,9 +123,9 @@ class Pipe:
 
     def _broke(self, broken: Broken, opened: Opened, body: Body, atomic: bool, error: RelayError) -> None:
         """Break an upload that failed for good, and look for what it left. Raises SourceUnstable."""
-        self._standing.close()
+        self._progress.close()
         self._reading.note(opened, body)
-        self._standing.resent += body.count
+        self._progress.resent += body.count
         if not (broken.place.method == "POST" or atomic or isinstance(error, NOTHING_SENT)):
             self._sweep(broken, error)
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from contextlib import closing
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
+from relay.engine.progress import Progress
 from relay.engine.promised import as_listed, as_promised
-from relay.engine.standing import Standing
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, RangeIgnored, SourceChanged, SourceUnstable
@@ -31,8 +31,8 @@ class Reading:
 
     _source: Source
 
-    def __init__(self, terms: Terms, standing: Standing) -> None:
-        self._terms, self._standing = terms, standing
+    def __init__(self, terms: Terms, progress: Progress) -> None:
+        self._terms, self._progress = terms, progress
         self._small: Version | None = None
         self._hint: Found | None = None
         self._before: tuple[str, Digests] | None = None
@@ -66,7 +66,7 @@ class Reading:
         """Return what a listing told of a small object that nobody has begun to move."""
         known, plan = self._terms.known, self._terms.plan
         listed = known.listed
-        if listed is None or self._standing.attempt > 1 or known.begun or plan.destination.path.endswith("/"):
+        if listed is None or self._progress.attempt > 1 or known.begun or plan.destination.path.endswith("/"):
             return None
         return listed if listed.size is not None and listed.size < self._terms.limits.parted_bytes else None
 
@@ -110,7 +110,7 @@ class Reading:
 
         Raises as Source.get, and SourceChanged for what is not what was promised or listed.
         """
-        terms, standing = self._terms, self._standing
+        terms, progress = self._terms, self._progress
         source, promised = terms.plan.source, terms.known.promised
         try:
             opened = self._source.get(source, found.version if found else None)
@@ -118,13 +118,13 @@ class Reading:
             if found is None or found is not self._hint:
                 raise
             opened = self._source.get(source)  # it changed since it was listed, which is nobody's fault
-        body = standing.body = opened.body
+        body = progress.body = opened.body
         assert body is not None  # an Opened has one
         opened = as_promised(opened, promised)
         if body.length is None and promised and promised.size is not None:
             body.promise(promised.size)
         self._hold_to_listing(opened)
-        standing.total = body.length
+        progress.total = body.length
         if terms.digested:
             body.digest_with(_wanted(opened.version), opened.version.digests)
         return opened, body
@@ -140,8 +140,8 @@ class Reading:
             drain(body)
             return Sent(body.count, body.digests, opened.version.digests), opened
         finally:
-            self._standing.close()
-            self._standing.body, self._standing.total = None, None
+            self._progress.close()
+            self._progress.body, self._progress.total = None, None
 
     def note(self, opened: Opened, body: Body) -> None:
         """Keep in mind what was read of this version, whole. Raises SourceUnstable if it was something else before."""

@@ -10,8 +10,8 @@ from typing import cast
 from relay.engine.acceptance import Acceptance
 from relay.engine.outcome import Outcome
 from relay.engine.parts import COPY_BYTES, Parts
+from relay.engine.progress import Progress
 from relay.engine.reading import Reading
-from relay.engine.standing import Standing
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, StoreError
@@ -24,8 +24,8 @@ _COPIED = "the store copied it by itself: no byte passed through relay"
 class ServerCopy:
     """One attempt to have an object copied."""
 
-    def __init__(self, terms: Terms, standing: Standing, reading: Reading, acceptance: Acceptance) -> None:
-        self._terms, self._standing, self._reading, self._acceptance = terms, standing, reading, acceptance
+    def __init__(self, terms: Terms, progress: Progress, reading: Reading, acceptance: Acceptance) -> None:
+        self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
 
     def copied(self, destination: Destination, place: Location, found: Found) -> Outcome | None:
         """Let the store copy it by itself. None where it would not, or could not say of what: it is piped then.
@@ -33,18 +33,18 @@ class ServerCopy:
         Where the source has no digest of the whole object it is read, once, so that the copy can be proved. Raises
         PreconditionFailed, what may pass, and as Acceptance.settle.
         """
-        told, standing = self._reading.told(found), self._standing
+        told, progress = self._reading.told(found), self._progress
         if told is None or told.version.size is None:
             return None
-        standing.phase, standing.total = "copying", told.version.size
+        progress.phase, progress.total = "copying", told.version.size
         try:
             stored = self._copy(destination, place, told)
         except StoreError as error:
-            standing.parts = None
+            progress.parts = None
             if error.retryable or isinstance(error, PreconditionFailed):
                 raise
             return None
-        standing.phase = "verifying"
+        progress.phase = "verifying"
         sent = Sent(told.version.size, {}, told.version.digests)
         if not sent.declared and self._terms.digested:
             sent = self._reading.read(told.version, told.version)[0] or sent
@@ -55,7 +55,7 @@ class ServerCopy:
         terms = self._terms
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
             way = terms.way(place, found, digested=False, copying=True)
-            self._standing.parts = parts = Parts(way, terms.if_absent, terms.journal)
+            self._progress.parts = parts = Parts(way, terms.if_absent, terms.journal)
             return parts.run().stored
         copier, token = cast(CopyDestination, destination), terms.known.token
         return copier.copy(terms.plan.source, found, place, if_absent=terms.if_absent, token=token)

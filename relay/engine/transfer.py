@@ -23,7 +23,7 @@ from relay.engine.course import Course
 from relay.engine.journal import Journal
 from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
-from relay.engine.standing import Standing
+from relay.engine.progress import Progress
 from relay.engine.terms import Known, Terms
 from relay.engine.window import BEGUN_ANEW, Way, pause
 from relay.errors import CredentialsWithdrawn, LedgerFailed, PermissionDenied, RelayError, StoreError
@@ -62,7 +62,7 @@ class Transfer:
     def __post_init__(self) -> None:
         """Start the clocks."""
         self.meter = Meter(self.limits)
-        self._standing = Standing()
+        self._progress = Progress()
         self._anew = 0
 
     # -- what others may see and do
@@ -70,27 +70,27 @@ class Transfer:
     @property
     def phase(self) -> str:
         """What it is at: waiting, opening, copying, piping, verifying, settled."""
-        return self._standing.phase
+        return self._progress.phase
 
     @property
     def attempt(self) -> int:
         """The number of the attempt, from 1; 0 before the first."""
-        return self._standing.attempt
+        return self._progress.attempt
 
     @property
     def bytes(self) -> int:
         """The bytes of the object that this attempt has moved."""
-        return self._standing.bytes
+        return self._progress.bytes
 
     @property
     def total(self) -> int | None:
         """The object's length in bytes, None while it is unknown."""
-        return self._standing.total
+        return self._progress.total
 
     @property
     def resent(self) -> int:
         """The bytes that were sent in vain, in all attempts."""
-        return self._standing.resent
+        return self._progress.resent
 
     def progress(self) -> Mapping[str, Any]:
         """Return where the transfer stands, as plain values."""
@@ -129,7 +129,7 @@ class Transfer:
 
     def run(self) -> Outcome:
         """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left anywhere then."""
-        course = Course(self._terms(), self._standing, self.allowed)
+        course = Course(self._terms(), self._progress, self.allowed)
         try:
             while True:
                 try:
@@ -139,19 +139,19 @@ class Transfer:
                         raise self._withdrawn(error) from None
                     self._wait_after(error)
         finally:
-            self._standing.phase = "settled"
+            self._progress.phase = "settled"
 
     def _attempt(self, course: Course) -> Outcome:
         """Make one attempt while holding a slot; the slot is let go while we wait for the next."""
-        standing = self._standing
-        standing.phase = "waiting"
-        with self.slots.slot(admitted=self.admitted or standing.attempt > 0, tick=self.meter.look):
-            standing.begin()
+        progress = self._progress
+        progress.phase = "waiting"
+        with self.slots.slot(admitted=self.admitted or progress.attempt > 0, tick=self.meter.look):
+            progress.begin()
             self.meter.committed = False
             try:
                 return course.run()
             finally:
-                standing.close()
+                progress.close()
 
     def _withdrawn(self, error: PermissionDenied) -> StoreError:
         """Return what a denial means: of one who was allowed before, that his credentials are not good any more.
@@ -172,7 +172,7 @@ class Transfer:
         wait = self._wait(error) if again else None
         if wait is None:
             raise error
-        self._standing.phase = "waiting"
+        self._progress.phase = "waiting"
         pause(wait, self.meter, self.sleep)
 
     def _wait(self, error: RelayError) -> float | None:

@@ -97,7 +97,6 @@ class Window:
     def __post_init__(self) -> None:
         """Nothing moves yet."""
         self._bodies: dict[int, Body] = {}
-        self._moving: set[int] = set()
         self._given: deque[int] = deque()
         """Parts that are ours and that nobody has begun to read."""
         self._most = max(1, self.way.limits.parts_in_flight)
@@ -117,15 +116,10 @@ class Window:
         """The bytes of parts that have moved, and of which nobody has said yet that they are there."""
         return sum(body.count for body in self._bodies.values())
 
-    @property
-    def moving(self) -> frozenset[int]:
-        """The numbers of the parts that are ours to move, and not done."""
-        return frozenset(self._moving)
-
     def run(self, upload: Upload, take: Take) -> None:
         """Move parts, `parts_in_flight` at a time, until there are none to take.
 
-        Raises the first failure, when all others have stopped; what `take` gave and was not done stays in `moving`.
+        Raises the first failure, when all others have stopped.
         """
         self._over = False
         workers: Any = Pool(max(1, min(2 * self._most, len(self.spans) - len(self.done))))
@@ -163,10 +157,7 @@ class Window:
             raise
         if done is not None:
             reach("after-part-row")
-            self._moving.discard(done.number)
             self.note(done)
-        if number is not None:
-            self._moving.add(number)
         return number
 
     def note(self, stored: StoredPart) -> None:

@@ -34,7 +34,7 @@ from relay.ledger.schema import (
     runners,
     transfers,
 )
-from relay.ledger.states import SETTLED, TRANSFER
+from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
 
 LEASE_SECONDS: Final = 30.0
@@ -189,7 +189,7 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     for step, ids in changed.items():
         values: dict[str, Any] = {"state": TRANSFER[step].to, "owner": None, "lapses": transfers.c.lapses + more}
         values |= {"error": error} if step == "quarantine" else {}
-        values |= {"ended": time.time()} if TRANSFER[step].to in SETTLED else {}
+        values |= {"ended": time.time()} if TRANSFER[step].to != "queued" else {}
         for some in chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
     changes.write(connection)

@@ -78,8 +78,6 @@ MIGRATION: Mapping[str, Transition] = {
 }
 """What may happen to a migration."""
 
-SETTLED = frozenset({"verified", "unverified", "skipped", "failed", "cancelled"})
-"""The states of a transfer that nobody works on."""
 ENDED = frozenset({"succeeded", "partial", "failed", "cancelled"})
 """The states of a migration that nobody works on, until it is told to `retry`."""
 

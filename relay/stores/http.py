@@ -6,11 +6,8 @@ plain HTTP has (RFC 9110 section 13, RFC 9530). Never here: retries, levels of p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from relay.digest import WANT, parse_fields
 from relay.errors import (
@@ -37,6 +34,16 @@ from relay.errors import (
 )
 from relay.location import Location, redirected
 from relay.receipt import Version
+from relay.stores.fields import (
+    CARRIED,
+    carriable,
+    carried,
+    content_range,
+    http_date,
+    printable,
+    retry_after,
+    transcoded,
+)
 from relay.stores.indexes import ACCEPT, read_index
 from relay.stores.interfaces import MTIME, Entry, Found, Opened, PartLimits, Span, Stored
 from relay.wire.body import Body
@@ -82,14 +89,8 @@ DEEPEST = 64
 """Folders within folders that a listing follows: a server whose links lead in a circle would have no end."""
 PAGE_BYTES = 16 << 20
 """The most that is read of one page of a listing: a thousand names of a kilobyte, and as much again of markup."""
-CARRIED = ("content-type", "content-encoding", "content-language", "cache-control")
-"""Fields that describe the object and go with it. Content-Encoding, since its bytes are passed on untouched."""
 ENCODED = ("Accept-Encoding", "gzip")
 """Asks Google's storage for an object as it is stored, which it unpacks for who doesn't."""
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
-_IMF_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_CARRIABLE = re.compile(r"[\x20-\x7e]{1,256}\Z")
 
 
 class HttpStore:
@@ -156,7 +157,7 @@ class HttpStore:
         try:
             if head.status == 416:
                 raise SourceChanged(f"{final} has no bytes {span.first}-{span.last} any more", side=self._side)
-            told = _content_range(head)
+            told = content_range(head)
             if told is None or told[:2] != (span.first, span.last):
                 raise RangeIgnored(f"{final} does not give the range that it was asked for", side=self._side)
             for name, ours, theirs in (("size", known.size, told[2]), ("entity tag", known.etag, head.get("etag"))):
@@ -198,7 +199,7 @@ class HttpStore:
         """Read with redirects followed by hand; the answer's body is still to be closed."""
         for _ in range(self._wire.limits.redirects + 1):
             response = self._send(method, location, fields)
-            if _transcoded(response.head) and ENCODED not in fields:
+            if transcoded(response.head) and ENCODED not in fields:
                 response.body.close()
                 fields += (ENCODED,)
                 response = self._send(method, location, fields)
@@ -330,7 +331,7 @@ class HttpStore:
             size=head.length,
             etag=printable(head.get("etag") or "") or None,
             last_modified=printable(head.get("last-modified") or "") or None,
-            digests={} if _transcoded(head) else parse_fields(head.get),
+            digests={} if transcoded(head) else parse_fields(head.get),
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
@@ -395,37 +396,10 @@ class HttpStore:
         return kind(said, side=self._side, store_status=status, retry_after=after)
 
 
-def _transcoded(head: Head) -> bool:
-    """Say if Google's storage unpacked the object for us: not the stored bytes, and not those of its hash
-    (cloud.google.com, "Transcoding of gzip-compressed files")."""
-    stored = head.get("x-goog-stored-content-encoding") or "identity"
-    return head.status == 200 and stored != "identity" and head.get("content-encoding") is None
-
-
-def _content_range(head: Head) -> tuple[int, int, int] | None:
-    """Return first, last and total of a Content-Range; None without one that tells all three, or for many ranges."""
-    found = _CONTENT_RANGE.fullmatch((head.get("content-range") or "").strip())
-    if head.status != 206 or found is None:
-        return None
-    return int(found[1]), int(found[2]), int(found[3])
-
-
-def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
-    """Return what goes with an upload: the source's fields, unless the caller gave his own, and the precondition."""
-    own = {name.lower() for name, _ in location.headers}
-    fields = tuple((name, value) for name, value in metadata if name.lower() not in own and name != MTIME)
-    return (*fields, ("If-None-Match", "*")) if if_absent else fields
-
-
 def folder_there(location: Location) -> Rejected:
     """Return the error of an object that has the name of a folder at its destination."""
     hint = "An object can't have a folder's name: rename one of the two, or choose another destination."
     return Rejected(f"{location} is a folder there", side="destination", hint=hint)
-
-
-def carriable(value: str) -> bool:
-    """Say if a field's value may be passed on to another server."""
-    return _CARRIABLE.match(value) is not None
 
 
 def _created(location: Location, reference: str) -> Location | None:
@@ -449,37 +423,3 @@ def consume(response: Response, wire: Wire) -> bool:
         return True  # the answer's head is what counts; its text being cut changes nothing about the object
     finally:
         body.close()
-
-
-def retry_after(text: str | None, now: datetime | None = None) -> float | None:
-    """Read a Retry-After (RFC 9110 section 10.2.3) as seconds from now, never negative; None if it says nothing."""
-    if text is None:
-        return None
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:12])
-    when = http_date(text)
-    return None if when is None else max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
-
-
-def http_date(text: str | None) -> datetime | None:
-    """Read an HTTP date (RFC 9110 section 5.6.7); None for none, or for what is no date."""
-    if not text:
-        return None
-    found = _IMF_DATE.fullmatch(text)
-    try:
-        if found:  # the form that everybody writes today, at half the cost
-            day, month, *rest = found.groups()
-            year, hour, minute, second = map(int, rest)
-            return datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
-        when = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
-
-
-def printable(text: str) -> str:
-    """Return a peer's short text fit for a message: visible ASCII, at most 128 characters."""
-    if len(text) <= 128 and text.isascii() and text.isprintable():
-        return text
-    return "".join(c for c in text if " " <= c <= "~")[:128]

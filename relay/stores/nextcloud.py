@@ -17,7 +17,7 @@ from relay.digest import Digests
 from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTimeout, UploadGone
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.http import printable
+from relay.stores.fields import printable
 from relay.stores.interfaces import PREFIX, SUFFIX, Begins, Part, PartLimits, Stored, Upload
 from relay.stores.webdav import WebDavAccount, WebDavStore
 from relay.wire.body import Body

@@ -43,7 +43,7 @@ from relay.errors import (
 from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.http import CARRIED, carried, http_date, printable
+from relay.stores.fields import CARRIED, carried, http_date, printable
 from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Upload
 from relay.stores.s3_answers import (
     CHECKSUM,

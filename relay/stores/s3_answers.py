@@ -32,7 +32,7 @@ from relay.errors import (
     UploadGone,
 )
 from relay.location import Location
-from relay.stores.http import printable
+from relay.stores.fields import printable
 from relay.stores.interfaces import Entry
 from relay.wire.http1 import Head
 

@@ -25,7 +25,8 @@ from relay.errors import (
     Unavailable,
 )
 from relay.location import Location
-from relay.stores.http import HttpStore, http_date, retry_after
+from relay.stores.fields import http_date, retry_after
+from relay.stores.http import HttpStore
 from relay.stores.s3_answers import CODES, error_region, error_told, parsed
 from relay.stores.s3_endpoint import Endpoint
 from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Credentials, Signer

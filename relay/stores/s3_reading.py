@@ -19,7 +19,7 @@ import gevent
 from relay.errors import NotFound, PermissionDenied, ProtocolViolation, Rejected
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.http import carriable, printable
+from relay.stores.fields import carriable, printable
 from relay.stores.interfaces import MTIME, Entry, Opened, Span, Stored
 from relay.stores.s3_answers import checksums, entries, version_id
 from relay.stores.s3_endpoint import TAGGING

@@ -33,7 +33,8 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there, http_date, printable
+from relay.stores.fields import http_date, printable
+from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there
 from relay.stores.interfaces import MTIME, PREFIX, SUFFIX, Entry, Found, Stored, check_segments, unpublished_name
 from relay.stores.kinds import Given
 from relay.wire.body import Body

@@ -12,7 +12,7 @@ from relay.wire.body import Body
 
 
 @dataclass(eq=False)
-class Standing:
+class Progress:
     """Where one transfer stands. `total` is the object's length in bytes, None while it is unknown.
 
     `phase` is one of waiting, opening, copying, piping, verifying, settled; `resent` are the bytes of all attempts that

@@ -1,0 +1,51 @@
+"""From a claim to a transfer, and from how that ended to how the claim is settled.
+
+Decided here: what a row of the ledger says of an object before it moves, and what of its end is kept. Never here: when
+something is claimed (`claimer.py`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+from relay.engine.leftovers import lost_tokens, token
+from relay.engine.outcome import Outcome
+from relay.engine.terms import Known
+from relay.ledger.rows import Claim, Settlement
+from relay.receipt import State, Version
+
+
+def known_of(claim: Claim, empty: bool) -> Known:
+    """Return what is known of a claimed object before its transfer; `empty` says that its migration's destination was,
+    when that began."""
+    modified = claim.modified
+    when = format_datetime(datetime.fromtimestamp(modified, UTC), usegmt=True) if modified is not None else None
+    listed = Version(claim.size, claim.etag, when) if claim.name else None
+    digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
+    return Known(
+        listed=listed,
+        promised=Version(claim.size, digests=digests) if claim.url else None,
+        absent=empty and claim.attempts == 1,
+        begun=claim.attempts > 1,
+        token=token(claim),
+        lost=lost_tokens(claim, claim.fence),
+    )
+
+
+def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
+    """Return how a transfer that ended well is settled."""
+    receipt: dict[str, Any] | None = None if outcome.receipt is None else dict(outcome.receipt.to_json())
+    if receipt is None and outcome.notes:
+        receipt = {"notes": list(outcome.notes)}
+    verb = {State.VERIFIED: "verified", State.UNVERIFIED: "unverified", State.SKIPPED: "skipped"}[outcome.state]
+    return Settlement(
+        claim,
+        verb,
+        bytes=outcome.bytes if outcome.receipt else claim.size,
+        resent=resent,
+        seconds=round(outcome.seconds, 3),
+        level=outcome.receipt.level.value if outcome.receipt else None,
+        receipt=receipt,
+    )

@@ -1,0 +1,154 @@
+"""A folder of a store that is tried out: what is written into it is remembered, and removed whatever happens.
+
+All scratch objects lie below one random name; each that may exist is remembered before it is written.
+
+Decided here: what is written, and its removal. Never here: what is tried (`doctor.py`).
+"""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import cast
+
+import gevent
+import gevent.socket
+
+from relay.digest import ALWAYS
+from relay.errors import NotFound, RelayError, Unsupported
+from relay.location import Location
+from relay.receipt import Level, Version
+from relay.stores.interfaces import Destination, Found, Opener, Stored
+from relay.wire.body import Body
+from relay.wire.http1 import Framing, Head
+from relay.wire.meter import Meter
+from relay.wire.stream import Stream
+
+PREFIX = ".relay-doctor-"
+DATA = bytes(range(256)) * 4
+"""What most scratch objects hold."""
+
+
+@dataclass(eq=False)
+class Patient:
+    """A folder of a store, and what was written into it. `meter` gives a fresh clock for each probe."""
+
+    stores: Opener
+    folder: Location
+    meter: Callable[[], Meter]
+    written: list[Location] = field(default_factory=list)
+    digests: frozenset[str] = frozenset()
+    parts_checked: bool = False
+    reads_back: bool = False
+
+    def __post_init__(self) -> None:
+        """Choose the scratch folder."""
+        self.scratch = self.folder.folder().below(f"{PREFIX}{uuid.uuid4().hex[:12]}/", destination=True)
+
+    def place(self, name: str) -> Location:
+        """Return where a scratch object goes, and remember that it may be there."""
+        location = self.scratch.below(name, destination=True)
+        if location not in self.written:
+            self.written.append(location)
+        return location
+
+    def store(self) -> Destination:
+        """Return the store."""
+        return self.stores.destination(self.folder, self.meter())
+
+    def put(
+        self, name: str, data: bytes = DATA, *, if_absent: bool = False, framing: Framing = Framing.LENGTH
+    ) -> Stored:
+        """Store an object and publish it. Raises what the store raises."""
+        store = self.store()
+        with made_of(data, self.meter(), framing) as body:
+            body.digest_with(ALWAYS)
+            stored = store.put(self.place(name), body, if_absent=if_absent)
+            digests = body.digests
+        if stored.place is not None:
+            self.written.append(cast(Location, stored.readable))
+            store.publish(stored, if_absent=if_absent)
+            self.written.pop()
+        for told in (stored.digests, stored.version.digests):
+            self.digests |= frozenset(n for n, value in told.items() if digests.get(n) == value)
+        return stored
+
+    def head(self, name: str) -> Found:
+        """Return what the store tells of a scratch object. Raises what it raises, and Unsupported without a HEAD."""
+        found = self.store().head(self.place(name))
+        if found is None:
+            raise Unsupported("the store does not answer HEAD")
+        return found
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a scratch object, and at most one more than `DATA` has. Raises what the store raises."""
+        body = cast(Body, self.store().get(self.place(name)).body)
+        try:
+            return body.read(len(DATA) + 1)
+        finally:
+            body.close()
+
+    def expected(self) -> Level:
+        """Return the level of proof that a migration to here will have, by what was found."""
+        if self.digests:
+            return Level.WHOLE_DIGEST
+        return Level.READ_BACK if self.reads_back else Level.SIZE
+
+    def remove(self) -> list[Location]:
+        """Remove what was written, and the folders it made; return what is still there."""
+        left = []
+        for location in self.written:
+            try:
+                self.store().delete(location, Version())
+            except NotFound:
+                continue
+            except RelayError:
+                left.append(location)
+        for folder in ("names/", "forms/", ""):
+            with suppress(RelayError):  # where folders are only a part of names there are none
+                place = self.scratch.below(folder, destination=True) if folder else self.scratch
+                self.store().delete(place, Version())
+        return [location for location in left if self._there(location)]
+
+    def _there(self, location: Location) -> bool:
+        try:
+            return self.store().head(location) is not None
+        except NotFound:
+            return False
+        except RelayError:
+            return True
+
+
+class made_of:  # noqa: N801 - reads as the function that it is used as
+    """A Body of bytes at hand, through a pair of sockets; with `until`, one that breaks off after so many bytes."""
+
+    def __init__(self, data: bytes, meter: Meter, framing: Framing = Framing.LENGTH, until: int | None = None) -> None:
+        self._data, self._meter, self._framing = data, meter, framing
+        self._until = len(data) if until is None else until
+
+    def __enter__(self) -> Body:
+        ours, theirs = socket.socketpair()
+        self._feeder = gevent.socket.socket(fileno=theirs.detach())
+        self._job = gevent.spawn(self._feed)
+        self._stream = Stream(ours, "source")
+        fields = (("Content-Length", str(len(self._data))),) if self._framing is Framing.LENGTH else ()
+        self.body = Body(self._stream, self._framing, Head(200, "OK", "1.1", fields), self._meter, _drop)
+        return self.body
+
+    def __exit__(self, *_: object) -> None:
+        self.body.close()
+        self._stream.close()
+        self._job.kill()
+        self._feeder.close()
+
+    def _feed(self) -> None:
+        with suppress(OSError):
+            self._feeder.sendall(self._data[: self._until])
+            self._feeder.shutdown(socket.SHUT_WR)
+
+
+def _drop(stream: Stream, reusable: bool) -> None:
+    stream.close()

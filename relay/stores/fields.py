@@ -1,0 +1,83 @@
+"""What the fields of an HTTP answer say of an object, and which of them go on with it.
+
+Decided here: how a date, a time to wait and a range are read, and what of a peer's text may be printed or passed on.
+Never here: which answer is believed (`http.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from relay.location import Location
+from relay.stores.interfaces import MTIME
+from relay.wire.http1 import Fields, Head
+
+CARRIED = ("content-type", "content-encoding", "content-language", "cache-control")
+"""Fields that describe the object and go with it. Content-Encoding, since its bytes are passed on untouched."""
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
+_IMF_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_CARRIABLE = re.compile(r"[\x20-\x7e]{1,256}\Z")
+
+
+def transcoded(head: Head) -> bool:
+    """Say if Google's storage unpacked the object for us: not the stored bytes, and not those of its hash
+    (cloud.google.com, "Transcoding of gzip-compressed files")."""
+    stored = head.get("x-goog-stored-content-encoding") or "identity"
+    return head.status == 200 and stored != "identity" and head.get("content-encoding") is None
+
+
+def content_range(head: Head) -> tuple[int, int, int] | None:
+    """Return first, last and total of a Content-Range; None without one that tells all three, or for many ranges."""
+    found = _CONTENT_RANGE.fullmatch((head.get("content-range") or "").strip())
+    if head.status != 206 or found is None:
+        return None
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
+    """Return what goes with an upload: the source's fields, unless the caller gave his own, and the precondition."""
+    own = {name.lower() for name, _ in location.headers}
+    fields = tuple((name, value) for name, value in metadata if name.lower() not in own and name != MTIME)
+    return (*fields, ("If-None-Match", "*")) if if_absent else fields
+
+
+def carriable(value: str) -> bool:
+    """Say if a field's value may be passed on to another server."""
+    return _CARRIABLE.match(value) is not None
+
+
+def retry_after(text: str | None, now: datetime | None = None) -> float | None:
+    """Read a Retry-After (RFC 9110 section 10.2.3) as seconds from now, never negative; None if it says nothing."""
+    if text is None:
+        return None
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
+    when = http_date(text)
+    return None if when is None else max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+
+
+def http_date(text: str | None) -> datetime | None:
+    """Read an HTTP date (RFC 9110 section 5.6.7); None for none, or for what is no date."""
+    if not text:
+        return None
+    found = _IMF_DATE.fullmatch(text)
+    try:
+        if found:  # the form that everybody writes today, at half the cost
+            day, month, *rest = found.groups()
+            year, hour, minute, second = map(int, rest)
+            return datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
+        when = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def printable(text: str) -> str:
+    """Return a peer's short text fit for a message: visible ASCII, at most 128 characters."""
+    if len(text) <= 128 and text.isascii() and text.isprintable():
+        return text
+    return "".join(c for c in text if " " <= c <= "~")[:128]
