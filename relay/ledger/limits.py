@@ -58,11 +58,13 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, mo
 
 
 def _sharers(ids: Sequence[str]) -> Select[Any]:
-    """Select who moves parts of a transfer that is not his own: of which migration, which transfer, and who."""
+    """Select who moves parts of a transfer that is not his own: of which migration, which transfer, and who. It may be
+    nobody's, since its owner is lost, or has ended."""
     return (
         select(transfers.c.migration_id, transfers.c.id, parts.c.owner)
         .join(parts, parts.c.transfer_id == transfers.c.id)
-        .where(NOT_THERE, transfers.c.migration_id.in_(ids), parts.c.owner != transfers.c.owner)
+        .where(NOT_THERE, transfers.c.migration_id.in_(ids), parts.c.owner.is_not(None))
+        .where(parts.c.owner.is_distinct_from(transfers.c.owner))
         .distinct()
     )
 
