@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Efforts, Listed, Settlement, Spec
-from relay.ledger.schema import parts, uploads
+from relay.ledger.schema import parts, transfers, uploads
 from tests.postgres import Postgres, deaf_to_commits
 
 OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
@@ -34,6 +35,13 @@ def tree(ledger: Ledger, *sizes: int) -> str:
 def verified(claim: Claim, size: int = 5) -> Settlement:
     """Return the good end of a claim."""
     return Settlement(claim, "verified", size, 0, 0.5, "whole_digest", {"level": "whole_digest"})
+
+
+def hand_back_suspect(ledger: Ledger, claim: Claim) -> None:
+    """Hand a claim back as one with which so many runners were lost that it is suspect."""
+    lapsed = update(transfers).where(transfers.c.id == claim.id).values(lapses=SUSPECT)
+    ledger.database.run(lambda c: c.execute(lapsed))
+    ledger.settle([Settlement(claim, "hand_back")])
 
 
 def states(ledger: Ledger, id: str) -> list[str]:

@@ -219,10 +219,14 @@ class Claimer:
         """Return what there is room for."""
         busy = len(self._in_hand) - len(self._settlements) + len(self._shares)
         room = self.slots + self._pace.ahead - busy
-        if any(claim.lapses >= SUSPECT for claim in self._in_hand.values()):
-            room = 0  # what may kill this process is to take nothing else along
+        if self._suspects():
+            room = 0
         most = (self.slots + 1) // 2 - sum(map(large, self._in_hand.values()))
-        return Wanted(room, most, self.slots - busy, not self._in_hand)
+        return Wanted(room, most, self.slots - busy, not self._in_hand and not self._shares)
+
+    def _suspects(self) -> bool:
+        """Say if something here may kill this process: that is to take nothing else along."""
+        return any(claim.lapses >= SUSPECT for claim in self._in_hand.values())
 
     def _ends_settled(self, ends: Sequence[Settlement]) -> None:
         del self._settlements[: len(ends)]  # more may have come while we waited
@@ -231,8 +235,8 @@ class Claimer:
 
     def _join(self) -> None:
         """Share in an object of another runner, where there is a slot for it and nothing else to do."""
-        now = self.clock()
-        if len(self._in_hand) + len(self._shares) >= self.slots or self.stopping or now < self._join_at:
+        now, busy = self.clock(), len(self._in_hand) + len(self._shares)
+        if busy >= self.slots or self.stopping or now < self._join_at or self._suspects():
             return
         self._join_at = now + JOIN_SECONDS
         self._shunned = {id: until for id, until in self._shunned.items() if until > now}

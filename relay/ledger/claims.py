@@ -233,7 +233,7 @@ def claim_of(row: Any, renewed: int) -> Claim:
 @dataclass(frozen=True)
 class Wanted:
     """What a runner has room for: `all` transfers in all, of them `large` ones while there are small ones to claim, and
-    `alone` one that is suspect.
+    `alone` one that is suspect: the runner has nothing else in hand, and moves no part of what others have.
 
     Large ones are claimed first, the largest before the others, so that none is left to run alone in the end; and never
     so many that the small ones would stand behind them.
@@ -253,13 +253,22 @@ _WAITING = (
     .order_by(migrations.c.priority.desc(), migrations.c.number)
 )
 _DUE = transfers.c.not_before <= bindparam("now")
-_ANY = select(exists().where(transfers.c.migration_id == migrations.c.id, QUEUED, _DUE)).select_from(migrations)
-_CLAIMABLE = _ANY.where(migrations.c.state == literal_column("'running'"))
+_TRUSTED = transfers.c.lapses < SUSPECT
 
 
-def claimable(connection: Connection, only: str | None = None) -> bool:
-    """Say if there seems to be something to `claim`. Writes nothing."""
-    query = _CLAIMABLE if only is None else _CLAIMABLE.where(migrations.c.id == only)
+def _any(*conditions: Any) -> Any:
+    queued = exists().where(transfers.c.migration_id == migrations.c.id, QUEUED, _DUE, *conditions)
+    return select(queued).select_from(migrations).where(migrations.c.state == literal_column("'running'"))
+
+
+_CLAIMABLE: Final = {True: _any(), False: _any(_TRUSTED)}
+"""By whether the runner is alone."""
+
+
+def claimable(connection: Connection, alone: bool, only: str | None = None) -> bool:
+    """Say if there seems to be something to `claim`, also of what is suspect if the runner is `alone`. Writes
+    nothing."""
+    query = _CLAIMABLE[alone] if only is None else _CLAIMABLE[alone].where(migrations.c.id == only)
     return any(connection.execute(query, {"now": time.time()}).scalars())
 
 
@@ -268,7 +277,8 @@ def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None, ch
     changes in the tallies goes to `changes`.
 
     Of a migration with bounds never more than those let run at a time, over all runners. One that is suspect comes
-    last, and by itself: where there is nothing else, and the runner is alone with it.
+    last, and by itself: where there is nothing else, and the runner is alone with it, without a part that it moves of
+    another's.
     """
     if wanted.all <= 0:
         return []
@@ -277,9 +287,11 @@ def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None, ch
     rows = connection.execute(waiting).all()
     for migration in rows:
         claiming.some(migration, wanted)
-    for migration in rows if wanted.alone else ():
-        if not claiming.found and claiming.room(migration, 1):
-            claiming.take(migration, 1, _SUSPECTS)
+    moving = exists().where(NOT_THERE, parts.c.owner == who.id)
+    if wanted.alone and not claiming.found and not connection.execute(select(moving)).scalar():
+        for migration in rows:
+            if not claiming.found and claiming.room(migration, 1):
+                claiming.take(migration, 1, _SUSPECTS)
     return claiming.found
 
 
@@ -346,7 +358,6 @@ def _taken(condition: Any, *order: Any) -> Update:
     )
 
 
-_TRUSTED = transfers.c.lapses < SUSPECT
 _LARGE = _taken(LARGE & _TRUSTED, transfers.c.size.desc(), transfers.c.id)
 _SMALL = _taken(QUEUED & _TRUSTED & (transfers.c.size.is_(None) | (transfers.c.size < LARGE_BYTES)), transfers.c.id)
 _SUSPECTS = _taken(QUEUED & (transfers.c.lapses >= SUSPECT), transfers.c.lapses, transfers.c.id)

@@ -81,7 +81,7 @@ class _Ending:
     rows: list[dict[str, Any]] = field(default_factory=list)
     receipts: dict[int, str] = field(default_factory=dict)
     back: list[int] = field(default_factory=list)
-    """Those with an upload in parts that are queued again."""
+    """Those with an upload in parts that somebody may go on with: one that failed may be tried again by another."""
     arrived: list[int] = field(default_factory=list)
     """And those that need theirs no more."""
     urls: list[int] = field(default_factory=list)
@@ -131,7 +131,7 @@ def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], change
         if end.receipt is not None:
             ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))
         if row.begun is not None:
-            (ending.back if state == "queued" else ending.arrived if state in _ARRIVED else []).append(claim.id)
+            (ending.arrived if state in _ARRIVED else ending.back).append(claim.id)
         if claim.url:
             ending.urls.append(claim.id)
         if state == "failed":

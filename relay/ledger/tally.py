@@ -83,12 +83,13 @@ class Changes:
 
 def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:
     """Return how many bytes the destinations have, in parts of objects that are not whole yet, of some migrations."""
+    # Not joined: SQLite would go over all transfers of the migration, and look whether there is an upload of each.
+    of = select(transfers.c.migration_id).where(transfers.c.id == uploads.c.transfer_id).scalar_subquery()
+    begun = select(of.label("migration_id"), uploads.c.there).subquery()
     query = (
-        select(transfers.c.migration_id, func.sum(uploads.c.there))
-        .select_from(uploads)
-        .join(transfers, transfers.c.id == uploads.c.transfer_id)
-        .where(transfers.c.migration_id.in_(list(migrations)))
-        .group_by(transfers.c.migration_id)
+        select(begun.c.migration_id, func.sum(begun.c.there))
+        .where(begun.c.migration_id.in_(list(migrations)))
+        .group_by(begun.c.migration_id)
     )
     return {row[0]: int(row[1]) for row in connection.execute(query)}
 

@@ -537,6 +537,29 @@ def test_a_sharer_counts_where_a_migration_has_bounds(opened: Opened) -> None:
     assert len(three.claim(5)) == 1
 
 
+@pytest.mark.parametrize("how", ["lost", "handed back", "failed"])
+def test_a_sharer_counts_where_its_transfer_is_nobodys(opened: Opened, how: str) -> None:
+    one, two, three = opened(), opened(), opened()
+    id = tree(one, 30, 40)
+    one.limit(id, {"slots": 2, "bytes_per_second": 1000})
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    share = two.join()
+    assert share is not None
+    if how == "lost":
+        one.renew(-1)
+        assert three.reclaim() == 1
+    else:
+        one.settle([Settlement(claim, "failed" if how == "failed" else "hand_back", error={"code": "x"})])
+    assert len(three.claim(5)) == 1
+    assert three.claim(5) == []
+    assert three.join() is None
+    assert {runner.standings([id])[id].of for runner in (two, three)} == {2}
+    two.give_back(share.claim)
+    assert three.standings([id])[id].of == 1
+    assert len(three.claim(5)) == (0 if how == "failed" else 1)
+
+
 def test_what_was_sent_in_vain_by_a_sharer_counts_with_the_rest(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)

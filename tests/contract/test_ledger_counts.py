@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Connection
 
 from relay.api.told import summary
 from relay.errors import IllegalTransition, LeaseLost, UploadGone
@@ -170,3 +175,49 @@ def test_what_was_proved_and_what_it_took_is_told(ledger: Ledger) -> None:
     ledger.settle([verified(claim) for claim in ledger.claim(1)])
     told = summary(ledger.migration(id))
     assert (told["levels"], told["bytes_resent"], told["retries"]) == ({"whole_digest": 2}, 3, 0)
+
+
+LOOKS: dict[str, Callable[[Ledger, str], object]] = {
+    "one": lambda ledger, id: summary(ledger.migration(id)),
+    "standings": lambda ledger, id: ledger.standings([id]),
+    "turn": lambda ledger, id: ledger.turn((), Wanted(0), id, [id]),
+    "no room": lambda ledger, id: ledger.turn((), Wanted(9, 9, 9), id, [id]),
+    "share": lambda ledger, id: ledger.join(),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_look_at_many_objects_costs_what_one_at_few_does(tmp_path: Path, name: str) -> None:
+    """In SQLite's own instructions, which are the same each time."""
+    costs = []
+    for number, objects in enumerate((10, 1000)):
+        ledger = Ledger.at(f"sqlite:///{tmp_path}/{number}.db")
+        try:
+            ledger.renew()
+            id = tree(ledger, *[30] * objects)
+            ledger.limit(id, {"slots": 2})
+            ledger.settle([verified(claim) for claim in ledger.claim(1)])
+            claims = ledger.claim(2)
+            ledger.begin(claims[0], Begun("u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=Version(30, '"e"')))
+            LOOKS[name](ledger, id)
+            costs.append(instructions(ledger, lambda ledger=ledger, id=id: LOOKS[name](ledger, id)))
+        finally:
+            ledger.close()
+    assert 0 < costs[1] < 2 * costs[0]
+
+
+def instructions(ledger: Ledger, do: Callable[[], object]) -> int:
+    """Return how many of its instructions SQLite needs to do it."""
+    count = [0]
+
+    def one_more() -> None:
+        count[0] += 1
+
+    def listen(connection: Connection, told: Callable[[], None] | None) -> None:
+        driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+        driver.set_progress_handler(told, 1)
+
+    ledger.database.run(lambda c: listen(c, one_more), write=False)
+    do()
+    ledger.database.run(lambda c: listen(c, None), write=False)
+    return count[0]

@@ -13,11 +13,12 @@ from typing import TypeVar
 import pytest
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
-from relay.ledger import database
-from relay.ledger.claims import FORGOTTEN, LAPSES, SUSPECT
+from relay.ledger import database, turns
+from relay.ledger.claims import FORGOTTEN, LAPSES, SUSPECT, Wanted
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Listed, Spec
-from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
+from relay.ledger.rows import Begun, Claim, Listed, Settlement, Spec, Turn
+from relay.receipt import Version
+from tests.ledgers import OBJECT, TREE, Opened, hand_back_suspect, lossy, states, tree, verified
 from tests.postgres import Postgres
 
 T = TypeVar("T")
@@ -136,6 +137,50 @@ def test_f81_what_kills_its_runners_takes_no_other_along(opened: Opened) -> None
     (row,) = watcher.page(id, ["failed"])
     assert row.error is not None
     assert (row.name, row.error["code"]) == ("000", "quarantined")
+
+
+def test_f81_what_is_suspect_is_claimed_by_nobody_who_moves_parts_of_anothers(opened: Opened) -> None:
+    one, two = opened(), opened()
+    tree(one, 5, 30)
+    suspect, shared = one.claim(2)
+    pinned = Version(30, '"e"', id="v1")
+    one.begin(shared, Begun("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned))
+    share = two.join()
+    assert share is not None
+    hand_back_suspect(one, suspect)
+    assert two.claim(2) == []
+    assert one.claim(2, alone=False) == []
+    two.give_back(share.claim)
+    assert [claim.id for claim in two.claim(2)] == [suspect.id]
+
+
+def test_f81_what_is_suspect_keeps_nobody_waiting_who_may_not_have_it(opened: Opened) -> None:
+    """Nor is it looked for with a lock, round after round, while something else runs."""
+    one, two = opened(), opened()
+    tree(one, 5)
+    (suspect,) = one.claim(1)
+    hand_back_suspect(one, suspect)
+
+    def seen(alone: bool) -> Turn | None:
+        return two.database.run(lambda c: turns.look(c, two.who, Wanted(5, 5, 5, alone)), write=False)
+
+    assert seen(alone=False) == Turn((), (), {})
+    assert seen(alone=True) is None
+
+
+def test_parts_of_what_failed_are_anybodys_when_it_is_tried_again(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 30)
+    (claim,) = one.claim(1)
+    pinned = Version(30, '"e"', id="v1")
+    one.begin(claim, Begun("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned))
+    assert one.take(claim, "upload-1", None) == 1
+    one.settle([Settlement(claim, "failed", error={"code": "x"})])
+    one.finish()
+    one.act(id, "retry")
+    (again,) = two.claim(1)
+    assert two.taken(again) == {1: False}
+    assert [two.take(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
 
 
 def test_f81_the_claims_of_a_runner_that_is_not_entered_are_given_to_others(opened: Opened) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,23 @@ import pytest
 from gevent.event import Event
 
 from relay.config import Settings
-from relay.engine.claimer import Claimer
+from relay.engine.claimer import JOIN_SECONDS, Claimer
 from relay.engine.journal import ClaimJournal
 from relay.engine.order import End, Order
 from relay.engine.plan import Verify
 from relay.engine.runner import Runner
+from relay.engine.share import Sharing
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Counted
+from relay.ledger.rows import Begun, Claim, Counted, Listed
+from relay.receipt import Version
 from relay.stores.local import LocalStore
 from tests.conftest import Engine
 from tests.faults.clouds import DATA as CLOUD_DATA
 from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving
 from tests.faults.test_explosions import exploding
+from tests.ledgers import hand_back_suspect, verified
 from tests.scripted import Peer, Talk
 
 DATA = b"bytes " * 1000
@@ -288,3 +292,95 @@ def test_f61_the_lease_is_kept_until_what_ran_has_ended(
         working.get()
     (row,) = ledger.page(id)
     assert (row.state, row.attempts) == ("verified", 1)
+
+
+# -- parts of others
+
+
+@dataclass(eq=False)
+class Turns:
+    """How often a runner has asked the ledger."""
+
+    count: int = 0
+
+    def more(self, claimer: Claimer, count: int) -> None:
+        """Wait until it has asked so often again."""
+        until = self.count + count
+        while self.count < until:
+            claimer.look()
+            gevent.sleep(0.01)
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    """Count the turns of every runner."""
+    found, turn = Turns(), Ledger.turn
+
+    def counting(*args: Any, **options: Any) -> Any:
+        found.count += 1
+        return turn(*args, **options)
+
+    monkeypatch.setattr(Ledger, "turn", counting)
+    return found
+
+
+def test_f81_what_is_suspect_is_not_begun_while_parts_of_others_move(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: Turns
+) -> None:
+    """It is claimed beside nothing; and while it runs nothing is shared in."""
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = planted(ledger, tmp_path, runner, 2)
+    sharing, enough, begun, gate = Event(), Event(), Event(), Event()
+    publish = LocalStore.publish
+
+    def shared(self: Sharing) -> None:
+        sharing.set()
+        enough.wait()
+        self.ledger.give_back(self.share.claim)
+
+    def held(*args: Any, **options: Any) -> Any:
+        begun.set()
+        gate.wait()
+        return publish(*args, **options)
+
+    monkeypatch.setattr(Sharing, "run", shared)
+    monkeypatch.setattr(LocalStore, "publish", held)
+    other = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    try:
+        other.renew()
+        mine, suspect = both(other)
+        pinned, place = Version(30, '"e"'), f"{tmp_path}/there/000"
+        other.begin(mine, Begun("upload-1", True, place, '"e"', 30, 10, total=3, pinned=pinned))
+        claimer = Claimer(ledger, runner, 2, id)
+        working = gevent.spawn(claimer.run)
+        with gevent.Timeout(60):
+            sharing.wait()
+            hand_back_suspect(other, suspect)
+            turns.more(claimer, 3)
+            assert [row.state for row in ledger.page(id)] == ["running", "queued"]
+            sharing.clear()
+            enough.set()
+            begun.wait()
+            sharing.clear()
+            enough.clear()
+            later = claimer.clock() + 2 * JOIN_SECONDS
+            while claimer.clock() < later:
+                turns.more(claimer, 1)
+            assert not sharing.is_set()
+            gate.set()
+            enough.set()
+            while ledger.page(id)[1].state != "verified":
+                gevent.sleep(0.01)
+            other.settle([verified(mine)])
+            working.get()
+    finally:
+        other.close()
+
+
+def both(ledger: Ledger) -> list[Claim]:
+    """List a tree of two objects, and claim both."""
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, [Listed("000", 30, '"e"'), Listed("001")], "001")
+    ledger.end_listing(listing)
+    return ledger.claim(2)
