@@ -77,6 +77,9 @@ of seconds is for what may pass; these may come after hours."""
 NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFailed)
 """Failures of an upload after which nothing of it can be at the destination."""
 
+LISTED = frozenset({"s3"})
+"""Stores that tell whoever may list that nothing is there, whether he may read or not (docs.aws.amazon.com,
+"HeadObject")."""
 
 _COPIED = "the store copied it by itself: no byte passed through relay"
 _SENT_BEFORE = "it was there: an earlier process sent it, and was lost before it could say so"
@@ -410,16 +413,25 @@ class Transfer:
 
         A POST makes a new object, so there is nothing to look at.
         """
-        needed = self.plan.if_exists is not IfExists.OVERWRITE
-        if self._may_be_sent:
-            needed = True
-        elif self.known.absent and self.attempt == 1:
+        asked = self.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
+        if self.known.absent and self.attempt == 1 and not self._may_be_sent:
             return Before(known=self._atomic(destination))
-        if (place.method == "POST" or self._atomic(destination)) and not needed:
+        if (place.method == "POST" or self._atomic(destination)) and not asked:
             return Before(known=False)
-        before = look_before(destination, place, needed)
-        self._answered |= before.known
+        try:
+            before = look_before(destination, place, asked)
+        except PermissionDenied as error:
+            if error.retryable or not self._goes_unseen:
+                raise
+            before = Before(known=False)
+        self._answered |= before.known and (before.version is not None or place.store not in LISTED)
         return before
+
+    @property
+    def _goes_unseen(self) -> bool:
+        """Whether an upload goes also where the destination lets nobody look: what is there is not to be left alone,
+        and nobody before us may have been let."""
+        return not (self._if_absent or self.known.begun or self._answered)
 
     def _atomic(self, destination: Destination) -> bool:
         return destination.atomic(digested=self.plan.verify is not Verify.SIZE)
