@@ -19,11 +19,14 @@ from relay.engine.terms import Terms
 from relay.engine.unchanged import unchanged
 from relay.engine.verify import Sent
 from relay.engine.window import COMBINED
-from relay.errors import AlreadyExists, DestinationLost, IntegrityMismatch, PreconditionFailed
+from relay.errors import AlreadyExists, DestinationLost, IntegrityMismatch, PermissionDenied, PreconditionFailed
 from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores.interfaces import Destination, Found, Stored
 
+LISTED = frozenset({"s3"})
+"""Stores that tell whoever may list that nothing is there, whether he may read or not (docs.aws.amazon.com,
+"HeadObject")."""
 _SENT_BEFORE = "it was there: an earlier process sent it, and was lost before it could say so"
 
 
@@ -39,16 +42,26 @@ class Existing:
         A POST makes a new object, so there is nothing to look at. Raises as `look_before`.
         """
         terms, progress = self._terms, self._progress
-        needed = terms.plan.if_exists is not IfExists.OVERWRITE
-        if self._may_be_sent:
-            needed = True
-        elif terms.known.absent and progress.attempt == 1:
+        asked = terms.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
+        if terms.known.absent and progress.attempt == 1 and not self._may_be_sent:
             return Before(known=terms.atomic(destination))
-        if (place.method == "POST" or terms.atomic(destination)) and not needed:
+        if (place.method == "POST" or terms.atomic(destination)) and not asked:
             return Before(known=False)
-        before = look_before(destination, place, needed)
-        progress.answered |= before.known
+        try:
+            before = look_before(destination, place, asked)
+        except PermissionDenied as error:
+            if error.retryable or not self._goes_unseen:
+                raise
+            before = Before(known=False)
+        progress.answered |= before.known and (before.version is not None or place.store not in LISTED)
         return before
+
+    @property
+    def _goes_unseen(self) -> bool:
+        """Whether an upload goes also where the destination lets nobody look: what is there is not to be left alone,
+        and nobody before us may have been let."""
+        terms = self._terms
+        return not (terms.if_absent or terms.known.begun or self._progress.answered)
 
     def enough(self, destination: Destination, place: Location, before: Before, found: Found | None) -> Outcome | None:
         """Return how it ends if what is at the destination already is enough, or None. Raises AlreadyExists."""

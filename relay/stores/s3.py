@@ -109,6 +109,8 @@ class S3Store(S3Uploading):
         if body.length > SINGLE_BYTES:
             raise Rejected(f"{body.length} bytes are more than one PUT may carry to S3", side="destination")
         wrapping = self._wrapped(location, body)
+        if wrapping and self._endpoint(location).summed:
+            body.digest_also("md5")
         described = self._described(location, metadata)
         announced = coded(described, body.length) if wrapping else described
         fields = carried(location, announced, self._conditional(location, if_absent))
@@ -117,9 +119,9 @@ class S3Store(S3Uploading):
             raise self._upload_refusal(response, "PUT", location, fields, wrapping)
         stored = self._stored(response, "PUT", location, body.digests.get("md5"))
         if wrapping:
-            self._check_understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
+            stored = self._understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
         notes = self._left_out(location, metadata, if_absent)
-        return replace(stored, notes=notes) if notes else stored
+        return replace(stored, notes=(*stored.notes, *notes)) if notes else stored
 
     def _put_growing(self, location: Location, body: Body, metadata: Fields, if_absent: bool, begins: Begins) -> Stored:
         """Store a body whose length shows only at its end; nothing is there before that end was proved."""

@@ -27,9 +27,15 @@ TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the
 """... that it takes a checksum behind the bytes or does not, that it keeps none of a whole that came in parts, ..."""
 NO_CONDITION = "no precondition"
 """... and that it does not know "only where nothing is"."""
+MD5_TAGS = "entity tags are MD5"
+"""That its answer to an upload proves it, although it tells no checksum."""
 KEEPS, FOLDS = "keeps empty segments", "folds empty segments"
 """Whether a key with an empty segment is a name of its own there, or another one's: some keep their objects in a file
 system, where `a//b` is `a/b`."""
+UNSEEN = (
+    "the store told no digest of it and lets nobody look: it may have kept the coding around the bytes with them; that "
+    "is not sent there any more, and a retry sends the object again without it"
+)
 _TRIAL = "perhaps "
 """Before a fact: no upload was taken since."""
 TAGGING, CONDITION = "x-amz-tagging", "If-None-Match"
@@ -121,7 +127,19 @@ class Endpoint:
     @property
     def unchecked(self) -> bool:
         """Whether the upload is to go without a checksum."""
-        return self.has(NO_TRAILERS) or self.has(self._trial)
+        return self.has(NO_TRAILERS) or self.has(self._trial) or self.has(self.unseen)
+
+    @property
+    def summed(self) -> bool:
+        """Whether the MD5 of an upload is to be computed besides: until it is known what its answers tell, and where
+        that is all that they do."""
+        return not self.has(KNOWN) and (self.has(MD5_TAGS) or not self.has(TRAILERS))
+
+    @property
+    def unseen(self) -> str:
+        """The name under which it is remembered that nobody may look at the bucket's objects, so that it can't be seen
+        whether the coding behind which a checksum comes is understood."""
+        return f"unseen {self.bucket}"
 
     @property
     def _trial(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from relay.digest import ALGORITHMS, Digester
@@ -24,11 +25,13 @@ from relay.stores.s3_answers import CHECKSUM, TRAILER, entries, error_field, err
 from relay.stores.s3_endpoint import (
     FOLDS,
     KEEPS,
+    MD5_TAGS,
     NO_CONDITION,
     NO_TRAILERS,
     TAGGING,
     TRAILERS,
     UNCONDITIONAL,
+    UNSEEN,
     UNTAGGED,
     Refusal,
 )
@@ -57,6 +60,7 @@ class S3Uploading(S3Reading):
         digests = version.digests
         if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
             digests = {"md5": md5}
+            self._endpoint(location).learn(MD5_TAGS)
         return kept_at(location, Version(etag=version.etag, digests=digests, id=version.id))
 
     def _is_there(self, location: Location) -> bool:
@@ -210,24 +214,30 @@ class S3Uploading(S3Reading):
             store_status=status,
         )
 
-    def _check_understood(self, stored: Stored, coded: int) -> None:
+    def _understood(self, stored: Stored, coded: int) -> Stored:
         """See, once for each endpoint, that the coding around the bytes was not stored with them: `coded` bytes then.
+        A digest of the bytes in the answer says so too.
 
-        Raises Unavailable where it was: the object is removed, and is sent again without it.
+        Raises Unavailable where it was: the object is removed, and is sent again without it. Where nobody may look a
+        note says that it may be so.
         """
         assert stored.readable is not None, "S3 says where it is"
         place = stored.readable
         endpoint = self._endpoint(place)
-        if not endpoint.has(TRAILERS) and TRAILER not in stored.digests:
+        if not (endpoint.has(TRAILERS) or stored.digests.keys() & {TRAILER, "md5"}):
             try:
                 found = self.head(place)
             except NotFound:
-                return  # it shows later, and verification waits for that
+                return stored  # it shows later, and verification waits for that
+            except PermissionDenied:
+                endpoint.learn(endpoint.unseen)
+                return replace(stored, notes=(UNSEEN,))
             if found is not None and found.version.size == coded:
                 endpoint.learn(NO_TRAILERS)
                 self.delete(place, found.version)
                 raise Unavailable(f"{place} does not understand a checksum behind the bytes", side=self._side)
         endpoint.learn(TRAILERS)
+        return stored
 
 
 def _folded(location: Location) -> Rejected:

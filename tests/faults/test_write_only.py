@@ -1,0 +1,122 @@
+"""S3 credentials that may only write: each object gets the level that the answer to its upload proves, and none fails.
+
+Over scripted buckets that know no checksum, or tell none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.config import Settings
+from relay.engine.claimer import Claimer
+from relay.engine.order import End, Order
+from relay.engine.plan import IfExists
+from relay.engine.runner import Runner
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Migration
+from relay.stores.s3_endpoint import UNSEEN
+from tests.faults.buckets import GONE, PART, SIZE, Bucket, document, many, refusal, reply
+from tests.scripted import Peer
+
+DENIED = refusal(403, "AccessDenied")
+
+
+@dataclass
+class WriteOnly(Bucket):
+    """A bucket that denies every read; with `lists` it tells what is not there, as S3 does to who may list."""
+
+    lists: bool = False
+    there: set[bytes] = field(default_factory=set)
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        target = request.split(b" ", 2)[1]
+        key = target.partition(b"?")[0]
+        if operation in ("head", "get"):
+            return self._denied(operation, key, b"list-type" in target)
+        told = super()._answer(operation, request, body)
+        if operation in ("put", "complete") and told.startswith(b"HTTP/1.1 200"):
+            self.there.add(key)
+        return told
+
+    def _denied(self, operation: str, key: bytes, listing: bool) -> bytes:
+        if self.lists and listing:
+            return reply(200, document("ListBucketResult"))
+        if self.lists and key not in self.there:
+            return GONE
+        return reply(403) if operation == "head" else DENIED
+
+
+BUCKETS: dict[str, Callable[..., WriteOnly]] = {
+    "tells none": lambda **more: WriteOnly(**more),
+    "tells none, and keeps the coding": lambda **more: WriteOnly(blind=True, **more),
+    "knows none": lambda **more: WriteOnly(old=True, tags=False, **more),
+    "knows none, and denies it": lambda **more: WriteOnly(refuses={b"x-amz-trailer": DENIED}, **more),
+    "knows MD5": lambda **more: WriteOnly(old=True, **more),
+    "knows MD5, and denies the rest": lambda **more: WriteOnly(old=True, refuses={b"x-amz-trailer": DENIED}, **more),
+    "tells checksums": lambda **more: WriteOnly(sums=True, **more),
+}
+PROVEN = ("knows MD5", "knows MD5, and denies the rest", "tells checksums")
+UNTOLD = ("tells none", "tells none, and keeps the coding")
+
+
+def moved(ledger: Ledger, folder: Path, peer: Peer, if_exists: IfExists | None = None) -> tuple[Migration, list[Any]]:
+    """Move a tree of small objects and a large one, with one slot; return the migration and its rows."""
+    (folder / "from").mkdir(exist_ok=True)
+    for name, size in [*((f"{i}", 1000 + i) for i in range(4)), ("large", SIZE)]:
+        (folder / "from" / name).write_bytes(name.encode() * (size // len(name)))
+    keys = {"access_key_id": "KEY", "secret_access_key": "SECRET", "region": "us-east-1"}
+    remotes: dict[str, Any] = {"far": {"type": "s3", "endpoint": peer.url(""), **keys}}
+    common = Settings(remotes=remotes, local_folders=str(folder), egress_allow="127.0.0.1", settle_seconds=1)
+    runner = Runner(common.model_copy(update={"retry_budget": 5, "part_bytes": PART, "parted_bytes": PART}))
+    order = Order(End(f"file://{folder}/from"), End("far:bucket/a"), recursive=True, if_exists=if_exists)
+    id = ledger.create(order.spec(runner.remotes))[0].id
+    with gevent.Timeout(60):
+        Claimer(ledger, runner, 1, id).run()
+    runner.wire.pool.close()
+    assert runner.wire.pool.open == 0
+    return ledger.migration(id), ledger.page(id)
+
+
+@pytest.mark.parametrize("if_exists", [IfExists.CHANGED, IfExists.OVERWRITE])
+@pytest.mark.parametrize("lists", [True, False], ids=["may list", "may not list"])
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_f54_each_object_gets_the_level_that_its_upload_proves(
+    ledger: Ledger, tmp_path: Path, kind: str, lists: bool, if_exists: IfExists
+) -> None:
+    """The second time they are there, and may not be looked at either."""
+    bucket = BUCKETS[kind](lists=lists)
+    level = ("verified", "whole_digest") if kind in PROVEN else ("unverified", "size")
+    with Peer(many(bucket)) as peer:
+        for _ in range(2):
+            migration, rows = moved(ledger, tmp_path, peer, if_exists)
+            assert migration.error is None
+            found = {row.name: (row.state, row.level) for row in rows}
+            assert found == {f"{i}": level for i in range(4)} | {"large": ("unverified", "size")}
+
+
+@pytest.mark.parametrize("kind", UNTOLD)
+def test_f54_an_object_that_may_have_the_coding_in_it_says_so_and_the_next_go_without(
+    ledger: Ledger, tmp_path: Path, kind: str
+) -> None:
+    bucket = BUCKETS[kind]()
+    with Peer(many(bucket)) as peer:
+        _, rows = moved(ledger, tmp_path, peer)
+        noted = [row.name for row in rows if UNSEEN in row.receipt["notes"]]
+        assert noted == ["0"]
+    small = [request for request in bucket.requests if request.startswith(b"PUT") and b"partNumber" not in request]
+    assert [b"x-amz-trailer" in request for request in small] == [True, False, False, False]
+
+
+def test_f54_what_is_to_be_left_alone_is_not_written_over_unseen(ledger: Ledger, tmp_path: Path) -> None:
+    """Nobody can say then that nothing is there."""
+    bucket = BUCKETS["knows MD5"]()
+    with Peer(many(bucket)) as peer:
+        _, rows = moved(ledger, tmp_path, peer, IfExists.SKIP)
+    assert {(row.state, row.error["code"]) for row in rows} == {("failed", "store-permission-denied")}
+    assert not bucket.there
