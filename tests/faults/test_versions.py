@@ -171,6 +171,16 @@ def test_f10_what_changed_since_it_was_listed_is_moved_as_it_is(engine: Engine) 
     assert cloud.objects == {b"/b": b"new"}
 
 
+def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
+    source, cloud = Cloud(), Cloud()
+    told = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nLast-Modified: %s\r\n\r\n"
+    told %= (len(DATA), (LISTED.last_modified or "").encode())
+    with Peer([serving(source, sending(told, DATA), told)] * 4) as there, Peer(keeping(cloud)) as peer:
+        engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
+    assert cloud.objects == {b"/b": DATA}
+    assert source.methods == [b"GET"]
+
+
 @pytest.mark.parametrize(
     ("found", "told", "fits"),
     [
