@@ -26,6 +26,7 @@ from relay.api.strict_json import read_object
 from relay.api.told import FIELDS, brief, csv_line, followed, summary, told
 from relay.engine.claimer import Claimer
 from relay.engine.order import Order
+from relay.engine.renewal import Fresh, tell
 from relay.engine.runner import Runner
 from relay.errors import InvalidHeader, InvalidType
 from relay.ledger.ledger import Ledger
@@ -112,8 +113,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
         def view(id: str) -> Response:
             work = works()
             migration = work.ledger.migration(id)
-            secret = _fresh(runner, migration)
-            acted = work.ledger.act(migration.id, verb, secret)
+            acted = tell(work.ledger, runner, migration, verb, _fresh(runner, migration))
             work.claimer.look()
             return _json(summary(acted))
 
@@ -166,14 +166,17 @@ def _members(runner: Runner) -> Mapping[str, Any]:
     return read_object(request.environ, runner.settings.request_bytes, runner.settings.request_seconds)
 
 
-def _fresh(runner: Runner, migration: Migration) -> Mapping[str, Any] | None:
-    """Return fresh credentials that came with a request, or None for a request without content."""
+def _fresh(runner: Runner, migration: Migration) -> Fresh:
+    """Return what is fresh that came with a request; nothing for a request without content."""
     if not request.content_length and "Transfer-Encoding" not in request.headers:
-        return None
+        return Fresh()
     members = _members(runner)
     if not members:
-        return None
-    return parse_fresh(members, migration, runner.remotes)
+        return Fresh()
+    fresh = parse_fresh(members, migration, runner.remotes)
+    if fresh.urls is not None and fresh.urls.host:
+        runner.policy.check_name(fresh.urls.host, fresh.urls.port)
+    return fresh
 
 
 # -- what is answered

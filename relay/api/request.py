@@ -14,9 +14,12 @@ from pydantic_core import ErrorDetails
 
 from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Verify
+from relay.engine.renewal import Fresh
 from relay.errors import InvalidType, KeyReused, MissingMember, RequestError, UnknownMember
 from relay.ledger.rows import Migration
+from relay.location import Location
 from relay.stores.remotes import Remotes
+from relay.stores.urls import SCHEME
 from relay.throttle import Bounds
 
 
@@ -102,10 +105,20 @@ class Change(_Strict):
 
 
 class Credentials(_Strict):
-    """The same two places again, with fresh credentials or a fresh signature; both or none."""
+    """What to go on with: the same two places again, with fresh credentials or a fresh signature, both or none; a list
+    of fresh URLs."""
 
-    source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND]
-    destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND]
+    source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] | None = Field(
+        None, description="As it was, but for its credentials."
+    )
+    destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND] | None = Field(
+        None, description="As it was, but for its credentials."
+    )
+    list: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] | None = Field(
+        None,
+        description="Where a list of fresh URLs is, for a migration whose source is a list: a text, CSV or Google's "
+        "format, as the source was given. Each is taken for the object of its name; all others keep theirs.",
+    )
 
 
 def parse_order(members: Mapping[str, Any]) -> Order:
@@ -138,15 +151,25 @@ def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
     return {**named, **asked.limits.model_dump(exclude_unset=True)}
 
 
-def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> dict[str, Any]:
-    """Check fresh credentials for a migration, and return them as the ledger keeps them.
+def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> Fresh:
+    """Check what is fresh for a migration; nothing is dialled.
 
-    Raises a RequestError with its pointer; KeyReused where they are for other places.
+    Raises a RequestError with its pointer; KeyReused where the places are others.
     """
     try:
         given = Credentials.model_validate(dict(members))
     except ValidationError as error:
         raise _first(error) from None
+    return Fresh(_fresh_secret(given, migration, remotes), _fresh_urls(given, remotes))
+
+
+def _fresh_secret(given: Credentials, migration: Migration, remotes: Remotes) -> dict[str, Any] | None:
+    """Return fresh credentials as the ledger keeps them, or None where there are none."""
+    if given.source is None and given.destination is None:
+        return None
+    if given.source is None or given.destination is None:
+        missing = "source" if given.source is None else "destination"
+        raise MissingMember(f"{missing!a} is missing", pointer=f"/{missing}")
     options = migration.options
     order = Order(
         _end(given.source),
@@ -163,6 +186,15 @@ def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remot
             hint="Give the same source and destination with fresh credentials, or POST /migrate something new.",
         )
     return order.secret()
+
+
+def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
+    """Return where the list of fresh URLs is, or None where there is none."""
+    if given.list is None:
+        return None
+    end = _end(given.list)
+    text = end.text if end.text[: len(SCHEME)].lower() == SCHEME else SCHEME + end.text
+    return remotes.locate(text, headers=end.headers, pointer=end.pointer("list"), folder=True)
 
 
 def _end(given: str | SourceObject | DestinationObject) -> End:

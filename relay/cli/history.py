@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from relay.api.told import FIELDS, csv_line
-from relay.cli.asked import PLACES, WORK, place, request_of, warn, with_flags
+from relay.cli.asked import PLACES, WORK, listed, place, request_of, warn, with_flags
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.follow import watch
 from relay.cli.ledgers import migrations_of, server_of
@@ -111,21 +111,28 @@ def _verb(name: str, text: str) -> click.Command:
 
 
 def _begins(name: str, text: str) -> click.Command:
-    @click.command(name, help=f"{text}\n\nSRC and DST are the same places again, with fresh credentials or signatures.")
+    @click.command(name, help=f"{text}\n\n{_FRESH}")
     @click.argument("id")
     @click.argument("source", metavar="[SRC", required=False)
     @click.argument("destination", metavar="DST]", required=False)
+    @click.option("--list", "urls", metavar="LIST", help="A file of fresh URLs, or where one is, with the same names.")
     @with_flags(PLACES)
     @URL
-    def command(id: str, url: str | None, **options: Any) -> int:
+    def command(id: str, url: str | None, urls: str | None, **options: Any) -> int:
         if options["source"] and not options["destination"]:
             raise click.UsageError("SRC comes with DST: fresh credentials are for both, or neither")
-        places = {side: place(options, side) for side in ("source", "destination")} if options["source"] else None
+        places = {side: place(options, side) for side in ("source", "destination")} if options["source"] else {}
+        if urls is not None:
+            places["list"] = place({**options, "source": listed(urls)}, "source")
         warn(options)
-        say(line(migrations_of(url).act(id, name, places)))
+        say(line(migrations_of(url).act(id, name, places or None)))
         return Exit.VERIFIED
 
     return command
+
+
+_FRESH = """SRC and DST are the same places again, with fresh credentials or signatures. For a migration that was made
+from a list, LIST has fresh URLs for the same names; what it does not name keeps its own."""
 
 
 pause = _verb("pause", "Let nothing more of the migration ID begin; who works on it stops within about a second.")

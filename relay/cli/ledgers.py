@@ -15,7 +15,6 @@ from relay.api.told import brief, followed, summary, told
 from relay.cli.asked import whole
 from relay.config import Settings, load_settings
 from relay.errors import NotRelay, ServerUnreachable
-from relay.stores.remotes import Remotes
 
 if TYPE_CHECKING:
     from relay.cli.client import Client
@@ -46,7 +45,8 @@ class Migrations(Protocol):
         """Yield a line for each object, of some states or of all; no more than a page of them is kept."""
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
-        """Tell it to pause, resume, cancel or retry; `places` are both ends again with fresh credentials."""
+        """Tell it to pause, resume, cancel or retry; `places` are both ends again with fresh credentials, and a `list`
+        of fresh URLs."""
 
     def sweep(self, id: str) -> Iterator[str]:
         """Remove what lost attempts of a cancelled one left at its destination; yield a line for what could not be, and
@@ -104,13 +104,13 @@ class Here:
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
         """As Migrations.act."""
-        from relay.api.request import parse_fresh
+        migration = self._ledger.migration(id)
+        if places is None:
+            return summary(self._ledger.act(migration.id, verb))
+        from relay.cli.fresh import tell  # which takes a while that other commands need not wait
 
-        migration, secret = self._ledger.migration(id), None
-        if places is not None:
-            texts = {side: {**end, "url": whole(end["url"])} for side, end in places.items()}
-            secret = parse_fresh(texts, migration, Remotes(self._settings.remotes, folders=None))
-        return summary(self._ledger.act(migration.id, verb, secret))
+        texts = {side: {**end, "url": whole(end["url"])} for side, end in places.items()}
+        return summary(tell(self._settings, self._ledger, migration, verb, texts))
 
     def sweep(self, id: str) -> Iterator[str]:
         """As Migrations.sweep."""

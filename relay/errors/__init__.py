@@ -15,7 +15,7 @@ The tree; each is in the file that is named behind its root:
     │  ├─ MalformedRequest  DuplicateMember  JsonTooDeep  UnsupportedMediaType  RequestTooLarge  RequestTimeout
     │  ├─ Unauthorized  Forbidden  KeyReused
     │  ├─ UnknownMember  MissingMember  InvalidType  InvalidHeader  ForbiddenHeader
-    │  ├─ InvalidURL  UnsupportedScheme  CredentialsInURL  URLTooLong
+    │  ├─ InvalidURL  UnsupportedScheme  CredentialsInURL  URLTooLong  NamesUnknown
     │  ├─ UnsafeKey (KeyTooLong, ReservedKey)
     │  └─ SameObject  VerificationUnavailable  Unsupported
     ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
@@ -63,6 +63,7 @@ from relay.errors.request import (
     LocalDenied,
     MalformedRequest,
     MissingMember,
+    NamesUnknown,
     PortDenied,
     RequestError,
     RequestTimeout,
@@ -141,6 +142,7 @@ __all__ = [
     "InvalidHeader",
     "InvalidType",
     "InvalidURL",
+    "NamesUnknown",
     "JsonTooDeep",
     "KeyReused",
     "KeyTooLong",

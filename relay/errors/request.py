@@ -87,6 +87,16 @@ class InvalidType(RequestError):
     code, title = "invalid-type", "A member has the wrong type or value"
 
 
+class NamesUnknown(RequestError):
+    """A list of fresh URLs names objects that are not in the migration."""
+
+    code, title = "names-unknown", "The list names objects that are not in the migration"
+    default_hint = (
+        "Give the names that the migration has (`relay report`, or GET …/transfers), best in a CSV file with columns "
+        "'name' and 'url'. What is new is a migration of its own."
+    )
+
+
 class InvalidURL(RequestError):
     """A URL that is not absolute, or that two parsers could read differently."""
 

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Row, Update, bindparam, delete, exists, insert, literal_column, select, update
 
@@ -36,6 +36,8 @@ from relay.ledger.schema import (
 )
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
+
+T = TypeVar("T")
 
 LEASE_SECONDS: Final = 30.0
 LAPSES: Final = 5
@@ -199,9 +201,9 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
 _POISON = f"{LAPSES} workers were lost while they had this object; it is set aside until you retry it"
 
 
-def chunks(ids: Sequence[int], most: int = 500) -> Iterable[Sequence[int]]:
-    """Return some ids a few at a time: no database takes any number of values."""
-    return (ids[i : i + most] for i in range(0, len(ids), most))
+def chunks(some: Sequence[T], most: int = 500) -> Iterable[Sequence[T]]:
+    """Return ids or names a few at a time: no database takes any number of values."""
+    return (some[i : i + most] for i in range(0, len(some), most))
 
 
 # -- claims

@@ -204,6 +204,14 @@ class Ledger:
         """As trees.clashes."""
         return self.database.run(lambda c: trees.clashes(c, listing, page), write=False)
 
+    def unknown(self, id: str, names: Sequence[str]) -> set[str]:
+        """As trees.unknown."""
+        return self.database.run(lambda c: trees.unknown(c, id, names), write=False)
+
+    def renew_urls(self, id: str, urls: Mapping[str, str]) -> None:
+        """As trees.renew_urls."""
+        self.database.run(lambda c: trees.renew_urls(c, id, urls))
+
     def end_listing(self, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
         """As trees.end_listing."""
         self.database.run(lambda c: trees.end_listing(c, self.who, listing, error))

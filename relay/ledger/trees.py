@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, select, update
+from sqlalchemy import Connection, Select, Table, bindparam, select, update
 
 from relay.errors import LeaseLost
-from relay.ledger.claims import Who, first_fence
+from relay.ledger.claims import Who, chunks, first_fence
 from relay.ledger.migrations import tell
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
@@ -86,6 +86,36 @@ def clashes(connection: Connection, listing: Listing, page: Sequence[Listed]) ->
         transfers.c.migration_id == listing.migration_id, transfers.c.name.in_(list(urls)), transfers.c.url.is_not(None)
     )
     return found | {row.name for row in connection.execute(known) if row.url != urls[row.name]}
+
+
+def unknown(connection: Connection, id: str, names: Sequence[str]) -> set[str]:
+    """Return those of some names of which a migration has no object."""
+    found: set[str] = set()
+    for some in chunks(names):
+        known = select(transfers.c.name).where(transfers.c.migration_id == id, transfers.c.name.in_(some))
+        found |= set(connection.execute(known).scalars())
+    return set(names) - found
+
+
+_RENEW = (
+    update(transfers)
+    .where(
+        transfers.c.migration_id == bindparam("the_migration"),
+        transfers.c.name == bindparam("the_name"),
+        transfers.c.url.is_not(None),
+    )
+    .values(url=bindparam("the_url"))
+)
+
+
+def renew_urls(connection: Connection, id: str, urls: Mapping[str, str]) -> None:
+    """Keep fresh URLs by their names in the place of the old ones; what has arrived has none any more, and gets none.
+
+    Whoever has claimed one goes on with the old one until it is claimed again.
+    """
+    rows = [{"the_migration": id, "the_name": name, "the_url": url} for name, url in urls.items()]
+    if rows:
+        connection.execute(_RENEW, rows)
 
 
 def end_listing(connection: Connection, who: Who, listing: Listing, error: Mapping[str, Any] | None = None) -> None:

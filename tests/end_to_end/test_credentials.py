@@ -57,6 +57,7 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
         "RELAY_PART_BYTES": str(PART),
         "RELAY_PARTS_IN_FLIGHT": str(IN_FLIGHT),
         "RELAY_SETTLE_SECONDS": "2",
+        "RELAY_LOCAL_FOLDERS": str(tmp_path),
     }
     with running(SERVE, **settings) as made:
         yield made
@@ -148,6 +149,66 @@ def test_f25_a_signed_url_that_allows_get_alone_goes_in_parts_too(
     assert row["receipt"]["destination"]["etag"].endswith(f'-{SIZE // PART}"')
     stored = client.get_object(Bucket=seaweed.bucket, Key="signed/to")
     assert (stored["ContentType"], stored["Body"].read() == data) == ("image/x-relay", True)
+
+
+# -- lists of signed URLs
+
+SMALL = ("first", "second", "third")
+
+
+def listed(source: Source, file: Path, signature: str, fault: str = "", also: str = "") -> str:
+    """Write a list of URLs with this signature, of small objects and a large one; return it as a source."""
+    lines = [f'{name},"{source.url(f"/{name}?size=70000&X-Amz-Signature={signature}")}"' for name in SMALL]
+    lines.append(f'large,"{source.url(f"/large?size={SIZE}&X-Amz-Signature={signature}&fault={fault}")}"')
+    file.write_text("\n".join(["name,url", *lines, also]))
+    return f"list+file://{file}"
+
+
+def read_again(source: Source, since: int) -> list[str]:
+    """Return the paths of what was read of the source since so many requests."""
+    return [entry["path"] for entry in source.journal.snapshot()[since:] if entry["method"] == "GET"]
+
+
+@pytest.mark.timeout(180)
+def test_f25_a_list_with_fresh_urls_goes_on_where_the_old_ones_ended(
+    seaweed: Seaweed, way: Proxy, server: Server, tmp_path: Path
+) -> None:
+    with Source(seed="f25") as source:
+        stale = listed(source, tmp_path / "stale.csv", "stale-secret", "on(GET,after(6,status(403)))")
+        order = {"source": stale, "destination": f"far:{seaweed.bucket}/f25-list/", "recursive": True}
+        id = server.ask("POST", "/migrate", order)[1]["id"]
+        told = wait_for(server, id, paused)
+        assert (told["error"]["code"], told["error"]["side"]) == ("store-credentials-withdrawn", "source")
+        kept = kept_in(tmp_path / "relay.db", seaweed, "f25-list/large")
+        assert kept >= 2 * PART
+
+        # A list with names that nobody knows is refused as a whole, and the good ones in it are not taken.
+        others = "\n".join(
+            f"{name},https://a.example/{name}?X-Amz-Signature=fresh-secret" for name in ("x", "y", "z", "w")
+        )
+        listed(source, tmp_path / "others.csv", "fresh-secret", also=others)
+        status, wrong = server.ask("POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/others.csv"})
+        assert (status, wrong["type"].rpartition("/")[2]) == (422, "names-unknown"), wrong
+        assert "'x', 'y', 'z', and 1 more" in wrong["detail"]
+        assert wrong["errors"][0]["pointer"] == "/list"
+        assert server.ask("GET", f"/migrations/{id}")[1]["state"] == "paused"
+
+        before, asked_for = way.carried("up"), len(source.journal.snapshot())
+        listed(source, tmp_path / "fresh.csv", "fresh-secret")
+        status, told = server.ask("POST", f"/migrations/{id}/resume", {"list": f"file://{tmp_path}/fresh.csv"})
+        assert (status, told["error"]) == (200, None), told
+        told = wait_for(server, id, ended)
+        assert (told["state"], told["objects"]) == ("succeeded", {"verified": len(SMALL) + 1})
+        assert way.carried("up") - before <= SIZE - kept + len(SMALL) * 70_000 + SLACK
+        assert read_again(source, asked_for).count("/large") - 1 <= (SIZE - kept) // PART  # and its first byte
+        rows = server.ask("GET", f"/migrations/{id}/transfers")[1]
+        assert "secret" not in json.dumps([told, rows, wrong, server.ask("GET", "/migrations")[1]])
+        assert server.stop() == 0
+        assert "secret" not in server.stderr
+        data = source.content.read("/large", 0, SIZE)
+    stored = seaweed.client().get_object(Bucket=seaweed.bucket, Key="f25-list/large")["Body"].read()
+    assert hashlib.sha256(stored).digest() == hashlib.sha256(data).digest()
+    assert "Uploads" not in seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket)
 
 
 # -- trees

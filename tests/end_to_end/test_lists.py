@@ -74,6 +74,77 @@ def test_a_plain_list_again_sends_nothing_again(terminal: Terminal, source: Spaw
     assert (code, told["state"]) == (0, "succeeded")
 
 
+def test_f25_fresh_urls_are_taken_by_their_names(
+    terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path
+) -> None:
+    """Those that are not named keep theirs; what has arrived is not sent again."""
+
+    def write(file: str, **signatures: str) -> str:
+        faults = {"stale": "status(403)", "fresh": ""}
+        lines = [
+            f"{name},{source.url(f'/objects/{name}?size={SIZE}&X-Amz-Signature={sign}secret&fault={faults[sign]}')}"
+            for name, sign in signatures.items()
+        ]
+        (tmp_path / file).write_text("\n".join(["name,url", *lines]))
+        return f"list+{tmp_path}/{file}"
+
+    def states() -> dict[str, str]:
+        return {name: row["state"] for name, row in rows(terminal).items()}
+
+    words = (write("urls.csv", one="fresh", two="stale", three="stale"), tmp_path / "new", "--retry-budget", "0")
+    assert terminal.tree(*words)[0] == 1
+    assert states() == {"one": "verified", "two": "failed", "three": "failed"}
+
+    write("other.csv", two="fresh", four="fresh")
+    code, out, err = terminal.run("retry", "1", "--list", str(tmp_path / "other.csv"))
+    assert (code, out) == (2, "")
+    assert "not in the migration: 'four'" in err and "secret" not in err
+    assert states()["two"] == "failed"
+
+    before = (tmp_path / "new/one").stat().st_mtime_ns
+    for name in ("two", "three"):
+        write("fresh.csv", **{name: "fresh"})
+        code, _, err = terminal.run("retry", "1", "--list", str(tmp_path / "fresh.csv"))
+        assert code == 0, err
+        code, told = terminal.tree(*words)
+        assert states()[name] == "verified"
+    assert (code, told["objects"]) == (0, {"verified": 3})
+    assert (tmp_path / "new/one").stat().st_mtime_ns == before
+    for name in ("one", "two", "three"):
+        assert (tmp_path / "new" / name).read_bytes() == contents.read(f"/objects/{name}", 0, SIZE)
+
+
+def test_f25_what_is_no_list_of_fresh_urls_is_refused(terminal: Terminal, source: Spawned, tmp_path: Path) -> None:
+    url = source.url("/objects/a?size=10&X-Amz-Signature=secret&fault=status(403)")
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "x").write_bytes(b"x")
+    (tmp_path / "to").write_bytes(b"in the way")
+    assert terminal.tree(tmp_path / "from", tmp_path / "to")[0] == 1
+    (tmp_path / "urls.csv").write_text(f"name,url\na,{url}\n")
+    assert terminal.tree(f"list+{tmp_path}/urls.csv", tmp_path / "new", "--retry-budget", "0")[0] == 1
+
+    def told(number: str, text: str | None) -> str:
+        if text is not None:
+            (tmp_path / "fresh").write_text(text)
+        code, _, err = terminal.run("retry", number, "--list", str(tmp_path / ("fresh" if text else "nowhere")))
+        assert code in (1, 2), err
+        assert "secret" not in err
+        return err
+
+    assert "was not made from a list" in told("1", f"name,url\nx,{url}\n")
+    assert "stands twice" in told("2", f"name,url\na,{url}\na,{url}\n")
+    assert "line 2 of the list" in told("2", "name,url\na,https://user:secret@a.example/a\n")
+    assert "is no text" in told("2", "\0")
+    assert "nowhere" in told("2", None)
+    assert rows_of(terminal, "2") == {"a": "failed"}
+
+
+def rows_of(terminal: Terminal, number: str) -> dict[str, str]:
+    code, out, _ = terminal.run("report", number, "--format", "jsonl")
+    assert code == 0
+    return {row["name"]: row["state"] for row in map(json.loads, out.splitlines())}
+
+
 def test_googles_list_from_a_server(terminal: Terminal, source: Spawned, contents: Content, tmp_path: Path) -> None:
     (tmp_path / "google.tsv").write_text(f"TsvHttpData-1.0\n{source.url('/objects/a?size=500')}\t500\t\n")
     code, told = terminal.tree(f"list+{tmp_path}/google.tsv", tmp_path / "new")

@@ -1,0 +1,59 @@
+"""The URLs of a list in the ledger: fresh ones by their names, for what has not arrived; and why it paused the last
+time."""
+
+from __future__ import annotations
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Listed
+from tests.ledgers import OBJECT, TREE, Opened, verified
+
+
+def listed(ledger: Ledger, count: int) -> str:
+    """Accept a list of so many URLs, read to its end; return its migration's id."""
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    page = [Listed(f"{i:04}", 5, url=f"https://a.example/{i}?old") for i in range(count)]
+    assert ledger.add_page(listing, page, None)
+    ledger.end_listing(listing)
+    return migration.id
+
+
+def test_names_that_it_has_not_are_told_however_many_there_are(ledger: Ledger) -> None:
+    id = listed(ledger, 1200)
+    known = [f"{i:04}" for i in range(1200)]
+    assert ledger.unknown(id, [*known, "x", "0001 ", ""]) == {"x", "0001 ", ""}
+    assert ledger.unknown(id, []) == set()
+    assert ledger.unknown("another", ["0000"]) == {"0000"}
+
+
+def test_a_fresh_url_is_what_the_next_claim_reads_and_what_has_arrived_gets_none(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = listed(one, 4)
+    first, second = one.claim(2)
+    one.settle([verified(first)])
+    two.renew_urls(id, {name: f"https://a.example/{name}?fresh" for name in ("0000", "0001", "0002", "unheard of")})
+    two.renew_urls("another", {"0003": "https://a.example/3?another"})
+    two.renew_urls(id, {})
+    assert one.database.run(lambda c: c.exec_driver_sql("SELECT name, url FROM transfers ORDER BY name").all()) == [
+        ("0000", None),
+        ("0001", "https://a.example/0001?fresh"),
+        ("0002", "https://a.example/0002?fresh"),
+        ("0003", "https://a.example/3?old"),
+    ]
+    assert second.url == "https://a.example/1?old"
+    assert [claim.url for claim in two.claim(5)] == ["https://a.example/0002?fresh", "https://a.example/3?old"]
+    assert [row.state for row in one.page(id)] == ["verified", "running", "running", "running"]
+
+
+def test_why_it_paused_by_itself_the_last_time_is_kept(ledger: Ledger) -> None:
+    id = ledger.create(OBJECT)[0].id
+    assert ledger.waited(id) is None
+    ledger.act(id, "pause")
+    ledger.act(id, "resume")
+    assert ledger.waited(id) is None, "that was somebody's wish"
+    for code in ("store-full", "store-unauthenticated"):
+        ledger.pause_for(id, {"code": code, "side": "destination"})
+        ledger.act(id, "resume")
+        assert ledger.waited(id) == {"code": code, "side": "destination"}
+    assert ledger.migration(id).error is None

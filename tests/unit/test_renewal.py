@@ -1,0 +1,184 @@
+"""What a migration may be told to go on with: both places again, a list of fresh URLs; and which lists are refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.api.request import parse_fresh
+from relay.config import Settings
+from relay.engine import renewal
+from relay.engine.order import End, Order
+from relay.engine.renewal import Fresh, renew, tell
+from relay.engine.runner import Runner
+from relay.errors import (
+    IllegalTransition,
+    InvalidType,
+    KeyReused,
+    MissingMember,
+    NamesUnknown,
+    NotFound,
+    RelayError,
+    RequestError,
+    UnknownMember,
+)
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Listed, Migration
+from relay.location import Location
+
+PLACES = {"source": "list+https://a.example/urls.csv?X-Amz-Signature=secret", "destination": "https://b.example/to/"}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    made.renew()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    made = Runner(Settings(local_folders=str(tmp_path)))
+    yield made
+    made.wire.pool.close()
+
+
+def accepted(ledger: Ledger, runner: Runner, source: str = PLACES["source"]) -> Migration:
+    """Accept a migration of three objects, the first of which has arrived and has no URL any more."""
+    order = Order(End(source), End(PLACES["destination"]), recursive=True)
+    id = ledger.create(order.spec(runner.remotes))[0].id
+    listing = ledger.claim_listing()
+    assert listing is not None
+    urls = [None, "https://a.example/b?old", "https://a.example/c?old"]
+    ledger.add_page(listing, [Listed(name, url=url) for name, url in zip("abc", urls, strict=True)], None)
+    ledger.end_listing(listing)
+    return ledger.migration(id)
+
+
+def urls_of(ledger: Ledger) -> dict[str, str | None]:
+    rows = ledger.database.run(lambda c: c.exec_driver_sql("SELECT name, url FROM transfers").all())
+    return {name: url for name, url in rows}
+
+
+def place(runner: Runner, file: Path, *lines: str) -> Location:
+    """Write a list, and return where it is."""
+    file.write_text("\n".join(lines))
+    return runner.remotes.locate(f"list+file://{file}", folder=True)
+
+
+# -- what a request says
+
+
+def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: Runner) -> None:
+    migration = accepted(ledger, runner)
+    for given in ("https://a.example/fresh.csv?secret", "list+https://a.example/fresh.csv?secret"):
+        alone = parse_fresh({"list": given}, migration, runner.remotes)
+        assert (alone.secret, str(alone.urls)) == (None, "list+https://a.example/fresh.csv?…")
+        assert "secret" not in repr(alone)
+    both = parse_fresh({**PLACES, "list": {"url": given, "headers": {"X-Mine": "secret"}}}, migration, runner.remotes)
+    assert both.secret is not None and both.urls is not None
+    assert both.urls.headers == (("X-Mine", "secret"),)
+    assert parse_fresh(PLACES, migration, runner.remotes).urls is None
+    assert "secret" not in repr(both)
+
+
+@pytest.mark.parametrize(
+    ("members", "error", "pointer"),
+    [
+        ({"source": PLACES["source"]}, MissingMember, "/destination"),
+        ({"destination": PLACES["destination"], "list": "https://a.example/x"}, MissingMember, "/source"),
+        ({"list": 1}, InvalidType, "/list"),
+        ({"list": {"url": "https://a.example/x", "method": "GET"}}, UnknownMember, "/list/method"),
+        ({"list": ""}, RequestError, "/list"),
+        ({"list": {"url": "https://user:secret@a.example/x"}}, RequestError, "/list/url"),
+        ({"lists": "https://a.example/x"}, UnknownMember, "/lists"),
+        ({**PLACES, "source": "list+https://a.example/other.csv"}, KeyReused, None),
+    ],
+)
+def test_what_is_wrong_with_it_is_told(
+    ledger: Ledger, runner: Runner, members: dict[str, Any], error: type[RequestError], pointer: str | None
+) -> None:
+    with pytest.raises(error) as caught:
+        parse_fresh(members, accepted(ledger, runner), runner.remotes)
+    assert caught.value.pointer == pointer
+    assert "secret" not in f"{caught.value.message} {caught.value.hint}"
+
+
+# -- what is taken of a list
+
+
+def test_urls_are_taken_by_their_names_and_others_stay(ledger: Ledger, runner: Runner, tmp_path: Path) -> None:
+    migration = accepted(ledger, runner)
+    renew(ledger, runner, migration, place(runner, tmp_path / "l", "url,name", "https://a.example/1?new,a"))
+    assert urls_of(ledger) == {"a": None, "b": "https://a.example/b?old", "c": "https://a.example/c?old"}
+    renew(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "c,https://a.example/2?new"))
+    assert urls_of(ledger) == {"a": None, "b": "https://a.example/b?old", "c": "https://a.example/2?new"}
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], type[RelayError], str]] = {
+    "a name": (("name,url", "b,https://a.example/b?new", "x,https://a.example/x?new"), NamesUnknown, "'x'"),
+    "many": (
+        ("name,url", *(f"n{i},https://a.example/{i}?new" for i in range(2500)), "b,https://a.example/b?new"),
+        NamesUnknown,
+        "'n0', 'n1', 'n2', and 2,497 more",
+    ),
+    "a text": (("https://a.example/b?X-Amz-Signature=new",), NamesUnknown, "'a.example/b'"),
+    "a line": (("name,url", "b,https://a.example/b?new", "c,nonsense-new"), NamesUnknown, "line 3 of the list"),
+    "twice": (("name,url", "b,https://a.example/b?new", "b,https://a.example/c?new"), InvalidType, "'b' stands twice"),
+    "too long": (("name,url", *(f"{n},https://a.example/{n}?new" for n in "abc")), InvalidType, "more than 2 names"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_list_that_is_refused_has_changed_nothing(
+    ledger: Ledger, runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    lines, error, said = REFUSED[what]
+    if what == "too long":
+        monkeypatch.setattr(renewal, "MOST_NAMES", 2)
+    migration = accepted(ledger, runner)
+    ledger.act(migration.id, "pause")
+    before = urls_of(ledger)
+    with pytest.raises(error) as caught:
+        fresh = Fresh(urls=place(runner, tmp_path / "l", *lines))
+        tell(ledger, runner, ledger.migration(migration.id), "resume", fresh)
+    assert said in caught.value.message
+    assert not re.search("[?=]new", f"{caught.value.message} {caught.value.hint}")
+    assert isinstance(caught.value, RequestError) and caught.value.pointer == "/list"
+    assert urls_of(ledger) == before
+    assert ledger.migration(migration.id).state == "paused"
+
+
+def test_a_list_that_is_not_there_is_the_sources_failure(ledger: Ledger, runner: Runner, tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        renew(ledger, runner, accepted(ledger, runner), runner.remotes.locate(f"list+file://{tmp_path}/x", folder=True))
+    assert caught.value.side == "source"
+
+
+def test_only_a_migration_of_a_list_takes_one(ledger: Ledger, runner: Runner, tmp_path: Path) -> None:
+    migration = accepted(ledger, runner, "https://a.example/folder/")
+    with pytest.raises(InvalidType, match="not made from a list"):
+        renew(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"))
+
+
+def test_not_before_its_own_list_is_read(ledger: Ledger, runner: Runner, tmp_path: Path) -> None:
+    """The rest of that would be taken for other URLs of the same names."""
+    order = Order(End(PLACES["source"]), End(PLACES["destination"]), recursive=True)
+    migration = ledger.create(order.spec(runner.remotes))[0]
+    with pytest.raises(IllegalTransition, match="not read to its end"):
+        renew(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"))
+
+
+def test_a_state_that_forbids_it_is_told_before_the_list_is_read(
+    ledger: Ledger, runner: Runner, tmp_path: Path
+) -> None:
+    migration = accepted(ledger, runner)
+    ledger.act(migration.id, "cancel")
+    nowhere = Fresh(urls=runner.remotes.locate(f"list+file://{tmp_path}/nowhere", folder=True))
+    with pytest.raises(IllegalTransition, match="cancelled"):
+        tell(ledger, runner, ledger.migration(migration.id), "resume", nowhere)
