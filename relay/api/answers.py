@@ -66,6 +66,10 @@ class Listed(_Answer):
     bytes_in_parts: int = Field(
         description="How many bytes the destination has already, in parts of objects that are not whole yet."
     )
+    under_way: int = Field(
+        description="How many transfers workers make, or move parts of, at the moment. What was paused or cancelled"
+        " stops within about a second; it rests when there is none left."
+    )
 
 
 class Limited(_Answer):

@@ -197,8 +197,8 @@ def _waited(ledger: Ledger, migration: Migration, seconds: float) -> Migration:
 
 
 def _lines(ledger: Ledger, id: str) -> Iterator[str]:
-    """Yield a line at least once a second until it ends, or is paused; the whole of it last."""
-    while (migration := ledger.migration(id)).state == "running":
+    """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of it last."""
+    while (migration := ledger.migration(id)).state == "running" or migration.under_way:
         yield json.dumps({"event": "progress", **brief(migration)}) + "\n"
         gevent.sleep(LOOK_SECONDS)
     yield json.dumps({"event": "result", **summary(migration)}) + "\n"

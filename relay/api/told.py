@@ -46,6 +46,7 @@ def brief(migration: Migration) -> dict[str, Any]:
         "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
         "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
         "bytes_in_parts": migration.in_parts,
+        "under_way": migration.under_way,
     }
 
 
@@ -53,14 +54,14 @@ def followed(
     ledger: Ledger, id: str, since: int, sleep: Callable[[float], None]
 ) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
     """Yield what happened to a migration after event `since`, then what happens, and how it stands each second, until
-    it ends: each with its kind, and its number, which `progress` has none of."""
+    it ends, and nothing of it is under way: each with its kind, and its number, which `progress` has none of."""
     while True:
         migration = ledger.migration(id)
         while events := ledger.events(migration.id, since):
             since = events[-1]["id"]
             yield from ((event["kind"], event["id"], event) for event in events)
         yield "progress", None, brief(migration)
-        if migration.state in ENDED:
+        if migration.state in ENDED and not migration.under_way:
             return
         sleep(1.0)
 

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
 from relay.cli.ledgers import Members, Migrations
-from relay.cli.shown import NAMED, WELL, bytes_done, bytes_in, exit_of, head, objects_in, table
+from relay.cli.shown import NAMED, WELL, bytes_done, bytes_in, exit_of, head, objects_in, table, under_way
 from relay.cli.terminal import plain, say
 from relay.cli.watch import Interrupted
 
@@ -103,7 +103,7 @@ def _followed(migrations: Migrations, id: str, show: Show, tell: Tell) -> None:
         if len(fresh) > NAMED:
             tell(f"relay: and {len(fresh) - NAMED:,} more failed")
         show(members)
-        if members["state"] == "paused" and seen.waits is not None:
+        if members["state"] == "paused" and seen.waits is not None and not under_way(members):
             return  # nothing happens before somebody gives it other credentials
 
 

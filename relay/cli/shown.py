@@ -48,6 +48,12 @@ def _in_parts(migration: Members) -> int:
     return count
 
 
+def under_way(migration: Members) -> int:
+    """Return how many transfers, and shares in some, are under way."""
+    count: int = migration.get("under_way", objects_in(migration, "running"))  # an older server does not tell
+    return count
+
+
 def line(migration: Members) -> str:
     """Return a migration's line in a list."""
     done, failed = objects_in(migration, *WELL), objects_in(migration, "failed")
@@ -69,6 +75,7 @@ def head(migration: Members, rate: float, here: int = 0) -> str:
     ).rstrip(", ")
     failed = objects_in(migration, "failed")
     state = "" if migration["state"] == "running" else f", {plain(migration['state'])}"
+    state += f" ({stopping:,} still stopping)" if state and (stopping := under_way(migration)) else ""
     return text + (f", {failed:,} failed" if failed else "") + state
 
 

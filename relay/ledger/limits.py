@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, literal_column, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from relay.errors import IllegalTransition
 from relay.ledger.migrations import bounds_of, one, tell
+from relay.ledger.movers import movers
 from relay.ledger.rows import Migration, Standing
-from relay.ledger.schema import NOT_THERE, migrations, parts, tallies, transfers
+from relay.ledger.schema import migrations, tallies, transfers
 from relay.ledger.states import ENDED
 from relay.throttle import Bounds
 
@@ -53,25 +54,8 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, mo
         return wanted
     running = select(tallies.c.objects).where(tallies.c.migration_id == migration, tallies.c.state == "running")
     under_way = int(connection.execute(running).scalar() or 0) + more
-    under_way += len(connection.execute(_sharers([migration])).all())
+    under_way += len(connection.execute(movers([migration])).all())
     return max(0, min(wanted, most - under_way))
-
-
-_OF: Final = transfers.c.migration_id + literal_column("''")
-"""A transfer's migration. For the bare column SQLite would go over all transfers of the migration, by its index, and
-look for parts of each; there are few parts that somebody moves."""
-
-
-def _sharers(ids: Sequence[str]) -> Select[Any]:
-    """Select who moves parts of a transfer that is not his own: of which migration, which transfer, and who. It may be
-    nobody's, since its owner is lost, or has ended."""
-    return (
-        select(transfers.c.migration_id, transfers.c.id, parts.c.owner)
-        .join(parts, parts.c.transfer_id == transfers.c.id)
-        .where(NOT_THERE, _OF.in_(ids), parts.c.owner.is_not(None))
-        .where(parts.c.owner.is_distinct_from(transfers.c.owner))
-        .distinct()
-    )
 
 
 def standings(connection: Connection, runner: str, ids: Sequence[str]) -> dict[str, Standing]:
@@ -83,7 +67,7 @@ def standings(connection: Connection, runner: str, ids: Sequence[str]) -> dict[s
         running = (transfers.c.migration_id.in_(bound)) & (transfers.c.state == "running")
         for pair in connection.execute(select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()):
             sharers[pair.migration_id].add(pair.owner)
-        for row in connection.execute(_sharers(bound)):
+        for row in connection.execute(movers(bound)):
             sharers[row.migration_id].add(row.owner)
     return {row.id: _standing(row, runner, sharers[row.id]) for row in rows}
 

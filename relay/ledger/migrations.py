@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, case, delete, func, insert, select, text, update
 
 from relay.errors import KeyReused, MigrationUnknown
+from relay.ledger.movers import movers_of
 from relay.ledger.rows import Efforts, Migration, Spec
 from relay.ledger.schema import APPLICATION_ID, events, migrations, secrets, transfers
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
@@ -111,7 +112,11 @@ def _found(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
     """Return the migrations of some rows, with what is counted of them."""
     ids = [row.id for row in rows]
     tallies, arrived, efforts = tallies_of(connection, ids), parts_of(connection, ids), efforts_of(connection, ids)
-    return [_migration(row, tallies[row.id], arrived.get(row.id, 0), efforts.get(row.id, Efforts())) for row in rows]
+    sharers = movers_of(connection, ids)
+    return [
+        _migration(row, tallies[row.id], arrived.get(row.id, 0), efforts.get(row.id, Efforts()), sharers[row.id])
+        for row in rows
+    ]
 
 
 def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
@@ -135,7 +140,7 @@ def waited(connection: Connection, id: str) -> Mapping[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: Efforts) -> Migration:
+def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: Efforts, sharers: int) -> Migration:
     return Migration(
         id=row.id,
         number=row.number,
@@ -155,6 +160,7 @@ def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: 
         tally=tally,
         in_parts=in_parts,
         efforts=efforts,
+        sharers=sharers,
     )
 
 

@@ -83,11 +83,18 @@ class Migration:
     in_parts: int = 0
     """Bytes that the destination has already, in parts of objects that are not whole yet."""
     efforts: Efforts = Efforts()
+    sharers: int = 0
+    """How many move parts of objects that are not their own."""
 
     @property
     def recursive(self) -> bool:
         """Whether it is a tree."""
         return bool(self.options.get("recursive"))
+
+    @property
+    def under_way(self) -> int:
+        """How many transfers are made, and shared in, at the moment: none when what was paused or cancelled rests."""
+        return self.counted("running").objects + self.sharers
 
     def counted(self, *states: str) -> Counted:
         """Return the sum over some states; over all without any."""

@@ -11,6 +11,7 @@ import gevent
 import pytest
 from sqlalchemy import inspect
 
+from relay.api.told import followed
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, schema
 from relay.ledger.claims import LAPSES
@@ -535,6 +536,41 @@ def test_a_sharer_counts_where_a_migration_has_bounds(opened: Opened) -> None:
     assert {runner.standings([id])[id].of for runner in (one, two)} == {2}
     two.give_back(share.claim)
     assert len(three.claim(5)) == 1
+
+
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_what_was_told_to_stop_rests_when_nobody_shares_in_it_any_more(opened: Opened, verb: str) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 30, 40)
+    assert one.migration(id).under_way == 0
+    (claim,) = one.claim(1)
+    one.begin(claim, UPLOAD)
+    share = two.join()
+    assert share is not None
+    assert one.migration(id).under_way == 2
+    assert one.act(id, verb).under_way == 2
+    one.settle([Settlement(claim, "hand_back")])
+    assert [found.under_way for found in (one.migration(id), *one.migrations())] == [1, 1]
+    assert two.take(share.claim, "upload-1", part(share.first)) == 2
+    assert one.migration(id).under_way == 1
+    two.give_back(share.claim)
+    assert one.migration(id).under_way == 0
+
+
+def test_who_follows_what_was_cancelled_sees_it_come_to_rest(ledger: Ledger) -> None:
+    id = tree(ledger, 5)
+    (claim,) = ledger.claim(1)
+    ledger.act(id, "cancel")
+    seen: list[int] = []
+
+    def sleep(_: float) -> None:
+        seen.append(len(seen))
+        if len(seen) == 3:
+            ledger.settle([Settlement(claim, "hand_back")])
+
+    told = [members for kind, _, members in followed(ledger, id, 0, sleep) if kind == "progress"]
+    assert [members["under_way"] for members in told] == [1, 1, 1, 0]
+    assert told[-1]["objects"] == {"cancelled": 1}
 
 
 @pytest.mark.parametrize("how", ["lost", "handed back", "failed"])

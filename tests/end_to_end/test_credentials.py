@@ -65,7 +65,7 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
 
 def paused(told: dict[str, Any]) -> bool:
     """Say if it waits, and nothing of it runs any more."""
-    return told["state"] == "paused" and not told["objects"].get("running")
+    return told["state"] == "paused" and not told["under_way"]
 
 
 def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
@@ -74,8 +74,6 @@ def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
     It may have one or two more, which arrived when it was too late to take note of them.
     """
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)) as connection:
-        # Another worker may share in it, and still note the part that it had under way when the first one paused.
-        until(lambda: connection.execute("SELECT count(*) FROM parts WHERE owner IS NOT NULL").fetchone() == (0,))
         known = {number for (number,) in connection.execute("SELECT number FROM parts WHERE etag != ''")}
     client = seaweed.client()
     uploads = client.list_multipart_uploads(Bucket=seaweed.bucket).get("Uploads", [])

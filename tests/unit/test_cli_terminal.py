@@ -11,6 +11,7 @@ from relay import errors
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
 from relay.cli.headers import exposed, read_headers
+from relay.cli.shown import head
 from relay.cli.terminal import plain, receipt_lines, say
 from relay.engine.outcome import Outcome
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
@@ -36,6 +37,21 @@ def test_receipt() -> None:
     assert rows["state"] == "unverified"
     assert rows["attempts"] == "2, 1.5 MB sent again"
     assert rows["note"].startswith("note\\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "end"),
+    [
+        ("running", {"under_way": 2}, "/s"),
+        ("paused", {"under_way": 2}, ", paused (2 still stopping)"),
+        ("cancelled", {"under_way": 0}, ", cancelled"),
+        ("paused", {}, ", paused (1 still stopping)"),  # of an older server
+    ],
+)
+def test_what_is_told_to_stop_is_shown_as_stopping_until_it_rests(state: str, told: dict[str, int], end: str) -> None:
+    """An older server tells of its own transfers alone."""
+    counts = {"objects": {"running": 1}, "bytes": {"running": 9}, "listing": "done"}
+    assert head({"state": state, **counts, **told}, 0.0).endswith(end)
 
 
 def test_say_survives_its_reader() -> None:
