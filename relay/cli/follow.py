@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
 from relay.cli.ledgers import Members, Migrations
-from relay.cli.shown import NAMED, WELL, bytes_done, bytes_in, exit_of, head, objects_in, table, under_way
+from relay.cli.shown import NAMED, WELL, bytes_done, bytes_in, bytes_moved, exit_of, head, objects_in, table, under_way
 from relay.cli.terminal import plain, say
 from relay.cli.watch import Interrupted
 
@@ -138,7 +138,7 @@ def _bar() -> Iterator[tuple[Show, Tell]]:
 
         def show(migration: Members) -> None:
             done = bytes_done(migration)
-            text = head(migration, rate.add(done))
+            text = head(migration, rate.add(bytes_moved(migration)))
             progress.update(whole, description=text, total=bytes_in(migration) or None, completed=done)
             progress.refresh()
 
@@ -155,7 +155,7 @@ class _Lines:
         self._rate, self._next = Rate(), monotonic() + LINE_SECONDS
 
     def show(self, migration: Members) -> None:
-        rate = self._rate.add(bytes_done(migration))
+        rate = self._rate.add(bytes_moved(migration))
         if monotonic() < self._next:
             return
         self._next = monotonic() + LINE_SECONDS

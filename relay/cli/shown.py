@@ -43,6 +43,11 @@ def bytes_done(migration: Members) -> int:
     return bytes_there(migration) + bytes_in(migration, "failed")
 
 
+def bytes_moved(migration: Members) -> int:
+    """Return how many bytes were moved: not those of objects that were there already, or failed."""
+    return bytes_in(migration, "verified", "unverified") + _in_parts(migration)
+
+
 def _in_parts(migration: Members) -> int:
     count: int = migration.get("bytes_in_parts", 0)  # an older server does not tell
     return count
@@ -65,10 +70,10 @@ def line(migration: Members) -> str:
 
 
 def head(migration: Members, rate: float, here: int = 0) -> str:
-    """Return how far it is, as one line; `here` are bytes of objects under way, `rate` is bytes a second."""
+    """Return how far it is, as one line; `rate` is bytes a second, `here` are bytes under way of which the ledger does
+    not know yet."""
     done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
-    here = max(here, _in_parts(migration))  # other processes may have moved some
-    moved = bytes_in(migration, *WELL, "failed") + here
+    moved = bytes_done(migration) + here
     text = (
         f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of "
         f"{decimal(bytes_in(migration))}{more}, {decimal(round(rate))}/s, {_eta(migration, rate, here)}"
@@ -86,7 +91,7 @@ def _listing(migration: Members) -> bool:
 def _eta(migration: Members, rate: float, here: int) -> str:
     if rate <= 0 or migration["listing"] not in ("done", "none"):
         return "still listing" if _listing(migration) else ""
-    left = bytes_in(migration, "queued", "running") - here
+    left = bytes_in(migration, "queued", "running") - _in_parts(migration) - here
     seconds = round(max(left, 0) / rate)
     hours, minutes = divmod(seconds // 60, 60)
     return f"about {hours}:{minutes:02}:{seconds % 60:02} left" if hours else f"about {minutes}:{seconds % 60:02} left"

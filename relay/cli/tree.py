@@ -17,12 +17,13 @@ from rich.filesize import decimal
 from relay.api.progress import Rate
 from relay.api.told import brief, summary, told
 from relay.cli.interrupt import Interrupt
-from relay.cli.shown import NAMED, exit_of, head, table
+from relay.cli.shown import NAMED, Members, bytes_done, bytes_in, bytes_moved, exit_of, head, table
 from relay.cli.terminal import plain, say
 from relay.engine.claimer import Active, Claimer
 from relay.engine.order import Order
 from relay.engine.outcome import Outcome
 from relay.engine.runner import Runner
+from relay.engine.share import Sharing
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration
@@ -66,7 +67,7 @@ def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet
             f"relay: going on with migration {migration.number}: {done:,} objects are there already{limits}", sys.stderr
         )
     watch = Watch(ledger, migration.id)
-    claimer = Claimer(ledger, runner, slots, migration.id, watch.ended, watch.helped)
+    claimer = Claimer(ledger, runner, slots, migration.id, watch.ended, watch.moved)
     job = gevent.spawn(_ran, claimer)
     stopped = Interrupt(claimer.stop, STOP_SECONDS)
     with stopped.caught(), _display(quiet) as show:
@@ -103,29 +104,33 @@ class Watch:
     ledger: Ledger
     id: str
     failures: deque[tuple[str, RelayError]] = field(default_factory=deque)
-    moved: int = 0
+    bytes_here: int = 0
+    """What this process has moved, of objects that it works on no more."""
     started: float = field(default_factory=monotonic)
     rate: Rate = field(default_factory=Rate)
+    _seen: int = 0
 
     def ended(self, claim: Claim, end: Outcome | RelayError) -> None:
         """Take note of one transfer's end."""
         if isinstance(end, RelayError):
             self.failures.append((claim.name, end))
-        else:
-            self.moved += end.bytes
 
-    def helped(self, count: int) -> None:
-        """Take note of bytes that were moved here of an object of another process."""
-        self.moved += count
+    def moved(self, count: int) -> None:
+        """Take note of bytes that were moved here, of an object of which no more are."""
+        self.bytes_here += count
 
     def fresh_failures(self) -> Iterator[tuple[str, RelayError]]:
         """Yield the failures that were not yielded yet."""
         while self.failures:
             yield self.failures.popleft()
 
-    def bytes_now(self, claimer: Claimer) -> int:
-        """Return the bytes that this process has moved, those under way included."""
-        return self.moved + sum(active.transfer.bytes for active in claimer.active.values())
+    def look(self, under_way: int) -> tuple[Members, float]:
+        """Return how the migration stands, and its rate (bytes a second of all processes that work on it); `under_way`
+        are bytes that this one moves, and of which the ledger does not know yet."""
+        told = brief(self.ledger.migration(self.id))
+        # What has ended here is settled a moment later, and till then neither under way nor there.
+        self._seen = max(self._seen, bytes_moved(told) + under_way)
+        return told, self.rate.add(self._seen)
 
 
 # -- what is shown
@@ -145,10 +150,11 @@ def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
         tell(f"relay: {plain(name) or 'the object'} failed: {side}{plain(error.message)}")
 
 
-def _head(watch: Watch, claimer: Claimer) -> tuple[Migration, str]:
-    migration = watch.ledger.migration(watch.id)
-    running = sum(active.transfer.bytes for active in claimer.active.values())
-    return migration, head(brief(migration), watch.rate.add(watch.bytes_now(claimer)), running)
+def _head(watch: Watch, claimer: Claimer) -> tuple[Members, int, str]:
+    """Return how the migration stands, how many bytes of it need not be moved any more, and both as one line."""
+    here = sum(active.transfer.under_way for active in claimer.active.values())
+    told, rate = watch.look(here)
+    return told, bytes_done(told) + here, head(told, rate, here)
 
 
 @contextmanager
@@ -165,10 +171,8 @@ def _bars() -> Iterator[Show]:
 
         def show(watch: Watch, claimer: Claimer) -> None:
             _failures(watch, lambda line: progress.console.print(line, markup=False, highlight=False, style="red"))
-            migration, text = _head(watch, claimer)
-            every, done = migration.counted(), migration.counted("verified", "unverified", "skipped", "failed")
-            running = sum(active.transfer.bytes for active in claimer.active.values())
-            progress.update(whole, description=text, total=every.bytes or None, completed=done.bytes + running)
+            told, done, text = _head(watch, claimer)
+            progress.update(whole, description=text, total=bytes_in(told) or None, completed=done)
             largest = sorted(claimer.active.values(), key=lambda a: a.transfer.total or 0, reverse=True)[:SHOWN]
             _rows(progress, rows, largest)
             progress.refresh()
@@ -184,22 +188,31 @@ def _rows(progress: Progress, rows: dict[int, Any], shown: list[Active]) -> None
         if id not in rows:
             rows[id] = progress.add_task("", total=None)
         transfer = active.transfer
-        name = plain(active.claim.name)[-48:]
-        progress.update(rows[id], description=f"  {name}", total=transfer.total, completed=transfer.bytes)
+        progress.update(rows[id], description=named(active), total=transfer.total, completed=transfer.bytes)
+
+
+def named(active: Active) -> str:
+    """Return the line of what is moved here; of an object in which several processes share, with how much this one has
+    moved of it, as its bar is the object's."""
+    name, transfer = plain(active.claim.name)[-48:], active.transfer
+    shared = isinstance(transfer, Sharing) or transfer.moved != transfer.bytes
+    return f"  {name}, {decimal(transfer.moved)} of it here" if shared else f"  {name}"
 
 
 class _Lines:
     """A plain line every few seconds, for logs."""
 
     def __init__(self) -> None:
-        self._next = monotonic() + LINE_SECONDS
+        self._next: float | None = None
 
     def show(self, watch: Watch, claimer: Claimer) -> None:
         _failures(watch, lambda line: say(line, sys.stderr))
-        if monotonic() < self._next:
+        if self._next is not None and monotonic() < self._next:
             return
+        _, _, line = _head(watch, claimer)
+        if self._next is not None:  # the first time is where the rate begins
+            say(f"relay: {line}", sys.stderr)
         self._next = monotonic() + LINE_SECONDS
-        say(f"relay: {_head(watch, claimer)[1]}", sys.stderr)
 
 
 # -- the end
@@ -209,12 +222,16 @@ def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, qu
     """Print how it ended: one JSON object, or a table of two columns."""
     members = summary(migration)
     if as_json:
-        say(json.dumps({**members, "seconds_here": round(monotonic() - watch.started, 3)}))
+        say(
+            json.dumps(
+                {**members, "seconds_here": round(monotonic() - watch.started, 3), "bytes_here": watch.bytes_here}
+            )
+        )
         return
     if quiet:
         return
     seconds = monotonic() - watch.started
-    took = f"{seconds:.1f} s here, {decimal(round(watch.moved / max(seconds, 0.001)))}/s"
+    took = f"{seconds:.1f} s here, {decimal(round(watch.bytes_here / max(seconds, 0.001)))}/s"
     failed = [told(row) for row in ledger.page(migration.id, ["failed"], limit=NAMED)]
     for name, value in table(members, failed, took):
         say(f"{name:<12} {plain(value)}")

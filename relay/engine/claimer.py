@@ -91,8 +91,8 @@ class Claimer:
     only: str | None = None
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
     """Told of every transfer that ended here."""
-    helped: Callable[[int], None] = lambda count: None
-    """Told how many bytes were moved here of an object of another runner."""
+    moved: Callable[[int], None] = lambda count: None
+    """Told how many bytes of an object were moved here, when that is over: of all of it, or of some parts."""
     clock: Callable[[], float] = monotonic
     lease_seconds: float = 30.0
 
@@ -372,7 +372,9 @@ class Claimer:
         except LeaseLost:
             return None
         except RelayError as error:
+            self.moved(transfer.moved if transfer else 0)
             return self._failed(claim, transfer, error, transfer is not None and active.stopped)
+        self.moved(min(transfer.moved, outcome.bytes))  # what was read of one that was left alone did not move
         self.ended(claim, outcome)
         self._jobs.passed(claim)
         return settled(claim, outcome, transfer.resent)
@@ -459,4 +461,4 @@ class Claimer:
                 sharing.run()
             finally:
                 del self.active[claim.id]
-                self.helped(sharing.bytes)
+                self.moved(sharing.moved)

@@ -107,6 +107,16 @@ class Parts:
         return self._window.bytes
 
     @property
+    def moved(self) -> int:
+        """As Window.moved."""
+        return self._window.moved
+
+    @property
+    def under_way(self) -> int:
+        """As Window.under_way."""
+        return self._window.under_way
+
+    @property
     def sent(self) -> int:
         """The bytes that this attempt sent in vain, if nothing comes of it."""
         if self._keeps:

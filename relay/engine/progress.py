@@ -27,21 +27,33 @@ class Progress:
     """What is read now, or was read last: whole, or in one piece, and ..."""
     parts: Parts | None = None
     """... what moves in parts instead."""
+    copied: int = 0
+    """The bytes that the store has copied by itself, in one request."""
     answered: bool = False
     """The destination let us look at what is there, in any attempt."""
 
     @property
     def bytes(self) -> int:
+        """The bytes of the object that have moved: of its parts also those that others, or earlier attempts, have."""
+        return self.parts.bytes if self.parts is not None else self.moved
+
+    @property
+    def moved(self) -> int:
         """The bytes of the object that this attempt has moved."""
+        return self.parts.moved if self.parts is not None else self.copied or self.under_way
+
+    @property
+    def under_way(self) -> int:
+        """The bytes that this attempt has moved, and that nobody is told of yet."""
         if self.parts is not None:
-            return self.parts.bytes
+            return self.parts.under_way
         return self.body.count if self.body is not None else 0
 
     def begin(self) -> None:
         """Another attempt begins, with nothing of an earlier one."""
         self.attempt += 1
         self.phase = "opening"
-        self.parts = None
+        self.parts, self.copied = None, 0
 
     def close(self) -> None:
         """Close the body, which breaks an upload that is not whole."""

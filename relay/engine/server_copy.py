@@ -58,4 +58,6 @@ class ServerCopy:
             self._progress.parts = parts = Parts(way, terms.if_absent, terms.journal)
             return parts.run().stored
         copier, token = cast(CopyDestination, destination), terms.known.token
-        return copier.copy(terms.plan.source, found, place, if_absent=terms.if_absent, token=token)
+        stored = copier.copy(terms.plan.source, found, place, if_absent=terms.if_absent, token=token)
+        self._progress.copied = found.version.size or 0
+        return stored

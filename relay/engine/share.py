@@ -58,6 +58,16 @@ class Sharing:
         return self._window.bytes
 
     @property
+    def moved(self) -> int:
+        """The same: what others move of it is not known here."""
+        return self._window.moved
+
+    @property
+    def under_way(self) -> int:
+        """Those of them that the ledger does not know of yet."""
+        return self._window.under_way
+
+    @property
     def total(self) -> int | None:
         """The bytes of the whole object, of which some are moved here."""
         return self.share.upload.size

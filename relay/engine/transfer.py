@@ -79,8 +79,18 @@ class Transfer:
 
     @property
     def bytes(self) -> int:
-        """The bytes of the object that this attempt has moved."""
+        """As Progress.bytes."""
         return self._progress.bytes
+
+    @property
+    def moved(self) -> int:
+        """As Progress.moved."""
+        return self._progress.moved
+
+    @property
+    def under_way(self) -> int:
+        """As Progress.under_way."""
+        return self._progress.under_way
 
     @property
     def total(self) -> int | None:

@@ -97,6 +97,7 @@ class Window:
     def __post_init__(self) -> None:
         """Nothing moves yet."""
         self._bodies: dict[int, Body] = {}
+        self._here = 0
         self._given: deque[int] = deque()
         """Parts that are ours and that nobody has begun to read."""
         self._most = max(1, self.way.limits.parts_in_flight)
@@ -110,6 +111,11 @@ class Window:
     def bytes(self) -> int:
         """The bytes that have moved, those of parts under way included."""
         return sum(part.size for part in self.done.values()) + self.under_way
+
+    @property
+    def moved(self) -> int:
+        """The bytes of those that have moved here, and not elsewhere or earlier; those under way included."""
+        return self._here + self.under_way
 
     @property
     def under_way(self) -> int:
@@ -157,6 +163,7 @@ class Window:
             raise
         if done is not None:
             reach("after-part-row")
+            self._here += done.size
             self.note(done)
         return number
 

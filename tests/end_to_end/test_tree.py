@@ -236,6 +236,7 @@ def test_a_large_object_goes_on_in_the_middle(
     assert code == 0, out + err
     told = json.loads(out)
     assert (told["number"], told["objects"], told["levels"]) == (1, {"verified": 1}, {"whole_digest": 1})
+    assert told["bytes_here"] == LARGE - kept
     sent = slow.carried("up") - before
     assert sent <= LARGE - kept + 2 * 5 * MIB  # what the dead process had under way may still be on its slow way
     assert before + sent <= LARGE + 2 * 5 * MIB + 128 * 1024
@@ -347,6 +348,7 @@ def test_two_terminals_share_one_migration(seaweed: Seaweed, clouds: Terminal) -
     two = clouds.start(*words)
     told = [json.loads(process.communicate(timeout=60)[0]) for process in (one, two)]
     assert [(t["number"], t["state"], t["objects"]) for t in told] == [(1, "succeeded", {"verified": 80})] * 2
+    assert sum(t["bytes_here"] for t in told) == 80 * 400_000
     assert clouds.query("SELECT max(attempts) FROM transfers") == 1
 
 
@@ -395,6 +397,8 @@ def test_two_terminals_move_the_parts_of_one_object(
         ("succeeded", {"verified": 1}, {"whole_digest": 1})
     ] * 2
     assert [t["bytes_resent"] for t in told] == [0, 0]
+    assert sum(t["bytes_here"] for t in told) == LARGE
+    assert min(t["bytes_here"] for t in told) > 0
     assert slow.carried("up") <= LARGE + 128 * 1024
 
 

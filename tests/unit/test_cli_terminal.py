@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import io
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 
@@ -11,10 +13,14 @@ from relay import errors
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
 from relay.cli.headers import exposed, read_headers
-from relay.cli.shown import head
+from relay.cli.shown import bytes_done, bytes_moved, head
 from relay.cli.terminal import plain, receipt_lines, say
+from relay.cli.tree import named
+from relay.engine.claimer import Active
 from relay.engine.outcome import Outcome
+from relay.engine.transfer import Transfer
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
+from relay.ledger.rows import Claim
 from relay.location import parse_location
 from relay.receipt import Level, Receipt, State, Version
 
@@ -52,6 +58,41 @@ def test_what_is_told_to_stop_is_shown_as_stopping_until_it_rests(state: str, to
     """An older server tells of its own transfers alone."""
     counts = {"objects": {"running": 1}, "bytes": {"running": 9}, "listing": "done"}
     assert head({"state": state, **counts, **told}, 0.0).endswith(end)
+
+
+def test_what_moves_here_is_counted_once_and_with_what_the_ledger_knows() -> None:
+    """The bytes of objects that are there, of parts, and of what is on its way here and in neither yet."""
+    counts = {"objects": {"verified": 1, "running": 1}, "bytes": {"verified": 1000, "running": 9000}}
+    told = {"state": "running", "listing": "done", **counts, "bytes_in_parts": 4000, "under_way": 2}
+    assert head(told, 100.0, 1000) == "1 of 2 objects, 6.0 kB of 10.0 kB, 100 bytes/s, about 0:40 left"
+
+
+def test_what_was_left_alone_or_failed_was_not_moved() -> None:
+    """It is done with, and makes no rate."""
+    told = {"bytes": {"verified": 1, "unverified": 10, "skipped": 100, "failed": 1000, "queued": 10_000}}
+    assert (bytes_moved(told), bytes_done(told)) == (11, 1111)
+
+
+@dataclass
+class Moving:
+    """What a line is told of a transfer."""
+
+    bytes: int
+    moved: int
+
+
+@pytest.mark.parametrize(
+    ("moving", "line"),
+    [
+        (Moving(5000, 5000), "  a\\tb"),
+        (Moving(5000, 2000), "  a\\tb, 2.0 kB of it here"),
+        (Moving(5, 0), "  a\\tb, 0 bytes of it here"),
+    ],
+)
+def test_what_others_moved_of_an_object_is_not_told_as_ours(moving: Moving, line: str) -> None:
+    """Its bar is the object's."""
+    claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
+    assert named(Active(claim, cast(Transfer, moving))) == line
 
 
 def test_say_survives_its_reader() -> None:
