@@ -2,7 +2,7 @@
 
 Layout, in the order in which modules may import one another (a test draws the arrows):
 
-    errors  location  egress  disposition  digest  receipt  config     values and laws: no gevent, no sockets
+    errors  location  identity  egress  disposition  digest  receipt  config     values and laws: no sockets
     throttle  retry                                                    who may go, how long to wait
     wire/      one HTTP exchange, and bytes from one socket to another
     stores/    one file a store, the same methods in the same order

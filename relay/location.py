@@ -1,8 +1,8 @@
 """Where one object lives, decided once, on one strict parse.
 
-Decided here: what an acceptable URL is, how it prints, where a redirect leads, when two of them are the same
-object. Never here: whether an address may be dialled (relay/egress.py), and any second parser. We dial `host`
-and `port` of the Location ourselves and send `target` as it is, so what was checked is what is connected to.
+Decided here: what an acceptable URL is, how it prints, where a redirect leads. Never here: whether an address may be
+dialled (`egress.py`), when two are one object (`identity.py`), and any second parser. We dial `host` and `port` of the
+Location ourselves and send `target` as it is, so what was checked is what is connected to.
 
 Why not `urlsplit` and not urllib3: they disagree about `http://127.0.0.1\\@evil.com/` and delete or keep a
 tab, and `requests` rewrites `%7E`, `%zz`, `|` and `..`, which breaks signatures and folds two keys into one.
@@ -281,30 +281,6 @@ def redirected(location: Location, reference: str, side: Side = "source") -> Loc
     return replace(there, method=location.method, headers=location.headers, account=location.account)
 
 
-def same_object(one: Location, other: Location) -> bool:
-    """Whether two locations name the same object, as far as their URLs can tell.
-
-    Equal are: hosts but for case and a trailing dot, numeric hosts in any spelling, paths in any
-    percent-encoding, queries in any order and encoding, and whatever signature a presigned URL carries: a URL
-    signed for GET and one signed for PUT are the same object.
-    """
-    if not _same_bytes(one.path, other.path):
-        return False  # as nearly all do; the rest of the comparison costs ten times as much
-    return _identity(one) == _identity(other)
-
-
-def _same_bytes(one: str, other: str) -> bool:
-    """Whether two paths are the same once they are decoded."""
-    if one.isascii() and other.isascii() and "%" not in one and "%" not in other:
-        return one == other
-    return unquote_to_bytes(one) == unquote_to_bytes(other)
-
-
-def same_path(one: Location, other: Location) -> bool:
-    """Whether two locations have the same path and query, at whatever hosts: compared as in `same_object`."""
-    return _identity(one)[2:] == _identity(other)[2:]
-
-
 def is_host_name(host: str) -> bool:
     """Whether this is a lower-case ASCII name that can stand in the DNS, its punycode labels included."""
     if not _NAME.fullmatch(host) or len(host.removesuffix(".")) > _NAME_BYTES:
@@ -428,7 +404,7 @@ def _authority_of(origin: Origin) -> str:
     return host if origin.port == DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
 
 
-# -- redirects and identity ----------------------------------------------------------------------------------
+# -- redirects -----------------------------------------------------------------------------------------------
 
 
 def _absolute(base: Location, reference: str) -> str:
@@ -455,32 +431,3 @@ def _without_dots(path: str) -> str:
     if segments[-1] in (".", ".."):
         kept.append("")
     return "/" + "/".join(kept)
-
-
-def query_of_identity(location: Location) -> list[tuple[bytes, bytes]]:
-    """What of a query tells one object from another: no signature, sorted, decoded."""
-    return _identity(location)[3]
-
-
-# What a signature adds to a query, if the first of each row is in it; without it they are names like others.
-_SIGNATURES: Final = (
-    ("x-amz-signature", re.compile(r"x-amz-.*|x-id|response-.*")),
-    ("x-goog-signature", re.compile(r"x-goog-.*|response-.*")),
-    ("signature", re.compile(r"signature|expires|awsaccesskeyid|googleaccessid|key-pair-id|policy")),
-    ("sig", re.compile(r"sig|s[eiprstv]|s[pks]r|srt|sip|sdd|sk[estv]|s[kau]oid|sktid|scid|rsc[cdelt]")),
-)
-
-
-def _identity(location: Location) -> tuple[str, int, bytes, list[tuple[bytes, bytes]]]:
-    address = literal_address(location.host)
-    host = location.host.removesuffix(".") if address is None else address.exploded
-    pairs = [part.partition("=") for part in location.query.split("&") if part]
-    names = {unquote_to_bytes(name).lower() for name, _, _ in pairs}
-    signed = [pattern for marker, pattern in _SIGNATURES if marker.encode() in names]
-    kept = [
-        (unquote_to_bytes(name), unquote_to_bytes(value))
-        for name, _, value in pairs
-        if not any(pattern.fullmatch(name.lower()) for pattern in signed)
-    ]
-    # Without the scheme: one port speaks one of the two.
-    return host, location.port, unquote_to_bytes(location.path), sorted(kept)

@@ -64,13 +64,8 @@ class Acceptance:
         except RelayError as error:
             if keep:
                 raise
-            judged = self._judged(error, place)
-            if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
-                raise  # it is there, and need only be proved
-            progress.resent += sent.bytes if moved is None else moved
-            if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
-                remove(destination, stored, judged)
-            raise judged from error.__cause__
+            undone = self._undone(error, destination, place, stored, sent.bytes if moved is None else moved)
+            raise undone from error.__cause__
         receipt = Receipt(
             level=proof.level,
             bytes=sent.bytes,
@@ -112,6 +107,18 @@ class Acceptance:
                 hint="Resume with fresh credentials that may read it too; what has arrived is not sent again.",
                 store_status=proof.denied.store_status,
             )
+
+    def _undone(
+        self, error: RelayError, destination: Destination, place: Location, stored: Stored, moved: int
+    ) -> RelayError:
+        """Remove what may not stay, since its proof, or its publication, failed; return what to tell of that."""
+        judged = self._judged(error, place)
+        if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
+            return judged  # it is there, and need only be proved
+        self._progress.resent += moved
+        if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
+            remove(destination, stored, judged)
+        return judged
 
     def _judged(self, error: RelayError, place: Location) -> RelayError:
         """Return the failure of a proof, or what it means: the same other bytes twice are no accident."""

@@ -1,9 +1,8 @@
 """The course of one attempt: pin, look, copy or pipe, and what follows.
 
 Theory of operation. The order is fixed: pin the source's version, look at the destination where that is wanted, let
-the store copy the object where it can, else send it in parts or in one request, and prove it. What only the source
-knows, a name or a version, is asked of it before anything is sent; where it tells neither before it is read, it is
-opened first.
+the store copy the object where it can, else send it in parts or in one request, and prove it. Where the destination
+takes the source's name, and the source tells that only when it is read, it is opened first.
 
 Decided here: the order, and which way an object goes. Never here: what is tried again.
 """
@@ -24,7 +23,8 @@ from relay.engine.terms import Terms
 from relay.engine.unfinished import place_of
 from relay.errors import InvalidURL, PreconditionFailed, SameObject
 from relay.failpoints import reach
-from relay.location import Location, same_object
+from relay.identity import same_object
+from relay.location import Location
 from relay.stores.interfaces import Destination, Found
 
 

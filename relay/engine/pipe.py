@@ -33,7 +33,8 @@ from relay.errors import (
     SourceUnstable,
     StoreError,
 )
-from relay.location import Location, same_path
+from relay.identity import same_path
+from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Begins, Destination, Found, Opened
 from relay.wire.body import Body

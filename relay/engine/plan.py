@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from relay.errors import SameObject
-from relay.location import Location, same_object
+from relay.identity import same_object
+from relay.location import Location
 
 
 class Verify(Enum):

@@ -1,4 +1,4 @@
-"""The terms of one transfer: what is asked for and what is known before, and with what, and what patience, it is made.
+"""What one transfer is made on: its plan, what is known of its object before, the stores, the limits and the clocks.
 
 Decided here: what follows from the terms alone. Never here: what is done about it.
 """

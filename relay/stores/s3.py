@@ -214,7 +214,7 @@ class S3Store(S3Uploading):
     def _part(
         self, upload: Upload, number: int, body: Body | bytes, fields: Fields, wrapping: Wrapping | None, checked: bool
     ) -> Part:
-        place = at_query(upload.location, f"partNumber={number}&uploadId={quote(upload.id, safe='-_.~')}")
+        place = _at(upload, f"partNumber={number}&")
         expects = isinstance(body, Body) and not upload.welcome and self._expects(body)
         response = self._send("PUT", place, fields, body, expects, wrapping)
         if response.head.status not in self.believed["PUT"]:
@@ -235,8 +235,7 @@ class S3Store(S3Uploading):
         found: list[Part] = []
         marker = "0"
         while True:
-            query = f"part-number-marker={marker}&uploadId={quote(upload.id, safe='-_.~')}"
-            response = self._send("GET", at_query(upload.location, query), ())
+            response = self._send("GET", _at(upload, f"part-number-marker={marker}&"), ())
             if response.head.status != 200:
                 raise self._refusal(response, "GET", upload.location)
             root = self._parsed(self._page(response), upload.location)
@@ -264,7 +263,7 @@ class S3Store(S3Uploading):
             fields += ((CHECKSUM + TRAILER, value), ("x-amz-checksum-type", "FULL_OBJECT"))
         if self._conditional(upload.location, if_absent):
             fields += ((CONDITION, "*"),)
-        place = at_query(upload.location, f"uploadId={quote(upload.id, safe='-_.~')}")
+        place = _at(upload)
         try:
             response = self._send("POST", place, fields, text.encode())
             if response.head.status in (400, 501):
@@ -325,7 +324,7 @@ class S3Store(S3Uploading):
 
     def abort(self, upload: Upload) -> None:
         """As PartsDestination.abort."""
-        place = at_query(upload.location, f"uploadId={quote(upload.id, safe='-_.~')}")
+        place = _at(upload)
         response = self._send("DELETE", place, ())
         if response.head.status not in self.believed["DELETE"]:
             raise self._refusal(response, "DELETE", upload.location)
@@ -370,7 +369,7 @@ class S3Store(S3Uploading):
     def copy_part(self, upload: Upload, number: int, source: Location, found: Found, span: Span) -> Part:
         """As CopyPartsDestination.copy_part, by UploadPartCopy."""
         fields = (*_copy_source(source, found), ("x-amz-copy-source-range", f"bytes={span.first}-{span.last}"))
-        place = at_query(upload.location, f"partNumber={number}&uploadId={quote(upload.id, safe='-_.~')}")
+        place = _at(upload, f"partNumber={number}&")
         root = self._copied(self._send("PUT", place, fields, b""), source, upload.location, if_absent=False)
         etag = printable(root.findtext("{*}ETag") or "")
         if not etag:
@@ -389,6 +388,11 @@ class S3Store(S3Uploading):
             there, here = cast(S3Account, source.account), cast(S3Account, location.account)
             self._wire.memory.learn(location.origin, _copying(there, here))
             raise
+
+
+def _at(upload: Upload, which: str = "") -> Location:
+    """Return where an upload is asked about, or, with `which`, something of it."""
+    return at_query(upload.location, f"{which}uploadId={quote(upload.id, safe='-_.~')}")
 
 
 def _copy_source(source: Location, found: Found) -> Fields:

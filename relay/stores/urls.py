@@ -20,7 +20,8 @@ from typing import Final
 
 from relay.digest import ALGORITHMS, Digests
 from relay.errors import InvalidURL, NotFound, ProtocolViolation, RelayError, RequestError, Side, Unsupported
-from relay.location import Location, parse_location, query_of_identity
+from relay.identity import query_of_identity
+from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.interfaces import Entry, Found, Opened, Source, Span
 from relay.wire.body import Body

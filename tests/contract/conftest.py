@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,13 +109,8 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; create_full_put_path on; autoindex on; }}
             location /json/ {{ alias {home}/files/; autoindex on; autoindex_format json; }} }} }}"""
     )
-    process = subprocess.Popen([binary, "-p", str(home), "-c", str(home / "nginx.conf")], stderr=subprocess.DEVNULL)
-    try:
-        wait_for(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
+    with listening([binary, "-p", str(home), "-c", str(home / "nginx.conf")], port) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -126,18 +122,8 @@ def wsgidav_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wsgidav(wsgidav_root: Path) -> Iterator[str]:
     root, port = wsgidav_root, free_port()
     command = ["-m", "wsgidav.server.server_cli", "--host", "127.0.0.1", "--port", str(port), "--root", str(root)]
-    process = subprocess.Popen(
-        [sys.executable, *command, "--auth", "anonymous", "--quiet"],
-        cwd=root,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
+    with listening([sys.executable, *command, "--auth", "anonymous", "--quiet"], port, root) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -168,13 +154,8 @@ def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nextcloud]:
     root, port = tmp_path_factory.mktemp("nextcloud"), free_port()
     for folder in (FILES, "remote.php/dav/uploads/ann"):
         (root / folder).mkdir(parents=True)
-    process = subprocess.Popen([sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)])
-    try:
-        wait_for(port)
-        yield Nextcloud(f"http://127.0.0.1:{port}", root)
-    finally:
-        process.kill()
-        process.wait(10)
+    with listening([sys.executable, "-m", "tests.contract.nextcloud", str(root), str(port)], port) as url:
+        yield Nextcloud(url, root)
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +166,18 @@ def memory() -> Kind:
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("local")
+
+
+@contextmanager
+def listening(command: list[str], port: int, folder: Path | None = None) -> Iterator[str]:
+    """Run a server for the block, and yield its URL as soon as it listens."""
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def wait_for(port: int) -> None:
@@ -224,6 +217,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest) -> Place:
     """Return where objects of this test live on this server."""
+    return place_of(kind, request)
+
+
+def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
+    """Return where a test's objects live on a server: the fixture `kind`, spoken to as WebDAV after `webdav+`."""
     scheme, _, server = kind.rpartition("+")
     base = request.getfixturevalue(server)
     prefix = f"{abs(hash(request.node.name)) % 10**9}"
@@ -234,7 +232,7 @@ def place(kind: str, request: pytest.FixtureRequest) -> Place:
     if isinstance(base, Path):
         return lambda name: local_location(base / prefix / name, destination=True)
     if isinstance(base, Seaweed):
-        return lambda name: s3_location(base.config, base.bucket, f"{prefix}-{name}")
+        return lambda name: s3_location(base.config, base.bucket, f"{prefix}/{name}")
     if scheme:
         return lambda name: webdav_location(f"{base}/{prefix}/new/{name}", destination=True)
     return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)

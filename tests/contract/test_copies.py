@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from tests.conftest import Certificates, Engine
+from tests.contract.conftest import Place, place_of
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer
 from tests.seaweed import Seaweed
@@ -29,10 +30,8 @@ PART = 5 << 20
 DATA = os.urandom(100_000)
 LARGE = os.urandom(2 * PART + 77)
 
-LEVELS = {"seaweed": Level.WHOLE_DIGEST, "nginx": Level.READ_BACK, "wsgidav": Level.READ_BACK}
+LEVELS = {"seaweed": Level.WHOLE_DIGEST, "webdav+nginx": Level.READ_BACK, "webdav+wsgidav": Level.READ_BACK}
 """Every server that can copy by itself, and the proof that it lets us have."""
-
-Place = Callable[[str], Location]
 
 
 @pytest.fixture(params=LEVELS)
@@ -43,11 +42,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest) -> Place:
     """Return where objects of this test live on this server."""
-    base = request.getfixturevalue(kind)
-    prefix = f"copies{abs(hash(request.node.name)) % 10**9}"
-    if isinstance(base, Seaweed):
-        return lambda name: s3_location(base.config, base.bucket, f"{prefix}/{name}")
-    return lambda name: webdav_location(f"{base}/{prefix}/new/{name}", destination=True)
+    return place_of(kind, request)
 
 
 @pytest.fixture

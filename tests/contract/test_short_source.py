@@ -6,11 +6,10 @@ Never a success, never an object left that looks whole, nothing unfinished left 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +19,11 @@ from relay.errors import NotFound, RelayError
 from relay.location import Location, parse_location
 from relay.stores.aws import s3_location
 from relay.stores.interfaces import Store
-from relay.stores.local import local_location
 from relay.stores.table import STORES
-from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from tests.conftest import Certificates, Engine
+from tests.contract.conftest import Place, place_of
 from tests.seaweed import Seaweed
 
 SMALL = bytes(range(40))
@@ -105,22 +103,10 @@ def cut() -> Iterator[Cut]:
     made.stop()
 
 
-Place = Callable[[str], Location]
-
-
 @pytest.fixture(params=["nginx", "webdav+nginx", "wsgidav", "webdav+wsgidav", "seaweed", "local"])
 def place(request: pytest.FixtureRequest) -> Place:
     """Return where objects go."""
-    scheme, _, server = request.param.rpartition("+")
-    base: Any = request.getfixturevalue(server)
-    prefix = f"short-{request.node.name.encode().hex()[-24:]}"
-    if isinstance(base, Path):
-        return lambda name: local_location(base / prefix / name, destination=True)
-    if isinstance(base, Seaweed):
-        return lambda name: s3_location(base.config, base.bucket, f"{prefix}/{name}")
-    if scheme:
-        return lambda name: webdav_location(f"{base}/{prefix}/{name}", destination=True)
-    return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
+    return place_of(request.param, request)
 
 
 @pytest.fixture

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from relay.disposition import NAME_BYTES, safe_name
 from relay.egress import DENIED, EgressPolicy, is_public
 from relay.errors import EgressDenied, RedirectRefused, RequestError, UnsafeKey
-from relay.location import (
-    UNSAFE_CHARACTERS,
-    Location,
-    literal_address,
-    parse_location,
-    redirected,
-    same_object,
-)
+from relay.identity import same_object
+from relay.location import UNSAFE_CHARACTERS, Location, literal_address, parse_location, redirected
 
 labels = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,10}[a-z0-9_])?", fullmatch=True).filter(
     lambda label: not label.startswith("xn--")

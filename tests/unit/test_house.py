@@ -18,6 +18,7 @@ ORDER: tuple[str, ...] = (
     "relay.failpoints",
     "relay.headers",
     "relay.location",
+    "relay.identity",
     "relay.egress",
     "relay.disposition",
     "relay.digest",
@@ -47,7 +48,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import what stands above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:9]
+PURE = ORDER[:10]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}

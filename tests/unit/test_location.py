@@ -7,15 +7,8 @@ import pytest
 from relay import errors
 from relay.errors import RedirectRefused, RequestError
 from relay.headers import FORBIDDEN, FORBIDDEN_PREFIXES
-from relay.location import (
-    Location,
-    Origin,
-    literal_address,
-    parse_headers,
-    parse_location,
-    redirected,
-    same_object,
-)
+from relay.identity import same_object
+from relay.location import Location, Origin, literal_address, parse_headers, parse_location, redirected
 
 Row = tuple[str, str, str]  # the row's id, the input, the slug of the right answer
 

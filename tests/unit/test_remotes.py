@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from relay.engine.parts import cut
 from relay.errors import ConfigError, ForbiddenHeader, InvalidType, InvalidURL, Rejected, RequestError, UnsafeKey
-from relay.location import parse_location, same_object
+from relay.identity import same_object
+from relay.location import parse_location
 from relay.stores.aws import S3Config, s3_location, split_key
 from relay.stores.interfaces import PartLimits
 from relay.stores.remotes import Remotes
