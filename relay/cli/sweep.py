@@ -34,7 +34,7 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
             place = orphan.upload.place if orphan.upload else f"{migration.destination}{orphan.claim.name}"
             yield f"relay: an unfinished upload may remain at {place}: {error.message}; the same command tries again"
     if total:
-        yield f"relay: removed what was unfinished of {total:,} object{'s' * (total > 1)}"
+        yield f"relay: nothing unfinished is left at {migration.destination} ({total:,} looked for)"
 
 
 def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> Runner:
