@@ -165,6 +165,13 @@ def patient(certificates: Certificates) -> Iterator[Engine]:
 
 
 @pytest.fixture(autouse=True)
+def hub_knows_the_time() -> None:
+    """Set the hub's clock: it stands still while a test waits for other processes, and a timer that is started next
+    goes off too early by as much."""
+    gevent.get_hub().loop.update_now()
+
+
+@pytest.fixture(autouse=True)
 def hub_errors_fail() -> Iterator[None]:
     """Fail a test in which a greenlet died of something that nobody saw."""
     seen: list[str] = []
