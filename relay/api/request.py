@@ -19,7 +19,7 @@ from relay.errors import InvalidType, KeyReused, MissingMember, RequestError, Un
 from relay.ledger.rows import Migration
 from relay.location import Location
 from relay.stores.remotes import Remotes
-from relay.stores.urls import SCHEME
+from relay.stores.urls import as_list
 from relay.throttle import Bounds
 
 
@@ -193,8 +193,7 @@ def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
     if given.list is None:
         return None
     end = _end(given.list)
-    text = end.text if end.text[: len(SCHEME)].lower() == SCHEME else SCHEME + end.text
-    return remotes.locate(text, headers=end.headers, pointer=end.pointer("list"), folder=True)
+    return remotes.locate(as_list(end.text), headers=end.headers, pointer=end.pointer("list"), folder=True)
 
 
 def _end(given: str | SourceObject | DestinationObject) -> End:

@@ -100,11 +100,6 @@ def whole(text: str) -> str:
     return str(Path(text).absolute()) + "/" if relative and text[:1] != "/" and text else text
 
 
-def listed(text: str) -> str:
-    """Return where a list is as a list: with `list+` before it, whether it was said or not."""
-    return text if text[: len(LIST)].lower() == LIST else LIST + text
-
-
 def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
     """Say which secrets the process list shows. Not before all was checked: what stands where a name should be may be
     the secret."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.api.request import parse_fresh
+from relay.cli.runners import runner_of
 from relay.config import Settings
 from relay.engine import renewal
-from relay.engine.runner import Runner
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.stores.remotes import Remotes
@@ -18,9 +18,7 @@ def tell(settings: Settings, ledger: Ledger, migration: Migration, verb: str, me
     """Do what `verb` says with what is fresh. A list is read from wherever its user says. Raises as renewal.tell."""
     remotes = Remotes(settings.remotes, folders=None)
     fresh = parse_fresh(members, migration, remotes)
-    hosts = [fresh.urls.host] if fresh.urls is not None and fresh.urls.host else []
-    runner = Runner(settings, settings.egress().allowing(*hosts))
-    runner.remotes = remotes
+    runner = runner_of(settings, remotes, *filter(None, (fresh.urls,)))
     try:
         return renewal.tell(ledger, runner, migration, verb, fresh)
     finally:

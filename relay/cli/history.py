@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from relay.api.told import FIELDS, csv_line
-from relay.cli.asked import PLACES, WORK, listed, place, request_of, warn, with_flags
+from relay.cli.asked import PLACES, WORK, place, request_of, warn, with_flags
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.follow import watch
 from relay.cli.ledgers import migrations_of, server_of
@@ -22,6 +22,7 @@ from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.shown import line
 from relay.cli.terminal import plain, say
 from relay.config import load_settings
+from relay.stores.urls import as_list
 
 STATES = ("queued", "running", "verified", "unverified", "skipped", "failed", "cancelled")
 FORMATS = ("table", "jsonl", "csv", "html")
@@ -123,7 +124,7 @@ def _begins(name: str, text: str) -> click.Command:
             raise click.UsageError("SRC comes with DST: fresh credentials are for both, or neither")
         places = {side: place(options, side) for side in ("source", "destination")} if options["source"] else {}
         if urls is not None:
-            places["list"] = place({**options, "source": listed(urls)}, "source")
+            places["list"] = place({**options, "source": as_list(urls)}, "source")
         warn(options)
         say(line(migrations_of(url).act(id, name, places or None)))
         return Exit.VERIFIED

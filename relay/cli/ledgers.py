@@ -50,7 +50,7 @@ class Migrations(Protocol):
 
     def sweep(self, id: str) -> Iterator[str]:
         """Remove what lost attempts of a cancelled one left at its destination; yield a line for what could not be, and
-        one for how much was. Nothing where a server does that by itself."""
+        one where nothing is left. Nothing where a server does that by itself."""
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """Change its priority and limits; None takes a limit away."""

@@ -12,6 +12,7 @@ import click
 from relay.api.problems import problem
 from relay.cli.asked import FILE, PLACES, WORK, bounds_of, headers_of, warn, whole, with_flags
 from relay.cli.exits import EPILOG, Exit
+from relay.cli.runners import runner_of
 from relay.cli.terminal import receipt_lines, say, say_error
 from relay.cli.watch import Interrupted, watched
 from relay.config import load_settings
@@ -87,10 +88,9 @@ def _tree(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
     order = _order(options)
     remotes = Remotes(settings.remotes, folders=None)
-    policy = settings.egress().allowing(*filter(None, (place.host for place in order.located(remotes))))
+    places = order.located(remotes)
     warn(options, quiet)
-    runner = Runner(settings, policy)
-    runner.remotes = remotes
+    runner = runner_of(settings, remotes, *places)
     ledger = Ledger.at(settings.ledger_url())
     try:
         return migrate_tree(ledger, order, runner, settings.slots, quiet, as_json)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gevent.event import Event
 
+from relay.cli.runners import runner_of
 from relay.config import Settings
 from relay.engine.jobs import Jobs
 from relay.engine.order import Job
@@ -18,8 +19,8 @@ from relay.stores.remotes import Remotes
 
 
 def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[str]:
-    """Remove what is left of a migration; yield a line for each object of which something may remain, and one for how
-    many others there were. The hosts that its user named are allowed. Raises LedgerFailed."""
+    """Remove what is left of a migration; yield a line for each object of which something may remain, and one where
+    nothing of the others is left. The hosts that its user named are allowed. Raises LedgerFailed."""
     try:
         runner = _runner(settings, ledger, migration)
     except RelayError as denied:
@@ -40,7 +41,4 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
 def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> Runner:
     remotes = Remotes(settings.remotes, folders=None)
     job = Job.of(migration, ledger.secret(migration.id), remotes)
-    hosts = filter(None, (job.source.host, job.destination.host))
-    runner = Runner(settings, settings.egress().allowing(*hosts))
-    runner.remotes = remotes
-    return runner
+    return runner_of(settings, remotes, job.source, job.destination)

@@ -157,11 +157,14 @@ def throw_away(destination: Destination, upload: Upload) -> None:
             destination.delete(left, Version())
 
 
-def lost_uploads(destination: Destination, place: Location, written: Begun, limits: Limits) -> tuple[Upload, ...]:
-    """Return the uploads that an attempt may have begun which was lost before it learned, or wrote down, which it was.
+def uploads_of(destination: Destination, place: Location, written: Begun, limits: Limits) -> tuple[Upload, ...]:
+    """Return the upload that was written down; where its attempt was lost before it learned, or wrote down, which it
+    was, those that it may have begun.
 
     Nobody else's: to this very place, and of the time within which that attempt may have asked. Raises StoreError.
     """
+    if written.upload_id:
+        return (Upload(place, written.upload_id, written.checked),)
     longest = 2 * (limits.head_seconds + limits.connect_seconds)
     since, until = written.at - CLOCK_SECONDS, written.at + longest + CLOCK_SECONDS
     return cast(PartsDestination, destination).lost_uploads(place, since, until)

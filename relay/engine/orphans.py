@@ -20,14 +20,12 @@ from typing import Final
 from gevent.event import Event
 
 from relay.engine.jobs import Jobs
-from relay.engine.leftovers import lost_tokens, lost_uploads, remove_lost, throw_away
+from relay.engine.leftovers import lost_tokens, remove_lost, throw_away, uploads_of
 from relay.engine.runner import Runner
 from relay.engine.unfinished import place_of
 from relay.errors import ConfigError, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Orphan
-from relay.location import Location
-from relay.stores.interfaces import Destination, Upload
+from relay.ledger.rows import Orphan
 from relay.wire.meter import Meter
 
 log = logging.getLogger("relay.orphans")
@@ -95,16 +93,11 @@ class Sweeper:
                 place = place_of(plan, begun)
                 if place is None:
                     raise ConfigError(f"an upload to {begun.place} was begun, and its remote leads elsewhere by now")
-                self._throw_away(destination, place, begun)
+                for upload in uploads_of(destination, place, begun, self.runner.limits):
+                    throw_away(destination, upload)
             if not plan.destination.path.endswith("/"):
                 remove_lost(destination, plan.destination, lost_tokens(claim, claim.fence + 1))
         self.ledger.removed(orphan)
-
-    def _throw_away(self, destination: Destination, place: Location, begun: Begun) -> None:
-        if begun.upload_id:
-            return throw_away(destination, Upload(place, begun.upload_id, begun.checked))
-        for lost in lost_uploads(destination, place, begun, self.runner.limits):
-            throw_away(destination, lost)
 
     @contextmanager
     def _meter(self) -> Iterator[Meter]:

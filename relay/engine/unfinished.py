@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from relay.config import Limits
 from relay.engine.journal import Journal
-from relay.engine.leftovers import lost_uploads, throw_away
+from relay.engine.leftovers import throw_away, uploads_of
 from relay.engine.plan import Plan
 from relay.errors import RelayError, StoreError
 from relay.failpoints import reach
@@ -84,10 +84,8 @@ class Unfinished:
     def sweep(self, place: Location, written: Begun) -> None:
         """Throw away what an earlier attempt began and nobody goes on with, and forget it. Raises what may pass: the
         ledger knows of one upload only."""
-        if written.upload_id:
-            return self.replace(Upload(place, written.upload_id, written.checked))
-        for lost in lost_uploads(self.stores.destination(place, self.meter), place, written, self.limits):
-            self.replace(lost)
+        for upload in uploads_of(self.stores.destination(place, self.meter), place, written, self.limits):
+            self.replace(upload)
 
     def replace(self, upload: Upload) -> None:
         """Throw away an upload in whose place another may be begun. Raises as `sweep`."""

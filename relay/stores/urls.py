@@ -39,6 +39,11 @@ _PIECE: Final = 1 << 16
 Opens = Mapping[str, Callable[[Wire, Side, Meter], Source]]
 
 
+def as_list(text: str) -> str:
+    """Return where a list is as a list: with `list+` before it, whether it was said or not."""
+    return text if text[: len(SCHEME)].lower() == SCHEME else SCHEME + text
+
+
 @dataclass(frozen=True)
 class ListAccount:
     """A list, and where it lies."""

@@ -16,22 +16,13 @@ import pytest
 from simulators.proxy import Proxy
 from simulators.source import Source
 from tests.end_to_end.test_tree import Terminal
-from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 PART = 5 << 20
 SIZE = 2 * PART + 1000
 """Three parts."""
 LATE = ("after-complete:1", "before-verify:1", "before-settle:1")
 """Places at which the object is there."""
-
-
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """Return a server of this module's own."""
-    if weed() is None:
-        pytest.skip("SeaweedFS is not installed")
-    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
-        yield server
 
 
 @pytest.fixture
