@@ -8,6 +8,7 @@ pass is read and sent again, with a fresh body, and must have the same bytes the
 So many parts are read at a time, and as many written; but not always the same ones. While the destination has all
 bytes of one and has not said yet that it is there, the next is asked for already, so that a long line carries bytes
 and not questions. No more than that many are ever handed over and not acknowledged: so much is what a crash costs.
+When a part fails for good, those that the destination has all bytes of are heard first: they need not be sent again.
 
 Decided here: how many parts move at once, and when a part is tried again (law 7). Never here: what becomes of the
 upload.
@@ -21,11 +22,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
+import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 
 from relay.config import Limits
-from relay.errors import Cancelled, LedgerFailed, RelayError, SourceChanged, SourceUnstable, UploadGone
+from relay.errors import Cancelled, LeaseLost, LedgerFailed, RelayError, SourceChanged, SourceUnstable, UploadGone
 from relay.failpoints import reach
 from relay.ledger.rows import StoredPart
 from relay.location import Location
@@ -40,6 +42,8 @@ COMBINED = "crc64nvme"
 """The digest of the whole that is made from those of the parts."""
 BEGUN_ANEW = (SourceChanged, UploadGone)
 """Failures that no part can mend by itself: the whole object begins anew, with another version or another upload."""
+HURRIED = (Cancelled, LeaseLost, LedgerFailed, *BEGUN_ANEW)
+"""Failures after which no answer is waited for: it would be of no use, or nobody could take note of it."""
 
 Take = Callable[[StoredPart | None], int | None]
 """Takes note of a part that the destination has, and answers with the number of the next one that is ours to move."""
@@ -97,6 +101,8 @@ class Window:
     def __post_init__(self) -> None:
         """Nothing moves yet."""
         self._bodies: dict[int, Body] = {}
+        self._all_read: set[Any] = set()
+        """The greenlets whose part is read to its end, and not taken note of yet."""
         self._here = 0
         self._given: deque[int] = deque()
         """Parts that are ours and that nobody has begun to read."""
@@ -132,10 +138,19 @@ class Window:
         try:
             for failure in workers.imap_unordered(lambda _: self._work(upload, take), range(workers.size)):
                 if failure is not None:
+                    self._hear_out(workers, failure)
                     raise failure
         finally:
             workers.kill()
             self._given.clear()
+            self._all_read.clear()
+
+    def _hear_out(self, workers: Any, failure: RelayError) -> None:
+        """Stop what is on its way, but wait for the answers to what is all there; each is taken note of, or fails."""
+        if isinstance(failure, HURRIED):
+            return
+        gevent.killall([greenlet for greenlet in workers if greenlet not in self._all_read])
+        gevent.joinall(list(workers))
 
     def _work(self, upload: Upload, take: Take) -> RelayError | None:
         """Move one part after another; return the failure that ends this, rather than let gevent print it."""
@@ -148,6 +163,9 @@ class Window:
                         return None
                     done = self._moved(upload, number, turn)
                 following = self._next(take, done)
+                self._all_read.discard(gevent.getcurrent())
+                if self._over:
+                    return None
                 if following is not None:
                     self._given.append(following)
         except RelayError as error:
@@ -181,13 +199,20 @@ class Window:
 
     def _moved_once(self, upload: Upload, number: int, span: Span, meter: Meter, turn: _Turn) -> StoredPart:
         way = self.way
+        self._all_read.discard(gevent.getcurrent())
         turn.begin()
         source = way.stores.source(way.source, meter)
         body = source.get(way.source, way.found.version, span).body
         assert body is not None, "an Opened has one"
-        body.then(lambda: turn.close() if body.complete else None)  # one that failed keeps its turn for the next try
+        body.then(lambda: self._given_up(body, turn))
         with closing(body), self._place(meter):
             return self._written(upload, number, body, meter)
+
+    def _given_up(self, body: Body, turn: _Turn) -> None:
+        """The source's connection is let go. A part that failed keeps its turn for the next try."""
+        if body.complete:
+            turn.close()
+            self._all_read.add(gevent.getcurrent())
 
     @contextmanager
     def _place(self, meter: Meter) -> Iterator[None]:
@@ -212,11 +237,13 @@ class Window:
             _same(way.source, number, self.read.get(number), digest)
             self._welcome = True
             return StoredPart(number, part.size, part.etag, digest.hex(), part.checked)
-        except BaseException:
+        except BaseException as error:
             self._welcome = False
             if body.complete and way.digested:
                 self.read.setdefault(number, body.digests[COMBINED])
             self.resent += body.count
+            if self._over and isinstance(error, RelayError):
+                raise Cancelled("another part has failed") from error  # no other try
             raise
         finally:
             del self._bodies[number]

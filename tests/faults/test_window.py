@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from relay.errors import PermissionDenied
 from relay.receipt import State
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import IN_PARTS, PART, Bucket, many, patient, place, refusal, reply
@@ -25,6 +26,8 @@ class Ranges:
 
     asked: list[int] = field(default_factory=list)
     begun: threading.Event = field(default_factory=threading.Event)
+    denied: int = 0
+    """The part that is denied."""
 
     def __call__(self, talk: Talk) -> None:
         while request := talk.head():
@@ -34,6 +37,9 @@ class Ranges:
                 self.asked.append(first // PART + 1)
                 if first >= PART:
                     self.begun.set()
+                if self.asked[-1] == self.denied:
+                    talk.send(reply(403))
+                    continue
             told = f"Content-Range: bytes {first}-{last}/{len(DATA)}\r\n" if found else "Accept-Ranges: bytes\r\n"
             status = "206 X" if found else "200 X"
             head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "e"\r\n{told}\r\n'
@@ -98,3 +104,26 @@ def test_only_the_first_part_asks_if_it_may_come_and_the_first_after_a_failure(e
     assert asked[:2] == [True, False]
     assert asked[2] is True
     assert asked[-1] is False
+
+
+def test_a_part_that_is_denied_waits_for_the_answer_to_one_that_is_all_there(engine: Engine) -> None:
+    """It need not be sent again: with a ledger it is kept."""
+    source, bucket = Ranges(denied=2), Bucket(sums=True)
+    early: list[bool] = []
+    aborted = threading.Event()
+
+    def late(talk: Talk) -> None:
+        assert source.begun.wait(10)
+        early.append(aborted.wait(1))
+        talk.send(reply(200, b"", 'ETag: "part-1"'))
+
+    def thrown_away(talk: Talk) -> None:
+        aborted.set()
+        talk.send(reply(204))
+
+    bucket.answers.update(part=[late], abort=[thrown_away])
+    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+        with pytest.raises(PermissionDenied):
+            engine.migrate(here.url("/a"), place(there))
+    assert early == [False]
+    assert aborted.is_set()
