@@ -15,6 +15,7 @@ from string import hexdigits
 from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element
 
+import gevent
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
@@ -288,9 +289,16 @@ class WebDavStore(HttpStore):
             return False
 
     def _remove(self, part: Location, error: BaseException) -> None:
-        """Delete what a broken upload left; on a clock of its own, since ours may be what ran out."""
+        """Delete what a broken upload left; on a clock of its own, since ours may be what ran out.
+
+        A server that was not heard to the end may not have noticed yet, and write its piece after the first DELETE.
+        """
+        limits = self._wire.limits
+        answered = getattr(error, "store_status", None) is not None
         try:
-            type(self)(self._wire, self._side, Meter(self._wire.limits)).delete(part, Version())
+            for wait in limits.sweep_waits[:1] if answered else limits.sweep_waits:
+                gevent.sleep(wait)
+                type(self)(self._wire, self._side, Meter(limits)).delete(part, Version())
         except RelayError as failure:
             if isinstance(error, RelayError):
                 error.hint = f"{error.hint} A partial object may remain at {part} ({failure.message})."

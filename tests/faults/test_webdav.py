@@ -6,8 +6,9 @@ What a well-behaved server does is in tests/contract/test_stores.py, on nginx an
 from __future__ import annotations
 
 import http.client
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -28,7 +29,7 @@ from relay.location import Location
 from relay.receipt import State
 from relay.stores.remotes import Remotes
 from relay.stores.webdav import webdav_location
-from tests.conftest import Engine
+from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, received, sending, serving
 from tests.scripted import Peer, Talk
 
@@ -49,6 +50,8 @@ class Dav:
     asked: list[bytes] = field(default_factory=list)
     damage: bool = False
     hanging: set[bytes] = field(default_factory=set)
+    late: threading.Event | None = None
+    """What tells it that an upload broke off."""
 
     def __call__(self, talk: Talk) -> None:
         while request := talk.head():
@@ -58,6 +61,8 @@ class Dav:
                 talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             body = received(talk, request)
             if body is None:
+                if self.late is not None:
+                    assert self.late.wait(10)
                 self.objects[path] = b"a piece"  # as some servers do
                 return
             scripted = self.answers.get(method, [])
@@ -66,6 +71,8 @@ class Dav:
                 self.hanging.discard(method)
                 return
             talk.send(told)
+            if method == b"DELETE" and self.late is not None:
+                self.late.set()
 
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if method == b"PROPFIND" and path in self.objects:
@@ -93,6 +100,14 @@ class Dav:
             return EMPTY % 204
         data = self.objects[path]
         return b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(data) + (data if method == b"GET" else b"")
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    """Return one that looks again for what a server writes a moment later: its threads are their own masters."""
+    made = Engine(certificates.ca_file, replace(QUICK, sweep_waits=(0.0, 0.05, 0.2, 0.5)))
+    yield made
+    made.assert_nothing_left()
 
 
 def place(peer: Peer) -> Location:
@@ -134,6 +149,15 @@ def test_f50_a_source_that_ends_early_changes_nothing_and_leaves_nothing(engine:
         migrate(engine, dav, sending(GET_HEAD, DATA[:cut]))
     assert dav.objects == {FINAL: b"old"}
     assert "may remain" not in caught.value.hint
+
+
+def test_f50_a_piece_that_a_server_writes_after_it_was_deleted_is_deleted_again(engine: Engine) -> None:
+    dav = Dav(late=threading.Event())
+    with pytest.raises(SourceTruncated):
+        migrate(engine, dav, sending(GET_HEAD, DATA[:-1]))
+    assert dav.late is not None
+    assert dav.late.is_set()
+    assert dav.objects == {}
 
 
 def test_f36_a_damaged_upload_is_never_published(engine: Engine) -> None:
