@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -110,7 +110,7 @@ class Client:
         problem = _problem(response)
         if problem is None:
             return self._no_relay(response)
-        kind = _named(str(problem.get("type", "")).rpartition(PROBLEMS)[2])
+        kind = RelayError.named(str(problem.get("type", "")).rpartition(PROBLEMS)[2]) or ServerRefused
         side = problem.get("side")
         return kind(
             str(problem["detail"]),
@@ -170,14 +170,3 @@ def _problem(response: requests.Response) -> dict[str, Any] | None:
     except ValueError:
         return None
     return told if isinstance(told, dict) and isinstance(told.get("detail"), str) else None
-
-
-def _named(code: str) -> Callable[..., RelayError]:
-    """Return the error of ours that has this code."""
-    waiting: list[type[RelayError]] = [RelayError]
-    while waiting:
-        kind = waiting.pop()
-        if kind.code == code:
-            return kind
-        waiting += kind.__subclasses__()
-    return ServerRefused

@@ -1,4 +1,4 @@
-"""`relay migrate SRC DST`: one object, through the same engine as the server's, without a server."""
+"""`relay migrate SRC DST`: an object or a tree, through the same engine as the server's, without a server."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from relay.api.problems import problem
 from relay.cli.asked import FILE, PLACES, WORK, bounds_of, headers_of, warn, whole, with_flags
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.runners import runner_of
-from relay.cli.terminal import receipt_lines, say, say_error
-from relay.cli.watch import Interrupted, watched
+from relay.cli.terminal import say, say_error
+from relay.cli.watch import Interrupted
 from relay.config import load_settings
-from relay.engine.levels import refuse_unprovable
 from relay.engine.order import End, Order
-from relay.engine.plan import IfExists, Plan, Verify
-from relay.engine.runner import Runner
+from relay.engine.plan import IfExists, Verify
 from relay.errors import Cancelled, InvalidType, RelayError
 from relay.stores.remotes import Remotes
-from relay.throttle import bounded
 
 _SECONDS = click.FloatRange(min=0)
 
@@ -45,14 +42,15 @@ LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "
 def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     """Move one object from the URL SRC to the URL DST; a DST that ends in '/' takes the source's name.
 
-    With -r everything below SRC is moved. What is there unchanged is skipped; a failure stops nothing else. Stop it
-    with Ctrl-C, or lose the machine: the same command goes on with what is left.
+    With -r everything below SRC is moved. What is there unchanged is skipped; a failure stops nothing else.
+
+    Stop it with Ctrl-C, or lose the machine: the same command goes on with what is left.
 
     The process list shows all arguments to everybody on this machine: give secrets with '@FILE' or a headers file.
     Hosts that you name are connected to, wherever they are; redirects only lead to public ones.
     """
     try:
-        return (_tree if options["recursive"] else _migrated)(options, as_json, quiet)
+        return _migrated(options, as_json, quiet)
     except Interrupted as error:
         if as_json:
             say(json.dumps(problem(Cancelled("interrupted"))))
@@ -65,67 +63,36 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
 
 
 def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
-    settings = load_settings({name: options[name] for name in LIMITS})
-    plan = _plan(options, Remotes(settings.remotes, folders=None), quiet)
-    policy = settings.egress().allowing(*filter(None, (plan.source.host, plan.destination.host)))
-    runner = Runner(settings, policy)
-    transfer = runner.transfer(plan)
-    transfer.meter.throttle = bounded(bounds_of(options))
-    outcome = watched(transfer, runner.run, quiet)
-    if as_json:
-        say(json.dumps(outcome.to_json()))
-    elif not quiet:
-        for line in receipt_lines(outcome):
-            say(line)
-    return Exit.of(outcome.state)
-
-
-def _tree(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
-    # Here and not above: SQLAlchemy takes a fifth of a second that one object need not wait.
-    from relay.cli.tree import migrate_tree
-    from relay.ledger.ledger import Ledger
-
     settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
     order = _order(options)
     remotes = Remotes(settings.remotes, folders=None)
     places = order.located(remotes)
     warn(options, quiet)
+    # Here and not above: SQLAlchemy takes a fifth of a second that a mistake need not wait.
+    from relay.cli.single import migrate_object
+    from relay.cli.tree import migrate_tree
+    from relay.ledger.ledger import Ledger
+
     runner = runner_of(settings, remotes, *places)
     ledger = Ledger.at(settings.ledger_url())
     try:
-        return migrate_tree(ledger, order, runner, settings.slots, quiet, as_json)
+        if order.recursive:
+            return migrate_tree(ledger, order, runner, settings.slots, quiet, as_json)
+        return migrate_object(ledger, order, runner, quiet, as_json)
     finally:
         ledger.close()
 
 
 def _order(options: Mapping[str, Any]) -> Order:
-    if options["method"] == "POST":
+    if options["recursive"] and options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
     return Order(
         End(whole(options["source"]), headers_of(options, "source")),
-        End(whole(options["destination"]), headers_of(options, "destination")),
-        recursive=True,
+        End(whole(options["destination"]), headers_of(options, "destination"), options["method"]),
+        recursive=options["recursive"],
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
         server_copy=options["server_copy"],
         # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed ahead.
         bounds=replace(bounds_of(options), slots=None),
     )
-
-
-def _plan(options: Mapping[str, Any], remotes: Remotes, quiet: bool) -> Plan:
-    plan = Plan(
-        remotes.locate(options["source"], headers=headers_of(options, "source")),
-        remotes.locate(
-            options["destination"],
-            method=options["method"],
-            headers=headers_of(options, "destination"),
-            destination=True,
-        ),
-        Verify(options["verify"]),
-        IfExists(options["if_exists"] or "overwrite"),
-        options["server_copy"],
-    )
-    refuse_unprovable(plan.verify, plan.destination)
-    warn(options, quiet)
-    return plan

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import gevent
 from rich.filesize import decimal
 
 from relay.api.progress import Rate
 from relay.api.told import brief, summary, told
-from relay.cli.interrupt import Interrupt
+from relay.cli.durable import STOPPED, accepted, held, worked
 from relay.cli.shown import NAMED, Members, bytes_done, bytes_in, bytes_moved, exit_of, head, table
 from relay.cli.terminal import plain, say
 from relay.engine.claimer import Active, Claimer
@@ -33,27 +32,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.25
 LINE_SECONDS = 5.0
-STOP_SECONDS = 10.0
 SHOWN = 5
 """So many active transfers have a bar of their own."""
-
-VERBS = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
-"""What goes on with a migration that was not ended well."""
-
-
-def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, bool]:
-    """Return the migration of this request, and whether it is new: one that has not succeeded is gone on with."""
-    spec = order.spec(runner.remotes)
-    found = ledger.unfinished(spec)
-    if found is None:
-        return ledger.create(spec)
-    ledger.renew_secret(found.id, order.secret())
-    ledger.trust(found.id)
-    verb = VERBS.get(found.state)
-    if verb:
-        ledger.act(found.id, verb)
-    given = {name: most for name, most in order.bounds.to_json().items() if most is not None}
-    return ledger.limit(found.id, given), False
 
 
 def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet: bool, as_json: bool) -> int:
@@ -61,37 +41,21 @@ def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet
     migration, new = accepted(ledger, order, runner)
     if not new and not quiet:
         done = migration.counted("verified", "skipped").objects
-        held = ", ".join(f"{n} {most:,}" for n, most in migration.bounds.to_json().items() if most is not None)
-        limits = f"; limits: {held} (`relay limit {migration.number}`)" if held else ""
         say(
-            f"relay: going on with migration {migration.number}: {done:,} objects are there already{limits}", sys.stderr
+            f"relay: going on with migration {migration.number}: {done:,} objects are there already{held(migration)}",
+            sys.stderr,
         )
     watch = Watch(ledger, migration.id)
     claimer = Claimer(ledger, runner, slots, migration.id, watch.ended, watch.moved)
-    job = gevent.spawn(_ran, claimer)
-    stopped = Interrupt(claimer.stop, STOP_SECONDS)
-    with stopped.caught(), _display(quiet) as show:
-        while not job.ready() and not stopped.late():
-            job.join(LOOK_SECONDS)
-            if not quiet:
-                show(watch, claimer)
-    if isinstance(job.value, RelayError):
-        raise job.value
+    with _display(quiet) as show:
+        code = worked(claimer, (lambda: None) if quiet else lambda: show(watch, claimer), LOOK_SECONDS)
     ended = ledger.migration(migration.id)
     report(ledger, ended, watch, as_json, quiet)
-    if stopped.code is not None:
+    if code is not None:
         if not quiet:
-            say("relay: stopped; the same command goes on where this was left", sys.stderr)
-        return stopped.code
+            say(STOPPED, sys.stderr)
+        return code
     return exit_of(summary(ended))
-
-
-def _ran(claimer: Claimer) -> RelayError | None:
-    try:
-        claimer.run()
-    except RelayError as error:
-        return error
-    return None
 
 
 # -- what is watched

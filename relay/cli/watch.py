@@ -1,6 +1,6 @@
-"""A transfer in the terminal: its progress while it runs, and Ctrl-C.
+"""One object in the terminal: its progress while it moves, and Ctrl-C.
 
-The first Ctrl-C cancels the transfer and waits a moment for it to break off cleanly; the second ends at once.
+The first Ctrl-C lets it come to a clean end, for which it has a moment; the second ends at once.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 
-import gevent
 from rich.filesize import decimal
 
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
-from relay.cli.interrupt import Interrupt
 from relay.cli.terminal import say
-from relay.engine.outcome import Outcome
+from relay.engine.share import Sharing
 from relay.engine.transfer import Transfer
-from relay.errors import Cancelled, RelayError
 
 LOOK_SECONDS = 0.1
 LINE_SECONDS = 5.0
-STOP_SECONDS = 3.0
 
-Show = Callable[[Transfer], None]
+Show = Callable[[Transfer | Sharing], None]
 
 
 class Interrupted(Exception):
@@ -36,33 +32,8 @@ class Interrupted(Exception):
         self.code = code
 
 
-def watched(transfer: Transfer, run: Callable[[Transfer], Outcome], quiet: bool) -> Outcome:
-    """Run a transfer while its progress is shown. Raises its RelayError, or Interrupted."""
-    signals = Interrupt(lambda: transfer.cancel(Cancelled("interrupted")), STOP_SECONDS)
-    job = gevent.spawn(_ended, run, transfer)
-    with signals.caught(), _display(quiet) as show:
-        while not job.ready() and not signals.late():
-            job.join(LOOK_SECONDS)
-            show(transfer)
-    end = job.value
-    if isinstance(end, Outcome):
-        return end
-    if signals.code is not None:
-        raise Interrupted(signals.code)
-    raise end or RelayError("the transfer ended without a result")
-
-
-def _ended(run: Callable[[Transfer], Outcome], transfer: Transfer) -> Outcome | RelayError:
-    try:
-        return run(transfer)
-    except RelayError as error:
-        return error
-
-
-# -- what is shown
-
-
-def _display(quiet: bool) -> AbstractContextManager[Show]:
+def display(quiet: bool) -> AbstractContextManager[Show]:
+    """Return what shows how far a transfer is: a bar on a terminal, else a line now and then."""
     if quiet:
         return nullcontext(lambda _: None)
     return _bar() if sys.stderr.isatty() else nullcontext(_Lines().show)
@@ -84,7 +55,7 @@ def _bar() -> Iterator[Show]:
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
         task = progress.add_task("waiting", total=None)
 
-        def show(transfer: Transfer) -> None:
+        def show(transfer: Transfer | Sharing) -> None:
             progress.update(task, description=transfer.phase, completed=transfer.bytes, total=transfer.total)
             progress.refresh()
 
@@ -97,7 +68,7 @@ class _Lines:
     def __init__(self) -> None:
         self._rate, self._next = Rate(), monotonic() + LINE_SECONDS
 
-    def show(self, transfer: Transfer) -> None:
+    def show(self, transfer: Transfer | Sharing) -> None:
         rate = self._rate.add(transfer.meter.moved)
         if monotonic() < self._next:
             return

@@ -53,6 +53,11 @@ class Sharing:
         return self.way.meter
 
     @property
+    def phase(self) -> str:
+        """What it is at, as a transfer's."""
+        return "piping"
+
+    @property
     def bytes(self) -> int:
         """The bytes that were moved here."""
         return self._window.bytes

@@ -47,6 +47,17 @@ class RelayError(Exception):
         """One line: the side and the fact."""
         return f"{self.side}: {self.message}"
 
+    @classmethod
+    def named(cls, code: str) -> type[RelayError] | None:
+        """Return the error of ours that has this code; None for one that this relay does not know."""
+        waiting: list[type[RelayError]] = [cls]
+        while waiting:
+            kind = waiting.pop()
+            if kind.code == code:
+                return kind
+            waiting += kind.__subclasses__()
+        return None
+
 
 class ConfigError(RelayError):
     """A setting is wrong. Raised at start-up only; the command line exits with 2."""

@@ -26,7 +26,7 @@ from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import SEED, Certificates, Engine
 from tests.contract.conftest import FILES, Nextcloud
-from tests.end_to_end.test_tree import Terminal
+from tests.end_to_end.terminal import Terminal
 
 PART = 5 << 20
 SIZE = 2 * PART + 12_345

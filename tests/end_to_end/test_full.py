@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.end_to_end.test_tree import Terminal, digests_of, plant
+from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.test_tree import digests_of, plant
 from tests.faults.test_webdav import EMPTY, Dav
 from tests.scripted import Peer
 

@@ -15,7 +15,7 @@ import pytest
 
 from simulators.proxy import Proxy
 from simulators.source import Source
-from tests.end_to_end.test_tree import Terminal
+from tests.end_to_end.terminal import Terminal
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 PART = 5 << 20

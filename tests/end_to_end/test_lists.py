@@ -10,7 +10,7 @@ import pytest
 
 from simulators.content import Content
 from simulators.spawn import Spawned
-from tests.end_to_end.test_tree import Terminal
+from tests.end_to_end.terminal import Terminal
 
 SIZE = 70_000
 

@@ -13,7 +13,7 @@ import pytest
 
 from relay.config import load_settings
 from relay.errors import ConfigError
-from tests.end_to_end.test_tree import Terminal
+from tests.end_to_end.terminal import Terminal
 
 NAMES = ["ü", "🦜", "plain"]
 PLAIN_C = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -7,71 +7,18 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from simulators.proxy import Proxy
-from tests.end_to_end.test_cli import environment
-from tests.seaweed import KEY, REGION, SECRET, Seaweed
+from tests.end_to_end.terminal import Terminal
+from tests.seaweed import Seaweed
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 MIB = 1 << 20
-
-
-class Terminal:
-    """Runs relay's commands with one ledger."""
-
-    def __init__(self, home: Path, **settings: str) -> None:
-        self.home, self.ledger = home, home / "ledger.db"
-        self._settings = {"RELAY_LEDGER": f"sqlite:///{self.ledger}", **settings}
-
-    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
-        """Start a command."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "relay", *words],
-            cwd=ROOT,
-            env=environment(**self._settings, **more),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *words: str, **more: str) -> tuple[int, str, str]:
-        """Run a command to its end; return its exit code and what it printed."""
-        process = self.start(*words, **more)
-        out, err = process.communicate(timeout=100)
-        assert "Traceback" not in out + err, err
-        return process.returncode, out, err
-
-    def tree(self, source: object, destination: object, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
-        """Migrate a tree; return the exit code and the summary."""
-        code, out, _ = self.run("migrate", "-r", str(source), str(destination), "--json", *words, **more)
-        return code, json.loads(out)
-
-    def query(self, sql: str) -> Any:
-        """Return one value of the ledger, or None while it is not there yet."""
-        try:
-            with sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=10) as connection:
-                row = connection.execute(sql).fetchone()
-        except sqlite3.OperationalError:
-            return None
-        return row and row[0]
-
-    def wait_for(self, process: subprocess.Popen[str], sql: str, good: Callable[[Any], bool]) -> None:
-        """Wait until a query of the ledger gives something good. Fails where the process ends before."""
-        for _ in range(3000):
-            if (found := self.query(sql)) is not None and good(found):
-                return
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)  # another process's ledger can only be polled
-        raise TimeoutError(sql)
+LARGE = 40 * MIB
 
 
 @pytest.fixture
@@ -189,31 +136,6 @@ def test_a_ledger_that_can_not_be_opened_is_one_line(terminal: Terminal, tmp_pat
 
 
 # -- S3, in parts
-
-
-@pytest.fixture
-def slow(seaweed: Seaweed, request: pytest.FixtureRequest) -> Iterator[Proxy]:
-    """Return a slow way to the server; a parameter is the bytes a second of each connection."""
-    with Proxy(seaweed.endpoint.removeprefix("http://"), rate=getattr(request, "param", 8e6)) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def clouds(tmp_path: Path, seaweed: Seaweed, slow: Proxy) -> Terminal:
-    """Return a terminal with two remotes: the server, and the same one by the slow way."""
-    rows = [("near", seaweed.endpoint), ("far", slow.url())]
-    (tmp_path / "relay.toml").write_text(
-        "".join(
-            f'[remotes.{name}]\ntype = "s3"\nendpoint = "{endpoint}"\naccess_key_id = "{KEY}"\n'
-            f'secret_access_key = "{SECRET}"\nregion = "{REGION}"\n'
-            for name, endpoint in rows
-        )
-    )
-    return Terminal(tmp_path, RELAY_CONFIG=str(tmp_path / "relay.toml"), RELAY_PARTED_BYTES=str(12 * MIB), **PARTS)
-
-
-PARTS = {"RELAY_PART_BYTES": str(5 * MIB), "RELAY_PARTS_IN_FLIGHT": "2"}
-LARGE = 40 * MIB
 
 
 @pytest.mark.timeout(120)

@@ -1,0 +1,70 @@
+"""What makes a command durable: a migration that the same command goes on with, and a claimer that works on it.
+
+Decided here: which migration a command means, and what Ctrl-C does to it. Never here: what is shown meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import gevent
+
+from relay.cli.exits import Exit
+from relay.cli.interrupt import Interrupt
+from relay.engine.claimer import Claimer
+from relay.engine.order import Order
+from relay.engine.runner import Runner
+from relay.errors import RelayError
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Migration
+
+STOP_SECONDS: Final = 10.0
+STOPPED: Final = "relay: stopped; the same command goes on where this was left"
+VERBS: Final = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
+"""What goes on with a migration that was not ended well."""
+
+
+def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, bool]:
+    """Return the migration of this request, and whether it is new: one that has not succeeded is gone on with."""
+    spec = order.spec(runner.remotes)
+    found = ledger.unfinished(spec)
+    if found is None:
+        return ledger.create(spec)
+    ledger.renew_secret(found.id, order.secret())
+    ledger.trust(found.id)
+    verb = VERBS.get(found.state)
+    if verb:
+        ledger.act(found.id, verb)
+    given = {name: most for name, most in order.bounds.to_json().items() if most is not None}
+    return ledger.limit(found.id, given), False
+
+
+def held(migration: Migration) -> str:
+    """Return the limits of a migration that is gone on with, which nobody may remember, as the end of a line."""
+    limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.to_json().items() if most is not None)
+    return f"; limits: {limits} (`relay limit {migration.number}`)" if limits else ""
+
+
+def worked(claimer: Claimer, look: Callable[[], None], look_seconds: float) -> Exit | None:
+    """Let a claimer work to its end, or to Ctrl-C; `look` so often meanwhile. Return what code a signal ends with.
+
+    What ran is handed back, and goes on another time. Raises what the claimer does.
+    """
+    job = gevent.spawn(_ran, claimer)
+    stopped = Interrupt(claimer.stop, STOP_SECONDS)
+    with stopped.caught():
+        while not job.ready() and not stopped.late():
+            job.join(look_seconds)
+            look()
+    if isinstance(job.value, RelayError):
+        raise job.value
+    return stopped.code
+
+
+def _ran(claimer: Claimer) -> RelayError | None:
+    try:
+        claimer.run()
+    except RelayError as error:
+        return error
+    return None

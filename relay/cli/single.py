@@ -1,0 +1,87 @@
+"""`relay migrate` of one object: through the ledger, so that the same command goes on after every end.
+
+Decided here: what is shown of it, and what of its end. Never here: what a ledger is for (`durable.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+from rich.filesize import decimal
+
+from relay.api.told import summary
+from relay.cli.durable import STOPPED, accepted, held, worked
+from relay.cli.exits import Exit
+from relay.cli.shown import bytes_there, exit_of, table
+from relay.cli.terminal import plain, receipt_lines, say
+from relay.cli.watch import LOOK_SECONDS, Interrupted, display
+from relay.engine.claimer import Claimer
+from relay.engine.order import Order
+from relay.engine.outcome import Outcome
+from relay.engine.runner import Runner
+from relay.errors import RelayError
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Migration
+
+
+def migrate_object(ledger: Ledger, order: Order, runner: Runner, quiet: bool, as_json: bool) -> Exit:
+    """Carry it out to its end; return the exit code. Raises its RelayError, or Interrupted."""
+    migration, new = accepted(ledger, order, runner)
+    if not new and not quiet:
+        there = bytes_there(summary(migration))
+        kept = f": {decimal(there)} of it are there already" if there else ""
+        say(f"relay: going on with migration {migration.number}{kept}{held(migration)}", sys.stderr)
+    ends: list[Outcome | RelayError] = []
+
+    claimer = Claimer(ledger, runner, 1, migration.id, lambda _, end: ends.append(end))
+    with display(quiet) as show:
+
+        def look() -> None:
+            for active in claimer.active.values():
+                show(active.transfer)
+
+        code = worked(claimer, look, LOOK_SECONDS)
+    end = ends[-1] if ends else None
+    if isinstance(end, Outcome):
+        return _told(replace(end, id=migration.id), quiet, as_json)
+    if code is not None:
+        if not quiet:
+            say(STOPPED, sys.stderr)
+        raise Interrupted(code)
+    if end is not None:
+        raise end
+    return _elsewhere(ledger.migration(migration.id), quiet, as_json)
+
+
+def _told(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
+    if as_json:
+        say(json.dumps(outcome.to_json()))
+    elif not quiet:
+        for line in receipt_lines(outcome):
+            say(line)
+    return Exit.of(outcome.state)
+
+
+def _elsewhere(migration: Migration, quiet: bool, as_json: bool) -> Exit:
+    """Tell how one ended that did not end here: it waits for what its user must do, or another process moved it.
+    Raises what it waits for."""
+    if migration.error is not None:
+        raise _error_of(migration)
+    members = summary(migration)
+    if as_json:
+        say(json.dumps(members))
+    elif not quiet:
+        for name, value in table(members, [], "with other processes"):
+            say(f"{name:<12} {plain(value)}")
+        if migration.state == "paused":
+            say(f"hint         `relay resume {migration.number}`, or the same command, goes on")
+    return exit_of(members)
+
+
+def _error_of(migration: Migration) -> RelayError:
+    """Return the error that a migration waits for, as it was before it was written down."""
+    error = migration.error or {}
+    kind = RelayError.named(error["code"]) or RelayError
+    return kind(error["detail"], side=error["side"], hint=error["hint"])

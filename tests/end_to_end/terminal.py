@@ -1,0 +1,65 @@
+"""A terminal in which relay's commands are run, with a ledger of its own."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.test_cli import environment
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Terminal:
+    """Runs relay's commands with one ledger."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home, self.ledger = home, home / "ledger.db"
+        self._settings = {"RELAY_LEDGER": f"sqlite:///{self.ledger}", **settings}
+
+    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "relay", *words],
+            cwd=ROOT,
+            env=environment(**self._settings, **more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, **more: str) -> tuple[int, str, str]:
+        """Run a command to its end; return its exit code and what it printed."""
+        process = self.start(*words, **more)
+        out, err = process.communicate(timeout=100)
+        assert "Traceback" not in out + err, err
+        return process.returncode, out, err
+
+    def tree(self, source: object, destination: object, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
+        """Migrate a tree; return the exit code and the summary."""
+        code, out, _ = self.run("migrate", "-r", str(source), str(destination), "--json", *words, **more)
+        return code, json.loads(out)
+
+    def query(self, sql: str) -> Any:
+        """Return one value of the ledger, or None while it is not there yet."""
+        try:
+            with sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=10) as connection:
+                row = connection.execute(sql).fetchone()
+        except sqlite3.OperationalError:
+            return None
+        return row and row[0]
+
+    def wait_for(self, process: subprocess.Popen[str], sql: str, good: Callable[[Any], bool]) -> None:
+        """Wait until a query of the ledger gives something good. Fails where the process ends before."""
+        for _ in range(3000):
+            if (found := self.query(sql)) is not None and good(found):
+                return
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)  # another process's ledger can only be polled
+        raise TimeoutError(sql)

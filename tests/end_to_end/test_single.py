@@ -1,0 +1,150 @@
+"""`relay migrate` of one object: it goes on in the middle too, after every end, and says what it waits for."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from simulators.proxy import Proxy
+from simulators.source import Source
+from tests.end_to_end.terminal import Terminal
+from tests.seaweed import Seaweed
+
+MIB = 1 << 20
+LARGE, PART = 40 * MIB, 5 * MIB
+ACKNOWLEDGED = "SELECT count(*) FROM parts WHERE etag != ''"
+
+
+@pytest.fixture
+def planted(seaweed: Seaweed, request: pytest.FixtureRequest) -> tuple[bytes, str]:
+    """Plant one large object; return its bytes, and the key that it is to have."""
+    name = request.node.name
+    data = random.Random(name).randbytes(LARGE)
+    seaweed.client().put_object(Bucket=seaweed.bucket, Key=f"{name}/from", Body=data)
+    return data, f"{name}/to"
+
+
+def assert_there(seaweed: Seaweed, planted: tuple[bytes, str]) -> None:
+    client = seaweed.client()
+    assert client.get_object(Bucket=seaweed.bucket, Key=planted[1])["Body"].read() == planted[0]
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
+
+
+def words_of(seaweed: Seaweed, planted: tuple[bytes, str], *more: str) -> tuple[str, ...]:
+    source = planted[1].removesuffix("to") + "from"
+    return ("migrate", f"near:{seaweed.bucket}/{source}", f"far:{seaweed.bucket}/{planted[1]}", *more)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_the_same_command_goes_on_in_the_middle(
+    seaweed: Seaweed, slow: Proxy, clouds: Terminal, planted: tuple[bytes, str], end: signal.Signals
+) -> None:
+    words = words_of(seaweed, planted)
+    first = clouds.start(*words)
+    clouds.wait_for(first, ACKNOWLEDGED, lambda count: count >= 3)
+    first.send_signal(end)
+    _, err = first.communicate(timeout=30)
+    assert first.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[end], err
+    if end == signal.SIGINT:
+        assert "the same command goes on" in err
+    kept = clouds.query("SELECT sum(size) FROM parts WHERE etag != ''")
+    before = slow.carried("up")
+    code, out, err = clouds.run(*words)
+    assert code == 0, out + err
+    assert f"going on with migration 1: {kept / 1e6:.1f} MB of it are there already" in err
+    assert "whole_digest" in out
+    assert slow.carried("up") - before <= LARGE - kept + 2 * PART
+    assert_there(seaweed, planted)
+    code, out, _ = clouds.run("status", "1", "--json")
+    assert (code, json.loads(out)["state"]) == (0, "succeeded")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("slow", [4e6], indirect=True, ids=["4MB"])
+def test_a_second_terminal_takes_its_share_of_the_parts(
+    seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]
+) -> None:
+    words = words_of(seaweed, planted, "--json")
+    one = clouds.start(*words)
+    clouds.wait_for(one, ACKNOWLEDGED, lambda count: count >= 1)
+    two = clouds.start(*words)
+    clouds.wait_for(two, "SELECT count(DISTINCT owner) FROM parts", lambda count: count == 2)
+    ends = [(process.communicate(timeout=60), process.returncode) for process in (one, two)]
+    assert [code for _, code in ends] == [0, 0], ends
+    mine, other = (json.loads(out) for (out, _), _ in ends)
+    assert (mine["state"], mine["receipt"]["level"]) == ("verified", "whole_digest")
+    assert (other["id"], other["state"], other["objects"]) == (mine["id"], "succeeded", {"verified": 1})
+    assert clouds.query("SELECT max(attempts) FROM transfers") == 1
+    assert_there(seaweed, planted)
+
+
+@pytest.mark.timeout(120)
+def test_f25_a_url_that_expires_is_one_clear_error_and_a_fresh_one_goes_on(seaweed: Seaweed, clouds: Terminal) -> None:
+    with Source(seed="single") as source:
+        url = source.url(f"/object?size={LARGE}")
+        place = f"far:{seaweed.bucket}/expired/to"
+        expiring = f"{url}&X-Amz-Signature=stale-secret&fault=on(GET,after(6,status(403)))"
+        code, out, err = clouds.run("migrate", expiring, place, "--json")
+        problem = json.loads(out)
+        assert (code, problem["type"].rpartition("/")[2], problem["side"]) == (
+            1,
+            "store-credentials-withdrawn",
+            "source",
+        )
+        assert "relay: source: " in err
+        assert "stale-secret" not in out + err
+        kept, asked_for = clouds.query(ACKNOWLEDGED), len(source.journal.snapshot())
+        assert kept >= 2
+        code, out, err = clouds.run("migrate", f"{url}&X-Amz-Signature=fresh-secret", place)
+        assert code == 0, out + err
+        assert "going on with migration 1" in err
+        read = [entry for entry in source.journal.snapshot()[asked_for:] if entry["method"] == "GET"]
+        assert len(read) == LARGE // PART - kept
+        assert_there(seaweed, (source.content.read("/object", 0, LARGE), "expired/to"))
+
+
+def test_a_command_that_ended_well_is_done_again_and_one_that_was_not_verified_too(
+    clouds: Terminal, tmp_path: Path
+) -> None:
+    (tmp_path / "from").write_bytes(b"as it was")
+    words = ("migrate", str(tmp_path / "from"), str(tmp_path / "to"), "--json")
+    for level, code in (("auto", 0), ("size", 3)):
+        for text in (b"as it was", b"and as it is"):
+            (tmp_path / "from").write_bytes(text)
+            ended, out, err = clouds.run(*words, "--verify", level)
+            assert (ended, json.loads(out)["bytes"]) == (code, len(text)), err
+            assert (tmp_path / "to").read_bytes() == text
+    assert clouds.query("SELECT count(*) FROM migrations") == 3  # the one that was not verified was gone on with
+
+
+def test_one_that_somebody_paused_says_so(seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]) -> None:
+    first = clouds.start(*words_of(seaweed, planted))
+    clouds.wait_for(first, ACKNOWLEDGED, lambda count: count >= 1)
+    assert clouds.run("pause", "1")[0] == 0
+    out, err = first.communicate(timeout=30)
+    assert first.returncode == 1, out + err
+    assert "paused" in out
+    assert "`relay resume 1`, or the same command, goes on" in out + err
+    assert clouds.run(*words_of(seaweed, planted), "-q") == (0, "", "")
+    assert_there(seaweed, planted)
+
+
+def test_a_ledger_that_can_not_be_opened_is_one_line(clouds: Terminal, tmp_path: Path) -> None:
+    clouds.ledger.write_bytes(b"somebody's notes " * 100)
+    (tmp_path / "from").touch()
+    done: tuple[int, str, str] = clouds.run("migrate", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert done[:2] == (2, "")
+    assert str(clouds.ledger) in done[2]
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_place_that_can_not_be_is_told_before_a_ledger_is_made(clouds: Terminal) -> None:
+    code, _, err = clouds.run("migrate", "nosuch:thing", "far:bucket/key")
+    assert code == 2
+    assert "nosuch" in err
+    assert not clouds.ledger.exists()
