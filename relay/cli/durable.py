@@ -27,10 +27,9 @@ VERBS: Final = {"paused": "resume", "partial": "retry", "failed": "retry", "canc
 
 def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, bool]:
     """Return the migration of this request, and whether it is new: one that has not succeeded is gone on with."""
-    spec = order.spec(runner.remotes)
-    found = ledger.unfinished(spec)
-    if found is None:
-        return ledger.create(spec)
+    found, new = ledger.create(order.spec(runner.remotes), go_on=True)
+    if new:
+        return found, True
     ledger.renew_secret(found.id, order.secret())
     ledger.trust(found.id)
     verb = VERBS.get(found.state)

@@ -50,16 +50,12 @@ class Ledger:
 
     # -- migrations
 
-    def create(self, spec: Spec, key: str | None = None) -> tuple[Migration, bool]:
+    def create(self, spec: Spec, key: str | None = None, go_on: bool = False) -> tuple[Migration, bool]:
         """As migrations.create. Raises LedgerFailed too if the file is not there any more: nobody would find it."""
         self.database.check_file()
-        found = self.database.run(lambda c: migrations.create(c, spec, key))
+        found = self.database.run(lambda c: migrations.create(c, spec, key, go_on))
         reach("after-accept")
         return found
-
-    def unfinished(self, spec: Spec) -> Migration | None:
-        """As migrations.unfinished."""
-        return self.database.run(lambda c: migrations.unfinished(c, spec.digest), write=False)
 
     def migration(self, id: str) -> Migration:
         """As migrations.one."""

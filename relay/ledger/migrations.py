@@ -24,10 +24,11 @@ ACCEPTING = APPLICATION_ID + 1
 _ID = re.compile(r"[0-9a-f-]{1,36}")
 
 
-def create(connection: Connection, spec: Spec, key: str | None = None) -> tuple[Migration, bool]:
-    """Accept a migration; with a `key` that was given before, return the one of then, and False.
+def create(connection: Connection, spec: Spec, key: str | None = None, go_on: bool = False) -> tuple[Migration, bool]:
+    """Accept a migration; with a `key` that was given before, return the one of then, and False. To `go_on`, return the
+    newest of the same request that did not succeed, if there is one, and False.
 
-    Raises KeyReused where that one was another request.
+    Raises KeyReused where that of the key was another request.
     """
     _one_at_a_time(connection)
     if key is not None:
@@ -36,6 +37,8 @@ def create(connection: Connection, spec: Spec, key: str | None = None) -> tuple[
             if row.spec != spec.digest:
                 raise KeyReused("the Idempotency-Key belongs to a migration of something else")
             return one(connection, row.id), False
+    if go_on and (found := _unfinished(connection, spec.digest)) is not None:
+        return found, False
     number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
     id = str(uuid.uuid4())
     connection.execute(
@@ -99,7 +102,7 @@ def many(connection: Connection, limit: int, before: int | None = None) -> list[
     return _found(connection, connection.execute(query).all())
 
 
-def unfinished(connection: Connection, digest: str) -> Migration | None:
+def _unfinished(connection: Connection, digest: str) -> Migration | None:
     """Return the newest migration of the same request if it did not succeed."""
     query = select(migrations).where(migrations.c.spec == digest).order_by(migrations.c.number.desc()).limit(1)
     row = connection.execute(query).first()

@@ -64,16 +64,27 @@ def test_a_key_brings_the_same_migration_and_refuses_another_request(ledger: Led
     assert len(ledger.migrations()) == 1
 
 
-def test_the_same_request_is_found_until_it_has_succeeded(ledger: Ledger) -> None:
-    assert ledger.unfinished(OBJECT) is None
-    migration, _ = ledger.create(OBJECT)
-    found = ledger.unfinished(Spec(OBJECT.source, OBJECT.destination, OBJECT.options, {"source": "other"}))
-    assert found is not None
-    assert found.id == migration.id
-    assert ledger.unfinished(TREE) is None
-    ledger.settle([verified(ledger.claim(1)[0])])
+def test_the_same_request_is_gone_on_with_until_it_has_succeeded(ledger: Ledger) -> None:
+    migration, new = ledger.create(OBJECT, go_on=True)
+    assert new
+    same = Spec(OBJECT.source, OBJECT.destination, OBJECT.options, {"source": "other"})
+    found, new = ledger.create(same, go_on=True)
+    assert (found.id, new) == (migration.id, False)
+    assert ledger.create(TREE, go_on=True)[1]
+    ledger.settle([verified(ledger.claim(1, only=migration.id)[0])])
     ledger.finish()
-    assert ledger.unfinished(OBJECT) is None
+    found, new = ledger.create(OBJECT, go_on=True)
+    assert (found.id != migration.id, new) == (True, True)
+
+
+def test_two_who_ask_for_the_same_at_one_moment_get_one_migration(ledger: Ledger, opened: Opened) -> None:
+    ledgers = (ledger, opened())
+    for number in range(20):
+        spec = replace(OBJECT, source=f"https://a.example/{number}")
+        both = [gevent.spawn(one.create, spec, go_on=True) for one in ledgers]
+        gevent.joinall(both, raise_error=True)
+        assert sorted(new for _, new in (job.value for job in both)) == [False, True]
+        assert len({migration.id for migration, _ in (job.value for job in both)}) == 1
 
 
 def test_an_id_or_a_number_names_a_migration_and_others_are_unknown(ledger: Ledger) -> None:
