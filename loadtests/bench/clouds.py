@@ -6,18 +6,27 @@ Decided here: what stands around a move from bucket to bucket. Never here: what 
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loadtests.bench.measures import BenchError
+from loadtests.bench.measures import GIB, MIB, BenchError
 from loadtests.bench.proc import clean_environment
 from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs
+
+ROOM = 8 * GIB
+"""What the server wants to have free: it begins no volume where it is short of room, and lets whoever writes wait."""
 
 
 @contextmanager
 def buckets(home: Path) -> Iterator[Seaweed]:
-    """Run the server with two buckets, `from` and `to`."""
+    """Run the server with two buckets, `from` and `to`. Raises BenchError where it would be short of room."""
+    free = shutil.disk_usage(home).free
+    if free < ROOM:
+        raise BenchError(
+            f"{home.parent} has {free // MIB} MiB free and {ROOM // MIB} are needed: clear it, or --folder"
+        )
     (home / "weed").mkdir()
     with seaweedfs(home / "weed", "bench-from") as server:
         server.client().create_bucket(Bucket="bench-to")
