@@ -200,7 +200,7 @@ class Parts:
             self._unfinished.sweep(self.way.place, written)
             return None
         window = self._window
-        upload = Upload(self.way.place, written.upload_id, written.checked)
+        upload = Upload(self.way.place, written.upload_id, written.checked, described=self.way.found.metadata)
         if not self._is_ours(written):
             self._unfinished.replace(upload)
             return None

@@ -141,12 +141,13 @@ class PartLimits:
 class Upload:
     """An upload in parts that was begun. `checked` says that the store keeps a digest of the whole object, `welcome`
     that it took a part of it just now: then no other need ask first if it may come (RFC 9110 section 10.1.1), which on
-    a long line costs a part of the speed."""
+    a long line costs a part of the speed. `described` is what goes with the object, as it was given to `begin`."""
 
     location: Location
     id: str
     checked: bool
     welcome: bool = False
+    described: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ class S3Store(S3Uploading):
         upload = root.findtext("{*}UploadId")
         if not upload:
             raise ProtocolViolation(f"{location}: an upload was begun that has no id", side=self._side)
-        return Upload(location, upload, checked)
+        return Upload(location, upload, checked, described=metadata)
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """As PartsDestination.put_part."""
@@ -279,7 +279,7 @@ class S3Store(S3Uploading):
         etag = printable(root.findtext("{*}ETag") or "") or None
         version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
         stored = kept_at(upload.location, version)
-        notes = self._left_out(upload.location, (), if_absent)
+        notes = self._left_out(upload.location, upload.described, if_absent)
         return replace(stored, parts_checked=all(part.checked for part in parts), notes=notes)
 
     def _completed_before(self, upload: Upload, size: int, error: RelayError) -> Stored:

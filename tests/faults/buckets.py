@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -133,11 +134,14 @@ class Bucket:
             return GONE
         told = (*self.fields, *self._sums(self.whole))
         extra = "".join(f"{line}\r\n" for line in told)
-        head = f'HTTP/1.1 200 X\r\nContent-Length: {len(self.whole)}\r\nETag: "{self.tag}"\r\n{extra}\r\n'.encode()
-        return head + (self.whole if operation == "get" else b"")
+        span = re.search(rb"\r\nRange: bytes=(\d+)-(\d+)\r\n", request)
+        first, last = map(int, span.groups()) if span else (0, len(self.whole) - 1)
+        status = f"206 X\r\nContent-Range: bytes {first}-{last}/{len(self.whole)}" if span else "200 X"
+        head = f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "{self.tag}"\r\n{extra}\r\n'
+        return head.encode() + (self.whole[first : last + 1] if operation == "get" else b"")
 
     def _refused(self, operation: str, request: bytes) -> bytes | None:
-        if operation not in ("put", "part", "complete", "begin whole"):
+        if operation not in ("put", "part", "complete", "begin", "begin whole"):
             return None
         if self.old and operation != "begin whole" and b"x-amz-trailer" in request:
             return refusal(501, "NotImplemented")

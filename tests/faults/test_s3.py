@@ -5,6 +5,7 @@ What a well-behaved one does is in tests/contract/test_s3.py, on a real server.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -225,13 +226,19 @@ def test_a_store_that_is_only_slow_keeps_its_checksums(engine: Engine, source: S
 
 
 @pytest.fixture
-def tagged() -> Iterator[Peer]:
+def old() -> Bucket:
     """Return a bucket whose object has a tag, to be read as often as one likes."""
-    bucket = Bucket(fields=("x-amz-tagging-count: 1",))
+    bucket = Bucket(fields=("x-amz-tagging-count: 1", "Accept-Ranges: bytes"))
     bucket.whole = b"bytes"
     tag = b"<TagSet><Tag><Key>a b</Key><Value>c&amp;d</Value></Tag></TagSet>"
     bucket.answers["tags"] = [reply(200, document("Tagging").replace(b"></", b">" + tag + b"</"))] * 40
-    with Peer(many(bucket)) as peer:
+    return bucket
+
+
+@pytest.fixture
+def tagged(old: Bucket) -> Iterator[Peer]:
+    """Return the server of it."""
+    with Peer(many(old)) as peer:
         yield peer
 
 
@@ -257,6 +264,16 @@ def test_a_bucket_that_takes_no_tags_gets_the_object_and_the_receipt_says_so(eng
             assert UNTAGGED in outcome.receipt.notes
             assert tags_of(bucket) == tries
     assert bucket.whole == b"bytes"
+
+
+def test_an_object_in_parts_whose_tags_are_not_taken_says_so_too(engine: Engine, tagged: Peer, old: Bucket) -> None:
+    bucket, old.whole = Bucket(refuses={b"x-amz-tagging": DENIED}, sums=True), random.Random(1).randbytes(SIZE)
+    with Peer(many(bucket)) as new:
+        outcome = patient(engine).migrate(place(tagged), place(new))
+    assert outcome.receipt is not None
+    assert outcome.receipt.notes == (UNTAGGED,)
+    assert bucket.asked.count("part") == 2
+    assert bucket.whole == old.whole
 
 
 @pytest.mark.parametrize("refused", [DENIED, UNKNOWN], ids=["denied", "unknown"])
