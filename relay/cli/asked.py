@@ -92,12 +92,15 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def whole(text: str) -> str:
-    """Return a relative path as an absolute one: the ledger outlives this folder's being the current one."""
+def whole(text: str, folder: bool) -> str:
+    """Return a relative path as an absolute one: the ledger outlives this folder's being the current one. That of a
+    `folder` ends in '/', another does where it was written so."""
     if text[: len(LIST)].lower() == LIST:
-        return LIST + whole(text[len(LIST) :]).removesuffix("/")
+        return LIST + whole(text[len(LIST) :], folder=False)
     relative = text[:1] == "." or ":" not in text.partition("/")[0]
-    return str(Path(text).absolute()) + "/" if relative and text[:1] != "/" and text else text
+    if not (relative and text[:1] != "/" and text):
+        return text
+    return str(Path(text).absolute()) + "/" * (folder or text[-1] == "/")
 
 
 def warn(options: Mapping[str, Any], quiet: bool = False) -> None:

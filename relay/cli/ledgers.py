@@ -109,7 +109,7 @@ class Here:
             return summary(self._ledger.act(migration.id, verb))
         from relay.cli.fresh import tell  # which takes a while that other commands need not wait
 
-        texts = {side: {**end, "url": whole(end["url"])} for side, end in places.items()}
+        texts = {side: {**end, "url": whole(end["url"], migration.recursive)} for side, end in places.items()}
         return summary(tell(self._settings, self._ledger, migration, verb, texts))
 
     def sweep(self, id: str) -> Iterator[str]:

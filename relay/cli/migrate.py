@@ -84,12 +84,13 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
 
 
 def _order(options: Mapping[str, Any]) -> Order:
-    if options["recursive"] and options["method"] == "POST":
+    tree = options["recursive"]
+    if tree and options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
     return Order(
-        End(whole(options["source"]), headers_of(options, "source")),
-        End(whole(options["destination"]), headers_of(options, "destination"), options["method"]),
-        recursive=options["recursive"],
+        End(whole(options["source"], tree), headers_of(options, "source")),
+        End(whole(options["destination"], tree), headers_of(options, "destination"), options["method"]),
+        recursive=tree,
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
         server_copy=options["server_copy"],

@@ -64,9 +64,12 @@ def _job(options: Mapping[str, Any], remotes: Remotes) -> Job:
     if options["recursive"] and options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
     order = Order(
-        End(whole(options["source"]) if options["recursive"] else options["source"], headers_of(options, "source")),
         End(
-            whole(options["destination"]) if options["recursive"] else options["destination"],
+            whole(options["source"], options["recursive"]),
+            headers_of(options, "source"),
+        ),
+        End(
+            whole(options["destination"], options["recursive"]),
             headers_of(options, "destination"),
             options["method"],
         ),

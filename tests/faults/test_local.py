@@ -218,6 +218,8 @@ def test_the_terminal_takes_paths(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["destination"] == f"{tmp_path}/new/folder/a.raw"
     assert (tmp_path / "new" / "folder" / "a.raw").read_bytes() == DATA
+    assert run("./a.raw", "c.raw").returncode == 0
+    assert (tmp_path / "c.raw").read_bytes() == DATA
     missing = run("none.raw", "b.raw")
     assert missing.returncode == 1
     assert "source:" in missing.stderr and "https://" in missing.stderr
