@@ -23,7 +23,7 @@ import pytest
 from simulators.proxy import Proxy
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_migrations import digests, ended, wait_for
-from tests.end_to_end.test_serve import SERVE, Server, exchange, gated, running
+from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, exchange, gated, running
 from tests.end_to_end.test_serve import order as one_object
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.postgres import Postgres, postgresql, programs
@@ -199,6 +199,28 @@ def test_f62_a_worker_that_slept_through_its_lease_makes_nothing_seen(settings: 
         assert sleeper.stop() == 0
     assert list(seen) == ["b"]
     assert (folders / "to" / "b").read_bytes() == DATA
+    assert in_ledger(folders, "SELECT attempts || ' ' || lapses FROM transfers") == "2 1"
+
+
+@pytest.mark.timeout(120)
+def test_f63_a_worker_that_does_nothing_any_more_is_replaced_and_its_work_goes_on(
+    settings: dict[str, str], folders: Path
+) -> None:
+    """gunicorn misses its heartbeat, as it does that of one whose loop is blocked."""
+    gate, begun = threading.Event(), threading.Event()
+    fast = serving(Cloud(), sending(GET_HEAD, DATA))
+    watched = (*GUNICORN[:-1], "--timeout", "4", GUNICORN[-1])
+    with Peer([gated(Cloud(), gate, begun), fast]) as source, running(watched, **settings) as server:
+        request = {"source": source.url("/a"), "destination": f"file://{folders}/to/b"}
+        id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
+        assert begun.wait(20)
+        blocked = worker_of(server)
+        blocked.suspend()
+        eventually(lambda: not blocked.is_running() or blocked.status() == psutil.STATUS_ZOMBIE)
+        assert wait_for(server, id, ended)["objects"] == {"verified": 1}
+        gate.set()
+        assert worker_of(server).pid != blocked.pid
+    assert [(path.name, path.read_bytes() == DATA) for path in (folders / "to").iterdir()] == [("b", True)]
     assert in_ledger(folders, "SELECT attempts || ' ' || lapses FROM transfers") == "2 1"
 
 
