@@ -21,13 +21,14 @@ import psutil
 import pytest
 
 from simulators.proxy import Proxy
+from simulators.source import Source
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_migrations import digests, ended, wait_for
 from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, exchange, gated, running
 from tests.end_to_end.test_serve import order as one_object
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, looked_at, sending, serving
 from tests.postgres import Postgres, postgresql, programs
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk
 from tests.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs, weed
 
 MIB = 1 << 20
@@ -209,7 +210,7 @@ def test_f63_a_worker_that_does_nothing_any_more_is_replaced_and_its_work_goes_o
     """gunicorn misses its heartbeat, as it does that of one whose loop is blocked."""
     gate, begun = threading.Event(), threading.Event()
     fast = serving(Cloud(), sending(GET_HEAD, DATA))
-    watched = (*GUNICORN[:-1], "--timeout", "4", GUNICORN[-1])
+    watched = (*GUNICORN[:-1], "--timeout", "8", GUNICORN[-1])
     with Peer([gated(Cloud(), gate, begun), fast]) as source, running(watched, **settings) as server:
         request = {"source": source.url("/a"), "destination": f"file://{folders}/to/b"}
         id = server.ask("POST", "/migrate", request, Prefer="respond-async")[1]["id"]
@@ -225,6 +226,37 @@ def test_f63_a_worker_that_does_nothing_any_more_is_replaced_and_its_work_goes_o
 
 
 # -- limits of the process
+
+
+@pytest.mark.timeout(120)
+def test_f64_a_transfer_whose_destination_does_not_read_holds_one_buffer(settings: dict[str, str]) -> None:
+    """What was read of the source and not taken; the source itself waits, and no other memory grows with it."""
+    many, each, buffer = 200, 8 * MIB, 128 * 1024
+    arrived, gate = threading.Semaphore(0), threading.Event()
+
+    def deaf(talk: Talk) -> None:
+        if not talk.head():
+            return  # whoever looked came by another connection
+        talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        arrived.release()
+        gate.wait(100)
+
+    with (
+        Source(seed="f64") as source,
+        Peer([looked_at(deaf)] * 2 * many) as destination,
+        running(SERVE, **settings, RELAY_SLOTS=str(many), RELAY_BUFFER_BYTES=str(buffer)) as server,
+    ):
+        assert server.ask("GET", "/healthz")[0] == 200
+        worker = worker_of(server)
+        before = worker.memory_info().rss
+        for number in range(many):
+            request = {"source": source.url(f"/{number}?size={each}"), "destination": destination.url(f"/{number}")}
+            assert server.ask("POST", "/migrate", request, Prefer="respond-async")[0] == 202
+        for _ in range(many):
+            assert arrived.acquire(timeout=60)
+        grown = worker.memory_info().rss - before
+        gate.set()
+    assert grown < many * 2 * buffer
 
 
 def test_f65_without_descriptors_what_runs_goes_on_and_what_is_new_is_told(settings: dict[str, str]) -> None:
