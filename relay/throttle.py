@@ -150,6 +150,10 @@ class Bounds:
         """Return them as plain values."""
         return asdict(self)
 
+    def given(self) -> dict[str, int]:
+        """Return those that bound something."""
+        return {name: most for name, most in self.to_json().items() if most is not None}
+
     @property
     def transfers(self) -> int | None:
         """How many transfers may run at a time: never more than may have a request each."""

@@ -80,7 +80,7 @@ def place(options: Mapping[str, Any], side: str) -> dict[str, Any]:
 def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the request to a server that the flags of `submit` ask for."""
     given = {name: options[name] for name in ("if_exists", "priority") if options[name] is not None}
-    limits = {name: most for name, most in bounds_of(options).to_json().items() if most is not None}
+    limits = bounds_of(options).given()
     return {
         "source": place(options, "source"),
         "destination": place(options, "destination"),

@@ -6,12 +6,14 @@ Decided here: which migration a command means, and what Ctrl-C does to it. Never
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import gevent
 
+from relay.api.told import told
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupt
+from relay.cli.shown import NAMED
 from relay.engine.claimer import Claimer
 from relay.engine.order import Order
 from relay.engine.runner import Runner
@@ -35,14 +37,18 @@ def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, b
     verb = VERBS.get(found.state)
     if verb:
         ledger.act(found.id, verb)
-    given = {name: most for name, most in order.bounds.to_json().items() if most is not None}
-    return ledger.limit(found.id, given), False
+    return ledger.limit(found.id, order.bounds.given()), False
 
 
 def held(migration: Migration) -> str:
     """Return the limits of a migration that is gone on with, which nobody may remember, as the end of a line."""
-    limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.to_json().items() if most is not None)
+    limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.given().items())
     return f"; limits: {limits} (`relay limit {migration.number}`)" if limits else ""
+
+
+def failures(ledger: Ledger, migration: Migration) -> list[dict[str, Any]]:
+    """Return the first of its objects that failed, for the table of its end."""
+    return [told(row) for row in ledger.page(migration.id, ["failed"], limit=NAMED)]
 
 
 def worked(claimer: Claimer, look: Callable[[], None], look_seconds: float) -> Exit | None:

@@ -6,7 +6,6 @@ Ctrl-C ends the watching and nothing else.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,10 +20,10 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relay.api.progress import Rate
-from relay.cli.exits import Exit
+from relay.cli.interrupt import Interrupt
 from relay.cli.ledgers import Members, Migrations
 from relay.cli.shown import NAMED, WELL, bytes_done, bytes_in, bytes_moved, exit_of, head, objects_in, table, under_way
-from relay.cli.terminal import plain, say
+from relay.cli.terminal import in_columns, plain, say
 from relay.cli.watch import Interrupted
 
 LINE_SECONDS = 5.0
@@ -72,7 +71,7 @@ def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
         say(json.dumps(ended))
     elif not quiet:
         for name, value in table(ended, _failed(migrations, ended), _took(ended)):
-            say(f"{name:<12} {plain(value)}")
+            say(in_columns(name, value))
     return exit_of(ended)
 
 
@@ -80,8 +79,9 @@ def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
 def _interrupted() -> Iterator[None]:
     """Let SIGINT and SIGTERM raise Interrupted where we wait. (Python's own KeyboardInterrupt would end in the hub.)"""
     here: Any = gevent.getcurrent()
-    codes = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
-    watchers = [gevent.signal_handler(number, gevent.kill, here, Interrupted(code)) for number, code in codes.items()]
+    watchers = [
+        gevent.signal_handler(number, gevent.kill, here, Interrupted(code)) for number, code in Interrupt.codes.items()
+    ]
     try:
         yield
     finally:

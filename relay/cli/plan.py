@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from relay.cli.asked import PLACES, WORK, headers_of, warn, whole, with_flags
 from relay.cli.exits import Exit
-from relay.cli.terminal import plain, say
+from relay.cli.terminal import in_columns, say
 from relay.config import load_settings
 from relay.engine.order import End, Job, Order
 from relay.engine.plan import IfExists, Verify
@@ -56,7 +56,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
         say(json.dumps(members))
     else:
         for name, text in _lines(members):
-            say(f"{name:<12} {plain(text)}")
+            say(in_columns(name, text))
     return Exit.FAILED if made.refused or members["fates"].get("failed") else Exit.VERIFIED
 
 

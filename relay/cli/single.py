@@ -12,10 +12,10 @@ from dataclasses import replace
 from rich.filesize import decimal
 
 from relay.api.told import summary
-from relay.cli.durable import STOPPED, accepted, held, worked
+from relay.cli.durable import STOPPED, accepted, failures, held, worked
 from relay.cli.exits import Exit
 from relay.cli.shown import bytes_there, exit_of, table
-from relay.cli.terminal import plain, receipt_lines, say
+from relay.cli.terminal import in_columns, receipt_lines, say
 from relay.cli.watch import LOOK_SECONDS, Interrupted, display
 from relay.engine.claimer import Claimer
 from relay.engine.order import Order
@@ -52,7 +52,7 @@ def migrate_object(ledger: Ledger, order: Order, runner: Runner, quiet: bool, as
         raise Interrupted(code)
     if end is not None:
         raise end
-    return _elsewhere(ledger.migration(migration.id), quiet, as_json)
+    return _elsewhere(ledger, ledger.migration(migration.id), quiet, as_json)
 
 
 def _told(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
@@ -64,7 +64,7 @@ def _told(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
     return Exit.of(outcome.state)
 
 
-def _elsewhere(migration: Migration, quiet: bool, as_json: bool) -> Exit:
+def _elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json: bool) -> Exit:
     """Tell how one ended that did not end here: it waits for what its user must do, or another process moved it.
     Raises what it waits for."""
     if migration.error is not None:
@@ -73,10 +73,10 @@ def _elsewhere(migration: Migration, quiet: bool, as_json: bool) -> Exit:
     if as_json:
         say(json.dumps(members))
     elif not quiet:
-        for name, value in table(members, [], "with other processes"):
-            say(f"{name:<12} {plain(value)}")
+        for name, value in table(members, failures(ledger, migration), "with other processes"):
+            say(in_columns(name, value))
         if migration.state == "paused":
-            say(f"hint         `relay resume {migration.number}`, or the same command, goes on")
+            say(in_columns("hint", f"`relay resume {migration.number}`, or the same command, goes on"))
     return exit_of(members)
 
 

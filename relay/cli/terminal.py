@@ -76,13 +76,17 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def in_columns(name: str, value: str) -> str:
+    """Return one line of a table of two columns."""
+    return f"{name:<12} {plain(value)}"
+
+
 def receipt_lines(outcome: Outcome) -> Iterable[str]:
     """Return the receipt as a table of two columns."""
     rows = [("state", outcome.state.value), ("source", str(outcome.source)), ("destination", str(outcome.destination))]
     if outcome.receipt is not None:
         rows += _rows(outcome, outcome.receipt)
-    for name, value in rows:
-        yield f"{name:<12} {plain(value)}"
+    return [in_columns(name, value) for name, value in rows]
 
 
 def _rows(outcome: Outcome, receipt: Receipt) -> Iterable[tuple[str, str]]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rich.filesize import decimal
 
 from relay.api.progress import Rate
-from relay.api.told import brief, summary, told
-from relay.cli.durable import STOPPED, accepted, held, worked
-from relay.cli.shown import NAMED, Members, bytes_done, bytes_in, bytes_moved, exit_of, head, table
-from relay.cli.terminal import plain, say
+from relay.api.told import brief, summary
+from relay.cli.durable import STOPPED, accepted, failures, held, worked
+from relay.cli.shown import Members, bytes_done, bytes_in, bytes_moved, exit_of, head, table
+from relay.cli.terminal import in_columns, plain, say
 from relay.engine.claimer import Active, Claimer
 from relay.engine.order import Order
 from relay.engine.outcome import Outcome
@@ -196,6 +196,5 @@ def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, qu
         return
     seconds = monotonic() - watch.started
     took = f"{seconds:.1f} s here, {decimal(round(watch.bytes_here / max(seconds, 0.001)))}/s"
-    failed = [told(row) for row in ledger.page(migration.id, ["failed"], limit=NAMED)]
-    for name, value in table(members, failed, took):
-        say(f"{name:<12} {plain(value)}")
+    for name, value in table(members, failures(ledger, migration), took):
+        say(in_columns(name, value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from simulators.proxy import Proxy
 from simulators.source import Source
 from tests.end_to_end.terminal import Terminal
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, serving
+from tests.scripted import Peer, Talk
 from tests.seaweed import Seaweed
 
 MIB = 1 << 20
@@ -132,6 +135,28 @@ def test_one_that_somebody_paused_says_so(seaweed: Seaweed, clouds: Terminal, pl
     assert "`relay resume 1`, or the same command, goes on" in out + err
     assert clouds.run(*words_of(seaweed, planted), "-q") == (0, "", "")
     assert_there(seaweed, planted)
+
+
+def test_one_that_fails_in_another_terminal_says_why(clouds: Terminal, tmp_path: Path) -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def cut(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, DATA[: len(DATA) // 2])
+        begun.set()
+        gate.wait(60)
+
+    with Peer(serving(Cloud(), cut)) as source:
+        words = ("migrate", source.url(), str(tmp_path / "to"), "--retry-budget", "0")
+        mine = clouds.start(*words)
+        assert begun.wait(30)
+        other = clouds.start(*words)
+        clouds.wait_for(other, "SELECT count(*) FROM runners", lambda count: count == 2)
+        gate.set()
+        ends = [(process.communicate(timeout=60), process.returncode) for process in (mine, other)]
+    assert [code for _, code in ends] == [1, 1], ends
+    reason = f"ended after {len(DATA) // 2} of {len(DATA)} bytes"
+    assert reason in ends[0][0][1]
+    assert reason in ends[1][0][0]
 
 
 def test_a_ledger_that_can_not_be_opened_is_one_line(clouds: Terminal, tmp_path: Path) -> None:
