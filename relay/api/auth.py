@@ -4,6 +4,9 @@ With tokens: whoever sends one. Without: only this machine, which is checked twi
 send anything anywhere that a page tells it to. The connection must have come in on loopback (or a unix socket), and
 the Host must name loopback, which a page of a rebound name can't do (DNS rebinding).
 
+With tokens or without: no page of another origin changes anything. A browser says which origin a request comes from
+(`Origin`, RFC 6454 section 7; `Sec-Fetch-Site`, W3C Fetch Metadata), and a form that it sends needs no preflight.
+
 Decided here: whether a request is answered. Never here: what it may do; every token may do everything.
 """
 
@@ -21,8 +24,13 @@ from relay.errors import Forbidden, Unauthorized
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """What a probe asks without a token, from wherever it is."""
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing here, and whose answers another origin's page can't read: relay grants no CORS."""
+
 _BEARER = re.compile(r"bearer +(\S+) *", re.I)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]+)?", re.I)
+_ORIGIN = re.compile(r"https?://([^/@?#,\s]+)", re.I)
+_ORIGIN_HINT = "Send it from a program (curl, a script), or from a page that this server itself gave."
 _TOKENS_HINT = "Set RELAY_TOKENS_FILE, and send one of its tokens; without tokens only this machine is answered."
 
 
@@ -37,6 +45,7 @@ def guard(tokens: Iterable[str]) -> Callable[[Mapping[str, Any]], None]:
             _check_token(environ.get("HTTP_AUTHORIZATION", ""), known)
         else:
             _check_local(environ)
+        _check_origin(environ)
 
     return check
 
@@ -59,6 +68,23 @@ def _check_local(environ: Mapping[str, Any]) -> None:
         raise Forbidden("this server has no tokens, and the Host does not name loopback", hint=_TOKENS_HINT)
     if any(name in environ for name in ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR")):
         raise Forbidden("this server has no tokens, and the request was forwarded by a proxy", hint=_TOKENS_HINT)
+
+
+def _check_origin(environ: Mapping[str, Any]) -> None:
+    """Raise Forbidden for a change that another origin's page asks for; programs send neither of the two fields.
+
+    `same-site` is foreign too: every port of loopback is one site.
+    """
+    if environ.get("REQUEST_METHOD", "GET") in SAFE_METHODS:
+        return
+    if environ.get("HTTP_SEC_FETCH_SITE", "none").strip().lower() not in ("same-origin", "none"):
+        raise Forbidden("a page of another site sent this request", hint=_ORIGIN_HINT)
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is None:
+        return
+    named = _ORIGIN.fullmatch(origin.strip())
+    if named is None or named[1].lower() != environ.get("HTTP_HOST", "").strip().lower():
+        raise Forbidden("a page of another origin sent this request", hint=_ORIGIN_HINT)
 
 
 def _local_address(environ: Mapping[str, Any]) -> str:

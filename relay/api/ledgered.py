@@ -22,7 +22,7 @@ import gevent
 from flask import Response, request
 
 from relay.api.request import parse_change, parse_fresh
-from relay.api.strict_json import read_object
+from relay.api.strict_json import check_media_type, read_object
 from relay.api.told import FIELDS, brief, csv_line, followed, summary, told
 from relay.engine.claimer import Claimer
 from relay.engine.order import Order
@@ -169,6 +169,7 @@ def _members(runner: Runner) -> Mapping[str, Any]:
 def _fresh(runner: Runner, migration: Migration) -> Fresh:
     """Return what is fresh that came with a request; nothing for a request without content."""
     if not request.content_length and "Transfer-Encoding" not in request.headers:
+        check_media_type(request.environ)
         return Fresh()
     members = _members(runner)
     if not members:

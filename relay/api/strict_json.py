@@ -72,6 +72,12 @@ def parse(raw: bytes) -> Any:
 # -- what is declared, and what comes
 
 
+def check_media_type(environ: Mapping[str, Any]) -> None:
+    """Raise UnsupportedMediaType for a request without content that names another type than JSON, as forms do."""
+    if environ.get("CONTENT_TYPE", "").strip():
+        _check_declared(environ)
+
+
 def _check_declared(environ: Mapping[str, Any]) -> None:
     if not _MEDIA_TYPE.fullmatch(environ.get("CONTENT_TYPE", "").strip()):
         raise UnsupportedMediaType("the Content-Type is not application/json in UTF-8")

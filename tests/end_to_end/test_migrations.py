@@ -279,3 +279,24 @@ def test_a_ledger_that_can_not_be_opened_refuses_the_start(folders: Path) -> Non
         running(SERVE, RELAY_LEDGER=f"sqlite:///{folders}/notes.db"),
     ):
         pass
+
+
+def test_a_page_in_a_browser_can_not_tell_a_migration_anything(server: Server, folders: Path) -> None:
+    """A form of another site needs no preflight and knows the small numbers: nothing changes (CSRF, rebinding)."""
+    server.ask("POST", "/migrate", order(folders, limits={"bytes_per_second": 1}))
+    form = "application/x-www-form-urlencoded"
+    pages = [
+        {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site", "Content-Type": form},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Host": f"evil.example:{server.port}", "Origin": f"http://evil.example:{server.port}"},
+    ]
+    for fields in pages:
+        for verb in ("pause", "resume", "cancel", "retry"):
+            assert server.ask("POST", f"/migrations/1/{verb}", **fields)[0] == 403, fields
+        assert server.ask("PATCH", "/migrations/1", {"priority": 9}, **fields)[0] == 403, fields
+    assert server.ask("POST", "/migrations/1/cancel", **{"Content-Type": form})[0] == 415
+    assert server.ask("GET", "/migrations/1")[1]["state"] == "running"
+    own = f"http://{server.host}:{server.port}"
+    status, told = server.ask("POST", "/migrations/1/cancel", **{"Origin": own, "Sec-Fetch-Site": "same-origin"})
+    assert (status, told["state"]) == (200, "cancelled")

@@ -9,6 +9,7 @@ import pytest
 
 from relay.api.app import create_app
 from relay.api.auth import guard
+from relay.api.ledgered import VERBS
 from relay.config import Settings
 from relay.engine.runner import Runner
 from relay.errors import Forbidden, RelayError, Unauthorized
@@ -118,3 +119,59 @@ def test_probes_are_open(path: str, tokens: tuple[str, ...]) -> None:
     """A probe has no token, and asks by any name."""
     client = create_app(Runner(Settings()), tokens).test_client()
     assert client.get(path, headers={"Host": "10.1.2.3:8080"}).status_code == 200
+
+
+FOREIGN = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "http://evil.example:8080"},
+    {"Origin": "null"},  # a sandboxed frame, a file, a redirect between two origins
+    {"Origin": ""},
+    {"Origin": "http://localhost:3000"},  # another program's page on this machine
+    {"Origin": "http://localhost"},
+    {"Origin": "http://localhost:8080.evil.example"},
+    {"Origin": "http://localhost:8080@evil.example"},
+    {"Origin": "http://localhost:8080, http://evil.example"},
+    {"Origin": "http://localhost:8080/evil.example"},
+    {"Origin": "chrome-extension://localhost:8080"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": ""},
+    {"Sec-Fetch-Site": "none, cross-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost:8080"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
+]
+OURS = [
+    {},
+    {"Origin": "http://localhost:8080"},
+    {"Origin": "http://LOCALHOST:8080", "Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "none"},
+]
+CHANGES = [("POST", "/migrate"), *(("POST", f"/migrations/1/{verb}") for verb in VERBS), ("PATCH", "/migrations/1")]
+
+
+@pytest.mark.parametrize(("method", "path"), [*CHANGES, ("DELETE", "/migrations/1")])
+@pytest.mark.parametrize("tokens", [(), TOKENS])
+def test_no_page_of_another_origin_changes_anything(method: str, path: str, tokens: tuple[str, ...]) -> None:
+    """CSRF: each change, with tokens and without, refuses each foreign Origin and Sec-Fetch-Site, and takes ours.
+
+    The application has no ledger here: what passed the check is answered in another way than 403.
+    """
+    client = create_app(Runner(Settings()), tokens).test_client()
+    known = {"Host": "localhost:8080"} | ({"Authorization": f"Bearer {TOKENS[0]}"} if tokens else {})
+    for fields in FOREIGN:
+        refused = client.open(path, method=method, headers=known | fields)
+        assert refused.status_code == 403, fields
+        assert json.loads(refused.data)["detail"].startswith("a page of another "), fields
+        assert "Access-Control-Allow-Origin" not in refused.headers
+    for fields in OURS:
+        assert client.open(path, method=method, headers=known | fields).status_code != 403, fields
+
+
+def test_a_page_of_another_origin_may_look_and_sees_nothing() -> None:
+    """A link to the server works; no answer says that another origin's page may read it, and no preflight passes."""
+    client = create_app(Runner(Settings())).test_client()
+    foreign = {"Host": "localhost:8080", "Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    assert client.get("/openapi.json", headers=foreign).status_code == 200
+    preflight = client.open("/migrations/1/cancel", method="OPTIONS", headers=foreign)
+    assert preflight.status_code == 405
+    assert not [name for name, _ in preflight.headers if name.lower().startswith("access-control")]
