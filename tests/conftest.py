@@ -17,7 +17,7 @@ from hypothesis import settings
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy, parse_allow
 from relay.engine.outcome import Outcome
-from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.engine.runner import Runner
 from relay.engine.transfer import Transfer
 from relay.location import Location, parse_location
@@ -106,7 +106,7 @@ class Engine:
         self.last: Transfer | None = None
 
     def plan(self, source: str | Location, destination: str | Location, **options: object) -> Plan:
-        """Return a plan; `verify` and `if_exists` by their names, `method` for the destination."""
+        """Return a plan; `verify`, `if_exists` and `metadata` by their names, `method` for the destination."""
         method = options.get("method")
         return Plan(
             source if isinstance(source, Location) else parse_location(source),
@@ -116,6 +116,7 @@ class Engine:
             Verify(options.get("verify", "auto")),
             IfExists(options.get("if_exists", "overwrite")),
             bool(options.get("server_copy", True)),
+            Metadata(options.get("metadata", "keep")),
         )
 
     def migrate(self, source: str | Location, destination: str | Location, **options: object) -> Outcome:

@@ -54,7 +54,7 @@ def migrate_view(runner: Runner, works: Callable[[], Works]) -> Callable[[], Res
         if wants_ledger(order):
             return accept(works(), runner, order)
         both = order.located(runner.remotes)
-        transfer = runner.transfer(Plan(*both, order.verify, order.existing, order.server_copy))
+        transfer = runner.transfer(Plan(*both, order.verify, order.existing, order.server_copy, order.metadata))
         transfer.meter.throttle = bounded(order.bounds)
         g.transfer_id = transfer.id
         streamed = request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic_core import ErrorDetails
 
 from relay.engine.order import End, Order
-from relay.engine.plan import IfExists, Verify
+from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.renewal import Fresh
 from relay.errors import InvalidType, KeyReused, MissingMember, RequestError, UnknownMember
 from relay.ledger.rows import Migration
@@ -87,6 +87,12 @@ class MigrateRequest(_Strict):
         description="Where source and destination are one store that can copy by itself (S3 CopyObject, WebDAV COPY), "
         "let it; what was copied is proved as anything else.",
     )
+    metadata: Literal["keep", "strict"] = Field(
+        "keep",
+        description="What becomes of what describes an object (type, disposition, its own metadata, tags), where its "
+        "destination can't keep all of it: `keep` gives its receipt a note; with `strict` the object fails before "
+        "anything of it is sent.",
+    )
     recursive: bool = Field(False, description="All that is below the folder `source`, into the folder `destination`.")
     priority: int = Field(0, ge=-100, le=100, description="Of migrations in the ledger: the greater come first.")
     limits: Limits = Field(
@@ -137,6 +143,7 @@ def parse_order(members: Mapping[str, Any]) -> Order:
         if_exists=IfExists(asked.if_exists) if asked.if_exists else None,
         priority=asked.priority,
         server_copy=asked.server_copy,
+        metadata=Metadata(asked.metadata),
         bounds=Bounds(**asked.limits.model_dump()),
     )
 

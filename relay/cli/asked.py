@@ -12,7 +12,7 @@ import click
 from relay.cli.headers import exposed, read_headers
 from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
-from relay.engine.plan import IfExists, Verify
+from relay.engine.plan import IfExists, Metadata, Verify
 from relay.headers import Headers
 from relay.stores.urls import SCHEME as LIST
 from relay.throttle import Bounds
@@ -41,6 +41,12 @@ WORK = (
         "--server-copy/--no-server-copy",
         default=True,
         help="Where both are one store that can copy by itself, let it (default), or move the bytes.",
+    ),
+    click.option(
+        "--metadata",
+        type=click.Choice([m.value for m in Metadata]),
+        default="keep",
+        help="strict: an object fails where the destination can't keep all that describes it (default: a note).",
     ),
     click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT)."),
     click.option("--slots", type=COUNT, help="Transfers at a time (of submit: over all that work on it)."),
@@ -87,6 +93,7 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
         "recursive": options["recursive"],
         "verify": options["verify"],
         "server_copy": options["server_copy"],
+        **({"metadata": options["metadata"]} if options["metadata"] != "keep" else {}),
         **given,
         **({"limits": limits} if limits else {}),
     }

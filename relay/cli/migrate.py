@@ -17,7 +17,7 @@ from relay.cli.terminal import say, say_error
 from relay.cli.watch import Interrupted
 from relay.config import load_settings
 from relay.engine.order import End, Order
-from relay.engine.plan import IfExists, Verify
+from relay.engine.plan import IfExists, Metadata, Verify
 from relay.errors import Cancelled, InvalidType, RelayError
 from relay.stores.remotes import Remotes
 
@@ -94,6 +94,7 @@ def _order(options: Mapping[str, Any]) -> Order:
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
         server_copy=options["server_copy"],
+        metadata=Metadata(options["metadata"]),
         # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed ahead.
         bounds=replace(bounds_of(options), slots=None),
     )

@@ -14,7 +14,7 @@ from relay.cli.exits import Exit
 from relay.cli.terminal import in_columns, say
 from relay.config import load_settings
 from relay.engine.order import End, Job, Order
-from relay.engine.plan import IfExists, Verify
+from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.runner import Runner
 from relay.engine.survey import Survey, Surveyor
 from relay.errors import InvalidType
@@ -57,7 +57,8 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     else:
         for name, text in _lines(members):
             say(in_columns(name, text))
-    return Exit.FAILED if made.refused or members["fates"].get("failed") else Exit.VERIFIED
+    lost = made.unkept and surveyor.job.metadata is Metadata.STRICT
+    return Exit.FAILED if made.refused or lost or members["fates"].get("failed") else Exit.VERIFIED
 
 
 def _job(options: Mapping[str, Any], remotes: Remotes) -> Job:
@@ -77,9 +78,9 @@ def _job(options: Mapping[str, Any], remotes: Remotes) -> Job:
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
         server_copy=options["server_copy"],
+        metadata=Metadata(options["metadata"]),
     )
-    source, destination = order.located(remotes)
-    return Job("plan", source, destination, order.recursive, order.verify, order.existing, order.server_copy)
+    return Job.made("plan", order, *order.located(remotes))
 
 
 def _members(surveyor: Surveyor, made: Survey) -> dict[str, Any]:
@@ -102,6 +103,7 @@ def _members(surveyor: Surveyor, made: Survey) -> dict[str, Any]:
         "fates": dict(sorted(fates.items())),
         "in_parts": {"objects": made.large if parted else 0, "bytes": made.large_bytes if parted else 0},
         "server_copy": surveyor.copies,
+        "unkept": made.unkept,
         "level": surveyor.level(made).value,
     }
 
@@ -119,6 +121,8 @@ def _lines(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "copied", "by the store itself, if it lets us: no byte passes through here"
     if told["in_parts"]["objects"]:
         yield "in parts", f"{told['in_parts']['objects']:,} objects, {decimal(told['in_parts']['bytes'])}"
+    if told["unkept"]:
+        yield "metadata", f"of {told['unkept']:,} of these the destination can't keep all; a receipt says what"
     yield "expect", f"{told['level']}; `relay doctor` finds out what the destination can do, by trying"
     if told["refused"]:
         yield "refused", f"{told['refused']:,} objects would fail"

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from relay.engine.levels import refuse_unprovable
-from relay.engine.plan import IfExists, Plan, Verify
+from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.errors import ConfigError, SameObject
 from relay.headers import Headers
 from relay.ledger.rows import Claim, Migration, Spec
@@ -63,6 +63,7 @@ class Order:
     server_copy: bool = True
     """Where both ends are one store that can copy by itself, let it."""
     bounds: Bounds = Bounds()
+    metadata: Metadata = Metadata.KEEP
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -84,7 +85,9 @@ class Order:
     def options(self) -> dict[str, Any]:
         """What was asked for besides the two ends; one that is left out by default is left out here too."""
         named = {"recursive": self.recursive, "verify": self.verify.value, "if_exists": self.existing.value}
-        return named if self.server_copy else {**named, "server_copy": False}
+        copy = {} if self.server_copy else {"server_copy": False}
+        metadata = {} if self.metadata is Metadata.KEEP else {"metadata": self.metadata.value}
+        return {**named, **copy, **metadata}
 
     @property
     def existing(self) -> IfExists:
@@ -167,6 +170,7 @@ class Job:
     verify: Verify
     if_exists: IfExists
     server_copy: bool = True
+    metadata: Metadata = Metadata.KEEP
 
     @classmethod
     def of(cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes) -> Job:
@@ -183,9 +187,23 @@ class Job:
             Verify(migration.options["verify"]),
             IfExists(migration.options["if_exists"]),
             server_copy=migration.options.get("server_copy", True),
+            metadata=Metadata(migration.options.get("metadata", "keep")),
         )
-        source, destination = order.located(remotes)
-        return cls(migration.id, source, destination, order.recursive, order.verify, order.existing, order.server_copy)
+        return cls.made(migration.id, order, *order.located(remotes))
+
+    @classmethod
+    def made(cls, id: str, order: Order, source: Location, destination: Location) -> Job:
+        """Return the job of an order whose two ends were located."""
+        return cls(
+            id,
+            source,
+            destination,
+            order.recursive,
+            order.verify,
+            order.existing,
+            order.server_copy,
+            order.metadata,
+        )
 
     def plan(self, claim: Claim) -> Plan:
         """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree, SameObject for what
@@ -195,4 +213,4 @@ class Job:
             _refuse_output(claim.name, destination)
             source = _listed_at(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
-        return Plan(source, destination, self.verify, self.if_exists, self.server_copy)
+        return Plan(source, destination, self.verify, self.if_exists, self.server_copy, self.metadata)

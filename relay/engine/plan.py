@@ -31,6 +31,15 @@ class IfExists(Enum):
     FAIL = "fail"
 
 
+class Metadata(Enum):
+    """What becomes of what describes an object, where its destination can't keep all of it."""
+
+    KEEP = "keep"
+    """What can be kept is; of the rest the receipt has a note."""
+    STRICT = "strict"
+    """The object fails before anything of it is sent."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """One transfer to make. Raises SameObject for a source that is its own destination."""
@@ -41,6 +50,7 @@ class Plan:
     if_exists: IfExists = IfExists.OVERWRITE
     server_copy: bool = True
     """Where both ends are one store that can copy by itself, let it."""
+    metadata: Metadata = Metadata.KEEP
 
     def __post_init__(self) -> None:
         """Refuse what would truncate the only copy."""

@@ -11,8 +11,11 @@ Decided here: which version is read, and which digests of it are computed. Never
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
+from typing import TypeVar
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
+from relay.engine.plan import Metadata
 from relay.engine.progress import Progress
 from relay.engine.promised import as_listed, as_promised
 from relay.engine.terms import Terms
@@ -20,9 +23,11 @@ from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, RangeIgnored, SourceChanged, SourceUnstable
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, Found, Opened, Source, Span
+from relay.stores.metadata import STRICT
 from relay.wire.body import Body
 from relay.wire.pump import drain
 
+F = TypeVar("F", bound=Found)
 _UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
 
 
@@ -60,7 +65,17 @@ class Reading:
 
     def told(self, found: Found | None) -> Found | None:
         """Return what the source itself tells, where `found` is nothing, or only what a listing told."""
-        return self._source.head(self._terms.plan.source) if found is None or found is self._hint else found
+        return self._looked_at() if found is None or found is self._hint else found
+
+    def _looked_at(self) -> Found | None:
+        found = self._source.head(self._terms.plan.source)
+        return found and self._described(found)
+
+    def _described(self, found: F) -> F:
+        """Return what was found, with the wish that all of its metadata be kept, where there is that wish."""
+        if self._terms.plan.metadata is Metadata.KEEP:
+            return found
+        return replace(found, metadata=(*found.metadata, (STRICT, "yes")))
 
     def _listed_small(self) -> Version | None:
         """Return what a listing told of a small object that nobody has begun to move."""
@@ -71,7 +86,7 @@ class Reading:
         return listed if listed.size is not None and listed.size < self._terms.limits.parted_bytes else None
 
     def _head(self) -> Found | None:
-        found = self._source.head(self._terms.plan.source)
+        found = self._looked_at()
         if found and found.version.size:  # many a server that does not know says 0
             self._hold_to_listing(found)
         return found and as_promised(found, self._terms.known.promised)
@@ -95,7 +110,7 @@ class Reading:
         with closing(opened.body) as body:
             body.read()
         found = Found(opened.version, opened.location, opened.disposition, opened.metadata, ranges=True)
-        return as_promised(found, terms.known.promised)
+        return as_promised(self._described(found), terms.known.promised)
 
     def _hold_to_listing(self, found: Found) -> None:
         """Raise SourceChanged where a listing told another size of this very version."""
@@ -120,7 +135,7 @@ class Reading:
             opened = self._source.get(source)  # it changed since it was listed, which is nobody's fault
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
-        opened = as_promised(opened, promised)
+        opened = as_promised(self._described(opened), promised)
         if body.length is None and promised and promised.size is not None:
             body.promise(promised.size)
         self._hold_to_listing(opened)

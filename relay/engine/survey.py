@@ -46,6 +46,8 @@ class Look:
     answer: str
     ranges: bool = False
     digested: bool = False
+    unkept: bool = False
+    """The destination can't keep all that describes it, as far as that can be known."""
 
 
 @dataclass(eq=False)
@@ -65,6 +67,7 @@ class Survey:
     """How many of those that were looked at are new, unchanged, differ, or are not told."""
     ranges: int = 0
     digested: int = 0
+    unkept: int = 0
 
     @property
     def looked(self) -> int:
@@ -91,6 +94,7 @@ class Survey:
         self.looks[look.answer] = self.looks.get(look.answer, 0) + 1
         self.ranges += look.ranges
         self.digested += look.digested
+        self.unkept += look.unkept
 
 
 @dataclass(eq=False)
@@ -175,17 +179,19 @@ class Surveyor:
             place = _named(plan.destination, found, plan.source)
         except RelayError:
             return Look("untold")
+        destination = self._destination()
         ranges = found is not None and found.ranges
+        unkept = found is not None and bool(destination.unkept(place, found.metadata))
         try:
-            there = self._destination().head(place)
+            there = destination.head(place)
         except NotFound:
-            return Look("new", ranges)
+            return Look("new", ranges, unkept=unkept)
         except RelayError:
-            return Look("untold", ranges)
+            return Look("untold", ranges, unkept=unkept)
         if there is None or found is None:
-            return Look("untold", ranges)
+            return Look("untold", ranges, unkept=unkept)
         same = unchanged(found.version, there.version) is not None
-        return Look("unchanged" if same else "differs", ranges, bool(there.version.digests))
+        return Look("unchanged" if same else "differs", ranges, bool(there.version.digests), unkept)
 
     def _source(self) -> Source:
         return self.stores.source(self.job.source, Meter(self.limits))

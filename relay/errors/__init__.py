@@ -25,7 +25,7 @@ The tree; each is in the file that is named behind its root:
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
     │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied
-    │  ├─ Rejected (StoreFull)  RangeIgnored  LengthRequired  RedirectRefused  TooManyRedirects
+    │  ├─ Rejected (StoreFull)  MetadataUnkept  RangeIgnored  LengthRequired  RedirectRefused  TooManyRedirects
     │  ├─ Throttled  Unavailable (Locked)
     │  ├─ ConnectFailed  ConnectionLost  CertificateRefused  StoreTimeout (Stalled)
     │  └─ ProtocolViolation  PrematureResponse
@@ -92,6 +92,7 @@ from relay.errors.stores import (
     CredentialsWithdrawn,
     LengthRequired,
     Locked,
+    MetadataUnkept,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
@@ -153,6 +154,7 @@ __all__ = [
     "LocalDenied",
     "Locked",
     "MalformedRequest",
+    "MetadataUnkept",
     "MigrationUnknown",
     "MissingMember",
     "NotFound",

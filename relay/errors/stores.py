@@ -87,6 +87,16 @@ class StoreFull(Rejected):
     default_hint = "Free space or raise the quota; nothing of this object was left. Then resume, or run it again."
 
 
+class MetadataUnkept(StoreError):
+    """The destination can't keep all that describes the object, and all of it is wanted. Nothing was sent."""
+
+    code, title, status = "metadata-unkept", "The destination can't keep all of the object's metadata", 409
+    default_side: ClassVar[Side] = "destination"
+    default_hint = (
+        "Without 'metadata': 'strict' it is moved all the same, and its receipt has a note; or choose another store."
+    )
+
+
 class RangeIgnored(StoreError):
     """The store answered with another range than the one that was asked for, or with the whole object."""
 

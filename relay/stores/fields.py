@@ -11,15 +11,11 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from relay.location import Location
-from relay.stores.interfaces import MTIME
 from relay.wire.http1 import Fields, Head
 
-CARRIED = ("content-type", "content-encoding", "content-language", "cache-control")
-"""Fields that describe the object and go with it. Content-Encoding, since its bytes are passed on untouched."""
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
 _IMF_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_CARRIABLE = re.compile(r"[\x20-\x7e]{1,256}\Z")
 
 
 def transcoded(head: Head) -> bool:
@@ -40,13 +36,8 @@ def content_range(head: Head) -> tuple[int, int, int] | None:
 def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
     """Return what goes with an upload: the source's fields, unless the caller gave his own, and the precondition."""
     own = {name.lower() for name, _ in location.headers}
-    fields = tuple((name, value) for name, value in metadata if name.lower() not in own and name != MTIME)
+    fields = tuple((name, value) for name, value in metadata if name.lower() not in own)
     return (*fields, ("If-None-Match", "*")) if if_absent else fields
-
-
-def carriable(value: str) -> bool:
-    """Say if a field's value may be passed on to another server."""
-    return _CARRIABLE.match(value) is not None
 
 
 def retry_after(text: str | None, now: datetime | None = None) -> float | None:

@@ -35,8 +35,6 @@ from relay.errors import (
 from relay.location import Location, redirected
 from relay.receipt import Version
 from relay.stores.fields import (
-    CARRIED,
-    carriable,
     carried,
     content_range,
     http_date,
@@ -45,7 +43,8 @@ from relay.stores.fields import (
     transcoded,
 )
 from relay.stores.indexes import ACCEPT, read_index
-from relay.stores.interfaces import MTIME, Entry, Found, Opened, PartLimits, Span, Stored
+from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored
+from relay.stores.metadata import CARRIED, MTIME, require, told, unkept
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing, Head
@@ -283,13 +282,19 @@ class HttpStore:
 
         With `if_absent` carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server may not heed it.
         """
-        method = location.method or "PUT"
+        method, notes = location.method or "PUT", self.unkept(location, metadata)
+        require(metadata, location, notes)
         plain = self._carried(metadata)
         fields = self.asked + carried(location, plain, if_absent)
         response = self._send(method, location, fields, body, self._expects(body))
         if response.head.status not in self.believed[method]:
             raise self._refusal(response, method, location)
-        return self._stored(response, method, location)
+        stored = self._stored(response, method, location)
+        return replace(stored, notes=notes) if notes else stored
+
+    def unkept(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        """As Destination.unkept: an upload's fields describe it; the user's own and tags are no part of HTTP."""
+        return unkept(metadata, lambda name: name in CARRIED, location, "the destination")
 
     def _carried(self, metadata: Fields) -> Fields:
         """Return what of the metadata an upload's fields can say."""
@@ -335,9 +340,8 @@ class HttpStore:
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
-        """Return what goes with the object; a value that is odd is dropped, not passed on."""
-        pairs = ((name, head.get(name)) for name in CARRIED)
-        found = tuple((name.title(), value) for name, value in pairs if value and carriable(value))
+        """Return what goes with the object, and when it was changed."""
+        found = told(head.get, head.fields)
         changed = http_date(head.get("last-modified"))
         seconds = changed.timestamp() if changed else -1
         return (*found, (MTIME, f"{seconds:.0f}")) if seconds >= 0 else found

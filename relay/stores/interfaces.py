@@ -23,10 +23,6 @@ from relay.receipt import Version
 from relay.wire.body import Body
 from relay.wire.meter import Meter
 
-MTIME = "mtime"
-"""Among an object's metadata, when it was last changed: seconds since 1970, with a fraction where that is known. Each
-store has its own way to keep it, or none."""
-
 PREFIX, SUFFIX = ".relay-", ".part"
 """What begins and ends the name of an upload that is not published yet; nobody else's object may be named so."""
 
@@ -210,6 +206,9 @@ class Destination(Protocol):
     def part_limits(self) -> PartLimits | None:
         """How it takes objects in parts (then it is a PartsDestination), or None."""
 
+    def unkept(self, location: Location, metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+        """Return what of an object's metadata it can't keep there, in words, as far as that can be known before."""
+
     def copies(self, source: Location, location: Location) -> bool:
         """Say if it may be asked to copy from there by itself: then it is a CopyDestination."""
 
@@ -229,8 +228,9 @@ class Destination(Protocol):
 
         `token` names the upload where it lies under another name until it is published; None makes one up.
 
-        Raises PreconditionFailed (with `if_absent`: something is there), StoreError, and the body's errors. On
-        failure the upload was broken off before its end, so that a store that keeps to its protocol has nothing.
+        Raises PreconditionFailed (with `if_absent`: something is there), MetadataUnkept (where the metadata is to be
+        kept whole, and can't be), StoreError, and the body's errors. On failure the upload was broken off before its
+        end, so that a store that keeps to its protocol has nothing.
         """
 
     def unpublished(self, location: Location, token: str) -> Location | None:
@@ -268,7 +268,8 @@ class PartsDestination(Destination, Protocol):
         that others learn of it; None begins one of which nobody does."""
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
-        """Begin an upload. Raises StoreError. What it leaves is invisible, but may cost until it is aborted."""
+        """Begin an upload. Raises StoreError, and MetadataUnkept as `put`. What it leaves is invisible, but may cost
+        until it is aborted."""
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """Store the whole of `body` as part `number`, from 1 on; again replaces it. Raises as `put` does."""

@@ -40,7 +40,6 @@ from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import (
-    MTIME,
     PREFIX,
     SUFFIX,
     Entry,
@@ -52,6 +51,7 @@ from relay.stores.interfaces import (
     check_segments,
     unpublished_name,
 )
+from relay.stores.metadata import MTIME, require, unkept
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
@@ -247,6 +247,10 @@ class LocalStore:
         """As Destination.part_limits: a file is written in one go."""
         return None
 
+    def unkept(self, location: Location, metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+        """As Destination.unkept: a file has a name, a time, and its bytes."""
+        return (*_coded(metadata), *unkept(metadata, lambda name: name == "content-encoding", location, "a file"))
+
     def copies(self, source: Location, location: Location) -> bool:
         """As Destination.copies: the bytes are on this machine anyway."""
         return False
@@ -261,6 +265,8 @@ class LocalStore:
         token: str | None = None,
     ) -> Stored:
         """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders."""
+        notes = self.unkept(location, metadata)
+        require(metadata, location, notes)
         path = path_of(location)
         part = path.with_name(unpublished_name(token))
         with self._told(location):
@@ -282,7 +288,7 @@ class LocalStore:
             with suppress(OSError):
                 part.unlink()
             raise
-        return Stored(version, local_location(part, destination=True), {}, place=location, notes=_lost(metadata))
+        return Stored(version, local_location(part, destination=True), {}, place=location, notes=notes)
 
     def _write(self, location: Location, descriptor: int, body: Body) -> None:
         """Write the whole body, down to the disk. Raises the body's errors, and ours for the file system's."""
@@ -359,8 +365,8 @@ def _make_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "a part of the path is a file there") from None
 
 
-def _lost(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """Return what a file can't keep and its reader has to know."""
+def _coded(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Return what the reader of a file has to know of its bytes."""
     coding = next((value for name, value in metadata if name.lower() == "content-encoding"), None)
     return () if coding is None else (f"the file holds the bytes as they came, in the content coding {coding}",)
 

@@ -19,6 +19,7 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.fields import printable
 from relay.stores.interfaces import PREFIX, SUFFIX, Begins, Part, PartLimits, Stored, Upload
+from relay.stores.metadata import require, unkept
 from relay.stores.webdav import WebDavAccount, WebDavStore
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
@@ -28,6 +29,7 @@ PARTS = PartLimits(smallest=5 * MIB, largest=5 << 30, most=10_000, object_bytes=
 """The sizes and the number of chunks that the server takes; the last may be smaller."""
 FOLDER_GONE = frozenset({404, 409})
 """What an upload into a folder that is not there is answered: the server throws one away after a day."""
+HOLDER = "the destination, of an object in parts,"
 _FILES = re.compile(r"(?P<root>.*/remote\.php/dav)/files/(?P<user>[^/]+)/.*")
 
 
@@ -67,8 +69,9 @@ class NextcloudStore(WebDavStore):
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:
         """As PartsDestination.begin: a folder for the parts. Makes missing folders of the object too.
 
-        Of the metadata nothing goes along: a MOVE has no words for it.
+        Of the metadata only the time of change goes along, with the MOVE. Raises MetadataUnkept where all is wanted.
         """
+        require(metadata, location, unkept(metadata, lambda _: False, location, HOLDER))
         self._make_folders(location)
         id = f"relay-{uuid.uuid4().hex}"
         folder = _uploads(location, id)
@@ -76,7 +79,7 @@ class NextcloudStore(WebDavStore):
         if response.head.status not in self.believed["MKCOL"]:
             raise self._refusal(response, "MKCOL", folder)
         response.body.close()
-        return Upload(location, id, checked=False)
+        return Upload(location, id, checked=False, described=metadata)
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """As PartsDestination.put_part; the parts are put together in the order of their names."""
@@ -108,6 +111,7 @@ class NextcloudStore(WebDavStore):
         part = place.with_target(f"{place.path.rpartition('/')[0]}/{PREFIX}{upload.id}{SUFFIX}")
         size = sum(one.size for one in parts)
         fields: Fields = (("Destination", part.url), ("Overwrite", "T"), ("OC-Total-Length", str(size)))
+        fields += self._dated(upload.described)
         try:
             response = self._send("MOVE", _uploads(place, upload.id, ".file"), fields)
         except (ConnectionLost, StoreTimeout):
@@ -121,7 +125,8 @@ class NextcloudStore(WebDavStore):
                 if not self._exists(part):
                     raise UploadGone(error.message, side=self._side)
             response.body.close()
-        return Stored(Version(), part, {}, place=place)
+        notes = unkept(upload.described, lambda _: False, place, HOLDER)
+        return Stored(Version(), part, {}, place=place, notes=notes)
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
         """As PartsDestination.lost_uploads: no folder tells whose it is, and the server removes each after a day."""

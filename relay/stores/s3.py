@@ -43,8 +43,9 @@ from relay.errors import (
 from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.fields import CARRIED, carried, http_date, printable
+from relay.stores.fields import carried, http_date, printable
 from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Upload
+from relay.stores.metadata import CARRIED, TAGGING, USER
 from relay.stores.s3_answers import (
     CHECKSUM,
     TRAILER,
@@ -56,10 +57,9 @@ from relay.stores.s3_endpoint import (
     CONDITION,
     KNOWN,
     NO_WHOLE,
-    TAGGING,
 )
 from relay.stores.s3_exchange import S3Account, at_query, key_of
-from relay.stores.s3_reading import USER_METADATA, kept_at
+from relay.stores.s3_reading import SYSTEM, kept_at
 from relay.stores.s3_uploads import S3Uploading, coded, digest_of, sent_md5
 from relay.wire.body import Body
 from relay.wire.exchange import Response, Wrapping
@@ -116,7 +116,7 @@ class S3Store(S3Uploading):
         fields = carried(location, announced, self._conditional(location, if_absent))
         response = self._send("PUT", location, fields, body, self._expects(body), wrapping)
         if response.head.status not in self.believed["PUT"]:
-            raise self._upload_refusal(response, "PUT", location, fields, wrapping)
+            raise self._upload_refusal(response, "PUT", location, fields, wrapping, metadata)
         stored = self._stored(response, "PUT", location, body.digests.get("md5"))
         if wrapping:
             stored = self._understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
@@ -133,7 +133,7 @@ class S3Store(S3Uploading):
             fields = carried(location, described, self._conditional(location, if_absent))
             response = self._send("PUT", location, fields, data)
             if response.head.status not in self.believed["PUT"]:
-                raise self._upload_refusal(response, "PUT", location, fields)
+                raise self._upload_refusal(response, "PUT", location, fields, metadata=metadata)
             stored = self._stored(response, "PUT", location, sent_md5(described))
             return replace(stored, notes=self._left_out(location, metadata, if_absent))
         with begins(location, metadata) as upload:
@@ -196,7 +196,7 @@ class S3Store(S3Uploading):
             if response.head.status == 200:
                 endpoint.learn(NO_WHOLE)
         if response.head.status != 200:
-            raise self._upload_refusal(response, "POST", location, fields)
+            raise self._upload_refusal(response, "POST", location, fields, metadata=metadata)
         endpoint.begun()
         root = self._document(response, "POST", location)
         upload = root.findtext("{*}UploadId")
@@ -357,7 +357,7 @@ class S3Store(S3Uploading):
         fields = _copy_source(source, found) + ((CONDITION, "*"),) * self._conditional(location, if_absent)
         if not found.version.digests:
             fields += (WHOLE[0],)
-        if own & {*CARRIED, "content-disposition"} or any(name.startswith(USER_METADATA) for name in own):
+        if own & {*CARRIED, *SYSTEM} or any(name.startswith(USER) for name in own):
             kept = carried(location, self._described(location, found.metadata), if_absent=False)
             fields += (("x-amz-metadata-directive", "REPLACE"), *(pair for pair in kept if pair[0] != TAGGING))
         response = self._send("PUT", location, fields, b"")

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relay.location import Origin
+from relay.stores.metadata import TAGGING, USER
 from relay.stores.s3_answers import CHECKSUM, TRAILER
 from relay.wire.http1 import Fields
 from relay.wire.memory import Memory
@@ -38,7 +39,12 @@ UNSEEN = (
 )
 _TRIAL = "perhaps "
 """Before a fact: no upload was taken since."""
-TAGGING, CONDITION = "x-amz-tagging", "If-None-Match"
+ENCODES, SMALL = "metadata in ASCII alone", "small metadata"
+"""That it takes other letters than those of ASCII only encoded, and that it refused more metadata than AWS takes."""
+METADATA_BYTES = 2048
+"""What the user's names and values may have in all at AWS (docs.aws.amazon.com, "Working with object metadata")."""
+TOO_MUCH = frozenset({"MetadataTooLarge", "RequestHeaderSectionTooLarge"})
+CONDITION = "If-None-Match"
 LEFT_OUT = frozenset(
     [
         "NotImplemented",
@@ -62,6 +68,11 @@ UNCONDITIONAL = (
 )
 
 
+def metadata_bytes(fields: Fields) -> int:
+    """Return how many bytes the user's names and values have."""
+    return sum(len(name) - len(USER) + len(value) for name, value in fields if name.lower().startswith(USER))
+
+
 @dataclass(frozen=True)
 class Refusal:
     """An upload that was refused, and what of it the server named: its code, and a field."""
@@ -71,6 +82,25 @@ class Refusal:
     named: str
     fields: Fields
     wrapped: bool = False
+    strict: bool = False
+    """Nothing of the object's metadata may be left out."""
+
+    @property
+    def too_much(self) -> bool:
+        """Whether it has more metadata than the server takes."""
+        long = metadata_bytes(self.fields) > METADATA_BYTES
+        return long and (self.code in TOO_MUCH or self.status == 431 or (self.status == 413 and not self.code))
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it has metadata in other letters than those of ASCII."""
+        return any(not value.isascii() for _, value in self.fields)
+
+    @property
+    def tagged(self) -> bool:
+        """Whether it may be its tags, and they may be left out."""
+        tags = self.unknown or self.code == "AccessDenied" or self.code.startswith("InvalidTag")
+        return tags and self.holds(TAGGING) and not self.strict
 
     @property
     def unknown(self) -> bool:
@@ -148,7 +178,13 @@ class Endpoint:
 
     def leave_out(self, refusal: Refusal) -> str | None:
         """Return what is left out from now on, in words, or None where that can't be what was wrong."""
-        if (refusal.unknown or refusal.code == "AccessDenied") and refusal.holds(TAGGING):
+        if refusal.too_much and not self.has(SMALL):
+            self.learn(SMALL)
+            return f"the metadata beyond {METADATA_BYTES} bytes"
+        if refusal.foreign and refusal.status in (400, 403, 501) and not self.has(ENCODES):
+            self.learn(ENCODES)
+            return "letters in the metadata that are not ASCII"
+        if refusal.tagged:
             self.learn(self._tagged)
             return "its tags"
         self.memory.forget(self.origin, self._tagged)  # in vain

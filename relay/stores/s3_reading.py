@@ -19,16 +19,17 @@ import gevent
 from relay.errors import NotFound, PermissionDenied, ProtocolViolation, Rejected
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.fields import carriable, printable
-from relay.stores.interfaces import MTIME, Entry, Opened, Span, Stored
+from relay.stores.fields import printable
+from relay.stores.interfaces import Entry, Opened, Span, Stored
+from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
 from relay.stores.s3_answers import checksums, entries, version_id
-from relay.stores.s3_endpoint import TAGGING
 from relay.stores.s3_exchange import S3Account, S3Exchange, at_query, key_of
 from relay.wire.http1 import Fields, Head
 
-USER_METADATA: Final = "x-amz-meta-"
-MTIME_FIELD: Final = "x-amz-meta-mtime"
+MTIME_FIELD: Final = f"{USER}mtime"
 """Where rclone and others keep the time at which an object was changed before it came to S3."""
+SYSTEM: Final = ("expires", "x-amz-website-redirect-location")
+"""What S3 keeps besides of an object, and no other store (docs.aws.amazon.com, "Working with object metadata")."""
 _EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
@@ -52,22 +53,18 @@ class S3Reading(S3Exchange):
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
-        changed = head.get(MTIME_FIELD) or ""
-        fields = [pair for pair in super()._metadata(head, location) if pair[0] != MTIME or not _EPOCH.match(changed)]
+        """As HttpStore's. A time of change that is none in rclone's form is a field as all others of the user's."""
+        fields, changed = list(super()._metadata(head, location)), head.get(MTIME_FIELD) or ""
         if _EPOCH.match(changed):
+            fields = [(name, value) for name, value in fields if name.lower() not in (MTIME, MTIME_FIELD)]
             fields.append((MTIME, changed))
-        disposition = head.get("content-disposition")
-        if disposition and carriable(disposition):
-            fields.append(("Content-Disposition", disposition))
-        for name, value in head.fields:
-            if name.lower().startswith(USER_METADATA) and name.lower() != MTIME_FIELD and carriable(value):
-                fields.append((name, value))
+        fields += [(name, value) for name in SYSTEM if (value := head.get(name))]
         if self._side == "source" and (head.get("x-amz-tagging-count") or "0") != "0":
             fields += self._tags(location)
         return tuple(fields)
 
     def _tags(self, location: Location) -> Fields:
-        """Return an object's tags, which no head tells; none where we may not ask. Asks once."""
+        """Return an object's tags, which no head tells; that they are not told, where we may not ask. Asks once."""
         if self._tagged is None:
             self._tagged = self._asked_tags(location)
         return self._tagged
@@ -78,8 +75,8 @@ class S3Reading(S3Exchange):
             if response.head.status != 200:
                 raise self._refusal(response, "GET", location)
             root = self._parsed(self._page(response), location)
-        except (Rejected, PermissionDenied, NotFound):
-            return ()
+        except (Rejected, PermissionDenied, NotFound) as error:
+            return ((UNTOLD, f"the source does not tell the object's tags: {error.message}"),)
         rows = ((row.findtext("{*}Key") or "", row.findtext("{*}Value") or "") for row in root.iterfind(".//{*}Tag"))
         return ((TAGGING, "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in rows)),)
 

@@ -20,23 +20,27 @@ from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejecte
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import consume
-from relay.stores.interfaces import MTIME, Found, Stored
+from relay.stores.interfaces import Found, Stored
+from relay.stores.metadata import CARRIED, MTIME, STRICT, TAGGING, USER, encoded, note, require, unkept
 from relay.stores.s3_answers import CHECKSUM, TRAILER, entries, error_field, error_told
 from relay.stores.s3_endpoint import (
+    ENCODES,
     FOLDS,
     KEEPS,
     MD5_TAGS,
+    METADATA_BYTES,
     NO_CONDITION,
     NO_TRAILERS,
-    TAGGING,
+    SMALL,
     TRAILERS,
     UNCONDITIONAL,
     UNSEEN,
     UNTAGGED,
     Refusal,
+    metadata_bytes,
 )
 from relay.stores.s3_exchange import AWS_HOST, key_of
-from relay.stores.s3_reading import MTIME_FIELD, S3Reading, kept_at, version_at
+from relay.stores.s3_reading import MTIME_FIELD, SYSTEM, S3Reading, kept_at, version_at
 from relay.wire.body import Body
 from relay.wire.exchange import Response, Wrapping
 from relay.wire.http1 import Fields
@@ -182,24 +186,64 @@ class S3Uploading(S3Reading):
         return ((CHECKSUM + TRAILER, base64.b64encode(digest_of(data)).decode()),)
 
     def _described(self, location: Location, metadata: Fields) -> Fields:
-        """Return the object's metadata as S3's fields; without tags, where this bucket refused them before."""
-        changed, tagless = dict(metadata).get(MTIME), self._endpoint(location).tagless
-        fields = tuple((name, value) for name, value in metadata if not (tagless and name == TAGGING))
-        return (*fields, (MTIME_FIELD, changed)) if changed else fields
+        """Return the object's metadata as S3's fields; without what this bucket, or its endpoint, does not take.
+
+        Raises MetadataUnkept where all of it is wanted.
+        """
+        require(metadata, location, self.unkept(location, metadata))
+        return self._held(location, metadata)[0]
+
+    def _held(self, location: Location, metadata: Fields) -> tuple[Fields, list[str]]:
+        """Return the fields that a bucket takes, and the names of those that it does not for their length.
+
+        When it was changed is the user's own field, unless there is one of that name, or no room for it.
+        """
+        endpoint, own = self._endpoint(location), {name.lower() for name, _ in location.headers}
+        small = endpoint.has(SMALL) or AWS_HOST.fullmatch(location.host) is not None
+        room = METADATA_BYTES if small else 1 << 62
+        room -= metadata_bytes(location.headers)
+        held: list[tuple[str, str]] = []
+        large: list[str] = []
+        for name, value in metadata:
+            if name.lower() in own or not _is_held(name) or (name == TAGGING and endpoint.tagless):
+                continue
+            pair = (name, encoded(value) if endpoint.has(ENCODES) else value)
+            if (size := metadata_bytes((pair,))) > room:
+                large.append(name)
+                continue
+            room -= size
+            held.append(pair)
+        changed, names = dict(metadata).get(MTIME), {name.lower() for name, _ in held}
+        dated = (MTIME_FIELD, changed or "")
+        if changed and MTIME_FIELD not in {*names, *own, *map(str.lower, large)} and metadata_bytes((dated,)) <= room:
+            held.append(dated)
+        return tuple(held), large
+
+    def unkept(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        """As Destination.unkept: tags where they were refused, and what is more than AWS takes."""
+        endpoint = self._endpoint(location)
+        untagged = (UNTAGGED,) if TAGGING in dict(metadata) and endpoint.tagless else ()
+        large = note(self._held(location, metadata)[1], f"the destination, which takes {METADATA_BYTES} bytes of it,")
+        return (*untagged, *large, *unkept(metadata, _is_held, location, "the destination"))
 
     def _left_out(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
         """Return what of an upload this endpoint does not take, in words."""
-        endpoint = self._endpoint(location)
-        notes = (UNTAGGED,) if TAGGING in dict(metadata) and endpoint.has(endpoint.untagged) else ()
-        return (*notes, UNCONDITIONAL) if if_absent and endpoint.has(NO_CONDITION) else notes
+        notes = self.unkept(location, metadata)
+        return (*notes, UNCONDITIONAL) if if_absent and self._endpoint(location).has(NO_CONDITION) else notes
 
     def _upload_refusal(
-        self, response: Response, method: str, location: Location, fields: Fields, wrapping: Wrapping | None = None
+        self,
+        response: Response,
+        method: str,
+        location: Location,
+        fields: Fields,
+        wrapping: Wrapping | None = None,
+        metadata: Fields = (),
     ) -> RelayError:
         """Return the error, or one to try again after where what was refused may be something that can be left out."""
         text, status = self._text(response, method), response.head.status
         code = error_told(text)[0]
-        refusal = Refusal(status, code, error_field(text), fields, wrapping is not None)
+        refusal = Refusal(status, code, error_field(text), fields, wrapping is not None, STRICT in dict(metadata))
         what = self._endpoint(location).leave_out(refusal)
         if what is None:
             return self._refused(response, method, location, text)
@@ -238,6 +282,11 @@ class S3Uploading(S3Reading):
                 raise Unavailable(f"{place} does not understand a checksum behind the bytes", side=self._side)
         endpoint.learn(TRAILERS)
         return stored
+
+
+def _is_held(name: str) -> bool:
+    """Say if S3 has a field of this name for what describes an object."""
+    return name.lower() in (*CARRIED, *SYSTEM, TAGGING) or name.lower().startswith(USER)
 
 
 def _folded(location: Location) -> Rejected:

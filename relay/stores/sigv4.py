@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
+from relay.stores.metadata import squeezed
 from relay.wire.http1 import Fields
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -104,14 +105,14 @@ class Signer:
         if credentials.token:
             own += (("x-amz-security-token", credentials.token),)
         every = [(name.lower(), value) for name, value in (*fields, *own)]
-        signed = {name: " ".join(value.split()) for name, value in every if name.startswith("x-amz-")}
+        signed = {name: squeezed(value) for name, value in every if name.startswith("x-amz-")}
         signed["host"] = host
         pairs = sorted(signed.items())
         names = ";".join([name for name, _ in pairs])
         path, _, query = target.partition("?")
         lines = [method, path, query, *[f"{name}:{value}" for name, value in pairs], "", names, payload]
         scope = f"{stamp[:8]}/{self.region}/{self._service}/aws4_request"
-        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(lines).encode("latin-1")).hexdigest()
         text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
         signature = hmac.digest(self._key(credentials.secret, stamp[:8]), text.encode(), "sha256").hex()
         value = f"{_ALGORITHM} Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signature}"

@@ -36,8 +36,9 @@ from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.fields import http_date, printable
 from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there
-from relay.stores.interfaces import MTIME, PREFIX, SUFFIX, Entry, Found, Stored, check_segments, unpublished_name
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Stored, check_segments, unpublished_name
 from relay.stores.kinds import Given
+from relay.stores.metadata import MTIME
 from relay.wire.body import Body
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
@@ -222,9 +223,11 @@ class WebDavStore(HttpStore):
 
     def _carried(self, metadata: Fields) -> Fields:
         """As HttpStore's, and when it was changed, which ownCloud and Nextcloud keep; others pass over the field."""
+        return (*super()._carried(metadata), *self._dated(metadata))
+
+    def _dated(self, metadata: Fields) -> Fields:
         changed = dict(metadata).get(MTIME)
-        told = super()._carried(metadata)
-        return (*told, ("X-OC-Mtime", changed.partition(".")[0])) if changed else told
+        return (("X-OC-Mtime", changed.partition(".")[0]),) if changed else ()
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish. An answer to MOVE that is lost is found out by looking."""

@@ -12,6 +12,7 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored
 from relay.stores.kinds import Asked, Kind
+from relay.stores.metadata import require, unkept
 from relay.wire.body import Body
 from relay.wire.http1 import Fields, Framing, Head
 from relay.wire.meter import Meter
@@ -112,6 +113,10 @@ class MemoryStore:
         """As Destination.part_limits."""
         return None
 
+    def unkept(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        """As Destination.unkept: a shelf has bytes alone."""
+        return unkept(metadata, lambda name: False, location, "a shelf")
+
     def copies(self, source: Location, location: Location) -> bool:
         """As Destination.copies."""
         return False
@@ -126,11 +131,13 @@ class MemoryStore:
         token: str | None = None,
     ) -> Stored:
         """As Destination.put."""
+        notes = self.unkept(location, metadata)
+        require(metadata, location, notes)
         data = body.read()  # raises where it is not whole; then nothing has changed
         if if_absent and location.path in self._shelf:
             raise PreconditionFailed(f"{location} exists", side=self._side)
         self._shelf[location.path] = data
-        return Stored(_version(data), location, {})
+        return Stored(_version(data), location, {}, notes=notes)
 
     def unpublished(self, location: Location, token: str) -> Location | None:
         """As Destination.unpublished."""

@@ -1,0 +1,199 @@
+"""What describes an object is kept or told, whatever its length or alphabet, and to whichever store it goes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.engine.outcome import Outcome
+from relay.errors import MetadataUnkept
+from relay.location import Location
+from relay.stores.local import local_location
+from relay.stores.metadata import encoded, squeezed, told
+from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.webdav import webdav_location
+from tests.conftest import QUICK, Certificates, Engine
+from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, patient, place, refusal, reply
+from tests.faults.clouds import Cloud, keeping
+from tests.faults.test_webdav import Dav
+from tests.scripted import Peer
+
+LONG = "x" * 1200
+JAPANESE = "attachment; filename*=UTF-8''" + "%E5%86%99%E7%9C%9F" * 30
+RAW = "J\u00c3\u00b8rn"
+"""The bytes of a name in UTF-8, as a field's value is held."""
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    made = Engine(certificates.ca_file, QUICK)
+    made.runner.limits = made.runner.wire.limits = IN_PARTS
+    yield made
+    made.assert_nothing_left()
+
+
+def described(*fields: str, size: int = 5) -> Bucket:
+    """Return a bucket whose object has these fields."""
+    bucket = Bucket(fields=("Accept-Ranges: bytes", *fields))
+    bucket.whole = random.Random(1).randbytes(size)
+    return bucket
+
+
+def move(engine: Engine, old: Bucket, new: Bucket, **options: object) -> Outcome:
+    with Peer(many(old)) as source, Peer(many(new)) as destination:
+        return patient(engine).migrate(place(source), place(destination), **options)
+
+
+def notes(outcome: Outcome) -> str:
+    assert outcome.receipt is not None
+    return "; ".join(outcome.receipt.notes)
+
+
+def uploads(bucket: Bucket) -> list[str]:
+    """Return the heads of the requests that describe the object."""
+    wanted = ("put", "begin", "begin whole")
+    pairs = zip(bucket.asked, bucket.requests, strict=True)
+    return [request.decode("latin-1") for operation, request in pairs if operation in wanted]
+
+
+@pytest.mark.parametrize("size", [5, SIZE], ids=["one request", "in parts"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        f"x-amz-meta-x-amz-key-v2: {LONG}",
+        f"x-amz-meta-author: {RAW}",
+        "x-amz-meta-author: =?UTF-8?B?SsO4cm4=?=",
+        "x-amz-meta-percent: J%C3%B8rn",
+        "x-amz-meta-nothing: ",
+        "x-amz-meta-two: a  b",
+        "x-amz-meta-mtime: 2020-05-17T08:00:00Z",
+        "x-amz-meta-mtime: 1589702400000",
+        "x-amz-meta-mtime: -86400.5",
+        f"Content-Disposition: {JAPANESE}",
+        f'Content-Disposition: attachment; filename="{RAW}"',
+        "Expires: Thu, 01 Jan 2037 00:00:00 GMT",
+        "x-amz-website-redirect-location: /there",
+    ],
+)
+def test_what_a_bucket_can_hold_goes_with_the_object(engine: Engine, field: str, size: int) -> None:
+    new = Bucket(sums=True)
+    # UTF-8 of a name in the test's own text is what the bucket's answer has on the wire
+    old = described(field.encode("latin-1").decode("utf-8"), size=size)
+    outcome = move(engine, old, new, metadata="strict")
+    assert notes(outcome) == ""
+    name, _, value = field.partition(": ")
+    [sent] = uploads(new)
+    line = next(line for line in sent.split("\r\n") if line.lower().startswith(f"{name.lower()}:"))
+    assert line.partition(":")[2].strip() == value.strip()
+
+
+def test_a_field_that_came_twice_is_one(engine: Engine) -> None:
+    new = Bucket()
+    move(engine, described("x-amz-meta-a: 1", "x-amz-meta-a: 2"), new)
+    assert "x-amz-meta-a: 1, 2\r\n" in uploads(new)[0]
+
+
+def test_more_than_the_store_takes_is_left_out_with_a_note(engine: Engine) -> None:
+    fields = [f"x-amz-meta-{letter}: {LONG}" for letter in "abc"]
+    new = Bucket({"put": [refusal(400, "MetadataTooLarge")]})
+    outcome = move(engine, described(*fields), new)
+    assert "x-amz-meta-b, x-amz-meta-c" in notes(outcome)
+    first, second = uploads(new)
+    assert all(letter in first for letter in fields)
+    assert fields[0] in second
+    assert fields[1] not in second
+
+
+def test_a_store_that_takes_ascii_alone_gets_rfc_2047(engine: Engine) -> None:
+    new = Bucket({"put": [refusal(403, "SignatureDoesNotMatch")]})
+    outcome = move(engine, described("x-amz-meta-author: Jørn"), new)
+    assert notes(outcome) == ""
+    assert "x-amz-meta-author: =?UTF-8?B?SsO4cm4=?=\r\n" in uploads(new)[-1]
+
+
+TAGGED = ("x-amz-tagging-count: 3",)
+
+
+def test_tags_that_can_not_be_read_are_told(engine: Engine) -> None:
+    old = described(*TAGGED)
+    old.answers["tags"] = [refusal(403, "AccessDenied")] * 9
+    outcome = move(engine, old, Bucket())
+    assert "does not tell the object's tags" in notes(outcome)
+    with pytest.raises(MetadataUnkept):
+        move(engine, old, new := Bucket(), metadata="strict")
+    assert uploads(new) == []
+
+
+@pytest.mark.parametrize("code", ["NotImplemented", "AccessDenied", "InvalidTag"])
+def test_strict_tags_are_never_left_out(engine: Engine, code: str) -> None:
+    text = b"<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"
+    for metadata, kept in (("keep", True), ("strict", False)):
+        old, new = described(*TAGGED), Bucket(refuses={b"x-amz-tagging": refusal(400, code)})
+        old.answers["tags"] = [reply(200, text)] * 9
+        if kept:
+            assert "tags" in notes(move(engine, old, new, metadata=metadata))
+        else:
+            with pytest.raises(Exception, match="tags|answered 400"):
+                move(engine, old, new, metadata=metadata)
+            assert new.whole is None
+
+
+OWN = ("x-amz-meta-key: secret-value", "Content-Encoding: gzip", "Cache-Control: no-store")
+
+
+@pytest.mark.parametrize("kind", ["local", "http", "webdav"])
+def test_what_another_store_can_not_hold_is_told_or_refused(engine: Engine, tmp_path: Path, kind: str) -> None:
+    dav, cloud = Dav(), Cloud()
+    with Peer(many(described(*OWN))) as old, Peer([dav] * 40) as davs, Peer([keeping(cloud)] * 40) as plain:
+        places: dict[str, Location | str] = {
+            "local": local_location(tmp_path / "a", destination=True),
+            "http": plain.url("/a"),
+            "webdav": webdav_location(davs.url("/a"), destination=True),
+        }
+        outcome = engine.migrate(place(old), places[kind])
+        assert "x-amz-meta-key" in notes(outcome)
+        assert "secret-value" not in notes(outcome)
+        with pytest.raises(MetadataUnkept) as caught:
+            engine.migrate(place(old), places[kind], metadata="strict")
+        assert caught.value.side == "destination"
+
+
+def test_the_users_own_fields_of_a_signed_url_go_to_a_bucket() -> None:
+    fields = (("x-goog-meta-a", "1"), ("X-Ms-Meta-b", "2"), ("x-amz-meta-c", "3"))
+    by_name = {name.lower(): value for name, value in fields}
+    assert told(lambda name: by_name.get(name.lower()), fields) == (
+        ("x-amz-meta-a", "1"),
+        ("x-amz-meta-b", "2"),
+        ("x-amz-meta-c", "3"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("coding", "kept"),
+    [("aws-chunked", None), ("aws-chunked,gzip", "gzip"), ("gzip, AWS-Chunked", "gzip"), ("gzip, br", "gzip, br")],
+)
+def test_how_an_upload_was_framed_is_no_coding_of_the_object(coding: str, kept: str | None) -> None:
+    found = dict(told(lambda name: coding if name == "content-encoding" else None, ()))
+    assert found.get("Content-Encoding") == kept
+
+
+def test_encoded_words_are_short_and_decode_to_what_they_were() -> None:
+    from email.header import decode_header, make_header  # noqa: PLC0415
+
+    text = "写真の長い名前" * 20
+    found = encoded(text.encode().decode("latin-1"))
+    assert found.isascii()
+    assert all(len(word) <= 75 for word in found.split(" "))
+    assert str(make_header(decode_header(found))) == text
+    assert encoded("plain") == "plain"
+    assert encoded("\xf8") == "=?UTF-8?B?w7g=?="
+
+
+def test_bytes_that_python_takes_for_blanks_are_signed_as_they_are() -> None:
+    value = "à…".encode().decode("latin-1")  # 0xa0 and 0x85 are among its bytes
+    assert squeezed(f"  {value}  b\t") == f"{value} b"
+    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1")
+    signer.fields("PUT", "host", "/a", (("x-amz-meta-a", value),))
