@@ -1,44 +1,44 @@
 """Folders of this machine: for who runs relay in the terminal, and for servers whose operator allowed some.
 
-Theory of operation. Reading is a Body like any other, over a file instead of a socket; that the file is still the one
-that was opened is looked at before its last piece is handed out. Writing goes to a `.relay-….part` in the same folder,
-to the disk (fsync), is read back, and is then renamed or, where nothing may be there, linked to its name: a crash at
-any moment leaves the old object or the new one (rename(2), link(2)).
+Theory of operation. Reading is a Body like any other, over a file instead of a socket (`local_files.py`). Writing goes
+to a file of another name, which gets its place when it is proved (`local_upload.py`). Every path is opened anew by
+`local_folders.py`, below the folders that its Location carries: what was allowed when a migration was accepted may be
+a link to somewhere else hours later. What may wait for a disk, or for the server behind a mount, is done in a native
+thread.
 
-Decided here: what the file system's errors mean, what may be opened. Never here: which folders are allowed
-(`stores/remotes.py`). This is the one place of relay that writes payload to a disk: it is where the user wants it.
+Decided here: what the file system's errors mean, and the order of work. Never here: which folders are allowed
+(`stores/remotes.py`). These modules are the one place of relay that writes payload to a disk: it is where the user
+wants it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from relay.errors import (
-    ConnectionLost,
     InvalidURL,
+    LocalDenied,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
     Rejected,
+    RelayError,
     Side,
     SourceChanged,
-    StoreError,
     StoreFull,
     Unavailable,
 )
 from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Version
+from relay.stores import local_upload as upload
 from relay.stores.interfaces import (
     PREFIX,
     SUFFIX,
@@ -51,17 +51,26 @@ from relay.stores.interfaces import (
     check_segments,
     unpublished_name,
 )
+from relay.stores.local_files import (
+    UTF_8,
+    FileStream,
+    body_of,
+    found_at,
+    metadata_of,
+    opened_at,
+    scanned,
+    version_of,
+)
+from relay.stores.local_folders import Folders
 from relay.stores.metadata import MTIME, require, unkept
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
-from relay.wire.http1 import Framing, Head
 from relay.wire.meter import Meter
 from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
-from relay.wire.stream import Stream
 
-ERRORS: Mapping[int, tuple[type[StoreError], str | None]] = {
+ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
     errno.ENOTDIR: (Rejected, "A part of the path is a file, not a folder: rename one of the two."),
     errno.EACCES: (PermissionDenied, "Check the permissions of the file and of its folder."),
@@ -74,44 +83,57 @@ ERRORS: Mapping[int, tuple[type[StoreError], str | None]] = {
     errno.ENAMETOOLONG: (Rejected, "Choose a shorter name."),
     errno.ELOOP: (Rejected, "The path leads through a loop of symbolic links."),
     errno.EEXIST: (PreconditionFailed, None),
+    errno.ENXIO: (Rejected, "Name a file: a pipe, a socket or a device is neither read nor written."),
+    errno.EXDEV: (LocalDenied, None),
 }
 """What the system's errors mean; every other one (EIO, EMFILE) may pass."""
 
 
-_UTF_8 = ("utf-8", "surrogateescape")
-"""How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang on that."""
 PATH_BYTES = 4096
 """The longest path that Linux takes, and so more folders than any has."""
 
 
 @dataclass(frozen=True)
 class LocalAccount:
-    """The file system of this machine."""
+    """The file system of this machine; of a server, the folders of it that its operator allowed."""
 
     store: str = "local"
+    folders: Folders = Folders()
 
     def shown(self, path: str) -> str:
         """Return the path as a shell takes it."""
-        return unquote_to_bytes(path).decode(*_UTF_8)
+        return unquote_to_bytes(path).decode(*UTF_8)
 
     def check(self, path: str) -> None:
         """As Account.check."""
         check_segments(path, PATH_BYTES)
 
 
-def local_location(path: Path, *, destination: bool) -> Location:
+def local_location(path: Path, *, destination: bool, folders: Folders = Folders()) -> Location:  # noqa: B008 - frozen
     """Return the Location of an absolute path, links to its folder resolved; a folder that is there ends in '/'.
 
-    Raises InvalidURL for one that leads through a loop of links.
+    Raises InvalidURL for one that leads through a loop of links, and for a destination that is a pipe, a socket or a
+    device; LocalDenied for what does not lie below `folders`.
     """
     try:
         resolved = path.parent.resolve() / path.name if destination and path.name else path.resolve()
     except RuntimeError:
         raise InvalidURL("the path leads through a loop of symbolic links", hint="Correct the link.") from None
+    try:
+        folders.resolve(resolved)
+    except OSError:
+        raise LocalDenied("this folder of the server's own machine is not allowed") from None
     target = quote(os.fsencode(resolved), safe="/")
-    if destination and resolved.is_dir() and not target.endswith("/"):
-        target += "/"
-    return Location("file", "", 0, target, account=LocalAccount())
+    if destination and os.path.exists(resolved) and not os.path.isfile(resolved):  # which raise nothing
+        if not os.path.isdir(resolved):
+            raise InvalidURL("the destination is a pipe, a socket or a device", hint="Name a file, or a folder.")
+        target = target.removesuffix("/") + "/"
+    return Location("file", "", 0, target, account=LocalAccount(folders=folders))
+
+
+def folders_of(location: Location) -> Folders:
+    """Return below which folders a Location lies."""
+    return location.account.folders if isinstance(location.account, LocalAccount) else Folders(())
 
 
 def path_of(location: Location) -> Path:
@@ -141,47 +163,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-class FileStream(Stream):
-    """A regular file in the place of a socket. Its bytes are always there; reading them may take a disk's moment."""
-
-    splices = False
-
-    def __init__(self, descriptor: int, side: Side, version: Version) -> None:
-        """Take over an open descriptor, which is at the place to read from."""
-        self.side, self.leftover, self.closed = side, b"", False
-        self._descriptor, self._version = descriptor, version
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._descriptor
-
-    def read_now(self, view: memoryview) -> int | None:
-        """As Stream's."""
-        try:
-            return os.readv(self._descriptor, [view])
-        except OSError as error:
-            raise self.lost(error) from None
-
-    def wait_for_more(self, seconds: float) -> bool:
-        """Return at once: a file is always ready."""
-        return True
-
-    def check(self) -> None:
-        """Raise SourceChanged if the file is not as it was when it was opened."""
-        if _version(os.fstat(self._descriptor)) != self._version:
-            raise SourceChanged("the file was changed while it was read", side=self.side)
-
-    def close(self) -> None:
-        """As Stream's."""
-        if not self.closed:
-            self.closed = True
-            os.close(self._descriptor)
-
-    def lost(self, error: BaseException) -> ConnectionLost:
-        """As Stream's."""
-        return ConnectionLost(f"the file can't be read ({getattr(error, 'strerror', error)})", side=self.side)
-
-
 class LocalStore:
     """Folders of this machine, for one transfer."""
 
@@ -193,42 +174,31 @@ class LocalStore:
     def head(self, location: Location) -> Found | None:
         """As Source.head."""
         with self._told(location):
-            found = path_of(location).stat()
-            return Found(self._regular(location, found), location, metadata=_metadata(found), ranges=True)
+            found, version = in_native_thread(partial(found_at, folders_of(location), path_of(location)))
+        return Found(version, location, metadata=metadata_of(found), ranges=version.size is not None)
 
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source.get. Only regular files: a pipe or a device may have no end."""
         with self._told(location):
-            descriptor = os.open(path_of(location), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                found = os.fstat(descriptor)
-                version = self._regular(location, found)
-                if pinned is not None and pinned.etag not in (None, version.etag):
-                    raise SourceChanged(f"{location} is another version now", side=self._side)
-                os.lseek(descriptor, span.first if span else 0, os.SEEK_SET)
-            except BaseException:
-                os.close(descriptor)
-                raise
-        stream = FileStream(descriptor, self._side, version)
-        length = span.length if span else version.size or 0
-        head = Head(200, "OK", "1.1", (("Content-Length", str(length)),))
-        body = Body(stream, Framing.LENGTH, head, self._meter, _released)
-        return Opened(version, location, metadata=_metadata(found), body=body)
-
-    def _regular(self, location: Location, found: os.stat_result) -> Version:
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if not stat.S_ISREG(found.st_mode):
-            raise Rejected(f"{location} is no regular file", side=self._side, hint="Only files can be moved.")
-        return _version(found)
+            opened = in_native_thread(partial(opened_at, folders_of(location), path_of(location)))
+        descriptor, found, version = opened
+        if pinned is not None and pinned.etag not in (None, version.etag):
+            os.close(descriptor)
+            raise SourceChanged(f"{location} is another version now", side=self._side)
+        first, length = (span.first, span.length) if span else (0, version.size)
+        stream = FileStream(descriptor, self._side, version, first, whole=span is None)
+        body = body_of(stream, length, self._meter)
+        return Opened(version, location, metadata=metadata_of(found), body=body, ranges=version.size is not None)
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
-        """As Source.list, in the order of the names. Links to folders are not followed, devices and pipes left out."""
-        root, waiting = path_of(location), [""]
+        """As Source.list, in the order of the names. Links to files are followed; what can't be moved (links to
+        folders, pipes, devices) is an entry with its error."""
+        folders, root, waiting = folders_of(location), path_of(location), [""]
         while waiting:
             folder = waiting.pop()
+            here = root / os.fsdecode(folder.encode(*UTF_8))
             with self._told(location):
-                found = in_native_thread(partial(_scanned, root / os.fsdecode(folder.encode(*_UTF_8))))
+                found = in_native_thread(partial(scanned, folders, here, self._failed))
             for entry in found:
                 entry = replace(entry, name=folder + entry.name)
                 if entry.folder and recursive:
@@ -264,34 +234,29 @@ class LocalStore:
         if_absent: bool = False,
         token: str | None = None,
     ) -> Stored:
-        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders."""
-        notes = self.unkept(location, metadata)
-        require(metadata, location, notes)
-        path = path_of(location)
-        part = path.with_name(unpublished_name(token))
+        """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders.
+
+        Nothing is read of the body where the place can't be written to.
+        """
+        lost = self.unkept(location, metadata)
+        require(metadata, location, lost)
+        name, changed = unpublished_name(token), dict(metadata).get(MTIME)
         with self._told(location):
-            _refuse_folder(path)
-            if if_absent and path.exists():
-                raise FileExistsError(errno.EEXIST, "it exists")
-            _make_folder(path.parent)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            part = in_native_thread(
+                partial(upload.begin, folders_of(location), path_of(location), name, if_absent=if_absent)
+            )
+        kept = False
         try:
-            try:
-                self._write(location, descriptor, body)
-                with self._told(location):
-                    _date(descriptor, dict(metadata).get(MTIME))
-            finally:
-                os.close(descriptor)
+            self._write(location, part.descriptor, body)
             with self._told(location):
-                version = _version(part.stat())
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            raise
-        return Stored(version, local_location(part, destination=True), {}, place=location, notes=notes)
+                found, notes = in_native_thread(partial(upload.finish, part, changed))
+            kept = True
+        finally:
+            upload.close(part, keep=kept)
+        return Stored(version_of(found), self._at(location, part.path), {}, place=location, notes=lost + notes)
 
     def _write(self, location: Location, descriptor: int, body: Body) -> None:
-        """Write the whole body, down to the disk. Raises the body's errors, and ours for the file system's."""
+        """Write the whole body. Raises the body's errors, and ours for the file system's."""
         while True:
             with BUFFERS.lend(self._limits.buffer_bytes) as view:
                 count = fill(body, view)
@@ -303,41 +268,39 @@ class LocalStore:
                 break
             if body.remaining:
                 reach("mid-part")
-        with self._told(location):
-            in_native_thread(lambda: os.fsync(descriptor))
 
     def unpublished(self, location: Location, token: str) -> Location | None:
         """As Destination.unpublished."""
-        return local_location(path_of(location).with_name(unpublished_name(token)), destination=True)
+        with self._told(location):
+            path = in_native_thread(partial(folders_of(location).target, path_of(location)))
+        return self._at(location, path.with_name(unpublished_name(token)))
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: a rename, or a link where nothing may be there, and the folder to the disk."""
         assert stored.readable is not None and stored.place is not None, "an upload that is to be published has both"
-        part, path = path_of(stored.readable), path_of(stored.place)
+        which = (folders_of(stored.place), path_of(stored.readable), path_of(stored.place))
         with self._told(stored.place):
-            _refuse_folder(path)
-            if if_absent:
-                os.link(part, path)
-                reach("mid-publish")
-                part.unlink()
-            else:
-                part.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                in_native_thread(lambda: os.fsync(folder))
-            finally:
-                os.close(folder)
-            return _version(path.stat())
+            if not if_absent:
+                return version_of(in_native_thread(partial(upload.replace, *which)))
+            linked = in_native_thread(partial(upload.link, *which))
+            reach("mid-publish")
+            return version_of(in_native_thread(partial(upload.settle, *which, linked=linked)))
 
     def delete(self, location: Location, version: Version) -> None:
         """As Destination.delete."""
-        path = path_of(location)
+        folders, path = folders_of(location), path_of(location)
         with self._told(location), suppress(FileNotFoundError):
             if location.path.endswith("/"):
-                return path.rmdir()  # a folder of ours, which must be empty
-            if version.etag not in (None, _version(path.stat()).etag):
+                return in_native_thread(partial(upload.remove_folder, folders, path))  # of ours, which must be empty
+            known = None if _is_unpublished(path) else version.etag  # nobody else has such a name
+            is_ours = lambda found: known in (None, version_of(found).etag)  # noqa: E731
+            if not in_native_thread(partial(upload.remove, folders, path, is_ours)):
                 raise PreconditionFailed(f"{location} is another version now", side=self._side)
-            path.unlink()
+
+    @staticmethod
+    def _at(location: Location, path: Path) -> Location:
+        """Return a path of the same folders."""
+        return Location("file", "", 0, quote(os.fsencode(path), safe="/"), account=location.account)
 
     # -- errors
 
@@ -347,70 +310,18 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            kind, hint = ERRORS.get(error.errno or 0, (Unavailable, None))
-            raise kind(f"{location}: {error.strerror or error}", side=self._side, hint=hint) from None
+            raise self._failed(error, str(location)) from None
+
+    def _failed(self, error: OSError, what: str) -> RelayError:
+        kind, hint = ERRORS.get(error.errno or 0, (Unavailable, None))
+        return kind(f"{what}: {error.strerror or error}", side=self._side, hint=hint)
 
 
-def _refuse_folder(path: Path) -> None:
-    """Raise IsADirectoryError if a folder is there: that is not what `if_absent` means by something."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder there")
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder and those above it. Raises NotADirectoryError where one of them is a file."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "a part of the path is a file there") from None
+def _is_unpublished(path: Path) -> bool:
+    return path.name.startswith(PREFIX) and path.name.endswith(SUFFIX)
 
 
 def _coded(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """Return what the reader of a file has to know of its bytes."""
     coding = next((value for name, value in metadata if name.lower() == "content-encoding"), None)
     return () if coding is None else (f"the file holds the bytes as they came, in the content coding {coding}",)
-
-
-def _scanned(folder: Path) -> list[Entry]:
-    """Return what one folder holds. Raises OSError; what vanishes meanwhile is left out."""
-    found = []
-    with os.scandir(folder) as rows:
-        for row in rows:
-            name = os.fsencode(row.name).decode(*_UTF_8)
-            if name.startswith(PREFIX) and name.endswith(SUFFIX):
-                continue
-            with suppress(FileNotFoundError):
-                if row.is_dir(follow_symlinks=False):
-                    found.append(Entry(f"{name}/"))
-                elif row.is_file():
-                    told = row.stat()
-                    modified = datetime.fromtimestamp(told.st_mtime, UTC)
-                    found.append(Entry(name, told.st_size, _version(told).etag, modified))
-    return sorted(found, key=lambda entry: entry.name)
-
-
-def _version(found: os.stat_result) -> Version:
-    """Return what tells one version of a file from another; the entity tag is ours."""
-    etag = f'"{found.st_dev:x}-{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"'
-    return Version(size=found.st_size, etag=etag, last_modified=formatdate(found.st_mtime, usegmt=True))
-
-
-def _metadata(found: os.stat_result) -> tuple[tuple[str, str], ...]:
-    return ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),) if found.st_mtime_ns >= 0 else ()
-
-
-def _date(descriptor: int, changed: str | None) -> None:
-    """Give a file the time at which its source was changed. Raises OSError."""
-    if changed is not None:
-        seconds, _, fraction = changed.partition(".")
-        moment = int(seconds) * 10**9 + int(f"{fraction:0<9}"[:9])
-        os.utime(descriptor, ns=(moment, moment))
-
-
-def _released(stream: Stream, reusable: bool) -> None:
-    """Close the file when its Body is done with it; before that, one that was read to its end must be unchanged."""
-    try:
-        if reusable and isinstance(stream, FileStream):
-            stream.check()
-    finally:
-        stream.close()

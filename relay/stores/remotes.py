@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from relay.errors import ConfigError, InvalidType, InvalidURL, LocalDenied, RequestError, UnsafeKey, Unsupported
+from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, UnsafeKey, Unsupported
 from relay.location import Location, parse_location
 from relay.stores import rclone_conf
 from relay.stores.aws import S3Config, aws_config, aws_profiles, s3_location, split_key
 from relay.stores.kinds import Asked, Given, Kind, Options, Remote
-from relay.stores.local import local_location, path_of
+from relay.stores.local import local_location
+from relay.stores.local_folders import Folders
 from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 from relay.stores.table import KINDS
@@ -196,12 +197,9 @@ class Remotes:
             raise InvalidType("a folder takes no POST", hint="Leave the method out.")
         if "\0" in str(path):
             raise UnsafeKey("the path has a NUL in it")
-        location = local_location(path, destination=asked.destination)
+        location = local_location(path, destination=asked.destination, folders=Folders(self._folders))
         if asked.destination:
             location = location.as_destination()
-        resolved = path_of(location)
-        if self._folders is not None and not any(resolved.is_relative_to(folder) for folder in self._folders):
-            raise LocalDenied("this folder of the server's own machine is not allowed")
         if asked.destination and text.endswith("/") and not location.path.endswith("/"):
             location = replace(location, target=f"{location.path}/")
         return location

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import mmap
 import os
+import socket
+import stat
+import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from relay.config import Settings, load_settings
+from relay.config import Limits, Settings, load_settings
 from relay.egress import EgressPolicy
 from relay.engine.runner import Runner
 from relay.errors import (
@@ -29,8 +36,12 @@ from relay.errors import (
     UnsupportedScheme,
 )
 from relay.receipt import Level, State
-from relay.stores.local import local_location
+from relay.stores import local_upload
+from relay.stores.interfaces import Span
+from relay.stores.local import LocalStore, local_location
 from relay.stores.remotes import Remotes
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
 from tests.conftest import Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer
@@ -112,15 +123,6 @@ def test_what_exists_is_left_alone_where_that_is_asked_for(engine: Engine, tmp_p
     assert (tmp_path / "b").read_bytes() == b"old"
     assert engine.migrate(here(tmp_path / "a"), there(tmp_path / "c"), if_exists="fail").state is State.VERIFIED  # type: ignore[arg-type]
     assert (tmp_path / "c").read_bytes() == b"new"
-
-
-def test_a_link_is_replaced_and_not_written_through(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"new")
-    (tmp_path / "precious").write_bytes(b"old")
-    (tmp_path / "link").symlink_to(tmp_path / "precious")
-    engine.migrate(here(tmp_path / "a"), there(tmp_path / "link"))  # type: ignore[arg-type]
-    assert (tmp_path / "precious").read_bytes() == b"old"
-    assert (tmp_path / "link").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("what", ["fifo", "folder", "nothing", "device"])
@@ -226,3 +228,305 @@ def test_the_terminal_takes_paths(tmp_path: Path) -> None:
     same = run("a.raw", "./a.raw")
     assert same.returncode == 2
     assert (tmp_path / "a.raw").read_bytes() == DATA
+
+
+# -- what is at a destination, and what a folder holds
+
+
+def special(path: Path, what: str) -> None:
+    """Make something that is no regular file."""
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    elif os.geteuid():
+        pytest.skip("a device wants root")
+    else:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "fail", "skip"])
+@pytest.mark.parametrize("by", ["itself", "a link", "an open file"])
+@pytest.mark.parametrize("what", ["fifo", "socket", "device"])
+def test_what_is_no_file_is_never_replaced(engine: Engine, tmp_path: Path, what: str, by: str, if_exists: str) -> None:
+    special(tmp_path / what, what)
+    before, named = (tmp_path / what).stat(), tmp_path / what
+    if by == "a link":
+        named = tmp_path / "link"
+        named.symlink_to(tmp_path / what)
+    elif by == "an open file":  # as /dev/stdout is
+        if what == "socket":
+            return
+        named = tmp_path / "link"
+        descriptor = os.open(tmp_path / what, os.O_RDWR | os.O_NONBLOCK)
+        named.symlink_to(f"/proc/self/fd/{descriptor}")
+    cloud = Cloud()
+    cloud.objects[b"/a"] = b"new"
+    with pytest.raises(InvalidURL, match="pipe"):  # so that nothing is asked of the source
+        there(named)
+    place = replace(there(tmp_path / "b"), target=str(named))  # type: ignore[type-var]
+    with Peer([keeping(cloud)] * 4) as peer, pytest.raises(Rejected, match="no regular file|leads through"):
+        engine.migrate(peer.url("/a"), place, if_exists=if_exists)  # type: ignore[arg-type]
+    after = (tmp_path / what).lstat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert named.lstat().st_mode == (before.st_mode if by == "itself" else named.lstat().st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755, 0o4755])
+@pytest.mark.parametrize("by", ["itself", "a link"])
+def test_an_overwritten_file_keeps_its_mode_and_owner(engine: Engine, tmp_path: Path, mode: int, by: str) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"old")
+    if not os.geteuid():
+        os.chown(tmp_path / "b", 1234, 2345)
+    (tmp_path / "b").chmod(mode)
+    (tmp_path / "link").symlink_to("b")
+    before = (tmp_path / "b").stat()
+    engine.migrate(here(tmp_path / "a"), there(tmp_path / ("b" if by == "itself" else "link")))  # type: ignore[arg-type]
+    after = (tmp_path / "b").stat()
+    assert (tmp_path / "b").read_bytes() == b"new"
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+    assert stat.S_IMODE(after.st_mode) == mode & 0o777  # other bytes do not run as its owner
+
+
+def test_what_replaces_a_secret_is_at_no_moment_seen_by_more(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"old")
+    (tmp_path / "b").chmod(0o600)
+    modes, rename = set(), os.rename
+
+    def watched(*names: str, **options: int) -> None:
+        modes.update(path.stat().st_mode & 0o077 for path in tmp_path.glob(".relay-*"))
+        rename(*names, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "rename", watched)
+    engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    assert modes == {0}
+
+
+def test_an_access_list_is_kept(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"old")
+    # Version 2; the owner, user 1234 and the group may read, others nothing (linux/posix_acl_xattr.h).
+    rows = [(1, 6, -1), (2, 4, 1234), (4, 0, -1), (16, 4, -1), (32, 0, -1)]
+    access = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *row) for row in rows)
+    try:
+        os.setxattr(tmp_path / "b", "system.posix_acl_access", access)
+    except OSError:
+        pytest.skip("the file system has no access lists")
+    engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    assert os.getxattr(tmp_path / "b", "system.posix_acl_access") == access
+
+
+@pytest.mark.parametrize("how", ["in place", "shorter", "longer", "a rename over it", "by a map"])
+def test_a_file_that_is_changed_and_its_time_set_back_is_no_success(engine: Engine, tmp_path: Path, how: str) -> None:
+    path, cloud = tmp_path / "a", Cloud()
+    path.write_bytes(DATA)
+    was = path.stat()
+
+    def changing(talk: object) -> None:
+        data = {"shorter": DATA[:-1], "longer": DATA + b"x"}.get(how, DATA[::-1])
+        if how == "a rename over it":
+            path.unlink()
+        with path.open("r+b" if path.exists() else "wb") as file:
+            if how == "by a map":
+                with mmap.mmap(file.fileno(), 0) as view:
+                    view[:] = data
+                    view.flush()
+            else:
+                file.write(data)
+                file.truncate()
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        keeping(cloud)(talk)  # type: ignore[arg-type]
+
+    with Peer([changing] + [keeping(cloud)] * 3) as peer, pytest.raises((SourceChanged, SourceTruncated)):
+        engine.migrate(here(path), peer.url("/a"))  # type: ignore[arg-type]
+    assert cloud.objects == {}
+
+
+def test_a_part_of_a_file_is_pinned_by_what_no_program_can_set_back(wire: Wire, tmp_path: Path) -> None:
+    store, path = LocalStore(wire, "source", Meter(Limits())), tmp_path / "a"
+    path.write_bytes(b"old bytes")
+    was, found = path.stat(), store.head(here(path))  # type: ignore[arg-type]
+    assert found is not None
+    path.write_bytes(b"new bytes")
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    with pytest.raises(SourceChanged):
+        store.get(here(path), found.version, Span(4, 8))  # type: ignore[arg-type]
+
+
+def test_what_can_not_be_moved_is_named(wire: Wire, tmp_path: Path) -> None:
+    for name in ("fine", ".relay-notes.part"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "deep").mkdir()
+    for what in ("fifo", "socket", "device"):
+        special(tmp_path / what, what)
+    links = {"folder": "deep", "dangling": "none", "loop": "loop", "through": "fine/x", "pipe": "fifo", "ok": "fine"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    store = LocalStore(wire, "source", Meter(Limits()))
+    told = {entry.name: entry.error for entry in store.list(here(tmp_path).folder(), recursive=True)}  # type: ignore[attr-defined]
+    assert {name for name, error in told.items() if error is None} == {"fine", "ok"}
+    assert set(told) == {"fine", ".relay-notes.part", "fifo", "socket", "device", *links}
+    assert all(error.side == "source" for error in told.values() if error)
+
+
+def test_a_tree_tells_what_it_left_out(tmp_path: Path) -> None:
+    (tmp_path / "from" / "deep").mkdir(parents=True)
+    (tmp_path / "from" / "fine").write_bytes(b"x")
+    (tmp_path / "from" / "link").symlink_to("deep")
+    os.mkfifo(tmp_path / "from" / "pipe")
+    environment = {"RELAY_LEDGER": f"sqlite:///{tmp_path}/ledger.db", "HOME": str(tmp_path)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "relay", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    plan = run("plan", "-r", f"{tmp_path}/from", f"{tmp_path}/to")
+    assert plan.returncode == 1
+    assert "link" in plan.stdout and "a pipe" in plan.stdout
+    done = run("migrate", "-r", f"{tmp_path}/from", f"{tmp_path}/to")
+    assert done.returncode == 1
+    assert "1 verified" in done.stdout and "2 failed" in done.stdout and "a pipe" in done.stdout
+    assert "a link to a folder" in run("report", "1").stdout
+
+
+# -- file systems that lack something
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+@pytest.mark.parametrize("rename", [True, False])
+@pytest.mark.parametrize("there_is", [True, False])
+def test_a_folder_without_links(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, rename: bool, there_is: bool
+) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    refuse(monkeypatch, os, "link", code)
+    if not rename:
+        refuse(monkeypatch, local_upload, "_renameat2", errno.EINVAL)
+    if there_is:  # it comes while the bytes move
+        begin = local_upload.finish
+
+        def late(*words: object) -> object:
+            (tmp_path / "b").write_bytes(b"theirs")
+            return begin(*words)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(local_upload, "finish", late)
+        with pytest.raises(AlreadyExists):
+            engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail")  # type: ignore[arg-type]
+        assert (tmp_path / "b").read_bytes() == b"theirs"
+    else:
+        outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail")  # type: ignore[arg-type]
+        assert outcome.state is State.VERIFIED
+        assert (tmp_path / "b").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "note"),
+    [
+        ("utime", errno.EPERM, "time"),
+        ("utime", errno.EINVAL, "time"),
+        ("fsync", errno.ENOSYS, "disk"),
+        ("fsync", errno.EINVAL, "disk"),
+        ("fsync", errno.EOPNOTSUPP, "disk"),
+        ("fchown", errno.EPERM, "owner"),
+        ("fchmod", errno.EPERM, None),
+    ],
+)
+def test_what_a_file_system_lacks_is_noted(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, note: str | None
+) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"old")
+    if name == "fchown":
+        if os.geteuid():
+            pytest.skip("only root gives files away")
+        os.chown(tmp_path / "b", 1234, 2345)
+    refuse(monkeypatch, os, name, code)
+    outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    assert outcome.state is State.VERIFIED and outcome.receipt is not None
+    assert (tmp_path / "b").read_bytes() == b"new"
+    assert [note for found in outcome.receipt.notes if note and note in found] == ([note] if note else [])
+
+
+def test_a_disk_that_fails_is_no_file_system_without_fsync(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    refuse(monkeypatch, os, "fsync", errno.EIO)
+    with pytest.raises(RelayError, match="Input/output"):
+        engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, module: object, name: str, code: int) -> None:
+    """Let a function fail as the system does."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(module, name, refused)
+
+
+@pytest.mark.parametrize("changed", ["", "x", "nan", "1e400", "-5.5", "1e999999999", "9" * 30, "12.3.4", "٣"])
+def test_a_time_of_change_that_is_none_is_noted_or_kept(wire: Wire, tmp_path: Path, changed: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    source, store = LocalStore(wire, "source", Meter(Limits())), LocalStore(wire, "destination", Meter(Limits()))
+    body = source.get(here(path)).body  # type: ignore[arg-type]
+    assert body is not None
+    stored = store.put(there(tmp_path / "b"), body, (("mtime", changed),))  # type: ignore[arg-type]
+    noted = any("time of change" in note for note in stored.notes)
+    part = next(tmp_path.glob(".relay-*"))
+    assert noted or part.stat().st_mtime == float(changed)
+
+
+def test_every_folder_that_is_made_is_on_the_disk(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    synced, fsync = set(), os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    engine.migrate(here(tmp_path / "a"), there(tmp_path / "x" / "y" / "z" / "b"))  # type: ignore[arg-type]
+    assert {str(path) for path in (tmp_path, tmp_path / "x", tmp_path / "x/y", tmp_path / "x/y/z")} <= synced
+
+
+@pytest.mark.parametrize("name", ["/proc/version", "/proc/self/limits", "/proc/cpuinfo"])
+def test_a_file_without_a_size_is_read_to_its_end(engine: Engine, tmp_path: Path, name: str) -> None:
+    if not Path(name).exists() or Path(name).stat().st_size:
+        pytest.skip("it has a size here")
+    outcome = engine.migrate(here(Path(name)), there(tmp_path / "b"))  # type: ignore[arg-type]
+    assert outcome.state is State.VERIFIED
+    assert (tmp_path / "b").read_bytes()[:8] == Path(name).read_bytes()[:8]
+    assert (tmp_path / "b").read_bytes().endswith(b"\n")
+
+
+def test_what_is_not_in_memory_is_read_all_the_same(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(DATA)
+    refuse(monkeypatch, os, "preadv", errno.EAGAIN)
+    engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
+    assert (tmp_path / "b").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("seconds", [253402300800, 2**40, -(2**33), 0, -1])
+def test_any_year_is_listed_and_moved(engine: Engine, wire: Wire, seconds: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as text:
+        folder = Path(text)
+        for name in ("a", "b"):
+            (folder / name).write_bytes(name.encode())
+        os.utime(folder / "b", (seconds, seconds))
+        entries = list(LocalStore(wire, "source", Meter(Limits())).list(here(folder).folder()))  # type: ignore[attr-defined]
+        assert [(entry.name, entry.error) for entry in entries] == [("a", None), ("b", None)]
+        engine.migrate(here(folder / "b"), there(folder / "c"))  # type: ignore[arg-type]
+        assert (folder / "c").read_bytes() == b"b"

@@ -53,7 +53,14 @@ FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
 """gunicorn asks for the application when it has forked, so that one import is made in a function then."""
-NO_PAYLOAD = {"relay.cli.terminal", "relay.stores.local", "relay.ledger.database"}
+NO_PAYLOAD = {
+    "relay.cli.terminal",
+    "relay.stores.local",
+    "relay.stores.local_files",
+    "relay.stores.local_folders",
+    "relay.stores.local_upload",
+    "relay.ledger.database",
+}
 """The terminal opens /dev/null in the place of a stdout that nobody reads any more; no transfer comes near it. A local
 folder is where a user wants the bytes. The ledger makes its own file, and no body comes near it."""
 

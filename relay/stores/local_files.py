@@ -1,0 +1,241 @@
+"""A file of this machine as a source: its version, its bytes, and what a folder holds.
+
+Theory of operation. A file is read like a socket. What is in the page cache is read at once (RWF_NOWAIT, preadv2(2));
+what a disk, or a server behind a mount, must fetch is read in a native thread, so that it holds nobody else up. That
+the file is still the one that was opened is looked at before its last piece is handed out: by its times, that of its
+inode among them, which nobody can set back (st_ctime), and by its end.
+
+Decided here: what tells two versions apart, and what of a folder can be moved. Never here: what may be opened
+(`local_folders.py`), what the system's errors mean (`local.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from relay.errors import ConnectionLost, RelayError, ReservedKey, Side, SourceChanged, Unsupported
+from relay.receipt import Version
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry
+from relay.stores.local_folders import Folders
+from relay.stores.metadata import MTIME
+from relay.wire.body import Body
+from relay.wire.http1 import Framing, Head
+from relay.wire.meter import Meter
+from relay.wire.native import in_native_thread
+from relay.wire.stream import Stream
+
+UTF_8: Final = ("utf-8", "surrogateescape")
+"""How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang on that."""
+_NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE})
+"""What preadv2 says where the bytes are not in memory, or where the file system can't tell."""
+_OURS: Final = re.compile(rf"{re.escape(PREFIX)}[0-9a-f-]+{re.escape(SUFFIX)}")
+"""An upload of relay's own that is not published, by the tokens that there are."""
+Failed = Callable[[OSError, str], RelayError]
+"""Makes an error of ours of the system's, about the object of this name."""
+
+
+def regular(found: os.stat_result) -> os.stat_result:
+    """Return it, if it is of a regular file. Raises IsADirectoryError, and ENXIO for a pipe, a socket or a device."""
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.ENXIO, f"it is {_special(found.st_mode)}, and no regular file")
+    return found
+
+
+def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
+    """Return what tells one version of a file from another; the entity tag is ours. Not `sized` is one whose size
+    the system does not tell."""
+    tag = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+    etag = f'"{"-".join(f"{number:x}" for number in tag)}"'
+    modified = None
+    with suppress(ValueError, OverflowError, OSError):  # a year that no calendar of ours has
+        modified = formatdate(found.st_mtime, usegmt=True)
+    return Version(size=found.st_size if sized else None, etag=etag, last_modified=modified)
+
+
+def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:
+    """Return what goes with a file."""
+    return ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),) if found.st_mtime_ns >= 0 else ()
+
+
+def found_at(folders: Folders, path: Path) -> tuple[os.stat_result, Version]:
+    """Return what is known of a regular file. Raises OSError."""
+    found = regular(folders.stat(path))
+    if found.st_size:
+        return found, version_of(found)
+    with folders.opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+        return found, version_of(found, sized=not os.pread(descriptor, 1, 0))
+
+
+def opened_at(folders: Folders, path: Path) -> tuple[int, os.stat_result, Version]:
+    """Open a regular file, and return its descriptor and what is known of it. Raises OSError: a pipe or a device may
+    have no end. A file without a size that has bytes all the same (of /proc) is read until it ends."""
+    descriptor = folders.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        found = regular(os.fstat(descriptor))
+        sized = bool(found.st_size) or not os.pread(descriptor, 1, 0)
+        return descriptor, found, version_of(found, sized=sized)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+class FileStream(Stream):
+    """A regular file in the place of a socket."""
+
+    splices = False
+
+    def __init__(self, descriptor: int, side: Side, version: Version, first: int, *, whole: bool) -> None:
+        """Take over an open descriptor; read from its byte `first` on. `whole` says that it is read to its end."""
+        self.side, self.leftover, self.closed = side, b"", False
+        self._descriptor, self._version, self._at, self._whole = descriptor, version, first, whole
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def read_now(self, view: memoryview) -> int | None:
+        """As Stream's."""
+        try:
+            count = self._cached(view)
+            if count is None:
+                # Into bytes of its own: the buffer may be somebody else's by the time a hung mount answers.
+                piece = in_native_thread(partial(os.pread, self._descriptor, len(view), self._at))
+                count = len(piece)
+                view[:count] = piece
+        except OSError as error:
+            raise self.lost(error) from None
+        self._at += count
+        return count
+
+    def _cached(self, view: memoryview) -> int | None:
+        """Read what lies in memory; None where a disk must be asked."""
+        try:
+            return os.preadv(self._descriptor, [view], self._at, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno not in _NOT_NOW:
+                raise
+            return None
+
+    def wait_for_more(self, seconds: float) -> bool:
+        """Return at once: a file is always ready."""
+        return True
+
+    def check(self) -> None:
+        """Raise SourceChanged if the file is not as it was when it was opened, or goes on behind its end."""
+        try:
+            found = os.fstat(self._descriptor)
+            longer = self._whole and self._version.size is not None and os.pread(self._descriptor, 1, self._at)
+        except OSError as error:
+            raise self.lost(error) from None
+        if longer or version_of(found).etag != self._version.etag:
+            raise SourceChanged("the file was changed while it was read", side=self.side)
+
+    def close(self) -> None:
+        """As Stream's."""
+        if not self.closed:
+            self.closed = True
+            os.close(self._descriptor)
+
+    def lost(self, error: BaseException) -> ConnectionLost:
+        """As Stream's."""
+        return ConnectionLost(f"the file can't be read ({getattr(error, 'strerror', error)})", side=self.side)
+
+
+class FileBody(Body):
+    """A file's bytes. Where the file tells no size, the system's own end of it is its end."""
+
+    @property
+    def ends_by_close(self) -> bool:
+        """As Body's: a file can't be cut as a connection can."""
+        return False
+
+
+def body_of(stream: FileStream, length: int | None, meter: Meter) -> Body:
+    """Return the bytes of a file, `length` of them or those up to its end."""
+    if length is None:
+        return FileBody(stream, Framing.CLOSE, Head(200, "OK", "1.1", ()), meter, _released)
+    head = Head(200, "OK", "1.1", (("Content-Length", str(length)),))
+    return FileBody(stream, Framing.LENGTH, head, meter, _released)
+
+
+def _released(stream: Stream, reusable: bool) -> None:
+    """Close the file when its Body is done with it; before that, one that was read to its end must be unchanged."""
+    try:
+        if reusable and isinstance(stream, FileStream):
+            stream.check()
+    finally:
+        stream.close()
+
+
+# -- what a folder holds
+
+
+def scanned(folders: Folders, folder: Path, failed: Failed) -> list[Entry]:
+    """Return what one folder holds, in the order of the names. Raises OSError.
+
+    What can't be moved is there with its error; what vanishes meanwhile is not.
+    """
+    with folders.opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor, os.scandir(descriptor) as rows:
+        found = [_entry(folders, folder / row.name, row, failed) for row in rows]
+    return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.name)
+
+
+def _entry(folders: Folders, path: Path, row: os.DirEntry[str], failed: Failed) -> Entry | None:
+    name = os.fsencode(row.name).decode(*UTF_8)
+    try:
+        if row.is_dir(follow_symlinks=False):
+            return Entry(f"{name}/")
+        if row.is_symlink():
+            found = folders.stat(path)
+            if stat.S_ISDIR(found.st_mode):
+                return Entry(name, error=_left_out("a link to a folder is not followed", "Move that folder by itself."))
+        else:
+            found = row.stat(follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode):
+            return Entry(name, error=_left_out(f"{_special(found.st_mode)} holds no bytes", "Only files can be moved."))
+    except FileNotFoundError as error:
+        return Entry(name, error=failed(error, name)) if row.is_symlink() else None
+    except OSError as error:
+        return Entry(name, error=failed(error, name))
+    if _OURS.fullmatch(name):
+        return None
+    if name.startswith(PREFIX) and name.endswith(SUFFIX):
+        why = f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads"
+        return Entry(name, found.st_size, error=ReservedKey(why, side="source", hint="Rename it, if it is none."))
+    return Entry(name, found.st_size, version_of(found).etag, _moment(found.st_mtime))
+
+
+def _left_out(why: str, hint: str) -> RelayError:
+    return Unsupported(why, side="source", hint=hint)
+
+
+def _moment(seconds: float) -> datetime | None:
+    """Return when that is, or None for a year that no calendar of ours has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _special(mode: int) -> str:
+    kinds = (
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISBLK, "a disk"),
+        (stat.S_ISCHR, "a device"),
+    )
+    return next((kind for test, kind in kinds if test(mode)), "something special")

@@ -1,0 +1,184 @@
+"""Opens paths of this machine, and those of a server only below the folders that its operator allowed.
+
+Theory of operation. A check of a path proves nothing of what is opened by it later: a link may be made in between. So
+a path is opened below an allowed folder by openat2(2), which refuses every link on the way (RESOLVE_BENEATH,
+RESOLVE_NO_SYMLINKS). Where it refuses one, the links are resolved, the path that they lead to must lie below an
+allowed folder too, and that one is opened in the same way. Without openat2 (Linux before 5.6, seccomp) each folder of
+the path is opened by itself, with O_NOFOLLOW.
+
+Decided here: which path may be opened. Never here: which folders are allowed (`stores/remotes.py`), what is done with a
+file. Every function here raises OSError; what leads out of the allowed folders is EXDEV, as of openat2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+"""How a folder is opened to name something in it: that asks for no permission to list it."""
+_OPENAT2: Final = 437
+"""The number of the system call, on every architecture (openat2(2))."""
+_BENEATH: Final = 0x08 | 0x04
+"""RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which implies RESOLVE_NO_MAGICLINKS (linux/openat2.h)."""
+_ABSENT: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.E2BIG})
+"""What openat2 says where there is none: an old kernel, or a filter of system calls."""
+UNSYNCED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES})
+"""What fsync of a folder says where the file system has none, or where the folder may not be read."""
+
+
+class _How(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders of this machine that may be opened, with all in them; None allows every one."""
+
+    allowed: tuple[Path, ...] | None = None
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open what is there; return the descriptor. Links are followed as far as they stay in the allowed folders."""
+        flags |= os.O_CLOEXEC
+        if self.allowed is None:
+            return os.open(path, flags)
+        if (root := self._root(path)) is not None:
+            try:
+                return _open_below(root, path, flags)
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+        path = self.resolve(path)
+        root = self._root(path)
+        assert root is not None, "what is resolved lies below one of them"
+        return _open_below(root, path, flags)
+
+    @contextmanager
+    def opened(self, path: Path, flags: int) -> Iterator[int]:
+        """As `open`, for the time of a `with` block."""
+        descriptor = self.open(path, flags)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def stat(self, path: Path) -> os.stat_result:
+        """Return what is known of a file or folder, where its links lead to."""
+        if self.allowed is None:
+            return path.stat()
+        with self.opened(path, os.O_PATH) as descriptor:
+            return os.fstat(descriptor)
+
+    def resolve(self, path: Path) -> Path:
+        """Return the path without links, also of what is not there."""
+        found = Path(os.path.realpath(path))
+        if self.allowed is not None and self._root(found) is None:
+            raise OSError(errno.EXDEV, "it leads out of the folders that are allowed")
+        return found
+
+    def target(self, path: Path) -> Path:
+        """Return the path to write to: where a link leads, whether something is there or not, else `path` itself."""
+        return self.resolve(path) if path.is_symlink() else path
+
+    def make(self, path: Path) -> int:
+        """Open a folder as FOLDER; make it, and those above it, where they are not there, and sync each."""
+        missing: list[str] = []
+        while True:
+            try:
+                folder = self.open(path, FOLDER)
+                break
+            except FileNotFoundError:
+                missing.append(path.name)
+                path = path.parent
+        for name in reversed(missing):
+            with _closing(folder):
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=folder)
+                    sync(folder)
+                folder = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+        return folder
+
+    def _root(self, path: Path) -> Path | None:
+        return next((root for root in self.allowed or () if path.is_relative_to(root)), None)
+
+
+def sync(folder: int) -> None:
+    """Write to the disk which names a folder has, where its file system can do that."""
+    try:
+        with _closing(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)) as readable:
+            os.fsync(readable)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+# -- below one folder
+
+
+def _open_below(root: Path, path: Path, flags: int) -> int:
+    """Open a path below `root`. Raises OSError, ELOOP for any link on the way."""
+    below = path.relative_to(root)
+    with _closing(os.open(root, FOLDER)) as top:
+        try:
+            return _openat2(top, os.fsencode(below), flags)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+        return _walk(top, below.parts, flags)
+
+
+def _openat2(folder: int, path: bytes, flags: int) -> int:
+    how = _How(flags, 0, _BENEATH)
+    descriptor = _syscall()(_OPENAT2, folder, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(descriptor)
+
+
+@lru_cache(maxsize=1)
+def _syscall() -> Callable[..., int]:
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    found: Callable[..., int] = call
+    return found
+
+
+def _walk(top: int, parts: tuple[str, ...], flags: int) -> int:
+    """Open a path folder by folder. Raises OSError, ELOOP for a link."""
+    folder = os.dup(top)
+    for name in parts[:-1]:
+        with _closing(folder):
+            folder = _open_plain(folder, name, FOLDER)
+    with _closing(folder):
+        return _open_plain(folder, parts[-1] if parts else ".", flags)
+
+
+def _open_plain(folder: int, name: str, flags: int) -> int:
+    """Open a name of a folder that is no link. Raises OSError: O_PATH takes a link, and O_DIRECTORY calls it a file."""
+    try:
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except NotADirectoryError:
+        if stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        raise
+    if flags & os.O_PATH and stat.S_ISLNK(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return descriptor

@@ -1,0 +1,257 @@
+"""A file of this machine as a destination: written under a name of its own, and then given its place.
+
+Theory of operation. The bytes go to a `.relay-….part` in the folder of the file that they are to become, and to the
+disk. It is then renamed, or, where nothing may be at its place, linked to its name; a file system without links has
+RENAME_NOREPLACE (renameat2(2)), or at least O_EXCL. A crash at any moment leaves the old file or the new one. A link at
+the place is written through: the file that it leads to is replaced, and keeps its owner, mode and access list.
+
+Decided here: how a file is written, and what of it may be missing with a note. Never here: what may be opened
+(`local_folders.py`), what the system's errors mean (`local.py`). Every function raises OSError, and is made to be
+called in a native thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from relay.stores.local_files import regular
+from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync
+
+UNDATED: Final = "the file system does not let the file's time of change be set"
+UNOWNED: Final = "the file that was replaced had another owner or group, which could not be given to this one"
+UNSAFE: Final = "the file system can't be told to write the file to its disk: a power loss may still take it"
+UNLINKED: Final = frozenset(
+    {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EACCES}
+)
+"""What link(2) says on file systems that have no hard links, or none to this file."""
+_SECONDS: Final = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,19})?")
+_NO_REPLACE: Final = 1
+"""RENAME_NOREPLACE (linux/fs.h)."""
+_ACCESS_LIST: Final = "system.posix_acl_access"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A file that is being written: its `name` in `folder`, an open descriptor, as `descriptor` is of the file."""
+
+    folder: int
+    descriptor: int
+    name: str
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> Part:
+    """Begin a file that is to become `place`; make missing folders.
+
+    Raises IsADirectoryError, ENXIO for what is no regular file, FileExistsError (with `if_absent`: something is there).
+    """
+    path = folders.target(place)
+    folder = folders.make(path.parent)
+    try:
+        old = _there(folder, path.name)
+        if if_absent and old is not None:
+            raise FileExistsError(errno.EEXIST, "it exists")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        # What replaces a file is not seen by more than the file was, before it has its mode.
+        descriptor = os.open(name, flags, 0o666 if old is None else 0o600, dir_fd=folder)
+        notes = () if old is None or _owned(descriptor, old) else (UNOWNED,)
+        return Part(folder=folder, descriptor=descriptor, name=name, path=path.with_name(name), notes=notes)
+    except BaseException:
+        os.close(folder)
+        raise
+
+
+def finish(part: Part, changed: str | None) -> tuple[os.stat_result, tuple[str, ...]]:
+    """Give a file that is written its time, `changed` in seconds since 1970, and write it to the disk; return what is
+    known of it then, and what could not be done. Leaves it open."""
+    notes = part.notes
+    if changed is not None and not _dated(part.descriptor, changed):
+        notes += (UNDATED,)
+    try:
+        os.fsync(part.descriptor)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise
+        notes += (UNSAFE,)
+    return os.stat(part.name, dir_fd=part.folder, follow_symlinks=False), notes
+
+
+def close(part: Part, *, keep: bool) -> None:
+    """Close it; remove it unless it is to be kept."""
+    try:
+        os.close(part.descriptor)
+        if not keep:
+            with suppress(OSError):
+                os.unlink(part.name, dir_fd=part.folder)
+    finally:
+        os.close(part.folder)
+
+
+def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:
+    """Give a file its place, whatever is there; return what is there then. What it replaces gives it its mode."""
+    with folders.opened(part.parent, FOLDER) as folder:
+        path = _target(folders, part, place)
+        old = _there(folder, path.name)
+        if old is not None:
+            _dress(folder, part.name, path.name, old)
+        os.rename(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        return _placed(folder, path.name)
+
+
+def link(folders: Folders, part: Path, place: Path) -> bool:
+    """Give a file its place, where nothing is. Returns whether it still has its own name too, for `settle`.
+
+    Raises FileExistsError: something is there.
+    """
+    with folders.opened(part.parent, FOLDER) as folder:
+        path = _target(folders, part, place)
+        _there(folder, path.name)
+        try:
+            os.link(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            return True
+        except OSError as error:
+            if error.errno not in UNLINKED:
+                raise
+        _rename_if_absent(folder, part.name, path.name)
+        return False
+
+
+def settle(folders: Folders, part: Path, place: Path, *, linked: bool) -> os.stat_result:
+    """Take the first of its two names away from what `link` gave its place; return what is there."""
+    with folders.opened(part.parent, FOLDER) as folder:
+        if linked:
+            os.unlink(part.name, dir_fd=folder)
+        return _placed(folder, _target(folders, part, place).name)
+
+
+def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bool]) -> bool:
+    """Remove the file at a place, if `is_ours` says so of it; return whether it did. Raises FileNotFoundError."""
+    path = folders.target(place)
+    with folders.opened(path.parent, FOLDER) as folder:
+        if not is_ours(os.stat(path.name, dir_fd=folder, follow_symlinks=False)):
+            return False
+        os.unlink(path.name, dir_fd=folder)
+        return True
+
+
+def remove_folder(folders: Folders, path: Path) -> None:
+    """Remove a folder, which must be empty."""
+    with folders.opened(path.parent, FOLDER) as folder:
+        os.rmdir(path.name, dir_fd=folder)
+
+
+# -- the place
+
+
+def _there(folder: int, name: str) -> os.stat_result | None:
+    """Return what is at a name, or None. Raises IsADirectoryError, and ENXIO for what is no regular file."""
+    try:
+        return regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+
+
+def _target(folders: Folders, part: Path, place: Path) -> Path:
+    path = folders.target(place)
+    if path.parent != part.parent:
+        raise OSError(errno.ESTALE, "it leads to another folder than it did when the upload began")
+    return path
+
+
+def _placed(folder: int, name: str) -> os.stat_result:
+    sync(folder)
+    return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+
+def _rename_if_absent(folder: int, old: str, new: str) -> None:
+    """Rename, where nothing has the new name. Raises FileExistsError."""
+    try:
+        return _renameat2(folder, old, new)
+    except OSError as error:
+        if error.errno not in UNLINKED:
+            raise
+    # Nobody else can have the name any more; who looks between the two finds an empty file there.
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
+    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _renameat2(folder: int, old: str, new: str) -> None:
+    call = _libc_renameat2()
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    names = [ctypes.c_char_p(os.fsencode(name)) for name in (old, new)]
+    if call(folder, names[0], folder, names[1], ctypes.c_uint(_NO_REPLACE)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@lru_cache(maxsize=1)
+def _libc_renameat2() -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+# -- what a file keeps of the one that it replaces
+
+
+def _owned(descriptor: int, old: os.stat_result) -> bool:
+    """Give a file the owner and the group of another; return whether it has them."""
+    ours = os.fstat(descriptor)
+    if (ours.st_uid, ours.st_gid) == (old.st_uid, old.st_gid):
+        return True
+    for owner in (old.st_uid, -1):  # only root gives a file away; the group may go along all the same
+        with suppress(OSError):
+            os.fchown(descriptor, owner, old.st_gid)
+            return owner != -1
+    return False
+
+
+def _dress(folder: int, name: str, replaced: str, old: os.stat_result) -> None:
+    """Give a file the mode and the access list of the one that it replaces, as far as its file system has any. Without
+    the bits that let it run as its owner: other bytes have not earned them."""
+    mode = stat.S_IMODE(old.st_mode) & 0o777
+    access = _access_list(folder, replaced)
+    if access is None and stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode) == mode:
+        return
+    descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        with suppress(PermissionError):  # one mode for all files of the mount
+            os.fchmod(descriptor, mode)
+        if access is not None:
+            with suppress(OSError):
+                os.setxattr(descriptor, _ACCESS_LIST, access)
+    finally:
+        os.close(descriptor)
+
+
+def _access_list(folder: int, name: str) -> bytes | None:
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        return os.getxattr(f"/proc/self/fd/{descriptor}", _ACCESS_LIST)
+    except OSError:  # it has none
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _dated(descriptor: int, changed: str) -> bool:
+    """Give a file the time at which its source was changed; return whether it has it."""
+    if not _SECONDS.fullmatch(changed):
+        return False
+    moment = int(Decimal(changed) * 10**9)
+    try:
+        os.utime(descriptor, ns=(moment, moment))
+    except (OverflowError, OSError):
+        return False
+    return True

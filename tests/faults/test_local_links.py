@@ -1,0 +1,253 @@
+"""Links of this machine: none leads out of the folders that a server's operator allowed, also one that is made later;
+and what a link at the destination leads to is what is written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relay.config import Limits, Settings
+from relay.egress import EgressPolicy
+from relay.engine.outcome import Outcome
+from relay.engine.runner import Runner, Stores
+from relay.errors import LocalDenied, RelayError
+from relay.location import Location
+from relay.receipt import State, Version
+from relay.stores import local_folders
+from relay.stores.interfaces import Stored
+from relay.stores.local import LocalStore, local_location
+from relay.stores.local_folders import Folders
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from tests.conftest import Engine
+
+
+@pytest.fixture(params=["openat2", "walk"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open by the one system call, and as on a kernel that has not got it."""
+
+    def absent(*_: object) -> int:
+        raise OSError(errno.ENOSYS, "not there")
+
+    if request.param == "walk":
+        monkeypatch.setattr(local_folders, "_openat2", absent)
+
+
+class House:
+    """An allowed folder, another one, and what lies outside of both."""
+
+    def __init__(self, root: Path) -> None:
+        self.open, self.other, self.outside = root / "open", root / "other", root / "outside"
+        for folder in (self.open / "deep", self.other, self.outside / "deep"):
+            folder.mkdir(parents=True)
+        (self.outside / "key").write_bytes(b"PRIVATE")
+        (self.open / "deep" / "fine").write_bytes(b"fine")
+        (self.other / "fine").write_bytes(b"fine")
+        self.folders = Folders((self.open, self.other))
+        self.before = self.outer
+
+    def made(self, name: str) -> Path:
+        """Make a link in the allowed folder that leads out of it."""
+        link(self.open / name, self.outside)
+        return self.open / name
+
+    @property
+    def outer(self) -> dict[str, bytes]:
+        """All that lies outside."""
+        return {str(path): path.read_bytes() for path in self.outside.rglob("*") if path.is_file()}
+
+    def at(self, name: str, *, destination: bool = False) -> Location:
+        """Return a place that was allowed once, whatever is there now."""
+        return self.root(destination=destination).below(name, destination=destination)
+
+    def root(self, *, destination: bool = False) -> Location:
+        """Return the allowed folder."""
+        return local_location(self.open, destination=destination, folders=self.folders).folder()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+@pytest.fixture
+def store(wire: Wire) -> LocalStore:
+    return LocalStore(wire, "source", Meter(Limits()))
+
+
+def link(path: Path, target: Path | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+OUT: dict[str, Callable[[House], None]] = {
+    "by a whole path": lambda house: link(house.open / "x" / "key", house.outside / "key"),
+    "by dots": lambda house: link(house.open / "x" / "key", "../../outside/key"),
+    "by its folder": lambda house: link(house.open / "x", house.outside),
+    "by two links": lambda house: link(house.open / "x" / "key", house.made("y") / "key"),
+    "to nothing yet": lambda house: link(house.open / "x" / "key", house.outside / "new"),
+    "to a folder that is not there": lambda house: link(house.open / "x" / "key", house.outside / "new" / "deep" / "x"),
+    "by the system's own": lambda house: link(house.open / "x", f"/proc/self/root/{house.outside}"),
+}
+
+
+def put(engine: Engine, source: Path, place: Location, **options: object) -> Outcome:
+    source.write_bytes(b"written")
+    return engine.migrate(local_location(source, destination=False), place, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", OUT)
+def test_no_link_leads_out(name: str, house: House, store: LocalStore, engine: Engine, tmp_path: Path) -> None:
+    OUT[name](house)
+    place = house.at("x/key")
+    found = Version(size=7)
+    tries: list[Callable[[], object]] = [
+        lambda: store.head(place),
+        lambda: store.get(place),
+        lambda: store.delete(place, Version()),
+        lambda: store.head(store.unpublished(place, "token") or place),
+        lambda: store.publish(Stored(found, house.at("x/.relay-t.part"), {}, place=place)),
+        lambda: store.publish(Stored(found, house.at("x/.relay-t.part"), {}, place=place), if_absent=True),
+        lambda: put(engine, tmp_path / "a", house.at("x/key", destination=True)),
+        lambda: put(engine, tmp_path / "a", house.at("x/key", destination=True), if_exists="fail"),
+    ]
+    for go in tries:
+        with pytest.raises(LocalDenied):
+            go()
+    assert house.outer == house.before
+    assert (house.open / "deep" / "fine").read_bytes() == b"fine"
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", OUT)
+def test_a_listing_names_a_link_that_leads_out_and_tells_nothing_of_what_is_there(
+    name: str, house: House, store: LocalStore
+) -> None:
+    OUT[name](house)
+    told = {entry.name: entry for entry in store.list(house.root(), recursive=True)}
+    assert told.pop("deep/fine").error is None
+    assert told
+    for entry in told.values():
+        assert isinstance(entry.error, LocalDenied), entry
+        assert (entry.size, entry.etag, entry.modified) == (None, None, None)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_folder_that_becomes_a_link_while_it_is_listed_is_not_entered(house: House, store: LocalStore) -> None:
+    (house.open / "a").write_bytes(b"")
+    entries = store.list(house.root(), recursive=True)
+    assert next(entries).name == "a"  # and `deep` was seen as a folder
+    (house.open / "deep").rename(house.open / "old")
+    house.made("deep")
+    with pytest.raises(LocalDenied):
+        list(entries)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    "target", ["deep/fine", "../open/deep/fine", "{root}/open/deep/fine", "{root}/other/fine", "second"]
+)
+def test_links_that_stay_inside_are_followed(
+    target: str, house: House, store: LocalStore, engine: Engine, tmp_path: Path
+) -> None:
+    link(house.open / "second", house.open / "deep" / "fine")
+    link(house.open / "link", target.format(root=tmp_path))
+    found = store.head(house.at("link"))
+    assert found is not None and found.version.size == 4
+    back = engine.migrate(house.at("link"), local_location(tmp_path / "back", destination=True))
+    assert back.state is State.VERIFIED and (tmp_path / "back").read_bytes() == b"fine"
+    put(engine, tmp_path / "a", house.at("link", destination=True))
+    assert (house.open / "link").is_symlink() and (house.open / "link").read_bytes() == b"written"
+
+
+@pytest.mark.usefixtures("way")
+def test_a_folder_is_another_between_upload_and_publication(house: House, wire: Wire, tmp_path: Path) -> None:
+    store = LocalStore(wire, "destination", Meter(Limits()))
+    (house.outside / "deep" / "fine").write_bytes(b"theirs")
+    (house.outside / "deep" / ".relay-x.part").write_bytes(b"theirs")
+    stored = Stored(Version(), house.at("deep/.relay-x.part"), {}, place=house.at("deep/fine"))
+    (house.open / "deep").rename(house.open / "old")
+    link(house.open / "deep", house.outside / "deep")
+    before = house.outer
+    for if_absent in (False, True):
+        with pytest.raises(LocalDenied):
+            store.publish(stored, if_absent=if_absent)
+    assert house.outer == before
+
+
+@pytest.mark.usefixtures("way")
+def test_a_link_that_is_made_after_links_were_resolved_is_refused(
+    house: House, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a rival does who wins the race: what was resolved is a link by the time that it is opened."""
+    link(house.open / "link", house.open / "deep" / "fine")
+    resolve = os.path.realpath
+
+    def slowly(path: Path) -> str:
+        found = resolve(path)
+        (house.open / "deep").rename(house.open / "aside")
+        link(house.open / "deep", house.outside)
+        (house.outside / "fine").write_bytes(b"PRIVATE")
+        return found
+
+    place = house.at("link")
+    monkeypatch.setattr(os.path, "realpath", slowly)
+    with pytest.raises(RelayError, match="symbolic links"):
+        store.get(place)
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_what_leads_out_is_refused_when_it_is_asked_for(name: str, house: House, tmp_path: Path) -> None:
+    OUT[name](house)
+    remotes = Runner(Settings(local_folders=f"{house.open}:{house.other}"), EgressPolicy()).remotes
+    for asked in ({"destination": True}, {}):
+        with pytest.raises(LocalDenied):
+            remotes.locate(f"file://{house.open}/x/key", **asked)  # type: ignore[arg-type]
+
+
+def test_what_is_asked_for_again_hours_later_is_opened_below_the_folders_of_then(house: House, tmp_path: Path) -> None:
+    remotes = Runner(Settings(local_folders=str(house.open)), EgressPolicy()).remotes
+    place = remotes.locate(f"file://{house.open}/deep/fine")
+    (house.open / "deep").rename(house.open / "old")
+    link(house.open / "deep", house.other)
+    store = Stores(Runner(Settings(), EgressPolicy()).wire).source(place, Meter(Limits()))
+    with pytest.raises(LocalDenied):
+        store.get(place)
+
+
+# -- a link as destination
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("if_exists", ["overwrite", "fail", "skip", "changed"])
+def test_a_link_is_written_through(engine: Engine, tmp_path: Path, exists: bool, if_exists: str) -> None:
+    real, named = tmp_path / "far" / "real", tmp_path / "link"
+    link(named, real)
+    real.parent.mkdir()
+    if exists:
+        real.write_bytes(b"old")
+        if if_exists in ("fail", "skip"):
+            return
+    outcome = put(engine, tmp_path / "a", local_location(named, destination=True), if_exists=if_exists)
+    assert outcome.state is State.VERIFIED
+    assert named.is_symlink() and real.read_bytes() == b"written"
+    assert [path.name for path in real.parent.iterdir()] == ["real"]
+
+
+def test_a_link_to_a_folder_that_is_not_there_gets_it(engine: Engine, tmp_path: Path) -> None:
+    link(tmp_path / "link", tmp_path / "far" / "away" / "real")
+    put(engine, tmp_path / "a", local_location(tmp_path / "link", destination=True), if_exists="skip")
+    assert (tmp_path / "far" / "away" / "real").read_bytes() == b"written"
+
+
+def test_a_loop_of_links_is_told(engine: Engine, tmp_path: Path) -> None:
+    link(tmp_path / "one", tmp_path / "two")
+    link(tmp_path / "two", tmp_path / "one")
+    with pytest.raises(RelayError, match="links"):
+        put(engine, tmp_path / "a", local_location(tmp_path / "one", destination=True))
+    assert (tmp_path / "one").is_symlink() and (tmp_path / "two").is_symlink()
