@@ -28,7 +28,7 @@ from relay.errors import (
     Unsupported,
 )
 from relay.receipt import Version
-from relay.stores.interfaces import PartsDestination, Span
+from relay.stores.interfaces import Found, PartsDestination, Span
 from relay.wire.body import Body
 from relay.wire.http1 import Framing
 
@@ -317,7 +317,7 @@ def look(patient: Patient) -> Iterator[Finding]:
     place = patient.folder.folder().below(name)
     try:
         found = store.head(place)
-        opened = store.get(place, found.version if found else None)
+        opened = store.get(place, found.version if isinstance(found, Found) else None)
         cast(Body, opened.body).close()
     except RelayError as error:
         yield Finding("read", Answer.NO, f"{error.message}. {error.hint}", needed=True)

@@ -24,7 +24,7 @@ from relay.failpoints import reach
 from relay.ledger.rows import Begun, Claim
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, PartsDestination, Stored, Upload
+from relay.stores.interfaces import Destination, PartsDestination, Stored, Unknown, Upload
 
 CLOCK_SECONDS: Final = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
@@ -53,7 +53,7 @@ def look_before(destination: Destination, place: Location, needed: bool) -> Befo
         if needed or error.retryable:
             raise
         return Before(known=False)
-    return Before(known=found is not None, version=found.version if found else None)
+    return Before(known=False) if isinstance(found, Unknown) else Before(known=True, version=found.version)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def sweep(destination: Destination, broken: Broken, error: RelayError, waits: It
         try:
             failure = None
             found = destination.head(broken.place)
-            if found is not None and broken.left(found.version):
+            if isinstance(found, Unknown):
+                failure = found.why
+            elif broken.left(found.version):
                 reach("during-sweep")
                 destination.delete(broken.place, found.version)
         except NotFound:

@@ -48,6 +48,7 @@ from relay.stores.interfaces import (
     PartsDestination,
     Span,
     Stored,
+    Unknown,
     Upload,
 )
 
@@ -161,7 +162,7 @@ class Parts:
             found = self._destination.head(left)
         except NotFound:
             return None
-        if found is None or found.version.size not in (None, written.size):
+        if isinstance(found, Unknown) or found.version.size not in (None, written.size):
             return None
         for part in written.parts:
             self._window.note(part)

@@ -21,7 +21,7 @@ from relay.digest import ALWAYS
 from relay.errors import NotFound, RelayError, Unsupported
 from relay.location import Location
 from relay.receipt import Level, Version
-from relay.stores.interfaces import Destination, Found, Opener, Stored
+from relay.stores.interfaces import Destination, Found, Opener, Stored, Unknown
 from relay.wire.body import Body
 from relay.wire.http1 import Framing, Head
 from relay.wire.meter import Meter
@@ -79,7 +79,7 @@ class Patient:
     def head(self, name: str) -> Found:
         """Return what the store tells of a scratch object. Raises what it raises, and Unsupported without a HEAD."""
         found = self.store().head(self.place(name))
-        if found is None:
+        if isinstance(found, Unknown):
             raise Unsupported("the store does not answer HEAD")
         return found
 
@@ -114,12 +114,14 @@ class Patient:
         return [location for location in left if self._there(location)]
 
     def _there(self, location: Location) -> bool:
+        """Say if something is there, or may be."""
         try:
-            return self.store().head(location) is not None
+            self.store().head(location)
         except NotFound:
             return False
         except RelayError:
-            return True
+            pass
+        return True
 
 
 class made_of:  # noqa: N801 - reads as the function that it is used as

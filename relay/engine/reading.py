@@ -22,7 +22,7 @@ from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, RangeIgnored, SourceChanged, SourceUnstable
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, Found, Opened, Source, Span
+from relay.stores.interfaces import Destination, Found, Opened, Source, Span, Unknown
 from relay.stores.metadata import STRICT
 from relay.wire.body import Body
 from relay.wire.pump import drain
@@ -68,8 +68,9 @@ class Reading:
         return self._looked_at() if found is None or found is self._hint else found
 
     def _looked_at(self) -> Found | None:
+        """Return what a HEAD tells, or None where it does not: then the GET does."""
         found = self._source.head(self._terms.plan.source)
-        return found and self._described(found)
+        return None if isinstance(found, Unknown) else self._described(found)
 
     def _described(self, found: F) -> F:
         """Return what was found, with the wish that all of its metadata be kept, where there is that wish."""
@@ -87,9 +88,11 @@ class Reading:
 
     def _head(self) -> Found | None:
         found = self._looked_at()
-        if found and found.version.size:  # many a server that does not know says 0
+        if found is None:
+            return None
+        if found.version.size:  # many a server that does not know says 0
             self._hold_to_listing(found)
-        return found and as_promised(found, self._terms.known.promised)
+        return as_promised(found, self._terms.known.promised)
 
     def _peeked(self, destination: Destination) -> Found | None:
         """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs that are signed allow

@@ -27,7 +27,7 @@ from relay.errors import InvalidURL, NotFound, RelayError
 from relay.ledger.rows import Claim, Listed
 from relay.location import Location
 from relay.receipt import Level
-from relay.stores.interfaces import Destination, Found, Opener, Source
+from relay.stores.interfaces import Destination, Found, Opener, Source, Unknown
 from relay.wire.meter import Meter
 
 PAGE: Final = 256
@@ -150,7 +150,7 @@ class Surveyor:
         source = self._source()
         if not self.job.recursive:
             found = source.head(self.job.source)
-            yield Listed("", found.version.size if found else None)
+            yield Listed("", found.version.size if isinstance(found, Found) else None)
             return
         for entry in source.list(self.job.source, True):
             if not entry.folder:
@@ -180,15 +180,15 @@ class Surveyor:
         except RelayError:
             return Look("untold")
         destination = self._destination()
-        ranges = found is not None and found.ranges
-        unkept = found is not None and bool(destination.unkept(place, found.metadata))
+        ranges = isinstance(found, Found) and found.ranges
+        unkept = isinstance(found, Found) and bool(destination.unkept(place, found.metadata))
         try:
             there = destination.head(place)
         except NotFound:
             return Look("new", ranges, unkept=unkept)
         except RelayError:
             return Look("untold", ranges, unkept=unkept)
-        if there is None or found is None:
+        if isinstance(there, Unknown) or isinstance(found, Unknown):
             return Look("untold", ranges, unkept=unkept)
         same = unchanged(found.version, there.version) is not None
         return Look("unchanged" if same else "differs", ranges, bool(there.version.digests), unkept)
@@ -205,11 +205,12 @@ def _claim(migration: str, one: Listed) -> Claim:
     return Claim(0, migration, 0, one.name, one.url, one.size, one.etag, one.modified, 1, 0, 0)
 
 
-def _named(place: Location, found: Found | None, source: Location) -> Location:
+def _named(place: Location, found: Found | Unknown, source: Location) -> Location:
     """Give a destination that ends in '/' the source's name. Raises InvalidURL where it has none that is safe."""
     if not place.path.endswith("/"):
         return place
-    name = (safe_name(found.disposition, found.location) if found else None) or safe_name(None, source)
+    told = safe_name(found.disposition, found.location) if isinstance(found, Found) else None
+    name = told or safe_name(None, source)
     if name is None:
         raise InvalidURL("the destination is a folder, and the source has no name that is safe")
     return place.named(name)

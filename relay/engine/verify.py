@@ -133,10 +133,12 @@ def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
 
 
 def _look(destination: Destination, location: Location, poll: Callable[[], bool]) -> Found | None:
-    """Ask for the object until it shows. Raises DestinationLost when it never does."""
+    """Ask for the object until it shows; None where the destination does not tell. Raises DestinationLost when it never
+    shows."""
     while True:
         try:
-            return destination.head(location)
+            found = destination.head(location)
+            return found if isinstance(found, Found) else None
         except NotFound:
             if not poll():
                 raise DestinationLost(f"{location} was acknowledged and is not there") from None

@@ -43,7 +43,7 @@ from relay.stores.fields import (
     transcoded,
 )
 from relay.stores.indexes import ACCEPT, read_index
-from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored
+from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored, Unknown
 from relay.stores.metadata import CARRIED, MTIME, require, told, unkept
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
@@ -106,14 +106,14 @@ class HttpStore:
 
     # -- both roles
 
-    def head(self, location: Location) -> Found | None:
+    def head(self, location: Location) -> Found | Unknown:
         """As Source.head. Redirects are followed, at most five."""
         response, final = self._read("HEAD", location, self.asked)
         response.body.close()
         if self._side == "destination" and final.path.endswith("/") and not location.path.endswith("/"):
             raise folder_there(location)
         if self._untold(response.head.status):
-            return None
+            return Unknown(self._refusal(response, "HEAD", final))
         if response.head.status not in self.believed["HEAD"]:
             raise self._refusal(response, "HEAD", final)
         head = response.head

@@ -60,6 +60,13 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """The store can't tell what is there, nor if anything is: `why` is its refusal. It never means an absence."""
+
+    why: RelayError
+
+
+@dataclass(frozen=True)
 class Entry:
     """What a listing tells of one object, or of one folder.
 
@@ -164,10 +171,11 @@ raises, the upload is thrown away."""
 class Source(Protocol):
     """Something that objects are read from."""
 
-    def head(self, location: Location) -> Found | None:
-        """Return what is there without reading it, or None where the store can't tell (it allows only GET).
+    def head(self, location: Location) -> Found | Unknown:
+        """Return what is there without reading it, or Unknown where the store can't tell (it allows only GET).
 
-        Raises StoreError. Leaves nothing open.
+        Raises NotFound where nothing is there, which is as much proof as the store's protocol has, and StoreError.
+        Leaves nothing open.
         """
 
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
@@ -190,8 +198,8 @@ class Source(Protocol):
 class Destination(Protocol):
     """Something that objects are written to."""
 
-    def head(self, location: Location) -> Found | None:
-        """As Source's. Raises NotFound where there is none."""
+    def head(self, location: Location) -> Found | Unknown:
+        """As Source's."""
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source's."""

@@ -171,7 +171,7 @@ class LocalStore:
 
     # -- both roles
 
-    def head(self, location: Location) -> Found | None:
+    def head(self, location: Location) -> Found:
         """As Source.head."""
         with self._told(location):
             found, version = in_native_thread(partial(found_at, folders_of(location), path_of(location)))

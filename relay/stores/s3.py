@@ -44,7 +44,7 @@ from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.fields import carried, http_date, printable
-from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Upload
+from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Unknown, Upload
 from relay.stores.metadata import CARRIED, TAGGING, USER
 from relay.stores.s3_answers import (
     CHECKSUM,
@@ -298,7 +298,7 @@ class S3Store(S3Uploading):
             found = self.head(upload.location)
         except NotFound:
             raise error from None
-        if found is None or found.version.size != size:
+        if isinstance(found, Unknown) or found.version.size != size:
             raise error
         return kept_at(upload.location, found.version)
 

@@ -20,7 +20,7 @@ from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejecte
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import consume
-from relay.stores.interfaces import Found, Stored
+from relay.stores.interfaces import Found, Stored, Unknown
 from relay.stores.metadata import CARRIED, MTIME, STRICT, TAGGING, USER, encoded, note, require, unkept
 from relay.stores.s3_answers import CHECKSUM, TRAILER, entries, error_field, error_told
 from relay.stores.s3_endpoint import (
@@ -69,9 +69,12 @@ class S3Uploading(S3Reading):
 
     def _is_there(self, location: Location) -> bool:
         try:
-            return self.head(location) is not None
+            found = self.head(location)
         except NotFound:
             return False
+        if isinstance(found, Unknown):
+            raise found.why
+        return True
 
     def delete(self, location: Location, version: Version) -> None:
         """As Destination.delete: by the version's own name where it has one, which leaves all others.
@@ -85,16 +88,18 @@ class S3Uploading(S3Reading):
                 found = super().head(location)
             except NotFound:
                 return
-            if found is not None and found.version.etag != version.etag:
+            if isinstance(found, Unknown):
+                raise found.why
+            if found.version.etag != version.etag:
                 raise PreconditionFailed(f"{location} is another version now", side=self._side)
         super().delete(location, Version())
 
     # -- names with empty segments
 
-    def head(self, location: Location) -> Found | None:
+    def head(self, location: Location) -> Found | Unknown:
         """As Source.head. Raises Rejected at a destination that has what is there under another name."""
         found = super().head(location)
-        if found is not None and self._odd(location):
+        if isinstance(found, Found) and self._odd(location):
             endpoint = self._endpoint(location)
             if not endpoint.has(FOLDS):
                 endpoint.learn(KEEPS if self._lists(location) else FOLDS)
@@ -276,7 +281,7 @@ class S3Uploading(S3Reading):
             except PermissionDenied:
                 endpoint.learn(endpoint.unseen)
                 return replace(stored, notes=(UNSEEN,))
-            if found is not None and found.version.size == coded:
+            if isinstance(found, Found) and found.version.size == coded:
                 endpoint.learn(NO_TRAILERS)
                 self.delete(place, found.version)
                 raise Unavailable(f"{place} does not understand a checksum behind the bytes", side=self._side)

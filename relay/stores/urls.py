@@ -70,7 +70,7 @@ class ListStore:
     def __init__(self, wire: Wire, side: Side, meter: Meter, stores: Opens) -> None:
         self._wire, self._side, self._meter, self._stores = wire, side, meter, stores
 
-    def head(self, location: Location) -> Found | None:
+    def head(self, location: Location) -> Found:
         """There is no object at a list's own address."""
         raise self._no_object(location)
 

@@ -36,7 +36,7 @@ from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.fields import http_date, printable
 from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there
-from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Stored, check_segments, unpublished_name
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Stored, Unknown, check_segments, unpublished_name
 from relay.stores.kinds import Given
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
@@ -166,11 +166,11 @@ class WebDavStore(HttpStore):
             raise
         return replace(stored, place=location)
 
-    def head(self, location: Location) -> Found | None:
+    def head(self, location: Location) -> Found | Unknown:
         """As Source.head. Raises Rejected for a folder at a destination, which many servers answer HEAD for too; it
         is looked for where there is no entity tag, as folders seldom have one."""
         found = super().head(location)
-        if self._side == "destination" and found is not None and found.version.etag is None:
+        if self._side == "destination" and isinstance(found, Found) and found.version.etag is None:
             self._refuse_folder(location)
         return found
 
@@ -283,13 +283,21 @@ class WebDavStore(HttpStore):
 
     def _there(self, place: Location) -> Version:
         found = self.head(place)
-        return found.version if found else Version()
+        return found.version if isinstance(found, Found) else Version()
 
     def _exists(self, location: Location) -> bool:
+        """Say if something is there; where HEAD does not tell PROPFIND does. Raises StoreError where neither can."""
         try:
-            return self.head(location) is not None
+            found = self.head(location)
         except NotFound:
             return False
+        if isinstance(found, Unknown):
+            response = self._send("PROPFIND", location, (("Depth", "0"),))
+            response.body.close()
+            if response.head.status not in (207, 404):
+                raise found.why
+            return response.head.status == 207
+        return True
 
     def _remove(self, part: Location, error: BaseException) -> None:
         """Delete what a broken upload left; on a clock of its own, since ours may be what ran out.

@@ -71,7 +71,7 @@ class MemoryStore:
 
     # -- both roles
 
-    def head(self, location: Location) -> Found | None:
+    def head(self, location: Location) -> Found:
         """As Source.head."""
         data = self._shelf.get(location.path)
         if data is None:
@@ -81,7 +81,6 @@ class MemoryStore:
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source.get."""
         found = self.head(location)
-        assert found is not None  # or it was not there
         if pinned is not None and pinned.etag not in (None, found.version.etag):
             raise SourceChanged(f"{location} is another version now", side=self._side)
         data = self._shelf[location.path]

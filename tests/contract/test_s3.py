@@ -30,6 +30,7 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Level, Receipt, State
 from relay.stores.aws import S3Config, s3_location
+from relay.stores.interfaces import Found
 from relay.stores.local import local_location
 from relay.stores.s3 import S3Store
 from relay.stores.sigv4 import Credentials, Signer
@@ -180,7 +181,7 @@ def test_the_version_that_was_found_is_read_though_a_newer_one_is_written(
     old, new = (s3_location(seaweed.config, versioned, name) for name in (key, f"{key} new"))
     store = S3Store(wire, "source", Meter(Limits()))
     found = store.head(old)
-    assert found is not None
+    assert isinstance(found, Found)
     assert found.version.id == first
     client.put_object(Bucket=versioned, Key=key, Body=b"newer")
     body = store.get(old, found.version).body

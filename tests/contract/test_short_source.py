@@ -122,7 +122,8 @@ def there(wire: Wire, location: Location) -> bool:
     """Say if something is at a place."""
     store: Store = STORES[location.store](wire, "destination", Meter(Limits()))
     with suppress(NotFound):
-        return store.head(location) is not None
+        store.head(location)
+        return True
     return False
 
 

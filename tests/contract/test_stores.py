@@ -10,7 +10,7 @@ import pytest
 
 from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
 from relay.receipt import Level, State, Version
-from relay.stores.interfaces import Store
+from relay.stores.interfaces import Found, Store
 from tests.conftest import Engine
 from tests.contract.conftest import CAN, Place
 from tests.contract.moves import DATA, content, put
@@ -22,7 +22,7 @@ from tests.scripted import Peer, Talk
 def test_what_is_put_is_there(engine: Engine, store: Store, place: Place, data: bytes) -> None:
     assert put(engine, place("a"), data) is State.VERIFIED
     found = store.head(place("a"))
-    assert found is not None
+    assert isinstance(found, Found)
     assert found.version.size == len(data)
     assert content(store, place("a")) == data
 
@@ -51,7 +51,7 @@ def test_delete_deletes_and_may_be_repeated(engine: Engine, store: Store, place:
 def test_a_pinned_version_is_read_or_refused(kind: str, engine: Engine, store: Store, place: Place) -> None:
     put(engine, place("a"))
     found = store.head(place("a"))
-    assert found is not None
+    assert isinstance(found, Found)
     opened = store.get(place("a"), found.version)
     assert opened.body is not None
     assert opened.body.read() == DATA

@@ -310,3 +310,25 @@ def test_b60_a_move_that_may_overwrite_is_only_asked_for_where_something_is(engi
         assert migrate(engine, dav) is State.VERIFIED
         assert dav.asked.count(b"MOVE") == moves
         assert dav.objects == {FINAL: DATA}
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+@pytest.mark.parametrize("status", [400, 403, 405, 501])
+def test_where_head_tells_nothing_propfind_says_what_is_there(engine: Engine, status: int, if_exists: str) -> None:
+    dav = Dav(
+        answers={b"HEAD": [EMPTY % status] * 20}, folders={b"/", b"/new/", b"/new/folder/"}, objects={FINAL: b"old"}
+    )
+    if if_exists == "skip":
+        assert migrate(engine, dav, if_exists=if_exists) is State.SKIPPED
+    else:
+        with pytest.raises(AlreadyExists):
+            migrate(engine, dav, if_exists=if_exists)
+    assert dav.objects == {FINAL: b"old"}
+    assert b"PUT" not in dav.asked
+
+
+def test_where_head_tells_nothing_a_lost_answer_to_a_move_is_found_out_by_propfind(engine: Engine) -> None:
+    dav = Dav(answers={b"HEAD": [EMPTY % 405] * 20}, hanging={b"MOVE"})
+    assert migrate(engine, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked.count(b"PUT") == 1
