@@ -1,9 +1,12 @@
 """One object's bytes on their way. *A body never just ends.*
 
 Theory of operation. A Body reads one answer's payload from its connection, once and in order. It ends in exactly one
-of two ways: `read_now` returns 0 after the promised length (or the framing's own end) was seen and every expected
-digest matched; or it raises. The last piece is not handed out before the digests were compared, so whoever forwards
-the pieces can't have completed an upload of damaged bytes: its last piece never went out.
+of two ways: `read_now` returns 0 after the framing's own end was seen, the promised length came, and every expected
+digest matched; or it raises. The last byte is not handed out before all that was seen, so whoever forwards the pieces
+can't have completed an upload of damaged bytes, or of the first piece of something longer.
+
+A length that the framing itself announces is its end. One that was promised elsewhere (a HEAD, a listing, a range) is
+not: the last promised byte is held back until the last chunk, or the end of the connection, was seen.
 
 Decided here: completeness (law 1), and what becomes of the connection. Never here: where bytes go.
 """
@@ -16,12 +19,11 @@ from relay.config import Limits
 from relay.digest import Digester, Digests, compare, parse_fields
 from relay.errors import IntegrityMismatch, SourceOverrun, SourceTruncated
 from relay.wire.buffers import BUFFERS
+from relay.wire.chunks import ChunkReader
 from relay.wire.http1 import ChunkDecoder, Framing, Head
 from relay.wire.meter import Meter
+from relay.wire.pace import Pace
 from relay.wire.stream import Stream
-
-DIRECT_BYTES = 16 * 1024
-"""A chunk with at least this much to come is read straight into the reader's buffer."""
 
 
 class Body:
@@ -50,7 +52,11 @@ class Body:
         self._expected: Digests = {}
         self._keeps_alive = head.keeps_alive and framing is not Framing.CLOSE
         self._release: Callable[[Stream, bool], None] | None = release
+        self._held = b""
+        """The last promised byte, while the framing's own end is not seen yet."""
+        self._pace: Pace | None = None
         self._chunks = ChunkDecoder(meter.limits, stream.side) if framing is Framing.CHUNKED else None
+        self._chunked = ChunkReader(stream, self._chunks) if self._chunks else None
         meter.restart()
         if self.length == 0:
             self._ended()
@@ -113,9 +119,13 @@ class Body:
         if self.complete:
             return 0
         try:
-            count = self._read_framed(view)
+            by_length = self.framing is Framing.LENGTH or self.length is None
+            count = self._read_framed(view) if by_length else self._read_held(view)
             if count:
                 self.took(view[:count])
+            elif count == 0:
+                self._check_promise()
+                self._ended()
             return count
         except BaseException:
             self.close()
@@ -127,74 +137,64 @@ class Body:
         if self.digester is not None:
             self.digester.update(piece)
         if self.count == self.length:
-            self._ended() if self.framing is Framing.LENGTH else self._check_last()
+            self._ended()
 
     def took_unseen(self, count: int, ended: bool = True) -> None:
         """Account for `count` bytes that moved inside the kernel."""
         self.count += count
         if self.length is not None and self.count > self.length:
-            raise SourceOverrun(f"more than the promised {self.length} bytes came", side=self.connection.side)
+            raise self._overrun()
         if ended and self.count == self.length:
             self._ended()
 
+    def _read_held(self, view: memoryview) -> int | None:
+        """As `_read_framed`, of a framing whose end is not the promised length: holds the last promised byte back."""
+        if self._held or not self.remaining:
+            if not self._at_end():
+                return None
+            view[: len(self._held)] = self._held
+            return len(self._held)
+        count = self._read_framed(view[: self.remaining])
+        if not count or count < self.remaining or self._at_end():
+            return count
+        self._held = bytes(view[count - 1 : count])
+        return count - 1 or None
+
+    def _at_end(self) -> bool:
+        """Say if the framing's own end is here; False where it has yet to come. Raises SourceOverrun for more bytes."""
+        more = self._read_framed(memoryview(bytearray(1)))
+        if more:
+            raise self._overrun()
+        return more == 0
+
+    def _overrun(self) -> SourceOverrun:
+        return SourceOverrun(f"more than the promised {self.length} bytes came", side=self.connection.side)
+
+    def await_end(self) -> None:
+        """Wait for the framing's end of a body that promises no more bytes: an upload of none is done with its head.
+
+        Raises as `readinto`, and SourceOverrun where bytes come all the same.
+        """
+        if not self.complete and self.remaining == 0:
+            self.readinto(memoryview(bytearray(1)))
+
     def _read_framed(self, view: memoryview) -> int | None:
-        if self._chunks is not None:
-            return self._read_chunked(view, self._chunks)
+        """Read by the framing alone: the count, 0 at its own end, None if nothing has come yet."""
+        if self._chunked is not None:
+            return self._chunked.read(view)
         if self.framing is Framing.LENGTH and self.remaining is not None:
             view = view[: self.remaining]
         count = self.connection.read_now(view)
-        if count == 0:
-            self._end_of_stream()
+        if count == 0 and self.framing is not Framing.CLOSE:
+            raise self._truncated()
         return count
-
-    def _end_of_stream(self) -> None:
-        if self.framing is Framing.CLOSE and self.count == (self.count if self.length is None else self.length):
-            return self._ended()
-        raise SourceTruncated(f"ended after {self.count} of {self.length} bytes", side=self.connection.side)
-
-    def _read_chunked(self, view: memoryview, chunks: ChunkDecoder) -> int | None:
-        done = 0
-        while done < len(view) and not chunks.done:
-            if chunks.remaining:
-                step = self._read_chunk(view[done:], chunks)
-                if step is None:
-                    break
-                done += step
-            elif self._read_line(chunks) is None:
-                break
-        if chunks.done and not done:
-            self._check_promise()
-            self._ended()
-            return 0
-        return done or None
-
-    def _read_chunk(self, view: memoryview, chunks: ChunkDecoder) -> int | None:
-        """Read of the current chunk: from what lies here, or straight from the socket."""
-        if not self.connection.leftover and chunks.remaining < DIRECT_BYTES and self._fill() is None:
-            return None
-        count = self.connection.read_now(view[: chunks.remaining])
-        if count == 0:
-            raise chunks.cut()
-        if count:
-            chunks.took(count)
-        return count
-
-    def _read_line(self, chunks: ChunkDecoder) -> bool | None:
-        rest = chunks.next_line(self.connection.leftover)
-        if rest is not None:
-            self.connection.leftover = rest
-            return True
-        return self._fill()
-
-    def _fill(self) -> bool | None:
-        filled = self.connection.fill()
-        if filled is False:
-            raise SourceTruncated("the chunked body ended without its last chunk", side=self.connection.side)
-        return filled
 
     def _check_promise(self) -> None:
         if self.length is not None and self.count != self.length:
-            raise SourceTruncated(f"ended after {self.count} of {self.length} bytes", side=self.connection.side)
+            raise self._truncated()
+
+    def _truncated(self) -> SourceTruncated:
+        return SourceTruncated(f"ended after {self.count} of {self.length} bytes", side=self.connection.side)
 
     # -- the end
 
@@ -252,7 +252,8 @@ class Body:
     def wait(self) -> None:
         """Wait until `read_now` may give something. Raises what the meter raises: Stalled, Cancelled and so on."""
         try:
-            while not self.connection.wait_readable(self.meter.tick_seconds):
+            # What lies in `leftover` is half a line; only the socket can bring the rest.
+            while not self.connection.wait_for_more(self.meter.tick_seconds):
                 self.meter.tick(self.connection.side)
         except BaseException:
             self.close()
@@ -263,6 +264,10 @@ class Body:
         while (count := self.read_now(view)) is None:
             self.wait()
         self.meter.moved += count
+        if self._pace is None:
+            self._pace = Pace(self.meter)
+        elif count:
+            self._pace.step(self.connection)  # what comes fast never waits, and would starve the others
         return count
 
     def read(self, size: int = -1) -> bytes:

@@ -133,6 +133,8 @@ class Wire:
         """
         if isinstance(request.body, Body) and request.body.count:
             raise ValueError("a body can be sent once")
+        if isinstance(request.body, Body):
+            request.body.await_end()
         meter = request.meter
         if meter.throttle is None:
             return self._exchanged(request)
@@ -272,7 +274,10 @@ class _Attempt:
         outlet = Outlet(self.stream, self.meter, self.answers, chunked=self.length is None)
         self._began = not isinstance(self.request.body, bytes)
         try:
-            return self._pump(outlet)
+            self.stream.abort_on_close(True)
+            whole = self._pump(outlet)
+            self.stream.abort_on_close(not whole)
+            return whole
         except ConnectionLost as error:
             if error.side != self.request.side or not self._last_words():
                 raise

@@ -214,20 +214,21 @@ class ChunkDecoder:
         if not self.remaining:
             self._at = _At.DATA_END
 
-    def next_line(self, data: bytes) -> bytes | None:
-        """Decode the line at the front of `data` and return what follows it, or None if it is not whole yet.
+    def next_line(self, data: bytes, start: int = 0) -> int | None:
+        """Decode the line at `start` and return where what follows begins, or None if the line is not whole yet.
 
         Raises ProtocolViolation for a line that is malformed or too long.
         """
-        end = data.find(b"\n")
-        if max(end, 0) > self.limits.chunk_line_bytes or (end < 0 and len(data) > self.limits.chunk_line_bytes):
+        most = start + self.limits.chunk_line_bytes
+        end = data.find(b"\n", start, most + 1)
+        if end < 0 and len(data) > most:
             raise ProtocolViolation("a line of the chunked coding is too long", side=self.side)
         if end < 0:
             return None
-        if end == 0 or data[end - 1 : end] != b"\r":
+        if end == start or data[end - 1 : end] != b"\r":
             raise ProtocolViolation("a line of the chunked coding does not end in CR LF", side=self.side)
-        self._line(data[: end - 1])
-        return data[end + 1 :]
+        self._line(data[start : end - 1])
+        return end + 1
 
     def _line(self, line: bytes) -> None:
         if self._at is _At.DATA_END:

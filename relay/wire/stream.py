@@ -9,6 +9,8 @@ only when those say so.
 from __future__ import annotations
 
 import socket as _socket
+import struct
+from contextlib import suppress
 from typing import Any
 
 from gevent import get_hub
@@ -22,6 +24,7 @@ from relay.wire.buffers import BUFFERS
 _poll: Any = get_original("select", "poll")
 _plain_socket: Any = get_original("socket", "socket")
 READ, WRITE = 1, 2
+_ABORT, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 RECEIVE_BYTES = 128 * 1024
 """How much is asked for where one does not know how much comes: a head, with the small object behind it."""
 HELD_BYTES = 4096
@@ -161,6 +164,15 @@ class Stream:
         return _wait(self._either, seconds)
 
     # -- the end
+
+    def abort_on_close(self, aborts: bool) -> None:
+        """Let the end of this connection, even that of the process, be a reset (RST) and no orderly end (FIN), or not.
+
+        Set while an upload is under way: some servers take the end of the stream for the end of a body that is shorter
+        than its Content-Length, and store the piece; none takes a reset for one (socket(7), SO_LINGER of 0 seconds).
+        """
+        with suppress(OSError):
+            self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORT if aborts else _ORDERLY)
 
     def close(self) -> None:
         """Close the socket at once, whatever state it is in. May be called twice."""

@@ -152,10 +152,10 @@ def decode(data: bytes) -> tuple[bytes, bytes, ChunkDecoder]:
             chunks.took(len(piece))
             payload, data = payload + piece, data[len(piece) :]
             continue
-        rest = chunks.next_line(data)
-        if rest is None:
+        following = chunks.next_line(data)
+        if following is None:
             return payload, data, chunks
-        data = rest
+        data = data[following:]
     return payload, data, chunks
 
 
