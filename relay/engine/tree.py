@@ -32,11 +32,11 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
     """
     cursor = listing.cursor or ""
     for page in pages(entries, PAGE):
-        listed = [as_listed(entry) for entry in page if not entry.folder]
+        listed = [as_listed(entry) for entry in page if not entry.is_listed_further]
         if any(one.url for one in listed):
             clashes = ledger.clashes(listing, listed)
             listed = [_renamed(one) if one.name in clashes else one for one in listed]
-        cursor = next((entry.name for entry in reversed(page) if not UNSAFE_CHARACTERS.search(entry.name)), cursor)
+        cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
         wanted = ledger.add_page(listing, listed, cursor)
         reach("after-page")
