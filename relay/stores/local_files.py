@@ -185,17 +185,17 @@ def scanned(folders: Folders, folder: Path, failed: Failed) -> list[Entry]:
     What can't be moved is there with its error; what vanishes meanwhile is not.
     """
     with folders.opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor, os.scandir(descriptor) as rows:
-        found = [_entry(folders, folder / row.name, row, failed) for row in rows]
+        found = [_entry(folders, folder, row, failed) for row in rows]
     return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.name)
 
 
-def _entry(folders: Folders, path: Path, row: os.DirEntry[str], failed: Failed) -> Entry | None:
+def _entry(folders: Folders, folder: Path, row: os.DirEntry[str], failed: Failed) -> Entry | None:
     name = os.fsencode(row.name).decode(*UTF_8)
     try:
         if row.is_dir(follow_symlinks=False):
             return Entry(f"{name}/")
         if row.is_symlink():
-            found = folders.stat(path)
+            found = folders.stat(folder / row.name)
             if stat.S_ISDIR(found.st_mode):
                 return Entry(name, error=_left_out("a link to a folder is not followed", "Move that folder by itself."))
         else:
