@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-stores bench-ledger ladder load soak crash clean help
+.PHONY: demo test check bench bench-stores bench-ledger ladder load soak crash torture clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
@@ -17,6 +17,7 @@ help:
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
 	@echo "make crash  kill -9 relay two hundred times on its way to each kind of store, and at each failpoint (about 25 minutes)"
+	@echo "make torture SEED=1 SEEDS=5000  relay between stores that lie, by seeds, and a judge (about twenty minutes)"
 	@echo "make clean  remove what these made"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -53,6 +54,9 @@ load: $(VENV)/installed
 
 crash: $(VENV)/installed
 	@$(BIN)/python -m loadtests.crash $(CRASH)
+
+torture: $(VENV)/installed
+	@$(BIN)/python -m tests.torture --seed $(or $(SEED),1) --seeds $(or $(SEEDS),150) $(TORTURE)
 
 soak: $(VENV)/installed
 	@$(BIN)/python -m loadtests.load --seconds 300 --shape soak --report out/soak.html $(LOAD)

@@ -1,0 +1,149 @@
+"""A lying WebDAV server (RFC 4918): PROPFIND, MKCOL and MOVE over what the plain one has.
+
+Decided here: what WebDAV adds. Never here: objects and preconditions (`plain.py`, `serving.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+from simulators.answer import Answer, End, Text, plain
+from simulators.liars.plain import ROOT, PlainLiar
+from simulators.liars.serving import LOGIN, Op
+from simulators.liars.shelf import Held
+from simulators.message import BadRequest, Request
+
+VERBS = {"HEAD": "head", "GET": "get", "PUT": "put", "DELETE": "delete", "PROPFIND": "list", "MKCOL": "mkcol"}
+OPEN = '<?xml version="1.0" encoding="utf-8"?>\n<D:multistatus xmlns:D="DAV:">'
+CLOSE = "</D:multistatus>\n"
+
+
+class DavLiar(PlainLiar):
+    """WebDAV."""
+
+    kind = "webdav"
+
+    def operation(self, request: Request) -> Op:
+        """As Liar's; a MOVE speaks of the name that it gives."""
+        name = unquote(request.path.removeprefix(ROOT))
+        if request.method == "MOVE":
+            to = unquote(urlsplit(request.get("destination") or "").path.removeprefix(ROOT))
+            return Op(kind="move", name=to, upload=name)
+        kind = VERBS.get(request.method)
+        if kind is None:
+            raise BadRequest(405, "not a method of ours")
+        depth = 0 if request.get("depth") == "0" else 1
+        return Op(kind=kind, name=name, number=depth if kind == "list" else 0)
+
+    def respond(self, op: Op, request: Request, body: bytes) -> Answer:
+        """As Liar's."""
+        if op.kind == "list":
+            return self.listed(op, request)
+        if op.kind == "mkcol":
+            return self._mkcol(op.name.rstrip("/"))
+        if op.kind == "move":
+            return self._move(op, request)
+        if op.kind == "put":
+            if "/".join(op.name.split("/")[:-1]) not in self.shelf.folders:
+                return self.refusal(409)
+            if op.name.endswith(".part") and self.manners.does("parts-refused"):
+                return self.refusal(400)
+        if op.kind in ("get", "head") and (op.name.rstrip("/") in self.shelf.folders):
+            return self.refusal(405) if op.kind == "get" else plain(200)
+        return super().respond(op, request, body)
+
+    def broken(self, op: Op, request: Request, body: bytes) -> None:
+        """As Liar's: most write straight to the name that they were given."""
+        if op.kind == "put" and self.manners.roll("broken", op.name) < 0.5:
+            self.shelf.put(op.name, body, "relay", whole=False, why="an upload that broke off")
+
+    def other(self, habit: str, name: str, size: int) -> None:
+        """As Liar's, of names that others know: no temporary one."""
+        if not name.rpartition("/")[2].startswith(".relay-"):
+            super().other(habit, name, size)
+
+    def _mkcol(self, name: str) -> Answer:
+        if name in self.shelf.folders or self.shelf.get(name) is not None:
+            return self.refusal(405)
+        if name.rpartition("/")[0] not in self.shelf.folders:
+            return self.refusal(409)
+        self.shelf.folders.add(name)
+        return plain(201)
+
+    def _move(self, op: Op, request: Request) -> Answer:
+        whole = "://" in (request.get("destination") or "")
+        if whole and self.manners.does("move-502"):
+            return self.refusal(502)
+        if self.manners.roll("locked", op.name) < 0.5 and self.manners.once("locked", op.name):
+            return self.refusal(423)
+        found = self.shelf.get(op.upload)
+        if found is None:
+            return self.refusal(404)
+        self.other("other-before", op.name, len(found.data))
+        old = self.shelf.get(op.name)
+        if old is not None and request.get("overwrite") == "F":
+            return self.refusal(412)
+        self.shelf.move(op.upload, op.name, "relay")
+        self.other("other-after", op.name, len(found.data))
+        return plain(204 if old else 201)
+
+    # -- PROPFIND
+
+    def listed(self, op: Op, request: Request) -> Answer:
+        """Answer a PROPFIND."""
+        folder = op.name.rstrip("/")
+        held = self.seen(op.name) if op.name else None
+        if folder not in self.shelf.folders:
+            if held is None:
+                return self.refusal(404)
+            return _multistatus(OPEN + self.row(op.name, held) + CLOSE)
+        deep = op.number == 1
+        if deep and folder and self.manners.does("subfolder-403"):
+            return self.refusal(403)
+        if deep and self.manners.does("list-error"):
+            odd = ('<D:error xmlns:D="DAV:"><D:nothing/></D:error>', OPEN + CLOSE, LOGIN.decode())
+            return _multistatus(odd[int(self.manners.roll("odd", folder) * len(odd))])
+        rows = [self._folder_row(folder), *(self._members(folder) if deep else ())]
+        answer = _multistatus(OPEN + "".join(rows) + CLOSE)
+        if deep and len(rows) > 1 and self.manners.does("list-cut"):
+            text = OPEN + "".join(rows[:-1])
+            answer.framing, answer.body, answer.after = "close", [Text(text.encode())], [End("finish")]
+        return answer
+
+    def _members(self, folder: str) -> Iterator[str]:
+        below = f"{folder}/" if folder else ""
+        for name, _ in self.rows(below):
+            path = below + name.rstrip("/")
+            held = self.seen(path)
+            if name.endswith("/"):
+                yield self._folder_row(path)
+            elif held is not None:
+                yield self.row(path, held)
+            elif self.manners.has("list-ghost"):
+                yield self.row(path, Held(data=b"123456789", by="source", serial=0, modified=0.0, at=0.0))
+
+    def _folder_row(self, path: str) -> str:
+        href = ROOT + quote(f"{path}/" if path else "")
+        kind = "<D:resourcetype><D:collection/></D:resourcetype>"
+        return f"<D:response><D:href>{href}</D:href>{_props(kind)}</D:response>"
+
+    def row(self, path: str, held: Held) -> str:
+        """Return what is told of one object."""
+        size = str(len(held.data))
+        if self.role == "source" and self.manners.picks("list-bad-size", path):
+            size = ("²", "9" * 23, "")[int(self.manners.roll("size", path) * 3)]
+        tag, date = self.tag(held), self.date(held)
+        props = f"<D:resourcetype/><D:getcontentlength>{size}</D:getcontentlength>"
+        props += f"<D:getetag>{escape(tag)}</D:getetag>" if tag else ""
+        props += f"<D:getlastmodified>{date}</D:getlastmodified>" if date else ""
+        return f"<D:response><D:href>{ROOT}{quote(path)}</D:href>{_props(props)}</D:response>"
+
+
+def _props(text: str) -> str:
+    return f"<D:propstat><D:prop>{text}</D:prop><D:status>HTTP/1.1 200 OK</D:status></D:propstat>"
+
+
+def _multistatus(text: str) -> Answer:
+    return Answer(207, [("Content-Type", "application/xml; charset=utf-8")], [Text(text.encode())])

@@ -1,0 +1,239 @@
+"""A lying S3: one bucket, objects and uploads in parts.
+
+Decided here: what a path, a query and a method mean, and uploads in parts (docs.aws.amazon.com, "API Reference"). Never
+here: how a listing is written (`s3_listing.py`), what all stores share (`serving.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from urllib.parse import unquote
+from xml.sax.saxutils import escape
+
+from awscrt import checksums
+
+from simulators.answer import Answer, Text, plain
+from simulators.liars.s3_listing import listed, parts_listed, uploads_listed
+from simulators.liars.serving import Liar, Op, flipped
+from simulators.liars.shelf import Held, Upload
+from simulators.message import BadRequest, Request
+
+BUCKET = "bucket"
+SUM = "x-amz-checksum-crc64nvme"
+_PART = re.compile(r"<ETag>(.*?)</ETag><PartNumber>(\d+)</PartNumber>")
+_REFUSED = {
+    "trailers-501": (501, "NotImplemented"),
+    "trailers-401": (401, "Unauthorized"),
+    "trailers-400": (400, "AuthorizationHeaderMalformed"),
+}
+_MESSAGES = {"SlowDown": "Please reduce your request rate.", "NoSuchKey": "The specified key does not exist."}
+
+
+class S3Liar(Liar):
+    """S3."""
+
+    kind = "s3"
+
+    def url(self, name: str = "") -> str:
+        """Return the endpoint."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def allowed(self, request: Request) -> bool:
+        """As Liar's: by the access key that the signature names; the signature itself is taken."""
+        authorization = request.get("authorization") or ""
+        return any(f"Credential={key}/" in authorization for key in self.secrets)
+
+    def refusal(self, status: int, code: str = "") -> Answer:
+        """As Liar's, in an error document."""
+        text = f"<Error><Code>{code}</Code><Message>{_MESSAGES.get(code, 'No.')}</Message></Error>" if code else ""
+        return Answer(status, [("Content-Type", "application/xml")], [Text(text.encode())])
+
+    def operation(self, request: Request) -> Op:
+        """As Liar's."""
+        _, _, rest = request.path.partition(f"/{BUCKET}")
+        name, query = unquote(rest.removeprefix("/")), request.query
+        upload = query.get("uploadId", "")
+        if upload:
+            number = int(query.get("partNumber") or 0)
+            kind = {"PUT": "part", "POST": "complete", "DELETE": "abort", "GET": "parts"}[request.method]
+            return Op(kind=kind, name=name, upload=upload, number=number)
+        if not name:
+            return Op(kind="uploads" if "uploads" in query else "list", number=int(self._page(query)))
+        if "uploads" in query:
+            return Op(kind="begin", name=name)
+        if "tagging" in query:
+            return Op(kind="tags", name=name)
+        kinds = {"HEAD": "head", "GET": "get", "PUT": "put", "DELETE": "delete"}
+        if request.method not in kinds:
+            raise BadRequest(405, "not a method of ours")
+        return Op(kind=kinds[request.method], name=name)
+
+    @staticmethod
+    def _page(query: Mapping[str, str]) -> int:
+        found = query.get("continuation-token", "0").partition(":")[0]
+        return int(found) if found.isdigit() else 0
+
+    def respond(self, op: Op, request: Request, body: bytes) -> Answer:
+        """As Liar's."""
+        if op.kind in ("get", "head"):
+            return self.read(op, request)
+        if op.kind == "list":
+            return listed(self, op, request.query)
+        if op.kind == "uploads":
+            return uploads_listed(self, request.query)
+        if op.kind == "tags":
+            return _document("Tagging", "<TagSet/>")
+        if op.kind == "put":
+            return self._put(op, request, body)
+        if op.kind == "delete":
+            return self._delete(op, request)
+        return self._of_upload(op, request, body)
+
+    # -- one request an object
+
+    def described(self, held: Held) -> list[tuple[str, str]]:
+        """As Liar's, and the checksum that the store has."""
+        fields = [(name, value) for name, value in super().described(held) if name != "_tag"]
+        return fields if self.manners.has("trailers-unheard") else [*fields, (SUM, crc64nvme(held.data))]
+
+    def tag(self, held: Held) -> str | None:
+        """As Liar's: of an object in one piece its MD5."""
+        return f'"{held.fields.get("_tag") or hashlib.md5(held.data).hexdigest()}"'
+
+    def _decoded(self, request: Request, body: bytes) -> bytes | Answer:
+        """Return an upload's own bytes, without the coding around them, or the refusal of what is damaged."""
+        if request.get("x-amz-trailer") is None:
+            told = request.get(SUM)
+            if told is not None and told != crc64nvme(body):
+                return self.refusal(400, "BadDigest")
+            return body
+        for habit, (status, code) in _REFUSED.items():
+            if self.manners.does(habit):
+                return self.refusal(status, code)
+        if self.manners.does("trailers-stored"):
+            return body
+        line, _, rest = body.partition(b"\r\n")
+        size = int(line, 16)
+        data, trailer = rest[:size], rest[size:]
+        told = trailer.partition(f"{SUM}:".encode())[2].partition(b"\r\n")[0].decode()
+        if not self.manners.does("trailers-unheard") and told != crc64nvme(data):
+            return self.refusal(400, "BadDigest")
+        return data
+
+    def _taken(self, data: bytes) -> list[tuple[str, str]]:
+        fields = [("ETag", f'"{hashlib.md5(data).hexdigest()}"')]
+        return fields if self.manners.has("trailers-unheard") else [*fields, (SUM, crc64nvme(data))]
+
+    def conditional(self, request: Request, name: str) -> Answer | None:
+        """Return the refusal of an upload by its precondition, or None."""
+        if request.get("if-none-match") is not None and self.manners.does("conditions-501"):
+            return self.refusal(501, "NotImplemented")
+        return self.refusal(412, "PreconditionFailed") if self.forbidden(request, self.shelf.get(name)) else None
+
+    def _put(self, op: Op, request: Request, body: bytes) -> Answer:
+        if refused := self.conditional(request, op.name):
+            return refused
+        data = self._decoded(request, body)
+        if isinstance(data, Answer):
+            return data
+        held = self.stored(op, data, _metadata(request))
+        if held is None:
+            return plain(200, "", [("ETag", f'"{hashlib.sha256(data).hexdigest()[:32]}"')])
+        return plain(200, "", self._taken(held.data))
+
+    def _delete(self, op: Op, request: Request) -> Answer:
+        for status in (403, 405):
+            if self.manners.does(f"delete-{status}"):
+                return self.refusal(status, "AccessDenied" if status == 403 else "MethodNotAllowed")
+        if self.forbidden(request, self.shelf.get(op.name)):
+            return self.refusal(412, "PreconditionFailed")
+        self.shelf.delete(op.name, "relay", asked_tag=request.get("if-match"))
+        return plain(204)
+
+    # -- uploads in parts
+
+    def _of_upload(self, op: Op, request: Request, body: bytes) -> Answer:
+        if op.kind == "begin":
+            return self._begin(op, request)
+        upload = self.shelf.uploads.get(op.upload)
+        if upload is not None and op.kind == "complete" and self.manners.once("upload-gone", op.name):
+            upload.state = "gone"
+        if upload is None or upload.state != "open":
+            return self.refusal(404, "NoSuchUpload")
+        if op.kind == "part":
+            return self._part(op, request, body, upload)
+        if op.kind == "parts":
+            return parts_listed(upload)
+        if op.kind == "abort":
+            if self.manners.does("delete-403"):
+                return self.refusal(403, "AccessDenied")
+            upload.state = "aborted"
+            return plain(204)
+        return self._complete(op, request, body, upload)
+
+    def _begin(self, op: Op, request: Request) -> Answer:
+        if request.get("x-amz-checksum-type") is not None and self.manners.does("begin-plain"):
+            return self.refusal(400, "InvalidArgument")
+        with self.shelf.lock:
+            id = f"up/{len(self.shelf.uploads) + 1}"
+            self.shelf.uploads[id] = Upload(
+                id=id, name=op.name, by="relay", begun=time.time(), fields=_metadata(request)
+            )
+        text = f"<Bucket>{BUCKET}</Bucket><Key>{escape(op.name)}</Key><UploadId>{id}</UploadId>"
+        return _document("InitiateMultipartUploadResult", text)
+
+    def _part(self, op: Op, request: Request, body: bytes, upload: Upload) -> Answer:
+        data = self._decoded(request, body)
+        if isinstance(data, Answer):
+            return data
+        kept = flipped(data) if data and self.manners.once("part-damaged", op.name) else data
+        with self.shelf.lock:
+            upload.parts[op.number] = kept
+            upload.sent.append(op.number)
+        return plain(200, "", self._taken(kept))
+
+    def _complete(self, op: Op, request: Request, body: bytes, upload: Upload) -> Answer:
+        if refused := self.conditional(request, op.name):
+            return refused
+        if self.manners.once("complete-error", op.name):
+            text = "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+            return Answer(200, [("Content-Type", "application/xml")], [Text(f"  \n{text}".encode())])
+        rows = [(tag.replace("&quot;", '"').strip('"'), int(number)) for tag, number in _PART.findall(body.decode())]
+        for tag, number in rows:
+            part = upload.parts.get(number)
+            if part is None or hashlib.md5(part).hexdigest() != tag:
+                return self.refusal(400, "InvalidPart")
+        numbers = [number for _, number in rows]
+        if len(numbers) > 1 and self.manners.once("parts-swapped", op.name):
+            numbers.reverse()
+        data = b"".join(upload.parts[number] for number in numbers)
+        told = request.get(SUM)
+        if told is not None and told != crc64nvme(data):
+            return self.refusal(400, "BadDigest")
+        upload.state = "completed"
+        tag = f"{hashlib.md5(data).hexdigest()}-{len(rows)}"
+        held = self.stored(op, data, {**upload.fields, "_tag": tag}, why="completed")
+        text = f"<Key>{escape(op.name)}</Key><ETag>&quot;{tag}&quot;</ETag>"
+        if held is not None and not self.manners.has("trailers-unheard"):
+            text += (
+                f"<ChecksumCRC64NVME>{crc64nvme(held.data)}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>"
+            )
+        return _document("CompleteMultipartUploadResult", text)
+
+
+def crc64nvme(data: bytes) -> str:
+    """Return the checksum as S3 writes it."""
+    return base64.b64encode(checksums.crc64nvme(data).to_bytes(8, "big")).decode()
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    return {name: value for name, value in request.headers if name.lower().startswith("x-amz-meta-")}
+
+
+def _document(name: str, inner: str) -> Answer:
+    text = f'<?xml version="1.0" encoding="UTF-8"?>\n<{name}>{inner}</{name}>'
+    return Answer(200, [("Content-Type", "application/xml")], [Text(text.encode())])

@@ -1,0 +1,106 @@
+"""How a lying S3 lists: ListObjectsV2, ListParts and ListMultipartUploads, three names a page.
+
+Decided here: pages, and what is wrong with them. Never here: what is listed (`shelf.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+from simulators.answer import Answer, End, Text
+from simulators.liars.shelf import Held, Upload
+
+if TYPE_CHECKING:
+    from simulators.liars.s3 import S3Liar
+    from simulators.liars.serving import Op
+
+PAGE: Final = 3
+OPEN: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
+SPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
+ERROR: Final = "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+
+
+def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
+    """Answer ListObjectsV2."""
+    prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+    after = query.get("continuation-token", "").partition(":")[2] or query.get("start-after", "")
+    rows = [row for row in _rows(liar, prefix, delimiter) if row > after]
+    size = min(PAGE, int(query.get("max-keys") or PAGE))
+    shown, more = rows[:size], len(rows) > size
+    if (op.number > 0 or not more) and liar.manners.does("list-error"):
+        return _xml(OPEN + ERROR)
+    if liar.manners.does("list-repeats"):
+        shown = [name for row in shown for name in (row, row)]
+    text = f'{OPEN}<ListBucketResult xmlns="{SPACE}"><Name>bucket</Name><Prefix>{quote(prefix)}</Prefix>'
+    text += f"<KeyCount>{len(shown)}</KeyCount><MaxKeys>{size}</MaxKeys><EncodingType>url</EncodingType>"
+    text += f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>"
+    if more:
+        text += f"<NextContinuationToken>{op.number + 1}:{escape(rows[size - 1])}</NextContinuationToken>"
+    text += "".join(_row(liar, row, delimiter) for row in shown)
+    answer = _xml(text + "</ListBucketResult>")
+    if shown and liar.manners.does("list-cut"):
+        answer.framing, answer.body, answer.after = "close", [Text(text[:-20].encode())], [End("finish")]
+    return answer
+
+
+def _rows(liar: S3Liar, prefix: str, delimiter: str) -> list[str]:
+    names: set[str] = set()
+    every = [*liar.shelf.names(), *(["ghost.bin"] if liar.manners.does("list-ghost") else [])]
+    for name in every:
+        if name.startswith(prefix) and (name == "ghost.bin" or liar.seen(name) is not None):
+            end = name.find(delimiter, len(prefix)) if delimiter else -1
+            names.add(name if end < 0 else name[: end + 1])
+    return sorted(names, key=str.encode)
+
+
+def _row(liar: S3Liar, name: str, delimiter: str) -> str:
+    if delimiter and name.endswith(delimiter):
+        return f"<CommonPrefixes><Prefix>{quote(name)}</Prefix></CommonPrefixes>"
+    held = liar.seen(name) or Held(data=b"123456789", by="source", serial=0, modified=0.0, at=0.0)
+    size = str(len(held.data))
+    if liar.manners.picks("list-bad-size", name):
+        size = ("²", "9" * 23, "")[int(liar.manners.roll("size", name) * 3)]
+    when = datetime.fromtimestamp(held.modified, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return (
+        f"<Contents><Key>{quote(name)}</Key><LastModified>{when}</LastModified>"
+        f"<ETag>{escape(liar.tag(held) or '')}</ETag><Size>{size}</Size></Contents>"
+    )
+
+
+def parts_listed(upload: Upload) -> Answer:
+    """Answer ListParts."""
+    rows = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{hashlib.md5(data).hexdigest()}&quot;</ETag>"
+        f"<Size>{len(data)}</Size></Part>"
+        for number, data in sorted(upload.parts.items())
+    )
+    return _xml(
+        f"{OPEN}<ListPartsResult><UploadId>{upload.id}</UploadId><IsTruncated>false</IsTruncated>{rows}</ListPartsResult>"
+    )
+
+
+def uploads_listed(liar: S3Liar, query: Mapping[str, str]) -> Answer:
+    """Answer ListMultipartUploads."""
+    prefix = query.get("prefix", "")
+    rows = "".join(_upload(one) for one in _open(liar.shelf.uploads.values()) if one.name.startswith(prefix))
+    return _xml(
+        f"{OPEN}<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{rows}</ListMultipartUploadsResult>"
+    )
+
+
+def _open(uploads: Iterable[Upload]) -> list[Upload]:
+    return [one for one in uploads if one.state == "open"]
+
+
+def _upload(one: Upload) -> str:
+    when = datetime.fromtimestamp(one.begun, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return f"<Upload><Key>{escape(one.name)}</Key><UploadId>{one.id}</UploadId><Initiated>{when}</Initiated></Upload>"
+
+
+def _xml(text: str) -> Answer:
+    return Answer(200, [("Content-Type", "application/xml")], [Text(text.encode())])

@@ -1,0 +1,148 @@
+"""The objects of a store, and the journal of all that ever happened to them: what was written, and by whom.
+
+Decided here: what is true. Never here: what a store says of it. Safe between threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Who = Literal["before", "source", "relay", "other"]
+LATE_SECONDS: Final = 0.25
+"""How long a store shows an old object, or none, after a write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """One object as it lies there. `whole` is False for what is left of an upload that broke off."""
+
+    data: bytes
+    by: Who
+    serial: int
+    modified: float
+    at: float
+    whole: bool = True
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        """A strong entity tag, without its quotes: no two writes have the same."""
+        return f"{self.serial:x}-{hashlib.md5(self.data).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A change of what lies under a name: `held` is what is there now, None for nothing; `old` what was."""
+
+    name: str
+    by: Who
+    old: Held | None
+    held: Held | None
+    why: str = ""
+    asked_tag: str | None = None
+    """Of a deletion or an overwrite: the If-Match that came with it."""
+
+
+@dataclass(kw_only=True)
+class Upload:
+    """An upload in parts: `state` is open, completed, aborted (by relay), or gone (by the store's own rule)."""
+
+    id: str
+    name: str
+    by: Who
+    begun: float
+    parts: dict[int, bytes] = field(default_factory=dict)
+    sent: list[int] = field(default_factory=list)
+    state: str = "open"
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+class Shelf:
+    """What a store holds. `fold` says which names are one."""
+
+    def __init__(self, folds: bool = False) -> None:
+        self._folds = folds
+        self._held: dict[str, tuple[str, Held]] = {}
+        self._old: dict[str, tuple[Held | None, float]] = {}
+        self._serial = 0
+        self.lock = threading.RLock()
+        self.events: list[Event] = []
+        self.uploads: dict[str, Upload] = {}
+        self.folders: set[str] = {""}
+
+    def key(self, name: str) -> str:
+        """Return what two names that are one have in common."""
+        return name.casefold() if self._folds else name
+
+    def get(self, name: str) -> Held | None:
+        """Return what lies under a name."""
+        found = self._held.get(self.key(name))
+        return found and found[1]
+
+    def before(self, name: str) -> tuple[Held | None, float] | None:
+        """Return what lay under a name before the last write, and how many seconds ago that was."""
+        found = self._old.get(self.key(name))
+        return found and (found[0], time.monotonic() - found[1])
+
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        by: Who,
+        *,
+        modified: float | None = None,
+        whole: bool = True,
+        fields: Mapping[str, str] | None = None,
+        why: str = "",
+    ) -> Held:
+        """Write an object, and its folders."""
+        with self.lock:
+            key, self._serial = self.key(name), self._serial + 1
+            old = self.get(name)
+            when = time.time() if modified is None else modified
+            held = Held(
+                data=data,
+                by=by,
+                serial=self._serial,
+                modified=when,
+                at=time.monotonic(),
+                whole=whole,
+                fields=fields or {},
+            )
+            shown = self._held[key][0] if key in self._held else name
+            self._held[key] = (shown, held)
+            self._old[key] = (old, time.monotonic())
+            self.events.append(Event(name=name, by=by, old=old, held=held, why=why))
+            parts = name.split("/")[:-1]
+            self.folders |= {"/".join(parts[: n + 1]) for n in range(len(parts))}
+            return held
+
+    def delete(self, name: str, by: Who, why: str = "", asked_tag: str | None = None) -> bool:
+        """Remove an object; False where none is."""
+        with self.lock:
+            found = self._held.pop(self.key(name), None)
+            if found is None:
+                return False
+            self._old[self.key(name)] = (found[1], time.monotonic())
+            self.events.append(Event(name=name, by=by, old=found[1], held=None, why=why, asked_tag=asked_tag))
+            return True
+
+    def move(self, name: str, to: str, by: Who) -> bool:
+        """Give an object another name, in the place of what has it; False where there is none."""
+        with self.lock:
+            found = self.get(name)
+            if found is None:
+                return False
+            self.delete(name, by, why="moved")
+            self.put(to, found.data, found.by, whole=found.whole, fields=found.fields, why=f"moved from {name}")
+            return True
+
+    def names(self) -> list[str]:
+        """Return the names of all objects, in the order of their bytes."""
+        with self.lock:
+            return sorted((shown for shown, _ in self._held.values()), key=str.encode)

@@ -1,0 +1,1 @@
+"""`make torture`: relay between stores that lie, by seeds, and a judge that knows what they hold."""

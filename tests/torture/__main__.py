@@ -1,0 +1,182 @@
+"""`make torture`: play seeds, judge them, print what was met, and shrink those that fail.
+
+Decided here: how many at a time, and what is printed. Never here: what is right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.torture.cases import Case, draw
+from tests.torture.commands import ROOT, Zygote
+from tests.torture.judge import Violation, judge
+from tests.torture.world import Played, empty_ledger, play
+
+SHRINKS = 3
+"""So often a smaller case is played before it counts as one that does not fail: some violations want luck."""
+
+
+def say(text: str) -> None:
+    """Print a line, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+@dataclass
+class Told:
+    """What a worker tells of one seed."""
+
+    seed: int
+    case: Case
+    violations: list[Violation]
+    met: Counter[tuple[str, str]] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    output: str = ""
+
+
+def tell(case: Case, played: Played, seconds: float) -> Told:
+    """Judge what was played."""
+    met: Counter[tuple[str, str]] = Counter()
+    for role, store in (("source", played.source), ("destination", played.destination)):
+        met.update({(role, habit): 1 for habit in store.manners.met})
+    codes = Counter(row.code for row in played.rows.values() if row.code)
+    violations = judge(played)
+    return Told(case.seed, case, violations, met, codes, seconds, story(played) if violations else "")
+
+
+def story(played: Played) -> str:
+    """Return what happened, for a reader."""
+    lines = [f"  rows: {row}" for row in played.rows.values()]
+    lines += [f"  $ {' '.join(run.words)} -> {run.code} {run.err[-400:]}" for run in played.runs]
+    for role, store in (("source", played.source), ("destination", played.destination)):
+        asked = " ".join(f"{sent.op.kind}({sent.op.name[-20:]}){sent.status or ''}" for sent in store.log[-60:])
+        lines.append(f"  {role}: {asked}")
+    for event in played.destination.shelf.events:
+        there = None if event.held is None else f"{len(event.held.data)} bytes of {event.held.by}'s"
+        lines.append(f"  event: {event.name!r} by {event.by} ({event.why}): {there}")
+    return "\n".join(lines)
+
+
+class Worker:
+    """Plays seeds, several at a time, with a zygote of its own."""
+
+    def __init__(self, seeds: Any, told: Any, threads: int, checkout: Path, shrinks: bool) -> None:
+        self._seeds, self._told, self._threads, self._shrinks = seeds, told, threads, shrinks
+        self._checkout = checkout
+
+    def run(self) -> None:
+        """Play until there is no seed left."""
+        with tempfile.TemporaryDirectory() as folder, Zygote(self._checkout) as zygote:
+            template = empty_ledger(zygote, Path(folder))
+            work = [threading.Thread(target=self._work, args=(zygote, template)) for _ in range(self._threads)]
+            for thread in work:
+                thread.start()
+            for thread in work:
+                thread.join()
+
+    def _work(self, zygote: Zygote, template: Path) -> None:
+        while (seed := self._seeds.get()) is not None:
+            told = one(draw(seed), zygote, template)
+            if told.violations and self._shrinks:
+                told = shrunk(told, zygote, template)
+            self._told.put(told)
+
+
+def one(case: Case, zygote: Zygote, template: Path) -> Told:
+    """Play and judge one case; what breaks in the model itself is a violation too."""
+    began = time.monotonic()
+    try:
+        return tell(case, play(case, zygote, template), time.monotonic() - began)
+    except Exception as error:  # noqa: BLE001 - the seed is told with it
+        return Told(case.seed, case, [Violation("model", f"{type(error).__name__}: {error}")])
+
+
+def shrunk(told: Told, zygote: Zygote, template: Path) -> Told:
+    """Take away habits one by one, as long as a rule of those that were broken still is."""
+    rules = {violation.rule for violation in told.violations}
+    best, dropped = told, True
+    while dropped:
+        dropped = False
+        for trait in best.case.traits:
+            smaller = best.case.only(tuple(other for other in best.case.traits if other != trait))
+            for _ in range(SHRINKS):
+                again = one(smaller, zygote, template)
+                if rules & {violation.rule for violation in again.violations}:
+                    best, dropped = again, True
+                    break
+            if dropped:
+                break
+    return best
+
+
+def play_all(first: int, count: int, jobs: int, threads: int, checkout: Path, shrinks: bool) -> Iterator[Told]:
+    """Yield what is told of each seed, as they end."""
+    context = multiprocessing.get_context("fork")
+    seeds, told = context.Queue(), context.Queue()
+    for seed in range(first, first + count):
+        seeds.put(seed)
+    for _ in range(jobs * threads):
+        seeds.put(None)
+    workers = [
+        context.Process(target=Worker(seeds, told, threads, checkout, shrinks).run, daemon=False) for _ in range(jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    for _ in range(count):
+        yield told.get()
+    for worker in workers:
+        worker.join()
+
+
+def main() -> int:
+    """Return 0 where no rule was broken."""
+    parser = argparse.ArgumentParser(prog="make torture")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=150)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--checkout", type=Path, default=ROOT)
+    parser.add_argument("--no-shrink", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    asked = parser.parse_args()
+    began, bad = time.monotonic(), []
+    met: Counter[tuple[str, str]] = Counter()
+    codes: Counter[str] = Counter()
+    jobs = min(asked.jobs, asked.seeds)
+    threads = min(asked.threads, max(1, asked.seeds // jobs))
+    for told in play_all(asked.seed, asked.seeds, jobs, threads, asked.checkout, not asked.no_shrink):
+        met += told.met
+        codes += told.codes
+        if told.violations:
+            bad.append(told.seed)
+            say(f"seed {told.seed}: {told.case.told()}")
+            for violation in told.violations:
+                say(f"  {violation.rule}: {violation.text}")
+            say(told.output)
+    if asked.table or asked.seeds > 100:
+        _print_tables(met, codes)
+    seconds = time.monotonic() - began
+    say(f"{asked.seeds} seeds in {seconds:.1f} s, {len(bad)} with violations: {sorted(bad)}")
+    return 1 if bad else 0
+
+
+def _print_tables(met: Counter[tuple[str, str]], codes: Counter[str]) -> None:
+    for (role, habit), count in sorted(met.items()):
+        say(f"{count:6} {role} {habit}")
+    for code, count in sorted(codes.items()):
+        say(f"{count:6} error {code}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""What one seed is: two stores with habits, a small tree or an object, options, and a history.
+
+Theory of operation. Seed n has the n-th of all pairs of habits that can be met together, so that as many seeds as there
+are pairs meet each; and up to two habits more. One seed in twelve has none at all. Everything else follows from the
+seed's own generator. A case is plain data: shrinking takes habits away from it, and changes nothing else.
+
+Decided here: what is tried. Never here: how it is run (`world.py`), and judged (`judge.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations, product
+from random import Random
+
+from relay.failpoints import POINTS
+from simulators.liars.habits import BY_NAME, HABITS, Habit
+
+MIB = 1 << 20
+PART = 5 * MIB
+Trait = tuple[str, str]
+"""A role and the name of a habit."""
+SOURCES = ("http", "webdav", "s3")
+DESTINATIONS = ("http", "webdav", "s3")
+NAMES = (
+    "a.txt",
+    "b b.bin",
+    "sub/x.bin",
+    "sub/deep/y.dat",
+    "ü.txt",
+    "#1 100%.txt",
+    ".dot",
+    "sub/plus+and&.txt",
+    "z",
+)
+TWINS = ("A.txt", "SUB/x.bin", "Z")
+SIZES = (0, 1, 10, 1000, 70_000, 300_000)
+LARGE = (PART - 1, PART, PART + 1, 2 * PART + 7)
+HONEST = 12
+"""One seed of so many has no habit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One thing that happens: `migrate` (with a failpoint, or none), `retry`, or `grow`: the source gets an object."""
+
+    kind: str
+    failpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One seed."""
+
+    seed: int
+    source: str
+    destination: str
+    traits: tuple[Trait, ...]
+    tree: bool
+    objects: tuple[tuple[str, int], ...]
+    before: tuple[tuple[str, str], ...]
+    if_exists: str | None
+    verify: str
+    steps: tuple[Step, ...]
+
+    def habits(self, role: str) -> tuple[str, ...]:
+        """Return the habits of the store in this role."""
+        return tuple(name for side, name in self.traits if side == role)
+
+    def has(self, role: str, *names: str) -> bool:
+        """Say if the store in this role has one of these habits."""
+        return any(side == role and name in names for side, name in self.traits)
+
+    def only(self, traits: tuple[Trait, ...]) -> Case:
+        """Return the same with these habits alone."""
+        return replace(self, traits=traits)
+
+    def told(self) -> str:
+        """Return it in one line."""
+        habits = " ".join(f"{role}:{name}" for role, name in self.traits) or "(no habits)"
+        steps = " ".join(f"{step.kind}@{step.failpoint}" if step.failpoint else step.kind for step in self.steps)
+        objects = " ".join(f"{name!r}={size}" for name, size in self.objects)
+        before = " ".join(f"{name!r}:{how}" for name, how in self.before) or "nothing"
+        return (
+            f"{self.source}->{self.destination} {'tree' if self.tree else 'object'} if_exists={self.if_exists} "
+            f"verify={self.verify} [{habits}] steps: {steps}; objects: {objects}; before: {before}"
+        )
+
+
+@cache
+def pairs() -> tuple[tuple[Trait, Trait], ...]:
+    """Return all pairs of traits that two stores, or one, may have together, in an order of no meaning."""
+    traits = [(role, habit) for habit in HABITS for role in habit.roles]
+    found = [((one[0], one[1].name), (two[0], two[1].name)) for one, two in combinations(traits, 2) if meet(one, two)]
+    Random(20).shuffle(found)
+    return tuple(found)
+
+
+def meet(one: tuple[str, Habit], two: tuple[str, Habit]) -> bool:
+    """Say if two traits can be drawn together."""
+    if one[0] != two[0]:
+        return True
+    return one[1].group != two[1].group and bool({*one[1].stores} & {*two[1].stores})
+
+
+def draw(seed: int) -> Case:
+    """Return the case of a seed."""
+    random = Random(seed)
+    traits = () if seed % HONEST == 0 else pairs()[(seed - seed // HONEST - 1) % len(pairs())]
+    source, destination = _stores(random, traits)
+    if traits:
+        traits = _more(random, source, destination, traits)
+    tree = random.random() < 0.7
+    large = destination == "s3" and not tree and random.random() < 0.5 or _wants_parts(traits)
+    tree = tree and not large
+    objects = _objects(random, tree, large, traits)
+    options = _options(random, tree, traits)
+    before = _before(random, objects, options[0])
+    return Case(
+        seed=seed,
+        source=source,
+        destination=destination,
+        traits=traits,
+        tree=tree,
+        objects=objects,
+        before=before,
+        if_exists=options[0],
+        verify=options[1],
+        steps=_steps(random, tree),
+    )
+
+
+def _wants_parts(traits: tuple[Trait, ...]) -> bool:
+    return any(BY_NAME[name].group == "multipart" for _, name in traits)
+
+
+def _stores(random: Random, traits: tuple[Trait, ...]) -> tuple[str, str]:
+    """Return two kinds of stores that can have these traits."""
+    fits = [
+        pair
+        for pair in product(SOURCES, DESTINATIONS)
+        if all(pair[role == "destination"] in BY_NAME[name].stores for role, name in traits)
+    ]
+    return random.choice(fits)
+
+
+def _more(random: Random, source: str, destination: str, traits: tuple[Trait, ...]) -> tuple[Trait, ...]:
+    for _ in range(random.choice((0, 0, 1, 2))):
+        role = random.choice(("source", "destination"))
+        store = source if role == "source" else destination
+        habit = random.choice([h for h in HABITS if store in h.stores and role in h.roles])
+        if all(meet((role, habit), (other, BY_NAME[name])) for other, name in traits):
+            traits = (*traits, (role, habit.name))
+    return traits
+
+
+def _objects(random: Random, tree: bool, large: bool, traits: tuple[Trait, ...]) -> tuple[tuple[str, int], ...]:
+    if not tree:
+        return ((random.choice(NAMES), random.choice(LARGE if large else SIZES)),)
+    names = random.sample(NAMES, random.randint(1, 5))
+    if any(name == "folds-case" for _, name in traits):
+        names += [name for name in TWINS if random.random() < 0.5]
+    return tuple((name, random.choice(SIZES)) for name in names)
+
+
+def _options(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[str | None, str]:
+    if_exists = random.choice((None, None, "overwrite", "skip", "fail", "changed"))
+    verify = random.choice(("auto", "auto", "auto", "read_back", "size"))
+    return if_exists, verify
+
+
+def _before(random: Random, objects: tuple[tuple[str, int], ...], if_exists: str | None) -> tuple[tuple[str, str], ...]:
+    """Return what lies at the destination already: the same bytes, others as long, or longer ones."""
+    often = 0.2 if if_exists is None else 0.5
+    named = [(name, random.choice(("same", "as-long", "longer"))) for name, _ in objects if random.random() < often]
+    return tuple([*named, ("someone's.txt", "longer")] if random.random() < 0.3 else named)
+
+
+def _steps(random: Random, tree: bool) -> tuple[Step, ...]:
+    migrate = Step(kind="migrate")
+    dice = random.random()
+    if dice < 0.5:
+        return (migrate,)
+    if dice < 0.7:
+        return (migrate, migrate)
+    if dice < 0.8:
+        return (migrate, Step(kind="grow"), migrate) if tree else (migrate, migrate)
+    places = random.sample(sorted(POINTS), 2 if random.random() < 0.2 else 1)
+    killed = tuple(Step(kind="migrate", failpoint=f"{place}:{random.choice((1, 1, 2))}:kill9") for place in places)
+    return (*killed, migrate)

@@ -1,0 +1,138 @@
+"""Commands of relay, each a process of its own, forked by a zygote (`zygote.py`).
+
+Decided here: how a command is asked for and waited for. Never here: what it is to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HUNG = "hung"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a command ended: its exit code, minus a signal's number, or None where it had to be killed; what it said."""
+
+    words: tuple[str, ...]
+    code: int | None
+    out: str
+    err: str
+    seconds: float
+
+
+@dataclass(eq=False)
+class Child:
+    """A command that runs."""
+
+    words: tuple[str, ...]
+    out: Path
+    err: Path
+    began: float = field(default_factory=time.monotonic)
+    pid: int | None = None
+    status: int | None = None
+    over: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, seconds: float) -> Ended:
+        """Wait for its end; kill it after so many seconds."""
+        code = None
+        if self.over.wait(seconds):
+            code = os.waitstatus_to_exitcode(self.status or 0)
+        else:
+            self.kill()
+            self.over.wait(10)
+        return Ended(
+            words=self.words,
+            code=code,
+            out=_text(self.out),
+            err=_text(self.err),
+            seconds=time.monotonic() - self.began,
+        )
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it, and all that it started, a signal."""
+        self.begun.wait(10)
+        if self.pid is not None and not self.over.is_set():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+
+class Zygote:
+    """The process that forks commands; `checkout` is the folder whose relay it imports. Use as a context."""
+
+    def __init__(self, checkout: Path = ROOT) -> None:
+        environment = {**os.environ, "PYTHONPATH": f"{checkout}:{ROOT}", "RELAY_CONFIG": os.devnull}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.torture.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=checkout,
+            env=environment,
+        )
+        self._ids = itertools.count(1)
+        self._children: dict[int, Child] = {}
+        self._lock = threading.Lock()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Zygote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._reader.join(10)
+
+    def begin(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
+        """Begin a command in a folder, where it leaves what it said."""
+        number = next(self._ids)
+        child = Child(tuple(words), folder / f"{number}.out", folder / f"{number}.err")
+        order = {
+            "id": number,
+            "words": list(words),
+            "folder": str(folder),
+            "environment": dict(environment),
+            "out": str(child.out),
+            "err": str(child.err),
+        }
+        with self._lock:
+            self._children[number] = child
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+        return child
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told = json.loads(line)
+            child = self._children.get(told.get("id", 0))
+            if child is None:
+                continue
+            if "pid" in told:
+                child.pid = told["pid"]
+                child.begun.set()
+            else:
+                child.status = told["status"]
+                child.over.set()
+                del self._children[told["id"]]
+
+
+def _text(path: Path) -> str:
+    with suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""

@@ -1,0 +1,251 @@
+"""The judge: what a case left at the destination, in the ledger and on the terminal, held against the rules.
+
+Theory of operation. The journal of both stores knows every byte and its writer. A rule is a function of what was played
+and yields violations; a habit that makes one impossible to keep excuses it, and the table says why. Nothing here looks
+at relay's code: a rule is about what a user was told, and what lies where.
+
+Decided here: what is right. Never here: how a case is played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from simulators.liars.shelf import Event, Held
+from tests.torture.world import Played, Row
+
+ENDS = (0, 1, 2, 3, 130)
+ARRIVED = ("verified", "unverified", "skipped")
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A rule that was broken, and how."""
+
+    rule: str
+    text: str
+
+
+Rule = Callable[[Played], Iterator[str]]
+
+
+def judge(played: Played) -> list[Violation]:
+    """Return all that is wrong."""
+    if played.last.code is None:
+        return [Violation("ends", f"the command hung: {played.last.err[-600:]}")]
+    return [Violation(rule.__name__, text) for rule in RULES for text in rule(played)]
+
+
+# -- what the rules ask
+
+
+def versions(played: Played, name: str) -> set[bytes]:
+    """Return every whole version that the source ever had of an object."""
+    return {event.held.data for event in played.source.shelf.events if event.name == name and event.held is not None}
+
+
+def events(played: Played, name: str) -> list[Event]:
+    """Return what happened to a name at the destination, in order."""
+    shelf = played.destination.shelf
+    return [event for event in shelf.events if shelf.key(event.name) == shelf.key(name)]
+
+
+def before(played: Played, name: str) -> Held | None:
+    """Return what lay at the destination before relay came."""
+    mine = (event.held for event in events(played, name) if event.by == "before")
+    return next(mine, None)
+
+
+def temporary(name: str) -> bool:
+    """Say if a name is one of relay's temporary ones."""
+    return name.rpartition("/")[2].startswith(".relay-")
+
+
+def told_of(row: Row | None, played: Played) -> bool:
+    """Say if a failure says that something may remain."""
+    return (row is not None and "may remain" in row.told) or "may remain" in played.last.err + played.last.out
+
+
+def piece(held: Held, played: Played, name: str) -> bool:
+    """Say if what relay left there is neither a version of the source nor anything that was there."""
+    return held.by == "relay" and (not held.whole or held.data not in versions(played, name))
+
+
+def _long(played: Played, name: str, held: Held) -> bool:
+    return held.whole and len(held.data) in map(len, versions(played, name))
+
+
+# -- the rules
+
+
+def ends(played: Played) -> Iterator[str]:
+    """Each command ends with a code that has a meaning, and without a traceback."""
+    for run in played.runs:
+        killed = run.code == -9 and any(step.failpoint for step in played.case.steps)
+        if run.code not in ENDS and not killed:
+            yield f"exit code {run.code}: {run.err[-500:]}"
+        said = run.out + run.err
+        for text in ("Traceback", "a bug in relay", "relay-error"):
+            if text in said:
+                yield f"{text}: {said[-600:]}"
+                break
+
+
+def whole(played: Played) -> Iterator[str]:
+    """An object is what was there before, a whole version of the source, or another writer's: no piece, no blend."""
+    shelf = played.destination.shelf
+    for name in shelf.names():
+        held = shelf.get(name)
+        row = played.rows.get(name if played.case.tree else "")
+        if held is None or temporary(name) or not piece(held, played, name):
+            continue
+        if row is not None and row.state == "unverified" and _long(played, name, held):
+            continue  # nothing but its length was said of it
+        if row is not None and row.state in ARRIVED:
+            yield f"{name!r} is {row.state}, and what lies there is no version of the source ({len(held.data)} bytes)"
+        elif not told_of(row, played):
+            yield f"a piece lies at {name!r}, and nothing says so: {row}"
+
+
+def verified(played: Played) -> Iterator[str]:
+    """What is verified is there: as relay wrote it, or as another wrote it after that."""
+    for row in played.rows.values():
+        name = played.name(row.name)
+        held = played.destination.shelf.get(name)
+        if row.state not in ("verified", "unverified"):
+            continue
+        wrote = [event.held for event in events(played, name) if event.by == "relay" and event.held is not None]
+        if held is None:
+            yield f"{name!r} is {row.state}, and nothing is there"
+        elif not any(one.data in versions(played, name) for one in wrote if one.whole):
+            same = held.data in versions(played, name)
+            if not same and row.state == "verified":
+                yield f"{name!r} is verified, and relay never wrote it whole"
+
+
+def skipped(played: Played) -> Iterator[str]:
+    """What is skipped was there, as somebody else's, or whole."""
+    wish = played.case.if_exists or ("changed" if played.case.tree else "overwrite")
+    for row in played.rows.values():
+        name = played.name(row.name)
+        held = played.destination.shelf.get(name)
+        if row.state != "skipped":
+            continue
+        if wish in ("overwrite", "fail"):
+            yield f"{name!r} is skipped, though the wish was {wish}"
+        if held is None:
+            yield f"{name!r} is skipped, and nothing is there"
+        elif wish == "changed" and held.by == "before" and len(held.data) not in map(len, versions(played, name)):
+            yield f"{name!r} is skipped as unchanged, and has another length"
+
+
+def respected(played: Played) -> Iterator[str]:
+    """With `skip` and `fail` nothing is overwritten that was there when relay came, and `changed` leaves what is
+    equal."""
+    case = played.case
+    wish = case.if_exists or ("changed" if case.tree else "overwrite")
+    if wish == "overwrite":
+        return
+    dated = not case.has("destination", "date-none", "date-odd") and not case.has("source", "date-none", "date-odd")
+    sized = not case.has("source", "head-short", "head-zero", "list-bad-size", "source-changes")
+    looked = not any(name.startswith(("head-", "stale", "hangs", "drops")) for _, name in case.traits)
+    for name, how in case.before:
+        gone = [event for event in events(played, name) if event.by == "relay" and event.old is not None]
+        for event in gone:
+            if event.old is None or event.old.by != "before" or event.why == "moved":
+                continue
+            if wish in ("skip", "fail"):
+                yield f"{name!r} was overwritten in spite of {wish}"
+            elif how == "same" and dated and sized and looked and event.held is not None:
+                yield f"{name!r} was overwritten, and was equal"
+
+
+def kept(played: Played) -> Iterator[str]:
+    """Nothing is deleted that relay did not write."""
+    blind = played.case.has("destination", "conditions-ignored")
+    for event in played.destination.shelf.events:
+        if event.by != "relay" or event.held is not None or event.old is None or event.why == "moved":
+            continue
+        if event.old.by != "relay" and not (blind and event.asked_tag is not None):
+            yield f"{event.name!r} was deleted, and was {event.old.by}'s"
+    for upload in played.destination.shelf.uploads.values():
+        if upload.by != "relay" and upload.state == "aborted":
+            yield f"an upload of {upload.by}'s to {upload.name!r} was aborted"
+
+
+def accounted(played: Played) -> Iterator[str]:
+    """Every object of the source is accounted for by name, or the listing's failure is; the exit code says so."""
+    states = {row.state for row in played.rows.values()}
+    code, listed = played.last.code, played.migration.get("listing")
+    if code == 0:
+        wrong = states - {"verified", "skipped"}
+        if wrong:
+            yield f"exit 0, and objects are {', '.join(sorted(wrong))}"
+        if listed not in ("none", "done"):
+            yield f"exit 0, and the listing is {listed}"
+    if code == 3 and "unverified" not in states:
+        yield "exit 3, and nothing is unverified"
+    if code in (0, 3) and "failed" in states:
+        yield f"exit {code}, and objects failed"
+    if code == 1 and not played.migration.get("error") and "failed" not in states and listed != "failed":
+        yield f"exit 1, and nothing says why: {states} {played.migration.get('state')} {played.last.err[-300:]}"
+    if played.case.tree and listed == "done":
+        yield from _unnamed(played)
+
+
+def _unnamed(played: Played) -> Iterator[str]:
+    wanted = {name for name, _ in played.case.objects}
+    for name in sorted(wanted - played.rows.keys()):
+        above = [row for row in played.rows.values() if row.state == "failed" and name.startswith(row.name.rstrip("/"))]
+        if not above:
+            yield f"{name!r} was at the source, and has no row"
+
+
+def secret(played: Played) -> Iterator[str]:
+    """No secret stands where it can be read."""
+    for role, place in played.leaks:
+        yield f"the secret of the {role} stands in {place}"
+
+
+def tidy(played: Played) -> Iterator[str]:
+    """No unfinished upload and no temporary name is left that nothing tells of."""
+    if played.last.code == 130:
+        return
+    told = played.last.out + played.last.err + " ".join(row.told for row in played.rows.values())
+    for upload in played.destination.shelf.uploads.values():
+        unknown = upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
+        if unknown and "may remain" not in told:
+            yield f"an unfinished upload to {upload.name!r} is left, and nothing tells of it"
+    for name in played.destination.shelf.names():
+        if temporary(name) and "may remain" not in told:
+            yield f"{name!r} is left, and nothing tells of it"
+
+
+def honest(played: Played) -> Iterator[str]:
+    """Between stores without habits everything is verified, and nothing is sent twice."""
+    case = played.case
+    if case.traits or len(case.steps) > 1:
+        return
+    wish = case.if_exists or ("changed" if case.tree else "overwrite")
+    there = {name for name, _ in case.before}
+    good = {"verified"} if case.verify != "size" else {"unverified", "verified"}
+    for row in played.rows.values():
+        name = played.name(row.name)
+        expected = good
+        if name in there and wish != "overwrite":
+            expected = {"skip": {"skipped"}, "fail": {"failed"}, "changed": {"skipped", *good}}[wish]
+        if row.state not in expected:
+            yield f"{name!r} is {row.state} between honest stores: {row.told}"
+    times: dict[tuple[str, int], int] = {}
+    for sent in played.destination.log:
+        if sent.op.kind in ("put", "part"):
+            key = (sent.op.name, sent.op.number)
+            times[key] = times.get(key, 0) + 1
+    for (name, _), count in times.items():
+        if count > 1:
+            yield f"{name!r} was sent {count} times between honest stores"
+
+
+RULES: tuple[Rule, ...] = (ends, whole, verified, skipped, respected, kept, accounted, secret, tidy, honest)
+"""Every rule."""

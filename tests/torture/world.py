@@ -1,0 +1,238 @@
+"""One case, played: two lying stores, a ledger, and the commands of its history, on real sockets and real processes.
+
+Decided here: what lies where when a case begins, and what is kept of what happened. Never here: whether that is right
+(`judge.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from simulators.liars.dav import DavLiar
+from simulators.liars.manners import Manners
+from simulators.liars.plain import PlainLiar
+from simulators.liars.s3 import BUCKET, S3Liar
+from simulators.liars.serving import Liar
+from tests.torture.cases import Case, Step
+from tests.torture.commands import Ended, Zygote
+
+KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": DavLiar, "s3": S3Liar}
+OLD, NEWER = 1_700_000_000.0, 1_750_000_000.0
+"""When the source's objects were made, and when those that lie at the destination were."""
+COMMAND_SECONDS = 60.0
+"""So long a command may take before it counts as hung."""
+SLOW = ("hangs", "head-hangs")
+"""Habits that want short waits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One transfer as the ledger has it in the end."""
+
+    name: str
+    state: str
+    code: str
+    side: str
+    told: str
+    level: str
+
+
+@dataclass(kw_only=True)
+class Played:
+    """What came of a case."""
+
+    case: Case
+    source: Liar
+    destination: Liar
+    secrets: Mapping[str, str]
+    runs: list[Ended] = field(default_factory=list)
+    rows: dict[str, Row] = field(default_factory=dict)
+    migration: Mapping[str, Any] = field(default_factory=dict)
+    uploads: frozenset[str] = frozenset()
+    """The uploads in parts that the ledger knows of."""
+    leaks: list[tuple[str, str]] = field(default_factory=list)
+    """Secrets, and where they stand."""
+
+    @property
+    def last(self) -> Ended:
+        """The last command."""
+        return self.runs[-1]
+
+    @property
+    def output(self) -> str:
+        """All that was said."""
+        return "".join(run.out + run.err for run in self.runs)
+
+    def name(self, row: str) -> str:
+        """Return the name at the stores that a row of the ledger speaks of."""
+        return row or self.case.objects[0][0]
+
+
+def play(case: Case, zygote: Zygote, template: Path) -> Played:
+    """Play a case; `template` is an empty ledger."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-", dir=_fast())))
+        secrets = {role: f"{role}-SECRET-{case.seed:08}" for role in ("source", "destination")}
+        source = _store(case, "source", secrets["source"])
+        stack.enter_context(source)
+        destination = _store(case, "destination", secrets["destination"])
+        stack.enter_context(destination)
+        _fill(case, source, destination)
+        played = Played(case=case, source=source, destination=destination, secrets=secrets)
+        shutil.copy(template, folder / "ledger.db")
+        environment = _environment(case, folder)
+        _configure(folder, source, destination, secrets)
+        for step in case.steps:
+            if not _played(case, step, played, zygote, folder, environment):
+                break
+        _read_ledger(played, folder / "ledger.db")
+        played.leaks = _leaks(folder, played)
+        return played
+
+
+def _fast() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def _store(case: Case, role: str, secret: str) -> Liar:
+    kind = case.source if role == "source" else case.destination
+    number = case.seed * 2 + (role == "destination")
+    return KINDS[kind](role, Manners(case.habits(role), number), {secret})
+
+
+def content(seed: int, name: str, size: int) -> bytes:
+    """Return the bytes of a source's object: no two names or seeds have the same."""
+    return Random(f"{seed} {name}").randbytes(size)
+
+
+def _fill(case: Case, source: Liar, destination: Liar) -> None:
+    for name, size in case.objects:
+        source.shelf.put(name, content(case.seed, name, size), "source", modified=OLD)
+    sizes = dict(case.objects)
+    for name, how in case.before:
+        size = sizes.get(name, 20)
+        there = content(case.seed, name, size) if how == "same" else content(case.seed + 1, f"before {name}", size)
+        destination.shelf.put(name, there + b"longer" * (how == "longer"), "before", modified=NEWER)
+
+
+def _environment(case: Case, folder: Path) -> dict[str, str]:
+    slow = any(case.has(role, *SLOW) for role in ("source", "destination"))
+    return {
+        "HOME": str(folder),
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "RELAY_CONFIG": str(folder / "relay.toml"),
+        "RELAY_LEDGER": f"sqlite:///{folder}/ledger.db",
+        "RELAY_EGRESS_ALLOW": "127.0.0.1",
+        "RELAY_HEAD_SECONDS": "0.5" if slow else "10",
+        "RELAY_STALL_SECONDS": "0.5" if slow else "10",
+        "RELAY_SETTLE_SECONDS": "0.8",
+        "RELAY_RETRY_BUDGET": "2",
+        "RELAY_PARTED_BYTES": str(5 << 20),
+        "RELAY_PART_BYTES": str(5 << 20),
+    }
+
+
+def _configure(folder: Path, source: Liar, destination: Liar, secrets: Mapping[str, str]) -> None:
+    """Write relay.toml, which names both stores, and the files of headers for those that are named by URL."""
+    text = ""
+    for role, store in (("source", source), ("destination", destination)):
+        secret = secrets[role]
+        if store.kind == "s3":
+            options = {
+                "type": "s3",
+                "endpoint": store.url(),
+                "access_key_id": secret,
+                "secret_access_key": f"{secret}-KEY",
+            }  # type: ignore[attr-defined]
+            options["region"] = "us-east-1"
+        else:
+            options = {"type": store.kind, "url": store.url().rstrip("/"), "bearer_token": secret}  # type: ignore[attr-defined]
+        text += f"[remotes.{role}]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
+        headers = folder / f"{role}.headers"
+        headers.write_text(f"Authorization: Bearer {secret}\n")
+        headers.chmod(0o600)
+    (folder / "relay.toml").write_text(text)
+
+
+def words_of(case: Case, played: Played) -> list[str]:
+    """Return the command line of a case."""
+    words = ["migrate", "--json", "--verify", case.verify]
+    words += ["--if-exists", case.if_exists] if case.if_exists else []
+    words += ["-r"] if case.tree else []
+    name = "" if case.tree else case.objects[0][0]
+    for role, store in (("source", played.source), ("destination", played.destination)):
+        if store.kind == "http" and case.seed % 2:
+            words += [f"--{role}-headers-file", f"{role}.headers"]
+            words.append(store.url(name))  # type: ignore[attr-defined]
+        elif store.kind == "s3":
+            words.append(f"{role}:{BUCKET}/{name}")
+        else:
+            words.append(f"{role}:{name}")
+    return words
+
+
+def _played(
+    case: Case, step: Step, played: Played, zygote: Zygote, folder: Path, environment: Mapping[str, str]
+) -> bool:
+    """Play one step; False where no other makes sense."""
+    if step.kind == "grow":
+        played.source.shelf.put("grown.txt", content(case.seed, "grown.txt", 30), "source", modified=OLD)
+        return True
+    env = {**environment, "RELAY_FAILPOINT": step.failpoint} if step.failpoint else environment
+    ended = zygote.begin(words_of(case, played), folder, env).wait(COMMAND_SECONDS)
+    played.runs.append(ended)
+    return ended.code is not None
+
+
+# -- what is kept
+
+
+def _read_ledger(played: Played, path: Path) -> None:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
+        ledger.row_factory = sqlite3.Row
+        found = ledger.execute("select * from migrations order by number desc limit 1").fetchone()
+        if found is None:
+            return
+        played.migration = dict(found)
+        receipts = dict(map(tuple, ledger.execute("select transfer_id, receipt from receipts")))
+        for row in ledger.execute("select * from transfers where migration_id = ?", (found["id"],)):
+            error = json.loads(row["error"]) if row["error"] else {}
+            told = f"{error.get('detail', '')} {error.get('hint', '')} {receipts.get(row['id'], '')}"
+            played.rows[row["name"]] = Row(
+                row["name"], row["state"], error.get("code", ""), error.get("side") or "", told, row["level"] or ""
+            )
+        played.uploads = frozenset(row["upload_id"] for row in ledger.execute("select upload_id from uploads"))
+
+
+def _leaks(folder: Path, played: Played) -> list[tuple[str, str]]:
+    """Return the secrets that stand where none may: in what was said, and in the ledger of what is over and well."""
+    found = []
+    over = played.migration.get("state") in ("succeeded", "cancelled")
+    for path in sorted(folder.iterdir()):
+        ledger = path.name.startswith("ledger")
+        if path.suffix in (".out", ".err") or (ledger and over):
+            data = path.read_bytes()
+            found += [(role, path.name) for role, secret in played.secrets.items() if secret.encode() in data]
+    return found
+
+
+def empty_ledger(zygote: Zygote, folder: Path) -> Path:
+    """Make a ledger with nothing in it, which each case gets a copy of."""
+    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "RELAY_LEDGER": f"sqlite:///{folder}/template.db"}
+    ended = zygote.begin(["status"], folder, {**environment, "RELAY_CONFIG": "/dev/null"}).wait(COMMAND_SECONDS)
+    assert ended.code == 0, ended
+    path = folder / "template.db"
+    with closing(sqlite3.connect(path)) as ledger:
+        ledger.execute("pragma wal_checkpoint(truncate)")
+    return path

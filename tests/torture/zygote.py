@@ -1,0 +1,132 @@
+"""A process that has imported relay and forks one child for each command: `python -m tests.torture.zygote`.
+
+Theory of operation. A start of `relay` costs 0.4 s of CPU, nearly all of it imports. This process imports everything,
+starts no hub and no thread, and waits for lines of JSON on its stdin; each is a command, made by a child that is a
+process of its own in all other respects: its environment, its folder, its stdout and stderr, its failpoint, and its
+end by `kill -9`. One line on stdout tells that a child has begun (`{"id", "pid"}`), and one how it ended (`{"id",
+"status"}`, the status as waitpid gives it).
+
+Decided here: how a command begins and ends. Never here: which command.
+"""
+
+# ruff: noqa: E402 - sockets are patched before anything can import them
+
+from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
+
+import gc
+import json
+import os
+import select
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+from gevent import monkey
+
+from relay import failpoints
+from relay.cli.__main__ import COMMANDS, run
+
+MODULES = (
+    "relay.cli.single",
+    "relay.cli.tree",
+    "relay.ledger.ledger",
+    "relay.api.serving",
+    "relay.api.worker",
+    "botocore.session",
+)
+"""What commands import when they begin, besides the modules that `COMMANDS` names."""
+
+_fork = monkey.get_original("os", "fork")
+_waitpid = monkey.get_original("os", "waitpid")
+_signal = monkey.get_original("signal", "signal")
+_poll = monkey.get_original("select", "poll")
+
+
+def main() -> None:
+    """Fork a child for each line of stdin, until its end."""
+    for name in {f"relay.cli.{place.partition(':')[0]}" for place in COMMANDS.values()} | set(MODULES):
+        import_module(name)
+    gc.collect()
+    gc.freeze()
+    _signal(signal.SIGCHLD, lambda *_: None)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    poll = _poll()
+    poll.register(0, select.POLLIN)
+    poll.register(woken, select.POLLIN)
+    children: dict[int, int] = {}
+    waiting = b""
+    tell({"ready": os.getpid()})
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if woken in ready:
+            os.read(woken, 4096)
+            reap(children)
+        if 0 in ready:
+            piece = os.read(0, 1 << 16)
+            if not piece:
+                return
+            *lines, waiting = (waiting + piece).split(b"\n")
+            for line in lines:
+                begin(json.loads(line), children, (woken, wake))
+
+
+def begin(order: dict[str, Any], children: dict[int, int], own: tuple[int, int]) -> None:
+    """Fork the child of one command."""
+    pid = _fork()
+    if pid == 0:
+        signal.set_wakeup_fd(-1)
+        _signal(signal.SIGCHLD, signal.SIG_DFL)
+        for fd in own:
+            os.close(fd)
+        be(order)
+    children[pid] = order["id"]
+    tell({"id": order["id"], "pid": pid})
+
+
+def reap(children: dict[int, int]) -> None:
+    """Tell how those ended that have."""
+    while children:
+        pid, status = _waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        if pid in children:
+            tell({"id": children.pop(pid), "status": status})
+
+
+def tell(members: dict[str, Any]) -> None:
+    """Write one line."""
+    os.write(1, json.dumps(members).encode() + b"\n")
+
+
+def be(order: dict[str, Any]) -> None:
+    """Become the command. Never returns."""
+    os.setpgid(0, 0)
+    for number, name in ((1, "out"), (2, "err")):
+        fd = os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(fd, number)
+        os.close(fd)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    sys.argv = ["relay", *order["words"]]
+    arm(os.environ.get(failpoints.VARIABLE))
+    run()
+
+
+def arm(text: str | None) -> None:
+    """Bind `reach` in every module that has imported it, as the import of a fresh process would."""
+    if not text:
+        return
+    bound = failpoints.armed(text).reach
+    for name, module in list(sys.modules.items()):
+        if name.startswith("relay.") and getattr(module, "reach", None) is not None:
+            module.reach = bound  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    main()
