@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import cast
 
 from relay.digest import ALWAYS
-from relay.engine.patient import DATA, Patient, made_of
+from relay.engine.patient import CHECKED, DATA, WRONG, Patient, made_of
 from relay.errors import (
     LengthRequired,
     NotFound,
@@ -28,7 +29,7 @@ from relay.errors import (
     Unsupported,
 )
 from relay.receipt import Version
-from relay.stores.interfaces import Found, PartsDestination, Span
+from relay.stores.interfaces import Found, Part, PartsDestination, Span, Upload
 from relay.wire.body import Body
 from relay.wire.http1 import Framing
 
@@ -90,6 +91,25 @@ def digests(patient: Patient) -> Finding:
     if patient.digests:
         return Finding("digests", Answer.YES, f"{', '.join(sorted(patient.digests))}: verified without reading again")
     return Finding("digests", Answer.NO, "every object is read back to be verified")
+
+
+def compares(patient: Patient) -> Finding:
+    """An object with a wrong checksum: what a store gives back of it is its own word only if it refuses this."""
+    what = "compares"
+    if patient.folder.store not in CHECKED:
+        return Finding(what, Answer.UNTRIED, "no checksum goes along with an upload there")
+    try:
+        refused = patient.compares()
+        echoed = not refused and dict(patient.head("wrong").version.digests).get("crc64nvme") == WRONG
+    except RelayError as error:
+        return Finding(what, Answer.NO, error.message)
+    if refused:
+        return Finding(what, Answer.YES, "an upload that was damaged on its way is refused")
+    if echoed:
+        return Finding(
+            what, Answer.NO, "echoed: a wrong checksum is taken, and told as its own: use --verify read_back"
+        )
+    return Finding(what, Answer.NO, "a wrong checksum is taken, and not told")
 
 
 def etag(patient: Patient) -> Finding:
@@ -165,13 +185,11 @@ def parts(patient: Patient) -> Finding:
     first = DATA * (-(-limits.smallest // len(DATA)))
     place = patient.place("parts")
     try:
-        upload = many.begin(place)
+        upload = patient.again(lambda: many.begin(place))
         try:
             done = []
             for number, data in enumerate((first, DATA), start=1):
-                with made_of(data, patient.meter()) as body:
-                    body.digest_with(("crc64nvme",))
-                    done.append(many.put_part(upload, number, body))
+                done.append(patient.again(partial(_put_part, patient, upload, number, data)))
             listed = many.stored_parts(upload)
             stored = many.complete(upload, tuple(done), {})
         except BaseException:
@@ -185,6 +203,12 @@ def parts(patient: Patient) -> Finding:
     if size != len(first) + len(DATA) or len(listed) != 2:
         return Finding("parts", Answer.NO, f"{len(listed)} parts listed of 2, {size} bytes")
     return Finding("parts", Answer.YES, "large objects go several parts at once, and go on after a crash")
+
+
+def _put_part(patient: Patient, upload: Upload, number: int, data: bytes) -> Part:
+    with made_of(data, patient.meter()) as body:
+        body.digest_with(("crc64nvme",))
+        return cast(PartsDestination, patient.store()).put_part(upload, number, body)
 
 
 def moves(patient: Patient) -> Finding:
@@ -270,6 +294,7 @@ PROBES: tuple[Probe, ...] = (
     writes,
     empty,
     digests,
+    compares,
     etag,
     ranges,
     if_match,

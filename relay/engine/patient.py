@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 
 import gevent
 import gevent.socket
 
-from relay.digest import ALWAYS
-from relay.errors import NotFound, RelayError, Unsupported
+from relay.digest import ALWAYS, Digester
+from relay.errors import IntegrityMismatch, NotFound, Rejected, RelayError, Unsupported
 from relay.location import Location
 from relay.receipt import Level, Version
 from relay.stores.interfaces import Destination, Found, Opener, Stored, Unknown
@@ -30,6 +31,13 @@ from relay.wire.stream import Stream
 PREFIX = ".relay-doctor-"
 DATA = bytes(range(256)) * 4
 """What most scratch objects hold."""
+TRIES = 5
+"""How often one thing is tried in all. A store may not take four of those that need not be said."""
+CHECKED: Mapping[str, str] = {"s3": "x-amz-checksum-crc64nvme"}
+"""The field in which an upload tells its checksum, by the stores that are to compare it."""
+WRONG = bytes(8)
+"""A checksum that `DATA` does not have."""
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -62,7 +70,20 @@ class Patient:
     def put(
         self, name: str, data: bytes = DATA, *, if_absent: bool = False, framing: Framing = Framing.LENGTH
     ) -> Stored:
-        """Store an object and publish it. Raises what the store raises."""
+        """Store an object and publish it, as a migration would. Raises what the store raises."""
+        return self.again(lambda: self._put(name, data, if_absent, framing))
+
+    def again(self, do: Callable[[], T]) -> T:
+        """Do it, and again where that may help: of what a store was found not to take the next try goes without."""
+        for _ in range(TRIES - 1):
+            try:
+                return do()
+            except RelayError as error:
+                if not error.retryable:
+                    raise
+        return do()
+
+    def _put(self, name: str, data: bytes, if_absent: bool, framing: Framing) -> Stored:
         store = self.store()
         with made_of(data, self.meter(), framing) as body:
             body.digest_with(ALWAYS)
@@ -75,6 +96,24 @@ class Patient:
         for told in (stored.digests, stored.version.digests):
             self.digests |= frozenset(n for n, value in told.items() if digests.get(n) == value)
         return stored
+
+    def compares(self) -> bool:
+        """Say if the store refuses an object whose checksum is another's, and takes it with its own. Raises what it
+        raises where it takes neither."""
+        digester = Digester(("crc64nvme",))
+        digester.update(DATA)
+        self._put_with(digester.digests()["crc64nvme"])
+        try:
+            self._put_with(WRONG)
+        except (IntegrityMismatch, Rejected):
+            return True
+        return False
+
+    def _put_with(self, checksum: bytes) -> None:
+        place, name = self.place("wrong"), CHECKED[self.folder.store]
+        field = (name, b64encode(checksum).decode())
+        with made_of(DATA, self.meter()) as body:
+            self.store().put(replace(place, headers=(*place.headers, field)), body)
 
     def head(self, name: str) -> Found:
         """Return what the store tells of a scratch object. Raises what it raises, and Unsupported without a HEAD."""

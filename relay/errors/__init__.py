@@ -22,7 +22,6 @@ The tree; each is in the file that is named behind its root:
     ├─ Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining
     ├─ LedgerFailed (LedgerBusy)  MigrationUnknown  IllegalTransition  LeaseLost
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server that it speaks to
-    ├─ OutputFailed            the terminal's own
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
     │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied
@@ -44,7 +43,6 @@ from relay.errors.own import (
     LedgerFailed,
     MigrationUnknown,
     NotRelay,
-    OutputFailed,
     Overloaded,
     ServerRefused,
     ServerUnreachable,
@@ -161,7 +159,6 @@ __all__ = [
     "MissingMember",
     "NotFound",
     "NotRelay",
-    "OutputFailed",
     "Overloaded",
     "PermissionDenied",
     "PortDenied",

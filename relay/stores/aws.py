@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, KeyTooLong, RequestError, UnsafeKey
 from relay.headers import parse_headers
@@ -34,6 +34,11 @@ class S3Config:
     signer: Signer
     endpoint: str | None = None
     virtual: bool = False
+    signers: dict[str, Signer] = field(default_factory=dict, repr=False, compare=False)
+
+    def signer_of(self, bucket: str) -> Signer:
+        """Return what signs for one bucket: each may be in a region of its own."""
+        return self.signers.setdefault(bucket, self.signer.in_region(self.signer.region))
 
 
 def aws_profiles() -> list[str]:
@@ -118,7 +123,7 @@ def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) ->
     else:
         prefix = f"{base.path.rstrip('/')}/{bucket}"
     target = f"{prefix}/{canonical_path(key)}"
-    account = S3Account(bucket, prefix, config.signer, endpoint)
+    account = S3Account(bucket, prefix, config.signer_of(bucket), endpoint)
     return replace(base, target=target, headers=checked, account=account)
 
 

@@ -32,15 +32,16 @@ from relay.errors import (
     UnsafeKey,
     Unsupported,
 )
-from relay.foreign import http_date
 from relay.location import Location, redirected
 from relay.receipt import Version
 from relay.stores.fields import (
     carried,
     content_range,
+    http_date,
     printable,
     retry_after,
     transcoded,
+    whole,
 )
 from relay.stores.indexes import ACCEPT, read_index
 from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored, Unknown
@@ -311,7 +312,7 @@ class HttpStore:
             readable = _created(location, created)
         digests = parse_fields(head.get)
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
-        return Stored(Version(etag=head.get("etag"), digests=digests), readable, digests, ambiguous=text)
+        return Stored(Version(etag=whole(head.get("etag")), digests=digests), readable, digests, ambiguous=text)
 
     def unpublished(self, location: Location, token: str) -> Location | None:
         """As Destination.unpublished: it is written to its own name."""
@@ -334,7 +335,7 @@ class HttpStore:
     def _version(self, head: Head) -> Version:
         return Version(
             size=head.length,
-            etag=printable(head.get("etag") or "") or None,
+            etag=whole(head.get("etag")),
             last_modified=printable(head.get("last-modified") or "") or None,
             digests={} if transcoded(head) else parse_fields(head.get),
         )

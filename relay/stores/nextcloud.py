@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 
 from relay.digest import Digests
 from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTimeout, UploadGone
-from relay.foreign import count
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.fields import printable
+from relay.stores.fields import whole
 from relay.stores.interfaces import PREFIX, SUFFIX, Begins, Part, PartLimits, Stored, Upload
 from relay.stores.metadata import require, unkept
 from relay.stores.webdav import WebDavAccount, WebDavStore
@@ -92,7 +91,7 @@ class NextcloudStore(WebDavStore):
             raise UploadGone(f"the folder for the parts of {upload.location} is gone", side=self._side)
         if response.head.status not in self.believed["PUT"]:
             raise self._refusal(response, "PUT", place)
-        etag = printable(response.head.get("etag") or "")
+        etag = whole(response.head.get("etag")) or ""
         response.body.close()
         return Part(number, body.count, etag, checked=False)
 
@@ -100,9 +99,8 @@ class NextcloudStore(WebDavStore):
         """As PartsDestination.stored_parts, by listing their folder."""
         found = []
         for entry in self._members(_uploads(upload.location, upload.id)):
-            number = count(entry.name)
-            if number is not None and entry.size is not None:
-                found.append(Part(number, entry.size, entry.etag or "", checked=False))
+            if entry.name.isdigit() and entry.size is not None:
+                found.append(Part(int(entry.name), entry.size, entry.etag or "", checked=False))
         return tuple(sorted(found, key=lambda part: part.number))
 
     def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:

@@ -36,15 +36,15 @@ from relay.errors import (
     Rejected,
     RelayError,
     SourceChanged,
+    StoreError,
     StoreTimeout,
     Unavailable,
     UploadGone,
 )
 from relay.failpoints import reach
-from relay.foreign import count, http_date
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.fields import carried, printable
+from relay.stores.fields import carried, http_date, whole
 from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Unknown, Upload
 from relay.stores.metadata import CARRIED, TAGGING, USER
 from relay.stores.s3_answers import (
@@ -57,7 +57,11 @@ from relay.stores.s3_answers import (
 from relay.stores.s3_endpoint import (
     CONDITION,
     KNOWN,
+    NO_PART_TRAILERS,
     NO_WHOLE,
+    PART_TRAILERS,
+    UNTRUE_WHOLE,
+    WRONG_WHOLE,
 )
 from relay.stores.s3_exchange import S3Account, at_query, key_of
 from relay.stores.s3_reading import SYSTEM, kept_at
@@ -208,9 +212,31 @@ class S3Store(S3Uploading):
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
         """As PartsDestination.put_part."""
         assert body.length is not None, "a part has a length"
-        wrapping = self._wrapped(upload.location, body)
+        wrapping = self._wrapped(upload.location, body, part=True)
         fields = coded((), body.length) if wrapping else ()
-        return self._part(upload, number, body, fields, wrapping, checked=wrapping is not None)
+        part = self._part(upload, number, body, fields, wrapping, checked=wrapping is not None)
+        if wrapping and not part.checked:
+            self._understood_part(upload, part)
+        return part
+
+    def _understood_part(self, upload: Upload, part: Part) -> None:
+        """See, once for each endpoint, that the coding around a part was not stored with it: some understand it around
+        objects alone. Raises Unavailable where it was: the part is sent again without, and takes its place. Where the
+        parts can't be seen, the proof of the whole has to tell."""
+        endpoint = self._endpoint(upload.location)
+        if endpoint.has(PART_TRAILERS):
+            return
+        which = f"max-parts=1&part-number-marker={part.number - 1}&"
+        try:
+            page, _ = self._parts_page(upload, which)
+        except StoreError:
+            page = []
+        listed = next((one for one in page if one.number == part.number), None)
+        if listed is not None and listed.size != part.size:
+            endpoint.learn(NO_PART_TRAILERS)
+            message = f"part {part.number} of {upload.location} has {listed.size} bytes there of {part.size}"
+            raise Unavailable(f"{message}; it is sent again without {TRAILER}", side=self._side)
+        endpoint.learn(PART_TRAILERS)
 
     def _part(
         self, upload: Upload, number: int, body: Body | bytes, fields: Fields, wrapping: Wrapping | None, checked: bool
@@ -236,24 +262,66 @@ class S3Store(S3Uploading):
         found: list[Part] = []
         marker = "0"
         while True:
-            response = self._send("GET", _at(upload, f"part-number-marker={marker}&"), ())
-            if response.head.status != 200:
-                raise self._refusal(response, "GET", upload.location)
-            root = self._parsed(self._page(response), upload.location)
-            for row in root.iterfind("{*}Part"):
-                number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
-                if number is not None and size is not None:
-                    found.append(Part(number, size, printable(row.findtext("{*}ETag") or ""), checked=False))
-            following = root.findtext("{*}NextPartNumberMarker") or ""
-            if (root.findtext("{*}IsTruncated") or "").lower() != "true" or following == marker:
+            page, following = self._parts_page(upload, f"part-number-marker={marker}&")
+            found += page
+            if following in ("", marker):
                 return tuple(found)
             marker = following
+
+    def _parts_page(self, upload: Upload, which: str) -> tuple[list[Part], str]:
+        """Return one page of the parts that the store has, and behind which number the next one begins."""
+        response = self._send("GET", _at(upload, which), ())
+        if response.head.status != 200:
+            raise self._refusal(response, "GET", upload.location)
+        root = self._parsed(self._page(response), upload.location)
+        found = []
+        for row in root.iterfind("{*}Part"):
+            number, size = row.findtext("{*}PartNumber") or "", row.findtext("{*}Size") or ""
+            if number.isdigit() and size.isdigit():
+                found.append(Part(int(number), int(size), row.findtext("{*}ETag") or "", checked=False))
+        truncated = (root.findtext("{*}IsTruncated") or "").lower() == "true"
+        return found, (root.findtext("{*}NextPartNumberMarker") or "") if truncated else ""
 
     def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
         """As PartsDestination.complete. An answer of 200 may be an error all the same: its text decides."""
         return self._named(upload.location, if_absent, lambda absent: self._complete(upload, parts, digests, absent))
 
     def _complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool) -> Stored:
+        endpoint, agreed = self._endpoint(upload.location), all(part.checked for part in parts)
+        try:
+            response, root = self._put_together(upload, parts, digests, if_absent)
+        except (ConnectionLost, StoreTimeout, NotFound) as error:
+            return self._completed_before(upload, sum(part.size for part in parts), error)
+        except Unavailable as error:
+            if error.store_status == 409:  # "re-initiate the upload and re-upload each part"
+                raise UploadGone(error.message, side=self._side, hint=error.hint) from None
+            raise
+        notes, told = self._left_out(upload.location, upload.described, if_absent), told_checksums(root)
+        if endpoint.has(UNTRUE_WHOLE):
+            notes, agreed, told = (*notes, WRONG_WHOLE), False, {}
+        version = Version(etag=whole(root.findtext("{*}ETag")), digests=told, id=version_id(response.head))
+        return replace(kept_at(upload.location, version), parts_checked=agreed, notes=notes)
+
+    def _put_together(
+        self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool
+    ) -> tuple[Response, Element]:
+        """Ask for the whole; where each part's digest agreed and that of the whole twice does not, the store counts it
+        in another way, and is asked without it. The object is to be read back then. Raises as `complete`."""
+        endpoint = self._endpoint(upload.location)
+        summed = {} if endpoint.has(UNTRUE_WHOLE) else digests
+        for _ in range(2):
+            try:
+                return self._asked_whole(upload, parts, summed, if_absent)
+            except IntegrityMismatch:
+                if not (summed and upload.checked and all(part.checked for part in parts)):
+                    raise
+        found = self._asked_whole(upload, parts, {}, if_absent)
+        endpoint.learn(UNTRUE_WHOLE)
+        return found
+
+    def _asked_whole(
+        self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool
+    ) -> tuple[Response, Element]:
         rows = "".join(
             f"<Part><ETag>{escape(part.etag)}</ETag><PartNumber>{part.number}</PartNumber></Part>" for part in parts
         )
@@ -264,24 +332,11 @@ class S3Store(S3Uploading):
             fields += ((CHECKSUM + TRAILER, value), ("x-amz-checksum-type", "FULL_OBJECT"))
         if self._conditional(upload.location, if_absent):
             fields += ((CONDITION, "*"),)
-        place = _at(upload)
-        try:
-            response = self._send("POST", place, fields, text.encode())
-            if response.head.status in (400, 501):
-                condition = tuple(pair for pair in fields if pair[0] == CONDITION)
-                raise self._upload_refusal(response, "POST", upload.location, condition)
-            root = self._document(response, "POST", upload.location)
-        except (ConnectionLost, StoreTimeout, NotFound) as error:
-            return self._completed_before(upload, sum(part.size for part in parts), error)
-        except Unavailable as error:
-            if error.store_status == 409:  # "re-initiate the upload and re-upload each part"
-                raise UploadGone(error.message, side=self._side, hint=error.hint) from None
-            raise
-        etag = printable(root.findtext("{*}ETag") or "") or None
-        version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
-        stored = kept_at(upload.location, version)
-        notes = self._left_out(upload.location, upload.described, if_absent)
-        return replace(stored, parts_checked=all(part.checked for part in parts), notes=notes)
+        response = self._send("POST", _at(upload), fields, text.encode())
+        if response.head.status in (400, 501):
+            condition = tuple(pair for pair in fields if pair[0] == CONDITION)
+            raise self._upload_refusal(response, "POST", upload.location, condition)
+        return response, self._document(response, "POST", upload.location)
 
     def _completed_before(self, upload: Upload, size: int, error: RelayError) -> Stored:
         """Find out what came of an upload that was to be completed, and of which no answer arrived.
@@ -363,7 +418,7 @@ class S3Store(S3Uploading):
             fields += (("x-amz-metadata-directive", "REPLACE"), *(pair for pair in kept if pair[0] != TAGGING))
         response = self._send("PUT", location, fields, b"")
         root = self._copied(response, source, location, if_absent)
-        etag = printable(root.findtext("{*}ETag") or "") or None
+        etag = whole(root.findtext("{*}ETag"))
         version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
         return kept_at(location, version)
 
@@ -372,7 +427,7 @@ class S3Store(S3Uploading):
         fields = (*_copy_source(source, found), ("x-amz-copy-source-range", f"bytes={span.first}-{span.last}"))
         place = _at(upload, f"partNumber={number}&")
         root = self._copied(self._send("PUT", place, fields, b""), source, upload.location, if_absent=False)
-        etag = printable(root.findtext("{*}ETag") or "")
+        etag = whole(root.findtext("{*}ETag"))
         if not etag:
             raise ProtocolViolation(f"{upload.location}: part {number} was copied and has no ETag", side=self._side)
         return Part(number, span.length, etag, checked=False)

@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
@@ -30,9 +31,8 @@ from relay.errors import (
     UnsafeKey,
     UploadGone,
 )
-from relay.foreign import count, iso_date
-from relay.location import UNSAFE_CHARACTERS, Location
-from relay.stores.fields import printable
+from relay.location import Location
+from relay.stores.fields import printable, whole
 from relay.stores.interfaces import Entry
 from relay.wire.http1 import Head
 
@@ -143,8 +143,8 @@ def told_checksums(root: Element) -> Digests:
 
 def version_id(head: Head) -> str | None:
     """Return the name of the version that a head speaks of; "null" is the one of a bucket that keeps no others."""
-    told = printable(head.by_name.get("x-amz-version-id", ""))
-    return told if told not in ("", "null") else None
+    told = whole(head.by_name.get("x-amz-version-id"))
+    return None if told == "null" else told
 
 
 def entries(page: Element, prefix: str, location: Location, side: Side) -> Iterator[Entry]:
@@ -166,12 +166,14 @@ def entries(page: Element, prefix: str, location: Location, side: Side) -> Itera
     key, size, etag, when = (f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified"))
     for row in page.iterfind(f"{space}Contents"):
         told = {cell.tag: cell.text or "" for cell in row}
-        name, tag = below(told.get(key, "")), told.get(etag)
-        bytes, after = count(told.get(size)), None if UNSAFE_CHARACTERS.search(name) else name or None
-        if (not name or name.endswith("/")) and bytes != 0:
-            yield Entry(f"{name}(an object)", bytes, error=_ends_in_slash(), after=after)
-        elif name:
-            yield Entry(name, bytes, tag and printable(tag), iso_date(told.get(when)), after=after)
+        name = below(told.get(key, ""))
+        if name:
+            length, tag = told.get(size, ""), told.get(etag)
+            bytes = int(length) if length.isdigit() else None
+            if name.endswith("/") and bytes != 0:
+                yield Entry(f"{name}(an object)", bytes, error=_ends_in_slash())
+            else:
+                yield Entry(name, bytes, whole(tag), _when(told.get(when)))
 
 
 def _ends_in_slash() -> UnsafeKey:
@@ -186,14 +188,21 @@ def unfinished(page: Element) -> Iterator[tuple[str, str, float]]:
     decode = _unquoted if page.findtext("{*}EncodingType") == "url" else str
     for row in page.iterfind("{*}Upload"):
         upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
-        begun = iso_date(when)
+        begun = _when(when)
         if upload and key and begun is not None:
-            yield upload, decode(key), begun.timestamp()
+            yield upload, decode(key), (begun if begun.tzinfo else begun.replace(tzinfo=UTC)).timestamp()
 
 
 def _unquoted(text: str) -> str:
     """Return a key without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
     return unquote_plus(text, errors="surrogateescape")
+
+
+def _when(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
 
 
 def error_region(head: Head, text: str) -> str | None:

@@ -5,9 +5,10 @@ understand. So of what need not be said one thing after the other is left out, t
 the precondition; what was left out in vain is said again. Whatever is missing then shows in the receipt: as a lower
 level, or as a note.
 
-A denial may mean tags, which want a permission of their own, or a checksum, where a field that nobody knows spoils the
-signature. Mostly it means what it says, so that only the object that was denied goes once without: without tags, and,
-at an endpoint that never took a checksum, without that. All others follow once that was taken.
+A denial may mean tags, which want a permission of their own. Any refusal may mean a checksum behind the bytes: a field
+that the server does not know spoils the signature at some, and others answer 401 or name codes of their own. Mostly it
+means what it says, so that only the object that was refused goes once without: without tags, and, at an endpoint that
+never took a checksum, without that. All others follow once that was taken.
 
 Decided here: what is left out next. Never here: what a request looks like (`stores/s3.py`).
 """
@@ -26,6 +27,10 @@ KNOWN = "checksums"
 """What is learned of an endpoint: that it told the checksum of an upload, so that it does not deny those; ..."""
 TRAILERS, NO_TRAILERS, NO_WHOLE = "trailers", "no trailers", "no checksum of the whole"
 """... that it takes a checksum behind the bytes or does not, that it keeps none of a whole that came in parts, ..."""
+PART_TRAILERS, NO_PART_TRAILERS = "trailers of parts", "no trailers of parts"
+"""... that it takes them behind those of parts too, or keeps their coding there, ..."""
+UNTRUE_WHOLE = "another checksum of the whole"
+"""... that it refuses a whole whose parts' checksums all agree, ..."""
 NO_CONDITION = "no precondition"
 """... and that it does not know "only where nothing is"."""
 MD5_TAGS = "entity tags are MD5"
@@ -33,6 +38,7 @@ MD5_TAGS = "entity tags are MD5"
 KEEPS, FOLDS = "keeps empty segments", "folds empty segments"
 """Whether a key with an empty segment is a name of its own there, or another one's: some keep their objects in a file
 system, where `a//b` is `a/b`."""
+WRONG_WHOLE = "the store compared a digest of each part, and knows another one of the whole: that one means nothing"
 UNSEEN = (
     "the store told no digest of it and lets nobody look: it may have kept the coding around the bytes with them; that "
     "is not sent there any more, and a retry sends the object again without it"
@@ -60,8 +66,22 @@ LEFT_OUT = frozenset(
 """The codes of a server that does not know something which need not be said."""
 _STATUSES = frozenset({400, 411, 501})
 """The statuses of one that names no code."""
-DENIED = frozenset({"", "AccessDenied", "SignatureDoesNotMatch"})
-"""The codes of a 403 that a field may be the cause of; all others say what it is."""
+_SURE = frozenset({404, 408, 409, 412, 429})
+_SURE_CODES = frozenset(
+    [
+        "ExpiredToken",
+        "InvalidToken",
+        "TokenRefreshRequired",
+        "InvalidAccessKeyId",
+        "BadDigest",
+        "XAmzContentChecksumMismatch",
+        "RequestTimeout",
+        "RequestTimeTooSkewed",
+        "EntityTooLarge",
+        "SlowDown",
+    ]
+)
+"""The statuses and the codes of refusals that say what it is: the bytes, the clock, the key; no field is the cause."""
 UNTAGGED = "the destination does not take the object's tags"
 UNCONDITIONAL = (
     "the destination knows no 'only where nothing is': nothing was there before, but who came between was overwritten"
@@ -108,9 +128,9 @@ class Refusal:
         return self.code in LEFT_OUT if self.code else self.status in _STATUSES
 
     @property
-    def denied(self) -> bool:
-        """Whether it is a denial that may mean a field."""
-        return self.status == 403 and self.code in DENIED
+    def doubtful(self) -> bool:
+        """Whether it may mean the checksum, whatever it says."""
+        return 400 <= self.status < 500 and self.status not in _SURE and self.code not in _SURE_CODES
 
     @property
     def checked(self) -> bool:
@@ -173,8 +193,8 @@ class Endpoint:
 
     @property
     def _trial(self) -> str:
-        """The name under which it is remembered that this object was denied with a checksum."""
-        return f"denied with a checksum {self.path}"
+        """The name under which it is remembered that this object was refused with a checksum."""
+        return f"refused with a checksum {self.path}"
 
     def leave_out(self, refusal: Refusal) -> str | None:
         """Return what is left out from now on, in words, or None where that can't be what was wrong."""
@@ -188,10 +208,8 @@ class Endpoint:
             self.learn(self._tagged)
             return "its tags"
         self.memory.forget(self.origin, self._tagged)  # in vain
-        if refusal.denied:
-            return self._denied(refusal)
         if not refusal.unknown:
-            return None
+            return self._doubted(refusal)
         conditional = refusal.holds(CONDITION)
         if (
             refusal.checked
@@ -207,9 +225,9 @@ class Endpoint:
         self._withdraw(NO_CONDITION)
         return None
 
-    def _denied(self, refusal: Refusal) -> str | None:
-        """As `leave_out`, of a denial. One of what went without a checksum already is a real one."""
-        if not refusal.checked:
+    def _doubted(self, refusal: Refusal) -> str | None:
+        """As `leave_out`, of a refusal that names no field. One of what went without a checksum is a real one."""
+        if not (refusal.checked and refusal.doubtful):
             self.memory.forget(self.origin, self._trial)
             return None
         if self.has(KNOWN) or self.has(TRAILERS):

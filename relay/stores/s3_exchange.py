@@ -24,9 +24,8 @@ from relay.errors import (
     SourceChanged,
     Unavailable,
 )
-from relay.foreign import http_date
 from relay.location import Location
-from relay.stores.fields import retry_after
+from relay.stores.fields import http_date, retry_after
 from relay.stores.http import HttpStore
 from relay.stores.s3_answers import CODES, error_region, error_told, parsed
 from relay.stores.s3_endpoint import Endpoint
@@ -86,6 +85,8 @@ class S3Exchange(HttpStore):
 
     _near: tuple[Location, Endpoint] | None = None
     _signed_by: Credentials | None = None
+    _signed_for: str = ""
+    """The region that the last request was signed for; others may have learned of another one meanwhile."""
 
     def _untold(self, status: int) -> bool:
         """Never: S3 answers HEAD by the same rules as GET."""
@@ -111,20 +112,20 @@ class S3Exchange(HttpStore):
         expect: bool = False,
         wrapping: Wrapping | None = None,
     ) -> Response:
+        """As HttpStore's, signed. What can be sent again is, where the answer's head names the bucket's region."""
         signer = cast(S3Account, location.account).signer
-        self._signed_by = signer.credentials()
-        location = in_region(location, signer.region)
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
-        every = location.headers + fields
-        signed = signer.fields(method, location.host_header, location.target, every, payload)
-        response = super()._send(method, location, fields + signed, body, expect, wrapping)
-        if response.head.status in (301, 307, 400) and not isinstance(body, Body):
+        while True:
+            self._signed_by, self._signed_for = signer.credentials(), signer.region
+            there = in_region(location, self._signed_for)
+            signed = signer.fields(method, there.host_header, there.target, there.headers + fields, payload)
+            response = super()._send(method, there, fields + signed, body, expect, wrapping)
+            if response.head.status not in (301, 307, 400) or isinstance(body, Body):
+                return response
             region = error_region(response.head, "")
-            if region is not None and region != signer.region:
-                response.body.close()
-                signer.learn_region(region)
-                return self._send(method, location, fields, body, expect, wrapping)
-        return response
+            if region is None or not signer.learn_region(region, self._signed_for):
+                return response
+            response.body.close()
 
     # -- refusals
 
@@ -134,9 +135,8 @@ class S3Exchange(HttpStore):
 
     def _refused(self, response: Response, method: str, location: Location, text: str) -> RelayError:
         code, message = error_told(text)
-        signer, region = cast(S3Account, location.account).signer, error_region(response.head, text)
-        if code in ELSEWHERE and region is not None and region != signer.region:
-            signer.learn_region(region)
+        region = error_region(response.head, text)
+        if self._is_elsewhere(location, code, region):
             response.body.close()
             return Unavailable(f"{method} {location}: the bucket is in {region}, and is asked there", side=self._side)
         known = self._by_code(response, method, location, code, message)
@@ -144,6 +144,11 @@ class S3Exchange(HttpStore):
             return super()._refusal(response, method, location)
         response.body.close()
         return known
+
+    def _is_elsewhere(self, location: Location, code: str, region: str | None) -> bool:
+        """Say if the bucket is in another region than the one that was asked; it is asked there from now on."""
+        signer = cast(S3Account, location.account).signer
+        return code in ELSEWHERE and region is not None and signer.learn_region(region, self._signed_for)
 
     def _by_code(
         self, response: Response, method: str, location: Location, code: str, message: str

@@ -19,7 +19,7 @@ import gevent
 from relay.errors import NotFound, PermissionDenied, ProtocolViolation, Rejected
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.fields import printable
+from relay.stores.fields import printable, whole
 from relay.stores.interfaces import Entry, Opened, Span, Stored
 from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
 from relay.stores.s3_answers import checksums, entries, version_id
@@ -46,7 +46,7 @@ class S3Reading(S3Exchange):
     def _version(self, head: Head) -> Version:
         return Version(
             size=head.length,
-            etag=printable(head.get("etag") or "") or None,
+            etag=whole(head.get("etag")),
             last_modified=printable(head.get("last-modified") or "") or None,
             digests=checksums(head),
             id=version_id(head),

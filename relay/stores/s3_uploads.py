@@ -22,7 +22,7 @@ from relay.receipt import Version
 from relay.stores.http import consume
 from relay.stores.interfaces import Found, Stored, Unknown
 from relay.stores.metadata import CARRIED, MTIME, STRICT, TAGGING, USER, encoded, note, require, unkept
-from relay.stores.s3_answers import CHECKSUM, TRAILER, entries, error_field, error_told
+from relay.stores.s3_answers import CHECKSUM, TRAILER, entries, error_field, error_region, error_told
 from relay.stores.s3_endpoint import (
     ENCODES,
     FOLDS,
@@ -30,12 +30,14 @@ from relay.stores.s3_endpoint import (
     MD5_TAGS,
     METADATA_BYTES,
     NO_CONDITION,
+    NO_PART_TRAILERS,
     NO_TRAILERS,
     SMALL,
     TRAILERS,
     UNCONDITIONAL,
     UNSEEN,
     UNTAGGED,
+    UNTRUE_WHOLE,
     Refusal,
     metadata_bytes,
 )
@@ -105,6 +107,8 @@ class S3Uploading(S3Reading):
                 endpoint.learn(KEEPS if self._lists(location) else FOLDS)
             if endpoint.has(FOLDS):
                 raise _folded(location)
+        if isinstance(found, Found) and self._side == "destination" and self._endpoint(location).has(UNTRUE_WHOLE):
+            return replace(found, version=replace(found.version, digests={}))
         return found
 
     def _odd(self, location: Location) -> bool:
@@ -175,11 +179,13 @@ class S3Uploading(S3Reading):
         """Say if an upload is to carry the precondition that nothing is there."""
         return if_absent and not self._endpoint(location).has(NO_CONDITION)
 
-    def _wrapped(self, location: Location, body: Body) -> Wrapping | None:
-        """Return the checksum behind the bytes; where the endpoint takes none their MD5 is computed instead."""
+    def _wrapped(self, location: Location, body: Body, part: bool = False) -> Wrapping | None:
+        """Return the checksum behind the bytes of an object, or of a `part`; where the endpoint takes none their MD5 is
+        computed instead."""
         if body.digester is None or TRAILER not in body.digester.names:
             return None
-        if self._endpoint(location).unchecked:
+        endpoint = self._endpoint(location)
+        if endpoint.unchecked or (part and endpoint.has(NO_PART_TRAILERS)):
             body.digest_also("md5")
             return None
         return trailer(body)
@@ -248,11 +254,13 @@ class S3Uploading(S3Reading):
         """Return the error, or one to try again after where what was refused may be something that can be left out."""
         text, status = self._text(response, method), response.head.status
         code = error_told(text)[0]
+        if self._is_elsewhere(location, code, error_region(response.head, text)):
+            return self._refused(response, method, location, text)
         refusal = Refusal(status, code, error_field(text), fields, wrapping is not None, STRICT in dict(metadata))
         what = self._endpoint(location).leave_out(refusal)
         if what is None:
             return self._refused(response, method, location, text)
-        if refusal.denied:  # which it most likely is, so that this is what is told where nothing is tried again
+        if not refusal.unknown:  # most likely it is what it says, so that this is told where nothing is tried again
             denial = self._refused(response, method, location, text)
             denial.retryable, denial.message = True, f"{denial.message}, with {what}"
             return denial

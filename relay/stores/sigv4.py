@@ -43,11 +43,16 @@ def canonical_path(key: str) -> str:
     return quote(key, safe="/-_.~")
 
 
+MOST_REGIONS = 8
+"""How often a bucket may be found in another region: one whose answers name two in turn would have no end."""
+
+
 class Signer:
-    """Signs the requests of one region of one service.
+    """Signs the requests to one bucket, in the region where it is.
 
     `credentials` is asked for each request, since temporary ones expire; None asks as nobody. `anew` reads the settings
-    again, past all that is at hand, and gives what to ask from then on. `clock` gives the time in UTC.
+    again, past all that is at hand, and gives what to ask from then on. `clock` gives the time in UTC. Those that were
+    made of it by `in_region` share its credentials and its clock, and each has a region of its own.
     """
 
     def __init__(
@@ -58,46 +63,54 @@ class Signer:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         anew: Callable[[], Callable[[], Credentials | None]] | None = None,
     ) -> None:
-        self.credentials, self.region, self._service, self._clock = credentials, region, service, clock
-        self._anew, self._renewed = anew, datetime.min.replace(tzinfo=UTC)
-        self._skew = timedelta(0)
-        self._derived: tuple[tuple[str, str], bytes] | None = None
+        self.region, self._service = region, service
+        self._keys = _Keys(credentials, clock, anew)
+        self._moves = 0
+        self._derived: tuple[tuple[str, str, str], bytes] | None = None
 
     def in_region(self, region: str) -> Signer:
-        """Return one that signs for another region with the same credentials."""
-        return Signer(self.credentials, region, self._service, self._clock, self._anew)
+        """Return one for another bucket, in a region of its own, with the same credentials and clock."""
+        other = Signer(self.credentials, region, self._service)
+        other._keys = self._keys
+        return other
+
+    def credentials(self) -> Credentials | None:
+        """Return the credentials that there are now."""
+        return self._keys.credentials()
 
     def renew(self, refused: Credentials | None) -> bool:
         """Say if there are others than those that were `refused`; looks for some, once in a minute.
 
         May block, as reading settings does.
         """
-        if self.credentials() == refused and self._anew and self._clock() - self._renewed >= RENEW_AFTER:
-            self._renewed = self._clock()
-            self.credentials, self._derived = self._anew(), None
-        return self.credentials() != refused
+        return self._keys.renew(refused)
 
     def same_key(self, other: Signer) -> bool:
         """Say if both sign with the same access key, so that what one may read the other may copy."""
         ours, theirs = self.credentials(), other.credentials()
         return (ours and ours.key_id) == (theirs and theirs.key_id)
 
-    def learn_region(self, region: str) -> None:
-        """Sign for this region from now on: the bucket is there."""
-        self.region, self._derived = region, None
+    def learn_region(self, region: str, signed: str) -> bool:
+        """Say if a request that was `signed` for one region is to be asked again, in the `region` that was told.
+
+        The bucket's requests are signed for that from now on. False where it was asked there, or moves without an end.
+        """
+        if region == signed or (region != self.region and self._moves >= MOST_REGIONS):
+            return False
+        if region != self.region:
+            self.region, self._moves = region, self._moves + 1
+        return True
 
     def learn_time(self, theirs: datetime) -> bool:
         """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it allows.
 
         Returns False where that is what was done already, so that it was something else.
         """
-        skew, before = theirs - self._clock(), self._skew
-        self._skew = skew
-        return abs(skew - before) > SKEW
+        return self._keys.learn_time(theirs)
 
     def fields(self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED) -> Fields:
         """Return the fields that sign a request with these `fields`; they are to be sent beside them."""
-        credentials, now = self.credentials(), self._clock() + self._skew
+        credentials, now, region = self.credentials(), self._keys.now(), self.region
         if credentials is None:
             return (("x-amz-content-sha256", payload),)
         stamp = now.strftime("%Y%m%dT%H%M%SZ")
@@ -111,17 +124,48 @@ class Signer:
         names = ";".join([name for name, _ in pairs])
         path, _, query = target.partition("?")
         lines = [method, path, query, *[f"{name}:{value}" for name, value in pairs], "", names, payload]
-        scope = f"{stamp[:8]}/{self.region}/{self._service}/aws4_request"
+        scope = f"{stamp[:8]}/{region}/{self._service}/aws4_request"
         digest = hashlib.sha256("\n".join(lines).encode("latin-1")).hexdigest()
         text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
-        signature = hmac.digest(self._key(credentials.secret, stamp[:8]), text.encode(), "sha256").hex()
+        signature = hmac.digest(self._key(credentials.secret, stamp[:8], region), text.encode(), "sha256").hex()
         value = f"{_ALGORITHM} Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
         return (*own, ("Authorization", value))
 
-    def _key(self, secret: str, day: str) -> bytes:
-        if self._derived is None or self._derived[0] != (secret, day):
+    def _key(self, secret: str, day: str, region: str) -> bytes:
+        if self._derived is None or self._derived[0] != (secret, day, region):
             key = f"AWS4{secret}".encode()
-            for step in (day, self.region, self._service, "aws4_request"):
+            for step in (day, region, self._service, "aws4_request"):
                 key = hmac.digest(key, step.encode(), "sha256")
-            self._derived = ((secret, day), key)
+            self._derived = ((secret, day, region), key)
         return self._derived[1]
+
+
+class _Keys:
+    """The credentials and the clock that the signers of one remote share."""
+
+    def __init__(
+        self,
+        credentials: Callable[[], Credentials | None],
+        clock: Callable[[], datetime],
+        anew: Callable[[], Callable[[], Credentials | None]] | None,
+    ) -> None:
+        self.credentials, self._clock, self._anew = credentials, clock, anew
+        self._renewed = datetime.min.replace(tzinfo=UTC)
+        self._skew = timedelta(0)
+
+    def now(self) -> datetime:
+        """Return the time by the store's clock."""
+        return self._clock() + self._skew
+
+    def renew(self, refused: Credentials | None) -> bool:
+        """As Signer.renew."""
+        if self.credentials() == refused and self._anew and self._clock() - self._renewed >= RENEW_AFTER:
+            self._renewed = self._clock()
+            self.credentials = self._anew()
+        return self.credentials() != refused
+
+    def learn_time(self, theirs: datetime) -> bool:
+        """As Signer.learn_time."""
+        skew, before = theirs - self._clock(), self._skew
+        self._skew = skew
+        return abs(skew - before) > SKEW

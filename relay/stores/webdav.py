@@ -32,10 +32,9 @@ from relay.errors import (
     StoreTimeout,
     Unavailable,
 )
-from relay.foreign import count, http_date
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.fields import printable
+from relay.stores.fields import http_date, whole
 from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Stored, Unknown, check_segments, unpublished_name
 from relay.stores.kinds import Given
@@ -372,8 +371,8 @@ class WebDavStore(HttpStore):
         size = texts.get("{DAV:}getcontentlength", "")
         return Entry(
             name,
-            count(size),
-            printable(texts.get("{DAV:}getetag", "")) or None,
+            int(size) if size.isdigit() else None,
+            whole(texts.get("{DAV:}getetag")),
             http_date(texts.get("{DAV:}getlastmodified")),
         )
 

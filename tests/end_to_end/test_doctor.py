@@ -31,7 +31,17 @@ def test_a_local_folder(tmp_path: Path) -> None:
 
 def test_s3(seaweed: Seaweed) -> None:
     found = examined(f"s3://{seaweed.bucket}/doctor/", **seaweed.environment)
-    for what in ("write and read", "digests", "ranges", "parts", "unknown length", "broken upload", "names", "delete"):
+    for what in (
+        "write and read",
+        "digests",
+        "compares",
+        "ranges",
+        "parts",
+        "unknown length",
+        "broken upload",
+        "names",
+        "delete",
+    ):
         assert found[what][0] == "yes", (what, found[what])
     assert "crc64nvme" in found["digests"][1]
     assert found["expect"][1] == "whole_digest"

@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER: tuple[str, ...] = (
     "relay.errors",
     "relay.failpoints",
-    "relay.foreign",
     "relay.headers",
     "relay.location",
     "relay.identity",
@@ -51,7 +50,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import what stands above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:11]
+PURE = ORDER[:10]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}

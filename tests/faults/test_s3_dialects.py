@@ -1,0 +1,277 @@
+"""Servers that speak S3 in their own way: what they do not take shows once, and is left out or asked for otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from relay.engine.doctor import Answer, Finding, examine
+from relay.engine.patient import Patient
+from relay.errors import IntegrityMismatch, Rejected, Unauthenticated
+from relay.receipt import Level, State
+from relay.stores.aws import S3Config, s3_location
+from relay.stores.fields import whole
+from relay.stores.s3_endpoint import WRONG_WHOLE
+from relay.stores.sigv4 import MOST_REGIONS, Credentials, Signer
+from relay.wire.meter import Meter
+from simulators.content import Content
+from simulators.spawn import Spawned
+from tests.conftest import QUICK, Certificates, Engine
+from tests.faults.buckets import IN_PARTS, SIZE, Bucket, crc64nvme, document, many, patient, place, refusal, reply
+from tests.scripted import Peer
+
+ONE, TWO = "/objects/a?size=1000", f"/objects/big?size={SIZE}"
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    made = Engine(certificates.ca_file, QUICK)
+    made.runner.limits = made.runner.wire.limits = IN_PARTS
+    yield made
+    made.assert_nothing_left()
+
+
+def content_of(contents: Content, path: str) -> bytes:
+    """Return what the source gives for one of the two."""
+    name, _, size = path.partition("?size=")
+    return contents.read(name, 0, int(size))
+
+
+# -- a checksum behind the bytes that is refused
+
+
+@pytest.mark.parametrize("path", [ONE, TWO], ids=["one request", "in parts"])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (401, "Unauthorized"),
+        (400, "AuthorizationHeaderMalformed"),
+        (400, "BadRequest"),
+        (400, "SomethingElse"),
+        (403, "Forbidden"),
+        (405, "MethodNotAllowed"),
+        (411, "MissingContentLength"),
+        (415, "UnsupportedMediaType"),
+        (501, "NotImplemented"),
+    ],
+)
+def test_an_upload_whose_checksum_is_refused_in_any_words_goes_without(
+    engine: Engine, source: Spawned, contents: Content, status: int, code: str, path: str
+) -> None:
+    bucket = Bucket(refuses={b"x-amz-trailer": refusal(status, code)}, old=True)
+    with Peer(many(bucket)) as peer:
+        for _ in range(2):
+            outcome = patient(engine).migrate(source.url(path), place(peer))
+            assert outcome.state is State.VERIFIED
+    assert bucket.whole == content_of(contents, path)
+    tried = [b"x-amz-trailer" in one for one in bucket.requests if one.startswith(b"PUT")]
+    assert tried[0]
+    assert not any(tried[2:])
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"), [(401, "Unauthorized", Unauthenticated), (400, "SomethingElse", Rejected)]
+)
+def test_a_refusal_that_stays_is_told_as_it_was_and_teaches_nothing(
+    engine: Engine, source: Spawned, status: int, code: str, error: type[Exception]
+) -> None:
+    bucket = Bucket({"put": [refusal(status, code)] * 2})
+    with Peer(many(bucket)) as peer:
+        with pytest.raises(error, match=str(status)):
+            patient(engine).migrate(source.url(ONE), place(peer))
+        assert bucket.asked.count("put") == 2
+        engine.migrate(source.url(ONE), place(peer))
+    assert b"x-amz-trailer" in next(one for one in reversed(bucket.requests) if one.startswith(b"PUT"))
+
+
+def test_an_endpoint_that_took_a_checksum_once_is_believed_when_it_refuses(engine: Engine, source: Spawned) -> None:
+    bucket = Bucket(sums=True)
+    with Peer(many(bucket)) as peer:
+        engine.migrate(source.url(ONE), place(peer))
+        bucket.asked.clear()
+        bucket.answers["put"] = [refusal(401, "Unauthorized")] * 9
+        with pytest.raises(Unauthenticated):
+            patient(engine).migrate(source.url(ONE), place(peer))
+    assert bucket.asked.count("put") == 1
+
+
+# -- the coding of a part that is kept with it
+
+
+def test_parts_that_were_stored_with_their_coding_are_sent_again_plain(
+    engine: Engine, source: Spawned, contents: Content
+) -> None:
+    class Blind(Bucket):
+        def _decoded(self, request: bytes, body: bytes) -> bytes:
+            return body if b"partNumber=" in request else super()._decoded(request, body)
+
+        def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+            if operation == "parts" and self.parts:
+                rows = b"".join(
+                    document("Part", ("PartNumber", str(n)), ("Size", str(len(data))), ("ETag", f'"part-{n}"'))[39:]
+                    for n, data in self.parts.items()
+                )
+                return reply(200, b"<ListPartsResult>" + rows + b"</ListPartsResult>")
+            return super()._answer(operation, request, body)
+
+    bucket = Blind()
+    with Peer(many(bucket)) as peer:
+        outcome = patient(engine).migrate(source.url(TWO), place(peer))
+        assert outcome.state is State.VERIFIED
+        assert bucket.whole == content_of(contents, TWO)
+        assert bucket.asked.count("parts") == 1
+        bucket.requests.clear()
+        engine.migrate(source.url(TWO), place(peer))
+    assert not any(b"x-amz-trailer" in one for one in bucket.requests if b"partNumber=" in one)
+
+
+@pytest.mark.parametrize("path", [ONE, TWO], ids=["one request", "in parts"])
+def test_a_wrong_length_is_noticed_by_size_alone(engine: Engine, source: Spawned, path: str) -> None:
+    bucket = Bucket(mangle=lambda data: data + b"more")
+    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+        engine.migrate(source.url(path), place(peer), verify="size")
+
+
+# -- a digest of the whole that is counted otherwise
+
+
+def test_a_whole_that_is_refused_though_its_parts_agree_is_put_together_without_and_read_back(
+    engine: Engine, source: Spawned, contents: Content
+) -> None:
+    wrong = refusal(400, "BadDigest")
+    bucket = Bucket(refuses={b"x-amz-checksum-crc64nvme": wrong}, sums=True)
+    with Peer(many(bucket)) as peer:
+        for completes in (3, 1):
+            bucket.asked.clear()
+            outcome = engine.migrate(source.url(TWO), place(peer))
+            assert outcome.receipt is not None
+            assert outcome.receipt.level is Level.READ_BACK
+            assert WRONG_WHOLE in outcome.receipt.notes
+            assert bucket.asked.count("complete") == completes
+            assert bucket.asked.count("part") == 2
+    assert bucket.whole == content_of(contents, TWO)
+
+
+def test_a_whole_that_is_refused_for_parts_nobody_compared_stays_refused(engine: Engine, source: Spawned) -> None:
+    bucket = Bucket(refuses={b"x-amz-checksum-crc64nvme": refusal(400, "BadDigest")})
+    with Peer(many(bucket)) as peer, pytest.raises(IntegrityMismatch):
+        engine.migrate(source.url(TWO), place(peer))
+    assert bucket.asked.count("complete") == 1
+
+
+# -- regions
+
+
+def keys(region: str = "us-east-1") -> S3Config:
+    return S3Config(Signer(lambda: Credentials("KEY", "SECRET"), region))
+
+
+def region_of(request: bytes) -> str:
+    found = re.search(rb"Credential=KEY/[0-9]+/([^/]+)/", request)
+    return found[1].decode() if found else ""
+
+
+def test_each_bucket_of_one_remote_has_a_region_of_its_own() -> None:
+    config = keys()
+    one, two = (s3_location(config, bucket, "a").account.signer for bucket in ("eu", "us"))  # type: ignore[union-attr]
+    assert one.learn_region("eu-west-1", "us-east-1")
+    assert two.region == "us-east-1"
+    assert s3_location(config, "eu", "b").account.signer is one  # type: ignore[union-attr]
+    assert one.same_key(two)
+
+
+def test_what_was_signed_before_another_learned_the_region_is_asked_again() -> None:
+    signer = keys().signer_of("eu")
+    assert signer.learn_region("eu-west-1", "us-east-1")
+    assert signer.learn_region("eu-west-1", "us-east-1")  # another request that was under way meanwhile
+    assert not signer.learn_region("eu-west-1", "eu-west-1")
+
+
+def test_a_bucket_that_is_always_elsewhere_is_not_asked_without_an_end(engine: Engine, source: Spawned) -> None:
+    class Turning(Bucket):
+        def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+            there = "eu-west-1" if region_of(request) != "eu-west-1" else "eu-west-2"
+            code = document("Error", ("Code", "PermanentRedirect"))
+            return reply(301, b"" if operation == "head" else code, f"x-amz-bucket-region: {there}")
+
+    bucket = Turning()
+    with Peer(many(bucket)) as peer, pytest.raises(Rejected):
+        patient(engine).migrate(source.url(ONE), place(peer))
+    assert len(bucket.asked) <= 3 * MOST_REGIONS
+
+
+def test_a_region_that_is_named_in_the_answers_text_is_no_refusal_of_the_checksum(
+    engine: Engine, source: Spawned
+) -> None:
+    text = document("Error", ("Code", "AuthorizationHeaderMalformed"), ("Region", "eu-south-2"))
+    bucket = Bucket({"put": [reply(400, text)]})
+    with Peer(many(bucket)) as peer:
+        patient(engine).migrate(source.url(ONE), place(peer))
+    puts = [one for one in bucket.requests if one.startswith(b"PUT")]
+    assert [region_of(one) for one in puts] == ["us-east-1", "eu-south-2"]
+    assert all(b"x-amz-trailer" in one for one in puts)
+
+
+# -- what a version is called
+
+
+@pytest.mark.parametrize("length", [100, 129, 600, 1022])
+def test_a_long_entity_tag_is_said_back_whole(engine: Engine, length: int) -> None:
+    bucket = Bucket(fields=("Accept-Ranges: bytes",))
+    bucket.whole, bucket.tag = b"b" * SIZE, "t" * length
+    with Peer(many(bucket)) as peer:
+        store = engine.runner.stores.source(place(peer), Meter(QUICK))
+        found = store.head(place(peer))
+        opened = store.get(place(peer), found.version)  # type: ignore[union-attr]
+        assert opened.body is not None
+        opened.body.close()
+    told = b'\r\nIf-Match: "' + b"t" * length + b'"\r\n'
+    assert told in bucket.requests[-1]
+
+
+@pytest.mark.parametrize("text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"'])
+def test_a_name_that_can_not_be_said_back_is_none(text: str | None) -> None:
+    assert whole(text) is None
+
+
+# -- what the doctor says of them
+
+
+def findings(engine: Engine, bucket: Bucket) -> dict[str, Finding]:
+    with Peer(many(bucket)) as peer:
+        folder = place(peer).with_target("/bucket/")
+        patient = Patient(engine.runner.stores, folder, lambda: Meter(QUICK))
+        return {finding.what: finding for finding in examine(patient)}
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "XAmzContentSHA256Mismatch"), (401, "Unauthorized")])
+def test_the_doctor_takes_the_fallbacks_of_a_migration(engine: Engine, status: int, code: str) -> None:
+    bucket = Bucket(refuses={b"x-amz-trailer": refusal(status, code)}, old=True)
+    assert findings(engine, bucket)["write and read"].answer is Answer.YES
+
+
+class Comparing(Bucket):
+    """A bucket that compares a checksum among the fields, or only tells it again."""
+
+    echoes = False
+    told = ""
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        given = re.search(rb"\r\nx-amz-checksum-crc64nvme: (\S+)\r\n", request)
+        if operation == "put" and given is not None:
+            self.told = given[1].decode()
+            if not self.echoes and self.told != crc64nvme(body):
+                return refusal(400, "BadDigest")
+            self.fields = (f"x-amz-checksum-crc64nvme: {self.told}",)
+        return super()._answer(operation, request, body)
+
+
+@pytest.mark.parametrize(("echoes", "answer"), [(True, Answer.NO), (False, Answer.YES)])
+def test_the_doctor_finds_out_who_echoes_a_checksum(engine: Engine, echoes: bool, answer: Answer) -> None:
+    bucket = Comparing()
+    bucket.echoes = echoes
+    found = findings(engine, bucket)["compares"]
+    assert found.answer is answer
+    assert ("echoed" in found.means) is echoes
