@@ -4,15 +4,17 @@
 
 from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from io import StringIO
 from typing import NoReturn
 
 import click
 
 from relay import __version__
 from relay.cli.exits import Exit
-from relay.cli.terminal import leave, prepare, say_error
+from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error
 from relay.errors import RelayError
 
 COMMANDS: Mapping[str, str] = {
@@ -64,8 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = cli.main(arguments, prog_name="relay", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = StringIO()
+        error.show(shown)  # with words of the command line, which a shell may have made of names
+        say(shown.getvalue().rstrip("\n"), sys.stderr)
         return Exit.USAGE
+    except ReaderGone:
+        return Exit.VERIFIED
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except RelayError as error:

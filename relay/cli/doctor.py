@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import click
 import gevent
 
 from relay.cli.exits import Exit
-from relay.cli.terminal import plain, say
+from relay.cli.terminal import ReaderGone, plain, tell
 from relay.config import load_settings
 from relay.engine.doctor import Answer, Finding, examine, look
 from relay.engine.patient import Patient
@@ -46,7 +47,8 @@ def _told(patient: Patient, examination: Callable[[Patient], Iterator[Finding]],
     code, findings = Exit.VERIFIED, examination(patient)
     try:
         for finding in findings:
-            say(_json(finding) if as_json else _line(finding))
+            with suppress(ReaderGone):  # its exit code is an answer too
+                tell(_json(finding) if as_json else _line(finding))
             if finding.needed and finding.answer is Answer.NO:
                 code = Exit.FAILED
     finally:
@@ -54,7 +56,8 @@ def _told(patient: Patient, examination: Callable[[Patient], Iterator[Finding]],
         gevent.sleep(0)
     if code is Exit.VERIFIED and examination is examine:
         level = patient.expected()
-        say(json.dumps({"what": "expect", "level": level.value}) if as_json else f"\nexpect {MEANS[level]}")
+        with suppress(ReaderGone):
+            tell(json.dumps({"what": "expect", "level": level.value}) if as_json else f"\nexpect {MEANS[level]}")
     return code
 
 

@@ -15,15 +15,25 @@ from time import monotonic
 from typing import Any
 
 import gevent
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relay.api.progress import Rate
 from relay.cli.interrupt import Interrupt
 from relay.cli.ledgers import Members, Migrations
-from relay.cli.shown import NAMED, WELL, bytes_done, bytes_in, bytes_moved, exit_of, head, objects_in, table, under_way
-from relay.cli.terminal import in_columns, plain, say
+from relay.cli.shown import (
+    NAMED,
+    WELL,
+    bytes_done,
+    bytes_in,
+    bytes_moved,
+    exit_of,
+    failed_line,
+    head,
+    objects_in,
+    table,
+    under_way,
+)
+from relay.cli.terminal import has_bars, in_columns, plain, say
 from relay.cli.watch import Interrupted
 
 LINE_SECONDS = 5.0
@@ -97,9 +107,7 @@ def _followed(migrations: Migrations, id: str, show: Show, tell: Tell) -> None:
             continue
         fresh = seen.fresh()
         for failure in fresh[:NAMED]:
-            side = f"{failure.get('side')}: " if failure.get("side") in ("source", "destination") else ""
-            name = plain(str(failure.get("name") or "the object"))
-            tell(f"relay: {name} failed: {side}{plain(str(failure.get('detail')))}")
+            tell(failed_line(str(failure.get("name") or ""), failure.get("side"), str(failure.get("detail"))))
         if len(fresh) > NAMED:
             tell(f"relay: and {len(fresh) - NAMED:,} more failed")
         show(members)
@@ -126,26 +134,26 @@ def _took(ended: Members) -> str:
 def _display(quiet: bool) -> AbstractContextManager[tuple[Show, Tell]]:
     if quiet:
         return nullcontext((lambda _: None, lambda _: None))
-    return _bar() if sys.stderr.isatty() else nullcontext((_Lines().show, lambda text: say(text, sys.stderr)))
+    return _bar() if has_bars() else nullcontext((_Lines().show, lambda text: say(text, sys.stderr)))
 
 
 @contextmanager
 def _bar() -> Iterator[tuple[Show, Tell]]:
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    # Here and not above: rich's console takes some hundredths of a second that only who sees the bar need wait.
+    from rich.progress import TimeElapsedColumn
+
+    from relay.cli.bars import bars
+
     rate = Rate()
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
+    with bars(TimeElapsedColumn) as progress:
         whole = progress.add_task("", total=None)
 
         def show(migration: Members) -> None:
-            done = bytes_done(migration)
-            text = head(migration, rate.add(bytes_moved(migration)))
-            progress.update(whole, description=text, total=bytes_in(migration) or None, completed=done)
+            progress.head = (head(migration, rate.add(bytes_moved(migration))),)
+            progress.update(whole, total=bytes_in(migration) or None, completed=bytes_done(migration))
             progress.refresh()
 
-        def tell(text: str) -> None:
-            progress.console.print(text, markup=False, highlight=False, style="red")
-
-        yield show, tell
+        yield show, progress.tell
 
 
 class _Lines:

@@ -20,7 +20,7 @@ from relay.cli.follow import watch
 from relay.cli.ledgers import migrations_of, server_of
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.shown import line
-from relay.cli.terminal import plain, say
+from relay.cli.terminal import plain, say, tell
 from relay.config import load_settings
 from relay.stores.urls import as_list
 
@@ -41,12 +41,12 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
     migrations = migrations_of(url)
     for migration in [migrations.one(id)] if id else migrations.newest(limit):
         if as_json:
-            say(json.dumps(migration))
+            tell(json.dumps(migration))
         elif id:
             for name, value in migration.items():
-                say(f"{name:<14} {plain(value if isinstance(value, str) else json.dumps(value))}")
+                tell(f"{name:<14} {plain(value if isinstance(value, str) else json.dumps(value))}")
         else:
-            say(line(migration))
+            tell(line(migration))
     return Exit.VERIFIED
 
 
@@ -60,7 +60,7 @@ def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
     migrations = migrations_of(url)
     migration = migrations.one(id)
     for text in _FORMS[form](migration, migrations.rows(migration["id"], state)):
-        say(text)
+        tell(text)
     return Exit.VERIFIED
 
 
@@ -147,7 +147,7 @@ def cancel(id: str, url: str | None) -> int:
     known = migrations_of(url)
     say(line(known.act(id, "cancel")))
     for told in known.sweep(id):
-        say(told, sys.stderr)
+        say(plain(told), sys.stderr)
     return Exit.VERIFIED
 
 
@@ -206,7 +206,7 @@ def submit(url: str | None, key: str | None, wait: bool, as_json: bool, quiet: b
     warn(options, quiet)
     made = there.submit(request, key)
     if not quiet and not as_json:
-        say(f"migration {made['number']}  {made['id']}")
+        say(f"migration {made['number']}  {plain(str(made['id']))}")
     if wait:
         return watch(there, made["id"], quiet, as_json)
     if as_json:

@@ -8,7 +8,7 @@ from time import monotonic
 import click
 
 from relay.cli.exits import Exit
-from relay.cli.terminal import plain, say
+from relay.cli.terminal import plain, tell
 from relay.config import load_settings
 from relay.engine.runner import Runner
 from relay.stores.interfaces import Entry
@@ -35,10 +35,10 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     for entry in source.list(place, recursive):
         lines.append(json.dumps(_told(entry)) if as_json else _line(entry, long_))
         if len(lines) == LINES or monotonic() - written > SECONDS:  # a write for each line costs more than the listing
-            say("\n".join(lines))
+            tell("\n".join(lines))
             lines, written = [], monotonic()
     if lines:
-        say("\n".join(lines))
+        tell("\n".join(lines))
     return Exit.VERIFIED
 
 

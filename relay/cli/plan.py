@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from rich.filesize import decimal
 
 from relay.cli.asked import PLACES, WORK, headers_of, warn, whole, with_flags
 from relay.cli.exits import Exit
-from relay.cli.terminal import in_columns, say
+from relay.cli.terminal import ReaderGone, in_columns, tell
 from relay.config import load_settings
 from relay.engine.order import End, Job, Order
 from relay.engine.plan import IfExists, Metadata, Verify
@@ -52,11 +53,9 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     surveyor = Surveyor(job, runner.stores, runner.limits, None if every else sample)
     made = surveyor.survey()
     members = _members(surveyor, made)
-    if as_json:
-        say(json.dumps(members))
-    else:
-        for name, text in _lines(members):
-            say(in_columns(name, text))
+    with suppress(ReaderGone):  # its exit code is an answer too
+        for text in [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]:
+            tell(text)
     lost = made.unkept and surveyor.job.metadata is Metadata.STRICT
     return Exit.FAILED if made.refused or lost or members["fates"].get("failed") else Exit.VERIFIED
 

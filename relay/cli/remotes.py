@@ -7,7 +7,7 @@ import json
 import click
 
 from relay.cli.exits import Exit
-from relay.cli.terminal import plain, say
+from relay.cli.terminal import plain, tell
 from relay.config import load_settings
 from relay.stores.kinds import Remote
 from relay.stores.remotes import Remotes
@@ -20,16 +20,16 @@ def remotes(as_json: bool) -> int:
     known = Remotes(load_settings().remotes)
     found = list(known)
     if as_json:
-        say(json.dumps([_told(remote, known.speaks(remote)) for remote in found]))
+        tell(json.dumps([_told(remote, known.speaks(remote)) for remote in found]))
         return Exit.VERIFIED
     if not found:
-        say("no remotes; write [remotes.NAME] into relay.toml, or use URLs and s3://bucket/key")
+        tell("no remotes; write [remotes.NAME] into relay.toml, or use URLs and s3://bucket/key")
         return Exit.VERIFIED
     widths = [max(len(getattr(remote, name)) for remote in found) for name in ("name", "type")]
     for remote in found:
         unknown = "" if known.speaks(remote) else "  (relay does not speak this type)"
         name = plain(f"{remote.name}:")
-        say(f"{name:{widths[0] + 1}}  {plain(remote.type):{widths[1]}}  {plain(remote.origin)}{unknown}")
+        tell(f"{name:{widths[0] + 1}}  {plain(remote.type):{widths[1]}}  {plain(remote.origin)}{unknown}")
     return Exit.VERIFIED
 
 

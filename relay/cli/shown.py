@@ -122,6 +122,12 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         yield "hint", f"{rest}`relay report {migration['number']} --state failed` names them; {AGAIN}"
 
 
+def failed_line(name: str, side: str | None, detail: str) -> str:
+    """Return the line that names an object that failed, and why."""
+    whose = f"{side}: " if side in ("source", "destination") else ""
+    return f"relay: {plain(name) or 'the object'} failed: {whose}{plain(detail)}"
+
+
 AGAIN: Final = "`relay retry`, or the same command, tries again"
 
 

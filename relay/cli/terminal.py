@@ -1,24 +1,35 @@
 """What is printed, and that printing never breaks a transfer.
 
 The receipt (or one JSON object) goes to stdout, everything else to stderr. A closed stdout, an ASCII terminal or a
-hostile store's escape sequences change nothing but the print.
+hostile store's escape sequences change nothing but the print. What a command is given for (`relay ls`) is `tell`ed: it
+ends where nobody reads it, and fails where it can't be written.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 from rich.filesize import decimal
 
-from relay.errors import RelayError
+from relay.errors import OutputFailed, RelayError
 
 if TYPE_CHECKING:  # the engine takes an eighth of a second that an error message need not wait
     from relay.engine.outcome import Outcome
     from relay.receipt import Receipt, Version
+
+
+_ACTED_ON: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal may act on: the control characters but tab and the end of a line."""
+
+
+class ReaderGone(Exception):
+    """Nobody reads what is printed any more, as behind `| head`: that is no failure."""
 
 
 def prepare(stdout_gone: bool = False) -> None:
@@ -53,13 +64,36 @@ def leave(code: int) -> NoReturn:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line to stdout, or to `stream`; if nobody reads it, that is nobody's error."""
+    """Print a line to stdout, or to `stream`; that nobody reads it, or that it can't be written, changes nothing."""
     stream = stream or sys.stdout
     try:
-        stream.write(text + "\n")
-        stream.flush()
+        _write(text, stream)
     except (OSError, ValueError):
         _forget(2 if stream is sys.stderr else 1)
+
+
+def tell(text: str) -> None:
+    """Print to stdout what the command was given for. Raises OutputFailed where it can't be written, ReaderGone where
+    nobody reads it: then there is no reason to go on."""
+    try:
+        _write(text, sys.stdout)
+    except (OSError, ValueError) as error:
+        _forget(1)
+        if isinstance(error, ValueError) or error.errno == errno.EPIPE:
+            raise ReaderGone from None
+        raise OutputFailed(f"the output can't be written ({error.strerror})") from None
+
+
+def _write(text: str, stream: TextIO) -> None:
+    if stream.isatty():  # a file, or another program, gets what it is
+        text = _ACTED_ON.sub(lambda found: _escaped(found[0]), text)
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def has_bars() -> bool:
+    """Say if stderr is a terminal that can draw bars."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 def say_error(error: RelayError) -> None:
@@ -73,7 +107,11 @@ def plain(text: str) -> str:
     """Return text with everything escaped that a terminal might act on: stores choose etags and error texts."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 def in_columns(name: str, value: str) -> str:

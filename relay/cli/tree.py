@@ -16,8 +16,8 @@ from rich.filesize import decimal
 from relay.api.progress import Rate
 from relay.api.told import brief, summary
 from relay.cli.durable import STOPPED, accepted, failures, held, worked
-from relay.cli.shown import Members, bytes_done, bytes_in, bytes_moved, exit_of, head, table
-from relay.cli.terminal import in_columns, plain, say
+from relay.cli.shown import Members, bytes_done, bytes_in, bytes_moved, exit_of, failed_line, head, table
+from relay.cli.terminal import has_bars, in_columns, plain, say
 from relay.engine.claimer import Active, Claimer
 from relay.engine.order import Order
 from relay.engine.outcome import Outcome
@@ -45,7 +45,7 @@ def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet
             f"relay: going on with migration {migration.number}: {done:,} objects are there already{held(migration)}",
             sys.stderr,
         )
-    watch = Watch(ledger, migration.id)
+    watch = Watch(ledger, migration.id, shown=not quiet)
     claimer = Claimer(ledger, runner, slots, migration.id, watch.ended, watch.moved)
     with _display(quiet) as show:
         code = worked(claimer, (lambda: None) if quiet else lambda: show(watch, claimer), LOOK_SECONDS)
@@ -67,7 +67,10 @@ class Watch:
 
     ledger: Ledger
     id: str
-    failures: deque[tuple[str, RelayError]] = field(default_factory=deque)
+    shown: bool = True
+    """Somebody is told of failures as they come; else none is kept."""
+    failures: deque[str] = field(default_factory=deque)
+    """A line for each that nobody was told of yet: an error itself would keep its traceback, and what that holds."""
     bytes_here: int = 0
     """What this process has moved, of objects that it works on no more."""
     started: float = field(default_factory=monotonic)
@@ -76,15 +79,15 @@ class Watch:
 
     def ended(self, claim: Claim, end: Outcome | RelayError) -> None:
         """Take note of one transfer's end."""
-        if isinstance(end, RelayError):
-            self.failures.append((claim.name, end))
+        if self.shown and isinstance(end, RelayError):
+            self.failures.append(failed_line(claim.name, end.side, end.message))
 
     def moved(self, count: int) -> None:
         """Take note of bytes that were moved here, of an object of which no more are."""
         self.bytes_here += count
 
-    def fresh_failures(self) -> Iterator[tuple[str, RelayError]]:
-        """Yield the failures that were not yielded yet."""
+    def fresh_failures(self) -> Iterator[str]:
+        """Yield a line for each failure that none was yielded of yet."""
         while self.failures:
             yield self.failures.popleft()
 
@@ -105,13 +108,12 @@ Show = Callable[[Watch, Claimer], None]
 def _display(quiet: bool) -> AbstractContextManager[Show]:
     if quiet:
         return nullcontext(lambda *_: None)
-    return _bars() if sys.stderr.isatty() else nullcontext(_Lines().show)
+    return _bars() if has_bars() else nullcontext(_Lines().show)
 
 
 def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
-    for name, error in watch.fresh_failures():
-        side = f"{error.side}: " if error.side in ("source", "destination") else ""
-        tell(f"relay: {plain(name) or 'the object'} failed: {side}{plain(error.message)}")
+    for line in watch.fresh_failures():
+        tell(line)
 
 
 def _head(watch: Watch, claimer: Claimer) -> tuple[Members, int, str]:
@@ -124,19 +126,19 @@ def _head(watch: Watch, claimer: Claimer) -> tuple[Members, int, str]:
 @contextmanager
 def _bars() -> Iterator[Show]:
     # Here and not above: rich's console takes some hundredths of a second that only who sees the bars need wait.
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeElapsedColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+    from relay.cli.bars import bars
+
+    with bars(TimeElapsedColumn) as progress:
         whole = progress.add_task("", total=None)
         rows: dict[int, Any] = {}
 
         def show(watch: Watch, claimer: Claimer) -> None:
-            _failures(watch, lambda line: progress.console.print(line, markup=False, highlight=False, style="red"))
+            _failures(watch, progress.tell)
             told, done, text = _head(watch, claimer)
-            progress.update(whole, description=text, total=bytes_in(told) or None, completed=done)
+            progress.head = (text,)
+            progress.update(whole, total=bytes_in(told) or None, completed=done)
             largest = sorted(claimer.active.values(), key=lambda a: a.transfer.total or 0, reverse=True)[:SHOWN]
             _rows(progress, rows, largest)
             progress.refresh()

@@ -14,7 +14,7 @@ from rich.filesize import decimal
 
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
-from relay.cli.terminal import say
+from relay.cli.terminal import has_bars, say
 from relay.engine.share import Sharing
 from relay.engine.transfer import Transfer
 
@@ -36,27 +36,21 @@ def display(quiet: bool) -> AbstractContextManager[Show]:
     """Return what shows how far a transfer is: a bar on a terminal, else a line now and then."""
     if quiet:
         return nullcontext(lambda _: None)
-    return _bar() if sys.stderr.isatty() else nullcontext(_Lines().show)
+    return _bar() if has_bars() else nullcontext(_Lines().show)
 
 
 @contextmanager
 def _bar() -> Iterator[Show]:
     # Here and not above: rich's console takes some hundredths of a second that only who sees the bar need wait.
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description:<9}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
+    from relay.cli.bars import bars
+
+    with bars(DownloadColumn, TimeRemainingColumn, wide=(TransferSpeedColumn,)) as progress:
         task = progress.add_task("waiting", total=None)
 
         def show(transfer: Transfer | Sharing) -> None:
-            progress.update(task, description=transfer.phase, completed=transfer.bytes, total=transfer.total)
+            progress.update(task, description=f"{transfer.phase:<9}", completed=transfer.bytes, total=transfer.total)
             progress.refresh()
 
         yield show

@@ -6,13 +6,12 @@ something is claimed (`claimer.py`).
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Any
 
 from relay.engine.leftovers import lost_tokens, token
 from relay.engine.outcome import Outcome
 from relay.engine.terms import Known
+from relay.foreign import http_text
 from relay.ledger.rows import Claim, Settlement
 from relay.receipt import State, Version
 
@@ -20,9 +19,7 @@ from relay.receipt import State, Version
 def known_of(claim: Claim, empty: bool) -> Known:
     """Return what is known of a claimed object before its transfer; `empty` says that its migration's destination was,
     when that began."""
-    modified = claim.modified
-    when = format_datetime(datetime.fromtimestamp(modified, UTC), usegmt=True) if modified is not None else None
-    listed = Version(claim.size, claim.etag, when) if claim.name else None
+    listed = Version(claim.size, claim.etag, http_text(claim.modified)) if claim.name else None
     digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
     return Known(
         listed=listed,

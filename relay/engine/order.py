@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from relay.engine.levels import refuse_unprovable
 from relay.engine.plan import IfExists, Metadata, Plan, Verify
-from relay.errors import ConfigError, SameObject
+from relay.errors import ConfigError, SameObject, UnsafeKey
 from relay.headers import Headers
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
@@ -123,6 +123,14 @@ def _listed_at(source: Location, url: str) -> Location:
     return replace(found, headers=source.headers) if found.origin == source.origin else found
 
 
+def _refuse_folder(name: str) -> None:
+    """Raise UnsafeKey for a folder that could not be listed: its own page is no object. A retry lists it again."""
+    if name.endswith("/"):
+        raise UnsafeKey(
+            "it is a folder, and no object", hint="Retry the migration: what could not be listed is listed again."
+        )
+
+
 TURNS = 4
 """So often a name repeats a path that ends as the destination does, before it is taken for what was written there."""
 
@@ -210,6 +218,7 @@ class Job:
         this migration itself wrote."""
         source, destination = self.source, self.destination
         if self.recursive:
+            _refuse_folder(claim.name)
             _refuse_output(claim.name, destination)
             source = _listed_at(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from relay.digest import Digests
-from relay.engine.unchanged import when
 from relay.engine.window import COMBINED
 from relay.errors import SourceChanged
+from relay.foreign import http_date
 from relay.receipt import Version
 from relay.stores.interfaces import Found, PartLimits
 
@@ -59,7 +59,7 @@ def _newer(found: Version, listed: Version) -> bool:
         return bool(found.size) and (found.etag or found.last_modified) is not None
     if None not in (listed.etag, found.etag) and listed.etag != found.etag:
         return True
-    ours, theirs = when(listed.last_modified), when(found.last_modified)
+    ours, theirs = http_date(listed.last_modified), http_date(found.last_modified)
     return ours is not None and theirs is not None and ours != theirs
 
 

@@ -153,7 +153,7 @@ class Surveyor:
             yield Listed("", found.version.size if isinstance(found, Found) else None)
             return
         for entry in source.list(self.job.source, True):
-            if not entry.folder:
+            if not entry.is_listed_further:
                 yield as_listed(entry)
 
     def _against(self, one: Listed) -> str | None:

@@ -6,6 +6,7 @@ Decided here: what of a listing is kept, and how much at a time. Never here: wha
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,11 +33,11 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
     """
     cursor = listing.cursor or ""
     for page in pages(entries, PAGE):
-        listed = [as_listed(entry) for entry in page if not entry.folder]
+        listed = [as_listed(entry) for entry in page if not entry.is_listed_further]
         if any(one.url for one in listed):
             clashes = ledger.clashes(listing, listed)
             listed = [_renamed(one) if one.name in clashes else one for one in listed]
-        cursor = next((entry.name for entry in reversed(page) if not UNSAFE_CHARACTERS.search(entry.name)), cursor)
+        cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
         wanted = ledger.add_page(listing, listed, cursor)
         reach("after-page")
@@ -63,18 +64,30 @@ def as_listed(entry: Entry) -> Listed:
     """Return an entry as it is written, with the reason why it can't be moved where that shows already."""
     modified = entry.modified.timestamp() if entry.modified else None
     if UNSAFE_CHARACTERS.search(entry.name):
-        # No database takes all of these, and no destination should.
-        name = entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        readable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
-        return Listed(readable, entry.size, error=_UNSAFE)
+        return Listed(_readable(entry.name), entry.size, error=_UNSAFE)  # no database takes all of these
     error = None if entry.error is None else told(entry.error)
     return Listed(entry.name, entry.size, entry.etag, modified, entry.url, as_hex(entry.digests), error)
 
 
+def _readable(name: str) -> str:
+    """Return a name that can be written for one that is not safe, and that no other object has: with the backslashes
+    alone it might be the honest name of another."""
+    raw = name.encode("utf-8", "surrogatepass" if _LONE.search(name) else "surrogateescape")
+    text = raw.decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text) + _mark(raw)
+
+
+def _mark(what: bytes) -> str:
+    return f" ~{hashlib.sha256(what).hexdigest()[:8]}"
+
+
+_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Half of a character, which stands for no byte (PEP 383): XML and JSON can hold such."""
+
+
 def _renamed(one: Listed) -> Listed:
     """Give an object whose name another URL of the list has too a name of its own, under which it fails."""
-    mark = hashlib.sha256((one.url or "").encode()).hexdigest()[:8]
-    return Listed(f"{one.name} ~{mark}", one.size, error=_CLASH)
+    return Listed(one.name + _mark((one.url or "").encode()), one.size, error=_CLASH)
 
 
 _CLASH = {

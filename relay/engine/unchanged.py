@@ -5,10 +5,8 @@ Decided here: what counts as the same, the strongest reason first. Never here: w
 
 from __future__ import annotations
 
-from datetime import datetime
-from email.utils import parsedate_to_datetime
-
 from relay.digest import compare
+from relay.foreign import http_date
 from relay.receipt import Version
 
 
@@ -25,15 +23,7 @@ def unchanged(source: Version, destination: Version) -> str | None:
         return None
     if agreeing is not None:
         return f"unchanged: the same size and {agreeing}"
-    ours, theirs = when(source.last_modified), when(destination.last_modified)
+    ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
     if ours is not None and theirs is not None and theirs >= ours:
         return "unchanged: the same size, and not older"
     return None
-
-
-def when(text: str | None) -> datetime | None:
-    """Return the moment that an HTTP date names; None for none, or for what is no date."""
-    try:
-        return parsedate_to_datetime(text) if text else None
-    except ValueError:
-        return None

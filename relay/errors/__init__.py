@@ -22,6 +22,7 @@ The tree; each is in the file that is named behind its root:
     ├─ Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining
     ├─ LedgerFailed (LedgerBusy)  MigrationUnknown  IllegalTransition  LeaseLost
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server that it speaks to
+    ├─ OutputFailed            the terminal's own
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
     │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied
@@ -43,6 +44,7 @@ from relay.errors.own import (
     LedgerFailed,
     MigrationUnknown,
     NotRelay,
+    OutputFailed,
     Overloaded,
     ServerRefused,
     ServerUnreachable,
@@ -159,6 +161,7 @@ __all__ = [
     "MissingMember",
     "NotFound",
     "NotRelay",
+    "OutputFailed",
     "Overloaded",
     "PermissionDenied",
     "PortDenied",

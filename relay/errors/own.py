@@ -40,6 +40,13 @@ class LedgerBusy(LedgerFailed):
     default_hint = "Try again; if it keeps happening, look at who else has the file open."
 
 
+class OutputFailed(RelayError):
+    """What a command was given for can't be written to its output."""
+
+    code, title = "output-failed", "The output can't be written"
+    default_hint = "Look at the disk that the output goes to, and give the command again."
+
+
 class MigrationUnknown(RelayError):
     """There is no migration, or no transfer, of this id."""
 

@@ -193,8 +193,12 @@ def act(connection: Connection, id: str, verb: str, secret: Mapping[str, Any] | 
         changed |= {"error": None}
     if verb == "retry":
         changed |= {"error": None, "listing": "due" if found.listing == "failed" else found.listing}
-    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
     changes = Changes()
+    if (
+        verb == "retry" and found.listing != "none" and _forget_refused(connection, found.id, changes)
+    ):  # it is listed again, from the beginning
+        changed |= {"listing": "due", "cursor": None}
+    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
     if verb == "cancel":
         _all(connection, found.id, "queued", "cancel", changes)
     if verb == "retry":
@@ -254,6 +258,16 @@ def _all(connection: Connection, id: str, state: str, verb: str, changes: Change
     changes.add(id, to, count, int(size or 0))
     if verb == "retry":
         changes.retried(id, -int(retries or 0))
+
+
+def _forget_refused(connection: Connection, id: str, changes: Changes) -> int:
+    """Forget what a listing refused, which nobody has ever claimed, so that another listing tells of it; return how
+    many that were. What that changes in the tallies goes to `changes`."""
+    never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0)
+    refused = (transfers.c.migration_id == id) & (transfers.c.state == "failed") & never
+    sizes = connection.execute(delete(transfers).where(refused).returning(transfers.c.size)).scalars().all()
+    changes.add(id, "failed", -len(sizes), -sum(size or 0 for size in sizes))
+    return len(sizes)
 
 
 # -- their end

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
+from relay.foreign import http_date
 from relay.location import Location
 from relay.wire.http1 import Fields, Head
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
-_IMF_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def transcoded(head: Head) -> bool:
@@ -49,22 +47,6 @@ def retry_after(text: str | None, now: datetime | None = None) -> float | None:
         return float(text[:12])
     when = http_date(text)
     return None if when is None else max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
-
-
-def http_date(text: str | None) -> datetime | None:
-    """Read an HTTP date (RFC 9110 section 5.6.7); None for none, or for what is no date."""
-    if not text:
-        return None
-    found = _IMF_DATE.fullmatch(text)
-    try:
-        if found:  # the form that everybody writes today, at half the cost
-            day, month, *rest = found.groups()
-            year, hour, minute, second = map(int, rest)
-            return datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
-        when = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 TAG_CHARACTERS = 1024

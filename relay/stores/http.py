@@ -32,12 +32,12 @@ from relay.errors import (
     UnsafeKey,
     Unsupported,
 )
+from relay.foreign import http_date
 from relay.location import Location, redirected
 from relay.receipt import Version
 from relay.stores.fields import (
     carried,
     content_range,
-    http_date,
     printable,
     retry_after,
     transcoded,

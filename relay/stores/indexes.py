@@ -13,11 +13,11 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from relay.foreign import count, http_date, iso_date, whole
 from relay.stores.interfaces import Entry
 
 ACCEPT = "application/json, text/html;q=0.9"
@@ -58,18 +58,14 @@ def _row(row: dict[str, Any]) -> Entry | None:
     if not _is_name(name) or row.get("type") == "other":
         return None
     size = row.get("size")
-    exact = size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 and not folder else None
+    exact = None if folder else whole(size)
     return Entry(f"{name}/" if folder else name, exact, None, _when(row.get("mod_time") or row.get("mtime")))
 
 
 def _when(text: Any) -> datetime | None:
     if not isinstance(text, str):
         return None
-    try:
-        found = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    return found if found.tzinfo else None
+    return iso_date(text) if text[:1].isdigit() else http_date(text)
 
 
 # -- HTML
@@ -92,7 +88,7 @@ def _entries(page: _Page, path: str) -> Iterator[Entry]:
         name = linked(href, path)
         if name is not None:
             size = _EXACT.match(behind) if not name.endswith("/") else None
-            yield Entry(name, int(size[1]) if size else None)
+            yield Entry(name, count(size[1]) if size else None)
 
 
 def linked(href: str, path: str) -> str | None:

@@ -81,12 +81,20 @@ class Entry:
     """Where it is, if not below what was listed. It may hold secrets."""
     digests: Digests = field(default_factory=dict)
     error: RelayError | None = None
-    """Why it can't be moved, where that shows already."""
+    """Why it can't be moved, or listed, where that shows already: its own failure, and nobody else's."""
+    after: str | None = None
+    """Behind what a later listing may go on, once all entries up to this one are kept: '' is the beginning, None says
+    nothing of it, and what an earlier entry said holds on."""
 
     @property
     def folder(self) -> bool:
         """Whether it is a folder."""
         return self.name.endswith("/")
+
+    @property
+    def is_listed_further(self) -> bool:
+        """Whether it is a folder that only a listing of its own tells more of."""
+        return self.folder and self.error is None
 
 
 @dataclass(frozen=True)
@@ -189,9 +197,11 @@ class Source(Protocol):
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """Yield what a folder holds, page by page as it is asked for: nothing grows with the number of objects.
 
-        `after` is the last name that an earlier listing gave: a store that can goes on behind it, others begin anew.
-        `recursive` gives all objects below it instead, without folders. A folder that is not there may be one that
-        is empty. Raises StoreError, NotFound, ProtocolViolation; Unsupported where a store has no listing.
+        `after` is what an entry of an earlier listing said that a later one may go on behind; others begin anew.
+        `recursive` gives all objects below it instead, without folders but those that can't be listed. What is wrong
+        with one entry, or with one folder below, is that entry's error; a folder that is not there may be one that is
+        empty. Raises StoreError, NotFound, ProtocolViolation for the folder itself; Unsupported where a store has no
+        listing.
         """
 
 

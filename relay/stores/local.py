@@ -197,8 +197,14 @@ class LocalStore:
         while waiting:
             folder = waiting.pop()
             here = root / os.fsdecode(folder.encode(*UTF_8))
-            with self._told(location):
+            try:
                 found = in_native_thread(partial(scanned, folders, here, self._failed))
+            except (OSError, RelayError) as error:
+                failed = self._failed(error, f"{location}{folder}") if isinstance(error, OSError) else error
+                if not folder:
+                    raise failed from None
+                yield Entry(folder, error=failed)
+                continue
             for entry in found:
                 entry = replace(entry, name=folder + entry.name)
                 if entry.folder and recursive:

@@ -16,14 +16,12 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from relay.errors import ConnectionLost, RelayError, ReservedKey, Side, SourceChanged, Unsupported
+from relay.foreign import http_text, moment
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry
 from relay.stores.local_folders import Folders
@@ -60,10 +58,7 @@ def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
     the system does not tell."""
     tag = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
     etag = f'"{"-".join(f"{number:x}" for number in tag)}"'
-    modified = None
-    with suppress(ValueError, OverflowError, OSError):  # a year that no calendar of ours has
-        modified = formatdate(found.st_mtime, usegmt=True)
-    return Version(size=found.st_size if sized else None, etag=etag, last_modified=modified)
+    return Version(size=found.st_size if sized else None, etag=etag, last_modified=http_text(found.st_mtime))
 
 
 def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:
@@ -190,17 +185,17 @@ def scanned(folders: Folders, folder: Path, failed: Failed) -> list[Entry]:
     What can't be moved is there with its error; what vanishes meanwhile is not.
     """
     with folders.opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor, os.scandir(descriptor) as rows:
-        found = [_entry(folders, folder / row.name, row, failed) for row in rows]
+        found = [_entry(folders, folder, row, failed) for row in rows]
     return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.name)
 
 
-def _entry(folders: Folders, path: Path, row: os.DirEntry[str], failed: Failed) -> Entry | None:
+def _entry(folders: Folders, folder: Path, row: os.DirEntry[str], failed: Failed) -> Entry | None:
     name = os.fsencode(row.name).decode(*UTF_8)
     try:
         if row.is_dir(follow_symlinks=False):
             return Entry(f"{name}/")
         if row.is_symlink():
-            found = folders.stat(path)
+            found = folders.stat(folder / row.name)
             if stat.S_ISDIR(found.st_mode):
                 return Entry(name, error=_left_out("a link to a folder is not followed", "Move that folder by itself."))
         else:
@@ -216,19 +211,11 @@ def _entry(folders: Folders, path: Path, row: os.DirEntry[str], failed: Failed) 
     if name.startswith(PREFIX) and name.endswith(SUFFIX):
         why = f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads"
         return Entry(name, found.st_size, error=ReservedKey(why, side="source", hint="Rename it, if it is none."))
-    return Entry(name, found.st_size, version_of(found).etag, _moment(found.st_mtime))
+    return Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))
 
 
 def _left_out(why: str, hint: str) -> RelayError:
     return Unsupported(why, side="source", hint=hint)
-
-
-def _moment(seconds: float) -> datetime | None:
-    """Return when that is, or None for a year that no calendar of ours has."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def _special(mode: int) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from relay.digest import Digests
 from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTimeout, UploadGone
+from relay.foreign import count
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.fields import whole
@@ -99,8 +100,9 @@ class NextcloudStore(WebDavStore):
         """As PartsDestination.stored_parts, by listing their folder."""
         found = []
         for entry in self._members(_uploads(upload.location, upload.id)):
-            if entry.name.isdigit() and entry.size is not None:
-                found.append(Part(int(entry.name), entry.size, entry.etag or "", checked=False))
+            number = count(entry.name)
+            if number is not None and entry.size is not None:
+                found.append(Part(number, entry.size, entry.etag or "", checked=False))
         return tuple(sorted(found, key=lambda part: part.number))
 
     def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:

@@ -42,9 +42,10 @@ from relay.errors import (
     UploadGone,
 )
 from relay.failpoints import reach
+from relay.foreign import count, http_date
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.fields import carried, http_date, whole
+from relay.stores.fields import carried, whole
 from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Unknown, Upload
 from relay.stores.metadata import CARRIED, TAGGING, USER
 from relay.stores.s3_answers import (
@@ -276,9 +277,9 @@ class S3Store(S3Uploading):
         root = self._parsed(self._page(response), upload.location)
         found = []
         for row in root.iterfind("{*}Part"):
-            number, size = row.findtext("{*}PartNumber") or "", row.findtext("{*}Size") or ""
-            if number.isdigit() and size.isdigit():
-                found.append(Part(int(number), int(size), row.findtext("{*}ETag") or "", checked=False))
+            number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
+            if number is not None and size is not None:
+                found.append(Part(number, size, row.findtext("{*}ETag") or "", checked=False))
         truncated = (root.findtext("{*}IsTruncated") or "").lower() == "true"
         return found, (root.findtext("{*}NextPartNumberMarker") or "") if truncated else ""
 

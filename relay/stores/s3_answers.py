@@ -10,7 +10,6 @@ import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
@@ -31,7 +30,8 @@ from relay.errors import (
     UnsafeKey,
     UploadGone,
 )
-from relay.location import Location
+from relay.foreign import count, iso_date
+from relay.location import UNSAFE_CHARACTERS, Location
 from relay.stores.fields import printable, whole
 from relay.stores.interfaces import Entry
 from relay.wire.http1 import Head
@@ -166,14 +166,12 @@ def entries(page: Element, prefix: str, location: Location, side: Side) -> Itera
     key, size, etag, when = (f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified"))
     for row in page.iterfind(f"{space}Contents"):
         told = {cell.tag: cell.text or "" for cell in row}
-        name = below(told.get(key, ""))
-        if name:
-            length, tag = told.get(size, ""), told.get(etag)
-            bytes = int(length) if length.isdigit() else None
-            if name.endswith("/") and bytes != 0:
-                yield Entry(f"{name}(an object)", bytes, error=_ends_in_slash())
-            else:
-                yield Entry(name, bytes, whole(tag), _when(told.get(when)))
+        name, tag = below(told.get(key, "")), told.get(etag)
+        bytes, after = count(told.get(size)), None if UNSAFE_CHARACTERS.search(name) else name or None
+        if (not name or name.endswith("/")) and bytes != 0:
+            yield Entry(f"{name}(an object)", bytes, error=_ends_in_slash(), after=after)
+        elif name:
+            yield Entry(name, bytes, whole(tag), iso_date(told.get(when)), after=after)
 
 
 def _ends_in_slash() -> UnsafeKey:
@@ -188,21 +186,14 @@ def unfinished(page: Element) -> Iterator[tuple[str, str, float]]:
     decode = _unquoted if page.findtext("{*}EncodingType") == "url" else str
     for row in page.iterfind("{*}Upload"):
         upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
-        begun = _when(when)
+        begun = iso_date(when)
         if upload and key and begun is not None:
-            yield upload, decode(key), (begun if begun.tzinfo else begun.replace(tzinfo=UTC)).timestamp()
+            yield upload, decode(key), begun.timestamp()
 
 
 def _unquoted(text: str) -> str:
     """Return a key without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
     return unquote_plus(text, errors="surrogateescape")
-
-
-def _when(text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
 
 
 def error_region(head: Head, text: str) -> str | None:

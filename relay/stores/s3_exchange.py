@@ -24,8 +24,9 @@ from relay.errors import (
     SourceChanged,
     Unavailable,
 )
+from relay.foreign import http_date
 from relay.location import Location
-from relay.stores.fields import http_date, retry_after
+from relay.stores.fields import retry_after
 from relay.stores.http import HttpStore
 from relay.stores.s3_answers import CODES, error_region, error_told, parsed
 from relay.stores.s3_endpoint import Endpoint

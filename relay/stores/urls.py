@@ -20,6 +20,7 @@ from typing import Final
 
 from relay.digest import ALGORITHMS, Digests
 from relay.errors import InvalidURL, NotFound, ProtocolViolation, RelayError, RequestError, Side, Unsupported
+from relay.foreign import count
 from relay.identity import query_of_identity
 from relay.location import Location, parse_location
 from relay.receipt import Version
@@ -167,15 +168,15 @@ def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Ent
         if wrong is not None:
             raise InvalidURL(wrong)
         location = parse_location(row.get("url", ""))
-        size = row.get("size") or None
-        if size is not None and not (size.isascii() and size.isdigit() and len(size) < 20):
+        size = count(row.get("size"))
+        if size is None and row.get("size"):
             raise InvalidURL("its size is no number of bytes")
         digests = _digests(row)
         name = row.get("name") or _name(location)
     except RequestError as error:
         error.message = f"line {number} of the list: {error.message}"
         return Entry(f"line {number}", error=error)
-    return Entry(name, int(size) if size else None, url=row["url"], digests=digests)
+    return Entry(name, size, url=row["url"], digests=digests)
 
 
 def _name(location: Location) -> str:

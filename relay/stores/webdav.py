@@ -32,9 +32,10 @@ from relay.errors import (
     StoreTimeout,
     Unavailable,
 )
+from relay.foreign import count, http_date
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.fields import http_date, whole
+from relay.stores.fields import whole
 from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Stored, Unknown, check_segments, unpublished_name
 from relay.stores.kinds import Given
@@ -371,7 +372,7 @@ class WebDavStore(HttpStore):
         size = texts.get("{DAV:}getcontentlength", "")
         return Entry(
             name,
-            int(size) if size.isdigit() else None,
+            count(size),
             whole(texts.get("{DAV:}getetag")),
             http_date(texts.get("{DAV:}getlastmodified")),
         )

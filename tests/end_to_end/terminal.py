@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +46,29 @@ class Terminal:
         out, err = process.communicate(timeout=100)
         assert "Traceback" not in out + err, err
         return process.returncode, out, err
+
+    def on_a_tty(self, *words: str, columns: int = 100, **more: str) -> tuple[int, str]:
+        """Run a command with a terminal of so many columns; return its exit code and all that came to it."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "relay", *words],
+            cwd=ROOT,
+            env=environment(**{"TERM": "xterm", **self._settings, **more}),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        pieces = []
+        with suppress(OSError):  # EIO: the other end is closed
+            while piece := os.read(ours, 65536):
+                pieces.append(piece)
+        os.close(ours)
+        text = b"".join(pieces).decode(errors="replace")
+        code = process.wait(timeout=60)
+        assert "Traceback" not in text, text
+        return code, text
 
     def tree(self, source: object, destination: object, *words: str, **more: str) -> tuple[int, dict[str, Any]]:
         """Migrate a tree; return the exit code and the summary."""

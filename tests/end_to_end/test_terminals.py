@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -43,7 +44,149 @@ def test_b87_nobody_reads_what_is_printed(terminal: Terminal, words: tuple[str, 
         timeout=60,
         check=False,
     )
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    # What a command is for, and can't be written to a full disk, is a failure; what was moved is moved all the same.
+    code = 1 if stdout == "> /dev/full" and words[0] != "migrate" else 0
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert ("No space left" in done.stderr) == bool(code)
+
+
+PRODUCTS = [
+    ("ls", "from/"),
+    ("ls", "-r", "-l", "from/"),
+    ("ls", "--json", "from/"),
+    ("plan", "-r", "from/", "new/"),
+    ("plan", "--json", "from/plain", "new/"),
+    ("status",),
+    ("status", "1"),
+    ("status", "--json"),
+    *(("report", "1", "--format", form) for form in ("table", "jsonl", "csv", "html")),
+    ("remotes",),
+    ("doctor", "to/"),
+]
+
+
+@pytest.mark.parametrize("words", PRODUCTS, ids=" ".join)
+def test_what_a_command_is_for_is_written_or_the_command_fails(terminal: Terminal, words: tuple[str, ...]) -> None:
+    assert terminal.run("migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to", "-q")[0] == 0
+    environment = {**os.environ, "RELAY_LEDGER": f"sqlite:///{terminal.ledger}", "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-m", "relay", *words]
+    for place, code in (("/dev/full", 1), ("/dev/null", 0)):
+        with open(place, "w") as output:
+            done = subprocess.run(
+                command,
+                cwd=terminal.home,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+            )
+        assert (done.returncode, "output can't be written" in done.stderr) == (code, bool(code)), done.stderr
+    assert sorted(path.name for path in (terminal.home / "to").iterdir()) == sorted(NAMES)  # doctor leaves nothing
+
+
+def test_a_listing_that_nobody_reads_ends(terminal: Terminal) -> None:
+    """As behind `| head`: this one has no end of its own."""
+    program = """
+from itertools import count
+from relay.cli.__main__ import run
+from relay.stores.interfaces import Entry
+from relay.stores.local import LocalStore
+LocalStore.list = lambda *_: (Entry(str(number)) for number in count())
+run()
+"""
+    command = f"{sys.executable} -c '{program}' ls -r from/ | head -1"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=terminal.home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+HOSTILE = [
+    "a[/b]",
+    "[red]x[/red]",
+    "[link=https://evil.example]y",
+    ":smile:",
+    "esc\x1b]0;owned\x07",
+    "c1\x9b31m",
+    "two\nlines",
+    "wide" + "\u5bbd" * 60,
+    "l" * 250,
+    "\u202ebidi",
+    "-rf",
+    "%s{}",
+    "~",
+    "caf\udce9",
+]
+"""Names that a terminal, or what draws in it, might act on."""
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Terminal:
+    for name in HOSTILE:
+        path = tmp_path / "from" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return Terminal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "more"), [(40, {"NO_COLOR": "1"}), (100, {**PLAIN_C, "TERM": "dumb"})], ids=["narrow", "dumb"]
+)
+def test_no_name_acts_on_a_terminal(hostile: Terminal, columns: int, more: dict[str, str]) -> None:
+    here = f"{hostile.home}/from"
+    said = {
+        words: hostile.on_a_tty(*words, columns=columns, **more)
+        for words in [
+            ("migrate", "-r", here, f"{hostile.home}/to"),
+            ("migrate", f"{here}/a[/b]", f"{hostile.home}/to/"),
+            ("migrate", f"{here}/esc\x1b]0;owned\x07", f"{hostile.home}/to/"),
+            ("ls", "-r", "-l", here),
+            ("ls", "--json", here),
+            ("plan", "-r", here, f"{hostile.home}/new"),
+            ("status",),
+            ("status", "1"),
+            ("watch", "1"),
+            *(("report", "1", "--format", form) for form in ("table", "jsonl", "csv", "html")),
+            ("report", "\x1b]0;owned\x07"),
+            ("cancel", "\x1b]0;owned\x07"),
+            ("migrate", "-r", here, "\x1b]0;owned\x07", "\x1b]0;owned\x07"),
+            ("ls", "nowhere:\x1b]0;owned\x07"),
+            ("\x1b]0;owned\x07",),
+        ]
+    }
+    for words, (code, text) in said.items():
+        assert code in (0, 1, 2), (words, text)
+        assert "\x1b]0;owned" not in text and "\x9b31m" not in text and "\u202e" not in text, (words, text)
+    moved = said["migrate", "-r", here, f"{hostile.home}/to"]
+    assert moved[0] == 1
+    assert "9 verified" in moved[1] and "5 failed" in moved[1]
+    listed = said["ls", "-r", "-l", here][1].splitlines()
+    assert len(listed) == len(HOSTILE)
+    assert any(line.endswith("[red]x[/red]") for line in listed) and any(line.endswith(":smile:") for line in listed)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_what_runs_is_shown_whole_in_a_narrow_terminal(tmp_path: Path, columns: int) -> None:
+    (tmp_path / "from").mkdir()
+    for name in ("a[/b]:smile:".replace("/", ""), "b" * 200):
+        (tmp_path / "from" / name).write_bytes(bytes(700_000))
+    os.mkfifo(tmp_path / "from" / "pipe")
+    terminal = Terminal(tmp_path)
+    words = ("migrate", "-r", "--bytes-per-second", "1M", f"{tmp_path}/from", f"{tmp_path}/to")
+    code, text = terminal.on_a_tty(*words, columns=columns)
+    drawn = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", text.partition("migration ")[0])
+    assert code == 1
+    assert "a[b]:smile:" in drawn
+    assert "1 failed" in " ".join(drawn.split())
+    assert all(len(line) <= columns for line in drawn.replace("\r", "\n").split("\n"))
+    assert "━" in drawn
 
 
 def test_b87_names_are_what_they_are_in_every_locale(terminal: Terminal) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
+import os
+import sys
+import weakref
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,15 +18,18 @@ from relay.api.progress import Rate
 from relay.cli.exits import Exit
 from relay.cli.headers import exposed, read_headers
 from relay.cli.shown import bytes_done, bytes_moved, head
-from relay.cli.terminal import plain, receipt_lines, say
-from relay.cli.tree import named
+from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell
+from relay.cli.tree import Watch, named
 from relay.engine.claimer import Active
 from relay.engine.outcome import Outcome
 from relay.engine.transfer import Transfer
+from relay.engine.tree import as_listed
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
+from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim
 from relay.location import parse_location
 from relay.receipt import Level, Receipt, State, Version
+from relay.stores.interfaces import Entry
 
 
 def test_plain() -> None:
@@ -148,3 +155,49 @@ def test_rate() -> None:
     assert 80 <= rate.add(1000) <= 100
     now = 30.0
     assert rate.add(1000) < 10
+
+
+def test_a_quiet_terminal_keeps_no_failure_and_another_keeps_a_line() -> None:
+    """An error has a traceback, and that the frames of the transfer: kilobytes of each object that failed."""
+    claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
+    for shown, lines in ((True, ["relay: a\\tb failed: source: it\\nis gone"]), (False, [])):
+        watch = Watch(cast(Ledger, None), "m", shown=shown)
+        error = errors.NotFound("it\nis gone", side="source")
+        kept = weakref.ref(error)
+        watch.ended(claim, error)
+        del error
+        assert kept() is None
+        assert list(watch.fresh_failures()) == lines
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a\x01", "a\\x01"),
+        ("a\udc80", "a\\x80"),
+        ("a\udc80", "a\x80"),
+        ("a\u2028", "a\\u2028"),
+        ("a\ud800", "a\\ud800"),
+        ("a\n", "a\\n"),
+        ("a\x01\x02", "a\x01\\x02"),
+    ],
+)
+def test_a_name_that_is_not_safe_gets_a_readable_one_that_no_other_object_has(names: tuple[str, str]) -> None:
+    listed = [as_listed(Entry(name)) for name in names]
+    assert listed[0].name != listed[1].name
+    assert listed[0].error is not None
+    for one in listed:
+        assert one.name.isprintable()
+        one.name.encode()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EPIPE, None])
+def test_what_a_command_is_for_can_not_be_written(monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise ValueError("I/O operation on closed file") if code is None else OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("relay.cli.terminal._forget", lambda _: None)
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(ReaderGone if code in (errno.EPIPE, None) else errors.OutputFailed):
+        tell("hello")

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER: tuple[str, ...] = (
     "relay.errors",
     "relay.failpoints",
+    "relay.foreign",
     "relay.headers",
     "relay.location",
     "relay.identity",
@@ -50,7 +51,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import what stands above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:10]
+PURE = ORDER[:11]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}

@@ -1,0 +1,81 @@
+"""Numbers and dates that somebody else wrote: each is read here, and nowhere else.
+
+A peer's number may have any number of digits, or digits of another script; its date may lie in the year 33658, or be
+none. So nothing here raises, whatever it is given: what is no number or no date of a kind that relay, its ledger and
+the standard library can hold is None, and stays one object's matter.
+
+Decided here: which numbers and dates are taken. Never here: what one means.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Any, Final
+
+MOST: Final = 2**63 - 1
+"""The largest number that a database keeps, and the longest file."""
+DATE_CHARACTERS: Final = 64
+"""The longest text that may be a date; what the standard library reads of a longer one takes long."""
+_IMF_DATE: Final = re.compile(
+    r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+)
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def count(text: str | None) -> int | None:
+    """Return a number of plain ASCII digits, from 0 to `MOST`; None for every other text."""
+    if not text or len(text) > 19 or not (text.isascii() and text.isdigit()):
+        return None
+    number = int(text)
+    return number if number <= MOST else None
+
+
+def whole(value: Any) -> int | None:
+    """Return a number of a JSON document if it is an integer from 0 to `MOST`, else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST else None
+
+
+def http_date(text: str | None) -> datetime | None:
+    """Read an HTTP date (RFC 9110 section 5.6.7), in UTC; None for none, or for what is no date."""
+    if not text or len(text) > DATE_CHARACTERS:
+        return None
+    found = _IMF_DATE.fullmatch(text)
+    try:
+        if found:  # the form that everybody writes today, at half the cost
+            day, month, *rest = found.groups()
+            year, hour, minute, second = map(int, rest)
+            return datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
+        return _in_utc(parsedate_to_datetime(text))
+    except (ValueError, TypeError, IndexError, OverflowError, ArithmeticError):
+        return None
+
+
+def iso_date(text: str | None) -> datetime | None:
+    """Read a date of ISO 8601, in UTC, which one without a zone is in; None for none, or for what is no date."""
+    if not text or len(text) > DATE_CHARACTERS:
+        return None
+    try:
+        return _in_utc(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _in_utc(when: datetime) -> datetime:
+    """Return a date in UTC. Raises OverflowError where that is another millennium than dates have."""
+    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Return the moment so many seconds after 1970; None for one beyond the years 1 to 9999."""
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def http_text(seconds: float | None) -> str | None:
+    """Return the moment so many seconds after 1970 as an HTTP date; None for one that has none."""
+    when = moment(seconds)
+    return None if when is None else format_datetime(when, usegmt=True)

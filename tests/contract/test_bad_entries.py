@@ -1,0 +1,70 @@
+"""One entry, or one folder below, that can't be listed is that one's failure: all else is listed, and moves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.config import Limits
+from relay.errors import NotFound, PermissionDenied, Rejected, RelayError
+from relay.stores import local
+from relay.stores.local import LocalStore, local_location
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from tests.end_to_end.terminal import Terminal
+
+
+def told(entries: Any) -> dict[str, type[RelayError] | None]:
+    """Return the entries' names with the kinds of their errors."""
+    return {entry.name: entry.error and type(entry.error) for entry in entries}
+
+
+def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "denied/x", "gone/x", "z/y"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "through").symlink_to("a/x")
+    scanned = local.scanned
+
+    def scan(folders: Any, folder: Path, *rest: Any) -> Any:
+        if folder.name == "denied":
+            raise PermissionError(13, "Permission denied")
+        if folder.name == "gone":
+            raise FileNotFoundError(2, "No such file or directory")
+        return scanned(folders, folder, *rest)
+
+    monkeypatch.setattr(local, "scanned", scan)
+    place = local_location(tmp_path, destination=False)
+    found = told(LocalStore(wire, "source", Meter(Limits())).list(place.folder(), True))
+    assert found == {
+        "a": None,
+        "denied/": PermissionDenied,
+        "gone/": NotFound,
+        "loop": Rejected,
+        "through": Rejected,
+        "z/y": None,
+    }
+    monkeypatch.setattr(local, "scanned", lambda *_: scan(None, Path("denied")))
+    with pytest.raises(PermissionDenied):
+        list(LocalStore(wire, "source", Meter(Limits())).list(place.folder(), True))
+
+
+def test_a_retry_lists_again_what_could_not_be_listed(tmp_path: Path) -> None:
+    terminal, source = Terminal(tmp_path), tmp_path / "from"
+    source.mkdir()
+    (source / "a").write_bytes(b"1")
+    (source / "loop").symlink_to("loop")
+    code, told = terminal.tree(source, tmp_path / "to")
+    assert (code, told["objects"]) == (1, {"verified": 1, "failed": 1})
+    (source / "loop").unlink()
+    (source / "loop").write_bytes(b"mended")
+    os.utime(source / "loop", (1e12, 1e12))  # far beyond the year 9999
+    code, told = terminal.tree(source, tmp_path / "to")
+    assert (code, told["objects"]) == (0, {"verified": 2})
+    assert (tmp_path / "to" / "loop").read_bytes() == b"mended"

@@ -1,0 +1,70 @@
+"""Numbers and dates that others wrote: whatever is given, a value that can be kept comes back, or None."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.engine.unchanged import unchanged
+from relay.foreign import MOST, count, http_date, http_text, iso_date, moment, whole
+from relay.receipt import Version
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "²", "١٢", "-1", "+1", "1_000", " 1", "1.0", "1e3", "9" * 19, "9" * 5000, str(MOST + 1), "0x10"]
+)
+def test_what_is_no_number(text: str | None) -> None:
+    assert count(text) is None
+
+
+@pytest.mark.parametrize("number", [0, 1, 10**18, MOST])
+def test_a_number_that_a_database_keeps(number: int) -> None:
+    assert count(str(number)) == whole(number) == number
+    assert count(f"0{number}") == number if number < 10**17 else True
+
+
+@pytest.mark.parametrize("value", [None, True, 1.0, "1", -1, MOST + 1, 10**400, [1]])
+def test_what_is_no_whole_number_of_a_document(value: Any) -> None:
+    assert whole(value) is None
+
+
+@given(st.text())
+def test_no_text_raises(text: str) -> None:
+    number, dates = count(text), (http_date(text), iso_date(text))
+    assert number is None or 0 <= number <= MOST
+    assert all(date is None or date.tzinfo is UTC for date in dates)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sat, 28 Nov 2026 10:00:00 -0000",
+        "Sat, 28 Nov 2026 99999999999:00:00 GMT",
+        "Sat, 28 Nov 33658 10:00:00 GMT",
+        "Sat, 28 Nov 2026 10:00:00 +99999999",
+        "Mon, 01 Jan 0001 00:00:00 +2300",
+        "x" * 100_000,
+    ],
+)
+def test_odd_dates_of_an_object_raise_nothing_anywhere(text: str) -> None:
+    good = "Sat, 28 Nov 2026 10:00:00 GMT"
+    for one, other in ((text, good), (good, text), (text, text)):
+        unchanged(Version(1, last_modified=one), Version(1, last_modified=other))
+
+
+@given(st.floats() | st.integers())
+def test_no_moment_raises(seconds: float) -> None:
+    when, text = moment(seconds), http_text(seconds)
+    assert (when is None) == (text is None)
+
+
+def test_dates_are_in_utc() -> None:
+    assert iso_date("2026-11-28T10:00:00") == datetime(2026, 11, 28, 10, tzinfo=UTC)
+    assert iso_date("2026-11-28T10:00:00+02:00") == datetime(2026, 11, 28, 8, tzinfo=UTC)
+    assert http_date("Sat, 28 Nov 2026 10:00:00 -0000") == datetime(2026, 11, 28, 10, tzinfo=UTC)
+    assert http_text(0) == "Thu, 01 Jan 1970 00:00:00 GMT"
+    assert moment(1e12) is None
