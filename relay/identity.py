@@ -1,22 +1,34 @@
 """When two Locations are the same object, as far as their URLs can tell.
 
-Decided here: what of a URL names the object, and what only opens it or spells it otherwise. Never here: what a server
-knows by two names.
+Decided here: what of a URL names the object, and what only opens it or spells it otherwise; whose account it is spoken
+to with. Never here: what a server knows by two names.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from relay.location import Location, literal_address
+from relay.errors import RequestError
+from relay.location import Location, literal_address, parse_location
 
 # What a signature adds to a query, if the first of each row is in it; without it they are names like others.
 _SIGNATURES: Final = (
     ("x-amz-signature", re.compile(r"x-amz-.*|x-id|response-.*")),
     ("x-goog-signature", re.compile(r"x-goog-.*|response-.*")),
-    ("signature", re.compile(r"signature|expires|awsaccesskeyid|googleaccessid|key-pair-id|policy")),
+    ("x-oss-signature", re.compile(r"x-oss-.*|response-.*")),
+    ("q-signature", re.compile(r"q-.*|x-cos-security-token|response-.*")),
+    (
+        "signature",
+        re.compile(
+            r"signature|expires|(aws|oss)?accesskeyid|googleaccessid|key-pair-id|policy|hash-algorithm|keyname|urlprefix"
+            r"|security-token|x-(amz|obs)-security-token"
+        ),
+    ),
     ("sig", re.compile(r"sig|s[eiprstv]|s[pks]r|srt|sip|sdd|sk[estv]|s[kau]oid|sktid|scid|rsc[cdelt]")),
 )
 
@@ -48,6 +60,68 @@ def same_path(one: Location, other: Location) -> bool:
 def query_of_identity(location: Location) -> list[tuple[bytes, bytes]]:
     """What of a query tells one object from another: no signature, sorted, decoded."""
     return _identity(location)[3]
+
+
+def place_of(location: Location) -> str:
+    """What tells a place from every other: its store, its endpoint, and the whole of its URL but for signatures.
+
+    SECRET, as its query may be. The region in the name of AWS's own hosts is left out: a bucket has one name in all.
+    """
+    host, port, path, query = _identity(location)
+    if location.store in ("s3", "list"):
+        host = _AWS_HOST.sub(r"\g<bucket>s3.\g<gov>\g<rest>", host)
+    method = "POST" if location.method == "POST" else ""
+    pairs = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in query]
+    return json.dumps([location.store, host, port, path.decode("latin-1"), pairs, method])
+
+
+_AWS_HOST: Final = re.compile(
+    r"(?P<bucket>(?:.+\.)?)s3\.(?:dualstack\.)?(?P<gov>(?:us-gov-)?)[a-z0-9-]+\.(?P<rest>amazonaws\.com(?:\.cn)?)"
+)
+
+
+def owner_of(location: Location) -> str:
+    """Whose account a place is spoken to with, where that shows; '' where it does not.
+
+    What is renewed is no part of it: a password, a token, the key that came with one.
+    """
+    owner = location.account.owner if location.account else ""
+    return json.dumps([owner, _user(location)])
+
+
+def _user(location: Location) -> str:
+    """The user of `Authorization: Basic` (RFC 7617)."""
+    for name, value in location.headers:
+        scheme, _, encoded = value.partition(" ")
+        if name.lower() == "authorization" and scheme.lower() == "basic":
+            try:
+                return base64.b64decode(encoded).partition(b":")[0].decode("latin-1")
+            except binascii.Error:
+                return ""
+    return ""
+
+
+_OVER_HTTP: Final = re.compile(r"(?P<before>(?:list\+)?(?:webdav\+)?)(?P<url>https?://.*)", re.I | re.S)
+_PATH: Final = re.compile(r"(?:list\+)?(?:file://|/).*", re.I | re.S)
+
+
+def same_text(one: str, other: str) -> bool:
+    """Whether two texts of a user mean the same place for certain, whatever remotes there are: they are one text, or
+    URLs that differ in their signatures alone."""
+    if one == other:
+        return True
+    ours, theirs = _OVER_HTTP.fullmatch(one), _OVER_HTTP.fullmatch(other)
+    if ours is None or theirs is None or ours["before"].lower() != theirs["before"].lower():
+        return False
+    try:
+        return same_object(parse_location(ours["url"]), parse_location(theirs["url"]))
+    except RequestError:
+        return False
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text of a user tells where it is by itself, and not with a remote's or AWS's settings."""
+    return bool(_OVER_HTTP.fullmatch(text) or _PATH.fullmatch(text))
 
 
 def _identity(location: Location) -> tuple[str, int, bytes, list[tuple[bytes, bytes]]]:

@@ -77,6 +77,10 @@ class Account(Protocol):
     def store(self) -> str:
         """The store's name in the table of stores."""
 
+    @property
+    def owner(self) -> str:
+        """Whose account it is, as far as that shows besides the headers: part of what identifies a migration."""
+
     def shown(self, path: str) -> str:
         """Return how a path at this place is printed, without secrets."""
 

@@ -37,6 +37,7 @@ from relay.engine.claimer import Claimer  # noqa: E402
 from relay.engine.runner import Runner  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
 from relay.ledger.ledger import Ledger  # noqa: E402
+from relay.ledger.rows import SERVER  # noqa: E402
 
 BACK_SECONDS = 1.0
 """How often a database that is away is looked for."""
@@ -47,7 +48,7 @@ def _opened(address: str) -> Ledger:
     does not start takes the whole server with it."""
     while True:
         try:
-            return Ledger.at(address)
+            return Ledger.at(address, SERVER)
         except ConfigError as error:
             if not error.retryable:
                 raise

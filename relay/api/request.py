@@ -15,8 +15,9 @@ from pydantic_core import ErrorDetails
 from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.renewal import Fresh
-from relay.errors import InvalidType, KeyReused, MissingMember, RequestError, UnknownMember
-from relay.ledger.rows import Migration
+from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
+from relay.ledger.migrations import other_places
+from relay.ledger.rows import Migration, Spec
 from relay.location import Location
 from relay.stores.remotes import Remotes
 from relay.stores.urls import as_list
@@ -167,11 +168,11 @@ def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remot
         given = Credentials.model_validate(dict(members))
     except ValidationError as error:
         raise _first(error) from None
-    return Fresh(_fresh_secret(given, migration, remotes), _fresh_urls(given, remotes))
+    return Fresh(_fresh_spec(given, migration, remotes), _fresh_urls(given, remotes))
 
 
-def _fresh_secret(given: Credentials, migration: Migration, remotes: Remotes) -> dict[str, Any] | None:
-    """Return fresh credentials as the ledger keeps them, or None where there are none."""
+def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> Spec | None:
+    """Return the same request with fresh credentials, or None where there are none."""
     if given.source is None and given.destination is None:
         return None
     if given.source is None or given.destination is None:
@@ -188,11 +189,8 @@ def _fresh_secret(given: Credentials, migration: Migration, remotes: Remotes) ->
     )
     spec = order.spec(remotes)
     if (spec.source, spec.destination) != (migration.source, migration.destination):
-        raise KeyReused(
-            "these are other places than those of the migration",
-            hint="Give the same source and destination with fresh credentials, or POST /migrate something new.",
-        )
-    return order.secret()
+        raise other_places()
+    return spec
 
 
 def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:

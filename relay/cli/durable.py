@@ -35,7 +35,9 @@ def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, b
     ledger.renew_secret(found.id, order.secret())
     ledger.trust(found.id)
     verb = VERBS.get(found.state)
-    if verb:
+    if verb == "retry" and order.recursive:
+        ledger.list_again(found.id)  # the source may have more by now, and other objects
+    elif verb:
         ledger.act(found.id, verb)
     return ledger.limit(found.id, order.bounds.given()), False
 

@@ -40,5 +40,5 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
 
 def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> Runner:
     remotes = Remotes(settings.remotes, folders=None)
-    job = Job.of(migration, ledger.secret(migration.id), remotes)
+    job, _ = Job.of(migration, ledger.secret(migration.id), remotes)
     return runner_of(settings, remotes, job.source, job.destination)

@@ -360,6 +360,9 @@ class Claimer:
         while claim.id in self._shares and not self.stopping:
             gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
         try:
+            unlocated = self._jobs.unlocated(claim)
+            if unlocated is not None:
+                return unlocated
             transfer = self._transfer(claim)
             transfer.known = known_of(claim, self._jobs.empty(claim.migration_id))
             transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry))

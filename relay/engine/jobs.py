@@ -14,16 +14,17 @@ from gevent.lock import BoundedSemaphore
 from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.tree import told
-from relay.errors import CredentialsWithdrawn, NotFound, PermissionDenied, RelayError, Unauthenticated, Unsupported
+from relay.errors import ConfigError, LedgerFailed, NotFound, PermissionDenied, RelayError, Unauthenticated, Unsupported
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim
+from relay.ledger.migrations import WITHDRAWN
+from relay.ledger.rows import Claim, Settlement
 from relay.throttle import Throttle
 from relay.wire.meter import Meter
 
 JOBS = 64
 """So many migrations are kept at hand."""
-
-_WITHDRAWN = frozenset({Unauthenticated.code, CredentialsWithdrawn.code, PermissionDenied.code})
+ELSEWHERE_SECONDS = 60.0
+"""How long what another kind of runner may be able to move is left to it."""
 
 
 class Jobs:
@@ -47,13 +48,36 @@ class Jobs:
                 found = self._known(id, renewed) or self._read(id)
         return found
 
+    def unlocated(self, claim: Claim) -> Settlement | None:
+        """Return how a claim is settled whose migration this process can't carry out: it is handed back, and fails
+        never; None where it can. Raises LedgerFailed.
+
+        One of this kind of runner waits for whoever can put it right. One of which it is not known whose it is, since
+        an older relay accepted it, is left to others for a while.
+        """
+        try:
+            self.job(claim.migration_id, claim.renewed)
+        except LedgerFailed:
+            raise
+        except RelayError as error:
+            if self._ledger.migration(claim.migration_id).runner is None:
+                return Settlement(claim, "hand_back", wait=ELSEWHERE_SECONDS)
+            self.pause(claim.migration_id, error)
+            return Settlement(claim, "hand_back")
+        return None
+
     def _known(self, id: str, renewed: int) -> Job | None:
         known, job = self._jobs.get(id, (-1, None))
         return job if known >= renewed else None
 
     def _read(self, id: str) -> Job:
         migration = self._ledger.migration(id)
-        job = Job.of(migration, self._ledger.secret(id), self._runner.remotes)
+        job, spec = Job.of(migration, self._ledger.secret(id), self._runner.remotes)
+        if not self._ledger.is_at(id, spec):
+            raise ConfigError(
+                f"migration {migration.number} was accepted for other places than its texts mean here by now",
+                hint="Give its remotes and endpoints back as they were, and resume it; or move it as a new migration.",
+            )
         self._empty[id] = migration.destination_empty
         self._jobs.pop(id, None)
         for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
@@ -119,7 +143,7 @@ class Jobs:
         if self._passed.get(claim.migration_id) == claim.renewed or (side == "source" and claim.url):
             return False
         error = self._ledger.waited(claim.migration_id)
-        return error is not None and error["side"] == side and error["code"] in _WITHDRAWN
+        return error is not None and error["side"] == side and error["code"] in WITHDRAWN
 
     def pause(self, id: str, error: RelayError) -> None:
         """Let a migration wait for what its user must do."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gevent.event import Event
 
 from relay.engine.jobs import Jobs
+from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.tree import told, write_tree
 from relay.errors import LeaseLost, LedgerFailed, RelayError, Unauthenticated
@@ -61,7 +62,9 @@ class Lister:
 
     def _listed(self, id: str, listing: Listing) -> None:
         try:
-            job = self.jobs.job(id, listing.renewed)
+            job = self._job(listing)
+            if job is None:
+                return
             if listing.cursor is None:
                 self.ledger.learn_empty(id, self.jobs.look(id, job))
             meter = Meter(self.runner.limits)
@@ -80,6 +83,20 @@ class Lister:
             log.exception("bug")
             self.ledger.end_listing(listing, told(RelayError(repr(error))))
         self.found()
+
+    def _job(self, listing: Listing) -> Job | None:
+        """Return the listing's job; None where this process can't locate it, and has handed it back."""
+        try:
+            return self.jobs.job(listing.migration_id, listing.renewed)
+        except LedgerFailed:
+            raise
+        except RelayError as error:
+            if self.ledger.migration(listing.migration_id).runner is None:
+                self.over.wait(LOOK_SECONDS)  # another kind of runner has its turn
+            else:
+                self.jobs.pause(listing.migration_id, error)
+            self.ledger.hand_back_listing(listing)
+            return None
 
     def _told(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         for count, entry in enumerate(entries):

@@ -18,6 +18,7 @@ from relay.engine.levels import refuse_unprovable
 from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.errors import ConfigError, SameObject, UnsafeKey
 from relay.headers import Headers
+from relay.identity import owner_of, place_of
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
 from relay.stores.local import nested
@@ -71,7 +72,10 @@ class Order:
 
     def spec(self, remotes: Remotes) -> Spec:
         """Return what the ledger keeps. Raises a RequestError for what can't be located, or moved onto itself."""
-        source, destination = self.located(remotes)
+        return self.spec_at(*self.located(remotes), remotes)
+
+    def spec_at(self, source: Location, destination: Location, remotes: Remotes) -> Spec:
+        """As `spec`, of what was located already."""
         return Spec(
             remotes.shown(self.source.text, source),
             remotes.shown(self.destination.text, destination),
@@ -79,6 +83,8 @@ class Order:
             self.secret(),
             self.priority,
             self.bounds,
+            (place_of(source), place_of(destination)),
+            (owner_of(source), owner_of(destination)),
         )
 
     @property
@@ -181,8 +187,9 @@ class Job:
     metadata: Metadata = Metadata.KEEP
 
     @classmethod
-    def of(cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes) -> Job:
-        """Return it with today's remotes. Raises ConfigError where the secrets are gone, and as Order.located."""
+    def of(cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes) -> tuple[Job, Spec]:
+        """Return it with today's remotes, and what would be accepted with them. Raises ConfigError where the secrets
+        are gone, and as Order.located."""
         if secret is None:
             raise ConfigError(
                 f"migration {migration.number} has no credentials any more",
@@ -197,7 +204,8 @@ class Job:
             server_copy=migration.options.get("server_copy", True),
             metadata=Metadata(migration.options.get("metadata", "keep")),
         )
-        return cls.made(migration.id, order, *order.located(remotes))
+        places = order.located(remotes)
+        return cls.made(migration.id, order, *places), order.spec_at(*places, remotes)
 
     @classmethod
     def made(cls, id: str, order: Order, source: Location, destination: Location) -> Job:

@@ -11,15 +11,16 @@ Decided here: which list is taken. Never here: what a line means (`stores/urls.p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
 from relay.engine.runner import Runner
 from relay.engine.tree import PAGE, as_listed, pages
 from relay.errors import IllegalTransition, InvalidType, NamesUnknown
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migrations import other_places
+from relay.ledger.rows import Migration, Spec
 from relay.ledger.states import MIGRATION, after
 from relay.location import Location
 from relay.stores.interfaces import Entry
@@ -35,10 +36,10 @@ SHOWN_LETTERS: Final = 200
 
 @dataclass(frozen=True)
 class Fresh:
-    """What a migration goes on with: the `secret` of both places, as the ledger keeps it, and where a list of fresh
+    """What a migration goes on with: both places again, as a `spec` with their secrets, and where a list of fresh
     `urls` is; None where it has no need of it."""
 
-    secret: Mapping[str, Any] | None = field(default=None, repr=False)
+    spec: Spec | None = None
     urls: Location | None = None
 
 
@@ -46,8 +47,10 @@ def tell(ledger: Ledger, runner: Runner, migration: Migration, verb: str, fresh:
     """Do what `verb` says, with what is fresh. Raises as Ledger.act and `renew`; then nothing has changed."""
     if fresh.urls is not None:
         after(MIGRATION, verb, migration.state)
+        if fresh.spec is not None and not ledger.is_at(migration.id, fresh.spec):
+            raise other_places()
         renew(ledger, runner, migration, fresh.urls)
-    return ledger.act(migration.id, verb, fresh.secret)
+    return ledger.act(migration.id, verb, fresh.spec)
 
 
 def renew(ledger: Ledger, runner: Runner, migration: Migration, urls: Location) -> None:

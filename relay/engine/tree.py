@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from relay.digest import as_hex
 from relay.errors import RelayError, UnsafeKey
 from relay.failpoints import reach
+from relay.identity import place_of
 from relay.ledger.rows import Listed, Listing
-from relay.location import UNSAFE_CHARACTERS
+from relay.location import UNSAFE_CHARACTERS, parse_location
 from relay.stores.interfaces import Entry
 
 if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that `relay plan` need not wait
@@ -34,9 +35,6 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
     cursor = listing.cursor or ""
     for page in pages(entries, PAGE):
         listed = [as_listed(entry) for entry in page if not entry.is_listed_further]
-        if any(one.url for one in listed):
-            clashes = ledger.clashes(listing, listed)
-            listed = [_renamed(one) if one.name in clashes else one for one in listed]
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
         wanted = ledger.add_page(listing, listed, cursor)
@@ -64,38 +62,31 @@ def as_listed(entry: Entry) -> Listed:
     """Return an entry as it is written, with the reason why it can't be moved where that shows already."""
     modified = entry.modified.timestamp() if entry.modified else None
     if UNSAFE_CHARACTERS.search(entry.name):
-        return Listed(_readable(entry.name), entry.size, error=_UNSAFE)  # no database takes all of these
-    error = None if entry.error is None else told(entry.error)
-    return Listed(entry.name, entry.size, entry.etag, modified, entry.url, as_hex(entry.digests), error)
+        raw = _raw(entry.name)
+        readable = _readable(raw)  # no database takes all of these
+        return Listed(readable, entry.size, error=_UNSAFE, identity=f"odd {raw.hex()}")
+    if entry.error is not None:
+        return Listed(entry.name, entry.size, error=told(entry.error), identity=f"unusable {entry.name}")
+    identity = None if entry.url is None else place_of(parse_location(entry.url))
+    return Listed(entry.name, entry.size, entry.etag, modified, entry.url, as_hex(entry.digests), identity=identity)
 
 
-def _readable(name: str) -> str:
+def _raw(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass" if _LONE.search(name) else "surrogateescape")
+
+
+def _readable(raw: bytes) -> str:
     """Return a name that can be written for one that is not safe, and that no other object has: with the backslashes
     alone it might be the honest name of another."""
-    raw = name.encode("utf-8", "surrogatepass" if _LONE.search(name) else "surrogateescape")
     text = raw.decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text) + _mark(raw)
-
-
-def _mark(what: bytes) -> str:
-    return f" ~{hashlib.sha256(what).hexdigest()[:8]}"
+    mark = hashlib.sha256(raw).hexdigest()[:8]
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text) + f" ~{mark}"
 
 
 _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Half of a character, which stands for no byte (PEP 383): XML and JSON can hold such."""
 
 
-def _renamed(one: Listed) -> Listed:
-    """Give an object whose name another URL of the list has too a name of its own, under which it fails."""
-    return Listed(one.name + _mark((one.url or "").encode()), one.size, error=_CLASH)
-
-
-_CLASH = {
-    "code": UnsafeKey.code,
-    "side": "source",
-    "detail": "two URLs of the list have the same name, and only one of them could arrive under it",
-    "hint": "Make the list a CSV file with a column `name`, and give each a name of its own.",
-}
 _UNSAFE = {
     "code": UnsafeKey.code,
     "side": "source",

@@ -16,13 +16,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Row, Update, bindparam, delete, exists, insert, literal_column, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    String,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from relay.errors import LeaseLost
 from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of
-from relay.ledger.rows import Claim
+from relay.ledger.rows import TERMINAL, Claim
 from relay.ledger.schema import (
     LARGE,
     LARGE_BYTES,
@@ -59,11 +73,13 @@ class Who:
     host: str
     boot: str
     process: str
+    kind: str = TERMINAL
+    """Whose migrations it works on."""
 
     @classmethod
-    def here(cls, id: str) -> Who:
+    def here(cls, id: str, kind: str = TERMINAL) -> Who:
         """Return who this process is."""
-        return cls(id, platform.node(), boot(), process(os.getpid()) or str(os.getpid()))
+        return cls(id, platform.node(), boot(), process(os.getpid()) or str(os.getpid()), kind)
 
 
 # -- runners
@@ -248,10 +264,19 @@ class Wanted:
     alone: bool = True
 
 
+_OURS: Final = (migrations.c.state == literal_column("'running'")) & or_(
+    migrations.c.id == bindparam("only"),
+    and_(
+        bindparam("only", type_=String).is_(None),
+        or_(migrations.c.runner.is_(None), migrations.c.runner == bindparam("kind")),
+    ),
+)
+"""Of a migration: it is the `only` one, or any that belongs to this `kind` of runner. (Which migration is `only` was
+said by who may work on it.)"""
 _WAITING = (
     select(migrations.c.id, migrations.c.renewed)
     .add_columns(migrations.c.slots, migrations.c.bytes_per_second, migrations.c.connections)
-    .where(migrations.c.state == literal_column("'running'"))
+    .where(_OURS)
     .order_by(migrations.c.priority.desc(), migrations.c.number)
 )
 _DUE = transfers.c.not_before <= bindparam("now")
@@ -260,18 +285,18 @@ _TRUSTED = transfers.c.lapses < SUSPECT
 
 def _any(*conditions: Any) -> Any:
     queued = exists().where(transfers.c.migration_id == migrations.c.id, QUEUED, _DUE, *conditions)
-    return select(queued).select_from(migrations).where(migrations.c.state == literal_column("'running'"))
+    return select(queued).select_from(migrations).where(_OURS)
 
 
 _CLAIMABLE: Final = {True: _any(), False: _any(_TRUSTED)}
 """By whether the runner is alone."""
 
 
-def claimable(connection: Connection, alone: bool, only: str | None = None) -> bool:
+def claimable(connection: Connection, who: Who, alone: bool, only: str | None = None) -> bool:
     """Say if there seems to be something to `claim`, also of what is suspect if the runner is `alone`. Writes
     nothing."""
-    query = _CLAIMABLE[alone] if only is None else _CLAIMABLE[alone].where(migrations.c.id == only)
-    return any(connection.execute(query, {"now": time.time()}).scalars())
+    told = {"now": time.time(), "only": only, "kind": who.kind}
+    return any(connection.execute(_CLAIMABLE[alone], told).scalars())
 
 
 def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None, changes: Changes) -> list[Claim]:
@@ -284,9 +309,8 @@ def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None, ch
     """
     if wanted.all <= 0:
         return []
-    waiting = _WAITING if only is None else _WAITING.where(migrations.c.id == only)
     claiming = _Claiming(connection, who, changes)
-    rows = connection.execute(waiting).all()
+    rows = connection.execute(_WAITING, {"only": only, "kind": who.kind}).all()
     for migration in rows:
         claiming.some(migration, wanted)
     moving = exists().where(NOT_THERE, parts.c.owner == who.id)

@@ -15,6 +15,7 @@ from relay.failpoints import reach
 from relay.ledger import claims, limits, migrations, orphans, pages, settling, shares, trees, turns, uploads
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import (
+    TERMINAL,
     Begun,
     Claim,
     Listed,
@@ -40,9 +41,15 @@ class Ledger:
         self.who = who or claims.Who.here(str(uuid.uuid4()))
 
     @classmethod
-    def at(cls, address: str) -> Ledger:
-        """Open a ledger by its URL. Raises ConfigError."""
-        return cls(open_database(address))
+    def at(cls, address: str, kind: str = TERMINAL) -> Ledger:
+        """Open a ledger by its URL, for a runner of one kind. Raises ConfigError."""
+        return cls(open_database(address), claims.Who.here(str(uuid.uuid4()), kind))
+
+    @property
+    def _seen(self) -> str | None:
+        """Whose migrations are shown: a terminal, whose file it is, sees all; a server's callers only what they gave
+        it."""
+        return None if self.who.kind == TERMINAL else self.who.kind
 
     def close(self) -> None:
         """Close the connections; hands nothing back (`leave` does)."""
@@ -53,25 +60,33 @@ class Ledger:
     def create(self, spec: Spec, key: str | None = None, go_on: bool = False) -> tuple[Migration, bool]:
         """As migrations.create. Raises LedgerFailed too if the file is not there any more: nobody would find it."""
         self.database.check_file()
-        found = self.database.run(lambda c: migrations.create(c, spec, key, go_on))
+        found = self.database.run(lambda c: migrations.create(c, spec, key, go_on, self.who.kind))
         reach("after-accept")
         return found
 
     def migration(self, id: str) -> Migration:
         """As migrations.one."""
-        return self.database.run(lambda c: migrations.one(c, id), write=False)
+        return self.database.run(lambda c: migrations.one(c, id, self._seen), write=False)
 
     def migrations(self, limit: int = 100, before: int | None = None) -> list[Migration]:
         """As migrations.many."""
-        return self.database.run(lambda c: migrations.many(c, limit, before), write=False)
+        return self.database.run(lambda c: migrations.many(c, limit, before, self._seen), write=False)
 
     def secret(self, id: str) -> Mapping[str, Any] | None:
         """As migrations.secret."""
         return self.database.run(lambda c: migrations.secret(c, id), write=False)
 
-    def act(self, id: str, verb: str, secret: Mapping[str, Any] | None = None) -> Migration:
+    def is_at(self, id: str, spec: Spec) -> bool:
+        """As migrations.is_at."""
+        return self.database.run(lambda c: migrations.is_at(c, id, spec), write=False)
+
+    def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
         """As migrations.act."""
-        return self.database.run(lambda c: migrations.act(c, id, verb, secret))
+        return self.database.run(lambda c: migrations.act(c, id, verb, fresh))
+
+    def list_again(self, id: str) -> Migration:
+        """As migrations.list_again."""
+        return self.database.run(lambda c: migrations.list_again(c, id))
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Migration:
         """As limits.limit."""
@@ -188,17 +203,13 @@ class Ledger:
 
     def claim_listing(self, only: str | None = None) -> Listing | None:
         """As trees.claim_listing; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: trees.due(c, only), write=False):
+        if not self.database.run(lambda c: trees.due(c, self.who, only), write=False):
             return None
         return self.database.run(lambda c: trees.claim_listing(c, self.who, only))
 
     def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
         """As trees.add_page."""
         return self.database.run(lambda c: trees.add_page(c, self.who, listing, page, cursor))
-
-    def clashes(self, listing: Listing, page: Sequence[Listed]) -> set[str]:
-        """As trees.clashes."""
-        return self.database.run(lambda c: trees.clashes(c, listing, page), write=False)
 
     def unknown(self, id: str, names: Sequence[str]) -> set[str]:
         """As trees.unknown."""
@@ -262,7 +273,7 @@ class Ledger:
         self, only: str | None = None, but: Sequence[int] = (), kept: float = orphans.KEPT_SECONDS
     ) -> list[Orphan]:
         """As orphans.orphans."""
-        return self.database.run(lambda c: orphans.orphans(c, only, but, kept), write=False)
+        return self.database.run(lambda c: orphans.orphans(c, self.who, only, but, kept), write=False)
 
     def removed(self, orphan: Orphan) -> None:
         """As orphans.removed."""

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from relay.errors import IllegalTransition
-from relay.ledger.migrations import bounds_of, one, tell
+from relay.ledger.migrations import bounds_of, locked, one, tell
 from relay.ledger.movers import movers
 from relay.ledger.rows import Migration, Standing
 from relay.ledger.schema import migrations, tallies, transfers
@@ -26,7 +26,7 @@ def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> 
 
     Twice is as good as once. Raises MigrationUnknown, and IllegalTransition for one that has ended.
     """
-    found = one(connection, id)
+    found = locked(connection, id)
     if found.state in ENDED:
         raise IllegalTransition(f"it is {found.state}, and can't be limited any more")
     before = {"priority": found.priority, **found.bounds.to_json()}

@@ -7,13 +7,20 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, case, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, case, delete, func, insert, select, text, true, update
 
-from relay.errors import KeyReused, MigrationUnknown
+from relay.errors import (
+    CredentialsWithdrawn,
+    KeyReused,
+    MigrationUnknown,
+    PermissionDenied,
+    Unauthenticated,
+)
+from relay.ledger.marks import Marks, is_older, is_whole_text, marks_of
 from relay.ledger.movers import movers_of
-from relay.ledger.rows import Efforts, Migration, Spec
+from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
 from relay.ledger.schema import APPLICATION_ID, events, migrations, secrets, transfers
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, efforts_of, parts_of, tallies_of
@@ -22,23 +29,31 @@ from relay.throttle import Bounds
 ACCEPTING = APPLICATION_ID + 1
 """PostgreSQL's lock under which migrations are accepted."""
 _ID = re.compile(r"[0-9a-f-]{1,36}")
+WITHDRAWN: Final = frozenset({Unauthenticated.code, CredentialsWithdrawn.code, PermissionDenied.code})
+"""The errors of a migration that waits for other credentials."""
 
 
-def create(connection: Connection, spec: Spec, key: str | None = None, go_on: bool = False) -> tuple[Migration, bool]:
-    """Accept a migration; with a `key` that was given before, return the one of then, and False. To `go_on`, return the
-    newest of the same request that did not succeed, if there is one, and False.
+def create(
+    connection: Connection, spec: Spec, key: str | None = None, go_on: bool = False, runner: str = TERMINAL
+) -> tuple[Migration, bool]:
+    """Accept a migration for one kind of runner; with a `key` that was given before, return the one of then, and False.
+    To `go_on`, return the newest of the same request and kind that did not succeed, if there is one, and False.
 
     Raises KeyReused where that of the key was another request.
     """
     _one_at_a_time(connection)
+    marks = marks_of(connection, spec)
     if key is not None:
         row = connection.execute(select(migrations).where(migrations.c.key == key)).first()
         if row is not None:
-            if row.spec != spec.digest:
+            same = (row.spec, row.owner) == (marks.spec, marks.owner)
+            if not (same or is_older(row, spec, secret(connection, row.id))):
                 raise KeyReused("the Idempotency-Key belongs to a migration of something else")
             return one(connection, row.id), False
-    if go_on and (found := _unfinished(connection, spec.digest)) is not None:
-        return found, False
+    if go_on and (id := _unfinished(connection, spec, marks, runner)) is not None:
+        known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
+        connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
+        return one(connection, id), False
     number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
     id = str(uuid.uuid4())
     connection.execute(
@@ -50,11 +65,15 @@ def create(connection: Connection, spec: Spec, key: str | None = None, go_on: bo
             "source": spec.source,
             "destination": spec.destination,
             "options": json.dumps(spec.options),
-            "spec": spec.digest,
+            "spec": marks.spec,
+            "places": marks.places,
+            "owner": marks.owner,
+            "runner": runner,
             "key": key,
             "priority": spec.priority,
             **spec.bounds.to_json(),
             "listing": "due" if spec.recursive else "none",
+            "entries": 0 if spec.recursive else 1,
             "created": time.time(),
         },
     )
@@ -83,32 +102,49 @@ def tell(connection: Connection, migration: str, kind: str, members: Mapping[str
 # -- looked at
 
 
-def one(connection: Connection, id: str) -> Migration:
-    """Return a migration by its id, or by the number under which people know it. Raises MigrationUnknown."""
+def one(connection: Connection, id: str, runner: str | None = None) -> Migration:
+    """Return a migration by its id, or by the number under which people know it; to one kind of `runner` those of
+    others are not there. Raises MigrationUnknown."""
     numbered = id.isascii() and id.isdigit() and len(id) < 10
     named = migrations.c.number == int(id) if numbered else migrations.c.id == id
     known = _ID.fullmatch(id) is not None  # no database takes every character
-    row = connection.execute(select(migrations).where(named)).first() if known else None
+    row = connection.execute(select(migrations).where(named, of_kind(runner))).first() if known else None
     if row is None:
         raise MigrationUnknown(f"there is no migration {id!a}")
     return _found(connection, [row])[0]
 
 
-def many(connection: Connection, limit: int, before: int | None = None) -> list[Migration]:
-    """Return migrations, the newest first; with `before`, those that are older than that number."""
-    query = select(migrations).order_by(migrations.c.number.desc()).limit(limit)
+def of_kind(runner: str | None) -> ColumnElement[bool]:
+    """Return the condition for the migrations of one kind of runner, and those of which it is not known; None: all."""
+    return true() if runner is None else migrations.c.runner.is_(None) | (migrations.c.runner == runner)
+
+
+def many(connection: Connection, limit: int, before: int | None = None, runner: str | None = None) -> list[Migration]:
+    """Return migrations, the newest first, as `one` shows them; with `before`, those older than that number."""
+    query = select(migrations).where(of_kind(runner)).order_by(migrations.c.number.desc()).limit(limit)
     if before is not None:
         query = query.where(migrations.c.number < before)
     return _found(connection, connection.execute(query).all())
 
 
-def _unfinished(connection: Connection, digest: str) -> Migration | None:
-    """Return the newest migration of the same request if it did not succeed."""
-    query = select(migrations).where(migrations.c.spec == digest).order_by(migrations.c.number.desc()).limit(1)
-    row = connection.execute(query).first()
-    if row is None or row.state == "succeeded":
+def _unfinished(connection: Connection, spec: Spec, marks: Marks, runner: str) -> str | None:
+    """Return the newest migration of the same request, by the same accounts, if it did not succeed; or one that waits
+    for other credentials, which may be another account's."""
+    ours = migrations.c.runner.is_(None) | (migrations.c.runner == runner)
+    newest = select(migrations).where(ours).order_by(migrations.c.number.desc())
+    same = newest.where(migrations.c.spec == marks.spec)
+    row = connection.execute(same.where(migrations.c.owner == marks.owner).limit(1)).first()
+    if row is not None:
+        return None if row.state == "succeeded" else row.id
+    for row in connection.execute(same.where(migrations.c.state == "paused").limit(1)):
+        if row.error and json.loads(row.error)["code"] in WITHDRAWN:
+            return str(row.id)
+    row = connection.execute(newest.where(migrations.c.spec == spec.printed_digest).limit(1)).first()
+    if row is None or row.state == "succeeded" or not is_older(row, spec, secret(connection, row.id)):
         return None
-    return _found(connection, [row])[0]
+    tally = tallies_of(connection, [row.id])[row.id]
+    # Which endpoint a remote meant then nobody knows: what has arrived may not be where it leads to now.
+    return row.id if is_whole_text(spec.secret) or not tally.keys() & {"verified", "skipped", "unverified"} else None
 
 
 def _found(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
@@ -160,6 +196,8 @@ def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: 
         destination_empty=bool(row.destination_empty),
         bounds=bounds_of(row),
         renewed=row.renewed,
+        entries=row.entries,
+        runner=row.runner,
         tally=tally,
         in_parts=in_parts,
         efforts=efforts,
@@ -175,29 +213,25 @@ def bounds_of(row: Any) -> Bounds:
 # -- told
 
 
-def act(connection: Connection, id: str, verb: str, secret: Mapping[str, Any] | None = None) -> Migration:
+def act(connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
     """Do what `verb` says: pause, resume, cancel or retry; twice is as good as once.
 
-    `secret` are new credentials for what is left. Raises MigrationUnknown, IllegalTransition.
+    `fresh` are new credentials for what is left, alone or with the places that they are for. Raises MigrationUnknown,
+    IllegalTransition, and KeyReused where the places are others.
     """
-    found = one(connection, id)
+    found = locked(connection, id)
     state = after(MIGRATION, verb, found.state)
-    if secret is not None:
-        renew_secret(connection, found.id, secret)
+    if isinstance(fresh, Spec):
+        _learn_owner(connection, found.id, fresh)
+        fresh = fresh.secret
+    if fresh is not None:
+        renew_secret(connection, found.id, fresh)
     if state is None:
         return found
-    changed: dict[str, Any] = {"state": state, "ended": time.time() if state in ENDED else None}
-    if verb in ("resume", "retry"):  # with today's credentials, wherever those come from
-        changed |= {"renewed": migrations.c.renewed + 1}
-    if verb == "resume":
-        changed |= {"error": None}
-    if verb == "retry":
-        changed |= {"error": None, "listing": "due" if found.listing == "failed" else found.listing}
     changes = Changes()
-    if (
-        verb == "retry" and found.listing != "none" and _forget_refused(connection, found.id, changes)
-    ):  # it is listed again, from the beginning
-        changed |= {"listing": "due", "cursor": None}
+    refused = _forget_refused(connection, found.id, changes) if verb == "retry" and found.recursive else 0
+    changed = _changed(found, verb, refused)
+    changed |= {"state": state, "ended": time.time() if state in ENDED else None}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
     if verb == "cancel":
         _all(connection, found.id, "queued", "cancel", changes)
@@ -209,15 +243,79 @@ def act(connection: Connection, id: str, verb: str, secret: Mapping[str, Any] | 
     return one(connection, found.id)
 
 
+def locked(connection: Connection, id: str) -> Migration:
+    """As `one`, and nobody else changes its row until this transaction is over: what is decided by its state holds.
+
+    SQLite's transaction has the lock already."""
+    found = one(connection, id)
+    query = select(migrations.c.id).where(migrations.c.id == found.id).with_for_update(key_share=True)
+    connection.execute(query)
+    return one(connection, found.id)
+
+
+def _learn_owner(connection: Connection, id: str, spec: Spec) -> None:
+    """Note whose accounts go on with a migration. Raises KeyReused where the places are not its own."""
+    if not is_at(connection, id, spec):
+        raise other_places()
+    marks = marks_of(connection, spec)
+    row = migrations.c.id == id
+    connection.execute(update(migrations).where(row).values(owner=marks.owner))
+    older = {"places": marks.places, "spec": marks.spec}
+    connection.execute(update(migrations).where(row, migrations.c.places.is_(None)).values(**older))
+
+
+def other_places() -> KeyReused:
+    """Return the error of places that are not a migration's own."""
+    return KeyReused(
+        "these are other places than those of the migration",
+        hint="Give the same source and destination with fresh credentials, or POST /migrate something new.",
+    )
+
+
+def is_at(connection: Connection, id: str, spec: Spec) -> bool:
+    """Say if a migration's places are those of `spec`. Writes nothing."""
+    row = connection.execute(select(migrations).where(migrations.c.id == id)).one()
+    if row.places is None:
+        return is_older(row, spec, secret(connection, id))
+    return bool(row.places == marks_of(connection, spec).places)
+
+
+def _changed(found: Migration, verb: str, refused: int) -> dict[str, Any]:
+    """Return what `verb` changes of a migration besides its state; of a listing, `refused` entries were forgotten."""
+    changed: dict[str, Any] = {}
+    if verb in ("resume", "retry"):  # with today's credentials, wherever those come from
+        changed |= {"renewed": migrations.c.renewed + 1, "error": None}
+    if verb == "retry":
+        changed |= {"listing": "due" if found.listing == "failed" else found.listing, "listing_lapses": 0}
+    if refused:  # it is listed again, from the beginning
+        changed |= {"listing": "due", "cursor": None, "entries": migrations.c.entries - refused}
+    return changed
+
+
+def list_again(connection: Connection, id: str) -> Migration:
+    """Begin a tree that has ended again, from its listing on: what did not arrive is moved when it is listed, and what
+    is new, or another by now. Raises MigrationUnknown, IllegalTransition."""
+    found = locked(connection, id)
+    if after(MIGRATION, "retry", found.state) is None:
+        return found
+    values = {"state": "running", "ended": None, "error": None, "listing": "due", "cursor": None, "listing_lapses": 0}
+    again = {"listings": migrations.c.listings + 1, "renewed": migrations.c.renewed + 1}
+    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**values, **again))
+    tell(connection, found.id, "list_again", {})
+    return one(connection, found.id)
+
+
 def trust(connection: Connection, id: str) -> None:
-    """Forget how many runners were lost with the transfers that are left: somebody was there, and said go on."""
+    """Forget how many runners were lost with the transfers that are left, and with the listing: somebody was there, and
+    said go on."""
+    connection.execute(update(migrations).where(migrations.c.id == id).values(listing_lapses=0))
     left = (transfers.c.migration_id == id) & transfers.c.state.in_(("queued", "running")) & (transfers.c.lapses > 0)
     connection.execute(update(transfers).where(left).values(lapses=0))
 
 
 def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migration:
     """Pause a migration because its stores want other credentials; `error` says so. Raises IllegalTransition."""
-    found = one(connection, id)
+    found = locked(connection, id)
     if after(MIGRATION, "pause", found.state) is None:
         return found
     values = {"state": "paused", "error": json.dumps(error)}
@@ -239,23 +337,26 @@ def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> 
     connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(secret)})
 
 
+_HALF: Final = 1 << 20
+
+
 def _all(connection: Connection, id: str, state: str, verb: str, changes: Changes) -> None:
     """Let the same happen to every transfer of one state; what that changes in the tallies goes to `changes`."""
     to = TRANSFER[verb].to
     rows = (transfers.c.migration_id == id) & (transfers.c.state == state)
     more = case((transfers.c.attempts > 1, transfers.c.attempts - 1), else_=0)
-    count, size, retries = connection.execute(
-        select(func.count(), func.sum(func.coalesce(transfers.c.bytes, transfers.c.size, 0)), func.sum(more)).where(
-            rows
-        )
-    ).one()
+    size_of = func.coalesce(transfers.c.bytes, transfers.c.size, 0)
+    # In two halves: SQLite refuses a sum beyond 64 bits.
+    sums = (func.sum(size_of.op("/")(_HALF)), func.sum(size_of.op("%")(_HALF)), func.sum(more))
+    count, high, low, retries = connection.execute(select(func.count(), *sums).where(rows)).one()
     if not count:
         return
+    size = int(high or 0) * _HALF + int(low or 0)
     # A retry begins anew what was counted against it: somebody looked at it and said so.
     fresh = {"attempts": 0, "lapses": 0, "not_before": 0, "error": None} if verb == "retry" else {"ended": time.time()}
     connection.execute(update(transfers).where(rows).values(state=to, **fresh))
-    changes.add(id, state, -count, -int(size or 0))
-    changes.add(id, to, count, int(size or 0))
+    changes.add(id, state, -count, -size)
+    changes.add(id, to, count, size)
     if verb == "retry":
         changes.retried(id, -int(retries or 0))
 
@@ -285,6 +386,16 @@ _LISTED = select(migrations.c.id).where(
 )
 
 
+def _not_whole(listed: int | None, accounted: int) -> dict[str, Any]:
+    """Return the error of a migration whose objects do not add up: more or fewer than its listing told of."""
+    return {
+        "code": "listing-unaccounted",
+        "side": "relay",
+        "detail": f"its listing told of {listed:,} objects, and {accounted:,} are accounted for",
+        "hint": "Give the same command again, which lists again; and report this: it is a mistake in relay.",
+    }
+
+
 def finish(connection: Connection) -> list[Migration]:
     """End every migration that has nothing left to do, and forget its secrets; return those."""
     done = []
@@ -294,9 +405,13 @@ def finish(connection: Connection) -> list[Migration]:
         verb = ending(tally)
         if row.listing == "failed":
             verb = "end_partial" if tally.get("verified") or tally.get("skipped") else "fail"
+        values: dict[str, Any] = {"ended": time.time()}
+        if row.listing != "failed" and row.entries not in (None, sum(tally.values())):
+            verb = "end_partial"
+            values["error"] = json.dumps(_not_whole(row.entries, sum(tally.values())))
         state = after(MIGRATION, verb, row.state)
         still = (migrations.c.id == id) & (migrations.c.state == row.state)
-        if not connection.execute(update(migrations).where(still).values(state=state, ended=time.time())).rowcount:
+        if not connection.execute(update(migrations).where(still).values(state=state, **values)).rowcount:
             continue  # another runner was first
         if state == "succeeded":
             connection.execute(delete(secrets).where(secrets.c.migration_id == id))

@@ -19,7 +19,8 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, exists, or_, select, update
 
-from relay.ledger.claims import CLAIMED, claim_of
+from relay.ledger.claims import CLAIMED, Who, claim_of
+from relay.ledger.migrations import of_kind
 from relay.ledger.rows import Orphan
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.uploads import begun_of
@@ -31,10 +32,10 @@ MOST: Final = 100
 
 
 def orphans(
-    connection: Connection, only: str | None = None, but: Sequence[int] = (), kept: float = KEPT_SECONDS
+    connection: Connection, who: Who, only: str | None = None, but: Sequence[int] = (), kept: float = KEPT_SECONDS
 ) -> list[Orphan]:
-    """Return some of them, `only` of one migration, and none of the transfers among `but`; of those that failed
-    the ones that did so `kept` seconds ago, or longer. Writes nothing."""
+    """Return some of them, `only` of one migration or of those that belong to this kind of runner, and none of the
+    transfers among `but`; of those that failed the ones that did so `kept` seconds ago, or longer. Writes nothing."""
     begun = select(uploads.c.transfer_id)
     lapsed = select(transfers.c.id).where(LAPSED)
     forsaken = or_(
@@ -48,8 +49,7 @@ def orphans(
         .order_by(transfers.c.id)
         .limit(MOST)
     )
-    if only is not None:
-        query = query.where(transfers.c.migration_id == only)
+    query = query.where(of_kind(who.kind) if only is None else transfers.c.migration_id == only)
     claims = [claim_of(told, renewed) for *told, renewed in connection.execute(query)]
     found = connection.execute(select(uploads).where(uploads.c.transfer_id.in_([claim.id for claim in claims])))
     begun_by = {row.transfer_id: begun_of(row) for row in found}

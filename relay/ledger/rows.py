@@ -6,10 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from relay.receipt import Version
 from relay.throttle import Bounds
+
+TERMINAL: Final = "terminal"
+SERVER: Final = "server"
+"""The kinds of runners. Each has remotes, folders and an egress policy of its own, and works on its own migrations."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,10 @@ class Spec:
     secret: Mapping[str, Any] = field(repr=False)
     priority: int = 0
     bounds: Bounds = Bounds()
+    places: tuple[str, str] | None = field(default=None, repr=False)
+    """What identifies source and destination (`relay.identity.place_of`); None: what is printed of them does."""
+    owners: tuple[str, str] = field(default=("", ""), repr=False)
+    """Whose accounts they are (`relay.identity.owner_of`)."""
 
     @property
     def recursive(self) -> bool:
@@ -29,9 +37,8 @@ class Spec:
         return bool(self.options.get("recursive"))
 
     @property
-    def digest(self) -> str:
-        """A digest of all that was asked for, but for credentials, priority and bounds: these may be new, and the work
-        is the same."""
+    def printed_digest(self) -> str:
+        """The digest by which an older relay knew a request again: it takes two of different queries for one."""
         text = json.dumps([self.source, self.destination, self.options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -79,6 +86,10 @@ class Migration:
     bounds: Bounds = Bounds()
     renewed: int = 0
     """How often its secrets were replaced."""
+    entries: int | None = None
+    """Of how many objects its listings told; None: an older relay did not count."""
+    runner: str | None = None
+    """The kind of runner that it belongs to; None: an older relay accepted it for every kind."""
     tally: Mapping[str, Counted] = field(default_factory=dict)
     in_parts: int = 0
     """Bytes that the destination has already, in parts of objects that are not whole yet."""
@@ -126,6 +137,9 @@ class Listed:
     """In hex."""
     error: Mapping[str, Any] | None = None
     """Why it can't be moved, where that is known already."""
+    identity: str | None = field(default=None, repr=False)
+    """What tells it from another of the same name, where that does not: its URL, or its name as it really is. May be a
+    secret; a keyed hash of it is kept."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,10 @@ class Listing:
     cursor: str | None
     renewed: int = 0
     """As the migration's."""
+    listings: int = 0
+    """How often it was begun again by its user."""
+    counted: bool = True
+    """What it tells is counted, and has identities; not where an older relay began it."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -50,6 +50,9 @@ migrations = Table(
     Column("destination", Text, nullable=False),
     Column("options", Text, nullable=False),
     Column("spec", String(64), nullable=False),
+    Column("places", String(64)),
+    Column("owner", String(64)),
+    Column("runner", String(12)),
     Column("key", String(255), unique=True),
     Column("priority", Integer, nullable=False, server_default=text("0")),
     Column("slots", Integer),
@@ -59,15 +62,26 @@ migrations = Table(
     Column("listing", String(12), nullable=False),
     Column("listing_owner", String(36)),
     Column("listing_fence", Integer, nullable=False, server_default=text("0")),
+    Column("listing_lapses", Integer, nullable=False, server_default=text("0")),
+    Column("listings", Integer, nullable=False, server_default=text("0")),
+    Column("entries", BigInteger),
     Column("cursor", Text),
     Column("destination_empty", Boolean, nullable=False, server_default=text("false")),
     Column("error", Text),
     Column("created", Float, nullable=False),
     Column("ended", Float),
 )
-"""`source` and `destination` as they print, `spec` a digest of all that was asked for. `listing` is none, due, running,
-done or failed; `cursor` the last name that it told. `slots` to `connections` are what it may use, null what nobody
+"""`source` and `destination` as they print; `spec`, `places` and `owner` are keyed hashes (`marks.py`) of all that was
+asked for, of both places, and of the accounts that they are spoken to with: the last two are null, and `spec` is an
+older relay's, where that accepted it. `runner` is the kind of runner that it belongs to; null is every kind.
+
+`listing` is none, due, running, done or failed; `cursor` the last name that it told. `listing_lapses` counts the
+runners that were lost with it, `listings` how often it was begun again by its user, `entries` the objects that all of
+them told of (null: an older relay did not count). `slots` to `connections` are what it may use, null what nobody
 bounds. `renewed` counts how often its secrets were replaced, so that whoever holds the old ones knows."""
+
+keys = Table("keys", metadata, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False))
+"""Random keys of this ledger; `identity` is that of the keyed hashes."""
 
 secrets = Table(
     "secrets",
@@ -85,6 +99,8 @@ transfers = Table(
     Column("migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False),
     Column("name", Text, nullable=False),
     Column("url", Text),
+    Column("identity", String(32)),
+    Column("listings", Integer, nullable=False, server_default=text("0")),
     Column("size", BigInteger),
     Column("etag", Text),
     Column("modified", Float),
@@ -103,8 +119,10 @@ transfers = Table(
     Column("ended", Float),
     UniqueConstraint("migration_id", "name"),
 )
-"""`name` is relative to the tree, and empty for a single object; `url` where it is if not below the tree. `size` to
-`digests` (in hex, as JSON) as the listing told them. `resent` counts the bytes that were sent more than once, in all
+"""`name` is relative to the tree, and empty for a single object; PostgreSQL's index is of its MD5, since it takes no
+long ones. `url` is where it is if not below the tree, `identity` a keyed hash of that, which stays when the URL goes.
+`listings` is the migration's as it was when a listing last told of it. `size` to `digests` (in hex, as JSON) as the
+listing told them. `resent` counts the bytes that were sent more than once, in all
 attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 # Indexes of some rows alone are so in `versions/`, for both databases: said here too, they would load the dialects of

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, exists, or_, select
 
 from relay.ledger.claims import CLAIMED, SUSPECT, Who, claim_of
 from relay.ledger.limits import room
-from relay.ledger.migrations import bounds_of
+from relay.ledger.migrations import bounds_of, of_kind
 from relay.ledger.rows import Share
 from relay.ledger.schema import NOT_THERE, migrations, parts, transfers, uploads
 from relay.ledger.uploads import begun_of, take
@@ -43,7 +43,7 @@ _OPEN = (
 
 def _joinable(who: Who, only: str | None, but: Sequence[int]) -> Select[Any]:
     query = _OPEN.where(transfers.c.owner != who.id, transfers.c.id.not_in(but))
-    return query if only is None else query.where(migrations.c.id == only)
+    return query.where(of_kind(who.kind) if only is None else migrations.c.id == only)
 
 
 def joinable(connection: Connection, who: Who, only: str | None = None, but: Sequence[int] = ()) -> bool:

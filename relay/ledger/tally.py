@@ -6,16 +6,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from sqlalchemy import Connection, func, select, text
 
 from relay.ledger.rows import Counted, Efforts
 from relay.ledger.schema import counters, tallies, transfers, uploads
 
+MOST: Final = 2**62
+"""More bytes than this are not counted: no database has a place for any sum that a listing may claim."""
 _ADD = text(
     "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state, :objects, :bytes)"
-    " ON CONFLICT (migration_id, state) DO UPDATE"
-    " SET objects = tallies.objects + excluded.objects, bytes = tallies.bytes + excluded.bytes"
+    " ON CONFLICT (migration_id, state) DO UPDATE SET objects = tallies.objects + excluded.objects,"
+    f" bytes = CASE WHEN tallies.bytes + excluded.bytes > {MOST} THEN {MOST} ELSE tallies.bytes + excluded.bytes END"
 )
 _COUNT = text(
     "INSERT INTO counters (migration_id, kind, name, amount) VALUES (:migration, :kind, :name, :amount)"
@@ -66,7 +69,7 @@ class Changes:
         Everybody writes these few rows: do it once, and last, so that nobody waits for them longer than for a commit.
         """
         rows = [
-            {"migration": migration, "state": state, "objects": count, "bytes": self._bytes[migration, state]}
+            {"migration": migration, "state": state, "objects": count, "bytes": _bounded(self._bytes[migration, state])}
             for (migration, state), count in sorted(self._objects.items())
             if count or self._bytes[migration, state]
         ]
@@ -79,6 +82,10 @@ class Changes:
         ]
         if amounts:
             connection.execute(_COUNT, amounts)
+
+
+def _bounded(size: int) -> int:
+    return max(-MOST, min(size, MOST - 1))
 
 
 def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:

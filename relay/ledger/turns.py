@@ -41,7 +41,7 @@ def look(
 
     Writes nothing, so it keeps nobody waiting, and waits for nobody.
     """
-    if wanted.all > 0 and claimable(connection, wanted.alone, only):
+    if wanted.all > 0 and claimable(connection, who, wanted.alone, only):
         return None
     return Turn((), (), _standings(connection, who, (), watched))
 

@@ -34,6 +34,8 @@ class S3Config:
     signer: Signer
     endpoint: str | None = None
     virtual: bool = False
+    owner: str = ""
+    """Whose account it is, as far as the settings tell: the profile, and a key that does not expire."""
     signers: dict[str, Signer] = field(default_factory=dict, repr=False, compare=False)
 
     def signer_of(self, bucket: str) -> Signer:
@@ -82,7 +84,14 @@ def aws_config(profile: str | None = None) -> S3Config:
     def anew() -> Callable[[], Credentials | None]:
         return aws_config(profile).signer.credentials
 
-    return S3Config(Signer(credentials, region, anew=anew), endpoint)
+    # Those of roles are not asked for here, which may take a while: they expire, and tell nothing.
+    lasting = found.method in _LASTING and not found.token
+    owner = f"{session.get_config_variable('profile') or ''} {found.access_key if lasting else ''}"
+    return S3Config(Signer(credentials, region, anew=anew), endpoint, owner=owner)
+
+
+_LASTING = frozenset({"env", "shared-credentials-file", "config-file", "boto-config"})
+"""botocore's names of the settings in which a key stands itself."""
 
 
 def split_key(text: str, *, destination: bool, folder: bool = False) -> tuple[str, str]:
@@ -123,7 +132,7 @@ def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) ->
     else:
         prefix = f"{base.path.rstrip('/')}/{bucket}"
     target = f"{prefix}/{canonical_path(key)}"
-    account = S3Account(bucket, prefix, config.signer_of(bucket), endpoint)
+    account = S3Account(bucket, prefix, config.signer_of(bucket), endpoint, owner=config.owner)
     return replace(base, target=target, headers=checked, account=account)
 
 

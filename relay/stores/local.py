@@ -99,6 +99,7 @@ class LocalAccount:
 
     store: str = "local"
     folders: Folders = Folders()
+    owner: str = ""
 
     def shown(self, path: str) -> str:
         """Return the path as a shell takes it."""

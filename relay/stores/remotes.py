@@ -236,7 +236,8 @@ class Remotes:
             raise ConfigError(f"the remote {remote.name!a} has one of access_key_id and secret_access_key only")
         token = options.get("session_token") or None
         credentials = Credentials(key, secret, token) if key and secret else None
-        return S3Config(Signer(lambda: credentials, region or "us-east-1"), endpoint, virtual)
+        owner = "" if token else key or ""
+        return S3Config(Signer(lambda: credentials, region or "us-east-1"), endpoint, virtual, owner)
 
     def _webdav(self, remote: Remote, path: str, asked: Asked) -> Location:
         there = self._http(remote, path, asked)

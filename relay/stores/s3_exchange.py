@@ -60,6 +60,8 @@ class S3Account:
     endpoint: str = ""
     """Its URL, without the bucket: what lies at one endpoint may be copied there."""
     store: str = "s3"
+    owner: str = field(default="", compare=False)
+    """The profile of its credentials, and their key where that is none that expires."""
 
     def shown(self, path: str) -> str:
         """Return `s3://bucket/key`."""

@@ -52,6 +52,11 @@ class ListAccount:
     inner: Location = field(repr=False)
     store: str = "list"
 
+    @property
+    def owner(self) -> str:
+        """As Account.owner: the list's own."""
+        return self.inner.account.owner if self.inner.account else ""
+
     def shown(self, path: str) -> str:
         """Return `list+https://host/urls.txt`."""
         return f"{SCHEME}{self.inner}"
@@ -188,7 +193,7 @@ def _name(location: Location) -> str:
     plain = location.with_target(f"/{path}")
     segments = [plain.with_target("/" + segment).name for segment in path.split("/")]
     query = query_of_identity(location)
-    mark = f"~{hashlib.sha256(repr(query).encode()).hexdigest()[:8]}" if query else ""
+    mark = f"~{hashlib.sha256(repr(query).encode()).hexdigest()[:16]}" if query else ""
     return "/".join([host, *segments]) + mark
 
 

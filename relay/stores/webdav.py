@@ -64,6 +64,7 @@ class WebDavAccount:
 
     shown_origin: str
     store: str = "webdav"
+    owner: str = ""
 
     def shown(self, path: str) -> str:
         """Return `webdav+https://host/path`."""

@@ -26,6 +26,7 @@ class MemoryAccount:
     """The one shelf that there is. A real account holds the endpoint and the credentials."""
 
     store: str = "memory"
+    owner: str = ""
 
     def shown(self, path: str) -> str:
         """Return `memory://name`: whatever is printed, without secrets."""

@@ -133,7 +133,7 @@ def file(tmp_path: Path) -> Iterator[Ledger]:
 
 
 NOTHING_TO_DO: dict[str, Callable[[Ledger], Any]] = {
-    "turn": lambda ledger: ledger.turn((), ALL, watched=[TREE.digest]).claims,
+    "turn": lambda ledger: ledger.turn((), ALL, watched=[TREE.printed_digest]).claims,
     "finish": lambda ledger: tuple(ledger.finish()),
     "claim_listing": lambda ledger: ledger.claim_listing() or (),
     "reclaim": lambda ledger: ledger.reclaim() or (),

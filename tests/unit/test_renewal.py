@@ -78,10 +78,10 @@ def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: Runner) 
     migration = accepted(ledger, runner)
     for given in ("https://a.example/fresh.csv?secret", "list+https://a.example/fresh.csv?secret"):
         alone = parse_fresh({"list": given}, migration, runner.remotes)
-        assert (alone.secret, str(alone.urls)) == (None, "list+https://a.example/fresh.csv?…")
+        assert (alone.spec, str(alone.urls)) == (None, "list+https://a.example/fresh.csv?…")
         assert "secret" not in repr(alone)
     both = parse_fresh({**PLACES, "list": {"url": given, "headers": {"X-Mine": "secret"}}}, migration, runner.remotes)
-    assert both.secret is not None and both.urls is not None
+    assert both.spec is not None and both.urls is not None
     assert both.urls.headers == (("X-Mine", "secret"),)
     assert parse_fresh(PLACES, migration, runner.remotes).urls is None
     assert "secret" not in repr(both)

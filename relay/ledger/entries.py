@@ -1,0 +1,278 @@
+"""What a page of a listing changes in the ledger.
+
+Theory of operation. An entry of which no listing has told yet becomes a transfer. One of which this listing has told is
+the same again, since a listing that was lost is begun anew. One of which an earlier listing has told, which its user
+has begun again since, is moved again where it did not arrive, or is another by now. So nothing that a listing tells is
+passed over; `migrations.entries` counts what it told, and the tallies what became of it.
+
+Two entries of one name that are not the same object would be one transfer, and one would be lost without a word: the
+second gets a name of its own, under which it fails.
+
+Decided here: what an entry is, beside what is known by its name. Never here: who lists, and how far (`trees.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, select, update
+
+from relay.ledger.claims import chunks, first_fence
+from relay.ledger.marks import key_of, mark
+from relay.ledger.rows import Listed, Listing
+from relay.ledger.schema import receipts, transfers, uploads
+from relay.ledger.states import TRANSFER
+from relay.ledger.tally import Changes
+
+MOST: Final = 2**53
+"""The largest size that is believed: what every reader of JSON holds exactly (RFC 7493)."""
+_WELL: Final = frozenset({"verified", "skipped"})
+_OLDER_NAME: Final = re.compile(r"(?s)(.*~[0-9a-f]{8})[0-9a-f]{8}")
+"""A name that was made of a URL with a query; older relays took half of its letters."""
+
+
+def named(connection: Connection, names: Iterable[str]) -> ColumnElement[bool]:
+    """Return the condition for transfers of some names; in PostgreSQL, for those whose names have the same MD5, which
+    is what its index has: compare the names."""
+    if connection.dialect.name == "sqlite":
+        return transfers.c.name.in_(list(names))
+    return func.md5(transfers.c.name).in_([md5(name) for name in names])
+
+
+def md5(name: str) -> str:
+    """Return what PostgreSQL's index has of a name."""
+    return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+
+
+def write_page(connection: Connection, listing: Listing, page: Sequence[Listed], if_exists: str) -> int:
+    """Write a page of entries; `if_exists` is what to do where the destination has something. Return of how many
+    objects no page has told before."""
+    told = _Told(connection, listing, page)
+    changes = Changes()
+    _insert(connection, listing, told.new, changes)
+    _again(connection, listing, told, if_exists, changes)
+    changes.write(connection)
+    return len(told.new)
+
+
+# -- what a page tells
+
+
+class _Told:
+    """The entries of a page: those that are `new`, and those of an `earlier` listing with the rows that they have."""
+
+    def __init__(self, connection: Connection, listing: Listing, page: Sequence[Listed]) -> None:
+        key = key_of(connection)
+        marked = [_marked(key, fitting(one)) for one in page]
+        # Where an older relay has begun it, it kept no identities.
+        marked = list(_apart(marked)) if listing.counted else _older_names(connection, listing, marked)
+        known = rows_of(connection, listing, [one.name for one in marked])
+        self.new: list[Listed] = []
+        self.earlier: list[tuple[Listed, Any]] = []
+        seen: dict[str, str | None] = {}
+        for one in marked:
+            row = known.get(one.name)
+            if listing.counted and self._is_another(one, row, listing, seen):
+                one = _renamed(one)
+                row = rows_of(connection, listing, [one.name]).get(one.name)
+            if one.name in seen:
+                continue
+            seen[one.name] = one.identity
+            if row is None:
+                self.new.append(one)
+            elif row.listings < listing.listings:
+                self.earlier.append((one, row))
+
+    def _is_another(self, one: Listed, row: Any, listing: Listing, seen: Mapping[str, str | None]) -> bool:
+        """Say if this listing has told of another object of the same name."""
+        if one.name in seen:
+            return seen[one.name] != one.identity
+        return row is not None and row.listings == listing.listings and row.identity != one.identity
+
+
+def fitting(one: Listed) -> Listed:
+    """Return an entry whose numbers every database takes. What can't be a number of bytes, or a time, is not known;
+    but what a list promised of an object could never be kept."""
+    size = one.size if one.size is None or 0 <= one.size <= MOST else None
+    if size != one.size and one.url is not None and one.error is None:
+        one = replace(one, error=_TOO_LARGE)
+    modified = one.modified if one.modified is None or abs(one.modified) < MOST else None
+    etag = one.etag if one.etag is None or "\0" not in one.etag else None
+    return replace(one, size=size, modified=modified, etag=etag)
+
+
+def _marked(key: bytes, one: Listed) -> Listed:
+    return one if one.identity is None else replace(one, identity=mark(key, one.identity)[:32])
+
+
+def _apart(page: Sequence[Listed]) -> Iterable[Listed]:
+    """Yield a page in which no two URLs have one name: all of those get names of their own, under which they fail."""
+    identities: dict[str, set[str]] = {}
+    for one in page:
+        if one.identity is not None:
+            identities.setdefault(one.name, set()).add(one.identity)
+    for one in page:
+        yield _renamed(one) if one.identity and len(identities[one.name]) > 1 else one
+
+
+def _renamed(one: Listed) -> Listed:
+    error = _CLASH if one.error is None else one.error
+    suffix = (one.identity or hashlib.sha256(one.name.encode()).hexdigest())[:16]
+    return replace(one, name=f"{one.name} ~{suffix}", url=None, error=error)
+
+
+_TOO_LARGE: Final = {
+    "code": "invalid-url",
+    "side": "source",
+    "detail": "its size in the list is no number of bytes that an object could have",
+    "hint": "Correct the list, or leave the size out.",
+}
+_CLASH: Final = {
+    "code": "unsafe-key",
+    "side": "source",
+    "detail": "two entries of the listing have the same name, and only one of them could arrive under it",
+    "hint": "Where it is a list of URLs, make it a CSV file with a column `name`, and give each a name of its own.",
+}
+
+
+def _older_names(connection: Connection, listing: Listing, page: Sequence[Listed]) -> list[Listed]:
+    """Return a page with the names that an older relay gave, where it has written those already."""
+    older = {one.name: found[1] for one in page if one.url and (found := _OLDER_NAME.fullmatch(one.name))}
+    known = rows_of(connection, listing, list(older.values())) if older else {}
+    return [replace(one, name=older[one.name]) if older.get(one.name) in known else one for one in page]
+
+
+def rows_of(connection: Connection, listing: Listing, names: Sequence[str]) -> dict[str, Any]:
+    """Return the rows of a migration's transfers by their names. While it is listed again nobody else changes them
+    until this transaction is over."""
+    found: dict[str, Any] = {}
+    for some in chunks(sorted(set(names))):
+        query = select(transfers).where(transfers.c.migration_id == listing.migration_id, named(connection, some))
+        query = query.order_by(transfers.c.id).with_for_update() if listing.listings else query
+        found |= {row.name: row for row in connection.execute(query)}
+    return found
+
+
+# -- what is new
+
+
+def _insert(connection: Connection, listing: Listing, new: Sequence[Listed], changes: Changes) -> None:
+    if not new:
+        return
+    rows = [
+        {
+            "migration_id": listing.migration_id,
+            "state": "failed" if one.error else "queued",
+            "name": one.name,
+            "fence": first_fence(listing.fence),
+            **_told_of(one, listing),
+        }
+        for one in new
+    ]
+    connection.execute(insert(transfers), rows)
+    for one, row in zip(new, rows, strict=True):
+        changes.add(listing.migration_id, row["state"], 1, one.size)
+
+
+def _told_of(one: Listed, listing: Listing) -> dict[str, Any]:
+    """Return the columns of what a listing tells of an object."""
+    return {
+        "error": json.dumps(one.error) if one.error else None,
+        "size": one.size,
+        "etag": one.etag,
+        "modified": one.modified,
+        "url": one.url,
+        "identity": one.identity,
+        "listings": listing.listings,
+        "digests": json.dumps(one.digests) if one.digests else None,
+    }
+
+
+# -- what an earlier listing told of
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What becomes of a transfer of which a listing tells again."""
+
+    state: str
+    anew: bool
+    """It is begun as if it never had been."""
+
+
+def _again(connection: Connection, listing: Listing, told: _Told, if_exists: str, changes: Changes) -> None:
+    begun: list[int] = []
+    for one, row in told.earlier:
+        step = _step(one, row, if_exists)
+        kept = step.state in _WELL or row.state == "running"
+        values = {"listings": listing.listings} if kept else _told_of(one, listing)
+        if step.anew:
+            values |= _FRESH
+            begun.append(row.id)
+            changes.proved(listing.migration_id, row.level, None)
+            changes.retried(listing.migration_id, -max(0, row.attempts - 1))
+        if not kept:
+            was = row.bytes if row.bytes is not None else row.size
+            is_now = one.size if step.anew or row.bytes is None else row.bytes
+            changes.moved(listing.migration_id, row.state, step.state, was, is_now)
+        connection.execute(_UPDATE.values(state=step.state, **values), {"the_id": row.id})
+    for some in chunks(begun):
+        connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
+
+
+_UPDATE: Final = update(transfers).where(transfers.c.id == bindparam("the_id"))
+_FRESH: Final = {
+    "attempts": 0,
+    "lapses": 0,
+    "not_before": 0.0,
+    "bytes": None,
+    "seconds": None,
+    "level": None,
+    "ended": None,
+}
+
+
+def _step(one: Listed, row: Any, if_exists: str) -> _Step:
+    if row.state == "running":
+        return _Step("running", anew=False)
+    if one.error is not None:
+        return _Step(row.state if row.state in _WELL else "failed", anew=False)
+    if row.state in _WELL and not _is_other(one, row, if_exists):
+        return _Step(row.state, anew=False)
+    return _Step("queued", anew=row.state != "queued")
+
+
+def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
+    """Say if an object may be another than the one that has arrived. Where the listing does not tell, the destination
+    is looked at, if what is there unchanged is then left alone."""
+    if one.identity != row.identity:
+        return True
+    pairs = ((one.size, row.size), (one.etag, row.etag), (one.modified, row.modified))
+    compared = [ours == theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+    return not all(compared) if compared else if_exists in ("changed", "overwrite")
+
+
+def forget_gone(connection: Connection, listing: Listing) -> int:
+    """Forget the transfers of which this listing did not tell any more, and that have left nothing anywhere: they could
+    only fail again. Return how many."""
+    if not listing.listings:
+        return 0
+    gone = (transfers.c.migration_id == listing.migration_id) & (transfers.c.listings < listing.listings)
+    gone &= transfers.c.state.in_(TRANSFER["retry"].origins - {"unverified"}) & (transfers.c.lapses == 0)
+    gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
+    counted = (transfers.c.state, transfers.c.bytes, transfers.c.size, transfers.c.attempts, transfers.c.resent)
+    rows = connection.execute(delete(transfers).where(gone).returning(*counted)).all()
+    changes = Changes()
+    for state, count in Counter(row.state for row in rows).items():
+        size = sum((row.bytes if row.bytes is not None else row.size) or 0 for row in rows if row.state == state)
+        changes.add(listing.migration_id, state, -count, -size)
+    changes.retried(listing.migration_id, -sum(max(0, row.attempts - 1) for row in rows))
+    changes.resent(listing.migration_id, -sum(row.resent for row in rows))
+    changes.write(connection)
+    return len(rows)

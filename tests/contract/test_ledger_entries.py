@@ -1,0 +1,267 @@
+"""What a listing tells is moved, left as it is, or told: nothing of it is passed over, and what was listed adds up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, update
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, Listed, Listing, Settlement, Spec
+from relay.ledger.schema import transfers, uploads
+from tests.ledgers import TREE, assert_counted, states, verified
+
+SPECS = {exists: Spec("a:x", "b:x", {"recursive": True, "if_exists": exists}, {}) for exists in ("changed", "fail")}
+
+
+def listed(name: str, size: int | None = 5, **more: Any) -> Listed:
+    return Listed(name, size, **more)
+
+
+def url(name: str, identity: str, **more: Any) -> Listed:
+    return Listed(name, 5, url=f"https://a.example/{identity}", identity=identity, **more)
+
+
+def begin(ledger: Ledger, *pages: list[Listed], spec: Spec = TREE) -> tuple[str, Listing]:
+    """Accept a tree and list some pages of it."""
+    id = ledger.create(spec)[0].id
+    return id, go_on(ledger, id, *pages)
+
+
+def go_on(ledger: Ledger, id: str, *pages: list[Listed]) -> Listing:
+    listing = ledger.claim_listing(only=id)
+    assert listing is not None
+    for page in pages:
+        ledger.add_page(listing, page, page[-1].name)
+    return listing
+
+
+def list_again(ledger: Ledger, id: str, *pages: list[Listed]) -> None:
+    """List it again, as the same command does, to its end."""
+    ledger.list_again(id)
+    ledger.end_listing(go_on(ledger, id, *pages))
+
+
+def ended(ledger: Ledger, id: str, **verbs: str) -> str:
+    """Settle everything by its name, the rest as verified; return how the migration stands then."""
+    claims = ledger.claim(100, only=id)
+    ledger.settle([settled(claim, verbs.get(claim.name, "verified")) for claim in claims])
+    ledger.finish()
+    return ledger.migration(id).state
+
+
+def settled(claim: Claim, verb: str) -> Settlement:
+    if verb == "verified":
+        return verified(claim, claim.size or 5)
+    return Settlement(claim, verb, error={"code": "not-found"} if verb == "failed" else None)
+
+
+def rows(ledger: Ledger, id: str) -> dict[str, str]:
+    return {row.name: row.state for row in ledger.page(id)}
+
+
+# -- two of one name
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_second_url_of_a_name_fails_whatever_became_of_the_first(ledger: Ledger, arrived: bool, pages: int) -> None:
+    one, two = url("n5", "one"), url("n5", "two")
+    first = [url("n4", "four"), one] + ([two] if pages == 1 else [])
+    id, listing = begin(ledger, first)
+    if arrived:
+        ended(ledger, id)
+    if pages == 2:
+        ledger.add_page(listing, [url("n6", "six"), two], "n6")
+    ledger.end_listing(listing)
+    found = {row.name: row for row in ledger.page(id)}
+    clashes = [row for name, row in found.items() if name.startswith("n5 ~")]
+    assert len(clashes) == (2 if pages == 1 else 1)
+    assert all(row.state == "failed" and "same name" in (row.error or {})["detail"] for row in clashes)
+    assert ledger.migration(id).entries == len(found) == (3 if pages == 1 else 4)
+    assert ended(ledger, id) == "partial"
+    assert_counted(ledger, id)
+
+
+def test_a_list_that_is_read_again_after_a_crash_is_the_same(ledger: Ledger) -> None:
+    """Also where its signatures are fresh by now: identities have none."""
+    page = [url("n4", "four"), url("n5", "five")]
+    id, listing = begin(ledger, page, [url("n5", "other")])
+    ended(ledger, id)
+    before = rows(ledger, id)
+    ledger.hand_back_listing(listing)
+    fresh = [replace(one, url=f"{one.url}?fresh") for one in page]
+    ledger.end_listing(go_on(ledger, id, fresh, [url("n5", "other")]))
+    assert rows(ledger, id) == before
+    assert ledger.migration(id).entries == 3
+
+
+def test_what_can_not_be_used_hides_nothing_of_the_same_name(ledger: Ledger) -> None:
+    wrong = listed("line 7", error={"code": "invalid-url"}, identity="unusable line 7")
+    id, _ = begin(ledger, [wrong, url("line 7", "seven")], [listed("b", error={"code": "x"}, identity="unusable b")])
+    assert len(rows(ledger, id)) == ledger.migration(id).entries == 3
+    assert sorted(rows(ledger, id).values()) == ["failed"] * 3
+
+
+def test_an_entry_that_a_listing_tells_twice_is_one(ledger: Ledger) -> None:
+    id, listing = begin(ledger, [listed("a"), listed("b"), listed("a")], [listed("b"), listed("c")])
+    ledger.end_listing(listing)
+    assert rows(ledger, id) == {"a": "queued", "b": "queued", "c": "queued"}
+    assert ledger.migration(id).entries == 3
+    assert ended(ledger, id) == "succeeded"
+
+
+# -- names and numbers of any kind
+
+
+def test_a_name_of_any_length_is_kept(ledger: Ledger) -> None:
+    """Longer than what PostgreSQL's index takes, and not to be packed: two that differ in their last letter."""
+    long = "/".join("".join(chr(0x4E00 + (a * 97 + b * 31) % 20_000) for b in range(60)) for a in range(40))
+    id, listing = begin(ledger, [listed(long + "a"), listed(long + "b")])
+    assert ledger.add_page(listing, [listed(long + "a"), listed("c")], "c")
+    ledger.end_listing(listing)
+    assert set(rows(ledger, id)) == {long + "a", long + "b", "c"}
+    assert ledger.unknown(id, [long + "a", long + "c", "c"]) == {long + "c"}
+    ledger.renew_urls(id, {long + "a": "https://a.example/fresh"})
+    assert ended(ledger, id) == "succeeded"
+
+
+NUMBERS: dict[str, dict[str, Any]] = {
+    "a size beyond 64 bits": {"size": 10**22},
+    "a size of 64 bits": {"size": 2**63 - 1},
+    "a negative size": {"size": -1},
+    "a time that is none": {"modified": float("nan")},
+    "a time beyond all": {"modified": float("inf")},
+    "a tag with a NUL": {"etag": '"a\0b"'},
+}
+
+
+def test_what_no_database_takes_is_that_entrys_alone(ledger: Ledger) -> None:
+    """What a list promised so could never be kept; of any other entry it is not known."""
+    odd = [replace(listed(what), **told) for what, told in NUMBERS.items()]
+    promised = [
+        replace(one, name=f"promised {one.name}", url=f"https://a/{one.name}", identity=one.name) for one in odd
+    ]
+    id, listing = begin(ledger, [listed("a"), *odd, *promised, listed("b")])
+    ledger.end_listing(listing)
+    wrong = {f"promised {what}" for what, told in NUMBERS.items() if "size" in told}
+    found = rows(ledger, id)
+    assert len(found) == 2 + 2 * len(NUMBERS) == ledger.migration(id).entries
+    assert {name for name, state in found.items() if state == "failed"} == wrong
+
+
+def test_the_sum_of_what_is_listed_may_be_beyond_64_bits(ledger: Ledger) -> None:
+    """2,000 objects of the largest size that is believed, as a hostile listing tells of them."""
+    pages = [[listed(f"{page} {i}", 2**53) for i in range(1000)] for page in range(2)]
+    id, listing = begin(ledger, *pages, [listed("more", 2**53)])
+    ledger.end_listing(listing)
+    assert ledger.migration(id).counted("queued").objects == 2001
+    ledger.act(id, "cancel")
+    assert ledger.migration(id).counted("cancelled").objects == 2001
+    ledger.act(id, "retry")
+    ledger.settle([Settlement(claim, "failed") for claim in ledger.claim(1000, only=id)])
+    assert ledger.migration(id).counted("failed").objects == 1000
+
+
+# -- the same command again
+
+
+def test_the_same_command_lists_again_and_moves_what_is_new_changed_or_did_not_arrive(ledger: Ledger) -> None:
+    first = [listed(name, modified=1.0) for name in ("same", "failed", "changed", "cut")]
+    id, listing = begin(ledger, first)
+    ledger.end_listing(listing)
+    assert ended(ledger, id, failed="failed", cut="unverified") == "partial"
+    second = [first[0], first[1], listed("changed", 7, modified=2.0), first[3], listed("new", 3)]
+    list_again(ledger, id, second)
+    found = {row.name: row for row in ledger.page(id)}
+    assert {name: row.state for name, row in found.items()} == {
+        "same": "verified",
+        "failed": "queued",
+        "changed": "queued",
+        "cut": "queued",
+        "new": "queued",
+    }
+    assert (found["changed"].attempts, found["changed"].level, found["changed"].receipt) == (0, None, None)
+    states(ledger, id)
+    assert ended(ledger, id) == "succeeded"
+    assert ledger.migration(id).entries == 5
+    states(ledger, id)
+
+
+def test_any_member_of_a_listing_tells_that_an_object_has_changed(ledger: Ledger) -> None:
+    members: list[dict[str, Any]] = [{"size": 6}, {"etag": '"b"'}, {"modified": 2.0}, {}]
+    first = [listed(f"{i}", etag='"a"', modified=1.0) for i in range(len(members))]
+    id, listing = begin(ledger, [*first, listed("bad")])
+    ledger.end_listing(listing)
+    ended(ledger, id, bad="failed")
+    again = [replace(one, **member) for one, member in zip(first, members, strict=True)]
+    list_again(ledger, id, [*again, listed("bad")])
+    assert rows(ledger, id) == {"0": "queued", "1": "queued", "2": "queued", "3": "verified", "bad": "queued"}
+
+
+@pytest.mark.parametrize(("exists", "state"), [("changed", "queued"), ("fail", "verified")])
+def test_where_the_listing_tells_nothing_the_destination_is_looked_at(ledger: Ledger, exists: str, state: str) -> None:
+    """Not where whatever is there fails: it is ours."""
+    id, listing = begin(ledger, [Listed("a"), Listed("bad")], spec=SPECS[exists])
+    ledger.end_listing(listing)
+    ledger.settle([Settlement(claim, "verified" if claim.name == "a" else "failed") for claim in ledger.claim(9)])
+    ledger.finish()
+    list_again(ledger, id, [Listed("a"), Listed("bad")])
+    assert rows(ledger, id) == {"a": state, "bad": "queued"}
+
+
+def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: Ledger) -> None:
+    """What has arrived stays, and so does what has begun an upload: somebody must still throw that away."""
+    names = ["arrived", "gone", "begun", "lost", "bad"]
+    id, listing = begin(ledger, [listed(name) for name in names])
+    ledger.end_listing(listing)
+    ended(ledger, id, gone="failed", begun="failed", lost="failed", bad="failed")
+    ids = {row.name: row.id for row in ledger.page(id)}
+    begun = dict(upload_id="u", checked=True, place="p", etag="e", size=5, part_bytes=5, begun=0.0)
+    ledger.database.run(lambda c: c.execute(uploads.insert().values(transfer_id=ids["begun"], **begun)))
+    lapsed = update(transfers).where(transfers.c.id == ids["lost"]).values(lapses=1)
+    ledger.database.run(lambda c: c.execute(lapsed))
+    list_again(ledger, id, [listed("bad")])
+    assert rows(ledger, id) == {"arrived": "verified", "begun": "failed", "lost": "failed", "bad": "queued"}
+    assert ledger.migration(id).entries == 4
+    states(ledger, id)
+
+
+def test_a_list_may_have_another_url_for_a_name_by_then(ledger: Ledger) -> None:
+    id, listing = begin(ledger, [url("a", "one"), url("b", "two"), url("c", "three")])
+    ledger.end_listing(listing)
+    assert ended(ledger, id, b="failed") == "partial"
+    list_again(ledger, id, [url("a", "one"), url("b", "fresh"), url("c", "other")])
+    assert rows(ledger, id) == {"a": "verified", "b": "queued", "c": "queued"}
+    assert {claim.name: claim.url for claim in ledger.claim(9)} == {
+        "b": "https://a.example/fresh",
+        "c": "https://a.example/other",
+    }
+
+
+def test_what_is_cancelled_is_listed_again_too(ledger: Ledger) -> None:
+    id, listing = begin(ledger, [listed("a"), listed("b")])
+    ledger.settle([verified(ledger.claim(1)[0])])
+    ledger.act(id, "cancel")
+    list_again(ledger, id, [listed("a"), listed("b"), listed("c")])
+    assert rows(ledger, id) == {"a": "verified", "b": "queued", "c": "queued"}
+    assert ended(ledger, id) == "succeeded"
+
+
+# -- it adds up
+
+
+def test_what_was_listed_and_is_not_accounted_for_is_told(ledger: Ledger) -> None:
+    """As it would be if any part of relay lost an entry."""
+    id, listing = begin(ledger, [listed("a"), listed("b")])
+    ledger.end_listing(listing)
+    (claim, lost) = ledger.claim(2)
+    ledger.settle([verified(claim)])
+    ledger.database.run(lambda c: c.execute(delete(transfers).where(transfers.c.id == lost.id)))
+    ledger.database.run(lambda c: c.exec_driver_sql("DELETE FROM tallies WHERE state = 'running'"))
+    ledger.finish()
+    found = ledger.migration(id)
+    assert (found.state, (found.error or {})["code"]) == ("partial", "listing-unaccounted")
+    assert "2 objects, and 1 are accounted for" in (found.error or {})["detail"]

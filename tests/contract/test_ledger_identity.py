@@ -1,0 +1,297 @@
+"""Identity is what identifies: store, endpoint, account and the whole location with its query; and one kind of runner
+works on its own migrations alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from relay.engine.order import End, Order
+from relay.errors import KeyReused, MigrationUnknown
+from relay.ledger.claims import Who
+from relay.ledger.database import open_database
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import SERVER, Listed, Spec
+from relay.ledger.schema import migrations, transfers
+from relay.stores.aws import S3Config
+from relay.stores.remotes import Remotes
+from relay.stores.sigv4 import Credentials, Signer
+from tests.ledgers import OBJECT, TREE, tree, verified
+
+TO = "https://b.example/x"
+
+
+def far(**options: str) -> Mapping[str, Mapping[str, str]]:
+    """Return the settings of one remote."""
+    return {"far": {"type": "s3", "endpoint": "http://one.example", **options}}
+
+
+def spec(source: str, destination: str = TO, remotes: Remotes | None = None, **more: Any) -> Spec:
+    """Return what is accepted of a request."""
+    basic = more.pop("headers", ())
+    return Order(End(source, basic), End(destination), **more).spec(
+        remotes or Remotes({}, environment={}, folders=None)
+    )
+
+
+def profile(name: str, key: str = "KEY", endpoint: str | None = None) -> Remotes:
+    """Return what `s3://` means under one of AWS's profiles."""
+    signer = Signer(lambda: Credentials(key, "SECRET", None), "us-east-1")
+    return Remotes({}, environment={}, aws=lambda _: S3Config(signer, endpoint, owner=f"{name} {key}"))
+
+
+S3 = "s3://bucket/key"
+OTHERS: dict[str, tuple[Spec, Spec]] = {
+    "a query": (spec("https://a.example/d?id=1"), spec("https://a.example/d?id=2")),
+    "a query of two": (spec("https://a.example/d?id=1&v=1"), spec("https://a.example/d?id=1&v=2")),
+    "a query of the destination": (
+        spec("https://a.example/d", f"{TO}?to=1"),
+        spec("https://a.example/d", f"{TO}?to=2"),
+    ),
+    "a query beside a signature": (
+        spec("https://a.example/d?versionId=1&X-Amz-Signature=s"),
+        spec("https://a.example/d?versionId=2&X-Amz-Signature=s"),
+    ),
+    "a query of a list": (
+        spec("list+https://a.example/l?n=1", "https://b.example/", recursive=True),
+        spec("list+https://a.example/l?n=2", "https://b.example/", recursive=True),
+    ),
+    "a port": (spec("https://a.example/d"), spec("https://a.example:444/d")),
+    "a store": (spec("https://a.example/d"), spec("webdav+https://a.example/d")),
+    "a user": (
+        spec("https://a.example/d", headers=(("Authorization", "Basic dXNlcjpwdw=="),)),
+        spec("https://a.example/d", headers=(("Authorization", "Basic b3RoZXI6cHc="),)),
+    ),
+    "an option": (spec("https://a.example/d"), spec("https://a.example/d", server_copy=False)),
+    "a remote's endpoint": (
+        spec("far:bucket/key", remotes=Remotes(far(), environment={})),
+        spec("far:bucket/key", remotes=Remotes({"far": {**far()["far"], "endpoint": "http://two.example"}})),
+    ),
+    "a remote's account": (
+        spec("far:bucket/key", remotes=Remotes(far(access_key_id="A", secret_access_key="S"))),
+        spec("far:bucket/key", remotes=Remotes(far(access_key_id="B", secret_access_key="S"))),
+    ),
+    "a remote's url": (
+        spec("web:x", remotes=Remotes({"web": {"type": "webdav", "url": "https://a.example/dav"}})),
+        spec("web:x", remotes=Remotes({"web": {"type": "webdav", "url": "https://a.example/other"}})),
+    ),
+    "an endpoint of AWS's settings": (
+        spec(S3, remotes=profile("p", endpoint="http://one.example")),
+        spec(S3, remotes=profile("p", endpoint="http://two.example")),
+    ),
+    "a profile": (spec(S3, remotes=profile("one")), spec(S3, remotes=profile("two"))),
+}
+SAME: dict[str, tuple[Spec, Spec]] = {
+    "a signature of AWS's": (
+        spec("https://a.example/d?versionId=1&X-Amz-Date=1&X-Amz-Signature=s"),
+        spec("https://a.example/d?X-Amz-Date=2&X-Amz-Signature=t&versionId=1"),
+    ),
+    "a signature of Google's": (
+        spec("https://a.example/d?X-Goog-Expires=1&X-Goog-Signature=s"),
+        spec("https://a.example/d?X-Goog-Expires=9&X-Goog-Signature=t"),
+    ),
+    "a signature of Azure's": (
+        spec("https://a.example/d?sv=2024-01-01&se=2026&sr=b&sig=s"),
+        spec("https://a.example/d?sv=2025-01-01&se=2027&sr=b&sig=t"),
+    ),
+    "a signature of Aliyun's": (
+        spec("https://a.example/d?OSSAccessKeyId=a&Expires=1&Signature=s"),
+        spec("https://a.example/d?OSSAccessKeyId=b&Expires=2&Signature=t&security-token=x"),
+    ),
+    "a signature of Tencent's": (
+        spec("https://a.example/d?q-sign-algorithm=sha1&q-ak=a&q-signature=s"),
+        spec("https://a.example/d?q-sign-algorithm=sha1&q-ak=b&q-signature=t"),
+    ),
+    "a signature of CloudFront's": (
+        spec("https://a.example/d?Expires=1&Signature=s&Key-Pair-Id=k&Hash-Algorithm=SHA256"),
+        spec("https://a.example/d?Expires=2&Signature=t&Key-Pair-Id=l"),
+    ),
+    "a password": (
+        spec("https://a.example/d", headers=(("Authorization", "Basic dXNlcjpwdw=="),)),
+        spec("https://a.example/d", headers=(("Authorization", "Basic dXNlcjpuZXc="),)),
+    ),
+    "a token": (
+        spec("https://a.example/d", headers=(("Authorization", "Bearer a"),)),
+        spec("https://a.example/d", headers=(("Authorization", "Bearer b"),)),
+    ),
+    "the spelling": (spec("https://A.example:443/a%2Db"), spec("https://a.example/a-b")),
+    "the region": (
+        spec(S3, remotes=Remotes({}, aws=lambda _: S3Config(Signer(lambda: None, "eu-west-1")))),
+        spec(S3, remotes=Remotes({}, aws=lambda _: S3Config(Signer(lambda: None, "us-east-2")))),
+    ),
+    "a key that expires": (
+        spec("far:bucket/key", remotes=Remotes(far(access_key_id="A", secret_access_key="S", session_token="1"))),
+        spec("far:bucket/key", remotes=Remotes(far(access_key_id="B", secret_access_key="S", session_token="2"))),
+    ),
+}
+
+
+def test_what_differs_in_its_identity_is_another_migration(ledger: Ledger) -> None:
+    for what, (one, other) in OTHERS.items():
+        first, _ = ledger.create(one, what)
+        assert ledger.create(other, go_on=True)[0].id != first.id, what
+        with pytest.raises(KeyReused):
+            ledger.create(other, what)
+        assert ledger.create(one, what)[0].id == first.id
+
+
+def test_what_is_only_renewed_or_spelled_otherwise_is_the_same(ledger: Ledger) -> None:
+    for what, (one, other) in SAME.items():
+        first, _ = ledger.create(one, what)
+        assert ledger.create(other, go_on=True) == (ledger.migration(first.id), False), what
+        assert ledger.create(other, what)[0].id == first.id
+        assert ledger.is_at(first.id, other)
+
+
+@pytest.mark.parametrize("verb", ["resume", "retry"])
+def test_fresh_credentials_are_for_the_same_places(ledger: Ledger, verb: str) -> None:
+    for what, (one, other) in OTHERS.items():
+        id = ledger.create(one)[0].id
+        ledger.act(id, "pause" if verb == "resume" else "cancel")
+        if what in ("an option", "a user", "a remote's account", "a profile"):  # another's may open the same place
+            assert ledger.act(id, verb, other).state == "running", what
+            continue
+        before = ledger.migration(id), ledger.secret(id)
+        with pytest.raises(KeyReused):
+            ledger.act(id, verb, other)
+        assert (ledger.migration(id), ledger.secret(id)) == before, what
+        assert ledger.act(id, verb, one).state == "running"
+
+
+def test_one_that_waits_for_credentials_is_gone_on_with_by_those_of_another_account(ledger: Ledger) -> None:
+    one, other = OTHERS["a remote's account"]
+    id = ledger.create(one, go_on=True)[0].id
+    ledger.pause_for(id, {"code": "store-unauthenticated", "side": "source", "detail": "", "hint": ""})
+    assert ledger.create(other, go_on=True)[0].id == id
+    ledger.act(id, "resume")
+    assert ledger.create(other, go_on=True)[0].id == id
+    assert ledger.create(one, go_on=True)[1]
+
+
+def test_no_secret_of_a_query_can_be_tried_out_on_what_is_kept(tmp_path: Path) -> None:
+    """The hashes of one request in two ledgers have nothing in common."""
+    found = []
+    for name in "ab":
+        ledger = Ledger.at(f"sqlite:///{tmp_path}/{name}.db")
+        ledger.create(spec("https://a.example/d?token=12"))
+        found.append(
+            ledger.database.run(lambda c: c.exec_driver_sql("SELECT spec, places, owner FROM migrations").one())
+        )
+        ledger.close()
+    assert not set(found[0]) & set(found[1])
+
+
+# -- what an older relay accepted
+
+
+def older(ledger: Ledger, one: Spec) -> str:
+    """Accept a migration as an older relay did; return its id."""
+    id = ledger.create(one)[0].id
+    values = {"spec": one.printed_digest, "places": None, "owner": None, "runner": None, "entries": None}
+    ledger.database.run(lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values)))
+    return id
+
+
+def test_what_an_older_relay_accepted_is_gone_on_with_where_it_is_the_same_for_certain(ledger: Ledger) -> None:
+    for one, same, other in (
+        (spec("https://a.example/d?id=1"), spec("https://a.example/d?id=1"), spec("https://a.example/d?id=2")),
+        (*SAME["a signature of AWS's"], OTHERS["a query beside a signature"][1]),
+        (spec("/a/b", "/c/d"), spec("/a/b", "/c/d"), spec("/a/b", "/c/e")),
+    ):
+        id = older(ledger, one)
+        assert ledger.create(other, go_on=True)[1]
+        assert ledger.is_at(id, same) and not ledger.is_at(id, other)
+        assert ledger.create(same, go_on=True)[0].id == id
+        assert ledger.migration(id).runner == "terminal"
+        assert ledger.create(same, go_on=True)[0].id == id
+
+
+def test_of_a_remote_an_older_migration_is_gone_on_with_only_where_nothing_has_arrived(ledger: Ledger) -> None:
+    remotes = Remotes(far(), environment={})
+    one = spec("far:bucket/key", remotes=remotes)
+    id = older(ledger, one)
+    assert ledger.create(one, go_on=True)[0].id == id
+    id = older(ledger, spec("far:bucket/a/", remotes=remotes, recursive=True))
+    listing = ledger.claim_listing(only=id)
+    assert listing is not None
+    ledger.add_page(listing, [Listed("a", 5), Listed("b", 5)], "b")
+    ledger.settle([verified(ledger.claim(1, only=id)[0])])
+    assert ledger.create(spec("far:bucket/a/", remotes=remotes, recursive=True), go_on=True)[1]
+
+
+def test_the_list_of_an_older_migration_is_read_on_under_its_names(ledger: Ledger) -> None:
+    id = older(ledger, TREE)
+    first = ledger.claim_listing()
+    assert first is not None and not first.counted
+    ledger.add_page(first, [Listed("a/b~01234567", 5, url="https://a.example/b?x")], None)
+    values = {"identity": None}
+    ledger.database.run(lambda c: c.execute(update(transfers).values(**values)))
+    ledger.hand_back_listing(first)
+    again = ledger.claim_listing()
+    assert again is not None
+    page = [
+        Listed("a/b~0123456789abcdef", 5, url="https://a.example/b?x", identity="x"),
+        Listed("a/c~0123456789abcdef", 5),
+    ]
+    ledger.add_page(again, page, None)
+    assert [row.name for row in ledger.page(id)] == ["a/b~01234567", "a/c~0123456789abcdef"]
+
+
+# -- kinds of runners
+
+
+def server(address: str) -> Ledger:
+    """Open the ledger as a server's worker does."""
+    made = Ledger(open_database(address), Who.here("server", SERVER))
+    made.renew()
+    return made
+
+
+def test_each_kind_of_runner_works_on_its_own(ledger: Ledger, address: str) -> None:
+    ours, theirs = ledger, server(address)
+    try:
+        mine, yours = tree(ours, 5), theirs.create(OBJECT)[0].id
+        assert theirs.claim_listing() is None
+        assert [claim.migration_id for claim in theirs.claim(10)] == [yours]
+        assert [claim.migration_id for claim in ours.claim(10)] == [mine]
+        again = ours.create(TREE)[0].id
+        assert theirs.claim_listing() is None
+        listing = ours.claim_listing()
+        assert listing is not None and listing.migration_id == again
+        assert ours.create(OBJECT, go_on=True)[1]  # the server's is its own
+    finally:
+        theirs.close()
+
+
+def test_a_server_shows_what_it_was_given_and_a_terminal_all(ledger: Ledger, address: str) -> None:
+    theirs = server(address)
+    try:
+        mine, yours = ledger.create(TREE)[0], theirs.create(OBJECT)[0]
+        assert [m.id for m in theirs.migrations()] == [yours.id]
+        assert [m.id for m in ledger.migrations()] == [yours.id, mine.id]
+        for id in (mine.id, str(mine.number)):
+            with pytest.raises(MigrationUnknown):
+                theirs.migration(id)
+    finally:
+        theirs.close()
+
+
+def test_what_an_older_relay_accepted_is_anybodys(ledger: Ledger, address: str) -> None:
+    theirs = server(address)
+    try:
+        id = older(ledger, OBJECT)
+        assert theirs.migration(id).id == id
+        assert [claim.migration_id for claim in theirs.claim(1)] == [id]
+    finally:
+        theirs.close()
+
+
+def test_no_identity_of_a_request_shows(ledger: Ledger) -> None:
+    one = spec("https://a.example/d?token=hidden", headers=(("Authorization", "Basic aGlkZGVuOnB3"),))
+    migration, _ = ledger.create(one)
+    assert "hidden" not in repr(one) + repr(migration) + json.dumps(ledger.events(migration.id))

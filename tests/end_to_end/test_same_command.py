@@ -1,0 +1,99 @@
+"""Which migration a command means: the one of the very same places; and what it does where that has ended before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.test_serve import SERVE, running
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    """Return a terminal with a ledger of its own."""
+    return Terminal(tmp_path)
+
+
+class Download(BaseHTTPRequestHandler):
+    """Serves what the query names, slowly, so that several are under way at once."""
+
+    protocol_version = "HTTP/1.1"
+    gate = threading.Barrier(3, timeout=60)
+
+    def do_GET(self) -> None:
+        id = self.path.partition("id=")[2]
+        body = f"object {id}".encode()
+        if self.command == "GET":
+            self.gate.wait()  # all three are under way
+        self.send_response(200)
+        for name, value in (("Content-Length", str(len(body))), ("ETag", f'"{id}"')):
+            self.send_header(name, value)
+        self.send_header("Content-Disposition", f'attachment; filename="{id}.bin"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def downloads() -> Iterator[str]:
+    """Return the URL whose query names an object."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Download) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/download?id="
+        server.shutdown()
+
+
+def test_urls_that_differ_in_their_query_alone_are_moved_at_the_same_time(terminal: Terminal, downloads: str) -> None:
+    """As a shell's loop with '&' does: each command waits for its own object."""
+    folder = terminal.home / "backup"
+    folder.mkdir()
+    commands = [terminal.start("migrate", f"{downloads}{id}", f"{folder}/") for id in ("one", "two", "three")]
+    ends = [command.communicate(timeout=100) for command in commands]
+    assert [command.returncode for command in commands] == [0, 0, 0], ends
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    assert found == {"one.bin": "object one", "two.bin": "object two", "three.bin": "object three"}
+
+
+def test_a_tree_that_ended_partial_is_listed_again_by_the_same_command(terminal: Terminal) -> None:
+    source, destination = terminal.home / "from", terminal.home / "to"
+    source.mkdir()
+    for number in range(4):
+        (source / f"f{number}").write_text(f"file {number}")
+    (destination / "f2").mkdir(parents=True)  # a folder is in f2's way
+    (destination / "f3").mkdir(parents=True)
+    code, told = terminal.tree(source, destination)
+    assert (code, told["state"], told["objects"]) == (1, "partial", {"failed": 2, "verified": 2})
+    (destination / "f2").rmdir()
+    (source / "new").write_text("new since then")
+    (source / "f0").write_text("changed since then")
+    (source / "f3").unlink()  # it can't be moved, so its user removed it
+    code, told = terminal.tree(source, destination)
+    assert (code, told["state"], told["number"]) == (0, "succeeded", 1)
+    expected = {path.name: path.read_text() for path in source.iterdir()}
+    assert {path.name: path.read_text() for path in destination.iterdir() if path.is_file()} == expected
+
+
+@pytest.mark.timeout(120)
+def test_a_server_with_the_same_ledger_leaves_the_terminals_migrations_alone(terminal: Terminal) -> None:
+    """It may not read the terminal's places, nor know its remotes; and its callers neither see nor cancel them."""
+    source = terminal.home / "from"
+    source.mkdir()
+    (terminal.home / "to").mkdir()
+    for number in range(200):
+        (source / f"f{number}").write_bytes(b"x" * 2000)
+    ledger = f"sqlite:///{terminal.ledger}"
+    with running(SERVE, RELAY_LEDGER=ledger, RELAY_LOCAL_FOLDERS=str(terminal.home / "to")) as server:
+        code, told = terminal.tree(source, terminal.home / "to", "--slots", "2")
+        assert (code, told["objects"]) == (0, {"verified": 200})
+        assert server.ask("GET", "/migrations")[1]["migrations"] == []
+        assert server.ask("GET", "/migrations/1")[0] == server.ask("POST", "/migrations/1/cancel", {})[0] == 404
