@@ -54,8 +54,10 @@ class Limits:
     """What is read of an answer that is not an object: an error page, an upload's answer."""
     redirects: int = 5
     idle_seconds: float = 15.0
-    idle_connections: int = 16
-    """Connections kept alive for each origin, and for how long."""
+    idle_connections: int = 64
+    """Connections kept alive, of all origins together, and for how long."""
+    lookups: int = 64
+    """Names that are looked up at once, each in a thread."""
     addresses: int = 16
     """Addresses of one name that are tried."""
     buffer_bytes: int = MIB
@@ -166,7 +168,8 @@ class Settings(BaseModel):
             total_seconds=self.total_seconds,
             stall_seconds=self.stall_seconds,
             stall_bytes=self.stall_bytes,
-            idle_connections=2 * min(self.slots, 500) + 16,  # each transfer may have one to read and one to write
+            idle_connections=4 * min(self.slots, 500) + 64,  # each transfer may have some to read and to write
+            lookups=min(64 + 4 * self.slots, 512),  # a silent name keeps its thread for longer than its transfer waits
             settle_seconds=self.settle_seconds,
             buffer_bytes=self.buffer_bytes,
             parted_bytes=self.parted_bytes,

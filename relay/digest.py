@@ -12,8 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,24 +116,37 @@ def as_hex(digests: Digests) -> dict[str, str]:
     return {name: value.hex() for name, value in digests.items()}
 
 
-_MEMBER = re.compile(r"""\s*([a-z*][a-z0-9_.*-]*)\s*=\s*:([A-Za-z0-9+/=]*):\s*(?:;[^,]*)?(?:,|$)""")
-_LEGACY = re.compile(r"\s*([A-Za-z0-9_-]+)=([^,\s]+)\s*(?:,|$)")
+FIELD_CHARACTERS = 4096
+"""The most of a field that is read: the digests of all algorithms together have some hundred characters."""
 
 
 def parse_fields(field: Callable[[str], str | None]) -> dict[str, bytes]:
     """Read the digests of a representation from a response's fields; `field(name)` gives a field's value or None.
 
     Understands `Repr-Digest` (RFC 9530 section 3), the older `Digest` (RFC 3230) and `Content-MD5` (RFC 1864,
-    section 14.15 of RFC 2616), and Google's `x-goog-hash`. What is malformed, of a wrong width, or of an algorithm
-    that relay does not know is left out: an unreadable digest proves nothing, and is no error of the object's. When
-    two fields disagree the newer one counts. Not for a partial answer (206), where `Digest` and `Content-MD5` speak
-    of other bytes.
+    section 14.15 of RFC 2616), and Google's `x-goog-hash`. What is malformed, of a wrong width, of an algorithm that
+    relay does not know, or behind the first `FIELD_CHARACTERS` of a field is left out: an unreadable digest proves
+    nothing, and is no error of the object's. When two fields disagree the newer one counts. Not for a partial answer
+    (206), where `Digest` and `Content-MD5` speak of other bytes.
     """
     found = dict(_decoded([("md5", (field("content-md5") or "").strip())]))
     for name in ("x-goog-hash", "digest"):
-        found.update(_decoded((m[1].lower(), m[2]) for m in _LEGACY.finditer(field(name) or "")))
-    found.update(_decoded((m[1], m[2]) for m in _MEMBER.finditer(field("repr-digest") or "")))
+        found.update(_decoded((key.lower(), value) for key, value in _members(field(name))))
+    found.update(_decoded((key, value[1:-1]) for key, value in _members(field("repr-digest")) if _is_bytes(value)))
     return found
+
+
+def _members(text: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of a field's members, parameters left out. A digest holds neither ',' nor ';'."""
+    for member in (text or "")[:FIELD_CHARACTERS].split(","):
+        name, equals, value = member.partition(";")[0].partition("=")
+        if equals:
+            yield name.strip(" \t"), value.strip(" \t")
+
+
+def _is_bytes(value: str) -> bool:
+    """Say if this is a byte sequence of RFC 8941 (section 3.3.5), between colons."""
+    return len(value) >= 2 and value[0] == value[-1] == ":"
 
 
 def _decoded(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, bytes]]:

@@ -49,6 +49,7 @@ UNSAFE_CHARACTERS: Final = re.compile(
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _PARTS: Final = re.compile(r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S)
 _REFUSED: Final = re.compile(r"[^!-\[\]-~]")  # all but visible ASCII, and the backslash
+_BLANK_OR_BEYOND: Final = re.compile(r"[ \x80-\xff]")
 # One that is quoted to itself, and that no server folds onto another one: no segment begins with '.', or is empty.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*+")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
@@ -271,11 +272,12 @@ def _check_folder(path: str, destination: bool, keyed: bool) -> None:
 def redirected(location: Location, reference: str, side: Side = "source") -> Location:
     """Where a Location header leads (RFC 3986 §5.2), as strictly parsed as a caller's own URL.
 
-    The method and the headers are dropped when the origin changes. Raises RedirectRefused on a step from
+    The method and the headers are dropped when the origin changes. What may not stand in a URL and is meant as it is
+    (a blank, bytes beyond ASCII) is percent-encoded, as browsers and curl do. Raises RedirectRefused on a step from
     https to http, another scheme, or a reference that does not parse. The dial checks address and port.
     """
     try:
-        there = parse_location(_absolute(location, reference))
+        there = parse_location(_absolute(location, _encoded(reference)))
     except RequestError as error:
         raise RedirectRefused(f"{location} redirects, and {error.message}", side=side) from None
     if location.scheme == "https" and there.scheme == "http":
@@ -409,6 +411,11 @@ def _authority_of(origin: Origin) -> str:
 
 
 # -- redirects -----------------------------------------------------------------------------------------------
+
+
+def _encoded(reference: str) -> str:
+    """Percent-encode the blanks and the bytes beyond ASCII of a field's value, which is Latin-1 text."""
+    return _BLANK_OR_BEYOND.sub(lambda found: f"%{ord(found.group()):02X}", reference.strip(" \t"))
 
 
 def _absolute(base: Location, reference: str) -> str:

@@ -10,7 +10,7 @@ Content codings are passed through untouched: `response.raw` gives the bytes as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
@@ -18,8 +18,8 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 
-from relay.errors import Unsupported
-from relay.location import parse_location
+from relay.errors import RelayError, TooManyRedirects, Unsupported
+from relay.location import parse_location, redirected
 from relay.wire.exchange import Payload, Request, Response, Wire
 from relay.wire.http1 import Fields
 from relay.wire.meter import Meter
@@ -27,6 +27,24 @@ from relay.wire.meter import Meter
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 OURS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection", "expect"})
 """Fields that the exchange writes itself, by what it really sends."""
+IMPERSONAL = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "range",
+        "user-agent",
+        "want-content-digest",
+        "want-repr-digest",
+    }
+)
+"""Fields that follow a redirect to another origin. Any other may be a credential: nobody knows all of their names."""
 
 
 class WireAdapter(BaseAdapter):
@@ -121,10 +139,65 @@ class WireSession(requests.Session):
             self.mount(scheme, WireAdapter(wire))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """As `requests`, but an upload is never sent on: its body is spent."""
-        if resp.request.method not in READS:
+        """As `requests`, as it came; but nothing with a body is sent on: it is spent."""
+        request = resp.request
+        if request.method not in READS or request.body or not resp.is_redirect:
             return None
-        return super().get_redirect_target(resp)
+        return str(resp.headers["location"])
+
+    def resolve_redirects(
+        self,
+        resp: requests.Response,
+        req: requests.PreparedRequest,
+        stream: bool = False,
+        *args: Any,
+        yield_requests: bool = False,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Follow redirects, at most as many as the wire's limits say; their bodies are thrown away unread.
+
+        What may be a credential goes to the origin that the caller named, and to no other. Raises RedirectRefused and
+        TooManyRedirects (relay's own), and what `Wire.exchange` raises.
+        """
+        history: list[requests.Response] = []
+        while (target := self.get_redirect_target(resp)) is not None:
+            try:
+                if len(history) == self.max_redirects:
+                    raise TooManyRedirects(
+                        f"more than {self.max_redirects} redirects, one after the other", side="source"
+                    )
+                req = _followed(req, target)
+            except RelayError:
+                if yield_requests:
+                    return  # nobody wants to follow it
+                resp.close()
+                raise
+            if yield_requests:
+                yield req
+                return
+            resp.history = list(history)
+            history.append(resp)
+            _drop(resp)
+            resp = self.send(req, stream=True, allow_redirects=False, **options)
+            yield resp
+
+
+def _followed(request: requests.PreparedRequest, target: str) -> requests.PreparedRequest:
+    """Return the request as it follows a redirect. Raises RedirectRefused."""
+    here = parse_location(request.url or "")
+    there = redirected(here, target)
+    followed = request.copy()
+    followed.url = there.url
+    if there.origin != here.origin:
+        for name in [name for name in followed.headers if name.lower() not in IMPERSONAL]:
+            del followed.headers[name]
+    return followed
+
+
+def _drop(response: requests.Response) -> None:
+    """Let go of an answer whose body nobody wants; a reader finds it empty."""
+    response.close()
+    response._content, response._content_consumed = b"", True  # type: ignore[attr-defined]
 
 
 def wire_session(wire: Wire) -> WireSession:

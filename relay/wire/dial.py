@@ -13,8 +13,8 @@ from __future__ import annotations
 import errno
 import socket as _socket
 import ssl
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from relay.config import Limits
 from relay.egress import EgressPolicy
 from relay.errors import ConnectFailed, EgressDenied, RelayError, Side, StoreTimeout, TooManyFiles
 from relay.location import Origin
+from relay.wire.names import Names, Resolver
 from relay.wire.stream import Stream
 from relay.wire.tls import TlsStream
 
@@ -38,14 +39,6 @@ and we are woken when half of this is gone, in place of a third of a send buffer
 and what the destination reads is still in the processor's cache (a sixth less wall time between two nginx).
 """
 
-Resolver = Callable[[str, int], Sequence[tuple[Any, ...]]]
-"""What `socket.getaddrinfo(host, port, type=SOCK_STREAM)` returns. May raise `socket.gaierror`."""
-
-
-def resolve(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    """Resolve by the system's rules, in gevent's thread pool."""
-    return gevent.socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM)
-
 
 class Dialer:
     """Opens connections that the policy allows."""
@@ -55,7 +48,7 @@ class Dialer:
         policy: EgressPolicy,
         limits: Limits,
         context: ssl.SSLContext | Callable[[], ssl.SSLContext],
-        resolver: Resolver = resolve,
+        resolver: Resolver | None = None,
         socket: Callable[..., Any] = gevent.socket.socket,
     ) -> None:
         """`context`, or what makes it when the first https is dialled: to read a system's authorities takes long.
@@ -63,7 +56,7 @@ class Dialer:
         `resolver` and `socket` are arguments so that a test can record instead of connecting.
         """
         self.policy, self.limits = policy, limits
-        self._context, self._resolver, self._socket = context, resolver, socket
+        self._context, self._resolver, self._socket = context, resolver or Names(limits.lookups), socket
 
     def dial(self, origin: Origin, side: Side) -> Stream:
         """Open a connection, with TLS where the scheme asks for it.
@@ -169,18 +162,26 @@ def _tune(sock: Any, limits: Limits) -> None:
 
 
 class _Idle(NamedTuple):
-    stream: Stream
+    origin: Origin
     since: float
 
 
 class Pool:
     """Connections that may carry another exchange, by origin. Nothing of a caller's sticks to one: no cookies, no
-    credentials, no client certificate."""
+    credentials, no client certificate.
+
+    At most `idle_connections` are kept, those that were used last, and none for longer than `idle_seconds`, also where
+    its origin is never used again.
+    """
 
     def __init__(self, dialer: Dialer, limits: Limits) -> None:
         self._dialer, self._limits = dialer, limits
-        self._idle: dict[Origin, deque[_Idle]] = {}
+        self._idle: OrderedDict[Stream, _Idle] = OrderedDict()
+        """Every idle connection, that which was used longest ago first ..."""
+        self._of: dict[Origin, list[Stream]] = {}
+        """... and those of each origin, in the same order."""
         self._open: set[Stream] = set()
+        self._timer: Any = None
 
     @property
     def open(self) -> int:
@@ -190,42 +191,78 @@ class Pool:
     def take(self, origin: Origin, side: Side, fresh: bool = False) -> tuple[Stream, bool]:
         """Return a connection for one exchange, and whether it was used before. `fresh` always dials.
 
-        The newest idle one is taken; one that has something to say already (a FIN, a 408) is closed instead.
+        The newest idle one is taken; one that has something to say already (a FIN, a 408) is closed instead. Where the
+        system has no more descriptors the idle connections are closed for it.
         """
-        idle = self._idle.get(origin)
-        while idle and not fresh:
-            stream, since = idle.pop()
-            fit = not stream.closed and monotonic() - since < self._limits.idle_seconds
-            if fit and not _spoke(stream):
+        while not fresh and (streams := self._of.get(origin)):
+            stream, since = streams[-1], self._idle[streams[-1]].since
+            self._forget(stream)
+            if not stream.closed and monotonic() - since < self._limits.idle_seconds and not _spoke(stream):
                 stream.side = side
                 return stream, True
             self.discard(stream)
-        stream = self._dialer.dial(origin, side)
+        try:
+            stream = self._dialer.dial(origin, side)
+        except TooManyFiles:
+            if not self._idle:
+                raise
+            self.close()
+            stream = self._dialer.dial(origin, side)
         self._open.add(stream)
         return stream, False
 
     def give(self, origin: Origin, stream: Stream, reusable: bool) -> None:
-        """Take a connection back after an exchange; kept if it is reusable and there is room."""
-        idle = self._idle.setdefault(origin, deque())
-        self._expire(idle)
-        if not reusable or stream.closed or len(idle) >= self._limits.idle_connections:
+        """Take a connection back after an exchange; kept if it is reusable."""
+        if not reusable or stream.closed:
             return self.discard(stream)
-        idle.append(_Idle(stream, monotonic()))
+        self._idle[stream] = _Idle(origin, monotonic())
+        self._of.setdefault(origin, []).append(stream)
+        while len(self._idle) > self._limits.idle_connections:
+            self._end_oldest()
+        if self._timer is None:
+            self._wait(self._limits.idle_seconds)
 
     def discard(self, stream: Stream) -> None:
         """Close a connection. May be called twice."""
         stream.close()
         self._open.discard(stream)
 
-    def _expire(self, idle: deque[_Idle]) -> None:
-        while idle and monotonic() - idle[0].since >= self._limits.idle_seconds:
-            self.discard(idle.popleft().stream)
-
     def close(self) -> None:
         """Close every idle connection."""
-        for idle in self._idle.values():
-            while idle:
-                self.discard(idle.pop().stream)
+        while self._idle:
+            self._end_oldest()
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
+    def _wait(self, seconds: float) -> None:
+        """Look again after so many seconds; what waits for nothing else than that may end before."""
+        self._timer = gevent.get_hub().loop.timer(seconds, ref=False)
+        self._timer.start(self._expire)
+
+    def _expire(self) -> None:
+        """Close what has been idle for too long, in the hub; look again when the next one will have been."""
+        self._timer.close()
+        self._timer = None
+        now, seconds = monotonic(), self._limits.idle_seconds
+        while self._idle and (left := next(iter(self._idle.values())).since + seconds - now) <= 0:
+            self._end_oldest()
+        if self._idle:
+            self._wait(left)
+
+    def _end_oldest(self) -> None:
+        stream = next(iter(self._idle))
+        self._forget(stream)
+        self.discard(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        """Take it out of those that are idle: it is the oldest, or the newest of its origin."""
+        origin = self._idle.pop(stream).origin
+        streams = self._of[origin]
+        streams.remove(stream)
+        if not streams:
+            del self._of[origin]
 
 
 def _spoke(stream: Stream) -> bool:

@@ -4,9 +4,10 @@ Theory of operation. `Wire.exchange` does exactly one exchange and reports exact
 comes while the body is still being sent is the answer that is reported (RFC 9112 section 9.5), never the broken pipe
 that follows it; but a 2xx that comes then is a failure, since it can't be about bytes that were never sent.
 
-A kept-alive connection may have been closed by the peer in the very moment we use it. If it ends before one byte of
-an answer came and before one byte of our body went, the exchange is done on a fresh connection: that is no retry,
-nothing was lost and nothing can have been done (RFC 9112 section 9.3.1).
+A kept-alive connection may have been closed by the peer in the very moment we use it, or carry the rest of an earlier
+answer. Then the exchange is done on a fresh connection, if the request is one that only reads, or one whose body has
+not begun to go: that is no retry, nothing was lost and nothing can have been done (RFC 9112 section 9.3.1). One that
+may have been done is never sent again here, also where it is idempotent: a second one may meet what the first one did.
 
 Never here: retries, redirects, what a status means to a store.
 """
@@ -19,7 +20,7 @@ from time import monotonic
 
 from relay import __version__
 from relay.config import Limits
-from relay.errors import ConnectionLost, PrematureResponse, Side, StoreTimeout
+from relay.errors import ConnectionLost, PrematureResponse, ProtocolViolation, Side, StoreTimeout
 from relay.failpoints import reach
 from relay.location import Origin
 from relay.throttle import Flow
@@ -39,7 +40,8 @@ _ALWAYS = {
     "accept-encoding": ("Accept-Encoding", "identity"),
 }
 """What every request says where its caller says nothing else."""
-IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "PROPFIND"})
+"""The methods that change nothing (RFC 9110 section 9.2.1, RFC 4918 section 9.1)."""
 SENT = {"PUT": "after-put-sent", "POST": "after-complete-sent"}
 SENT_BARE = {"POST": "after-begin-sent", "MOVE": "after-move-sent", "DELETE": "after-abort-sent"}
 """The failpoints between a request and its answer: of requests with a body, and of those without."""
@@ -159,16 +161,23 @@ class Wire:
         return response
 
     def _attempt(self, request: Request, fresh: bool) -> Response | None:
-        """Do the exchange on one connection; None if a kept-alive one turned out to be dead."""
+        """Do the exchange on one connection; None if a kept-alive one turned out to be dead, or out of step."""
         stream, reused = self.pool.take(request.origin, request.side, fresh)
         attempt = _Attempt(self, request, stream)
         try:
             return attempt.run()
-        except ConnectionLost:
+        except (ConnectionLost, ProtocolViolation) as error:
             self.pool.discard(stream)
-            if reused and attempt.untouched:
+            if not reused or attempt.answers.final is not None or error.side != request.side:
+                raise
+            if attempt.untouched:
                 return None
-            raise
+            if isinstance(error, ConnectionLost):
+                raise
+            # What lay there may be the rest of an earlier answer: it says nothing about this one.
+            raise ConnectionLost(
+                f"a connection that was used before is out of step: {error.message}", side=error.side
+            ) from None
         except BaseException:
             self.pool.discard(stream)
             raise
@@ -207,13 +216,18 @@ class _Attempt:
         self.answers = Answers(stream, request.meter)
         self.length = request.body_length
         self.sent = 0
+        self._pushed = stream.pushed
+        """The bytes that the connection had carried before, and once the body begins before that."""
         self._began = False
 
     @property
     def untouched(self) -> bool:
-        """Say that the peer can't have acted, and that our body is unspent: no byte of either was moved."""
-        harmless = self.request.method in IDEMPOTENT or self.length != 0
-        return harmless and not self.answers.heard and not self._began
+        """Say that the peer can't have acted, and that our body is unspent."""
+        if self.request.method in SAFE:
+            return not self._began or isinstance(self.request.body, bytes)
+        if self.length == 0 and self.stream.pushed > self._pushed:
+            return False  # its head was all of it
+        return not self._began or (isinstance(self.request.body, bytes) and self.stream.pushed == self._pushed)
 
     def run(self) -> Response:
         """Do it. Raises as `Wire.exchange`."""
@@ -272,7 +286,7 @@ class _Attempt:
     def _send_body(self) -> bool:
         """Send the body; False if the destination answered, or hung up, before it had everything."""
         outlet = Outlet(self.stream, self.meter, self.answers, chunked=self.length is None)
-        self._began = not isinstance(self.request.body, bytes)
+        self._began, self._pushed = True, self.stream.pushed
         try:
             self.stream.abort_on_close(True)
             whole = self._pump(outlet)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import gevent
+from gevent.event import AsyncResult
 
 T = TypeVar("T")
 
@@ -13,15 +14,31 @@ T = TypeVar("T")
 def in_native_thread(do: Callable[[], T]) -> T:
     """Return what `do` returns, or raise what it raises; other greenlets run meanwhile.
 
-    Not `threadpool.apply` alone: that prints every exception before it hands it over.
+    Ends when `do` has ended, also where the caller's greenlet is killed or its time is up: a thread can't be stopped,
+    and what it works on (a descriptor, a buffer) is the caller's again only then.
     """
-    result, error = gevent.get_hub().threadpool.apply(_caught, (do,))
+    waiting: AsyncResult[Any] = gevent.get_hub().threadpool.spawn(caught, do)
+    try:
+        result, error = cast(Any, waiting.get())
+    except BaseException:
+        _outlast(waiting)
+        raise
     if error is not None:
         raise error
     return cast(T, result)
 
 
-def _caught(do: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+def _outlast(waiting: AsyncResult[Any]) -> None:
+    """Wait until it is done, whatever else is thrown at this greenlet."""
+    while not waiting.ready():
+        try:
+            waiting.wait()
+        except BaseException:  # noqa: BLE001, S112 - what was thrown first is raised again by the caller
+            continue
+
+
+def caught(do: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """Return what `do` returns, or what it raises: a thread pool prints every exception before it hands it over."""
     try:
         return do(), None
     except BaseException as error:  # noqa: BLE001 - raised again where it belongs

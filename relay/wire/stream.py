@@ -55,6 +55,8 @@ class Stream:
         self._arrivals = _poll()
         self._arrivals.register(descriptor, 1)
         self.leftover = b""
+        self.pushed = 0
+        """The bytes that the socket has taken, in all."""
         self._held = b""
         self.closed = False
 
@@ -139,7 +141,9 @@ class Stream:
     def _push(self, pieces: tuple[bytes | memoryview, ...], flags: int = 0) -> int:
         """Hand pieces to the socket, and return how many bytes it took now. Raises ConnectionLost."""
         try:
-            return self._sock.sendmsg(pieces, (), flags)
+            sent = self._sock.sendmsg(pieces, (), flags)
+            self.pushed += sent
+            return sent
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:

@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from relay.errors import CertificateRefused, ConfigError, ConnectionLost, Side
 from relay.wire.buffers import BUFFERS
@@ -19,6 +20,11 @@ from relay.wire.stream import HELD_BYTES, RECEIVE_BYTES, Stream
 
 PIECE_BYTES = 256 * 1024
 """How much cipher text is read from the socket at once, and how much plain text goes into one write."""
+
+MOST_RECORDS: Final = 512
+"""The most records, of whatever length their sender likes, that one read decrypts; 64 full ones are 1 MiB."""
+MOST_PULLS: Final = 16
+"""The most pieces of cipher text that one read takes: one that holds no data must not keep everybody waiting."""
 
 
 def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
@@ -98,12 +104,15 @@ class TlsStream(Stream):
         """As Stream's. An end without close_notify raises ConnectionLost (RFC 8446 section 6.1: truncation)."""
         if self.leftover:
             return self._take_leftover(view)
-        done = 0
-        while done < len(view):
+        done = pulls = 0
+        for _ in range(MOST_RECORDS):
+            if done == len(view):
+                break
             try:
                 count = self._tls.read(len(view) - done, view[done:])
             except ssl.SSLWantReadError:
-                if not self._pull_for(done):
+                pulls += 1
+                if pulls > MOST_PULLS or not self._pull_for(done):
                     break
                 continue
             except ssl.SSLEOFError:
@@ -156,8 +165,8 @@ class TlsStream(Stream):
         return count is not None
 
     def wait_for_more(self, seconds: float) -> bool:
-        """As Stream's; plain text that OpenSSL holds already counts."""
-        return bool(self._tls.pending()) or super().wait_for_more(seconds)
+        """As Stream's; what OpenSSL holds already counts. (Of half a record its BIO keeps nothing.)"""
+        return bool(self._tls.pending() or self._incoming.pending) or super().wait_for_more(seconds)
 
     # -- writing
 

@@ -30,6 +30,7 @@ ORDER: tuple[str, ...] = (
     "relay.cooperative",
     "relay.wire.memory",
     "relay.wire.native",
+    "relay.wire.names",
     "relay.wire.buffers",
     "relay.wire.stream",
     "relay.wire.tls",

@@ -1,0 +1,59 @@
+"""Names and their addresses, by the system's rules.
+
+Theory of operation. The system's resolver blocks its thread, for half a minute where a name's servers are silent, and
+can't be told to stop. So lookups have threads of their own, apart from those that write files, and not more than
+`most`. Whoever asks for a name that is being looked up waits for that lookup, also where the one who asked first has
+gone away meanwhile: one silent name takes one thread, however often it is asked for.
+
+Decided here: that. Never here: which addresses may be dialled.
+"""
+
+from __future__ import annotations
+
+import socket as _socket
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from gevent.event import AsyncResult
+from gevent.monkey import get_original
+from gevent.threadpool import ThreadPool
+
+from relay.wire.native import caught
+
+Addresses = Sequence[tuple[Any, ...]]
+Resolver = Callable[[str, int], Addresses]
+"""What `socket.getaddrinfo(host, port, type=SOCK_STREAM)` returns. May raise OSError or UnicodeError."""
+
+_getaddrinfo: Callable[..., Addresses] = get_original("socket", "getaddrinfo")
+
+
+def look_up(host: str, port: int) -> Addresses:
+    """Ask the system's resolver; blocks the thread. Raises OSError, UnicodeError."""
+    return _getaddrinfo(host, port, type=_socket.SOCK_STREAM)
+
+
+class Names:
+    """The lookups of one process: call it as a Resolver. Who stops waiting leaves the lookup to others."""
+
+    def __init__(self, most: int, look_up: Resolver = look_up) -> None:
+        """Have at most `most` lookups under way; who asks for another name then waits until one has ended."""
+        self._most, self._look_up = most, look_up
+        self._pool: Any = None
+        self._waited_for: dict[tuple[str, int], AsyncResult[Any]] = {}
+
+    def __call__(self, host: str, port: int) -> Addresses:
+        """Return the addresses of a name. Raises as the resolver does."""
+        asked = (host, port)
+        waiting = self._waited_for.get(asked)
+        if waiting is None:
+            if self._pool is None:  # not before it is needed: a worker is forked before it has a loop
+                self._pool = ThreadPool(self._most)
+            begun: AsyncResult[Any] = self._pool.spawn(caught, lambda: self._look_up(host, port))
+            waiting = begun
+            if not waiting.ready() and asked not in self._waited_for:  # `spawn` may have waited for a thread
+                self._waited_for[asked] = waiting
+                waiting.rawlink(lambda _: self._waited_for.pop(asked, None))
+        found, error = cast(Any, waiting.get())
+        if error is not None:
+            raise error
+        return cast(Addresses, found)

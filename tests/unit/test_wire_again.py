@@ -1,0 +1,178 @@
+"""When the wire does an exchange on a second connection: never where the first one may have done it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from relay.errors import ConnectionLost, ProtocolViolation
+from relay.location import parse_location
+from relay.wire import dial
+from relay.wire.adapter import wire_session
+from relay.wire.exchange import Payload, Request, Response, Wire
+from relay.wire.meter import Meter
+from tests.conftest import QUICK, Certificates
+from tests.scripted import Peer, Script, Talk, answer, length_of
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+
+
+def do(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> Response:
+    there = parse_location(url)
+    side = "source" if method in ("GET", "HEAD") else "destination"
+    return wire.exchange(Request(method, there.origin, there.host_header, there.target, side, Meter(QUICK), (), body))
+
+
+def read(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> bytes:
+    return do(wire, url, method, body).body.read()
+
+
+def recording(done: list[bytes], end: Callable[[Talk], None]) -> Script:
+    """Answer the first request; of the next take all, note that it was done, and end in this way without an answer."""
+
+    def script(talk: Talk) -> None:
+        talk.head()
+        talk.send(OK)
+        head = talk.head()
+        if head:
+            body = talk.body(length_of(head))
+            done.append(head.split(b" ")[0] + b" " + body)
+            end(talk)
+
+    return script
+
+
+ONCE: list[tuple[str, Payload]] = [
+    ("POST", b"an order"),
+    ("POST", b""),
+    ("PUT", b"an object"),
+    ("PUT", b""),
+    ("PUT", (b"pieces", b" of one")),
+    ("PATCH", b"a change"),
+    ("DELETE", None),
+    ("MOVE", None),
+    ("COPY", None),
+    ("MKCOL", None),
+]
+END = pytest.mark.parametrize("end", [lambda talk: None, Talk.reset], ids=["fin", "reset"])
+
+
+@TLS
+@END
+@pytest.mark.parametrize(("method", "body"), ONCE)
+def test_what_may_have_been_done_is_not_sent_again(
+    wire: Wire, certificates: Certificates, method: str, body: Payload, end: Callable[[Talk], None], tls: bool
+) -> None:
+    done: list[bytes] = []
+    script = recording(done, end)
+    with Peer([script, script], certificates.server if tls else None) as peer:
+        read(wire, peer.url())
+        with pytest.raises(ConnectionLost) as caught:
+            do(wire, peer.url(), method, body)
+        assert len(done) == 1 or (not isinstance(body, bytes | None) and not done)
+        assert peer.connections == 1
+    assert caught.value.retryable
+
+
+def test_an_empty_object_is_not_sent_again(wire: Wire) -> None:
+    """Its upload is done with its head."""
+    done: list[bytes] = []
+    script = recording(done, Talk.reset)
+    empty = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    with Peer([script, script]) as peer, Peer(empty) as here:
+        read(wire, peer.url())
+        with pytest.raises(ConnectionLost):
+            do(wire, peer.url(), "PUT", do(wire, here.url()).body)
+    assert done == [b"PUT "]
+
+
+@END
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("HEAD", None), ("OPTIONS", None), ("PROPFIND", b"<a/>")])
+def test_what_only_reads_is_asked_again(wire: Wire, method: str, body: Payload, end: Callable[[Talk], None]) -> None:
+    done: list[bytes] = []
+    with Peer([recording(done, end), answer(OK)]) as peer:
+        read(wire, peer.url())
+        assert read(wire, peer.url(), method, body) == (b"" if method == "HEAD" else b"ok")
+        assert peer.connections == 2
+
+
+@pytest.mark.parametrize(("method", "body"), [*ONCE[:4], *ONCE[5:]])
+def test_of_what_no_byte_went_is_sent_on_a_fresh_connection(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, method: str, body: Payload
+) -> None:
+    """The connection broke before, and nobody looked."""
+    monkeypatch.setattr(dial, "_spoke", lambda stream: False)
+    done: list[bytes] = []
+
+    def once(talk: Talk) -> None:
+        talk.head()
+        talk.send(OK)
+        talk.reset()
+
+    def takes(talk: Talk) -> None:
+        head = talk.head()
+        done.append(head.split(b" ")[0] + b" " + talk.body(length_of(head)))
+        talk.send(OK)
+
+    with Peer([once, takes]) as peer:
+        response = do(wire, peer.url())
+        response.body.read()
+        while not any(stream.arrived() for stream in wire.pool._open):
+            pass
+        assert read(wire, peer.url(), method, body) == b"ok"
+    assert done == [method.encode() + b" " + (body or b"")]  # type: ignore[operator]
+
+
+# -- a connection that is out of step
+
+
+def late_body(talk: Talk) -> None:
+    """Answer HEAD as GET, as some servers do, the bytes a moment later than the head; go on as if nothing was."""
+    talk.head()
+    talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+    head = talk.head()
+    talk.send(b"hello")
+    talk.body(length_of(head))
+    talk.send(OK)
+
+
+def test_the_rest_of_an_earlier_answer_is_no_violation_of_this_one(wire: Wire) -> None:
+    with Peer([late_body, answer(OK)]) as peer:
+        do(wire, peer.url(), "HEAD").body.close()
+        assert read(wire, peer.url()) == b"ok"
+        assert peer.connections == 2
+
+
+def test_an_upload_over_a_connection_that_is_out_of_step_may_be_tried_again(wire: Wire) -> None:
+    with Peer([late_body, answer(OK)]) as peer:
+        do(wire, peer.url(), "HEAD").body.close()
+        with pytest.raises(ConnectionLost) as caught:
+            do(wire, peer.url(), "PUT", b"data")
+    assert caught.value.retryable
+    assert caught.value.side == "destination"
+
+
+def test_what_never_speaks_http_is_a_violation_all_the_same(wire: Wire) -> None:
+    def script(talk: Talk) -> None:
+        talk.head()
+        talk.send(OK)
+        talk.head()
+        talk.send(b"SSH-2.0-OpenSSH\r\n\r\n")
+
+    with Peer([script, answer(b"SSH-2.0-OpenSSH\r\n\r\n")]) as peer:
+        read(wire, peer.url())
+        with pytest.raises(ProtocolViolation):
+            read(wire, peer.url())
+
+
+def test_a_session_sends_an_order_once(wire: Wire) -> None:
+    done: list[bytes] = []
+    script = recording(done, lambda talk: None)
+    with Peer([script, script]) as peer:
+        session = wire_session(wire)
+        assert session.get(peer.url()).content == b"ok"
+        with pytest.raises(ConnectionLost):
+            session.post(peer.url(), data=b"order")
+    assert done == [b"POST order"]
