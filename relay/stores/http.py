@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from relay.digest import WANT, parse_fields
 from relay.errors import (
+    ConnectionLost,
     LengthRequired,
     Locked,
     NotFound,
@@ -25,6 +26,7 @@ from relay.errors import (
     SourceChanged,
     StoreError,
     StoreFull,
+    StoreTimeout,
     Throttled,
     TooManyRedirects,
     Unauthenticated,
@@ -65,6 +67,9 @@ COMPLAINTS = frozenset({429, 503})
 """What a store answers that is asked too much at a time; S3's SlowDown is a 503."""
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
 """Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only know GET."""
+GONE = frozenset({404, 410})
+HEAD_KNOWN = "answers HEAD with 200"
+HEAD_UNANSWERED = "does not answer HEAD"
 
 ERRORS: Mapping[int, type[StoreError]] = {
     401: Unauthenticated,
@@ -99,6 +104,8 @@ class HttpStore:
     asked: Fields = (("Want-Repr-Digest", WANT),)
     """What every request for an object, or with one, asks the server to tell."""
     believed: Mapping[str, frozenset[int]] = BELIEVED
+    head_is_advice = True
+    """Whether a HEAD that fails, or says that nothing is there, may only mean that the server knows no HEAD."""
 
     def __init__(self, wire: Wire, side: Side, meter: Meter, *, expect_bytes: int | None = None) -> None:
         """`expect_bytes`: uploads of at least this length ask first (`Expect: 100-continue`)."""
@@ -108,15 +115,29 @@ class HttpStore:
     # -- both roles
 
     def head(self, location: Location) -> Found | Unknown:
-        """As Source.head. Redirects are followed, at most five."""
-        response, final = self._read("HEAD", location, self.asked)
+        """As Source.head. Redirects are followed, at most five.
+
+        As long as a server has not answered one HEAD with 200 it may know none: then only GET tells what is there.
+        """
+        advice = self.head_is_advice and not self._wire.memory.has(location.origin, HEAD_KNOWN)
+        if advice and self._wire.memory.has(location.origin, HEAD_UNANSWERED):
+            return Unknown(StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side))
+        try:
+            response, final = self._read("HEAD", location, self.asked)
+        except (ConnectionLost, StoreTimeout) as error:
+            if not advice:
+                raise
+            if isinstance(error, StoreTimeout):
+                self._wire.memory.learn(location.origin, HEAD_UNANSWERED)
+            return Unknown(error)
         response.body.close()
         if self._side == "destination" and final.path.endswith("/") and not location.path.endswith("/"):
             raise folder_there(location)
-        if self._untold(response.head.status):
+        if self._untold(response.head.status) or (advice and response.head.status in GONE):
             return Unknown(self._refusal(response, "HEAD", final))
         if response.head.status not in self.believed["HEAD"]:
             raise self._refusal(response, "HEAD", final)
+        self._wire.memory.learn(location.origin, HEAD_KNOWN)
         head = response.head
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
         return Found(self._version(head), final, head.get("content-disposition"), self._metadata(head, final), ranges)
@@ -256,6 +277,15 @@ class HttpStore:
         return data.decode("utf-8", "replace")
 
     # -- destination
+
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all: a page may leave names out, and most servers have none."""
+        return False
+
+    def heeds(self, location: Location) -> bool:
+        """As Destination.heeds: many servers pass over a precondition that they don't know."""
+        return False
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: some servers show what came of a broken upload."""

@@ -214,6 +214,14 @@ class Destination(Protocol):
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source's."""
 
+    @property
+    def lists_all(self) -> bool:
+        """Whether a listing tells of everything that is there, as soon as it is there: what it does not tell of is not
+        there then, at that moment."""
+
+    def heeds(self, location: Location) -> bool:
+        """Say if `if_absent` is known to hold here: what is there is not overwritten then, whatever else is known."""
+
     def atomic(self, digested: bool) -> bool:
         """Say if nothing of an upload that broke off can ever be seen, so that nobody needs to look for it.
 

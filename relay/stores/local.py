@@ -215,6 +215,15 @@ class LocalStore:
 
     # -- destination
 
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all."""
+        return True
+
+    def heeds(self, location: Location) -> bool:
+        """As Destination.heeds: `publish` makes a name that is not there, or fails."""
+        return True
+
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: a broken upload has another name."""
         return True

@@ -86,6 +86,8 @@ class S3Exchange(HttpStore):
         "DELETE": frozenset({200, 204, 404}),
     }
 
+    head_is_advice = False
+
     _near: tuple[Location, Endpoint] | None = None
     _signed_by: Credentials | None = None
     _signed_for: str = ""

@@ -139,6 +139,16 @@ class WebDavStore(HttpStore):
         "MOVE": frozenset({201, 204}),
         "COPY": frozenset({201, 204}),
     }
+    head_is_advice = False
+
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all (section 9.1: all internal members)."""
+        return True
+
+    def heeds(self, location: Location) -> bool:
+        """As Destination.heeds: by a look, and by `Overwrite: F` (section 9.9.3)."""
+        return True
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: a broken upload has another name."""

@@ -104,6 +104,15 @@ class MemoryStore:
 
     # -- destination
 
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all."""
+        return True
+
+    def heeds(self, location: Location) -> bool:
+        """As Destination.heeds."""
+        return True
+
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: what broke off is never on the shelf."""
         return True
