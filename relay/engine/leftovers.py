@@ -119,18 +119,16 @@ def lost_tokens(claim: Claim, before: int) -> tuple[str, ...]:
 def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]) -> None:
     """Remove what attempts that were lost left under names that only they had; what can't be stays."""
     for one in tokens:
-        left = destination.unpublished(place, one)
-        if left is None:
-            return
-        reach("during-sweep")
-        with suppress(StoreError):
-            destination.delete(left, Version())
+        for left in destination.unpublished(place, one):
+            reach("during-sweep")
+            with suppress(StoreError):
+                destination.delete(left, Version())
 
 
 def throw_away(destination: Destination, upload: Upload) -> None:
     """Throw an upload away, and what the store has put together of it and nobody has published. Raises StoreError."""
     cast(PartsDestination, destination).abort(upload)
-    if left := destination.unpublished(upload.location, upload.id):
+    for left in destination.unpublished(upload.location, upload.id):
         with suppress(StoreError):  # most were never put together
             destination.delete(left, Version())
 

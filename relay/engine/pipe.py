@@ -86,7 +86,7 @@ class Pipe:
         atomic = terms.atomic(destination)
         if not atomic and same_path(opened.location, place) and _twins(opened.version, before.version):
             raise _alias(place)
-        body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
+        body.guard = partial(self._last_bytes, not destination.unpublished(place, ""))
         if body.complete:
             body.ask_guard()  # an empty one has no bytes that could wait for it
         self._progress.phase = "piping"

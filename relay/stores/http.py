@@ -344,9 +344,9 @@ class HttpStore:
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
         return Stored(Version(etag=whole(head.get("etag")), digests=digests), readable, digests, ambiguous=text)
 
-    def unpublished(self, location: Location, token: str) -> Location | None:
+    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.unpublished: it is written to its own name."""
-        return None
+        return ()
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: PUT has done it."""

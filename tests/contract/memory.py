@@ -148,9 +148,9 @@ class MemoryStore:
         self._shelf[location.path] = data
         return Stored(_version(data), location, {}, notes=notes)
 
-    def unpublished(self, location: Location, token: str) -> Location | None:
+    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.unpublished."""
-        return None
+        return ()
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: `put` has done it."""
