@@ -144,7 +144,7 @@ def draw(seed: int) -> Case:
     traits = () if seed % HONEST == 0 else designs()[(seed - seed // HONEST - 1) % len(designs())]
     source, destination = _stores(random, traits)
     tree = random.random() < 0.7
-    large = destination == "s3" and not tree and random.random() < 0.5 or _wants_parts(traits)
+    large = destination == "s3" and ((not tree and random.random() < 0.5) or _wants_parts(traits))
     tree = tree and not large
     objects = _objects(random, tree, large, traits)
     options = _options(random, tree, traits)
@@ -159,12 +159,13 @@ def draw(seed: int) -> Case:
         before=before,
         if_exists=options[0],
         verify=options[1],
-        steps=_steps(random, tree),
+        steps=_steps(random, tree, traits),
     )
 
 
 def _wants_parts(traits: tuple[Trait, ...]) -> bool:
-    return any(BY_NAME[name].group == "multipart" for _, name in traits)
+    """Say if these show with parts of an object alone, which S3 takes."""
+    return any(BY_NAME[name].group in ("multipart", "ranges") for _, name in traits)
 
 
 def _stores(random: Random, traits: tuple[Trait, ...]) -> tuple[str, str]:
@@ -200,9 +201,11 @@ def _before(random: Random, objects: tuple[tuple[str, int], ...], if_exists: str
     return tuple([*named, ("someone's.txt", "longer")] if random.random() < 0.3 else named)
 
 
-def _steps(random: Random, tree: bool) -> tuple[Step, ...]:
+def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step, ...]:
     migrate = Step(kind="migrate")
     dice = random.random()
+    if dice < 0.7 and any(name in ("keeps-piece", "part-emptied") for _, name in traits):
+        return (Step(kind="migrate", failpoint="mid-part:1:kill9"), migrate)
     if dice < 0.5:
         return (migrate,)
     if dice < 0.7:
