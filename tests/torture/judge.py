@@ -161,8 +161,14 @@ def skipped(played: Played) -> Iterator[str]:
             yield f"{name!r} is skipped, though the wish was {wish}"
         if held is None:
             yield f"{name!r} is skipped, and nothing is there"
-        elif wish == "changed" and held.by == "before" and len(held.data) not in map(len, versions(played, name)):
+        elif wish == "changed" and held.by == "before" and not _as_long(played, name, held):
             yield f"{name!r} is skipped as unchanged, and has another length"
+
+
+def _as_long(played: Played, name: str, held: Held) -> bool:
+    """Say if it has a length of the source's, as far as its store tells lengths."""
+    told = 0 if played.case.has("destination", "head-zero") else len(held.data)
+    return told in map(len, versions(played, name))
 
 
 def respected(played: Played) -> Iterator[str]:
@@ -174,7 +180,9 @@ def respected(played: Played) -> Iterator[str]:
         return
     dated = not case.has("destination", "date-none", "date-odd") and not case.has("source", "date-none", "date-odd")
     sized = not case.has("source", "head-short", "head-zero", "list-bad-size", "source-changes")
-    looked = not any(name.startswith(("head-", "stale", "hangs", "drops")) for _, name in case.traits)
+    # A listing that says that there is no folder is believed of WebDAV, and a HEAD that fails is not asked for ever.
+    untold = ("head-", "stale", "hangs", "drops", "status-inside")
+    looked = not any(name.startswith(untold) for _, name in case.traits)
     for name, how in case.before:
         gone = [event for event in events(played, name) if event.by == "relay" and event.old is not None]
         for event in gone:
