@@ -72,6 +72,8 @@ class Limits:
     """The length of a part, unless the destination's limits want larger ones."""
     parts_in_flight: int = 4
     """Parts of one object that move at once."""
+    listing_seconds: float = 0.0
+    """How long one page of a listing that fails is asked for again; 0 asks once."""
     settle_seconds: float = 10.0
     """How long a destination may take to show an object that it acknowledged."""
     sweep_waits: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)
@@ -170,6 +172,7 @@ class Settings(BaseModel):
             stall_bytes=self.stall_bytes,
             idle_connections=4 * min(self.slots, 500) + 64,  # each transfer may have some to read and to write
             lookups=min(64 + 4 * self.slots, 512),  # a silent name keeps its thread for longer than its transfer waits
+            listing_seconds=self.retry_budget,
             settle_seconds=self.settle_seconds,
             buffer_bytes=self.buffer_bytes,
             parted_bytes=self.parted_bytes,

@@ -6,18 +6,18 @@ plain HTTP has (RFC 9110 section 13, RFC 9530). Never here: retries, levels of p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 from relay.digest import WANT, parse_fields
 from relay.errors import (
-    ConnectionLost,
     LengthRequired,
     Locked,
     NotFound,
     PermissionDenied,
     PreconditionFailed,
-    ProtocolViolation,
     RangeIgnored,
     RedirectRefused,
     Rejected,
@@ -26,13 +26,10 @@ from relay.errors import (
     SourceChanged,
     StoreError,
     StoreFull,
-    StoreTimeout,
     Throttled,
     TooManyRedirects,
     Unauthenticated,
     Unavailable,
-    UnsafeKey,
-    Unsupported,
 )
 from relay.foreign import http_date
 from relay.location import Location, redirected
@@ -45,9 +42,13 @@ from relay.stores.fields import (
     transcoded,
     whole,
 )
-from relay.stores.indexes import ACCEPT, read_index
+from relay.stores.folders import walk
+from relay.stores.indexes import ACCEPT, Page, read_entries
 from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored, Unknown
+from relay.stores.links import segments_of
 from relay.stores.metadata import CARRIED, MTIME, require, told, unkept
+from relay.stores.pieces import pieces_of
+from relay.stores.relisting import Patience
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing, Head
@@ -67,9 +68,6 @@ COMPLAINTS = frozenset({429, 503})
 """What a store answers that is asked too much at a time; S3's SlowDown is a 503."""
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
 """Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only know GET."""
-GONE = frozenset({404, 410})
-HEAD_KNOWN = "answers HEAD with 200"
-HEAD_UNANSWERED = "does not answer HEAD"
 
 ERRORS: Mapping[int, type[StoreError]] = {
     401: Unauthenticated,
@@ -90,10 +88,9 @@ ERRORS: Mapping[int, type[StoreError]] = {
 }
 """What a status means; every other one is Rejected, and final."""
 
-DEEPEST = 64
-"""Folders within folders that a listing follows: a server whose links lead in a circle would have no end."""
 PAGE_BYTES = 16 << 20
-"""The most that is read of one page of a listing: a thousand names of a kilobyte, and as much again of markup."""
+"""The most that is read of one page of a listing, where the protocol has pages: a thousand names of a kilobyte, and as
+much again of markup."""
 ENCODED = ("Accept-Encoding", "gzip")
 """Asks Google's storage for an object as it is stored, which it unpacks for who doesn't."""
 
@@ -104,8 +101,6 @@ class HttpStore:
     asked: Fields = (("Want-Repr-Digest", WANT),)
     """What every request for an object, or with one, asks the server to tell."""
     believed: Mapping[str, frozenset[int]] = BELIEVED
-    head_is_advice = True
-    """Whether a HEAD that fails, or says that nothing is there, may only mean that the server knows no HEAD."""
 
     def __init__(self, wire: Wire, side: Side, meter: Meter, *, expect_bytes: int | None = None) -> None:
         """`expect_bytes`: uploads of at least this length ask first (`Expect: 100-continue`)."""
@@ -115,32 +110,27 @@ class HttpStore:
     # -- both roles
 
     def head(self, location: Location) -> Found | Unknown:
-        """As Source.head. Redirects are followed, at most five.
-
-        As long as a server has not answered one HEAD with 200 it may know none: then only GET tells what is there.
-        """
-        advice = self.head_is_advice and not self._wire.memory.has(location.origin, HEAD_KNOWN)
-        if advice and self._wire.memory.has(location.origin, HEAD_UNANSWERED):
-            return Unknown(StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side))
-        try:
-            response, final = self._read("HEAD", location, self.asked)
-        except (ConnectionLost, StoreTimeout) as error:
-            if not advice:
-                raise
-            if isinstance(error, StoreTimeout):
-                self._wire.memory.learn(location.origin, HEAD_UNANSWERED)
-            return Unknown(error)
+        """As Source.head. Redirects are followed, at most five."""
+        response, final = self._read("HEAD", location, self.asked)
         response.body.close()
-        if self._side == "destination" and final.path.endswith("/") and not location.path.endswith("/"):
-            raise folder_there(location)
-        if self._untold(response.head.status) or (advice and response.head.status in GONE):
+        self._refuse_folder_at(location, final)
+        if self._untold(response.head.status):
             return Unknown(self._refusal(response, "HEAD", final))
         if response.head.status not in self.believed["HEAD"]:
             raise self._refusal(response, "HEAD", final)
-        self._wire.memory.learn(location.origin, HEAD_KNOWN)
         head = response.head
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
         return Found(self._version(head), final, head.get("content-disposition"), self._metadata(head, final), ranges)
+
+    def _refuse_folder_at(self, location: Location, final: Location) -> None:
+        """Raise Rejected for an object whose URL leads to the same with a '/': its page is no object."""
+        if location.path.endswith("/") or not final.path.endswith("/"):
+            return
+        if self._side == "destination":
+            raise folder_there(location)
+        if segments_of(location.path)[-1:] == segments_of(final.path)[-1:]:
+            hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
+            raise Rejected(f"{location} is a folder, and no object", side=self._side, hint=hint)
 
     def _untold(self, status: int) -> bool:
         """Say if this answer to HEAD says nothing about GET."""
@@ -154,6 +144,11 @@ class HttpStore:
         if span is not None:
             fields += (("Range", f"bytes={span.first}-{span.last}"),)
         response, final = self._read("GET", location, fields)
+        try:
+            self._refuse_folder_at(location, final)
+        except RelayError:
+            response.body.close()
+            raise
         status = response.head.status
         if span is not None and status in (200, 206, 416):
             return self._opened_span(response, final, pinned, span)
@@ -233,59 +228,30 @@ class HttpStore:
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, by the pages on which web servers list a folder, one folder after the other."""
-        waiting = [""]
-        while waiting:
-            name = waiting.pop()
-            try:
-                folder = location.folder().below(name) if name else location.folder()
-            except UnsafeKey as error:
-                yield Entry(name.rstrip("/"), error=error)
-                continue
-            entries = self._index(folder)
-            folders = []
-            for entry in entries:
-                entry = replace(entry, name=name + entry.name)
-                if not recursive or not entry.folder:
-                    yield entry
-                elif entry.name.count("/") > DEEPEST:
-                    raise ProtocolViolation(f"{location} has folders more than {DEEPEST} deep", side=self._side)
-                else:
-                    folders.append(entry.name)
-            waiting += reversed(folders)
+        return walk(partial(self._index, location.folder()), self._patience, recursive)
 
-    def _index(self, folder: Location) -> tuple[Entry, ...]:
-        """Return what one page lists. Raises Unsupported for a page that is no list."""
+    def _index(self, root: Location, name: str) -> Generator[Entry, None, None]:
+        """Yield what the page of a folder lists. Raises as `read_entries`, StoreError, and UnsafeKey for a folder that
+        has no URL."""
+        folder = root.below(name) if name else root
         response, final = self._read("GET", folder, (("Accept", ACCEPT),))
         if response.head.status != 200:
             raise self._refusal(response, "GET", final)
-        found = read_index(self._page(response), final.path)
-        if found is None:
-            raise Unsupported(
-                f"{final} is a page, and no list of a folder that relay can read",
-                hint="Name the object itself, or let the server list the folder (nginx: autoindex on).",
-            )
-        return tuple(found)
+        page = Page(
+            shown=str(final),
+            side=self._side,
+            paths=(final.path, folder.path),
+            host=final.host_header,
+            framed=not response.body.ends_by_close,
+        )
+        with closing(pieces_of(response.body, self._meter)) as pieces:
+            yield from read_entries(pieces, page)
 
-    def _page(self, response: Response) -> str:
-        """Read a listing's answer. Raises ProtocolViolation for one that is too long to be one page."""
-        try:
-            data = response.body.read(PAGE_BYTES + 1)
-        finally:
-            response.body.close()
-        if len(data) > PAGE_BYTES:
-            raise ProtocolViolation(f"one page of a listing has more than {PAGE_BYTES} bytes", side=self._side)
-        return data.decode("utf-8", "replace")
+    def _patience(self) -> Patience:
+        """Return what bears the troubles of one page of a listing."""
+        return Patience(self._wire.limits.listing_seconds, self._meter)
 
     # -- destination
-
-    @property
-    def lists_all(self) -> bool:
-        """As Destination.lists_all: a page may leave names out, and most servers have none."""
-        return False
-
-    def heeds(self, location: Location) -> bool:
-        """As Destination.heeds: many servers pass over a precondition that they don't know."""
-        return False
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: some servers show what came of a broken upload."""
@@ -344,9 +310,9 @@ class HttpStore:
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
         return Stored(Version(etag=whole(head.get("etag")), digests=digests), readable, digests, ambiguous=text)
 
-    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
+    def unpublished(self, location: Location, token: str) -> Location | None:
         """As Destination.unpublished: it is written to its own name."""
-        return ()
+        return None
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: PUT has done it."""

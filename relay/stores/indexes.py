@@ -1,65 +1,189 @@
 """The pages on which web servers list a folder: nginx, Apache, Caddy, Python's http.server.
 
-Decided here: which page is such a list, and which of its links are things in the folder. A link is one only if it leads
-to a name right below the page's own path: never up, never elsewhere, never with a query (those sort the list). A size
-is one only if it is exact; "1.2M" is not, and no listing of this kind tells times that are.
+Theory of operation. A page is read as it comes, so that it may have any length: what it lists is given away link by
+link, and nothing grows but a bounded memory of names. It is a list of a folder if its title says so; its links say what
+is in the folder (`links.py`). A size is taken only if it is exact; "1.2M" is not, and no listing of this kind tells
+times that are.
 
-Never here: fetching a page.
+What was listed is worth nothing if the page is not whole: a page that ends with its connection must have its own end.
+And a page with links of which none leads into the folder is one that relay can't read, and not an empty folder.
+
+Decided here: which page is such a list, and what it lists. Never here: fetching a page.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from html.parser import HTMLParser
-from typing import Any
-from urllib.parse import unquote_to_bytes
+from typing import Any, Final, NoReturn
 
+from relay.errors import ConnectionLost, ProtocolViolation, Side, UnsafeKey, Unsupported
 from relay.foreign import count, http_date, iso_date, whole
 from relay.stores.interfaces import Entry
+from relay.stores.links import Leads, Link, read_link, segments_of
 
-ACCEPT = "application/json, text/html;q=0.9"
+ACCEPT: Final = "application/json, text/html;q=0.9"
 """What is asked for: Caddy's list in JSON is exact, where its page is not; the others do as they are set up."""
+PENDING_CHARACTERS: Final = 128 << 10
+"""The most that one element of a page, or one row of a list in JSON, may take, and what stands before the title."""
+REMEMBERED: Final = 100_000
+"""A name that stands twice among so many counts once."""
+BEHIND_CHARACTERS: Final = 512
+"""So much of the text behind a link is looked at for a size."""
 _TITLES = re.compile(r"\s*(?:index of|directory listing for|directory:)\s", re.I)
 _EXACT = re.compile(
     r"\s*(?:\d{2}-\w{3}-\d{4}|\d{4}-\d{2}-\d{2})\s\d{2}:\d{2}(?::\d{2})?\s+([0-9]{1,19})\s*?(?:\t|\n|$)"
 )
 
 
-def read_index(text: str, path: str) -> list[Entry] | None:
-    """Return what a page lists, in its order; `path` is the page's own, percent-encoded and ending in '/'.
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One answer that should be a folder's list. `paths` are those that its links may begin with, percent-encoded, the
+    page's own first; `shown` names it in a message. `framed` says that its framing proved its end."""
 
-    None for a page that is no list of a folder. A name that stands twice counts once.
+    shown: str
+    side: Side
+    paths: tuple[str, ...]
+    host: str = ""
+    framed: bool = True
+
+    def refuse(self) -> NoReturn:
+        """Raise Unsupported: it is no list."""
+        raise Unsupported(
+            f"{self.shown} is a page, and no list of a folder that relay can read",
+            side=self.side,
+            hint="Name the object itself, or let the server list the folder (nginx: autoindex on).",
+        )
+
+    def cut(self) -> NoReturn:
+        """Raise ConnectionLost: it has no end."""
+        raise ConnectionLost(f"{self.shown} is cut off: the list of the folder has no end", side=self.side)
+
+
+def read_entries(pieces: Iterable[bytes], page: Page) -> Generator[Entry, None, None]:
+    """Yield what a page lists, in its order, to its proven end.
+
+    Raises what `pieces` raises; Unsupported for a page that is no list of a folder, or of whose links none is
+    understood; ConnectionLost for one that is cut off; ProtocolViolation for one with an endless element.
     """
-    found = _json(text) if text.lstrip()[:1] == "[" else _html(text, path)
-    return None if found is None else list({entry.name: entry for entry in found}.values())
+    texts = _texts(pieces)
+    text = next(texts, "")
+    while not text.strip() and (more := next(texts, None)) is not None:
+        text = more
+    reads = _json if text.lstrip()[:1] == "[" else _html
+    yield from _once(reads(_chained(text, texts), page))
+
+
+def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+    for piece in pieces:
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", True)
+
+
+def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _once(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
+    """Yield each name once; of one that stands twice in a row (its icon is a link too) with the size of either."""
+    seen: set[str] = set()
+    last: Entry | None = None
+    for entry in entries:
+        if last is not None and last.name == entry.name:
+            last = entry if last.size is None else last
+            continue
+        if last is not None:
+            yield last
+        last = None if entry.name in seen else entry
+        if len(seen) < REMEMBERED:
+            seen.add(entry.name)
+    if last is not None:
+        yield last
 
 
 # -- JSON
 
 
-def _json(text: str) -> list[Entry] | None:
+def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
+    """Yield the rows of a list, which are read one by one."""
+    buffer, begun, number = "", False, 0
+    for text in texts:
+        buffer = (buffer + text).lstrip()
+        if not begun:
+            buffer, begun = buffer[1:].lstrip(), True
+            if buffer.startswith("]"):
+                return _ended(buffer[1:], texts, page)
+        while True:
+            row, rest = _row_of(buffer, page)
+            if row is None:
+                break
+            number += 1
+            entry = _listed(row, number, page)
+            if entry is not None:
+                yield entry
+            if rest.startswith("]"):
+                return _ended(rest[1:], texts, page)
+            buffer = rest[1:].lstrip()
+    page.cut()
+
+
+def _ended(rest: str, texts: Iterator[str], page: Page) -> None:
+    """Read the page to its end. Raises Unsupported where something follows the list."""
+    for text in (rest, *texts):
+        if text.strip():
+            page.refuse()
+
+
+def _row_of(buffer: str, page: Page) -> tuple[dict[str, Any] | None, str]:
+    """Return the row at the begin of what has come, and what follows it, with the ',' or ']' behind it; None where it
+    is not whole yet."""
+    if not buffer:
+        return None, buffer
+    if not buffer.startswith("{"):
+        page.refuse()
     try:
-        rows = json.loads(text)
+        row, end = _DECODER.raw_decode(buffer)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows
-    ):
-        return None
-    return [entry for row in rows if (entry := _row(row)) is not None]
+        if len(buffer) > PENDING_CHARACTERS:
+            page.refuse()
+        return None, buffer
+    rest = buffer[end : end + 64].lstrip()
+    if not rest:
+        return None, buffer
+    if rest[0] not in ",]":
+        page.refuse()
+    return row, buffer[buffer.index(rest[0], end) :]
 
 
-def _row(row: dict[str, Any]) -> Entry | None:
+def _integer(text: str) -> int | None:
+    return count(text.removeprefix("+"))
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=_integer)
+
+
+def _listed(row: dict[str, Any], number: int, page: Page) -> Entry | None:
+    """Return what a row tells; None for what is neither file nor folder. Raises Unsupported if the first is no row."""
+    given = row.get("name")
+    if not isinstance(given, str):
+        if number == 1:
+            page.refuse()
+        return Entry(f"row {number} of the list", error=UnsafeKey("the row has no name", side=page.side))
     folder = row.get("is_dir") is True or row.get("type") == "directory"
-    name = row["name"].removesuffix("/")
-    if not _is_name(name) or row.get("type") == "other":
+    name = given.removesuffix("/")
+    if name in ("", ".", "..") or row.get("type") == "other":
         return None
-    size = row.get("size")
-    exact = None if folder else whole(size)
-    return Entry(f"{name}/" if folder else name, exact, None, _when(row.get("mod_time") or row.get("mtime")))
+    if "/" in name:
+        return Entry(f"row {number} of the list", error=_odd(given, page.side))
+    when = _when(row.get("mod_time") or row.get("mtime"))
+    return Entry(f"{name}/" if folder else name, None if folder else whole(row.get("size")), None, when)
 
 
 def _when(text: Any) -> datetime | None:
@@ -71,80 +195,122 @@ def _when(text: Any) -> datetime | None:
 # -- HTML
 
 
-def _html(text: str, path: str) -> list[Entry] | None:
-    page = _Page()
-    try:
-        page.feed(text)
-        page.close()
-    except (ValueError, AssertionError):
-        return None
-    if not any(_TITLES.match(f"{title} ") for title in page.titles):
-        return None
-    return list(_entries(page, path))
+def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
+    """Yield what the links of a page lead to."""
+    folders, astray, found = [segments_of(path) for path in page.paths], 0, False
+    for href, behind in _links(texts, page):
+        meant = (read_link(href, folder, page.host) for folder in folders)
+        link = next((one for one in meant if one.leads is not Leads.ASTRAY), None)
+        if link is None:
+            astray += 1
+        elif link.leads is not Leads.AWAY:
+            found = True
+            yield _entry(link, behind, page)
+    if astray and not found:
+        raise Unsupported(
+            f"none of the {astray} links on {page.shown} leads to something right in that folder",
+            side=page.side,
+            hint="Give the URL of the folder as the server itself spells it in its links.",
+        )
 
 
-def _entries(page: _Page, path: str) -> Iterator[Entry]:
-    for href, behind in page.links:
-        name = linked(href, path)
-        if name is not None:
-            size = _EXACT.match(behind) if not name.endswith("/") else None
-            yield Entry(name, count(size[1]) if size else None)
+def _entry(link: Link, behind: str, page: Page) -> Entry:
+    if link.leads is Leads.ODD:
+        return Entry(link.name, error=_odd(link.name, page.side))
+    size = None if link.name.endswith("/") else _EXACT.match(behind)
+    return Entry(link.name, count(size[1]) if size else None)
 
 
-def linked(href: str, path: str) -> str | None:
-    """Return the name right below `path` that a link leads to, decoded, a folder's with its '/'; else None."""
-    if "?" in href or "#" in href or "\\" in href:
-        return None
-    rest = href.removeprefix("./")
-    if rest.startswith("/"):
-        if not rest.startswith(path):
-            return None
-        rest = rest[len(path) :]
-    raw = rest.removesuffix("/")
-    if "/" in raw or (":" in raw and not href.startswith(("./", "/"))):
-        return None  # deeper, or another scheme
-    name = unquote_to_bytes(raw).decode(errors="surrogateescape")  # what is no UTF-8 is told, not passed over
-    if not _is_name(name):
-        return None
-    return f"{name}/" if rest.endswith("/") else name
+def _odd(name: str, side: Side) -> UnsafeKey:
+    return UnsafeKey(
+        f"what {name[:200]!a} on the folder's page names can't be told for sure",
+        side=side,
+        hint="Move it by its own URL, under a name that you choose.",
+    )
 
 
-def _is_name(name: str) -> bool:
-    return name not in ("", ".", "..") and "/" not in name  # what else is odd about it is told, not passed over
+def _links(texts: Iterator[str], page: Page) -> Iterator[tuple[str, str]]:
+    """Yield the links of a list, each with the text behind it. Raises as `read_entries`."""
+    parser, characters = _Parser(), 0
+    for text in texts:
+        characters += len(text)
+        parser.read(text, page)
+        if parser.is_list:
+            yield from parser.take()
+        elif characters > PENDING_CHARACTERS:
+            page.refuse()
+    parser.read(None, page)
+    if not parser.is_list:
+        page.refuse()
+    yield from parser.take()
+    if not (page.framed or parser.ended):
+        page.cut()
 
 
-class _Page(HTMLParser):
-    """The titles of a page, and its links with the text that follows each up to the next."""
+class _Parser(HTMLParser):
+    """What matters of a page: its titles, its end, and its links with the text that follows each up to the next."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.titles: list[str] = []
-        self.links: list[tuple[str, str]] = []
+        self.is_list = self.ended = False
+        self._title = ""
         self._in_title = self._in_link = False
+        self._links: list[tuple[str, str]] = []
+        self._href: str | None = None
+        self._behind: list[str] = []
+        self._room = 0
+
+    def read(self, text: str | None, page: Page) -> None:
+        """Read a piece of the page, or None, its end. Raises Unsupported, and ProtocolViolation for an element without
+        an end."""
+        try:
+            self.close() if text is None else self.feed(text)
+        except (ValueError, AssertionError):
+            page.refuse()
+        if text is None:
+            self._link_ended()
+        if len(self.rawdata) > PENDING_CHARACTERS:
+            raise ProtocolViolation(f"{page.shown} has an element without an end", side=page.side)
+
+    def take(self) -> list[tuple[str, str]]:
+        """Return the links that are known whole, once."""
+        links, self._links = self._links, []
+        return links
+
+    def _link_ended(self) -> None:
+        if self._href is not None:
+            self._links.append((self._href, "".join(self._behind)))
+        self._href, self._behind, self._room = None, [], BEHIND_CHARACTERS
+
+    def _follow(self, text: str) -> None:
+        """Keep the begin of the text behind a link."""
+        if self._href is not None and self._room > 0:
+            self._behind.append(text[: self._room])
+            self._room -= len(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note a title's or a link's begin."""
         if tag in ("title", "h1"):
-            self._in_title = True
-            self.titles.append("")
+            self._in_title, self._title = True, ""
         if tag == "a":
-            self._in_link = True
-            self.links.append((dict(attrs).get("href") or "", ""))
+            self._link_ended()
+            self._in_link, self._href = True, dict(attrs).get("href") or ""
 
     def handle_endtag(self, tag: str) -> None:
-        """Note their end."""
+        """Note their end, and the page's."""
         if tag in ("title", "h1"):
             self._in_title = False
-        if tag == "a":
+        elif tag == "a":
             self._in_link = False
-        if tag in ("td", "tr") and self.links:
-            href, behind = self.links[-1]
-            self.links[-1] = (href, behind + ("\t" if tag == "td" else "\n"))
+        elif tag in ("td", "tr"):
+            self._follow("\t" if tag == "td" else "\n")
+        elif tag == "html":
+            self.ended = True
 
     def handle_data(self, data: str) -> None:
-        """Keep the text of a title, and the text behind a link."""
+        """Look at the text of a title, and keep the text behind a link."""
         if self._in_title:
-            self.titles[-1] += data
-        elif self.links and not self._in_link:
-            href, behind = self.links[-1]
-            self.links[-1] = (href, behind + data)
+            self._title = (self._title + data)[:1000]
+            self.is_list = self.is_list or _TITLES.match(f"{self._title} ") is not None
+        elif not self._in_link:
+            self._follow(data)

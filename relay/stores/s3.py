@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from time import time
 from typing import cast
@@ -45,6 +45,7 @@ from relay.failpoints import reach
 from relay.foreign import count, http_date
 from relay.location import Location
 from relay.receipt import Version
+from relay.stores.documents import plain_name
 from relay.stores.fields import carried, whole
 from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Unknown, Upload
 from relay.stores.metadata import CARRIED, TAGGING, USER
@@ -64,7 +65,7 @@ from relay.stores.s3_endpoint import (
     UNTRUE_WHOLE,
     WRONG_WHOLE,
 )
-from relay.stores.s3_exchange import AWS_HOST, S3Account, at_query, key_of
+from relay.stores.s3_exchange import S3Account, at_query, key_of
 from relay.stores.s3_reading import SYSTEM, kept_at
 from relay.stores.s3_uploads import S3Uploading, coded, digest_of, sent_md5
 from relay.wire.body import Body
@@ -84,15 +85,6 @@ WHOLE: Fields = (("x-amz-checksum-algorithm", "CRC64NVME"), ("x-amz-checksum-typ
 
 class S3Store(S3Uploading):
     """One bucket, for one transfer."""
-
-    @property
-    def lists_all(self) -> bool:
-        """As Destination.lists_all (docs.aws.amazon.com, "Amazon S3 data consistency model")."""
-        return True
-
-    def heeds(self, location: Location) -> bool:
-        """As Destination.heeds: of AWS that is known; others pass over a field that they don't know."""
-        return AWS_HOST.fullmatch(location.host) is not None
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: only with a checksum behind the bytes. Of a bare upload that breaks before its first
@@ -270,27 +262,29 @@ class S3Store(S3Uploading):
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
         """As PartsDestination.stored_parts, by ListParts, a thousand a page."""
         found: list[Part] = []
-        marker = "0"
-        while True:
+        marker: int | None = 0
+        while marker is not None:
             page, following = self._parts_page(upload, f"part-number-marker={marker}&")
             found += page
-            if following in ("", marker):
-                return tuple(found)
+            if following is not None and following <= marker:
+                message = f"{upload.location}: the list of its parts goes on and does not say where"
+                raise ProtocolViolation(message, side=self._side)
             marker = following
+        return tuple(found)
 
-    def _parts_page(self, upload: Upload, which: str) -> tuple[list[Part], str]:
-        """Return one page of the parts that the store has, and behind which number the next one begins."""
+    def _parts_page(self, upload: Upload, which: str) -> tuple[list[Part], int | None]:
+        """Return one page of the parts that the store has, and behind which number the next one begins, if one does."""
         response = self._send("GET", _at(upload, which), ())
-        if response.head.status != 200:
-            raise self._refusal(response, "GET", upload.location)
-        root = self._parsed(self._page(response), upload.location)
-        found = []
-        for row in root.iterfind("{*}Part"):
-            number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
-            if number is not None and size is not None:
-                found.append(Part(number, size, row.findtext("{*}ETag") or "", checked=False))
-        truncated = (root.findtext("{*}IsTruncated") or "").lower() == "true"
-        return found, (root.findtext("{*}NextPartNumberMarker") or "") if truncated else ""
+        found, told = [], {}
+        with closing(self._told(response, "GET", upload.location, "ListPartsResult")) as rows:
+            for row in rows:
+                number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
+                if plain_name(row.tag) == "Part" and number is not None and size is not None:
+                    found.append(Part(number, size, row.findtext("{*}ETag") or "", checked=False))
+                told[plain_name(row.tag)] = (row.text or "").strip()
+        if told.get("IsTruncated", "").lower() != "true":
+            return found, None
+        return found, count(told.get("NextPartNumberMarker")) or 0
 
     def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
         """As PartsDestination.complete. An answer of 200 may be an error all the same: its text decides."""
@@ -377,15 +371,14 @@ class S3Store(S3Uploading):
         key = key_of(location)
         query = f"prefix={quote(key, safe='-_.~')}&uploads="
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
-        if response.head.status != 200:
-            raise self._refusal(response, "GET", location)
         told = http_date(response.head.get("date"))
         ahead = told.timestamp() - time() if told else 0.0
-        root = self._parsed(self._page(response), location)
+        with closing(self._told(response, "GET", location, "ListMultipartUploadsResult")) as rows:
+            begun = [one for row in rows if plain_name(row.tag) == "Upload" and (one := unfinished(row)) is not None]
         return tuple(
             Upload(location, upload, checked=False)
-            for upload, name, begun in unfinished(root)
-            if name == key and since <= begun - ahead <= until
+            for upload, name, at in begun
+            if name == key and since <= at - ahead <= until
         )
 
     def abort(self, upload: Upload) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
 from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
@@ -32,6 +34,7 @@ from relay.errors import (
 )
 from relay.foreign import count, iso_date
 from relay.location import UNSAFE_CHARACTERS, Location
+from relay.stores.documents import plain_name
 from relay.stores.fields import printable, whole
 from relay.stores.interfaces import Entry
 from relay.wire.http1 import Head
@@ -147,31 +150,78 @@ def version_id(head: Head) -> str | None:
     return None if told == "null" else told
 
 
-def entries(page: Element, prefix: str, location: Location, side: Side) -> Iterator[Entry]:
-    """Return a page's folders and objects, but for the marker of the folder itself.
+PAGE_ROWS: Final = 20_000
+"""The most that one page of a listing may tell of: it is asked for without a number, and a thousand are the custom."""
 
-    Raises ProtocolViolation for one that does not lie in the folder that was asked for.
+
+@dataclass(frozen=True, kw_only=True)
+class ListedPage:
+    """One page of a bucket's listing. `first` and `last` are the bytes of its outermost keys, and `ascending` says that
+    they come in the order of their bytes; `after` is what a listing without tokens goes on behind."""
+
+    entries: tuple[Entry, ...]
+    truncated: bool
+    token: str | None
+    after: str | None
+    first: bytes | None = None
+    last: bytes | None = None
+    ascending: bool = True
+
+
+def read_page(rows: Iterable[Element], prefix: str, location: Location, side: Side) -> ListedPage:
+    """Read a page's folders and objects, but for the marker of the folder itself.
+
+    Raises ProtocolViolation for one that does not lie in the folder that was asked for, or has too many.
     """
-    space = page.tag.rpartition("}")[0] + "}" if "}" in page.tag else ""
-    decode = _unquoted if page.findtext("{*}EncodingType") == "url" else str
+    told: dict[str, str] = {}
+    folders: list[str] = []
+    objects: list[dict[str, str]] = []
+    for row in rows:
+        name = plain_name(row.tag)
+        if name == "Contents":
+            objects.append({plain_name(cell.tag): cell.text or "" for cell in row})
+        elif name == "CommonPrefixes":
+            folders += [cell.text or "" for cell in row if plain_name(cell.tag) == "Prefix"]
+        elif name not in told:
+            told[name] = row.text or ""
+        if len(objects) + len(folders) + len(told) > PAGE_ROWS:
+            raise ProtocolViolation(f"one page of {location} tells of more than {PAGE_ROWS} objects", side=side)
+    decode = _unquoted if told.get("EncodingType") == "url" else str
+    found = [decode(text) for text in folders]
+    keys = [decode(row.get("Key", "")) for row in objects]
+    if not all(name.startswith(prefix) for name in (*found, *keys)):
+        raise ProtocolViolation(f"{location} lists what does not lie in it", side=side)
+    rest = len(prefix)
+    entries = [Entry(name[rest:]) for name in found]
+    entries += filter(None, (_entry(key[rest:], row) for key, row in zip(keys, objects, strict=True)))
+    order = [_in_bytes(key) for key in keys]
+    marker = told.get("NextMarker")
+    return ListedPage(
+        entries=tuple(entries),
+        truncated=told.get("IsTruncated", "").strip().lower() == "true",
+        token=told.get("NextContinuationToken") or None,
+        after=decode(marker) if marker else max((*found, *keys), key=_in_bytes, default=None),
+        first=order[0] if order else None,
+        last=order[-1] if order else None,
+        ascending=all(one < other for one, other in pairwise(order)),
+    )
 
-    def below(text: str) -> str:
-        name = decode(text)
-        if not name.startswith(prefix):
-            raise ProtocolViolation(f"{location} lists what does not lie in it", side=side)
-        return name[len(prefix) :]
 
-    for row in page.iterfind(f"{space}CommonPrefixes/{space}Prefix"):
-        yield Entry(below(row.text or ""))
-    key, size, etag, when = (f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified"))
-    for row in page.iterfind(f"{space}Contents"):
-        told = {cell.tag: cell.text or "" for cell in row}
-        name, tag = below(told.get(key, "")), told.get(etag)
-        bytes, after = count(told.get(size)), None if UNSAFE_CHARACTERS.search(name) else name or None
-        if (not name or name.endswith("/")) and bytes != 0:
-            yield Entry(f"{name}(an object)", bytes, error=_ends_in_slash(), after=after)
-        elif name:
-            yield Entry(name, bytes, whole(tag), iso_date(told.get(when)), after=after)
+def _entry(name: str, row: Mapping[str, str]) -> Entry | None:
+    """Return what a page tells of one object; None for the marker of the folder that is listed."""
+    size, after = count(row.get("Size", "").strip()), None if UNSAFE_CHARACTERS.search(name) else name or None
+    if (not name or name.endswith("/")) and size != 0:
+        return Entry(f"{name}(an object)", size, error=_ends_in_slash(), after=after)
+    return (
+        Entry(name, size, whole(row.get("ETag")), iso_date(row.get("LastModified", "").strip()), after=after)
+        if name
+        else None
+    )
+
+
+def _in_bytes(key: str) -> bytes:
+    """Return a key as S3 sorts it."""
+    return key.encode(errors="surrogatepass")
 
 
 def _ends_in_slash() -> UnsafeKey:
@@ -181,14 +231,11 @@ def _ends_in_slash() -> UnsafeKey:
     )
 
 
-def unfinished(page: Element) -> Iterator[tuple[str, str, float]]:
-    """Yield the uploads in parts that a page tells of: their ids, their keys, and when each was begun (since 1970)."""
-    decode = _unquoted if page.findtext("{*}EncodingType") == "url" else str
-    for row in page.iterfind("{*}Upload"):
-        upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
-        begun = iso_date(when)
-        if upload and key and begun is not None:
-            yield upload, decode(key), begun.timestamp()
+def unfinished(row: Element) -> tuple[str, str, float] | None:
+    """Return what a row tells of an upload in parts: its id, its key, and when it was begun (since 1970)."""
+    upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
+    begun = iso_date(when)
+    return (upload, key, begun.timestamp()) if upload and key and begun is not None else None
 
 
 def _unquoted(text: str) -> str:

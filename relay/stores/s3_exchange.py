@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 from urllib.parse import unquote, unquote_to_bytes
@@ -17,9 +18,9 @@ from xml.etree.ElementTree import Element
 from relay.errors import (
     ConfigError,
     ConnectionLost,
-    CredentialsWithdrawn,
     IntegrityMismatch,
     KeyTooLong,
+    ProtocolViolation,
     Rejected,
     RelayError,
     SourceChanged,
@@ -27,8 +28,10 @@ from relay.errors import (
 )
 from relay.foreign import http_date
 from relay.location import Location
-from relay.stores.fields import retry_after
-from relay.stores.http import HttpStore
+from relay.stores.documents import Document, plain_name
+from relay.stores.fields import printable, retry_after
+from relay.stores.http import PAGE_BYTES, HttpStore
+from relay.stores.pieces import pieces_of
 from relay.stores.s3_answers import CODES, error_region, error_told, parsed
 from relay.stores.s3_endpoint import Endpoint
 from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Credentials, Signer
@@ -36,6 +39,7 @@ from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
 from relay.wire.http1 import Fields
 from relay.wire.meter import Meter
+from relay.wire.native import in_native_thread
 
 log = logging.getLogger("relay.stores")
 
@@ -86,8 +90,6 @@ class S3Exchange(HttpStore):
         "DELETE": frozenset({200, 204, 404}),
     }
 
-    head_is_advice = False
-
     _near: tuple[Location, Endpoint] | None = None
     _signed_by: Credentials | None = None
     _signed_for: str = ""
@@ -121,7 +123,9 @@ class S3Exchange(HttpStore):
         signer = cast(S3Account, location.account).signer
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
         while True:
-            there, signed = self._signed(signer, method, location, fields, payload)
+            self._signed_by, self._signed_for = signer.credentials(), signer.region
+            there = in_region(location, self._signed_for)
+            signed = signer.fields(method, there.host_header, there.target, there.headers + fields, payload)
             response = super()._send(method, there, fields + signed, body, expect, wrapping)
             if response.head.status not in (301, 307, 400) or isinstance(body, Body):
                 return response
@@ -129,18 +133,6 @@ class S3Exchange(HttpStore):
             if region is None or not signer.learn_region(region, self._signed_for):
                 return response
             response.body.close()
-
-    def _signed(
-        self, signer: Signer, method: str, location: Location, fields: Fields, payload: str
-    ) -> tuple[Location, Fields]:
-        """Return where a request goes, and the fields that sign it. Raises CredentialsWithdrawn where there are none to
-        sign with now: they were to be renewed, which may work in a moment."""
-        try:
-            self._signed_by, self._signed_for = signer.credentials(), signer.region
-            there = in_region(location, self._signed_for)
-            return there, signer.fields(method, there.host_header, there.target, there.headers + fields, payload)
-        except ConfigError as error:
-            raise CredentialsWithdrawn(error.message, side=self._side, retryable=True, hint=error.hint) from None
 
     # -- refusals
 
@@ -196,7 +188,7 @@ class S3Exchange(HttpStore):
         """Say if there are other credentials by now than those that were refused."""
         signer, refused = cast(S3Account, location.account).signer, self._signed_by
         try:
-            return signer.renew(refused)
+            return in_native_thread(lambda: signer.renew(refused))
         except ConfigError:
             return False  # the store's refusal tells more
 
@@ -223,6 +215,28 @@ class S3Exchange(HttpStore):
                 f"{method} {location} was answered 200, and then an error", side=self._side
             )
         return root
+
+    def _told(self, response: Response, method: str, location: Location, root: str) -> Generator[Element, None, None]:
+        """Yield the children of an answer's document, as they come.
+
+        Raises by its code when it is an error, whatever the status says; ProtocolViolation, which may pass, for a
+        document that has not this root; ConnectionLost for one that is cut off, or is no XML.
+        """
+        if response.head.status != 200:
+            raise self._refusal(response, method, location)
+        with closing(pieces_of(response.body, self._meter, PAGE_BYTES)) as pieces:
+            document = Document(pieces, f"{location}: the answer", self._side)
+            name = plain_name(document.root)
+            if name == "Error":
+                told = {plain_name(row.tag): printable((row.text or "").strip()) for row in document}
+                code, message = told.get("Code", ""), told.get("Message", "")
+                raise self._by_code(response, method, location, code, message) or Unavailable(
+                    f"{method} {location} was answered 200, and then an error {code}", side=self._side
+                )
+            if name != root:
+                message = f"{method} {location} was answered with a document <{printable(name)}>, and no <{root}>"
+                raise ProtocolViolation(message, side=self._side, retryable=True)
+            yield from document
 
     def _parsed(self, text: str, location: Location) -> Element:
         root = parsed(text)

@@ -1,29 +1,25 @@
-"""How S3 is read: objects with what describes them, versions, tags, and listings.
+"""How S3's objects are read, with what describes them: versions, tags.
 
-Decided here: what is believed of an object's head and of a listing. Never here: how an answer's text is read
-(`stores/s3_answers.py`).
+Decided here: what is believed of an object's head. Never here: listings (`s3_listing.py`), how an answer's text is read
+(`s3_answers.py`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from functools import partial
-from typing import Final, cast
+from contextlib import closing
+from typing import Final
 from urllib.parse import quote
-from xml.etree.ElementTree import Element
 
-import gevent
-
-from relay.errors import NotFound, PermissionDenied, ProtocolViolation, Rejected
+from relay.errors import NotFound, PermissionDenied, Rejected
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.fields import printable, whole
-from relay.stores.interfaces import Entry, Opened, Span, Stored
+from relay.stores.interfaces import Opened, Span, Stored
 from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
-from relay.stores.s3_answers import checksums, entries, version_id
-from relay.stores.s3_exchange import S3Account, S3Exchange, at_query, key_of
+from relay.stores.s3_answers import checksums, version_id
+from relay.stores.s3_exchange import at_query
+from relay.stores.s3_listing import S3Listing
 from relay.wire.http1 import Fields, Head
 
 MTIME_FIELD: Final = f"{USER}mtime"
@@ -33,7 +29,7 @@ SYSTEM: Final = ("expires", "x-amz-website-redirect-location")
 _EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
-class S3Reading(S3Exchange):
+class S3Reading(S3Listing):
     """One bucket that is read."""
 
     _tagged: Fields | None = None
@@ -72,80 +68,12 @@ class S3Reading(S3Exchange):
     def _asked_tags(self, location: Location) -> Fields:
         try:
             response = self._send("GET", at_query(location, "tagging="), ())
-            if response.head.status != 200:
-                raise self._refusal(response, "GET", location)
-            root = self._parsed(self._page(response), location)
+            with closing(self._told(response, "GET", location, "Tagging")) as sets:
+                rows = [row for tags in sets for row in tags.iterfind("{*}Tag")]
         except (Rejected, PermissionDenied, NotFound) as error:
             return ((UNTOLD, f"the source does not tell the object's tags: {error.message}"),)
-        rows = ((row.findtext("{*}Key") or "", row.findtext("{*}Value") or "") for row in root.iterfind(".//{*}Tag"))
-        return ((TAGGING, "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in rows)),)
-
-    # -- listing
-
-    def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
-        """As Source.list, by ListObjectsV2, a thousand a page in the order of their names' bytes."""
-        prefix = key_of(location)
-        prefix += "/" if prefix and not prefix.endswith("/") else ""
-        asked = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
-        if not recursive:
-            asked["delimiter"] = "/"
-        if after:
-            asked["start-after"] = prefix + after
-        for page in self._listed(location, asked):
-            yield from entries(page, prefix, location, self._side)
-
-    def _listed(self, location: Location, asked: dict[str, str]) -> Iterator[Element]:
-        """Yield the pages; while one is looked at, the next is on its way already."""
-        ahead = _Ahead(partial(self._listed_page, location, dict(asked)))
-        try:
-            while True:
-                page = ahead.result()
-                token = page.findtext("{*}NextContinuationToken")
-                if (page.findtext("{*}IsTruncated") or "").lower() != "true":
-                    yield page
-                    return
-                if not token or token == asked.get("continuation-token"):
-                    message = f"{location}: the listing goes on and does not say where"
-                    raise ProtocolViolation(message, side=self._side)
-                asked["continuation-token"] = token
-                ahead = _Ahead(partial(self._listed_page, location, dict(asked)))
-                yield page
-        finally:
-            ahead.stop()
-
-    def _listed_page(self, location: Location, asked: Mapping[str, str]) -> Element:
-        account = cast(S3Account, location.account)
-        query = "&".join(f"{name}={quote(asked[name], safe='-_.~')}" for name in sorted(asked))
-        response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
-        if response.head.status != 200:
-            raise self._refusal(response, "GET", location)
-        return self._parsed(self._page(response), location)
-
-
-class _Ahead:
-    """Something that is being done while its caller does something else."""
-
-    def __init__(self, do: Callable[[], Element]) -> None:
-        self._job = gevent.spawn(self._caught, do)
-        gevent.sleep(0)  # it sends its request now
-
-    @staticmethod
-    def _caught(do: Callable[[], Element]) -> tuple[Element | None, BaseException | None]:
-        try:
-            return do(), None
-        except BaseException as error:  # noqa: BLE001 - raised again by `result`
-            return None, error
-
-    def result(self) -> Element:
-        """Wait for it, and return what it gave or raise what it raised."""
-        element, error = self._job.get()
-        if error is not None:
-            raise error
-        return cast(Element, element)
-
-    def stop(self) -> None:
-        """Break it off if it is still under way."""
-        self._job.kill()
+        tags = ((row.findtext("{*}Key") or "", row.findtext("{*}Value") or "") for row in rows)
+        return ((TAGGING, "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in tags)),)
 
 
 def version_at(location: Location, id: str) -> Location:

@@ -22,7 +22,7 @@ from relay.receipt import Version
 from relay.stores.http import consume
 from relay.stores.interfaces import Found, Stored, Unknown
 from relay.stores.metadata import CARRIED, MTIME, STRICT, TAGGING, USER, encoded, note, require, unkept
-from relay.stores.s3_answers import CHECKSUM, TRAILER, entries, error_field, error_region, error_told
+from relay.stores.s3_answers import CHECKSUM, TRAILER, error_field, error_region, error_told
 from relay.stores.s3_endpoint import (
     ENCODES,
     FOLDS,
@@ -127,14 +127,13 @@ class S3Uploading(S3Reading):
         before = key[1 : key.index("//") + 1]
         asked = {"encoding-type": "url", "list-type": "2", "prefix": before, "start-after": f"{before}."}
         try:
-            page = self._listed_page(location, asked)
+            page = self._page_of(location, asked, "")
         except PermissionDenied as error:
             raise _untold(location, error.message) from None
-        names = [entry.name for entry in entries(page, "", location, self._side)]
+        names = [entry.name for entry in page.entries]
         if any(name.startswith(f"{before}/") for name in names):
             return True
-        more = (page.findtext("{*}IsTruncated") or "").lower() == "true"
-        if more and names[-1:] < [f"{before}/"]:
+        if page.truncated and names[-1:] < [f"{before}/"]:
             raise _untold(location, "too many names come before it")
         return False
 

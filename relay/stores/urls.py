@@ -13,8 +13,10 @@ import base64
 import binascii
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -25,7 +27,8 @@ from relay.identity import query_of_identity
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.interfaces import Entry, Found, Opened, Source, Span
-from relay.wire.body import Body
+from relay.stores.pieces import pieces_of
+from relay.stores.relisting import Patience
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 
@@ -34,8 +37,8 @@ GOOGLE: Final = "TsvHttpData-1.0"
 """The first line of a list as Google's Storage Transfer Service takes it: URL, size and MD5 in base64, tab-separated
 (cloud.google.com, "Create a URL list")."""
 LINE_BYTES: Final = 64 << 10
+"""The longest line."""
 COLUMNS: Final = frozenset({"url", "name", "size", *ALGORITHMS})
-_PIECE: Final = 1 << 16
 
 Opens = Mapping[str, Callable[[Wire, Side, Meter], Source]]
 
@@ -87,39 +90,51 @@ class ListStore:
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list: one entry a line, with its URL; a line that can't be used is one with its error.
 
-        Begins anew whatever `after` says. Raises ProtocolViolation for a list that is no text.
+        Begins anew whatever `after` says. Raises ProtocolViolation for a list that is no text; Unsupported, when all of
+        it was given, for one of which nothing says that it is whole.
         """
-        assert isinstance(location.account, ListAccount), "who asks has the location of a list"
-        opened = self._stores[location.account.inner.store](self._wire, self._side, self._meter).get(
-            location.account.inner
-        )
-        assert opened.body is not None  # an Opened has one
-        try:
-            yield from entries(self._lines(opened.body, location))
-        finally:
-            opened.body.close()
+        patience = Patience(self._wire.limits.listing_seconds, self._meter)
+        return patience.entries(partial(self._listed, location))
 
-    def _lines(self, body: Body, location: Location) -> Iterator[str]:
-        """Yield the lines without their ends, as long as they come. Raises ProtocolViolation for what is no text."""
+    def _listed(self, location: Location) -> Generator[Entry, None, None]:
+        """Read the list once."""
+        assert isinstance(location.account, ListAccount), "who asks has the location of a list"
+        inner = location.account.inner
+        opened = self._stores[inner.store](self._wire, self._side, self._meter).get(inner)
+        assert opened.body is not None  # an Opened has one
+        with closing(pieces_of(opened.body, self._meter)) as pieces:
+            yield from entries(self._lines(pieces, location))
+        if opened.body.ends_by_close:
+            raise Unsupported(
+                f"{location} ends with its connection, and nothing says that it is whole",
+                side=self._side,
+                hint="Let its server send a Content-Length; or get the list, look at its end, and name the file.",
+            )
+
+    def _lines(self, pieces: Iterator[bytes], location: Location) -> Iterator[str]:
+        """Yield the lines without their ends, as long as they come; of one that is too long its begin. Raises
+        ProtocolViolation where the first is no text."""
         rest, first = b"", True
-        while piece := body.read(_PIECE):
+        for piece in chain(pieces, (b"",)):
             *lines, rest = (rest + piece).split(b"\n")
+            if not piece and rest:
+                lines = [rest]
             for line in lines:
-                yield self._text(line, location, first)
+                yield self._text(line[: LINE_BYTES + 1], location, first)
                 first = False
-            if len(rest) > LINE_BYTES:
-                raise ProtocolViolation(f"{location} has a line of more than {LINE_BYTES} bytes", side=self._side)
-        if rest:
-            yield self._text(rest, location, first)
+            if first and len(rest) > LINE_BYTES:
+                raise ProtocolViolation(
+                    f"{location} begins with a line of more than {LINE_BYTES} bytes", side=self._side
+                )
+            rest = rest[: LINE_BYTES + 1]  # more of it says no more than that it is too long
 
     def _text(self, line: bytes, location: Location, first: bool) -> str:
-        try:
-            text = line.decode("utf-8-sig" if first else "utf-8")
-        except UnicodeDecodeError:
-            raise ProtocolViolation(f"{location} is no text in UTF-8", side=self._side) from None
-        if "\0" in text:
-            raise ProtocolViolation(f"{location} is no text", side=self._side)
-        return text.removesuffix("\r")
+        if len(line) > LINE_BYTES:
+            return line.decode("latin-1")  # as many characters: that it is too long is all that counts
+        text = line.decode("utf-8-sig" if first else "utf-8", "surrogateescape").removesuffix("\r")
+        if first and (reason := _unreadable(text)):
+            raise ProtocolViolation(f"{location} can't be read as a list: {reason}", side=self._side)
+        return text
 
     def _no_object(self, location: Location) -> RelayError:
         return NotFound(f"{location} is a list of objects, and none itself", side=self._side, hint=_RECURSIVE)
@@ -135,7 +150,7 @@ def entries(lines: Iterator[str]) -> Iterator[Entry]:
         return iter(())
     if first.strip() == GOOGLE:
         return _google(lines)
-    columns = [name.strip().lower() for name in first.split(",")]
+    columns = [name.lower() for name in _cells(first) or ()]
     if "url" in columns and len(columns) == len(set(columns)):
         return _table(columns, lines)
     return _plain(chain([first], lines))
@@ -144,27 +159,47 @@ def entries(lines: Iterator[str]) -> Iterator[Entry]:
 def _plain(lines: Iterator[str]) -> Iterator[Entry]:
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.lstrip().startswith("#"):
-            yield _entry(number, {"url": line.strip()})
+            yield _entry(number, {"url": line.strip()}, _unreadable(line))
 
 
 def _google(lines: Iterator[str]) -> Iterator[Entry]:
     for number, line in enumerate(lines, start=2):
         if line.strip():
-            cells = line.split("\t")
-            yield _entry(number, dict(zip(("url", "size", "md5"), map(str.strip, cells), strict=False)))
+            cells = map(str.strip, line.split("\t"))
+            yield _entry(number, dict(zip(("url", "size", "md5"), cells, strict=False)), _unreadable(line))
 
 
 def _table(columns: list[str], lines: Iterator[str]) -> Iterator[Entry]:
+    """Yield the rows of a CSV file, each of which is one line: no URL and no name that can be moved has two."""
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown:
         raise Unsupported(
             f"the list has a column {unknown[0][:50]!a}", hint=f"The columns are {', '.join(sorted(COLUMNS))}."
         )
-    rows = csv.reader(f"{line}\n" for line in lines)
-    for cells in rows:
-        if any(cell.strip() for cell in cells):
-            row = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
-            yield _entry(rows.line_num + 1, row, None if len(cells) == len(columns) else "it has other columns")
+    for number, line in enumerate(lines, start=2):
+        cells, wrong = _cells(line), _unreadable(line)
+        if cells is None:
+            yield _entry(number, {}, wrong or "its quotes don't match")
+        elif any(cells):
+            wrong = wrong or (None if len(cells) == len(columns) else "it has other columns")
+            yield _entry(number, dict(zip(columns, cells, strict=False)), wrong)
+
+
+def _cells(line: str) -> list[str] | None:
+    """Return the cells of one line of a CSV file (RFC 4180), or None where its quotes don't match."""
+    try:
+        return [cell.strip() for row in csv.reader([line], strict=True, skipinitialspace=True) for cell in row]
+    except csv.Error:
+        return None
+
+
+def _unreadable(line: str) -> str | None:
+    """Return why a line is none that a list may have, or None."""
+    if len(line) > LINE_BYTES:
+        return f"it has more than {LINE_BYTES} bytes"
+    if "\0" in line or not line.isascii() and any("\udc80" <= char <= "\udcff" for char in line):
+        return "it is no text in UTF-8"
+    return None
 
 
 def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Entry:
@@ -178,6 +213,8 @@ def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Ent
             raise InvalidURL("its size is no number of bytes")
         digests = _digests(row)
         name = row.get("name") or _name(location)
+        if name.endswith("/"):
+            raise InvalidURL("its name is that of a folder")
     except RequestError as error:
         error.message = f"line {number} of the list: {error.message}"
         return Entry(f"line {number}", error=error)

@@ -9,16 +9,15 @@ Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from string import hexdigits
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 from xml.etree.ElementTree import Element
 
 import gevent
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
 
 from relay.digest import ALGORITHMS, Digests
 from relay.errors import (
@@ -33,22 +32,27 @@ from relay.errors import (
     StoreTimeout,
     Unavailable,
 )
-from relay.foreign import count, http_date
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.fields import whole
-from relay.stores.http import BELIEVED, MOVED, HttpStore, folder_there
-from relay.stores.interfaces import (
-    Entry,
-    Found,
-    Stored,
-    Unknown,
-    check_segments,
-    is_unpublished,
-    unpublished_names,
-)
+from relay.stores.documents import Document, plain_name
+from relay.stores.fields import printable
+from relay.stores.folders import walk
+from relay.stores.http import BELIEVED, ERRORS, MOVED, HttpStore, folder_there
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Stored, Unknown, check_segments, unpublished_name
 from relay.stores.kinds import Given
+from relay.stores.links import segments_of
 from relay.stores.metadata import MTIME
+from relay.stores.multistatus import (
+    MULTISTATUS,
+    PROPERTIES,
+    ROW,
+    entry_of,
+    is_folder,
+    is_of,
+    name_in,
+    status_of,
+)
+from relay.stores.pieces import pieces_of
 from relay.wire.body import Body
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
@@ -57,16 +61,11 @@ from relay.wire.meter import Meter
 SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
 DEEPEST = 100
 """Folders that are made for one object at most."""
-_PROPERTIES = (
-    b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop>'
-    b"<d:resourcetype/><d:getcontentlength/><d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
-)
+XML: Fields = (("Content-Type", "application/xml"),)
 _OC_NAMES: Mapping[str, str] = {"SHA256": "sha-256", "SHA1": "sha", "MD5": "md5"}
 NO_METHOD = frozenset({405, 501})
 """A server answers these to a method that it does not have."""
 NO_COPY = "no COPY"
-_NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
-"""What an upload may be answered whose name the server reserves."""
 
 
 @dataclass(frozen=True)
@@ -112,35 +111,6 @@ def oc_checksum(text: str) -> Digests:
     return found
 
 
-def _found(row: Element) -> Iterator[Element]:
-    """Yield the groups of properties that the server has; those it lacks come in groups of another status."""
-    for group in row.iterfind("{DAV:}propstat"):
-        status = (group.findtext("{DAV:}status") or "HTTP/1.1 200 OK").split()
-        if len(status) > 1 and status[1] == "200":
-            yield group
-
-
-def _told(row: Element) -> Mapping[str, Element]:
-    """Return what a row tells, by its names."""
-    return {prop.tag: prop for good in _found(row) for prop in good.iterfind("{DAV:}prop/*")}
-
-
-def _collection(told: Mapping[str, Element]) -> bool:
-    kind = told.get("{DAV:}resourcetype")
-    return kind is not None and kind.find("{DAV:}collection") is not None
-
-
-def _decoded(path: str) -> str:
-    """Return a path without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
-    return unquote(path, errors="surrogateescape")
-
-
-def _path(href: str) -> str:
-    """Return the path of a row's address, which may be a whole URL (RFC 4918 section 8.3)."""
-    _, scheme, rest = href.partition("://")
-    return "/" + rest.partition("/")[2] if scheme else href
-
-
 class WebDavStore(HttpStore):
     """One WebDAV server, for one transfer."""
 
@@ -150,19 +120,6 @@ class WebDavStore(HttpStore):
         "MOVE": frozenset({201, 204}),
         "COPY": frozenset({201, 204}),
     }
-    head_is_advice = False
-
-    @property
-    def lists_all(self) -> bool:
-        """As Destination.lists_all (section 9.1: all internal members)."""
-        return True
-
-    def heeds(self, location: Location) -> bool:
-        """As Destination.heeds: by a look, and by `Overwrite: F` (section 9.9.3)."""
-        return True
-
-    first_name = 0
-    """Which of the temporary names is tried first."""
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: a broken upload has another name."""
@@ -184,14 +141,12 @@ class WebDavStore(HttpStore):
         try:
             stored = super().put(part, body, metadata)
         except RelayError as error:
-            named = self._name_refused(location, error)
-            told = self._folder_gone(location, named)
+            told = self._folder_gone(location, error)
             self._remove(part, told)
             raise told from None
         except BaseException as error:
             self._remove(part, error)
             raise
-        self._name_taken(location)
         return replace(stored, place=location)
 
     def head(self, location: Location) -> Found | Unknown:
@@ -238,45 +193,16 @@ class WebDavStore(HttpStore):
             return Rejected(error.message, side=self._side, store_status=status)
         return error
 
-    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
-        """As Destination.unpublished: the name that is tried first, and those after a refusal."""
-        folder, _, name = location.path.rpartition("/")
-        names = unpublished_names(token, unquote(name, errors="surrogateescape"))
-        quoted = (quote(one, safe="-_.~", errors="surrogateescape") for one in names)
-        return tuple(location.with_target(f"{folder}/{one}") for one in quoted)
-
-    def _part(self, location: Location, token: str | None) -> Location:
-        """Return where an object is put until it is published, under the name that the server takes."""
-        return self.unpublished(location, token or uuid.uuid4().hex)[self._which(location)]
-
-    def _which(self, location: Location) -> int:
-        """Return which of the names an upload gets: one that was taken, or the next after a refusal."""
-        memory, origin = self._wire.memory, location.origin
-        facts = ((which, fact) for which in (2, 1, 0) for fact in (_named(which), _tried(which, location)))
-        return next((which for which, fact in facts if memory.has(origin, fact)), self.first_name)
-
-    def _name_refused(self, location: Location, error: RelayError) -> RelayError:
-        """Return the refusal of an upload; it is tried again under another name where this one may be the reason."""
-        memory, which = self._wire.memory, self._which(location)
-        tried = memory.forget(location.origin, _tried(which, location))
-        refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED and not error.retryable
-        if refused and which < 2 and (tried or not memory.has(location.origin, _named(which))):
-            memory.learn(location.origin, _tried(which + 1, location))
-            error.retryable = True
-            error.message = f"{error.message}, under a temporary name; another is tried"
-        return error
-
-    def _name_taken(self, location: Location) -> None:
-        which = self._which(location)
-        self._wire.memory.forget(location.origin, _tried(which, location))
-        self._wire.memory.learn(location.origin, _named(which))
+    def unpublished(self, location: Location, token: str) -> Location | None:
+        """As Destination.unpublished."""
+        return _beside(location, token)
 
     def _prepared(self, location: Location, if_absent: bool, token: str | None) -> Location:
         """Return where an object is put until it is published, when all is ready for it there. Raises as `put`."""
         if if_absent and self._exists(location):
             raise PreconditionFailed(f"{location} exists", side=self._side)
         self._make_folders(location)
-        return self._part(location, token)
+        return _beside(location, token)
 
     def _carried(self, metadata: Fields) -> Fields:
         """As HttpStore's, and when it was changed, which ownCloud and Nextcloud keep; others pass over the field."""
@@ -323,14 +249,18 @@ class WebDavStore(HttpStore):
 
     def _refuse_folder(self, place: Location) -> int:
         """Raise Rejected if a folder is there; where the server can't tell there is none. Returns what it answered."""
-        response = self._send("PROPFIND", place, (("Depth", "0"), ("Content-Type", "application/xml")), _PROPERTIES)
-        folder = response.head.status in MOVED and (response.head.get("location") or "").endswith("/")
-        if response.head.status == 207:
-            folder = any(_collection(_told(row)) for row in self._rows(response, place))
+        response = self._send("PROPFIND", place, (("Depth", "0"), *XML), PROPERTIES)
+        status = response.head.status
+        folder = status in MOVED and (response.head.get("location") or "").endswith("/")
+        if status == 207:
+            with closing(self._rows(response, place)) as rows:
+                found = next(rows, None)
+            if found is not None and (status := status_of(found)) == 200:
+                folder, status = is_folder(found), 207
         response.body.close()
         if folder:
             raise folder_there(place)
-        return response.head.status
+        return status
 
     def _version(self, head: Head) -> Version:
         """As HttpStore's, with the checksum that ownCloud and Nextcloud keep of what was uploaded with one."""
@@ -349,11 +279,11 @@ class WebDavStore(HttpStore):
         except NotFound:
             return False
         if isinstance(found, Unknown):
-            response = self._send("PROPFIND", location, (("Depth", "0"),))
-            response.body.close()
-            if response.head.status not in (207, 404):
+            response = self._send("PROPFIND", location, (("Depth", "0"), *XML), PROPERTIES)
+            status = self._found_status(response, location)
+            if status not in (207, 404):
                 raise found.why
-            return response.head.status == 207
+            return status == 207
         return True
 
     def _remove(self, part: Location, error: BaseException) -> None:
@@ -376,62 +306,59 @@ class WebDavStore(HttpStore):
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse an endless depth."""
         root = location if location.path.endswith("/") else location.with_target(f"{location.path}/")
-        waiting = [""]
-        while waiting:
-            folder = waiting.pop()
-            path = root.path + quote(folder, safe="/-_.~", errors="surrogateescape")
-            for entry in self._members(root.with_target(path)):
-                entry = replace(entry, name=folder + entry.name)
-                if not recursive or not entry.folder:
-                    yield entry
-                elif entry.name.count("/") <= DEEPEST:
-                    waiting.append(entry.name)
-                else:
-                    raise ProtocolViolation(f"{location} has folders more than {DEEPEST} deep", side=self._side)
+        return walk(partial(self._members, root), self._patience, recursive)
 
-    def _members(self, folder: Location) -> Iterator[Entry]:
-        fields: Fields = (("Depth", "1"), ("Content-Type", "application/xml"))
-        response = self._send("PROPFIND", folder, fields, _PROPERTIES)
+    def _members(self, root: Location, name: str = "") -> Generator[Entry, None, None]:
+        """Yield what a folder holds. Raises what its own row says; ProtocolViolation, which may pass, for an answer
+        that tells of nothing at all: the folder at least would be told of."""
+        folder = root.with_target(root.path + quote(name, safe="/-_.~", errors="surrogateescape")) if name else root
+        response = self._send("PROPFIND", folder, (("Depth", "1"), *XML), PROPERTIES)
         if response.head.status != 207:
             raise self._refusal(response, "PROPFIND", folder)
-        own = _decoded(folder.path)
-        for row in self._rows(response, folder):
-            entry = self._entry(row, own, folder)
-            if entry is not None:
-                yield entry
+        segments, found = segments_of(folder.path), False
+        with closing(self._rows(response, folder)) as rows:
+            for row in rows:
+                found = True
+                if is_of(row, segments):
+                    if (error := self._row_error(row, str(folder))) is not None:
+                        raise error
+                    continue
+                below = name_in(row, segments, self._side)
+                if not (below.startswith(PREFIX) and below.endswith(SUFFIX)):
+                    error = self._row_error(row, f"{folder}{below}")
+                    yield entry_of(row, below) if error is None else Entry(below, error=error)
+        if not found:
+            message = f"the listing of {folder} is empty, and does not even tell of the folder itself"
+            raise ProtocolViolation(message, side=self._side, retryable=True)
 
-    def _rows(self, response: Response, folder: Location) -> Iterator[Element]:
-        """Yield what an answer of 207 tells of each thing. Raises ConnectionLost for one that is cut, or no XML."""
-        try:
-            answer: Element = fromstring(self._page(response))
-        except (ParseError, DefusedXmlException, ValueError):
-            raise ConnectionLost(f"{folder}: the listing is cut off, or is no XML", side=self._side) from None
-        return answer.iterfind("{DAV:}response")
+    def _rows(self, response: Response, place: Location) -> Generator[Element, None, None]:
+        """Yield what an answer of 207 tells of each thing. Raises ConnectionLost for one that is cut, or no XML;
+        ProtocolViolation for another document. Both may pass."""
+        with closing(pieces_of(response.body, self._meter)) as pieces:
+            document = Document(pieces, f"the listing of {place}", self._side)
+            if document.root != MULTISTATUS:
+                name = printable(plain_name(document.root))
+                message = f"{place} answers with a document <{name}>, and no listing"
+                raise ProtocolViolation(message, side=self._side, retryable=True)
+            yield from (row for row in document if row.tag == ROW)
 
-    def _entry(self, row: Element, own: str, folder: Location) -> Entry | None:
-        """Return what one row tells; None for the folder itself and for unfinished uploads.
-
-        Raises ProtocolViolation for a row of something that does not lie in the folder.
-        """
-        path = _decoded(_path((row.findtext("{DAV:}href") or "").strip()))
-        if path.rstrip("/") == own.rstrip("/"):
+    def _row_error(self, row: Element, what: str) -> StoreError | None:
+        """Return the error that a row tells of what it is about, or None."""
+        status = status_of(row)
+        if 200 <= status < 300:
             return None
-        name, nested = path.removeprefix(own), path.startswith(own)
-        if not nested or "/" in name[:-1] or name.rstrip("/") in ("", ".", ".."):
-            raise ProtocolViolation(f"{folder} lists what does not lie in it", side=self._side)
-        if is_unpublished(name):
-            return None
-        told = _told(row)
-        if _collection(told):
-            return Entry(name.rstrip("/") + "/")
-        texts = {tag: (prop.text or "").strip() for tag, prop in told.items()}
-        size = texts.get("{DAV:}getcontentlength", "")
-        return Entry(
-            name,
-            count(size),
-            whole(texts.get("{DAV:}getetag")),
-            http_date(texts.get("{DAV:}getlastmodified")),
-        )
+        kind = ERRORS.get(status, Rejected)
+        return kind(f"PROPFIND {what}: {status} stands in the answer", side=self._side, store_status=status)
+
+    def _found_status(self, response: Response, place: Location) -> int:
+        """Return the status of what PROPFIND of depth 0 was answered: that in the answer counts as much as its own."""
+        if response.head.status != 207:
+            response.body.close()
+            return response.head.status
+        with closing(self._rows(response, place)) as rows:
+            row = next(rows, None)
+        status = 200 if row is None else status_of(row)
+        return 207 if status == 200 else status
 
     # -- folders
 
@@ -454,11 +381,11 @@ class WebDavStore(HttpStore):
         is one, unless the folder above is missing too (409)."""
         if self._wire.memory.has(folder.origin, _folder(folder)):
             return True
-        response = self._send("PROPFIND", folder, (("Depth", "0"),))
-        response.body.close()
-        if response.head.status in (404, 409):
+        response = self._send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
+        status = self._found_status(response, folder)
+        if status in (404, 409):
             return False
-        if response.head.status in NO_METHOD:
+        if status in NO_METHOD:
             return self._make(folder, missing_above=True)
         self._wire.memory.learn(folder.origin, _folder(folder))
         return True
@@ -486,14 +413,8 @@ class WebDavStore(HttpStore):
         return Unavailable(f"{error.message}; its folder may be gone", side=self._side, store_status=error.store_status)
 
 
-def _named(which: int) -> str:
-    """Return the fact that a server takes the temporary names of one kind."""
-    return f"temporary names {which}"
-
-
-def _tried(which: int, location: Location) -> str:
-    """Return the fact that those before it were refused for one object."""
-    return f"temporary name {which} {location.path}"
+def _beside(location: Location, token: str | None) -> Location:
+    return location.with_target(f"{location.path.rpartition('/')[0]}/{unpublished_name(token)}")
 
 
 def _folder(folder: Location) -> str:

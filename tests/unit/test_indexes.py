@@ -9,7 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.stores.indexes import linked, read_index
+from relay.errors import StoreError, Unsupported
+from relay.stores.indexes import Page, read_entries
+from relay.stores.interfaces import Entry
+from relay.stores.links import Leads, read_link, segments_of
+
+
+def read_index(text: str, path: str, step: int = 7) -> list[Entry] | None:
+    """Return what a page lists that comes in small pieces; None where it is no list."""
+    data = text.encode("utf-8", "surrogatepass")
+    pieces = (data[first : first + step] for first in range(0, len(data), step))
+    try:
+        return list(read_entries(pieces, Page(shown="the page", side="source", paths=(path,), host="a.example")))
+    except (StoreError, Unsupported):
+        return None
+
+
+def linked(href: str, path: str) -> str | None:
+    """Return the name that a link leads to, right below the path."""
+    link = read_link(href, segments_of(path), "a.example")
+    return link.name if link.leads is Leads.BELOW else None
+
 
 NGINX = """<html>
 <head><title>Index of /pub/</title></head>

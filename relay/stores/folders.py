@@ -1,0 +1,79 @@
+"""Trees of stores whose protocol lists one folder at a time: HTTP indexes and WebDAV.
+
+Decided here: the order of the folders, and whose failure it is that one can't be listed. Never here: how one is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from relay.errors import ProtocolViolation, RelayError, Unauthenticated, UnsafeKey
+from relay.stores.interfaces import Entry
+from relay.stores.relisting import Patience
+
+DEEPEST: Final = 100
+"""Folders within folders that a listing follows: a server whose links lead in a circle would have no end."""
+WAITING_CHARACTERS: Final = 64 << 20
+"""The names of the folders that wait to be listed may have so many characters in all."""
+
+Lists = Callable[[str], Generator[Entry, None, None]]
+"""Lists one folder of a tree, by its name in it ('' is the tree itself, others end in '/'), once."""
+
+
+def walk(lists: Lists, patience: Callable[[], Patience], recursive: bool) -> Iterator[Entry]:
+    """Yield what a tree holds, or its first folder alone, each folder listed with a `patience` of its own.
+
+    A folder below that can't be listed is an entry with its error, where the tree itself still can. Raises what listing
+    the tree itself raises.
+    """
+    waiting, characters = [""], 0
+    while waiting:
+        folder = waiting.pop()
+        characters -= len(folder)
+        below: list[str] = []
+        try:
+            for entry in patience().entries(partial(lists, folder)):
+                entry = replace(entry, name=folder + entry.name) if folder else entry
+                if not recursive or not entry.is_listed_further:
+                    yield entry
+                elif (too_much := _too_much(entry.name, characters)) is not None:
+                    yield replace(entry, error=too_much)
+                else:
+                    below.append(entry.name)
+                    characters += len(entry.name)
+        except RelayError as error:
+            if not folder or _is_everybodys(error, lists):
+                raise
+            yield Entry(folder.rstrip("/") if isinstance(error, UnsafeKey) else folder, error=error)
+        waiting += reversed(below)
+
+
+def _too_much(name: str, characters: int) -> RelayError | None:
+    """Return why a folder is not listed, or None."""
+    if name.count("/") > DEEPEST:
+        return ProtocolViolation(f"the folder is more than {DEEPEST} levels deep", hint=_CIRCLE)
+    if characters + len(name) > WAITING_CHARACTERS:
+        return ProtocolViolation("more folders wait to be listed than relay keeps in mind", hint=_MANY)
+    return None
+
+
+_CIRCLE = "If the source's links lead in a circle, nothing is missing; else move this folder by itself."
+_MANY = "Move this folder by itself."
+
+
+def _is_everybodys(error: RelayError, lists: Lists) -> bool:
+    """Say if a folder's failure is that of the whole tree: ours, or one that the tree itself has by now as well."""
+    if error.side == "relay":
+        return True
+    if not (error.retryable or isinstance(error, Unauthenticated)):
+        return False
+    try:
+        with closing(lists("")) as entries:
+            next(entries, None)
+    except RelayError:
+        return True
+    return False

@@ -1,0 +1,117 @@
+"""Where a link of a folder's page leads: to something right in the folder, elsewhere, or nobody can say.
+
+Theory of operation. A server may spell its links otherwise than the URL that was asked for: other characters
+percent-encoded, in lower case, or not at all; as whole paths, as whole URLs with its host in capitals; in another
+normal form of Unicode. So paths are compared decoded, segment by segment. What is taken from a link is a name right
+below the folder and nothing else: no link is ever followed, and none leads out.
+
+Decided here: what a link means. Never here: what a page is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+from unicodedata import normalize
+from urllib.parse import unquote_to_bytes
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_ELSEWHERE: Final = frozenset({"about", "blob", "data", "file", "ftp", "javascript", "mailto", "news", "tel"})
+"""Schemes of links that have nothing to do with the folder. Others may be the begin of a name with a colon."""
+
+
+class Leads(Enum):
+    """What a link leads to."""
+
+    BELOW = "something right in the folder"
+    AWAY = "the folder itself, one above it, or elsewhere on purpose"
+    ODD = "something in the folder whose name can't be told for sure"
+    ASTRAY = "a place that an index of this folder has no reason to name"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where a link leads; `name` of what is below, decoded, a folder's with its '/', or the odd link as it stands."""
+
+    leads: Leads
+    name: str = ""
+
+
+_AWAY, _ASTRAY = Link(Leads.AWAY), Link(Leads.ASTRAY)
+
+
+def same_text(one: str, other: str) -> bool:
+    """Say if two names are the same, in whatever normal form of Unicode they are."""
+    return one == other or normalize("NFC", one) == normalize("NFC", other)
+
+
+def decoded(text: str) -> str:
+    """Return a text without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
+    return unquote_to_bytes(text).decode(errors="surrogateescape")
+
+
+def segments_of(path: str) -> list[str]:
+    """Return the decoded segments of a path; those that are empty count for nothing."""
+    return [decoded(segment) for segment in path.split("/") if segment]
+
+
+def read_link(href: str, folder: list[str], host: str) -> Link:
+    """Return where a link leads on the page of the folder with these decoded segments, at this host."""
+    href = href.strip()
+    reference = _on_this_host(href, host)
+    if isinstance(reference, Link):
+        return reference
+    path, marks = _split(reference)
+    if not path:
+        return _AWAY
+    absolute = path.startswith("/")
+    there = _resolved([] if absolute else folder, path)
+    is_below = len(there) > len(folder) and all(map(same_text, folder, there))
+    if not is_below:
+        above = len(there) <= len(folder) and all(map(same_text, there, folder))
+        return _AWAY if above or not absolute else _ASTRAY
+    if len(there) > len(folder) + 1:
+        return _ASTRAY
+    name = there[-1]
+    if marks or "\\" in path or "/" in name:
+        return Link(Leads.ODD, href)
+    return Link(Leads.BELOW, f"{name}/" if path.endswith("/") else name)
+
+
+def _on_this_host(href: str, host: str) -> str | Link:
+    """Return a reference without a scheme and a host, if these are the page's; else where it leads."""
+    scheme = _SCHEME.match(href)
+    if scheme is not None:
+        name, href = scheme[1].lower(), href[scheme.end() :]
+        if name in _ELSEWHERE:
+            return _AWAY
+        if name not in ("http", "https"):
+            return _AWAY if href.startswith("//") else Link(Leads.ODD, scheme[0] + href)
+        if not href.startswith("//"):
+            return _AWAY
+    if href.startswith("//"):
+        authority, slash, rest = href[2:].partition("/")
+        if not host or authority.lower().removesuffix(":80").removesuffix(":443") != host:
+            return _AWAY
+        return slash + rest
+    return href
+
+
+def _split(reference: str) -> tuple[str, bool]:
+    """Return the path of a reference, and whether a query or a fragment follows it."""
+    found = re.search(r"[?#]", reference)
+    return (reference, False) if found is None else (reference[: found.start()], True)
+
+
+def _resolved(base: list[str], path: str) -> list[str]:
+    """Return the decoded segments of a path from `base` on, without dots (RFC 3986 section 5.2.4)."""
+    there = list(base)
+    for segment in path.split("/"):
+        name = decoded(segment)
+        if name == "..":
+            there = there[:-1]
+        elif name not in ("", "."):
+            there.append(name)
+    return there

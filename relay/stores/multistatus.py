@@ -1,0 +1,93 @@
+"""What the rows of a multistatus say (RFC 4918 sections 9.1, 13 and 14): of what, with which status, and which
+properties it has.
+
+Decided here: what one row means. Never here: what is asked, and which document is believed (`webdav.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from xml.etree.ElementTree import Element
+
+from relay.errors import ProtocolViolation, Side
+from relay.foreign import count, http_date
+from relay.stores.fields import whole
+from relay.stores.interfaces import Entry
+from relay.stores.links import same_text, segments_of
+
+MULTISTATUS = "{DAV:}multistatus"
+ROW = "{DAV:}response"
+PROPERTIES = (
+    b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop>'
+    b"<d:resourcetype/><d:getcontentlength/><d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
+)
+"""What PROPFIND asks for."""
+
+
+def path_of(row: Element) -> str:
+    """Return the path of a row's address, which may be a whole URL (RFC 4918 section 8.3)."""
+    href = (row.findtext("{DAV:}href") or "").strip()
+    _, scheme, rest = href.partition("://")
+    return "/" + rest.partition("/")[2] if scheme else href
+
+
+def status_of(row: Element) -> int:
+    """Return the status of what a row is about: its own, or that of its properties where none of them could be read.
+
+    That properties are not found (404) says nothing of the thing itself, as a row's own 404 does.
+    """
+    own = _status(row, 200)
+    if own != 200:
+        return own
+    told = [_status(group, 200) for group in row.iterfind("{DAV:}propstat")]
+    return told[0] if told and 200 not in told and told[0] != 404 else 200
+
+
+def _status(element: Element, default: int) -> int:
+    words = (element.findtext("{DAV:}status") or "").split()
+    return count(words[1]) or default if len(words) > 1 else default
+
+
+def properties_of(row: Element) -> Mapping[str, Element]:
+    """Return the properties that a row tells, by their names; those that are not there come with another status."""
+    return {prop.tag: prop for group in _good(row) for prop in group.iterfind("{DAV:}prop/*")}
+
+
+def _good(row: Element) -> Iterator[Element]:
+    return (group for group in row.iterfind("{DAV:}propstat") if _status(group, 200) == 200)
+
+
+def is_folder(row: Element) -> bool:
+    """Say if a row tells of a folder."""
+    kind = properties_of(row).get("{DAV:}resourcetype")
+    return (kind is not None and kind.find("{DAV:}collection") is not None) or path_of(row).endswith("/")
+
+
+def is_of(row: Element, folder: list[str]) -> bool:
+    """Say if a row tells of the folder with these segments itself, in whatever normal form it spells them."""
+    path = path_of(row)
+    there = segments_of(path)
+    return bool(path) and len(there) == len(folder) and all(map(same_text, folder, there))
+
+
+def name_in(row: Element, folder: list[str], side: Side) -> str:
+    """Return the name of what a row tells of in the folder with these segments, a folder's with its '/'. Raises
+    ProtocolViolation for something that does not lie in it."""
+    there = segments_of(path_of(row))
+    inside = len(there) == len(folder) + 1 and all(map(same_text, folder, there))
+    if not inside or there[-1] in (".", "..") or "/" in there[-1]:
+        raise ProtocolViolation(f"the listing of /{'/'.join(folder)} tells of what does not lie in it", side=side)
+    return there[-1] + "/" if is_folder(row) else there[-1]
+
+
+def entry_of(row: Element, name: str) -> Entry:
+    """Return what a row tells."""
+    if name.endswith("/"):
+        return Entry(name)
+    texts = {tag: (prop.text or "").strip() for tag, prop in properties_of(row).items()}
+    return Entry(
+        name,
+        count(texts.get("{DAV:}getcontentlength")),
+        whole(texts.get("{DAV:}getetag")),
+        http_date(texts.get("{DAV:}getlastmodified")),
+    )

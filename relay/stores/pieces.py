@@ -1,0 +1,40 @@
+"""A listing's answer in small pieces, between which everybody else gets a turn (law 10).
+
+Decided here: how much of a listing is looked at without a break. Never here: what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Final
+
+import gevent
+
+from relay.errors import ProtocolViolation
+from relay.wire.body import Body
+from relay.wire.meter import Meter
+
+PIECE_BYTES: Final = 16 << 10
+"""So much is read, and looked at, at a time: some milliseconds."""
+
+
+def pieces_of(body: Body, meter: Meter, most: int | None = None) -> Generator[bytes, None, None]:
+    """Yield a body's bytes, and let others run between them; it is closed in the end.
+
+    What the reader of a piece takes for it is held against nobody: the meter's stall rule stands still. Raises
+    ProtocolViolation for more than `most` bytes, and the body's errors.
+    """
+    clock, turn = meter.clock, meter.clock()
+    try:
+        while piece := body.read(PIECE_BYTES):
+            if most is not None and body.count > most:
+                message = f"one page of a listing has more than {most} bytes"
+                raise ProtocolViolation(message, side=body.connection.side)
+            given = clock()
+            yield piece
+            if clock() - turn > meter.limits.yield_seconds:
+                gevent.sleep(0)
+                turn = clock()
+            meter.held_up(clock() - given)
+    finally:
+        body.close()
