@@ -29,10 +29,10 @@ def _check_patched() -> None:
 
 _check_patched()
 
+from relay.api.accepted import accepted  # noqa: E402
 from relay.api.app import create_app  # noqa: E402
-from relay.api.ledgered import Works  # noqa: E402
+from relay.api.ledgered import works_of  # noqa: E402
 from relay.api.log import start_logging  # noqa: E402
-from relay.config import load_settings, load_tokens  # noqa: E402
 from relay.engine.claimer import Claimer  # noqa: E402
 from relay.engine.runner import Runner  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
@@ -56,8 +56,9 @@ def _opened(address: str) -> Ledger:
 
 
 start_logging()
-_settings = load_settings()
+_accepted = accepted()
+_settings = _accepted.settings
 _runner = Runner(_settings)
 _ledger = _opened(_settings.ledger_url())
 _claimer = Claimer(_ledger, _runner, _settings.slots, lease_seconds=_settings.lease_seconds)
-app = create_app(_runner, load_tokens(_settings.tokens_file), Works(_ledger, _claimer))
+app = create_app(_runner, _accepted.tokens, works_of(_ledger, _claimer, _settings.waiters))

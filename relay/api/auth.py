@@ -1,8 +1,8 @@
 """Who may ask.
 
 With tokens: whoever sends one. Without: only this machine, which is checked twice, as a browser on this machine will
-send anything anywhere that a page tells it to. The connection must have come in on loopback (or a unix socket), and
-the Host must name loopback, which a page of a rebound name can't do (DNS rebinding).
+send anything anywhere that a page tells it to. The connection must have come in on loopback, or from the server's own
+user on a unix socket, and the Host must name loopback, which a page of a rebound name can't do (DNS rebinding).
 
 With tokens or without: no page of another origin changes anything. A browser says which origin a request comes from
 (`Origin`, RFC 6454 section 7; `Sec-Fetch-Site`, W3C Fetch Metadata), and a form that it sends needs no preflight.
@@ -13,9 +13,12 @@ Decided here: whether a request is answered. Never here: what it may do; every t
 from __future__ import annotations
 
 import hmac
+import os
 import re
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
+from struct import Struct
 from typing import Any
 
 from relay.config import is_loopback
@@ -26,6 +29,9 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing here, and whose answers another origin's page can't read: relay grants no CORS."""
+
+PEER = Struct("3i")
+"""A peer's credentials, struct ucred: process, user, group."""
 
 _BEARER = re.compile(r"bearer +(\S+) *", re.I)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]+)?", re.I)
@@ -61,7 +67,10 @@ def _check_token(header: str, known: tuple[bytes, ...]) -> None:
 
 
 def _check_local(environ: Mapping[str, Any]) -> None:
-    if not is_loopback(_local_address(environ)):
+    sock = environ.get("gunicorn.socket")
+    if sock is not None and not isinstance(sock.getsockname(), tuple):
+        _check_peer(sock)
+    elif not is_loopback(str(environ.get("SERVER_NAME", "") if sock is None else sock.getsockname()[0])):
         raise Forbidden("this server has no tokens and answers only on loopback", hint=_TOKENS_HINT)
     host = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
     if host is None or not is_loopback(host[1]):
@@ -87,9 +96,11 @@ def _check_origin(environ: Mapping[str, Any]) -> None:
         raise Forbidden("a page of another origin sent this request", hint=_ORIGIN_HINT)
 
 
-def _local_address(environ: Mapping[str, Any]) -> str:
-    sock = environ.get("gunicorn.socket")
-    if sock is None:
-        return str(environ.get("SERVER_NAME", ""))
-    address = sock.getsockname()
-    return str(address[0]) if isinstance(address, tuple) else "localhost"  # a unix socket
+def _check_peer(sock: Any) -> None:
+    """Raise Forbidden for a unix socket's peer that is neither this server's own user nor root (unix(7), SO_PEERCRED).
+
+    The mode of the socket says so too, but whoever made the socket (systemd) may have chosen another.
+    """
+    _, user, _ = PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
+    if user not in (0, os.geteuid()):
+        raise Forbidden("this server has no tokens and answers only its own user", hint=_TOKENS_HINT)

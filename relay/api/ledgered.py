@@ -14,13 +14,16 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from socket import MSG_PEEK
 from time import monotonic
 from typing import Any
 from urllib.parse import urlencode
 
 import gevent
 from flask import Response, request
+from gevent.socket import wait_read
 
+from relay.api.following import LookAgain, Looks, Waiters
 from relay.api.request import parse_change, parse_fresh
 from relay.api.strict_json import check_media_type, read_object
 from relay.api.told import FIELDS, brief, csv_line, followed, summary, told
@@ -50,10 +53,17 @@ View = Callable[..., Response]
 
 @dataclass(frozen=True)
 class Works:
-    """One process's side of the ledger."""
+    """One process's side of the ledger; `waiters` and `looks` are those of its clients that follow a migration."""
 
     ledger: Ledger
     claimer: Claimer
+    waiters: Waiters
+    looks: Looks
+
+
+def works_of(ledger: Ledger, claimer: Claimer, waiters: int) -> Works:
+    """Return a process's side of the ledger, in which at most so many clients wait."""
+    return Works(ledger, claimer, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2))
 
 
 def wants_ledger(order: Order) -> bool:
@@ -69,9 +79,9 @@ def accept(works: Works, runner: Runner, order: Order) -> Response:
     migration, _ = works.ledger.create(order.spec(runner.remotes), _key())
     works.claimer.look()
     if _streams(NDJSON):
-        response = Response(_lines(works.ledger, migration.id), mimetype=NDJSON)
+        response = Response(_lines(works, runner, migration.id), mimetype=NDJSON)
     else:
-        ended = _waited(works.ledger, migration, _wait_seconds())
+        ended = _waited(works, runner, migration, _wait_seconds())
         response = _json(summary(ended), 200 if ended.state in ENDED else 202)
     response.headers["Location"] = f"/migrations/{migration.id}"
     return response
@@ -97,7 +107,8 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
     def events(id: str) -> Response:
         ledger = works().ledger
         since = request.headers.get("Last-Event-ID", "0")
-        lines = _events(ledger, ledger.migration(id).id, int(since) if since.isdecimal() and len(since) < 16 else 0)
+        number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
+        lines = _events(ledger, ledger.migration(id).id, number, runner)
         response = Response(lines, mimetype=SSE)
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
@@ -189,27 +200,59 @@ def _json(members: Mapping[str, Any], status: int = 200) -> Response:
     return response
 
 
-def _waited(ledger: Ledger, migration: Migration, seconds: float) -> Migration:
+def _waited(works: Works, runner: Runner, migration: Migration, seconds: float) -> Migration:
+    """Return a migration when it has ended, rests, or `seconds` are over; or the server stops, or the client has left.
+
+    More clients than may wait get what there is now: RFC 7240 section 2 lets a server ignore what is preferred.
+    """
     until = monotonic() + seconds
-    while migration.state not in ENDED and monotonic() < until:
-        gevent.sleep(min(LOOK_SECONDS, max(until - monotonic(), 0.01)))
-        migration = ledger.migration(migration.id)
+    with works.waiters.place() as has_place:
+        while has_place and not runner.draining and _goes_on(migration) and (left := until - monotonic()) > 0:
+            if _hung_up(min(LOOK_SECONDS, left)):
+                break
+            migration = works.looks.at(migration.id)
     return migration
 
 
-def _lines(ledger: Ledger, id: str) -> Iterator[str]:
-    """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of it last."""
-    while (migration := ledger.migration(id)).state == "running" or migration.under_way:
+def _goes_on(migration: Migration) -> bool:
+    """Say if something more will come of a migration by itself: one that is paused, and rests, waits for somebody."""
+    return migration.state == "running" or bool(migration.state not in ENDED and migration.under_way)
+
+
+def _hung_up(seconds: float) -> bool:
+    """Wait, and say if the client has closed its connection meanwhile, which is noticed at once."""
+    sock = request.environ.get("gunicorn.socket")
+    until = monotonic() + seconds
+    if sock is not None:
+        try:
+            wait_read(sock.fileno(), seconds, LookAgain())
+            if not sock.recv(1, MSG_PEEK):
+                return True
+        except LookAgain:
+            return False
+        except OSError:
+            return True
+    gevent.sleep(max(until - monotonic(), 0.0))  # what it has sent already is its next request
+    return False
+
+
+def _lines(works: Works, runner: Runner, id: str) -> Iterator[str]:
+    """Yield a line at least once a second until it has ended, or is paused, and rests, or the server stops; the whole
+    of it last."""
+    while ((migration := works.looks.at(id)).state == "running" or migration.under_way) and not runner.draining:
         yield json.dumps({"event": "progress", **brief(migration)}) + "\n"
         gevent.sleep(LOOK_SECONDS)
     yield json.dumps({"event": "result", **summary(migration)}) + "\n"
 
 
-def _events(ledger: Ledger, id: str, since: int) -> Iterator[str]:
-    """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events")."""
+def _events(ledger: Ledger, id: str, since: int, runner: Runner) -> Iterator[str]:
+    """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events"), as long as the server runs: a
+    client connects again by itself, and names the last event that it has."""
     for kind, number, members in followed(ledger, id, since, gevent.sleep):
         named = "" if number is None else f"id: {number}\n"
         yield f"{named}event: {kind}\ndata: {json.dumps(members)}\n\n"
+        if runner.draining:
+            return
 
 
 def _transfers(ledger: Ledger, id: str) -> Response:

@@ -1,7 +1,7 @@
 """The log: one JSON object a line on stderr.
 
-Decided here: what a line holds. Secrets never get here: a Location prints itself without them, and the libraries that
-would log whole URLs are silenced.
+Decided here: what a line holds. Secrets never get here: a Location prints itself without them, the libraries that would
+log whole URLs are silenced, and of an exception a line has the type and the places, not the text, which may hold a URL.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Any
+
+import gevent
 
 log = logging.getLogger("relay")
 
 SILENCED = ("urllib3", "requests")
+CHAIN_LIMIT, FRAMES_LIMIT = 5, 30
+"""Exceptions of one chain, and the last frames of each, in one line."""
 
 
 class JsonLines(logging.Formatter):
@@ -27,16 +32,52 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
+        if record.exc_info and record.exc_info[1] is not None:
+            members |= traced(record.exc_info[1])
         return json.dumps(members | getattr(record, "members", {}))
 
 
-def start_logging() -> None:
-    """Let relay's own log go to stderr, and nothing of the libraries'. May be called twice."""
+def traced(error: BaseException) -> dict[str, Any]:
+    """Return the type of an exception, and where it and those that led to it were raised: the cause last."""
+    places: list[dict[str, Any]] = []
+    cause: BaseException | None = error
+    while cause is not None and len(places) < CHAIN_LIMIT:
+        frames = traceback.extract_tb(cause.__traceback__, limit=-FRAMES_LIMIT)
+        places.append({"type": _type(cause), "at": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]})
+        cause = cause.__cause__ or cause.__context__
+    return {"error": _type(error), "traceback": places}
+
+
+def _type(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what `sys.stderr` is at the moment: a terminal's display may stand in for it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(JsonLines())
+
+    @property
+    def stream(self) -> Any:
+        """Return where the next line goes."""
+        return sys.stderr
+
+
+def start_logging(level: int = logging.INFO) -> None:
+    """Let relay's own log go to stderr from `level` on, and nothing of the libraries'. May be called twice.
+
+    What ends a greenlet goes there too; gevent would print its text.
+    """
     for name in SILENCED:
         logging.getLogger(name).disabled = True
-    if not log.handlers:
-        lines = logging.StreamHandler(sys.stderr)
-        lines.setFormatter(JsonLines())
-        log.addHandler(lines)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    if not any(isinstance(handler, _Stderr) for handler in log.handlers):
+        log.addHandler(_Stderr())
+    log.setLevel(level)
+    setattr(gevent.get_hub(), "print_exception", _print_exception)  # noqa: B010 - a method, which gevent lets be set
+
+
+def _print_exception(context: Any, kind: Any, error: Any, trace: Any) -> None:
+    log.error("bug", exc_info=error if isinstance(error, BaseException) else None)

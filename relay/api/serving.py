@@ -1,10 +1,9 @@
 """How gunicorn runs the application: one set of settings and hooks, for `relay serve` and for `gunicorn -c`.
 
-Theory of operation. The master checks everything that could be wrong before it forks: the settings, the tokens, the
-addresses. Each worker has a runner of its own. When a worker is told to go (its `alive` turns False at SIGTERM) a
-greenlet starts the drain: not ready, no new transfer, and those that run are cancelled a few seconds before gunicorn
-would kill them, so that their clients get an answer (at `graceful_timeout` the master sends SIGKILL, and
-no `finally` runs).
+Theory of operation. The master checks everything that could be wrong before it forks (`relay/api/accepted.py`). Each
+worker has a runner of its own. When a worker is told to go (its `alive` turns False at SIGTERM) a greenlet starts the
+drain: not ready, no new transfer, and those that run are cancelled a few seconds before gunicorn would kill them, so
+that their clients get an answer (at `graceful_timeout` the master sends SIGKILL, and no `finally` runs).
 
 Decided here: what gunicorn is told. Never here: what is served.
 """
@@ -14,26 +13,23 @@ from __future__ import annotations
 import gc
 import os
 import resource
-import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import gevent
 from gunicorn.app.base import BaseApplication
 
+from relay.api.accepted import accept_again, accept_or_exit, check_listening, check_start, url_of
 from relay.api.app import RUNNER, WORKS
 from relay.api.ledgered import Works
-from relay.config import Settings, is_loopback, load_settings, load_tokens
+from relay.config import Settings
 from relay.cooperative import collect_rarely
 from relay.engine.runner import Runner
-from relay.errors import ConfigError, LedgerFailed
-from relay.ledger.database import open_database
-from relay.wire.tls import client_context
+from relay.errors import LedgerFailed
 
-EXIT_CONFIG = 2
-EXIT_BIND = 1
 DRAIN_MARGIN_SECONDS = 3.0
 """How long before gunicorn's own end the last transfers are cancelled."""
 WATCH_SECONDS = 0.1
@@ -54,12 +50,15 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "max_requests": 0,  # a recycled worker would take its long transfers with it
         "preload_app": False,  # each worker patches first, then imports
         "control_socket_disable": True,
+        # A unix socket without tokens is its owner's; with tokens others may connect, and send one.
+        "umask": 0o177 if settings.tokens_file is None else 0o111,
         "http_protocols": "h1",
         "limit_request_line": 4094,
         "limit_request_fields": 100,
         "limit_request_field_size": 8190,
         "accesslog": None,
         "loglevel": "warning",
+        "logger_class": "relay.api.worker.Log",
         "proc_name": "relay",
         "on_starting": on_starting,
         "when_ready": when_ready,
@@ -67,29 +66,12 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def settings_or_exit(flags: Mapping[str, Any] | None = None) -> Settings:
-    """Read and check the settings before anything is started; a mistake is one line and exit code 2."""
-    try:
-        settings = load_settings(flags)
-        load_tokens(settings.tokens_file)
-        client_context(settings.ca_bundle)
-    except ConfigError as error:
-        refuse(error.message, error.hint, EXIT_CONFIG)
-    return settings
-
-
-def refuse(message: str, hint: str, code: int) -> NoReturn:
-    """Say in one line why the server does not start, and end the process."""
-    sys.stderr.write(f"relay: {message}. {hint}\n")
-    raise SystemExit(code)
-
-
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn in this process, told by our settings and by nothing else."""
 
     def load_config(self) -> None:
         """Tell gunicorn; called again at SIGHUP."""
-        for name, value in gunicorn_settings(settings_or_exit()).items():
+        for name, value in gunicorn_settings(accept_or_exit()).items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
@@ -103,27 +85,29 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 
 def on_starting(server: Any) -> None:
-    """In the master, before it listens: the settings, the ledger, the addresses, the limit of open files."""
-    settings = settings_or_exit()
-    _check_ledger(settings)
-    inherited = any(name in os.environ for name in ("GUNICORN_FD", "LISTEN_FDS"))
-    if not inherited:
-        _check_addresses(server.cfg.address, settings)
-        _check_free(server.cfg.address)
+    """In the master, before it listens: the ledger, the addresses, the limit of open files."""
+    check_start(server.cfg.address, inherited=any(name in os.environ for name in ("GUNICORN_FD", "LISTEN_FDS")))
     _raise_open_files()
 
 
 def when_ready(server: Any) -> None:
-    """In the master, when it listens: look at the real addresses, and say where."""
+    """In the master, when it listens: look at the real addresses, say where, and reload only what is right."""
+    server.reload = partial(_reload, server.reload)
     addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
-    _check_addresses(addresses, settings_or_exit())
-    urls = " ".join(_url(address) for address in addresses)
+    check_listening(addresses)
+    urls = " ".join(url_of(address) for address in addresses)
     workers = server.cfg.workers
     try:
         sys.stdout.write(f"relay listens on {urls} with {workers} worker{'s' if workers > 1 else ''}\n")
         sys.stdout.flush()
     except (OSError, AttributeError):
         return  # nobody reads stdout
+
+
+def _reload(reload: Callable[[], None]) -> None:
+    """At SIGHUP: new workers where the new settings can be served by; else all that runs goes on as it is."""
+    if accept_again():
+        reload()
 
 
 def post_worker_init(worker: Any) -> None:
@@ -165,49 +149,6 @@ def _watch(worker: Any, runner: Runner, seconds: float, works: Works | None) -> 
     if works is not None:
         works.claimer.stop()  # what it does stands in the ledger: others go on with it, or we when we are back
     runner.drain(seconds)
-
-
-# -- addresses
-
-
-def _check_addresses(addresses: Iterable[Any], settings: Settings) -> None:
-    """Refuse to be open to others without tokens: relay fetches whatever it is asked to."""
-    if settings.tokens_file is not None:
-        return
-    for address in addresses:
-        if isinstance(address, tuple) and not is_loopback(str(address[0])):
-            hint = "Write tokens to a file and name it in RELAY_TOKENS_FILE, or listen on 127.0.0.1."
-            refuse(f"{_url(address)} is open to others, and there are no tokens", hint, EXIT_CONFIG)
-
-
-def _check_ledger(settings: Settings) -> None:
-    """Open the ledger once, which makes it, or brings it up to date, before any worker needs it."""
-    try:
-        open_database(settings.ledger_url()).close()
-    except ConfigError as error:
-        refuse(error.message, error.hint, EXIT_CONFIG)
-
-
-def _check_free(addresses: Iterable[Any]) -> None:
-    """Look if the addresses can be had; gunicorn would try for five seconds, and print ten lines."""
-    for address in addresses:
-        if not isinstance(address, tuple):
-            continue
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address[:2])
-            except OSError as error:
-                hint = "Choose another address with --bind or RELAY_BIND."
-                refuse(f"cannot listen on {_url(address)} ({error.strerror})", hint, EXIT_BIND)
-
-
-def _url(address: Any) -> str:
-    if not isinstance(address, tuple):
-        return f"unix:{address if isinstance(address, str) else os.fsdecode(address)}"
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"http://{host}:{address[1]}"
 
 
 def _raise_open_files() -> None:

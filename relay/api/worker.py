@@ -15,9 +15,11 @@ from http import HTTPStatus
 from typing import Any
 
 import gevent
+from gunicorn.glogging import Logger
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
+from relay.api.log import JsonLines
 from relay.api.parting import linger
 from relay.api.problems import MEDIA_TYPE
 
@@ -29,6 +31,16 @@ REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
     errors.InvalidHTTPVersion: (505, "the version is not HTTP/1.1 or HTTP/1.0"),
 }
 _MALFORMED = (400, "the request is not well-formed HTTP/1.1, or could be read in two ways")
+
+
+class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's own log, in lines as relay's: of an exception the type and the places, and never the text."""
+
+    def setup(self, cfg: Any) -> None:
+        """As gunicorn's, with our form of a line."""
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(JsonLines())
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types

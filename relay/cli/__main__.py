@@ -4,6 +4,7 @@
 
 from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -13,6 +14,7 @@ from typing import NoReturn
 import click
 
 from relay import __version__
+from relay.api.log import start_logging
 from relay.cli.exits import Exit
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error
 from relay.errors import RelayError
@@ -63,6 +65,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; no error leaves as a traceback."""
     prepare()
+    start_logging(logging.WARNING)
     try:
         code = cli.main(arguments, prog_name="relay", standalone_mode=False)
     except click.ClickException as error:

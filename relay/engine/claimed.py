@@ -16,16 +16,16 @@ from relay.ledger.rows import Claim, Settlement
 from relay.receipt import State, Version
 
 
-def known_of(claim: Claim, empty: bool) -> Known:
-    """Return what is known of a claimed object before its transfer; `empty` says that its migration's destination was,
-    when that began."""
+def known_of(claim: Claim) -> Known:
+    """Return what is known of a claimed object before its transfer."""
     listed = Version(claim.size, claim.etag, http_text(claim.modified)) if claim.name else None
     digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
     return Known(
         listed=listed,
         promised=Version(claim.size, digests=digests) if claim.url else None,
-        absent=empty and claim.attempts == 1,
-        begun=claim.attempts > 1,
+        absent=claim.empty and claim.fence == 1,
+        begun=claim.fence > 1 or claim.attempts > 1,
+        before=claim.before,
         token=token(claim),
         lost=lost_tokens(claim, claim.fence),
     )

@@ -190,7 +190,6 @@ class Claimer:
         """Hand back what the ledger has as ours and we have not: after a failure it is not known what was claimed."""
         if self._doubtful:
             self.ledger.disown(tuple(self._in_hand.values()), tuple(self._shares))
-            self._jobs.doubt()
             self._doubtful = False
 
     def _turn(self) -> int:
@@ -364,7 +363,7 @@ class Claimer:
             if unlocated is not None:
                 return unlocated
             transfer = self._transfer(claim)
-            transfer.known = known_of(claim, self._jobs.empty(claim.migration_id))
+            transfer.known = known_of(claim)
             transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry))
             transfer.admitted = True
             self.active[claim.id] = active = Active(claim, transfer)

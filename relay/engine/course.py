@@ -13,7 +13,7 @@ from relay.disposition import safe_name
 from relay.engine.acceptance import Acceptance
 from relay.engine.allowed import Allowed
 from relay.engine.existing import Existing
-from relay.engine.leftovers import Before, remove_lost
+from relay.engine.leftovers import remove_lost
 from relay.engine.outcome import Outcome
 from relay.engine.pipe import Pipe
 from relay.engine.progress import Progress
@@ -24,6 +24,7 @@ from relay.engine.unfinished import place_of
 from relay.errors import InvalidURL, PreconditionFailed, SameObject
 from relay.failpoints import reach
 from relay.identity import same_object
+from relay.ledger.rows import Before
 from relay.location import Location
 from relay.stores.interfaces import Destination, Found
 

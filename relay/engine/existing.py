@@ -10,7 +10,7 @@ Decided here: when nothing need be sent. Never here: what is compared (`unchange
 from __future__ import annotations
 
 from relay.engine.acceptance import Acceptance
-from relay.engine.leftovers import Before, look_before
+from relay.engine.looks import look_before, untold
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
 from relay.engine.progress import Progress
@@ -20,6 +20,7 @@ from relay.engine.unchanged import unchanged
 from relay.engine.verify import Sent
 from relay.engine.window import COMBINED
 from relay.errors import AlreadyExists, DestinationLost, IntegrityMismatch, PermissionDenied, PreconditionFailed
+from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores.interfaces import Destination, Found, Stored
@@ -39,12 +40,13 @@ class Existing:
     def look(self, destination: Destination, place: Location) -> Before:
         """Look at the destination before the upload, where one that breaks could be seen, or `if_exists` asks.
 
-        A POST makes a new object, so there is nothing to look at. Raises as `look_before`.
+        A POST makes a new object, so there is nothing to look at. Raises as `look_before`, and Rejected where nothing
+        may be overwritten, and the destination does not tell if something is there.
         """
         terms, progress = self._terms, self._progress
         asked = terms.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
-        if terms.known.absent and progress.attempt == 1 and not self._may_be_sent:
-            return Before(known=terms.atomic(destination))
+        if self._seems_absent(destination, place):
+            return Before(known=True)
         if (place.method == "POST" or terms.atomic(destination)) and not asked:
             return Before(known=False)
         try:
@@ -53,8 +55,20 @@ class Existing:
             if error.retryable or not self._goes_unseen:
                 raise
             before = Before(known=False)
+        if not before.known and terms.if_absent and place.method != "POST" and not destination.heeds(place):
+            raise untold(place)
         progress.answered |= before.known and (before.version is not None or place.store not in LISTED)
         return before
+
+    def _seems_absent(self, destination: Destination, place: Location) -> bool:
+        """Say if nothing was there when its tree's destination was listed, and nobody need look again.
+
+        That is no proof: where nothing may be overwritten the destination has to heed that by itself.
+        """
+        terms = self._terms
+        if not (terms.known.absent and self._progress.attempt == 1 and not self._may_be_sent):
+            return False
+        return destination.lists_all and (destination.heeds(place) or not terms.if_absent)
 
     @property
     def _goes_unseen(self) -> bool:

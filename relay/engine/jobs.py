@@ -35,7 +35,6 @@ class Jobs:
         self._ledger, self._runner = ledger, runner
         self._jobs: dict[str, tuple[int, Job]] = {}
         self._throttles: dict[str, Throttle] = {}
-        self._empty: dict[str, bool] = {}
         self._passed: dict[str, int] = {}
         self._reading = BoundedSemaphore(1)
 
@@ -78,7 +77,6 @@ class Jobs:
                 f"migration {migration.number} was accepted for other places than its texts mean here by now",
                 hint="Give its remotes and endpoints back as they were, and resume it; or move it as a new migration.",
             )
-        self._empty[id] = migration.destination_empty
         self._jobs.pop(id, None)
         for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
             del self._jobs[old]
@@ -92,26 +90,14 @@ class Jobs:
 
     # -- what is at the destination
 
-    def empty(self, id: str) -> bool:
-        """Say if nothing was at the destination when the migration began, as far as anybody may rely on it."""
-        return self._empty.get(id, False)
-
-    def look(self, id: str, job: Job) -> bool:
-        """Look if nothing is at the destination, so that nobody needs to look for each object; and keep that in
-        mind."""
-        self._empty[id] = self._nothing_at(job)
-        return self._empty[id]
-
-    def doubt(self) -> None:
-        """Rely on nothing that was learned of destinations."""
-        self._empty.clear()
-
-    def _nothing_at(self, job: Job) -> bool:
+    def finds_nothing(self, job: Job) -> bool:
+        """Look if nothing is at the destination now, so that nobody needs to look for each object. Only a listing that
+        tells of everything says so."""
         store = self._runner.stores.destination(job.destination, Meter(self._runner.limits))
         try:
-            return next(iter(store.list(job.destination, False)), None) is None
+            return store.lists_all and next(iter(store.list(job.destination, False)), None) is None
         except NotFound:
-            return True
+            return store.lists_all
         except (Unsupported, RelayError):
             return False
 

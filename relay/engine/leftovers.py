@@ -21,7 +21,7 @@ from typing import Final, cast
 from relay.config import Limits
 from relay.errors import NotFound, PreconditionFailed, RelayError, StoreError
 from relay.failpoints import reach
-from relay.ledger.rows import Begun, Claim
+from relay.ledger.rows import Before, Begun, Claim
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, PartsDestination, Stored, Unknown, Upload
@@ -30,30 +30,6 @@ CLOCK_SECONDS: Final = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
 LOST: Final = 10
 """So many earlier claims of an object are looked for at its destination."""
-
-
-@dataclass(frozen=True)
-class Before:
-    """What was at the destination before an upload: `version` is None for nothing; `known` False if it did not tell."""
-
-    known: bool
-    version: Version | None = None
-
-
-def look_before(destination: Destination, place: Location, needed: bool) -> Before:
-    """Look at the destination before the upload. Raises StoreError as `head` does, but for what just is not there.
-
-    Unless the look is `needed`, a final refusal only means that it is not known what is there.
-    """
-    try:
-        found = destination.head(place)
-    except NotFound:
-        return Before(known=True)
-    except StoreError as error:
-        if needed or error.retryable:
-            raise
-        return Before(known=False)
-    return Before(known=False) if isinstance(found, Unknown) else Before(known=True, version=found.version)
 
 
 @dataclass(frozen=True)
@@ -143,18 +119,16 @@ def lost_tokens(claim: Claim, before: int) -> tuple[str, ...]:
 def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]) -> None:
     """Remove what attempts that were lost left under names that only they had; what can't be stays."""
     for one in tokens:
-        left = destination.unpublished(place, one)
-        if left is None:
-            return
-        reach("during-sweep")
-        with suppress(StoreError):
-            destination.delete(left, Version())
+        for left in destination.unpublished(place, one):
+            reach("during-sweep")
+            with suppress(StoreError):
+                destination.delete(left, Version())
 
 
 def throw_away(destination: Destination, upload: Upload) -> None:
     """Throw an upload away, and what the store has put together of it and nobody has published. Raises StoreError."""
     cast(PartsDestination, destination).abort(upload)
-    if left := destination.unpublished(upload.location, upload.id):
+    for left in destination.unpublished(upload.location, upload.id):
         with suppress(StoreError):  # most were never put together
             destination.delete(left, Version())
 

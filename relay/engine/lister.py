@@ -66,7 +66,7 @@ class Lister:
             if job is None:
                 return
             if listing.cursor is None:
-                self.ledger.learn_empty(id, self.jobs.look(id, job))
+                self.ledger.learn_empty(id, self.jobs.finds_nothing(job))
             meter = Meter(self.runner.limits)
             meter.throttle = self.jobs.throttle(id)
             source = self.runner.stores.source(job.source, meter)

@@ -39,6 +39,7 @@ from relay.errors import (
 )
 from relay.failpoints import reach
 from relay.ledger.rows import Begun
+from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import (
     Destination,
@@ -155,19 +156,24 @@ class Parts:
         """
         if written.digest is None or not self._is_ours(written):
             return None
-        left = self._destination.unpublished(self.way.place, written.upload_id)
+        left = self._left(written)
         if left is None:
-            return None
-        try:
-            found = self._destination.head(left)
-        except NotFound:
-            return None
-        if isinstance(found, Unknown) or found.version.size not in (None, written.size):
             return None
         for part in written.parts:
             self._window.note(part)
         digests = {COMBINED: bytes.fromhex(written.digest)} if written.digest else {}
         return Moved(Stored(Version(), left, {}, place=self.way.place), digests, 0)
+
+    def _left(self, written: Begun) -> Location | None:
+        """Return where the whole lies that was completed under another name, if it does."""
+        for place in self._destination.unpublished(self.way.place, written.upload_id):
+            try:
+                found = self._destination.head(place)
+            except NotFound:
+                continue
+            if not isinstance(found, Unknown) and found.version.size in (None, written.size):
+                return place
+        return None
 
     def _is_ours(self, written: Begun) -> bool:
         """Say if an upload that stands in the journal is of this version, to this place, in this cut."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from relay.engine.acceptance import Acceptance
-from relay.engine.leftovers import Before, Broken, remove, sweep
+from relay.engine.leftovers import Broken, remove, sweep
 from relay.engine.outcome import Outcome
 from relay.engine.parts import Parts
 from relay.engine.progress import Progress
@@ -34,6 +34,7 @@ from relay.errors import (
     StoreError,
 )
 from relay.identity import same_path
+from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Begins, Destination, Found, Opened
@@ -85,7 +86,7 @@ class Pipe:
         atomic = terms.atomic(destination)
         if not atomic and same_path(opened.location, place) and _twins(opened.version, before.version):
             raise _alias(place)
-        body.guard = partial(self._last_bytes, destination.unpublished(place, "") is None)
+        body.guard = partial(self._last_bytes, not destination.unpublished(place, ""))
         if body.complete:
             body.ask_guard()  # an empty one has no bytes that could wait for it
         self._progress.phase = "piping"

@@ -20,6 +20,7 @@ from gevent.pool import Pool
 from relay.config import Limits
 from relay.disposition import safe_name
 from relay.engine.levels import expected
+from relay.engine.looks import look
 from relay.engine.order import Job
 from relay.engine.tree import as_listed, pages
 from relay.engine.unchanged import unchanged
@@ -117,8 +118,8 @@ class Surveyor:
             good = iter(_sampled(good, self.sample, self.random))
         pool: Any = Pool(self.abreast)
         for page in pages(good, PAGE):
-            for look in pool.imap_unordered(self._looked, page):
-                made.see(look)
+            for seen in pool.imap_unordered(self._looked, page):
+                made.see(seen)
         return made
 
     @property
@@ -183,7 +184,7 @@ class Surveyor:
         ranges = isinstance(found, Found) and found.ranges
         unkept = isinstance(found, Found) and bool(destination.unkept(place, found.metadata))
         try:
-            there = destination.head(place)
+            there = look(destination, place)
         except NotFound:
             return Look("new", ranges, unkept=unkept)
         except RelayError:

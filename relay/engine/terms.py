@@ -16,6 +16,7 @@ from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.promised import one_piece
 from relay.engine.unfinished import Unfinished
 from relay.engine.window import Way
+from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
@@ -28,8 +29,9 @@ class Known:
     """What is known of an object before its transfer begins, besides its locations.
 
     `listed` is what a listing told of it: a small object is read at once then, without a HEAD. `absent` says that
-    nothing was at the destination when its migration began. `begun` says that another process may have sent it
-    already: then the destination is asked before anything is sent again.
+    nothing was at the destination of its tree, a short while ago. `begun` says that another process may have sent it
+    already: then the destination is asked before anything is sent again. `before` is what that process found there
+    before it sent the first byte.
     """
 
     listed: Version | None = None
@@ -37,6 +39,7 @@ class Known:
     """What a list of URLs says of it: one that is another is not moved."""
     absent: bool = False
     begun: bool = False
+    before: Before | None = None
     token: str | None = None
     """What names this attempt's upload where it lies under another name until it is published, ..."""
     lost: tuple[str, ...] = ()

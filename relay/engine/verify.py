@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from relay.digest import Digests, as_hex, compare
+from relay.engine.looks import look
 from relay.engine.plan import Verify
 from relay.errors import (
     DestinationLost,
@@ -29,7 +30,7 @@ from relay.errors import (
 from relay.failpoints import reach
 from relay.location import Location
 from relay.receipt import Level, Version
-from relay.stores.interfaces import Destination, Found, Stored
+from relay.stores.interfaces import Destination, Found, Stored, Unknown
 from relay.wire.pump import drain
 
 CANT_READ = (NotFound, PermissionDenied, Unauthenticated, Rejected)
@@ -138,6 +139,8 @@ def _look(destination: Destination, location: Location, poll: Callable[[], bool]
     while True:
         try:
             found = destination.head(location)
+            if isinstance(found, Unknown) and isinstance(found.why, NotFound):
+                found = look(destination, location)
             return found if isinstance(found, Found) else None
         except NotFound:
             if not poll():

@@ -36,7 +36,7 @@ from relay.errors import LeaseLost
 from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of
-from relay.ledger.rows import TERMINAL, Claim
+from relay.ledger.rows import TERMINAL, Before, Claim
 from relay.ledger.schema import (
     LARGE,
     LARGE_BYTES,
@@ -59,6 +59,8 @@ LAPSES: Final = 5
 SUSPECT: Final = 2
 """A transfer with which so many were lost is claimed only by itself: if it kills its runner it takes no other along."""
 
+EMPTY_SECONDS: Final = 3600.0
+"""So long it is believed that nothing is at a destination where nothing was: only whoever looks at an object knows."""
 FORGOTTEN: Final = 2
 """So many claims of one transfer may be among the commits that a ledger has lost."""
 DOUBTED: Final = 1_000_000
@@ -138,7 +140,9 @@ def doubt(connection: Connection) -> None:
     or a database was put in another's place.
     """
     running = select(migrations.c.id).where(migrations.c.state == "running")
-    connection.execute(update(migrations).where(migrations.c.state == "running").values(destination_empty=False))
+    connection.execute(
+        update(migrations).where(migrations.c.state == "running").values(destination_empty=False, looked=None)
+    )
     single = running.where(migrations.c.listing == "none")
     queued = transfers.c.state == "queued"
     forgotten = transfers.c.fence + FORGOTTEN
@@ -238,14 +242,19 @@ CLAIMED: Final = (
     transfers.c.lapses,
     transfers.c.resent,
     transfers.c.digests,
+    transfers.c.before,
 )
 """The columns that a Claim is made of, in its order."""
 
 
-def claim_of(row: Any, renewed: int) -> Claim:
-    """Return the claim that a row of CLAIMED tells of."""
-    *told, digests = row
-    return Claim(*told, **{"digests": json.loads(digests) if digests else {}, "renewed": renewed})
+def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = False) -> Claim:
+    """Return the claim that a row of CLAIMED tells of; nothing was found at its tree's destination when that was
+    `looked` at, or once (`empty`)."""
+    *told, digests, before = row
+    was = Before.of(before) or (Before(known=True) if empty and told[2] > 1 else None)
+    fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
+    more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}
+    return Claim(*told, **more)
 
 
 @dataclass(frozen=True)
@@ -275,6 +284,7 @@ _OURS: Final = (migrations.c.state == literal_column("'running'")) & or_(
 said by who may work on it.)"""
 _WAITING = (
     select(migrations.c.id, migrations.c.renewed)
+    .add_columns(migrations.c.looked, migrations.c.destination_empty)
     .add_columns(migrations.c.slots, migrations.c.bytes_per_second, migrations.c.connections)
     .where(_OURS)
     .order_by(migrations.c.priority.desc(), migrations.c.number)
@@ -348,7 +358,8 @@ class _Claiming:
         if most <= 0:
             return 0
         told = {"migration": migration.id, "most": most, "now": time.time(), "the_owner": self.who.id}
-        taken = [claim_of(row, migration.renewed) for row in self.connection.execute(which, told)]
+        about = migration.renewed, migration.looked, migration.destination_empty
+        taken = [claim_of(row, *about) for row in self.connection.execute(which, told)]
         taken.sort(key=lambda claim: claim.id)
         for one in taken:
             self.changes.moved(migration.id, "queued", "running", one.size, one.size)

@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from relay.failpoints import reach
-from relay.ledger import claims, limits, migrations, orphans, pages, settling, shares, trees, turns, uploads
+from relay.ledger import claims, limits, migrations, notes, orphans, pages, settling, shares, trees, turns, uploads
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import (
     TERMINAL,
+    Before,
     Begun,
     Claim,
     Listed,
@@ -226,6 +227,12 @@ class Ledger:
     def hand_back_listing(self, listing: Listing) -> None:
         """As trees.hand_back_listing."""
         self.database.run(lambda c: trees.hand_back_listing(c, self.who, listing))
+
+    # -- what was there before
+
+    def note(self, found: Sequence[tuple[Claim, Before]]) -> tuple[bool, ...]:
+        """As notes.note."""
+        return self.database.run(lambda c: notes.note(c, self.who, found))
 
     # -- uploads in parts
 

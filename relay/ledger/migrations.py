@@ -231,7 +231,7 @@ def act(connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, A
     changes = Changes()
     refused = _forget_refused(connection, found.id, changes) if verb == "retry" and found.recursive else 0
     changed = _changed(found, verb, refused)
-    changed |= {"state": state, "ended": time.time() if state in ENDED else None}
+    changed |= {"state": state, "ended": time.time() if state in ENDED else None, "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
     if verb == "cancel":
         _all(connection, found.id, "queued", "cancel", changes)
@@ -318,15 +318,16 @@ def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migr
     found = locked(connection, id)
     if after(MIGRATION, "pause", found.state) is None:
         return found
-    values = {"state": "paused", "error": json.dumps(error)}
+    values = {"state": "paused", "error": json.dumps(error), "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
     tell(connection, id, "paused", error)
     return one(connection, id)
 
 
 def learn_empty(connection: Connection, id: str, empty: bool) -> None:
-    """Keep whether anything was at the destination when the listing began."""
-    connection.execute(update(migrations).where(migrations.c.id == id).values(destination_empty=empty))
+    """Keep whether anything was at the destination when the listing began, and when that was."""
+    looked = time.time() if empty else None
+    connection.execute(update(migrations).where(migrations.c.id == id).values(destination_empty=empty, looked=looked))
 
 
 def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> None:

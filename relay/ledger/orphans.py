@@ -50,7 +50,7 @@ def orphans(
         .limit(MOST)
     )
     query = query.where(of_kind(who.kind) if only is None else transfers.c.migration_id == only)
-    claims = [claim_of(told, renewed) for *told, renewed in connection.execute(query)]
+    claims = [claim_of(row[:-1], row[-1]) for row in connection.execute(query)]
     found = connection.execute(select(uploads).where(uploads.c.transfer_id.in_([claim.id for claim in claims])))
     begun_by = {row.transfer_id: begun_of(row) for row in found}
     return [Orphan(claim, begun_by.get(claim.id)) for claim in claims]

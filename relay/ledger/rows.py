@@ -158,6 +158,38 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Before:
+    """What was at the destination before the first byte of an object went there.
+
+    `version` is None for nothing, `known` False where the destination did not tell. `sent` is what the destination
+    called the object that it took from us, where it said that: what is called so is ours.
+    """
+
+    known: bool
+    version: Version | None = None
+    sent: Version | None = None
+
+    @classmethod
+    def of(cls, text: str | None) -> Before | None:
+        """Return what `text` kept, or None where nothing was."""
+        if text is None:
+            return None
+        found = json.loads(text)
+        version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))
+        return cls(found["known"], version, sent)
+
+    def text(self) -> str:
+        """Return it as a column keeps it; the digests of versions are left out."""
+        return json.dumps({"known": self.known, "version": _named(self.version), "sent": _named(self.sent)})
+
+
+def _named(version: Version | None) -> dict[str, Any] | None:
+    if version is None:
+        return None
+    return {"size": version.size, "etag": version.etag, "last_modified": version.last_modified, "id": version.id}
+
+
+@dataclass(frozen=True)
 class Claim:
     """The right to work on one transfer, as long as `fence` is the newest. `lapses` tells how many runners that had it
     are gone; then the destination must be asked before anything is done again."""
@@ -177,6 +209,10 @@ class Claim:
     """What its list says, in hex."""
     renewed: int = 0
     """As the migration's."""
+    before: Before | None = None
+    """What was at the destination before the first byte of it went there, or None: none has, as far as that is kept."""
+    empty: bool = False
+    """Nothing was at the destination of its tree, a short while ago."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0006"
+HEAD: Final = "0007"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -67,6 +67,7 @@ migrations = Table(
     Column("entries", BigInteger),
     Column("cursor", Text),
     Column("destination_empty", Boolean, nullable=False, server_default=text("false")),
+    Column("looked", Float),
     Column("error", Text),
     Column("created", Float, nullable=False),
     Column("ended", Float),
@@ -78,7 +79,8 @@ older relay's, where that accepted it. `runner` is the kind of runner that it be
 `listing` is none, due, running, done or failed; `cursor` the last name that it told. `listing_lapses` counts the
 runners that were lost with it, `listings` how often it was begun again by its user, `entries` the objects that all of
 them told of (null: an older relay did not count). `slots` to `connections` are what it may use, null what nobody
-bounds. `renewed` counts how often its secrets were replaced, so that whoever holds the old ones knows."""
+bounds. `renewed` counts how often its secrets were replaced, so that whoever holds the old ones knows. `looked` is when
+nothing was found at the destination, null where that says nothing of today."""
 
 keys = Table("keys", metadata, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False))
 """Random keys of this ledger; `identity` is that of the keyed hashes."""
@@ -105,6 +107,8 @@ transfers = Table(
     Column("etag", Text),
     Column("modified", Float),
     Column("digests", Text),
+    Column("folded", Text),
+    Column("before", Text),
     Column("state", String(12), nullable=False),
     Column("owner", String(36)),
     Column("fence", Integer, nullable=False, server_default=text("0")),
@@ -122,8 +126,9 @@ transfers = Table(
 """`name` is relative to the tree, and empty for a single object; PostgreSQL's index is of its MD5, since it takes no
 long ones. `url` is where it is if not below the tree, `identity` a keyed hash of that, which stays when the URL goes.
 `listings` is the migration's as it was when a listing last told of it. `size` to `digests` (in hex, as JSON) as the
-listing told them. `resent` counts the bytes that were sent more than once, in all
-attempts."""
+listing told them. `folded` is the name in the form in which some stores take two names for one, where that is another
+(`folded.py`); `before`, as JSON, what was at the destination before the first byte went there (`notes.py`). `resent`
+counts the bytes that were sent more than once, in all attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 # Indexes of some rows alone are so in `versions/`, for both databases: said here too, they would load the dialects of
 # both at each start.
@@ -137,6 +142,9 @@ Index("transfers_running", transfers.c.owner)  # where RUNNING
 LAPSED: Final = transfers.c.lapses > literal_column("0")
 """Of a transfer: runners were lost with it."""
 Index("transfers_lapsed", transfers.c.id)  # where LAPSED
+FOLDED: Final = transfers.c.folded.is_not(None)
+"""Of a transfer: some stores have another form of its name."""
+Index("transfers_folded", transfers.c.migration_id, transfers.c.folded)  # where FOLDED
 
 uploads = Table(
     "uploads",

@@ -7,12 +7,15 @@ Whoever can use the `aws` command configures nothing here: environment, profiles
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, KeyTooLong, RequestError, UnsafeKey
 from relay.headers import parse_headers
 from relay.location import UNSAFE_CHARACTERS, Location, check_path, parse_location
+from relay.stores.fields import printable
 from relay.stores.kinds import Given
 from relay.stores.s3_exchange import KEY_BYTES, S3Account
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
@@ -43,34 +46,80 @@ class S3Config:
         return self.signers.setdefault(bucket, self.signer.in_region(self.signer.region))
 
 
+_PLAIN: Final = frozenset(
+    [
+        "ConfigNotFound",
+        "ConfigParseError",
+        "InfiniteLoopConfigError",
+        "InvalidConfigError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "ProfileNotFound",
+        "SSOTokenLoadError",
+        "UnauthorizedSSOTokenError",
+    ]
+)
+"""Those of botocore's errors whose words are its own. Those of a helper or of a server may be secrets."""
+_LOOK: Final = "See what `aws sts get-caller-identity` says with the same profile and environment."
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """Make a ConfigError of whatever botocore raises, without what a helper or a server wrote (law 2).
+
+    It raises errors of its own, those of its clients, and what its parsers and the system raise.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a foreign library's: any kind
+        raise ConfigError(_failed(error), hint=_LOOK) from None
+
+
+def _failed(error: Exception) -> str:
+    name = type(error).__name__
+    if name in _PLAIN:
+        return f"AWS's settings: {' '.join(str(error).split())[:300]}"
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # a ClientError
+        code = printable(str(answer.get("Error", {}).get("Code", "")))
+        asked = printable(str(getattr(error, "operation_name", "")))
+        return f"AWS's credentials can't be had: {asked} was answered {code}"
+    provider = printable(str((getattr(error, "kwargs", None) or {}).get("provider", "")))
+    return f"AWS's credentials can't be had{f' from {provider}' if provider else ''}: {name}"
+
+
 def aws_profiles() -> list[str]:
     """Return the names of the profiles in AWS's own files. Raises ConfigError for files that can't be read."""
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - takes a tenth of a second
-    from botocore.session import Session  # noqa: PLC0415
+    with _ours():
+        from botocore.session import Session  # noqa: PLC0415 - takes a tenth of a second
 
-    try:
         return sorted(Session().available_profiles)
-    except BotoCoreError as error:
-        raise ConfigError(f"AWS's settings: {error}") from None
+
+
+def prepare() -> None:
+    """Import what reads AWS's settings, which takes a tenth of a second."""
+    import botocore.configprovider  # noqa: PLC0415
+    import botocore.session  # noqa: F401, PLC0415
 
 
 def aws_config(profile: str | None = None) -> S3Config:
     """Return what AWS's own chain of settings says, as its SDKs would.
 
-    Raises ConfigError when there are no credentials, or a profile that does not exist. The credentials of roles are
-    asked for anew when they are about to expire.
+    Raises ConfigError when there are no credentials, or they can't be had: a profile that does not exist, a role that
+    is denied, a session that has ended, a helper that fails. Those of roles are asked for again when they are about to
+    expire; then what `credentials` gives raises it.
     """
-    from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415 - takes a tenth of a second
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-    from botocore.session import Session  # noqa: PLC0415
+    with _ours():
+        from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415 - takes a tenth of a second
+        from botocore.session import Session  # noqa: PLC0415
 
-    session = Session(profile=profile)
-    try:
+        session = Session(profile=profile)
         found = session.get_credentials()
         region = session.get_config_variable("region") or "us-east-1"
         endpoint = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3").provide()
-    except BotoCoreError as error:
-        raise ConfigError(f"AWS's settings: {error}") from None
+        style = ((session.get_scoped_config().get("s3") or {}) if found is not None else {}).get("addressing_style")
     if found is None:
         raise ConfigError(
             "there are no credentials for s3://",
@@ -78,16 +127,18 @@ def aws_config(profile: str | None = None) -> S3Config:
         )
 
     def credentials() -> Credentials:
-        frozen = found.get_frozen_credentials()
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+        with _ours():
+            frozen = found.get_frozen_credentials()
+            return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     def anew() -> Callable[[], Credentials | None]:
         return aws_config(profile).signer.credentials
 
-    # Those of roles are not asked for here, which may take a while: they expire, and tell nothing.
+    credentials()  # a role's are asked for now, so that a mistake shows before anything begins
+    # Whose they are: not by a role's key, which expires and tells nothing.
     lasting = found.method in _LASTING and not found.token
     owner = f"{session.get_config_variable('profile') or ''} {found.access_key if lasting else ''}"
-    return S3Config(Signer(credentials, region, anew=anew), endpoint, owner=owner)
+    return S3Config(Signer(credentials, region, anew=anew), endpoint, virtual=style == "virtual", owner=owner)
 
 
 _LASTING = frozenset({"env", "shared-credentials-file", "config-file", "boto-config"})

@@ -13,6 +13,7 @@ from functools import partial
 
 from relay.digest import WANT, parse_fields
 from relay.errors import (
+    ConnectionLost,
     LengthRequired,
     Locked,
     NotFound,
@@ -26,6 +27,7 @@ from relay.errors import (
     SourceChanged,
     StoreError,
     StoreFull,
+    StoreTimeout,
     Throttled,
     TooManyRedirects,
     Unauthenticated,
@@ -68,6 +70,9 @@ COMPLAINTS = frozenset({429, 503})
 """What a store answers that is asked too much at a time; S3's SlowDown is a 503."""
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
 """Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only know GET."""
+GONE = frozenset({404, 410})
+HEAD_KNOWN = "answers HEAD with 200"
+HEAD_UNANSWERED = "does not answer HEAD"
 
 ERRORS: Mapping[int, type[StoreError]] = {
     401: Unauthenticated,
@@ -101,6 +106,8 @@ class HttpStore:
     asked: Fields = (("Want-Repr-Digest", WANT),)
     """What every request for an object, or with one, asks the server to tell."""
     believed: Mapping[str, frozenset[int]] = BELIEVED
+    head_is_advice = True
+    """Whether a HEAD that fails, or says that nothing is there, may only mean that the server knows no HEAD."""
 
     def __init__(self, wire: Wire, side: Side, meter: Meter, *, expect_bytes: int | None = None) -> None:
         """`expect_bytes`: uploads of at least this length ask first (`Expect: 100-continue`)."""
@@ -110,14 +117,28 @@ class HttpStore:
     # -- both roles
 
     def head(self, location: Location) -> Found | Unknown:
-        """As Source.head. Redirects are followed, at most five."""
-        response, final = self._read("HEAD", location, self.asked)
+        """As Source.head. Redirects are followed, at most five.
+
+        As long as a server has not answered one HEAD with 200 it may know none: then only GET tells what is there.
+        """
+        advice = self.head_is_advice and not self._wire.memory.has(location.origin, HEAD_KNOWN)
+        if advice and self._wire.memory.has(location.origin, HEAD_UNANSWERED):
+            return Unknown(StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side))
+        try:
+            response, final = self._read("HEAD", location, self.asked)
+        except (ConnectionLost, StoreTimeout) as error:
+            if not advice:
+                raise
+            if isinstance(error, StoreTimeout):
+                self._wire.memory.learn(location.origin, HEAD_UNANSWERED)
+            return Unknown(error)
         response.body.close()
         self._refuse_folder_at(location, final)
-        if self._untold(response.head.status):
+        if self._untold(response.head.status) or (advice and response.head.status in GONE):
             return Unknown(self._refusal(response, "HEAD", final))
         if response.head.status not in self.believed["HEAD"]:
             raise self._refusal(response, "HEAD", final)
+        self._wire.memory.learn(location.origin, HEAD_KNOWN)
         head = response.head
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
         return Found(self._version(head), final, head.get("content-disposition"), self._metadata(head, final), ranges)
@@ -253,6 +274,15 @@ class HttpStore:
 
     # -- destination
 
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all: a page may leave names out, and most servers have none."""
+        return False
+
+    def heeds(self, location: Location) -> bool:
+        """As Destination.heeds: many servers pass over a precondition that they don't know."""
+        return False
+
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: some servers show what came of a broken upload."""
         return False
@@ -310,9 +340,9 @@ class HttpStore:
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
         return Stored(Version(etag=whole(head.get("etag")), digests=digests), readable, digests, ambiguous=text)
 
-    def unpublished(self, location: Location, token: str) -> Location | None:
+    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.unpublished: it is written to its own name."""
-        return None
+        return ()
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: PUT has done it."""

@@ -7,6 +7,7 @@ status that is not in the verb's explicit set raises a StoreError with `side` se
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -27,9 +28,29 @@ PREFIX, SUFFIX = ".relay-", ".part"
 """What begins and ends the name of an upload that is not published yet; nobody else's object may be named so."""
 
 
+_OTHERS = re.compile(r"relay-(relay-)?[0-9a-f-]{16,}\.upload(\.[^/]*)?")
+"""What such an upload is called where the server refuses names that begin with a dot, or end in `.part`."""
+
+
 def unpublished_name(token: str | None) -> str:
     """Return the name of an upload that is not published yet; None makes one up that nobody else has."""
     return f"{PREFIX}{token or uuid.uuid4().hex}{SUFFIX}"
+
+
+def unpublished_names(token: str, name: str) -> tuple[str, ...]:
+    """Return what the upload of the object of this `name` may be called until it is published, the usual one first.
+
+    Nextcloud and ownCloud refuse what ends in `.part` and `.filepart`, others what begins with a dot or `~$`; and some
+    take only what ends as their objects do.
+    """
+    ending = name.rpartition(".")[2] if "." in name[1:] else ""
+    plain = f"relay-{token}.upload"
+    return (unpublished_name(token), plain, f"{plain}.{ending}" if 0 < len(ending) <= 20 else f"{plain}.dat")
+
+
+def is_unpublished(name: str) -> bool:
+    """Say if a name is one of those."""
+    return (name.startswith(PREFIX) and name.endswith(SUFFIX)) or _OTHERS.fullmatch(name) is not None
 
 
 def check_segments(path: str, deepest: int) -> None:
@@ -40,7 +61,7 @@ def check_segments(path: str, deepest: int) -> None:
         raise KeyTooLong(f"a part of the path has more than {NAME_BYTES} bytes")
     if len(segments) - 2 > deepest:
         raise KeyTooLong(f"the path has more than {deepest} folders")
-    if segments[-1].startswith(PREFIX.encode()) and segments[-1].endswith(SUFFIX.encode()):
+    if is_unpublished(segments[-1].decode("utf-8", "surrogateescape")):
         raise ReservedKey(f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads")
 
 
@@ -214,6 +235,14 @@ class Destination(Protocol):
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source's."""
 
+    @property
+    def lists_all(self) -> bool:
+        """Whether a listing tells of everything that is there, as soon as it is there: what it does not tell of is not
+        there then, at that moment."""
+
+    def heeds(self, location: Location) -> bool:
+        """Say if `if_absent` is known to hold here: what is there is not overwritten then, whatever else is known."""
+
     def atomic(self, digested: bool) -> bool:
         """Say if nothing of an upload that broke off can ever be seen, so that nobody needs to look for it.
 
@@ -251,8 +280,8 @@ class Destination(Protocol):
         end, so that a store that keeps to its protocol has nothing.
         """
 
-    def unpublished(self, location: Location, token: str) -> Location | None:
-        """Return where `put` with this token stores until it is published, or None: there is no such place."""
+    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
+        """Return where `put` with this token may store until it is published; empty: there is no such place."""
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """Let everybody see, at its `place`, an object that `put` returned, all at once; return what is there then.

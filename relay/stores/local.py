@@ -215,6 +215,15 @@ class LocalStore:
 
     # -- destination
 
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all."""
+        return True
+
+    def heeds(self, location: Location) -> bool:
+        """As Destination.heeds: `publish` makes a name that is not there, or fails."""
+        return True
+
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: a broken upload has another name."""
         return True
@@ -276,11 +285,11 @@ class LocalStore:
             if body.remaining:
                 reach("mid-part")
 
-    def unpublished(self, location: Location, token: str) -> Location | None:
+    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.unpublished."""
         with self._told(location):
             path = in_native_thread(partial(folders_of(location).target, path_of(location)))
-        return self._at(location, path.with_name(unpublished_name(token)))
+        return (self._at(location, path.with_name(unpublished_name(token))),)
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: a rename, or a link where nothing may be there, and the folder to the disk."""

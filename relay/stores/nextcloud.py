@@ -19,7 +19,7 @@ from relay.foreign import count
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.fields import whole
-from relay.stores.interfaces import PREFIX, SUFFIX, Begins, Part, PartLimits, Stored, Upload
+from relay.stores.interfaces import Begins, Part, PartLimits, Stored, Upload
 from relay.stores.metadata import require, unkept
 from relay.stores.webdav import WebDavAccount, WebDavStore
 from relay.wire.body import Body
@@ -48,6 +48,9 @@ def is_nextcloud(path: str) -> bool:
 
 class NextcloudStore(WebDavStore):
     """One Nextcloud, for one transfer."""
+
+    first_name = 1
+    """It takes nothing that ends in `.part` (docs.nextcloud.com, "Forbidden file names")."""
 
     @property
     def part_limits(self) -> PartLimits | None:
@@ -110,7 +113,7 @@ class NextcloudStore(WebDavStore):
         place = upload.location
         if if_absent and self._exists(place):
             raise PreconditionFailed(f"{place} exists", side=self._side)
-        part = place.with_target(f"{place.path.rpartition('/')[0]}/{PREFIX}{upload.id}{SUFFIX}")
+        part = self._part(place, upload.id)
         size = sum(one.size for one in parts)
         fields: Fields = (("Destination", part.url), ("Overwrite", "T"), ("OC-Total-Length", str(size)))
         fields += self._dated(upload.described)
@@ -123,10 +126,11 @@ class NextcloudStore(WebDavStore):
             if response.head.status not in self.believed["MOVE"]:
                 error = self._refusal(response, "MOVE", place)
                 if not isinstance(error, NotFound):
-                    raise error
+                    raise self._name_refused(place, error)
                 if not self._exists(part):
                     raise UploadGone(error.message, side=self._side)
             response.body.close()
+        self._name_taken(place)
         notes = unkept(upload.described, lambda _: False, place, HOLDER)
         return Stored(Version(), part, {}, place=place, notes=notes)
 

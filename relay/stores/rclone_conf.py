@@ -17,6 +17,7 @@ from relay.errors import ConfigError
 
 _KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
 _ENCRYPTED = "RCLONE_ENCRYPT_V"
+_FORM = "A remote is a line `[name]`, and below it lines of `option = value`."
 
 
 def where(environment: Mapping[str, str], home: Path) -> Path | None:
@@ -34,8 +35,10 @@ def read(path: Path) -> dict[str, dict[str, str]]:
     """Return every remote's options by its name. Raises ConfigError for a file that can't be read, or is encrypted."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} can't be decoded as UTF-8") from None
     if any(line.startswith(_ENCRYPTED) for line in text.splitlines()[:10]):
         raise ConfigError(
             f"{path} is encrypted",
@@ -47,8 +50,18 @@ def read(path: Path) -> dict[str, dict[str, str]]:
     try:
         parser.read_string(text, source=str(path))
     except configparser.Error as error:
-        raise ConfigError(" ".join(str(error).split())) from None
+        raise ConfigError(_unread(path, error), hint=_FORM) from None
     return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def _unread(path: Path, error: configparser.Error) -> str:
+    """Return where a file is wrong. Not what stands there, as the parser's own words do: it may be a secret."""
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"{path}: line {error.lineno} is in no section"
+    if isinstance(error, configparser.ParsingError):
+        lines = ", ".join(str(line) for line, _ in error.errors[:10])
+        return f"{path} can't be read: look at line {lines}"
+    return f"{path} can't be read"
 
 
 def reveal(obscured: str) -> str:

@@ -22,7 +22,7 @@ from urllib.parse import unquote_to_bytes
 from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, UnsafeKey, Unsupported
 from relay.location import Location, parse_location
 from relay.stores import rclone_conf
-from relay.stores.aws import S3Config, aws_config, aws_profiles, s3_location, split_key
+from relay.stores.aws import S3Config, aws_config, aws_profiles, prepare, s3_location, split_key
 from relay.stores.kinds import Asked, Given, Kind, Options, Remote
 from relay.stores.local import local_location
 from relay.stores.local_folders import Folders
@@ -217,7 +217,7 @@ class Remotes:
         )
         config = self._buckets.get(remote.name)
         if config is None:
-            config = self._buckets[remote.name] = self._apart(lambda: self._s3_config(remote))
+            config = self._buckets[remote.name] = self._s3_config(remote)
         return s3_location(config, bucket, key, asked.headers)
 
     def _s3_config(self, remote: Remote) -> S3Config:
@@ -228,6 +228,8 @@ class Remotes:
             endpoint = f"https://{endpoint}"
         region = options.get("region") or ""
         if options.get("env_auth", "").lower() in _YES or options.get("profile"):
+            self._apart(prepare)
+            # Not apart: a helper's process can be waited for on this hub alone.
             found = self._aws(options.get("profile") or None)
             signer = found.signer.in_region(region) if region else found.signer
             return replace(found, signer=signer, endpoint=endpoint or found.endpoint, virtual=virtual)

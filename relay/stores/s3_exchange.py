@@ -18,6 +18,7 @@ from xml.etree.ElementTree import Element
 from relay.errors import (
     ConfigError,
     ConnectionLost,
+    CredentialsWithdrawn,
     IntegrityMismatch,
     KeyTooLong,
     ProtocolViolation,
@@ -39,7 +40,6 @@ from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
 from relay.wire.http1 import Fields
 from relay.wire.meter import Meter
-from relay.wire.native import in_native_thread
 
 log = logging.getLogger("relay.stores")
 
@@ -90,6 +90,8 @@ class S3Exchange(HttpStore):
         "DELETE": frozenset({200, 204, 404}),
     }
 
+    head_is_advice = False
+
     _near: tuple[Location, Endpoint] | None = None
     _signed_by: Credentials | None = None
     _signed_for: str = ""
@@ -123,9 +125,7 @@ class S3Exchange(HttpStore):
         signer = cast(S3Account, location.account).signer
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
         while True:
-            self._signed_by, self._signed_for = signer.credentials(), signer.region
-            there = in_region(location, self._signed_for)
-            signed = signer.fields(method, there.host_header, there.target, there.headers + fields, payload)
+            there, signed = self._signed(signer, method, location, fields, payload)
             response = super()._send(method, there, fields + signed, body, expect, wrapping)
             if response.head.status not in (301, 307, 400) or isinstance(body, Body):
                 return response
@@ -133,6 +133,18 @@ class S3Exchange(HttpStore):
             if region is None or not signer.learn_region(region, self._signed_for):
                 return response
             response.body.close()
+
+    def _signed(
+        self, signer: Signer, method: str, location: Location, fields: Fields, payload: str
+    ) -> tuple[Location, Fields]:
+        """Return where a request goes, and the fields that sign it. Raises CredentialsWithdrawn where there are none to
+        sign with now: they were to be renewed, which may work in a moment."""
+        try:
+            self._signed_by, self._signed_for = signer.credentials(), signer.region
+            there = in_region(location, self._signed_for)
+            return there, signer.fields(method, there.host_header, there.target, there.headers + fields, payload)
+        except ConfigError as error:
+            raise CredentialsWithdrawn(error.message, side=self._side, retryable=True, hint=error.hint) from None
 
     # -- refusals
 
@@ -188,7 +200,7 @@ class S3Exchange(HttpStore):
         """Say if there are other credentials by now than those that were refused."""
         signer, refused = cast(S3Account, location.account).signer, self._signed_by
         try:
-            return in_native_thread(lambda: signer.renew(refused))
+            return signer.renew(refused)
         except ConfigError:
             return False  # the store's refusal tells more
 

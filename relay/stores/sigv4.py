@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
+from relay.errors import ConfigError
 from relay.stores.metadata import squeezed
 from relay.wire.http1 import Fields
 
@@ -81,13 +82,16 @@ class Signer:
     def renew(self, refused: Credentials | None) -> bool:
         """Say if there are others than those that were `refused`; looks for some, once in a minute.
 
-        May block, as reading settings does.
+        Waits as reading settings does, which may ask a server or run a helper.
         """
         return self._keys.renew(refused)
 
     def same_key(self, other: Signer) -> bool:
         """Say if both sign with the same access key, so that what one may read the other may copy."""
-        ours, theirs = self.credentials(), other.credentials()
+        try:
+            ours, theirs = self.credentials(), other.credentials()
+        except ConfigError:
+            return False  # whoever asks for the bytes learns why
         return (ours and ours.key_id) == (theirs and theirs.key_id)
 
     def learn_region(self, region: str, signed: str) -> bool:

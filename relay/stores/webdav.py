@@ -9,12 +9,13 @@ Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from string import hexdigits
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element
 
 import gevent
@@ -38,7 +39,15 @@ from relay.stores.documents import Document, plain_name
 from relay.stores.fields import printable
 from relay.stores.folders import walk
 from relay.stores.http import BELIEVED, ERRORS, MOVED, HttpStore, folder_there
-from relay.stores.interfaces import PREFIX, SUFFIX, Entry, Found, Stored, Unknown, check_segments, unpublished_name
+from relay.stores.interfaces import (
+    Entry,
+    Found,
+    Stored,
+    Unknown,
+    check_segments,
+    is_unpublished,
+    unpublished_names,
+)
 from relay.stores.kinds import Given
 from relay.stores.links import segments_of
 from relay.stores.metadata import MTIME
@@ -66,6 +75,8 @@ _OC_NAMES: Mapping[str, str] = {"SHA256": "sha-256", "SHA1": "sha", "MD5": "md5"
 NO_METHOD = frozenset({405, 501})
 """A server answers these to a method that it does not have."""
 NO_COPY = "no COPY"
+_NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
+"""What an upload may be answered whose name the server reserves."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,19 @@ class WebDavStore(HttpStore):
         "MOVE": frozenset({201, 204}),
         "COPY": frozenset({201, 204}),
     }
+    head_is_advice = False
+
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all (section 9.1: all internal members)."""
+        return True
+
+    def heeds(self, location: Location) -> bool:
+        """As Destination.heeds: by a look, and by `Overwrite: F` (section 9.9.3)."""
+        return True
+
+    first_name = 0
+    """Which of the temporary names is tried first."""
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: a broken upload has another name."""
@@ -141,12 +165,14 @@ class WebDavStore(HttpStore):
         try:
             stored = super().put(part, body, metadata)
         except RelayError as error:
-            told = self._folder_gone(location, error)
+            named = self._name_refused(location, error)
+            told = self._folder_gone(location, named)
             self._remove(part, told)
             raise told from None
         except BaseException as error:
             self._remove(part, error)
             raise
+        self._name_taken(location)
         return replace(stored, place=location)
 
     def head(self, location: Location) -> Found | Unknown:
@@ -193,16 +219,45 @@ class WebDavStore(HttpStore):
             return Rejected(error.message, side=self._side, store_status=status)
         return error
 
-    def unpublished(self, location: Location, token: str) -> Location | None:
-        """As Destination.unpublished."""
-        return _beside(location, token)
+    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
+        """As Destination.unpublished: the name that is tried first, and those after a refusal."""
+        folder, _, name = location.path.rpartition("/")
+        names = unpublished_names(token, unquote(name, errors="surrogateescape"))
+        quoted = (quote(one, safe="-_.~", errors="surrogateescape") for one in names)
+        return tuple(location.with_target(f"{folder}/{one}") for one in quoted)
+
+    def _part(self, location: Location, token: str | None) -> Location:
+        """Return where an object is put until it is published, under the name that the server takes."""
+        return self.unpublished(location, token or uuid.uuid4().hex)[self._which(location)]
+
+    def _which(self, location: Location) -> int:
+        """Return which of the names an upload gets: one that was taken, or the next after a refusal."""
+        memory, origin = self._wire.memory, location.origin
+        facts = ((which, fact) for which in (2, 1, 0) for fact in (_named(which), _tried(which, location)))
+        return next((which for which, fact in facts if memory.has(origin, fact)), self.first_name)
+
+    def _name_refused(self, location: Location, error: RelayError) -> RelayError:
+        """Return the refusal of an upload; it is tried again under another name where this one may be the reason."""
+        memory, which = self._wire.memory, self._which(location)
+        tried = memory.forget(location.origin, _tried(which, location))
+        refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED and not error.retryable
+        if refused and which < 2 and (tried or not memory.has(location.origin, _named(which))):
+            memory.learn(location.origin, _tried(which + 1, location))
+            error.retryable = True
+            error.message = f"{error.message}, under a temporary name; another is tried"
+        return error
+
+    def _name_taken(self, location: Location) -> None:
+        which = self._which(location)
+        self._wire.memory.forget(location.origin, _tried(which, location))
+        self._wire.memory.learn(location.origin, _named(which))
 
     def _prepared(self, location: Location, if_absent: bool, token: str | None) -> Location:
         """Return where an object is put until it is published, when all is ready for it there. Raises as `put`."""
         if if_absent and self._exists(location):
             raise PreconditionFailed(f"{location} exists", side=self._side)
         self._make_folders(location)
-        return _beside(location, token)
+        return self._part(location, token)
 
     def _carried(self, metadata: Fields) -> Fields:
         """As HttpStore's, and when it was changed, which ownCloud and Nextcloud keep; others pass over the field."""
@@ -324,7 +379,7 @@ class WebDavStore(HttpStore):
                         raise error
                     continue
                 below = name_in(row, segments, self._side)
-                if not (below.startswith(PREFIX) and below.endswith(SUFFIX)):
+                if not is_unpublished(below):
                     error = self._row_error(row, f"{folder}{below}")
                     yield entry_of(row, below) if error is None else Entry(below, error=error)
         if not found:
@@ -413,8 +468,14 @@ class WebDavStore(HttpStore):
         return Unavailable(f"{error.message}; its folder may be gone", side=self._side, store_status=error.store_status)
 
 
-def _beside(location: Location, token: str | None) -> Location:
-    return location.with_target(f"{location.path.rpartition('/')[0]}/{unpublished_name(token)}")
+def _named(which: int) -> str:
+    """Return the fact that a server takes the temporary names of one kind."""
+    return f"temporary names {which}"
+
+
+def _tried(which: int, location: Location) -> str:
+    """Return the fact that those before it were refused for one object."""
+    return f"temporary name {which} {location.path}"
 
 
 def _folder(folder: Location) -> str:

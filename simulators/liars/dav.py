@@ -10,9 +10,10 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from simulators.answer import Answer, End, Text, plain
-from simulators.liars.plain import ROOT, PlainLiar
-from simulators.liars.serving import LOGIN, Op
+from simulators.liars.operations import Op
+from simulators.liars.plain import ROOT, PlainLiar, otherwise
 from simulators.liars.shelf import Held
+from simulators.liars.telling import LOGIN
 from simulators.message import BadRequest, Request
 
 VERBS = {"HEAD": "head", "GET": "get", "PUT": "put", "DELETE": "delete", "PROPFIND": "list", "MKCOL": "mkcol"}
@@ -83,7 +84,8 @@ class DavLiar(PlainLiar):
             return self.refusal(404)
         self.other("other-before", op.name, len(found.data))
         old = self.shelf.get(op.name)
-        if old is not None and request.get("overwrite") == "F":
+        refused = old is not None and request.get("overwrite") == "F"
+        if refused and not self.manners.does("overwrite-always"):
             return self.refusal(412)
         self.shelf.move(op.upload, op.name, "relay")
         self.other("other-after", op.name, len(found.data))
@@ -100,6 +102,13 @@ class DavLiar(PlainLiar):
                 return self.refusal(404)
             return _multistatus(OPEN + self.row(op.name, held) + CLOSE)
         deep = op.number == 1
+        if self.role == "destination" and self.manners.does("propfind-405"):
+            return self.refusal(405)
+        if deep and self.manners.does("status-inside"):
+            status = "<D:status>HTTP/1.1 404 Not Found</D:status>"
+            return _multistatus(
+                f"{OPEN}<D:response><D:href>{ROOT}{quote(op.name)}</D:href>{status}</D:response>{CLOSE}"
+            )
         if deep and folder and self.manners.does("subfolder-403"):
             return self.refusal(403)
         if deep and self.manners.does("list-error"):
@@ -125,9 +134,17 @@ class DavLiar(PlainLiar):
                 yield self.row(path, Held(data=b"123456789", by="source", serial=0, modified=0.0, at=0.0))
 
     def _folder_row(self, path: str) -> str:
-        href = ROOT + quote(f"{path}/" if path else "")
+        href = self.link(f"{path}/" if path else "")
         kind = "<D:resourcetype><D:collection/></D:resourcetype>"
         return f"<D:response><D:href>{href}</D:href>{_props(kind)}</D:response>"
+
+    def link(self, path: str) -> str:
+        """Return how an answer names a path."""
+        if self.manners.does("href-url"):
+            return f"http://127.0.0.1:{self.port}{ROOT}{quote(path)}"
+        if self.manners.does("href-encoding"):
+            return ROOT + otherwise(path)
+        return ROOT + quote(path)
 
     def row(self, path: str, held: Held) -> str:
         """Return what is told of one object."""
@@ -135,10 +152,12 @@ class DavLiar(PlainLiar):
         if self.role == "source" and self.manners.picks("list-bad-size", path):
             size = ("²", "9" * 23, "")[int(self.manners.roll("size", path) * 3)]
         tag, date = self.tag(held), self.date(held)
-        props = f"<D:resourcetype/><D:getcontentlength>{size}</D:getcontentlength>"
+        props = "<D:resourcetype/>"
+        if not self.manners.does("lengths-untold"):
+            props += f"<D:getcontentlength>{size}</D:getcontentlength>"
         props += f"<D:getetag>{escape(tag)}</D:getetag>" if tag else ""
         props += f"<D:getlastmodified>{date}</D:getlastmodified>" if date else ""
-        return f"<D:response><D:href>{ROOT}{quote(path)}</D:href>{_props(props)}</D:response>"
+        return f"<D:response><D:href>{self.link(path)}</D:href>{_props(props)}</D:response>"
 
 
 def _props(text: str) -> str:

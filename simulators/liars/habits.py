@@ -1,7 +1,7 @@
 """The habits: what a store does that others don't, and where that was seen.
 
 Decided here: their names, which stores and which role have them, and which exclude one another. Never here: how a
-habit shows (`serving.py`, `plain.py`, `dav.py`, `s3.py`), and what may be asked of relay under one (the judge).
+habit shows (`serving.py` and its like), and what may be asked of relay under one (the judge).
 
 `seen` names a public report, a rule of a protocol, a number F… of `simulators/faults.py`, or the server that does so.
 """
@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 EVERY: Final = ("http", "webdav", "s3")
+PLAIN: Final = ("http", "webdav")
+HTTP: Final = ("http",)
+DAV: Final = ("webdav",)
+S3: Final = ("s3",)
 BOTH: Final = ("source", "destination")
 SOURCE: Final = ("source",)
 DESTINATION: Final = ("destination",)
@@ -24,226 +28,193 @@ class Habit:
 
     name: str
     seen: str
-    stores: tuple[str, ...] = EVERY
-    roles: tuple[str, ...] = BOTH
-    group: str = ""
+    stores: tuple[str, ...]
+    roles: tuple[str, ...]
+    group: str
 
 
-def _rows(group: str, stores: tuple[str, ...], roles: tuple[str, ...], rows: Mapping[str, str]) -> tuple[Habit, ...]:
-    return tuple(Habit(name=name, seen=seen, stores=stores, roles=roles, group=group) for name, seen in rows.items())
+Rows = Mapping[str, str]
 
+TROUBLE: Final[Rows] = {
+    "busy-503": "F24, F40: the first request of a kind for some objects is answered 503 with Retry-After: 0",
+    "busy-429": "F24: the same with 429, and no Retry-After",
+    "error-500": "F40: the same with 500",
+    "denied-401": "F26, one private URL of a list: the same with 401",
+    "drops": "F34, F56: the connection is closed before the request is done",
+    "hangs": "F23: the first request of a kind for some objects is never answered",
+}
+HEAD: Final[Rows] = {
+    "head-403": "presigned URLs: HEAD is refused with 403, GET is not",
+    "head-404": "duckdb/duckdb-httpfs#48, NuGet/NuGetGallery#393: HEAD 404, GET 200",
+    "head-405": "RFC 9110 section 15.5.6: a server that has no HEAD",
+    "head-500": "small servers that only know GET",
+    "head-drops": "Homebrew/legacy-homebrew#40897: the connection is closed at a HEAD",
+    "head-hangs": "rbsec/headerget#1: HEAD is never answered",
+    "head-zero": "servers that tell Content-Length: 0 to each HEAD",
+    "head-no-length": "RFC 9110 section 8.6: a HEAD may leave the length out",
+}
+TAGS: Final[Rows] = {
+    "tag-none": "F14: no entity tag",
+    "tag-weak": "F14, nginx with gzip: weak entity tags",
+    "tag-unquoted": "servers that leave the quotes out (RFC 9110 section 8.8.3 wants them)",
+    "tag-long": "version ids of 1,024 bytes: a tag of 340 characters",
+    "tag-changing": "load balancers over servers that count inodes: each answer has another tag",
+}
+DATES: Final[Rows] = {
+    "date-none": "no Last-Modified",
+    "date-odd": "RFC 5322 '-0000', hours of 99, years of 99999: Python's parser raises TypeError or ValueError",
+}
+FRAMINGS: Final[Rows] = {
+    "chunked": "RFC 9112 section 7.1: objects come chunked, without a length",
+    "until-close": "RFC 9112 section 6.3: objects come without a length, and end with the connection",
+    "trickles": "F84: chunks of three bytes",
+    "late-end": "the last chunk comes a while after the bytes",
+}
+DIGESTS: Final[Rows] = {
+    "digest-told": "RFC 9530: a digest of the object stands in each answer",
+    "digest-long": "a digest field of 48 KB, which a quadratic pattern reads for seconds",
+}
+CHANGES: Final[Rows] = {
+    "source-changes": "F13: an object becomes another version while it is read",
+    "source-vanishes": "an object is gone between the listing and its GET",
+    "login-page": "F27: the first GET of an object is answered with a page, and 200",
+}
+STORAGE: Final[Rows] = {
+    "flips-once": "F36: the first upload of an object is stored with a byte changed",
+    "flips": "F36: each upload of some objects is stored with a byte changed",
+    "mutates": "F52, SharePoint: some objects are stored with something added",
+    "short-once": "F35: the first upload of an object is stored without its end",
+    "vanishes": "F37: the first upload of some objects is acknowledged, and never stored",
+    "full": "F48: some uploads are refused with 507",
+    "early-2xx": "F32: the first upload of some objects is answered 201 before its bytes were read",
+}
+VISIBILITY: Final[Rows] = {
+    "stale": "nginx open_file_cache, CDNs: after an overwrite the old object is shown for a while",
+    "late": "F37: a new object shows after a while",
+}
+PUTS: Final[Rows] = {
+    "put-202": "RFC 9110 section 15.3.3: an upload is answered 202, which promises nothing",
+    "put-307": "F46: some uploads are redirected",
+    "put-page": "an upload is answered 200, with a page",
+    "digest-of-nothing": "an upload's answer has the Content-MD5 of its own, empty, content",
+    "names-refused": "names with other than letters, digits, dots and dashes are refused",
+}
+NAMES: Final[Rows] = {
+    "folds-case": "Windows, macOS, SMB, exFAT: names that differ in case alone are one",
+    "folds-nfc": "macOS: NFC and NFD are one name",
+    "folds-trailing": "Windows: dots and blanks at the end of a name are dropped",
+    "folds-plus": "servers that decode '+' as a blank",
+}
+OTHERS: Final[Rows] = {
+    "other-before": "F44: somebody writes the name between relay's look and its upload",
+    "other-after": "F45: somebody writes the name between relay's upload and its proof",
+}
+FOLDERS: Final[Rows] = {
+    "folder-404": "sonatype/docker-nexus3#8: a server that takes PUT and lists nothing answers 404",
+    "folder-403": "nginx without autoindex",
+    "folder-500": "a listing that breaks",
+    "folder-page": "a folder with an index.html of its own",
+}
+LISTINGS: Final[Rows] = {
+    "list-503-once": "go-to-k/cls3#178, minio/minio#10818: each page of a listing is refused once",
+    "list-cut": "HTTP/1.0 servers: each page of a listing is cut in its middle, and ends with the connection",
+    "list-error": "boto/botocore#298, mldbai/mldb#322: an error document, or a login page, with 200",
+    "list-repeats": "entries that stand twice",
+}
+HREFS: Final[Rows] = {
+    "href-url": "RFC 4918 section 8.3: links are whole URLs",
+    "href-encoding": "links are percent-encoded otherwise: lower-case digits, letters too",
+}
+INDEX_HREFS: Final[Rows] = {
+    "href-absolute": "links are whole paths",
+    "href-query": "links of the form ?file=NAME, of which none can be read",
+    "href-bare": "a folder is linked without its slash",
+}
+S3_LISTINGS: Final[Rows] = {
+    "list-v1": "aws/aws-sdk-php#1428: list-type=2 is passed over, pages go by marker",
+    "list-unsorted": "S3 Express: keys come in no order",
+    "list-endless": "IsTruncated, and no token",
+    "list-odd-key": "a key with a character that XML does not allow",
+}
+TRAILERS: Final[Rows] = {
+    "trailers-501": "F54: older servers refuse a checksum behind the bytes with 501",
+    "trailers-401": "amd/gaia#3029: R2 refuses it with 401 Unauthorized",
+    "trailers-400": "boto/botocore#3352: Qumulo refuses it with 400 AuthorizationHeaderMalformed",
+    "trailers-stored": "nanio: the coding of the trailer is stored with the bytes",
+    "trailers-unheard": "the trailer is taken and not compared, and no checksum is told",
+    "checksum-echoed": "rclone serve s3, ministack: a wrong checksum is taken, and told as the store's own",
+}
+MULTIPART: Final[Rows] = {
+    "upload-gone": "F43: a lifecycle rule has thrown the upload away before it is completed",
+    "complete-error": "F39: Complete answers 200 and an error, once",
+    "part-damaged": "F41: a part is stored damaged, once",
+    "part-emptied": "rclone serve s3: a broken part stays as one of 0 bytes, whatever is sent after it",
+    "parts-swapped": "F42: the parts are put together in another order, once",
+    "begin-plain": "F54: CreateMultipartUpload with a checksum of the whole is refused",
+}
+MOVES: Final[Rows] = {
+    "move-502": "mar10/wsgidav#183: MOVE to a whole URL is answered 502 behind a proxy",
+    "parts-refused": "nextcloud/server#49916: names that end in .part are refused",
+    "locked": "F49: some names are locked, once (423)",
+    "overwrite-always": "servers that pass over Overwrite: F",
+}
+PROPFIND: Final[Rows] = {
+    "status-inside": "a 207 that says 404 of the folder itself",
+    "lengths-untold": "RFC 4918 section 15.4: no getcontentlength",
+}
 
-HABITS: Final[tuple[Habit, ...]] = (
-    # -- any request
-    *_rows(
-        "trouble",
-        EVERY,
-        BOTH,
-        {
-            "busy-503": "F24, F40: the first request of a kind for an object is answered 503 with Retry-After: 0",
-            "busy-429": "F24: the same with 429, and no Retry-After",
-            "error-500": "F40: the same with 500",
-            "drops": "F34, F56: the connection is closed before the request is done",
-            "hangs": "F23: the first request of a kind for an object is never answered",
-        },
-    ),
-    *_rows("lost", EVERY, BOTH, {"answer-lost": "F38: a request is done, and its answer lost"}),
-    *_rows(
-        "idle", EVERY, BOTH, {"closes-each": "F56: each connection is closed after one answer, without a word of it"}
-    ),
-    # -- HEAD
-    *_rows(
-        "head",
-        ("http", "webdav"),
-        BOTH,
-        {
-            "head-403": "presigned URLs: HEAD is refused with 403, GET is not",
-            "head-405": "RFC 9110 section 15.5.6: a server that has no HEAD",
-            "head-500": "small servers that only know GET",
-            "head-404": "duckdb/duckdb-httpfs#48, NuGet/NuGetGallery#393: HEAD 404, GET 200",
-            "head-drops": "Homebrew/legacy-homebrew#40897: the connection is closed at a HEAD",
-            "head-hangs": "rbsec/headerget#1: HEAD is never answered",
-            "head-zero": "servers that tell Content-Length: 0 to each HEAD",
-            "head-no-length": "RFC 9110 section 8.6: a HEAD may leave the length out",
-        },
-    ),
-    *_rows(
-        "size", ("http", "webdav", "s3"), SOURCE, {"head-short": "F10: HEAD tells fewer bytes than GET sends, chunked"}
-    ),
-    # -- what is told of an object
-    *_rows(
-        "tag",
-        ("http", "webdav"),
-        BOTH,
-        {
-            "tag-none": "F14: no entity tag",
-            "tag-weak": "F14, nginx with gzip: weak entity tags",
-            "tag-unquoted": "servers that leave the quotes out (RFC 9110 section 8.8.3 wants them)",
-            "tag-long": "version ids of 1,024 bytes: a tag of 300 characters",
-            "tag-changing": "load balancers over servers that count inodes: each answer has another tag",
-        },
-    ),
-    *_rows(
-        "date",
-        ("http", "webdav"),
-        BOTH,
-        {
-            "date-none": "no Last-Modified",
-            "date-odd": "RFC 5322 '-0000', hours of 99: dates that Python's parser raises TypeError or ValueError for",
-        },
-    ),
-    # -- preconditions
-    *_rows(
-        "conditions",
-        EVERY,
-        BOTH,
-        {"conditions-ignored": "nginx, http.server, older MinIO: If-Match and If-None-Match are passed over"},
-    ),
-    *_rows(
-        "conditions",
-        ("s3",),
-        DESTINATION,
-        {"conditions-501": "Ceph, R2 of old: If-None-Match is answered 501 NotImplemented"},
-    ),
-    # -- ranges and framings of GET
-    *_rows("ranges", ("http", "webdav"), SOURCE, {"range-ignored": "F11: a range is answered 200, with all of it"}),
-    *_rows(
-        "framing",
-        ("http", "webdav"),
-        BOTH,
-        {
-            "chunked": "RFC 9112 section 7.1: objects come chunked, without a length",
-            "until-close": "RFC 9112 section 6.3: objects come without a length, and end with the connection",
-        },
-    ),
-    *_rows("cut", EVERY, BOTH, {"get-cut": "F01, F02: the first GET of an object ends in its middle"}),
-    # -- the source's objects
-    *_rows(
-        "changes",
-        EVERY,
-        SOURCE,
-        {
-            "source-changes": "F13: an object becomes another version while it is read",
-            "source-vanishes": "an object is gone between the listing and its GET",
-        },
-    ),
-    # -- what becomes of an upload
-    *_rows(
-        "storage",
-        EVERY,
-        DESTINATION,
-        {
-            "flips-once": "F36: the first upload of an object is stored with a byte changed",
-            "flips": "F36, F52: each upload of some objects is stored with a byte changed",
-            "short-once": "F35: the first upload of an object is stored without its end",
-            "vanishes": "F37: the first upload of an object is acknowledged, and never stored",
-        },
-    ),
-    *_rows(
-        "visibility",
-        EVERY,
-        DESTINATION,
-        {
-            "stale": "nginx open_file_cache, CDNs: after an overwrite the old object is shown for a while",
-            "late": "F37: a new object shows after a while",
-        },
-    ),
-    *_rows(
-        "pieces", ("http",), DESTINATION, {"keeps-piece": "F50, WsgiDAV: a broken PUT leaves what came at the name"}
-    ),
-    *_rows(
-        "delete",
-        EVERY,
-        DESTINATION,
-        {"delete-403": "Object Lock, PUT-only tokens: DELETE is refused", "delete-405": "servers without DELETE"},
-    ),
-    # -- names
-    *_rows("names", ("http", "webdav"), DESTINATION, {"folds-case": "Windows, macOS, SMB: names differ in case alone"}),
-    *_rows(
-        "hidden",
-        ("http", "webdav"),
-        DESTINATION,
-        {"hides-names": "nginx, Apache IndexIgnore: dot names are not listed"},
-    ),
-    # -- another writer
-    *_rows(
-        "other",
-        EVERY,
-        DESTINATION,
-        {
-            "other-before": "F44: somebody writes the name between relay's look and its upload",
-            "other-after": "F45: somebody writes the name between relay's upload and its proof",
-        },
-    ),
-    # -- folders and listings
-    *_rows(
-        "folder",
-        ("http",),
-        DESTINATION,
-        {
-            "folder-404": "sonatype/docker-nexus3#8: a server that takes PUT and lists nothing answers 404",
-            "folder-403": "nginx without autoindex",
-            "folder-500": "a listing that breaks",
-            "folder-page": "a folder with an index.html of its own",
-        },
-    ),
-    *_rows(
-        "listing",
-        EVERY,
-        BOTH,
-        {
-            "list-503-once": "go-to-k/cls3#178, minio/minio#10818: each page of a listing is refused once",
-            "list-cut": "p27, own: each page of a listing is cut in its middle, and ends with the connection",
-            "list-error": "boto/botocore#298, mldbai/mldb#322: an error document, or a login page, with 200",
-            "list-repeats": "entries that stand twice",
-        },
-    ),
-    *_rows("subfolder", ("http", "webdav"), SOURCE, {"subfolder-403": "rclone/rclone#1101: a folder may not be read"}),
-    *_rows("ghosts", EVERY, SOURCE, {"list-ghost": "an entry of something that is not there any more"}),
-    *_rows("sizes", EVERY, SOURCE, {"list-bad-size": "listing_sizes: a size of ², 10^22, or none"}),
-    # -- S3
-    *_rows(
-        "trailers",
-        ("s3",),
-        DESTINATION,
-        {
-            "trailers-501": "F54: older servers refuse a checksum behind the bytes with 501",
-            "trailers-401": "amd/gaia#3029: R2 refuses it with 401 Unauthorized",
-            "trailers-400": "boto/botocore#3352: Qumulo refuses it with 400 AuthorizationHeaderMalformed",
-            "trailers-stored": "nanio: the coding of the trailer is stored with the bytes",
-            "trailers-unheard": "rclone serve s3: the trailer is taken and not compared, no checksum is told",
-        },
-    ),
-    *_rows(
-        "multipart",
-        ("s3",),
-        DESTINATION,
-        {
-            "upload-gone": "F43: a lifecycle rule has thrown the upload away before it is completed",
-            "complete-error": "F39: Complete answers 200 and an error, once",
-            "part-damaged": "F41: a part is stored damaged, once",
-            "parts-swapped": "F42: the parts are put together in another order, once",
-            "begin-plain": "F54: CreateMultipartUpload with a checksum of the whole is refused",
-        },
-    ),
-    # -- WebDAV
-    *_rows(
-        "moves",
-        ("webdav",),
-        DESTINATION,
-        {
-            "move-502": "mar10/wsgidav#183: MOVE to a whole URL is answered 502 behind a proxy",
-            "parts-refused": "nextcloud/server#49916: names that end in .part are refused",
-            "locked": "F49: a name is locked, once (423)",
-        },
-    ),
+_TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = (
+    ("trouble", EVERY, BOTH, TROUBLE),
+    ("lost", EVERY, BOTH, {"answer-lost": "F38: a request is done, and its answer lost"}),
+    ("idle", EVERY, BOTH, {"closes-each": "F56: each connection is closed after one answer, without a word of it"}),
+    ("interim", EVERY, BOTH, {"interim": "F20, RFC 8297: a 103 comes before each answer"}),
+    ("head", PLAIN, BOTH, HEAD),
+    ("head", EVERY, SOURCE, {"head-short": "F10: HEAD tells fewer bytes than GET sends, chunked"}),
+    ("tag", PLAIN, BOTH, TAGS),
+    ("date", PLAIN, BOTH, DATES),
+    ("conditions", EVERY, BOTH, {"conditions-ignored": "nginx, older MinIO: If-Match, If-None-Match are passed over"}),
+    ("conditions", S3, DESTINATION, {"conditions-501": "Ceph, older R2: If-None-Match is answered 501"}),
+    ("ranges", PLAIN, SOURCE, {"range-ignored": "F11: a range is answered 200, with all of it"}),
+    ("ranges", PLAIN, SOURCE, {"range-other": "F11: a range is answered with another one"}),
+    ("digests", PLAIN, BOTH, DIGESTS),
+    ("redirects", HTTP, SOURCE, {"redirects": "F18: reads are redirected, to the same server"}),
+    ("framing", PLAIN, BOTH, FRAMINGS),
+    ("cut", EVERY, BOTH, {"get-cut": "F01, F02: the first GET of an object ends in its middle"}),
+    ("changes", EVERY, SOURCE, CHANGES),
+    ("storage", EVERY, DESTINATION, STORAGE),
+    ("visibility", EVERY, DESTINATION, VISIBILITY),
+    ("pieces", HTTP, DESTINATION, {"keeps-piece": "F50, WsgiDAV: a broken PUT leaves what came at the name"}),
+    ("put", HTTP, DESTINATION, PUTS),
+    ("delete", EVERY, DESTINATION, {"delete-403": "Object Lock, PUT-only tokens: DELETE is refused"}),
+    ("delete", EVERY, DESTINATION, {"delete-405": "servers without DELETE"}),
+    ("names", PLAIN, DESTINATION, NAMES),
+    ("hidden", PLAIN, DESTINATION, {"hides-names": "nginx, Apache IndexIgnore: dot names are not listed"}),
+    ("other", EVERY, DESTINATION, OTHERS),
+    ("folder", HTTP, DESTINATION, FOLDERS),
+    ("listing", EVERY, BOTH, LISTINGS),
+    ("subfolder", PLAIN, SOURCE, {"subfolder-403": "rclone/rclone#1101: a folder may not be read"}),
+    ("subfolder", HTTP, SOURCE, {"subfolder-page": "a subfolder has an index.html of its own"}),
+    ("ghosts", EVERY, SOURCE, {"list-ghost": "an entry of something that is not there any more"}),
+    ("sizes", EVERY, SOURCE, {"list-bad-size": "a size of ², of 10^22, or none"}),
+    ("hrefs", PLAIN, BOTH, HREFS),
+    ("hrefs", HTTP, BOTH, INDEX_HREFS),
+    ("hrefs", HTTP, BOTH, {"list-json": "Caddy: the list of a folder is JSON"}),
+    ("propfind", DAV, BOTH, PROPFIND),
+    ("propfind", DAV, DESTINATION, {"propfind-405": "a server without PROPFIND"}),
+    ("s3-listing", S3, BOTH, S3_LISTINGS),
+    ("clock", S3, BOTH, {"clock-skew": "F55: the first request is refused as RequestTimeTooSkewed"}),
+    ("trailers", S3, DESTINATION, TRAILERS),
+    ("multipart", S3, DESTINATION, MULTIPART),
+    ("uploads", S3, DESTINATION, {"other-upload": "another tool's upload to the same key is under way"}),
+    ("moves", DAV, DESTINATION, MOVES),
+)
+
+HABITS: Final[tuple[Habit, ...]] = tuple(
+    Habit(name=name, seen=seen, stores=stores, roles=roles, group=group)
+    for group, stores, roles, rows in _TABLE
+    for name, seen in rows.items()
 )
 """Every habit."""
-
 BY_NAME: Final[Mapping[str, Habit]] = {habit.name: habit for habit in HABITS}
-assert len(BY_NAME) == len(HABITS), "two habits have one name"
-
-
-def habits_of(store: str, role: str) -> tuple[Habit, ...]:
-    """Return those that a store of this kind may have in this role."""
-    return tuple(habit for habit in HABITS if store in habit.stores and role in habit.roles)
+if len(BY_NAME) != len(HABITS):
+    raise ValueError("two habits have one name")

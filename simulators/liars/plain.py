@@ -5,15 +5,22 @@ Decided here: what plain HTTP means to it. Never here: what all stores share (`s
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from html import escape
 from urllib.parse import quote, unquote
 
 from simulators.answer import Answer, End, Text, plain
-from simulators.liars.serving import LOGIN, Liar, Op
+from simulators.liars.operations import Op
+from simulators.liars.serving import Liar
+from simulators.liars.telling import LOGIN
 from simulators.message import BadRequest, Request
 
-ROOT = "/d/"
+ROOT, ELSEWHERE = "/d/", "/e/"
+"""Where objects lie, and where reads of them are redirected to."""
+EMPTY_MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
+ODD = re.compile(r"[^\w./-]")
 VERBS = {"HEAD": "head", "GET": "get", "PUT": "put", "DELETE": "delete"}
 
 
@@ -31,10 +38,10 @@ class PlainLiar(Liar):
         kind = VERBS.get(request.method)
         if kind is None:
             raise BadRequest(405, "not a method of ours")
-        name = unquote(request.path.removeprefix(ROOT))
+        name = unquote(request.path.removeprefix(ROOT).removeprefix(ELSEWHERE))
         if kind in ("get", "head") and (name.endswith("/") or not name):
             return Op(kind="list" if kind == "get" else "folder", name=name)
-        return Op(kind=kind, name=name)
+        return Op(kind=kind, name=name, upload="moved" if request.path.startswith(ELSEWHERE) else "")
 
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
         """As Liar's."""
@@ -43,6 +50,8 @@ class PlainLiar(Liar):
         if op.kind in ("get", "head"):
             if op.name in self.shelf.folders:
                 return plain(301, "", [("Location", f"{ROOT}{quote(op.name)}/")])
+            if not op.upload and self.manners.does("redirects"):
+                return plain(302, "", [("Location", f"{ELSEWHERE}{quote(op.name)}")])
             return self.read(op, request)
         if op.kind == "put":
             return self._put(op, request, body)
@@ -56,10 +65,20 @@ class PlainLiar(Liar):
     def _put(self, op: Op, request: Request, body: bytes) -> Answer:
         if self.forbidden(request, self.shelf.get(op.name)):
             return self.refusal(412)
+        if self.manners.picks("put-307", op.name):
+            return plain(307, "", [("Location", f"{ELSEWHERE}{quote(op.name)}")])
+        if ODD.search(op.name) and self.manners.does("names-refused"):
+            return self.refusal(400)
         old = self.shelf.get(op.name)
         held = self.stored(op, body, {"Content-Type": request.get("content-type") or "application/octet-stream"})
         tag = held and self.tag(held)
         fields = [("ETag", tag)] if tag and self.manners.roll("tagged", 1) < 0.5 else []
+        if self.manners.does("put-202"):
+            return plain(202, "", fields)
+        if self.manners.does("put-page"):
+            return Answer(200, [*fields, ("Content-Type", "text/html")], [Text(b"<p>Thank you!</p>")])
+        if self.manners.does("digest-of-nothing"):
+            return Answer(201, [*fields, ("Content-MD5", EMPTY_MD5)])
         return plain(204 if old else 201, "", fields)
 
     def deleted(self, op: Op, request: Request) -> Answer:
@@ -86,24 +105,51 @@ class PlainLiar(Liar):
             return self.refusal(404)
         if folder and self.manners.does("subfolder-403"):
             return self.refusal(403)
+        if folder and self.manners.does("subfolder-page"):
+            return Answer(200, [("Content-Type", "text/html")], [Text(b"<html><h1>Welcome</h1></html>")])
+        if self.manners.does("list-json"):
+            return self._json(folder)
         if self.manners.does("list-error"):
             return Answer(200, [("Content-Type", "text/html")], [Text(LOGIN)])
         rows = list(self.rows(folder))
         head = f"<html>\r\n<head><title>Index of {escape(ROOT + folder)}</title></head>\r\n<body>\r\n"
         head += f'<h1>Index of {escape(ROOT + folder)}</h1><hr><pre><a href="../">../</a>\r\n'
-        page = (head + "".join(map(self._row, rows)) + "</pre><hr></body>\r\n</html>\r\n").encode()
+        lines = "".join(self._row(row, folder) for row in rows)
+        page = (head + lines + "</pre><hr></body>\r\n</html>\r\n").encode()
         answer = Answer(200, [("Content-Type", "text/html; charset=utf-8")], [Text(page)])
         if rows and self.manners.does("list-cut"):
             middle = len(page) - len("</pre><hr></body>\r\n</html>\r\n") - 40
             answer.framing, answer.body, answer.after = "close", [Text(page[:middle])], [End("finish")]
         return answer
 
-    def _row(self, row: tuple[str, int]) -> str:
+    def _json(self, folder: str) -> Answer:
+        rows = [
+            {"name": name.rstrip("/"), "is_dir": True} if name.endswith("/") else {"name": name, "size": size}
+            for name, size in self.rows(folder)
+        ]
+        return Answer(200, [("Content-Type", "application/json")], [Text(json.dumps(rows).encode())])
+
+    def href(self, name: str, folder: str) -> str:
+        """Return how a page links a name of a folder."""
+        if self.manners.does("href-absolute"):
+            return ROOT + quote(folder + name)
+        if self.manners.does("href-url"):
+            return f"http://127.0.0.1:{self.port}{ROOT}{quote(folder + name)}"
+        if self.manners.does("href-encoding"):
+            return otherwise(name)
+        if self.manners.does("href-query"):
+            return f"?file={quote(name)}"
+        if name.endswith("/") and self.manners.does("href-bare"):
+            return quote(name.rstrip("/"))
+        return quote(name)
+
+    def _row(self, row: tuple[str, int], folder: str) -> str:
         name, size = row
         shown = "-" if name.endswith("/") else str(size)
         if not name.endswith("/") and self.manners.picks("list-bad-size", name):
             shown = ("9999999999999999999", "²", "-7")[int(self.manners.roll("size", name) * 3)]
-        return f'<a href="{quote(name)}">{escape(name)}</a>          01-Jan-2026 00:00      {shown}\r\n'
+        link = f'<a href="{escape(self.href(name, folder))}">{escape(name)}</a>'
+        return f"{link}          01-Jan-2026 00:00      {shown}\r\n"
 
     def rows(self, folder: str) -> Iterator[tuple[str, int]]:
         """Yield the names right below a folder, folders with their '/', and their lengths; as the habits have it."""
@@ -120,3 +166,10 @@ class PlainLiar(Liar):
             yield name, size
             if self.manners.picks("list-repeats", name):
                 yield name, size
+
+
+def otherwise(path: str) -> str:
+    """Return a path with more percent-encoded than need be, in lower-case digits."""
+    return "".join(
+        char if char == "/" or "f" < char < "{" else "".join(f"%{byte:02x}" for byte in char.encode()) for char in path
+    )

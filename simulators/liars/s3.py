@@ -11,14 +11,17 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
+from email.utils import formatdate
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
 from awscrt import checksums
 
 from simulators.answer import Answer, Text, plain
+from simulators.liars.keeping import flipped
+from simulators.liars.operations import Op
 from simulators.liars.s3_listing import listed, parts_listed, uploads_listed
-from simulators.liars.serving import Liar, Op, flipped
+from simulators.liars.serving import Liar
 from simulators.liars.shelf import Held, Upload
 from simulators.message import BadRequest, Request
 
@@ -79,6 +82,9 @@ class S3Liar(Liar):
 
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
         """As Liar's."""
+        if skewed := self._skewed(op):
+            skewed.put("Date", formatdate(time.time() + 3600, usegmt=True))
+            return skewed
         if op.kind in ("get", "head"):
             return self.read(op, request)
         if op.kind == "list":
@@ -120,7 +126,8 @@ class S3Liar(Liar):
         size = int(line, 16)
         data, trailer = rest[:size], rest[size:]
         told = trailer.partition(f"{SUM}:".encode())[2].partition(b"\r\n")[0].decode()
-        if not self.manners.does("trailers-unheard") and told != crc64nvme(data):
+        compares = not (self.manners.does("trailers-unheard") or self.manners.does("checksum-echoed"))
+        if compares and told != crc64nvme(data):
             return self.refusal(400, "BadDigest")
         return data
 
@@ -133,6 +140,18 @@ class S3Liar(Liar):
         if request.get("if-none-match") is not None and self.manners.does("conditions-501"):
             return self.refusal(501, "NotImplemented")
         return self.refusal(412, "PreconditionFailed") if self.forbidden(request, self.shelf.get(name)) else None
+
+    def broken(self, op: Op, request: Request, body: bytes) -> None:
+        """As Liar's: some keep an empty part, and take no other for it."""
+        upload = self.shelf.uploads.get(op.upload)
+        if op.kind == "part" and upload is not None and self.manners.does("part-emptied"):
+            upload.parts[op.number] = b""
+            upload.stuck.add(op.number)
+
+    def _skewed(self, op: Op) -> Answer | None:
+        if self.manners.once("clock-skew"):
+            return self.refusal(403, "RequestTimeTooSkewed")
+        return None
 
     def _put(self, op: Op, request: Request, body: bytes) -> Answer:
         if refused := self.conditional(request, op.name):
@@ -190,6 +209,8 @@ class S3Liar(Liar):
         data = self._decoded(request, body)
         if isinstance(data, Answer):
             return data
+        if op.number in upload.stuck:
+            return plain(200, "", self._taken(data))
         kept = flipped(data) if data and self.manners.once("part-damaged", op.name) else data
         with self.shelf.lock:
             upload.parts[op.number] = kept

@@ -6,7 +6,7 @@ Decided here: pages, and what is wrong with them. Never here: what is listed (`s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -16,8 +16,8 @@ from simulators.answer import Answer, End, Text
 from simulators.liars.shelf import Held, Upload
 
 if TYPE_CHECKING:
+    from simulators.liars.operations import Op
     from simulators.liars.s3 import S3Liar
-    from simulators.liars.serving import Op
 
 PAGE: Final = 3
 OPEN: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -29,9 +29,14 @@ def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
     """Answer ListObjectsV2."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     after = query.get("continuation-token", "").partition(":")[2] or query.get("start-after", "")
+    old = liar.manners.does("list-v1")
+    after = query.get("marker", "") if old else after
     rows = [row for row in _rows(liar, prefix, delimiter) if row > after]
     size = min(PAGE, int(query.get("max-keys") or PAGE))
     shown, more = rows[:size], len(rows) > size
+    end = rows[size - 1] if more else ""
+    if len(shown) > 1 and liar.manners.does("list-unsorted"):
+        shown = shown[::-1]
     if (op.number > 0 or not more) and liar.manners.does("list-error"):
         return _xml(OPEN + ERROR)
     if liar.manners.does("list-repeats"):
@@ -39,9 +44,14 @@ def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
     text = f'{OPEN}<ListBucketResult xmlns="{SPACE}"><Name>bucket</Name><Prefix>{quote(prefix)}</Prefix>'
     text += f"<KeyCount>{len(shown)}</KeyCount><MaxKeys>{size}</MaxKeys><EncodingType>url</EncodingType>"
     text += f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>"
-    if more:
-        text += f"<NextContinuationToken>{op.number + 1}:{escape(rows[size - 1])}</NextContinuationToken>"
-    text += "".join(_row(liar, row, delimiter) for row in shown)
+    if more and not old and not liar.manners.does("list-endless"):
+        text += f"<NextContinuationToken>{op.number + 1}:{escape(end)}</NextContinuationToken>"
+    code: Callable[[str], str] = quote
+    if shown and not more and liar.manners.does("list-odd-key"):
+        code = escape
+        text = text.replace("<EncodingType>url</EncodingType>", "")
+        text += "<Contents><Key>odd&#1;.txt</Key><Size>3</Size></Contents>"
+    text += "".join(_row(liar, row, delimiter, code) for row in shown)
     answer = _xml(text + "</ListBucketResult>")
     if shown and liar.manners.does("list-cut"):
         answer.framing, answer.body, answer.after = "close", [Text(text[:-20].encode())], [End("finish")]
@@ -58,16 +68,16 @@ def _rows(liar: S3Liar, prefix: str, delimiter: str) -> list[str]:
     return sorted(names, key=str.encode)
 
 
-def _row(liar: S3Liar, name: str, delimiter: str) -> str:
+def _row(liar: S3Liar, name: str, delimiter: str, code: Callable[[str], str]) -> str:
     if delimiter and name.endswith(delimiter):
-        return f"<CommonPrefixes><Prefix>{quote(name)}</Prefix></CommonPrefixes>"
+        return f"<CommonPrefixes><Prefix>{code(name)}</Prefix></CommonPrefixes>"
     held = liar.seen(name) or Held(data=b"123456789", by="source", serial=0, modified=0.0, at=0.0)
     size = str(len(held.data))
     if liar.manners.picks("list-bad-size", name):
         size = ("²", "9" * 23, "")[int(liar.manners.roll("size", name) * 3)]
     when = datetime.fromtimestamp(held.modified, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     return (
-        f"<Contents><Key>{quote(name)}</Key><LastModified>{when}</LastModified>"
+        f"<Contents><Key>{code(name)}</Key><LastModified>{when}</LastModified>"
         f"<ETag>{escape(liar.tag(held) or '')}</ETag><Size>{size}</Size></Contents>"
     )
 

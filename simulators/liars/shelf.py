@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -58,15 +59,27 @@ class Upload:
     begun: float
     parts: dict[int, bytes] = field(default_factory=dict)
     sent: list[int] = field(default_factory=list)
+    stuck: set[int] = field(default_factory=set)
+    """Parts that stay as they are, whatever is sent."""
     state: str = "open"
     fields: Mapping[str, str] = field(default_factory=dict)
+
+
+Fold = Callable[[str], str]
+FOLDS: Final[Mapping[str, Fold]] = {
+    "folds-case": str.casefold,
+    "folds-nfc": lambda name: unicodedata.normalize("NFC", name),
+    "folds-trailing": lambda name: "/".join(part.rstrip(". ") for part in name.split("/")),
+    "folds-plus": lambda name: name.replace("+", " "),
+}
+"""Habits that make one of two names, and what such names have in common."""
 
 
 class Shelf:
     """What a store holds. `fold` says which names are one."""
 
-    def __init__(self, folds: bool = False) -> None:
-        self._folds = folds
+    def __init__(self, fold: Fold = str) -> None:
+        self._fold = fold
         self._held: dict[str, tuple[str, Held]] = {}
         self._old: dict[str, tuple[Held | None, float]] = {}
         self._serial = 0
@@ -77,7 +90,7 @@ class Shelf:
 
     def key(self, name: str) -> str:
         """Return what two names that are one have in common."""
-        return name.casefold() if self._folds else name
+        return self._fold(name)
 
     def get(self, name: str) -> Held | None:
         """Return what lies under a name."""

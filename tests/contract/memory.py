@@ -104,6 +104,15 @@ class MemoryStore:
 
     # -- destination
 
+    @property
+    def lists_all(self) -> bool:
+        """As Destination.lists_all."""
+        return True
+
+    def heeds(self, location: Location) -> bool:
+        """As Destination.heeds."""
+        return True
+
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: what broke off is never on the shelf."""
         return True
@@ -139,9 +148,9 @@ class MemoryStore:
         self._shelf[location.path] = data
         return Stored(_version(data), location, {}, notes=notes)
 
-    def unpublished(self, location: Location, token: str) -> Location | None:
+    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.unpublished."""
-        return None
+        return ()
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
         """As Destination.publish: `put` has done it."""

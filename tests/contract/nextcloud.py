@@ -1,4 +1,4 @@
-"""A program for tests: WsgiDAV, with the one thing before it that Nextcloud adds.
+"""A program for tests: WsgiDAV, with what Nextcloud adds before it: chunks are put together, some names are refused.
 
 Usage: python -m tests.contract.nextcloud ROOT PORT
 """
@@ -18,6 +18,25 @@ from wsgidav.fs_dav_provider import FilesystemProvider
 from wsgidav.wsgidav_app import WsgiDAVApp
 
 _FILE = re.compile(r"/remote\.php/dav/uploads/[^/]+/[^/]+/\.file")
+
+
+_REFUSED = (".part", ".filepart")
+"""How no file's name may end there (docs.nextcloud.com, "Forbidden file names")."""
+
+
+def refusing(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Refuse to make what has a name that is refused; leave all else to `app`."""
+
+    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        made = environ["PATH_INFO"] if environ["REQUEST_METHOD"] in ("PUT", "MKCOL") else ""
+        names = (made, unquote(urlsplit(environ.get("HTTP_DESTINATION", "")).path))
+        if any(name.rstrip("/").lower().endswith(_REFUSED) for name in names):
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start("400 Bad Request", [("Content-Length", "0")])
+            return [b""]
+        return app(environ, start)
+
+    return answer
 
 
 def assembling(root: Path, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
@@ -53,7 +72,7 @@ def main() -> None:
         "logging": {"enable": False},
         "verbose": 0,
     }
-    server = Server(("127.0.0.1", port), assembling(root, WsgiDAVApp(config)), numthreads=10)
+    server = Server(("127.0.0.1", port), refusing(assembling(root, WsgiDAVApp(config))), numthreads=10)
     server.start()
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import gevent
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, update
 
 from relay.api.told import followed
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, schema
-from relay.ledger.claims import LAPSES
+from relay.ledger.claims import EMPTY_SECONDS, LAPSES
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Counted, Efforts, Listed, Settlement, Spec, Standing, StoredPart
+from relay.ledger.rows import Before, Begun, Claim, Counted, Efforts, Listed, Settlement, Spec, Standing, StoredPart
+from relay.ledger.schema import migrations
 from relay.receipt import Version
 from relay.throttle import Bounds
 from tests.ledgers import OBJECT, TREE, Opened, assert_counted, states, tree, verified
@@ -737,10 +739,51 @@ def test_whoever_holds_old_credentials_learns_that_there_are_new_ones(ledger: Le
     assert ledger.migration(id).renewed == third.renewed
 
 
+# -- what was at the destination
+
+
+def test_an_empty_destination_is_believed_once_and_for_a_while(ledger: Ledger) -> None:
+    """It was empty then: who comes later, or again, looks."""
+    id = tree(ledger, 5, 6, 7)
+    ledger.learn_empty(id, True)
+    (first,) = ledger.claim(1)
+    assert first.empty
+    ledger.settle([Settlement(first, "failed", error={"code": "x", "side": "source", "detail": "no"})])
+    ledger.act(id, "pause")
+    ledger.act(id, "resume")
+    (second,) = ledger.claim(1)
+    assert not second.empty
+    ledger.learn_empty(id, True)
+    ledger.settle([verified(second)])
+    long_ago = update(migrations).where(migrations.c.id == id).values(looked=time.time() - EMPTY_SECONDS - 1)
+    ledger.database.run(lambda c: c.execute(long_ago))
+    (third,) = ledger.claim(1)
+    assert not third.empty
+    ledger.settle([verified(third)])
+    ledger.finish()
+    ledger.act(id, "retry")
+    (again,) = ledger.claim(1)
+    assert (again.id, again.empty, again.fence) == (first.id, False, 2)
+
+
+def test_what_was_there_before_the_first_byte_is_kept_for_good(ledger: Ledger) -> None:
+    id = tree(ledger, 5)
+    (claim,) = ledger.claim(1)
+    assert claim.before is None
+    before = Before(known=True, version=Version(3, '"old"', "then", id="v1"), sent=Version(5, '"new"'))
+    assert ledger.note([(claim, before)]) == (True,)
+    ledger.settle([Settlement(claim, "failed", error={"code": "x", "side": "source", "detail": "no"})])
+    assert ledger.note([(claim, Before(known=False))]) == (False,)
+    ledger.finish()
+    ledger.act(id, "retry")
+    (again,) = ledger.claim(1)
+    assert again.before == before
+
+
 # -- older ledgers
 
 _AGAIN = Efforts({"whole_digest": 1}, resent=7, retries=1)
-EFFORTS = {"0001": Efforts({"read_back": 1}), "0004": _AGAIN, "0005": _AGAIN}
+EFFORTS = {"0001": Efforts({"read_back": 1}), "0004": _AGAIN, "0005": _AGAIN, "0006": _AGAIN}
 """What was proved until then and what it took, in the files where that is not the same as in the others."""
 
 

@@ -6,6 +6,7 @@ What a well-behaved server does is in tests/contract/test_stores.py, on nginx an
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from relay.errors import (
     IntegrityMismatch,
     InvalidType,
     Locked,
+    PermissionDenied,
     Rejected,
     RelayError,
     SourceTruncated,
@@ -27,6 +29,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import State
+from relay.stores.interfaces import is_unpublished, unpublished_names
 from relay.stores.remotes import Remotes
 from relay.stores.webdav import webdav_location
 from tests.conftest import QUICK, Certificates, Engine
@@ -332,3 +335,69 @@ def test_where_head_tells_nothing_a_lost_answer_to_a_move_is_found_out_by_propfi
     assert migrate(engine, dav) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
     assert dav.asked.count(b"PUT") == 1
+
+
+def refusing(status: int, *patterns: str) -> type[Dav]:
+    """Return a server that refuses to make what has a name that matches one of the patterns."""
+
+    class Refusing(Dav):
+        names: list[str]
+
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            to = request.partition(b"\r\nDestination: ")[2].partition(b"\r\n")[0]
+            made = (to if method in (b"MOVE", b"COPY") else path if method == b"PUT" else b"").decode()
+            name = made.rpartition("/")[2]
+            if name:
+                self.names.append(name)
+            if any(re.fullmatch(pattern, name) for pattern in patterns):
+                return EMPTY % status
+            return super()._done(method, path, request, body)
+
+    return Refusing
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 415, 422])
+@pytest.mark.parametrize(
+    "patterns",
+    [(r".*\.part", r".*\.filepart"), (r"\..*",), (r"\..*", r"~\$.*", r".*\.part"), (r".*\.part", r".*\.upload")],
+    ids=["part", "dot", "dot and part", "all but the object's own ending"],
+)
+def test_b_names_that_a_server_reserves_are_not_used(patient: Engine, status: int, patterns: tuple[str, ...]) -> None:
+    """The first upload finds out which name is taken; those after it use that one."""
+    dav = refusing(status, *patterns)()
+    dav.names = []
+    assert migrate(patient, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    dav.objects.clear()
+    dav.names.clear()
+    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
+        for _ in range(2):
+            patient.migrate(source.url(), place(destination))
+        assert len([name for name in dav.names if "relay-" in name]) <= 4  # three for the first, one for the second
+    assert dav.objects == {FINAL: DATA}
+
+
+def test_what_is_denied_under_every_name_is_denied(patient: Engine) -> None:
+    dav = refusing(403, ".*")()
+    dav.names = []
+    with pytest.raises(PermissionDenied) as caught:
+        migrate(patient, dav)
+    assert not caught.value.retryable
+    assert len(dav.names) == 3
+    assert dav.objects == {}
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a", ".hidden", "a.b c", "a." + "x" * 40])
+def test_an_upload_is_known_by_every_name_that_it_may_have(name: str) -> None:
+    token = "019abc12-3456-12-3"
+    found = unpublished_names(token, name)
+    assert len(set(found)) == 3
+    assert all(is_unpublished(one) for one in found)
+    assert not any(one.startswith(".") or one.endswith((".part", ".filepart")) for one in found[1:])
+    assert not is_unpublished(name)
+
+
+@pytest.mark.parametrize("name", ["relay-notes.upload", "relay-1.upload", "relay-race.part", "relay-0123456789abcdef"])
+def test_what_users_may_call_their_own_is_no_upload(name: str) -> None:
+    assert not is_unpublished(name)

@@ -6,22 +6,26 @@ Decided here: how many at a time, and what is printed. Never here: what is right
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simulators.liars.habits import HABITS
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Zygote
-from tests.torture.judge import Violation, judge
+from tests.torture.judge import EXPECTED, Violation, judge
 from tests.torture.world import Played, empty_ledger, play
 
+TABLE, FULL = 100, 2000
+"""From so many seeds on there is a table, and from so many on what was never met is a failure."""
 SHRINKS = 3
 """So often a smaller case is played before it counts as one that does not fail: some violations want luck."""
 
@@ -51,6 +55,8 @@ def tell(case: Case, played: Played, seconds: float) -> Told:
     for role, store in (("source", played.source), ("destination", played.destination)):
         met.update({(role, habit): 1 for habit in store.manners.met})
     codes = Counter(row.code for row in played.rows.values() if row.code)
+    if played.migration.get("error"):
+        codes[json.loads(played.migration["error"])["code"]] += 1
     violations = judge(played)
     return Told(case.seed, case, violations, met, codes, seconds, story(played) if violations else "")
 
@@ -120,11 +126,11 @@ def shrunk(told: Told, zygote: Zygote, template: Path) -> Told:
     return best
 
 
-def play_all(first: int, count: int, jobs: int, threads: int, checkout: Path, shrinks: bool) -> Iterator[Told]:
+def play_all(wanted: Sequence[int], jobs: int, threads: int, checkout: Path, shrinks: bool) -> Iterator[Told]:
     """Yield what is told of each seed, as they end."""
     context = multiprocessing.get_context("fork")
     seeds, told = context.Queue(), context.Queue()
-    for seed in range(first, first + count):
+    for seed in wanted:
         seeds.put(seed)
     for _ in range(jobs * threads):
         seeds.put(None)
@@ -133,7 +139,7 @@ def play_all(first: int, count: int, jobs: int, threads: int, checkout: Path, sh
     ]
     for worker in workers:
         worker.start()
-    for _ in range(count):
+    for _ in wanted:
         yield told.get()
     for worker in workers:
         worker.join()
@@ -147,15 +153,19 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--checkout", type=Path, default=ROOT)
-    parser.add_argument("--no-shrink", action="store_true")
+    parser.add_argument("--no-shrink", action="store_true", help="print a failing seed as it was drawn")
+    parser.add_argument("--only", help="these seeds, separated by commas")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
+    seeds = range(asked.seed, asked.seed + asked.seeds)
+    if asked.only:
+        seeds = [int(text) for text in asked.only.split(",")]
     began, bad = time.monotonic(), []
     met: Counter[tuple[str, str]] = Counter()
     codes: Counter[str] = Counter()
-    jobs = min(asked.jobs, asked.seeds)
-    threads = min(asked.threads, max(1, asked.seeds // jobs))
-    for told in play_all(asked.seed, asked.seeds, jobs, threads, asked.checkout, not asked.no_shrink):
+    jobs = min(asked.jobs, len(seeds))
+    threads = min(asked.threads, max(1, len(seeds) // jobs))
+    for told in play_all(seeds, jobs, threads, asked.checkout, not asked.no_shrink):
         met += told.met
         codes += told.codes
         if told.violations:
@@ -164,18 +174,23 @@ def main() -> int:
             for violation in told.violations:
                 say(f"  {violation.rule}: {violation.text}")
             say(told.output)
-    if asked.table or asked.seeds > 100:
-        _print_tables(met, codes)
+    missing = tables(met, codes) if len(seeds) >= TABLE else []
+    for line in missing:
+        say(f"never met: {line}")
     seconds = time.monotonic() - began
-    say(f"{asked.seeds} seeds in {seconds:.1f} s, {len(bad)} with violations: {sorted(bad)}")
-    return 1 if bad else 0
+    say(f"{len(seeds)} seeds in {seconds:.1f} s, {len(bad)} with violations: {sorted(bad)}")
+    return 1 if bad or (missing and len(seeds) >= FULL) else 0
 
 
-def _print_tables(met: Counter[tuple[str, str]], codes: Counter[str]) -> None:
-    for (role, habit), count in sorted(met.items()):
-        say(f"{count:6} {role} {habit}")
-    for code, count in sorted(codes.items()):
-        say(f"{count:6} error {code}")
+def tables(met: Counter[tuple[str, str]], codes: Counter[str]) -> list[str]:
+    """Print how many seeds met each habit, and how many objects each class of error; return what none has met."""
+    drawn = [(role, habit.name) for habit in HABITS for role in habit.roles]
+    for role, habit in drawn:
+        say(f"{met[role, habit]:6} {role} {habit}")
+    for code in sorted({*EXPECTED, *codes}):
+        say(f"{codes[code]:6} error {code}")
+    never = [f"{role} {habit}" for role, habit in drawn if not met[role, habit]]
+    return never + [f"error {code}" for code in EXPECTED if not codes[code]]
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
 """What one seed is: two stores with habits, a small tree or an object, options, and a history.
 
-Theory of operation. Seed n has the n-th of all pairs of habits that can be met together, so that as many seeds as there
-are pairs meet each; and up to two habits more. One seed in twelve has none at all. Everything else follows from the
-seed's own generator. A case is plain data: shrinking takes habits away from it, and changes nothing else.
+Theory of operation. Seed n has the n-th of the designs: sets of two to four habits in which each pair that can be met
+together is met. One seed in twelve has none at all. Everything else follows from the seed's own generator. A case is
+plain data: shrinking takes habits away from it, and changes nothing else.
 
 Decided here: what is tried. Never here: how it is run (`world.py`), and judged (`judge.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, product
 from random import Random
 
 from relay.failpoints import POINTS
-from simulators.liars.habits import BY_NAME, HABITS, Habit
+from simulators.liars.habits import BY_NAME, HABITS
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -34,9 +35,17 @@ NAMES = (
     "sub/plus+and&.txt",
     "z",
 )
-TWINS = ("A.txt", "SUB/x.bin", "Z")
+TWINS = {
+    "folds-case": ("A.txt", "SUB/x.bin", "Z"),
+    "folds-nfc": ("u\u0308.txt",),
+    "folds-trailing": ("z.", "a.txt ", "sub./x.bin"),
+    "folds-plus": ("sub/plus and&.txt", "b+b.bin"),
+}
+"""Names that a destination of this habit takes for one of NAMES."""
 SIZES = (0, 1, 10, 1000, 70_000, 300_000)
 LARGE = (PART - 1, PART, PART + 1, 2 * PART + 7)
+MORE, TRIED = 2, 16
+"""So many traits are added to a pair, each the best of so many that are tried."""
 HONEST = 12
 """One seed of so many has no habit."""
 
@@ -89,30 +98,53 @@ class Case:
 
 
 @cache
-def pairs() -> tuple[tuple[Trait, Trait], ...]:
+def pairs() -> tuple[frozenset[Trait], ...]:
     """Return all pairs of traits that two stores, or one, may have together, in an order of no meaning."""
-    traits = [(role, habit) for habit in HABITS for role in habit.roles]
-    found = [((one[0], one[1].name), (two[0], two[1].name)) for one, two in combinations(traits, 2) if meet(one, two)]
+    found = [frozenset(two) for two in combinations(_traits(), 2) if together(two)]
     Random(20).shuffle(found)
     return tuple(found)
 
 
-def meet(one: tuple[str, Habit], two: tuple[str, Habit]) -> bool:
-    """Say if two traits can be drawn together."""
-    if one[0] != two[0]:
-        return True
-    return one[1].group != two[1].group and bool({*one[1].stores} & {*two[1].stores})
+@cache
+def designs() -> tuple[tuple[Trait, ...], ...]:
+    """Return sets of traits in which each pair is met: a pair that was not yet, and up to two that meet most others."""
+    random, left, found = Random(21), dict.fromkeys(pairs()), []
+    while left:
+        traits = tuple(sorted(next(iter(left))))
+        for _ in range(MORE):
+            fitting = [one for one in random.sample(_traits(), TRIED) if together((*traits, one))]
+            gains = {one: sum(frozenset((one, other)) in left for other in traits) for one in fitting}
+            if gains and max(gains.values()):
+                traits = (*traits, max(gains, key=gains.__getitem__))
+        for two in combinations(traits, 2):
+            left.pop(frozenset(two), None)
+        found.append(traits)
+    random.shuffle(found)
+    return tuple(found)
+
+
+def _traits() -> list[Trait]:
+    return [(role, habit.name) for habit in HABITS for role in habit.roles]
+
+
+def together(traits: Sequence[Trait]) -> bool:
+    """Say if two stores can have these traits: no two of a group, and kinds that have them all."""
+    for role in ("source", "destination"):
+        habits = [BY_NAME[name] for side, name in traits if side == role]
+        if len({habit.group for habit in habits}) < len(habits):
+            return False
+        if not set(SOURCES).intersection(*(habit.stores for habit in habits)):
+            return False
+    return True
 
 
 def draw(seed: int) -> Case:
     """Return the case of a seed."""
     random = Random(seed)
-    traits = () if seed % HONEST == 0 else pairs()[(seed - seed // HONEST - 1) % len(pairs())]
+    traits = () if seed % HONEST == 0 else designs()[(seed - seed // HONEST - 1) % len(designs())]
     source, destination = _stores(random, traits)
-    if traits:
-        traits = _more(random, source, destination, traits)
     tree = random.random() < 0.7
-    large = destination == "s3" and not tree and random.random() < 0.5 or _wants_parts(traits)
+    large = destination == "s3" and ((not tree and random.random() < 0.5) or _wants_parts(traits))
     tree = tree and not large
     objects = _objects(random, tree, large, traits)
     options = _options(random, tree, traits)
@@ -127,12 +159,13 @@ def draw(seed: int) -> Case:
         before=before,
         if_exists=options[0],
         verify=options[1],
-        steps=_steps(random, tree),
+        steps=_steps(random, tree, traits),
     )
 
 
 def _wants_parts(traits: tuple[Trait, ...]) -> bool:
-    return any(BY_NAME[name].group == "multipart" for _, name in traits)
+    """Say if these show with parts of an object alone, which S3 takes."""
+    return any(BY_NAME[name].group in ("multipart", "ranges") for _, name in traits)
 
 
 def _stores(random: Random, traits: tuple[Trait, ...]) -> tuple[str, str]:
@@ -145,22 +178,13 @@ def _stores(random: Random, traits: tuple[Trait, ...]) -> tuple[str, str]:
     return random.choice(fits)
 
 
-def _more(random: Random, source: str, destination: str, traits: tuple[Trait, ...]) -> tuple[Trait, ...]:
-    for _ in range(random.choice((0, 0, 1, 2))):
-        role = random.choice(("source", "destination"))
-        store = source if role == "source" else destination
-        habit = random.choice([h for h in HABITS if store in h.stores and role in h.roles])
-        if all(meet((role, habit), (other, BY_NAME[name])) for other, name in traits):
-            traits = (*traits, (role, habit.name))
-    return traits
-
-
 def _objects(random: Random, tree: bool, large: bool, traits: tuple[Trait, ...]) -> tuple[tuple[str, int], ...]:
     if not tree:
         return ((random.choice(NAMES), random.choice(LARGE if large else SIZES)),)
     names = random.sample(NAMES, random.randint(1, 5))
-    if any(name == "folds-case" for _, name in traits):
-        names += [name for name in TWINS if random.random() < 0.5]
+    for habit, twins in TWINS.items():
+        if ("destination", habit) in traits:
+            names = list(dict.fromkeys([*names, *NAMES[:1], *NAMES[-1:], NAMES[4], NAMES[7], *twins]))
     return tuple((name, random.choice(SIZES)) for name in names)
 
 
@@ -177,9 +201,11 @@ def _before(random: Random, objects: tuple[tuple[str, int], ...], if_exists: str
     return tuple([*named, ("someone's.txt", "longer")] if random.random() < 0.3 else named)
 
 
-def _steps(random: Random, tree: bool) -> tuple[Step, ...]:
+def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step, ...]:
     migrate = Step(kind="migrate")
     dice = random.random()
+    if dice < 0.7 and any(name in ("keeps-piece", "part-emptied") for _, name in traits):
+        return (Step(kind="migrate", failpoint="mid-part:1:kill9"), migrate)
     if dice < 0.5:
         return (migrate,)
     if dice < 0.7:

@@ -10,6 +10,7 @@ import json
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
 from simulators.liars.s3 import BUCKET, S3Liar
 from simulators.liars.serving import Liar
+from simulators.liars.shelf import Upload
 from tests.torture.cases import Case, Step
 from tests.torture.commands import Ended, Zygote
 
@@ -117,6 +119,14 @@ def content(seed: int, name: str, size: int) -> bytes:
 def _fill(case: Case, source: Liar, destination: Liar) -> None:
     for name, size in case.objects:
         source.shelf.put(name, content(case.seed, name, size), "source", modified=OLD)
+    if case.has("destination", "other-upload") and destination.manners.does("other-upload"):
+        name = case.objects[0][0]
+        theirs = Upload(id="theirs", name=name, by="other", begun=time.time() - 3600, parts={1: b"theirs"})
+        destination.shelf.uploads["theirs"] = theirs
+    if case.has("destination", "other-upload") and destination.manners.does("other-upload"):
+        name = case.objects[0][0]
+        theirs = Upload(id="theirs", name=name, by="other", begun=time.time() - 3600, parts={1: b"theirs"})
+        destination.shelf.uploads["theirs"] = theirs
     sizes = dict(case.objects)
     for name, how in case.before:
         size = sizes.get(name, 20)

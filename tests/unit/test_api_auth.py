@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import struct
 from typing import Any
 
 import pytest
@@ -20,12 +23,17 @@ TOKENS = ("first-token-0123456789", "second-token-0123456789")
 class Socket:
     """What a WSGI server's connection says about itself."""
 
-    def __init__(self, name: Any) -> None:
-        self._name = name
+    def __init__(self, name: Any, user: int | None = None) -> None:
+        self._name, self._user = name, os.geteuid() if user is None else user
 
     def getsockname(self) -> Any:
         """Return the local address."""
         return self._name
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        """Return the credentials of the peer, as a unix socket does."""
+        assert (level, option, size) == (socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return struct.pack("3i", 1, self._user, 0)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,15 @@ def test_without_tokens(local: Any, host: str, allowed: bool) -> None:
         with pytest.raises(Forbidden) as caught:
             guard(())(environ)
         assert "RELAY_TOKENS_FILE" in caught.value.hint
+
+
+@pytest.mark.parametrize("user", [1, 65534, os.geteuid() + 1])
+def test_without_tokens_another_user_of_this_machine_is_not_answered(user: int) -> None:
+    """On a unix socket the kernel says who asks; with tokens the token does."""
+    environ = {"PATH_INFO": "/", "HTTP_HOST": "localhost", "gunicorn.socket": Socket("/run/relay.sock", user)}
+    with pytest.raises(Forbidden):
+        guard(())(environ)
+    guard(TOKENS)(environ | {"HTTP_AUTHORIZATION": f"Bearer {TOKENS[0]}"})
 
 
 def test_without_tokens_nothing_that_was_forwarded() -> None:

@@ -1,0 +1,216 @@
+"""The settings that a server goes by: checked before it starts, and again before a reload gives anything up.
+
+Theory of operation. gunicorn's master reads the settings, at the start and at SIGHUP, and forks each worker. What the
+master found right is held here, in its memory, so every worker has it, also one that replaces another while relay.toml
+is being edited. A mistake ends a server that starts. At a reload it is one line, and nothing changes.
+
+Decided here: what is checked, and what a mistake costs. Never here: what gunicorn is told (`relay/api/serving.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from gunicorn.util import parse_address
+
+from relay.config import Settings, is_loopback, load_settings, load_tokens
+from relay.errors import ConfigError
+from relay.ledger.database import open_database
+from relay.wire.tls import client_context
+
+EXIT_CONFIG = 2
+EXIT_BIND = 1
+PROBE_SECONDS = 1.0
+"""How long a unix socket may take to say whether a server listens on it."""
+_CHOOSE = "Choose another address with --bind or RELAY_BIND."
+
+
+class Refused(Exception):
+    """The settings can't be served by: why, what to do, and the exit code of a server that starts with them."""
+
+    def __init__(self, message: str, hint: str, code: int = EXIT_CONFIG) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.code = message, hint, code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """Settings that were found right, the tokens that they name, and the addresses that this server listens on."""
+
+    settings: Settings
+    tokens: frozenset[str]
+    addresses: tuple[Any, ...] = ()
+
+
+class Holder:
+    """What this process accepted last."""
+
+    held: Accepted | None = None
+
+
+_HOLDER = Holder()
+
+
+def accepted() -> Accepted:
+    """Return what this process, or the one that it was forked from, goes by; read it where there is none.
+
+    Raises ConfigError.
+    """
+    if _HOLDER.held is None:
+        _HOLDER.held = _read()
+    return _HOLDER.held
+
+
+def accept_or_exit() -> Settings:
+    """Return the settings to go by, read and checked; a mistake ends the process with one line."""
+    try:
+        return accepted().settings
+    except ConfigError as error:
+        refuse(Refused(error.message, error.hint))
+
+
+def accept_again() -> bool:
+    """Read the settings once more, at a reload, and say if they can be served by; else one line says why not.
+
+    Nothing of the old ones is given up before all of the new ones is checked.
+    """
+    try:
+        _HOLDER.held = _reread(accepted())
+    except ConfigError as error:
+        _say_kept(Refused(error.message, error.hint))
+    except Refused as refused:
+        _say_kept(refused)
+    else:
+        return True
+    return False
+
+
+def check_start(addresses: Iterable[Any], inherited: bool) -> None:
+    """Check what may be wrong with the ledger and the addresses before a server listens; `inherited` ones are bound.
+
+    Ends the process with one line where something is.
+    """
+    try:
+        _check_ledger(accepted().settings)
+        if not inherited:
+            _check_open(addresses, accepted().settings)
+            _check_free(addresses)
+    except Refused as refused:
+        refuse(refused)
+
+
+def check_listening(addresses: Iterable[Any]) -> None:
+    """Check the addresses that a server listens on, and keep them for reloads. Ends the process where one is wrong."""
+    _HOLDER.held = replace(accepted(), addresses=tuple(addresses))
+    try:
+        _check_open(_HOLDER.held.addresses, _HOLDER.held.settings)
+    except Refused as refused:
+        refuse(refused)
+
+
+def refuse(refused: Refused) -> NoReturn:
+    """Say in one line why the server does not start, and end the process."""
+    sys.stderr.write(f"relay: {refused.message}. {refused.hint}\n")
+    raise SystemExit(refused.code)
+
+
+def url_of(address: Any) -> str:
+    """Return an address as a URL, or as `unix:path`."""
+    if not isinstance(address, tuple):
+        return f"unix:{address if isinstance(address, str) else os.fsdecode(address)}"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"http://{host}:{address[1]}"
+
+
+def _say_kept(refused: Refused) -> None:
+    with suppress(OSError, AttributeError):  # nobody reads stderr
+        sys.stderr.write(f"relay: not reloaded: {refused.message}. {refused.hint} The old settings stay.\n")
+        sys.stderr.flush()
+
+
+def _read() -> Accepted:
+    settings = load_settings()
+    client_context(settings.ca_bundle)
+    return Accepted(settings=settings, tokens=load_tokens(settings.tokens_file))
+
+
+def _reread(old: Accepted) -> Accepted:
+    """Return what the settings say now. Raises ConfigError or Refused before anything of the old was given up."""
+    new = _read()
+    moves = new.settings.bind != old.settings.bind
+    addresses = (parse_address(new.settings.bind),) if moves else old.addresses
+    _check_open(addresses, new.settings)
+    if moves:
+        _check_free(addresses)
+    if new.settings.ledger_url() != old.settings.ledger_url():
+        _check_ledger(new.settings)
+    return replace(new, addresses=addresses)
+
+
+# -- what may be wrong
+
+
+def _check_open(addresses: Iterable[Any], settings: Settings) -> None:
+    """Refuse to be open to others without tokens: relay fetches whatever it is asked to."""
+    if settings.tokens_file is not None:
+        return
+    for address in addresses:
+        if isinstance(address, tuple) and not is_loopback(str(address[0])):
+            hint = "Write tokens to a file and name it in RELAY_TOKENS_FILE, or listen on 127.0.0.1."
+            raise Refused(f"{url_of(address)} is open to others, and there are no tokens", hint)
+
+
+def _check_ledger(settings: Settings) -> None:
+    """Open the ledger once, which makes it, or brings it up to date, before any worker needs it."""
+    try:
+        open_database(settings.ledger_url()).close()
+    except ConfigError as error:
+        raise Refused(error.message, error.hint) from None
+
+
+def _check_free(addresses: Iterable[Any]) -> None:
+    """Look if the addresses can be had; gunicorn would try for five seconds, or take a unix socket from its server."""
+    for address in addresses:
+        if isinstance(address, tuple):
+            _check_port(address)
+        elif isinstance(address, str | bytes):
+            _check_unix(os.fsdecode(address))
+
+
+def _check_port(address: tuple[Any, ...]) -> None:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address[:2])
+        except OSError as error:
+            raise Refused(f"cannot listen on {url_of(address)} ({error.strerror})", _CHOOSE, EXIT_BIND) from None
+
+
+def _check_unix(path: str) -> None:
+    """Refuse a name at which another server listens, or may; one that a dead server left may be taken."""
+    what = f"cannot listen on {url_of(path)}"
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise Refused(f"{what} (there is no such folder)", _CHOOSE, EXIT_BIND)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise Refused(f"{what} (something else has that name)", _CHOOSE, EXIT_BIND)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(path)
+        except OSError as error:
+            if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+                return
+            why = error.strerror or "a server is there that does not answer"
+        else:
+            why = "a server listens there"
+    raise Refused(f"{what} ({why})", _CHOOSE, EXIT_BIND)

@@ -1,0 +1,70 @@
+"""What is at a destination: a HEAD, and where that is only advice the first byte.
+
+Decided here: what an answer says of what is there. Never here: what follows from it (`existing.py`).
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+from relay.errors import NotFound, RangeIgnored, Rejected, SourceChanged, StoreError
+from relay.ledger.rows import Before
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.interfaces import Destination, Found, Span, Unknown
+
+
+def look(destination: Destination, place: Location) -> Found | Unknown:
+    """Return what is there; where HEAD can't tell, a GET of one byte does, if it can.
+
+    Raises NotFound where nothing is there, and StoreError.
+    """
+    found = destination.head(place)
+    return found if isinstance(found, Found) else _first_byte(destination, place)
+
+
+def _first_byte(destination: Destination, place: Location) -> Found | Unknown:
+    """Return what a GET of one byte tells. Raises NotFound, and what may pass."""
+    try:
+        opened = destination.get(place, None, Span(0, 0))
+    except (RangeIgnored, SourceChanged):  # it was answered with all of it; or it has no first byte
+        return Found(Version(), place)
+    except NotFound:
+        raise
+    except StoreError as error:
+        if error.retryable:
+            raise
+        return Unknown(error)
+    assert opened.body is not None  # an Opened has one
+    with closing(opened.body) as body:
+        body.read()
+    return Found(replace(opened.version, digests={}), opened.location)
+
+
+def look_before(destination: Destination, place: Location, needed: bool) -> Before:
+    """Look at the destination before the upload. Raises StoreError as `look` does, but for what just is not there.
+
+    Unless the look is `needed` one request is enough, and a final refusal only means that it is not known what is
+    there.
+    """
+    try:
+        found = look(destination, place) if needed else destination.head(place)
+    except NotFound:
+        return Before(known=True)
+    except StoreError as error:
+        if needed or error.retryable:
+            raise
+        return Before(known=False)
+    if isinstance(found, Unknown):
+        return Before(known=not needed and isinstance(found.why, NotFound))
+    return Before(known=True, version=found.version)
+
+
+def untold(place: Location) -> Rejected:
+    """Return the error of one who is not to overwrite anything, and is not told if anything is there."""
+    return Rejected(
+        f"the destination does not tell whether something is at {place}, and nothing may be overwritten there",
+        side="destination",
+        hint="Permit to read it (HEAD or GET), or choose 'if_exists': 'overwrite'. Nothing was sent.",
+    )

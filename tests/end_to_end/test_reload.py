@@ -1,0 +1,253 @@
+"""What a running server is not to lose: its settings, by a mistake at SIGHUP, and its unix socket, to another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.end_to_end.test_serve import (
+    ROOT,
+    SERVE,
+    WAYS,
+    Server,
+    await_workers,
+    environment,
+    gated,
+    order,
+    running,
+    start,
+)
+from tests.faults.clouds import DATA, Cloud, keeping
+from tests.scripted import Peer
+
+FREE = {"RELAY_BIND": "", "RELAY_LEDGER": ""}
+"""With these the address and the ledger are those in relay.toml."""
+
+
+class Config:
+    """A relay.toml, written line by line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "relay.toml"
+        self._right = {"bind": '"127.0.0.1:0"', "ledger": f'"sqlite:///{folder}/ledger.db"', "slots": "3"}
+        self.write()
+
+    def write(self, raw: str = "", **values: str) -> None:
+        """Write what is right, but for `values`, and a `raw` line."""
+        lines = [f"{name} = {value}\n" for name, value in (self._right | values).items()]
+        self.path.write_text("".join(lines) + raw, encoding="utf-8", errors="surrogateescape")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Return a relay.toml that is right."""
+    return Config(tmp_path)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """Return a file with a token, which others may read."""
+    path = tmp_path / "tokens"
+    path.write_text("a-token-0123456789\n")
+    path.chmod(0o644)
+    return path
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """Return an address at which somebody else listens."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+def line_about(server: Server, word: str) -> str:
+    """Read what the server writes up to a line with `word`."""
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        if word in line:
+            return line
+    raise AssertionError(f"no line with {word}")
+
+
+MISTAKES = {
+    "a word for a number": {"workers": '"two"'},
+    "a number that is too small": {"slots": "0"},
+    "a setting that there is none of": {"worker": "1"},
+    "no TOML": {"workers": ""},
+    "not UTF-8": {"raw": "# \udcff\n"},
+    "an address that is taken": {"bind": '"{taken}"'},
+    "no address": {"bind": '"8080"'},
+    "open to others without tokens": {"bind": '"0.0.0.0:0"'},
+    "no folder for a unix socket": {"bind": '"unix:{nowhere}/relay.sock"'},
+    "a folder that is not there": {"local_folders": '"{nowhere}"'},
+    "a ledger that can't be opened": {"ledger": '"sqlite:////proc/relay.db"'},
+    "authorities that are not there": {"ca_bundle": '"{nowhere}"'},
+    "tokens that are not there": {"tokens_file": '"{nowhere}"'},
+    "tokens that others may read": {"tokens_file": '"{tokens}"'},
+    "a word for a port": {"egress_ports": '"http"'},
+}
+
+
+def test_mistakes_change_nothing(config: Config, tokens: Path, taken: str) -> None:
+    """The same worker serves on, one line says what is wrong, and the next right settings are taken."""
+    named = {"tokens": tokens, "taken": taken, "nowhere": tokens.parent / "nowhere"}
+    with running(SERVE, RELAY_CONFIG=str(config.path), **FREE) as server:
+        await_workers(server.process.pid, 1)
+        (worker,) = psutil.Process(server.process.pid).children()
+        for mistake, values in MISTAKES.items():
+            config.write(**{name: text.format(**named) for name, text in values.items()})
+            server.process.send_signal(signal.SIGHUP)
+            line = line_about(server, "relay: ")
+            assert line.startswith("relay: not reloaded: ") and line.endswith("The old settings stay.\n"), mistake
+            assert server.ask("GET", "/readyz")[1]["slots"]["free"] == 3, mistake
+            assert psutil.Process(server.process.pid).children() == [worker], mistake
+        config.write(slots="4")
+        server.process.send_signal(signal.SIGHUP)
+        worker.wait(20)
+        assert server.ask("GET", "/readyz")[1]["slots"]["free"] == 4
+        assert server.stop() == 0
+
+
+@WAYS
+def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: Config) -> None:
+    """And a worker that is killed while the file is wrong is replaced by one with the settings that hold."""
+    gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
+    with (
+        Peer(gated(Cloud(), gate, begun)) as source,
+        Peer(keeping(kept)) as destination,
+        running(command, RELAY_CONFIG=str(config.path)) as server,
+    ):
+        asked = threading.Thread(
+            target=lambda: answers.append(server.ask("POST", "/migrate", order(source, destination)))
+        )
+        asked.start()
+        assert begun.wait(10)
+        config.write(slots="0")
+        server.process.send_signal(signal.SIGHUP)
+        line_about(server, "not reloaded")
+        gate.set()
+        asked.join(20)
+        assert answers[0][0] == 200
+        (worker,) = psutil.Process(server.process.pid).children()
+        worker.kill()
+        worker.wait(10)
+        await_workers(server.process.pid, 1)
+        assert server.ask("GET", "/readyz")[1]["slots"]["free"] == 3
+        assert server.stop() == 0
+    assert kept.objects == {b"/b": DATA}
+
+
+# -- unix sockets
+
+
+def over_unix(path: Path, line: str = "GET /openapi.json") -> int:
+    """Ask over a unix socket; return the status."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(str(path))
+        sock.sendall(f"{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        return int(sock.makefile("rb").readline().split()[1])
+
+
+@contextmanager
+def on_socket(path: Path, *command: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a server on a unix socket."""
+    ledger = f"sqlite:///{path.parent}/{path.name}.db"
+    process = subprocess.Popen(
+        command or SERVE,
+        cwd=ROOT,
+        env=environment(**({"RELAY_BIND": f"unix:{path}", "RELAY_LEDGER": ledger} | settings)),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert f"unix:{path}" in process.stdout.readline()
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@WAYS
+def test_a_second_server_does_not_take_a_unix_socket(command: tuple[str, ...], tmp_path: Path) -> None:
+    """It is refused in one line, and the first keeps its socket; what a killed server left is taken."""
+    path = tmp_path / "relay.sock"
+    with on_socket(path, *command):
+        code, stderr = start(command, RELAY_BIND=f"unix:{path}", RELAY_LEDGER=f"sqlite:///{tmp_path}/other.db")
+        assert (code, stderr.count("\n")) == (1, 1), stderr
+        assert "a server listens there" in stderr
+        assert over_unix(path) == 200
+    assert not path.exists()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with on_socket(path, *command):
+        assert over_unix(path) == 200
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling link", "busy"])
+def test_what_may_be_somebody_elses_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    """Neither a file, nor a link, nor a socket whose server has no time to accept."""
+    path = tmp_path / "relay.sock"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as client:
+        if kind == "file":
+            path.write_text("precious")
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "dangling link":
+            path.symlink_to(tmp_path / "nowhere")
+        else:
+            busy.bind(str(path))
+            busy.listen(0)
+            client.connect(str(path))
+        before = path.lstat()
+        code, stderr = start(SERVE, RELAY_BIND=f"unix:{path}", RELAY_LEDGER=f"sqlite:///{tmp_path}/l.db")
+        assert (code, stderr.count("\n")) == (1, 1), stderr
+        assert path.lstat().st_ino == before.st_ino
+
+
+def test_without_tokens_a_unix_socket_is_its_owners(open_folder: Path, tokens: Path) -> None:
+    """By its mode, and by who asks where the mode lets others in; with tokens a token says who may."""
+    path = open_folder / "relay.sock"
+    with on_socket(path):
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert over_unix(path) == 200
+        path.chmod(0o777)
+        assert os.geteuid() != 0 or as_nobody(path) == 403
+    tokens.chmod(0o600)
+    with on_socket(path, RELAY_TOKENS_FILE=str(tokens)):
+        assert path.stat().st_mode & 0o777 == 0o666
+        assert over_unix(path) == 401
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Return a folder that every user may enter; pytest's own are its user's."""
+    with tempfile.TemporaryDirectory(prefix="relay-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def as_nobody(path: Path) -> int:
+    """Ask over a unix socket as another user; return the status."""
+    program = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); os.chdir(sys.argv[1]); os.setgid(65534);"
+        " os.setuid(65534); s.connect('relay.sock');"
+        " s.sendall(b'GET /migrations HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n');"
+        " print(s.makefile('rb').readline().split()[1].decode())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path.parent)], capture_output=True, text=True, timeout=30, check=True
+    )
+    return int(done.stdout)

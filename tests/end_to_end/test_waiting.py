@@ -1,0 +1,137 @@
+"""Clients that wait for a migration: a bounded number, noticed when they leave, and answered when the server stops."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.end_to_end.test_serve import SERVE, Server, await_workers, running
+from tests.scripted import Peer, Talk
+
+HEADERS = {"Content-Type": "application/json", "Idempotency-Key": "one", "Prefer": "wait=3600"}
+
+
+@contextmanager
+def endless(**settings: str) -> Iterator[tuple[Server, dict[str, Any]]]:
+    """Run a server and a store that never answers; yield the server, and the order of an object of that store."""
+
+    def silent(talk: Talk) -> None:
+        talk.head()
+        talk.linger()
+
+    with Peer(silent) as peer, running(SERVE, **settings) as server:
+        await_workers(server.process.pid, 1)
+        yield server, {"source": peer.url("/a"), "destination": peer.url("/b")}
+
+
+def wait_for(server: Server, wanted: dict[str, Any], **headers: str) -> socket.socket:
+    """Send a request that waits, and return its connection."""
+    body = json.dumps(wanted).encode()
+    fields = HEADERS | headers | {"Host": "localhost", "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    sock = socket.create_connection((server.host, server.port), timeout=60)
+    sock.sendall(f"POST /migrate HTTP/1.1\r\n{head}\r\n".encode() + body)
+    return sock
+
+
+def held(worker: psutil.Process, port: int) -> int:
+    """Return how many connections of clients a worker holds."""
+    return sum(c.laddr.port == port for c in worker.net_connections("tcp") if c.raddr)
+
+
+def until_held(worker: psutil.Process, port: int, count: int) -> None:
+    """Wait until a worker holds so many."""
+    until = time.monotonic() + 20
+    while held(worker, port) != count and time.monotonic() < until:
+        time.sleep(0.05)
+    assert held(worker, port) == count
+
+
+def until_there(server: Server) -> None:
+    """Wait until the ledger has the migration."""
+    until = time.monotonic() + 20
+    while server.ask("GET", "/migrations/1")[0] != 200 and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def status_of(sock: socket.socket) -> int:
+    """Read an answer's status."""
+    return int(sock.makefile("rb").readline().split()[1])
+
+
+def test_clients_that_leave_are_noticed() -> None:
+    """Whether they close, break the connection or close their half: nothing goes on for them, and others wait on."""
+    with endless() as (server, wanted), closing(wait_for(server, wanted)) as stays:
+        (worker,) = psutil.Process(server.process.pid).children()
+        gone = [wait_for(server, wanted) for _ in range(60)]
+        until_held(worker, server.port, 61)
+        for number, sock in enumerate(gone):
+            if number % 3 == 0:
+                sock.shutdown(socket.SHUT_WR)
+                assert status_of(sock) == 202
+            elif number % 3 == 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        until_held(worker, server.port, 1)
+        stays.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            stays.recv(1)
+
+
+def test_more_than_may_wait_are_answered_at_once() -> None:
+    """What is preferred may be ignored (RFC 7240); a place that is left is another's."""
+    with endless(RELAY_WAITERS="2") as (server, wanted), ExitStack() as open_:
+        (worker,) = psutil.Process(server.process.pid).children()
+        first, second = (open_.enter_context(closing(wait_for(server, wanted))) for _ in range(2))
+        until_held(worker, server.port, 2)
+        with closing(wait_for(server, wanted)) as third:
+            assert status_of(third) == 202
+        first.close()
+        until_held(worker, server.port, 1)
+        fourth = open_.enter_context(closing(wait_for(server, wanted)))
+        until_held(worker, server.port, 2)
+        for sock in (second, fourth):
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_waits_for_nobody_who_waits(number: signal.Signals) -> None:
+    """At SIGTERM and at a reload: 202, a last line, the end of the events; and the old worker is gone at once."""
+    with endless(RELAY_GRACEFUL_TIMEOUT="60") as (server, wanted), ExitStack() as open_:
+        (worker,) = psutil.Process(server.process.pid).children()
+        waits = open_.enter_context(closing(wait_for(server, wanted)))
+        until_there(server)
+        lines = open_.enter_context(closing(wait_for(server, wanted, Accept="application/x-ndjson")))
+        events = open_.enter_context(closing(server.connect()))
+        events.request("GET", "/migrations/1/events")
+        assert events.getresponse().readline()
+        until_held(worker, server.port, 3)
+        server.process.send_signal(number)
+        assert status_of(waits) == 202
+        last = lines.makefile("rb").read().splitlines()[-4]  # the last chunk of all, and its end, follow it
+        assert json.loads(last)["event"] == "result"
+        worker.wait(20)  # and not after sixty
+        if number == signal.SIGTERM:
+            assert server.finish() == 0
+
+
+def test_what_is_paused_and_rests_is_not_waited_for() -> None:
+    """Nothing comes of it by itself."""
+    with endless() as (server, wanted):
+        with closing(wait_for(server, wanted)) as waits:
+            until_there(server)
+            assert server.ask("POST", "/migrations/1/pause")[1]["state"] == "paused"
+            assert status_of(waits) == 202
+        with closing(wait_for(server, wanted)) as again:
+            assert status_of(again) == 202

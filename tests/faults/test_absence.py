@@ -1,0 +1,108 @@
+"""What a store can't tell never counts as "nothing there": HEAD is advice, a listing is one moment's, GET decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relay.errors import AlreadyExists, NotFound, Rejected, RelayError, Unavailable
+from relay.receipt import State
+from tests.conftest import Engine
+from tests.end_to_end.terminal import Terminal
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.shelf import Shelf, empty
+from tests.scripted import Peer
+
+NO_HEAD = {str(status): empty(status) for status in (400, 401, 403, 404, 405, 406, 410, 500, 501)} | {"hangs up": b""}
+
+
+def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
+        return engine.migrate(source.url("/a"), there.url("/a"), **options).state
+
+
+@pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_what_is_there_is_left_alone_whatever_head_says(engine: Engine, answer: bytes, if_exists: str) -> None:
+    shelf = Shelf({b"/a": b"of somebody else"}, {b"HEAD": answer})
+    if if_exists == "skip":
+        assert migrate(engine, shelf, if_exists=if_exists) is State.SKIPPED
+    else:
+        with pytest.raises(AlreadyExists):
+            migrate(engine, shelf, if_exists=if_exists)
+    assert shelf.objects == {b"/a": b"of somebody else"}
+    assert b"PUT" not in shelf.methods
+
+
+@pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
+def test_what_is_not_there_arrives_whatever_head_says(engine: Engine, answer: bytes, if_exists: str) -> None:
+    shelf = Shelf({}, {b"HEAD": answer})
+    assert migrate(engine, shelf, if_exists=if_exists) is State.VERIFIED
+    assert shelf.objects == {b"/a": DATA}
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 500, 503])
+def test_where_nothing_may_be_overwritten_and_nothing_is_told_nothing_is_sent(
+    engine: Engine, status: int, if_exists: str
+) -> None:
+    shelf = Shelf({b"/a": b"of somebody else"}, {b"HEAD": empty(405), b"GET": empty(status)})
+    with pytest.raises(RelayError) as caught:
+        migrate(engine, shelf, if_exists=if_exists)
+    assert isinstance(caught.value, Unavailable if status >= 500 else Rejected)
+    assert caught.value.side == "destination"
+    assert b"PUT" not in shelf.methods
+
+
+def test_a_server_that_answers_head_once_is_believed_from_then_on(engine: Engine) -> None:
+    """An honest one is asked for no byte of what is not there, but before its first answer."""
+    shelf = Shelf()
+    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as source, Peer(shelf) as there:
+        for name in "abc":
+            assert engine.migrate(source.url("/" + name), there.url("/" + name), if_exists="skip").state.value
+    assert [m for m, _, r in shelf.asked if b"Range: bytes=0-0" in r] == [b"GET"]
+
+
+@pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
+def test_a_source_that_knows_no_head_is_read(engine: Engine, answer: bytes) -> None:
+    source, shelf = Shelf({b"/a": DATA}, {b"HEAD": answer}), Shelf()
+    with Peer(source) as here, Peer(shelf) as there:
+        assert engine.migrate(here.url("/a"), there.url("/a")).state is State.VERIFIED
+        with pytest.raises(NotFound) as caught:
+            engine.migrate(here.url("/none"), there.url("/b"))
+    assert caught.value.side == "source"
+    assert shelf.objects == {b"/a": DATA}
+
+
+LISTS_NOTHING = {
+    "no folder": b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n",
+    "an empty page": b"HTTP/1.1 200 X\r\nContent-Type: text/html\r\nContent-Length: 48\r\n\r\n"
+    b"<title>Index of /to/</title><h1>Index of /to/</h1",
+}
+
+
+@pytest.mark.parametrize("page", LISTS_NOTHING.values(), ids=LISTS_NOTHING)
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed"])
+def test_a_web_server_that_lists_nothing_is_not_an_empty_one(tmp_path: Path, page: bytes, if_exists: str) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / ".htpasswd").write_bytes(b"new")
+    data = b"new" if if_exists == "changed" else b"of somebody else"
+    shelf = Shelf({b"/to/.htpasswd": data})
+    told = shelf.refused
+
+    def before(_: Shelf, method: bytes, path: bytes) -> None:
+        told.pop(b"GET", None)
+        if method == b"GET" and path == b"/to/":
+            told[b"GET"] = page
+
+    shelf.before = before
+    with Peer(shelf) as there:
+        code, summary = Terminal(tmp_path).tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    assert shelf.objects == {b"/to/.htpasswd": data}
+    if if_exists == "fail":
+        assert (code, summary["objects"]) == (1, {"failed": 1})
+    elif if_exists == "skip":
+        assert (code, summary["objects"]) == (0, {"skipped": 1})
+    assert if_exists == "changed" or b"PUT" not in shelf.methods

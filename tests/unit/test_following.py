@@ -1,0 +1,59 @@
+"""What clients that follow a migration cost: one look for all of them, and a bounded number of places."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.api.following import Looks, Waiters
+
+
+def test_one_look_serves_all_who_follow_one_migration() -> None:
+    """Those who come while it is made, and those who come soon after; each migration has its own."""
+    asked: list[str] = []
+    now = [0.0]
+
+    def look(id: str) -> Any:
+        gevent.sleep(0.01)
+        asked.append(id)
+        return f"{id} at {now[0]}"
+
+    looks = Looks(look, 0.5, lambda: now[0])
+    crowd = [gevent.spawn(looks.at, id) for id in ("a", "b") for _ in range(100)]
+    gevent.joinall(crowd, raise_error=True)
+    assert sorted(asked) == ["a", "b"]
+    assert {job.value for job in crowd} == {"a at 0.0", "b at 0.0"}
+    now[0] = 0.5
+    assert (looks.at("a"), looks.at("a")) == ("a at 0.5", "a at 0.5")
+    assert sorted(asked) == ["a", "a", "b"]
+
+
+def test_a_look_that_fails_is_nobody_elses() -> None:
+    """It raises where it was made, and the next one looks again."""
+    answers: list[Any] = [OSError(), "there"]
+
+    def look(_: str) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    looks = Looks(look, 0.5)
+    with pytest.raises(OSError):
+        looks.at("a")
+    assert looks.at("a") == "there"
+
+
+def test_places_are_bounded_and_given_back() -> None:
+    """Also where waiting ends by an exception; whoever had none gives none back."""
+    waiters = Waiters(1)
+    with waiters.place() as first, waiters.place() as second:
+        assert (first, second) == (True, False)
+    with pytest.raises(KeyError), waiters.place():
+        raise KeyError
+    with waiters.place() as third:
+        assert third
+    with Waiters(0).place() as none:
+        assert not none

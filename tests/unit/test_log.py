@@ -1,0 +1,79 @@
+"""The server's log: each line is JSON, says where a bug was raised, and repeats nothing foreign."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import gevent
+import pytest
+
+from relay.api.log import JsonLines, start_logging
+from relay.api.problems import bug
+
+SECRET = "planted-secret-0123456789"
+
+
+def raised() -> Exception:
+    """Return an exception with a cause, both of which hold a secret."""
+    try:
+        try:
+            raise KeyError(f"https://store/?sig={SECRET}")
+        except KeyError as error:
+            raise OSError(SECRET) from error
+    except OSError as error:
+        return error
+
+
+def line_of(**more: Any) -> str:
+    """Return the line of a record."""
+    record = logging.LogRecord("relay.x", logging.ERROR, __file__, 1, "bug", (), **more)
+    return JsonLines().format(record)
+
+
+def test_a_bug_has_its_type_and_its_places_and_not_its_text() -> None:
+    """That of its cause too: either may hold a URL, and a URL may be a password."""
+    error = raised()
+    line = line_of(exc_info=(type(error), error, error.__traceback__))
+    members = json.loads(line)
+    assert (members["event"], members["error"]) == ("bug", "OSError")
+    assert [cause["type"] for cause in members["traceback"]] == ["OSError", "KeyError"]
+    assert all("test_log.py" in cause["at"][-1] for cause in members["traceback"])
+    assert SECRET not in line and "\n" not in line
+
+
+def test_no_exception_is_no_trouble() -> None:
+    """`log.exception` outside of an `except`, or none at all."""
+    assert "error" not in json.loads(line_of(exc_info=None))
+    assert "error" not in json.loads(line_of(exc_info=(None, None, None)))
+
+
+def test_a_circle_of_causes_ends() -> None:
+    """Python allows one."""
+    first, second = ValueError(), ValueError()
+    first.__cause__, second.__cause__ = second, first
+    assert len(json.loads(line_of(exc_info=(ValueError, first, None)))["traceback"]) == 5
+
+
+@pytest.mark.parametrize("where", ["log.exception", "bug", "greenlet"])
+def test_whatever_fails_is_logged_so(
+    where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is caught as a bug, what the API answers 500 for, and what ends a greenlet."""
+    monkeypatch.setattr(gevent.get_hub(), "print_exception", None)  # given back afterwards
+    start_logging()
+    if where == "log.exception":
+        try:
+            raise raised()
+        except OSError:
+            logging.getLogger("relay.claimer").exception("bug")
+    elif where == "bug":
+        assert SECRET not in bug(raised()).message
+    else:
+        error = raised()
+        gevent.get_hub().print_exception("a greenlet", OSError, error, error.__traceback__)
+    (line,) = capsys.readouterr().err.splitlines()
+    members = json.loads(line)
+    assert "OSError" in members.get("error", members["event"])
+    assert SECRET not in line
