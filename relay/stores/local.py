@@ -145,7 +145,7 @@ def path_of(location: Location) -> Path:
 def nested(one: Location, other: Location) -> bool:
     """Say if one of two folders lies in the other, or is the other, by whatever names: links and bind mounts lead to
     one device and one inode. Of what is not there yet the folders above it are looked at."""
-    ours, theirs = _above(path_of(one)), _above(path_of(other))
+    ours, theirs = in_native_thread(lambda: (_above(path_of(one)), _above(path_of(other))))
     return any(first is not None and first in others for first, others in ((ours[0], theirs), (theirs[0], ours)))
 
 
@@ -181,7 +181,8 @@ class LocalStore:
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source.get. Only regular files: a pipe or a device may have no end."""
         with self._told(location):
-            opened = in_native_thread(partial(opened_at, folders_of(location), path_of(location)))
+            settled = self._side == "source"  # what we have written just now is nobody else's
+            opened = in_native_thread(partial(opened_at, folders_of(location), path_of(location), settled=settled))
         descriptor, found, version = opened
         if pinned is not None and pinned.etag not in (None, version.etag):
             os.close(descriptor)
@@ -261,34 +262,34 @@ class LocalStore:
             part = in_native_thread(
                 partial(upload.begin, folders_of(location), path_of(location), name, if_absent=if_absent)
             )
-        kept = False
         try:
-            self._write(location, part.descriptor, body)
-            with self._told(location):
-                found, notes = in_native_thread(partial(upload.finish, part, changed))
-            kept = True
-        finally:
-            upload.close(part, keep=kept)
+            found, notes = self._written(location, part, body, changed)
+        except BaseException:
+            in_native_thread(partial(upload.abandon, part))
+            raise
+        part.close()
         return Stored(version_of(found), self._at(location, part.path), {}, place=location, notes=lost + notes)
 
-    def _write(self, location: Location, descriptor: int, body: Body) -> None:
-        """Write the whole body. Raises the body's errors, and ours for the file system's."""
+    def _written(
+        self, location: Location, part: upload.Part, body: Body, changed: str | None
+    ) -> tuple[os.stat_result, tuple[str, ...]]:
+        """Write the whole body; return as `upload.finish`. Raises the body's errors, and ours for the file system's."""
         while True:
             with BUFFERS.lend(self._limits.buffer_bytes) as view:
-                count = fill(body, view)
-                done = 0
-                while done < count:
-                    with self._told(location):
-                        done += in_native_thread(partial(os.write, descriptor, view[done:count]))
-            if not count:
-                break
+                piece = view[: fill(body, view)]
+                with self._told(location):
+                    if body.complete:
+                        return in_native_thread(partial(upload.finish, part, piece, changed))
+                    in_native_thread(partial(upload.write, part, piece))
             if body.remaining:
                 reach("mid-part")
 
     def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.unpublished."""
-        with self._told(location):
-            path = in_native_thread(partial(folders_of(location).target, path_of(location)))
+        path = path_of(location)
+        if token:  # without one it is only asked if there is such a place
+            with self._told(location):
+                path = in_native_thread(partial(folders_of(location).target, path))
         return (self._at(location, path.with_name(unpublished_name(token))),)
 
     def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:

@@ -15,10 +15,13 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
+
+from gevent.monkey import get_original
 
 from relay.errors import ConnectionLost, RelayError, ReservedKey, Side, SourceChanged, Unsupported
 from relay.foreign import http_text, moment
@@ -38,6 +41,8 @@ _NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno
 """What preadv2 says where the bytes are not in memory, or where the file system can't tell."""
 _OURS: Final = re.compile(rf"{re.escape(PREFIX)}[0-9a-f-]+{re.escape(SUFFIX)}")
 """An upload of relay's own that is not published, by the tokens that there are."""
+TICK_NS: Final = 20_000_000
+"""The system's clock, by which it stamps files, goes on at least so often (CONFIG_HZ of 100, and a little)."""
 Failed = Callable[[OSError, str], RelayError]
 """Makes an error of ours of the system's, about the object of this name."""
 
@@ -75,12 +80,20 @@ def found_at(folders: Folders, path: Path) -> tuple[os.stat_result, Version]:
         return found, version_of(found, sized=not os.pread(descriptor, 1, 0))
 
 
-def opened_at(folders: Folders, path: Path) -> tuple[int, os.stat_result, Version]:
+def opened_at(folders: Folders, path: Path, *, settled: bool) -> tuple[int, os.stat_result, Version]:
     """Open a regular file, and return its descriptor and what is known of it. Raises OSError: a pipe or a device may
-    have no end. A file without a size that has bytes all the same (of /proc) is read until it ends."""
+    have no end. A file without a size that has bytes all the same (of /proc) is read until it ends.
+
+    With `settled` one that was changed just now is waited for: another change in the same tick of the system's clock
+    could not be seen by its times."""
     descriptor = folders.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         found = regular(os.fstat(descriptor))
+        if settled and 0 <= time.time_ns() - found.st_ctime_ns < TICK_NS:
+            get_original("time", "sleep")(
+                TICK_NS / 1e9
+            )  # or a change in the same tick of the system's clock would not be seen
+            found = os.fstat(descriptor)
         sized = bool(found.st_size) or not os.pread(descriptor, 1, 0)
         return descriptor, found, version_of(found, sized=sized)
     except BaseException:
@@ -97,6 +110,7 @@ class FileStream(Stream):
         """Take over an open descriptor; read from its byte `first` on. `whole` says that it is read to its end."""
         self.side, self.leftover, self.closed = side, b"", False
         self._descriptor, self._version, self._at, self._whole = descriptor, version, first, whole
+        self._slow = False
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -105,24 +119,22 @@ class FileStream(Stream):
     def read_now(self, view: memoryview) -> int | None:
         """As Stream's."""
         try:
-            count = self._cached(view)
+            count = None if self._slow else self._cached(view)
             if count is None:
-                # Into bytes of its own: the buffer may be somebody else's by the time a hung mount answers.
-                piece = in_native_thread(partial(os.pread, self._descriptor, len(view), self._at))
-                count = len(piece)
-                view[:count] = piece
+                count = in_native_thread(partial(os.preadv, self._descriptor, [view], self._at))
         except OSError as error:
             raise self.lost(error) from None
         self._at += count
         return count
 
     def _cached(self, view: memoryview) -> int | None:
-        """Read what lies in memory; None where a disk must be asked."""
+        """Read what lies in memory; None where a disk must be asked, or what is mounted there can't tell."""
         try:
             return os.preadv(self._descriptor, [view], self._at, os.RWF_NOWAIT)
         except OSError as error:
             if error.errno not in _NOT_NOW:
                 raise
+            self._slow = error.errno != errno.EAGAIN
             return None
 
     def wait_for_more(self, seconds: float) -> bool:
@@ -132,12 +144,15 @@ class FileStream(Stream):
     def check(self) -> None:
         """Raise SourceChanged if the file is not as it was when it was opened, or goes on behind its end."""
         try:
-            found = os.fstat(self._descriptor)
-            longer = self._whole and self._version.size is not None and os.pread(self._descriptor, 1, self._at)
+            changed = in_native_thread(self._changed) if self._slow else self._changed()
         except OSError as error:
             raise self.lost(error) from None
-        if longer or version_of(found).etag != self._version.etag:
+        if changed:
             raise SourceChanged("the file was changed while it was read", side=self.side)
+
+    def _changed(self) -> bool:
+        longer = self._whole and self._version.size is not None and bool(os.pread(self._descriptor, 1, self._at))
+        return longer or version_of(os.fstat(self._descriptor)).etag != self._version.etag
 
     def close(self) -> None:
         """As Stream's."""

@@ -51,6 +51,11 @@ class Part:
     path: Path
     notes: tuple[str, ...] = ()
 
+    def close(self) -> None:
+        """Close its descriptors."""
+        os.close(self.descriptor)
+        os.close(self.folder)
+
 
 def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> Part:
     """Begin a file that is to become `place`; make missing folders.
@@ -73,30 +78,41 @@ def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> Part:
         raise
 
 
-def finish(part: Part, changed: str | None) -> tuple[os.stat_result, tuple[str, ...]]:
-    """Give a file that is written its time, `changed` in seconds since 1970, and write it to the disk; return what is
-    known of it then, and what could not be done. Leaves it open."""
+def write(part: Part, data: memoryview) -> None:
+    """Write on."""
+    done = 0
+    while done < len(data):
+        done += os.write(part.descriptor, data[done:])
+
+
+def finish(part: Part, data: memoryview, changed: str | None) -> tuple[os.stat_result, tuple[str, ...]]:
+    """Write the last of it, give it its time, `changed` in seconds since 1970, and write it to the disk; return what is
+    known of it then, and what could not be done."""
     notes = part.notes
+    write(part, data)
     if changed is not None and not _dated(part.descriptor, changed):
         notes += (UNDATED,)
-    try:
-        os.fsync(part.descriptor)
-    except OSError as error:
-        if error.errno not in UNSYNCED:
-            raise
+    if not _synced(part.descriptor):
         notes += (UNSAFE,)
     return os.stat(part.name, dir_fd=part.folder, follow_symlinks=False), notes
 
 
-def close(part: Part, *, keep: bool) -> None:
-    """Close it; remove it unless it is to be kept."""
+def abandon(part: Part) -> None:
+    """Remove it, and close it."""
+    with suppress(OSError):
+        os.unlink(part.name, dir_fd=part.folder)
+    part.close()
+
+
+def _synced(descriptor: int) -> bool:
+    """Write a file to the disk; return whether its file system can do that."""
     try:
-        os.close(part.descriptor)
-        if not keep:
-            with suppress(OSError):
-                os.unlink(part.name, dir_fd=part.folder)
-    finally:
-        os.close(part.folder)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise
+        return False
+    return True
 
 
 def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:

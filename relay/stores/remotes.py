@@ -197,7 +197,8 @@ class Remotes:
             raise InvalidType("a folder takes no POST", hint="Leave the method out.")
         if "\0" in str(path):
             raise UnsafeKey("the path has a NUL in it")
-        location = local_location(path, destination=asked.destination, folders=Folders(self._folders))
+        folders = Folders(self._folders)
+        location: Location = self._apart(lambda: local_location(path, destination=asked.destination, folders=folders))
         if asked.destination:
             location = location.as_destination()
         if asked.destination and text.endswith("/") and not location.path.endswith("/"):

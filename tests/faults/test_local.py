@@ -13,11 +13,15 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import gevent
 import pytest
+from gevent.monkey import get_original
 
 from relay.config import Limits, Settings, load_settings
 from relay.egress import EgressPolicy
@@ -35,12 +39,17 @@ from relay.errors import (
     UnsafeKey,
     UnsupportedScheme,
 )
-from relay.receipt import Level, State
-from relay.stores import local_upload
-from relay.stores.interfaces import Span
+from relay.location import Location
+from relay.receipt import Level, State, Version
+from relay.stores import local_files, local_folders, local_upload
+from relay.stores.interfaces import Span, Stored
 from relay.stores.local import LocalStore, local_location
+from relay.stores.local_files import FileStream
+from relay.stores.local_folders import Folders
 from relay.stores.remotes import Remotes
+from relay.wire.body import Body
 from relay.wire.exchange import Wire
+from relay.wire.http1 import Framing, Head
 from relay.wire.meter import Meter
 from tests.conftest import Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
@@ -514,7 +523,8 @@ def test_what_is_not_in_memory_is_read_all_the_same(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(DATA)
-    refuse(monkeypatch, os, "preadv", errno.EAGAIN)
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *words: refuse_now(*words) if len(words) == 4 else read(*words))
     engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"))  # type: ignore[arg-type]
     assert (tmp_path / "b").read_bytes() == DATA
 
@@ -530,3 +540,123 @@ def test_any_year_is_listed_and_moved(engine: Engine, wire: Wire, seconds: int) 
         assert [(entry.name, entry.error) for entry in entries] == [("a", None), ("b", None)]
         engine.migrate(here(folder / "b"), there(folder / "c"))  # type: ignore[arg-type]
         assert (folder / "c").read_bytes() == b"b"
+
+
+# -- a mount whose server does not answer
+
+
+@pytest.mark.parametrize(
+    ("names", "work"),
+    [
+        (("open",), lambda store, path: store.head(below(path))),
+        (("open", "fstat"), lambda store, path: store.get(below(path)).body.close()),
+        (("open", "scandir"), lambda store, path: list(store.list(below(path.parent).folder()))),
+        (("lstat", "open", "stat"), lambda store, path: put(store, path)),
+        (("fsync", "write"), lambda store, path: put(store, path)),
+        (("rename", "fsync"), lambda store, path: store.publish(put(store, path))),
+        (("link", "unlink"), lambda store, path: store.publish(put(store, path), if_absent=True)),
+        (("unlink",), lambda store, path: store.delete(put(store, path).readable, Version())),
+        (("preadv",), lambda store, path: store.get(below(path)).body.read()),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mount_that_hangs_holds_up_nobody_else(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], work: Callable[..., object]
+) -> None:
+    """Each call of the system that may wait for a server takes a fifth of a second; the hub goes on meanwhile."""
+    (tmp_path / "a").write_bytes(DATA)
+    (tmp_path / "b").mkdir()
+    store, pause, hung = LocalStore(wire, "source", Meter(Limits())), get_original("time", "sleep"), []
+
+    def slowed(call: Callable[..., object]) -> Callable[..., object]:
+        def slow(*words: object, **more: object) -> object:
+            hung.append(call)
+            pause(0.2)
+            return call(*words, **more)
+
+        return slow
+
+    mounted = SimpleNamespace(**vars(os))
+    for name in names:
+        setattr(mounted, name, slowed(getattr(os, name)))
+    if "preadv" in names:
+        mounted.preadv = lambda *words: refuse_now(*words) if len(words) == 4 else slowed(os.preadv)(*words)
+    for module in (local_files, local_folders, local_upload):
+        monkeypatch.setattr(module, "os", mounted)
+    longest, last = 0.0, time.perf_counter()
+
+    def tick() -> None:
+        nonlocal longest, last
+        while True:
+            gevent.sleep(0.01)
+            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+
+    ticking = gevent.spawn(tick)
+    gevent.sleep(0.02)
+    last, longest = time.perf_counter(), 0.0
+    try:
+        work(store, tmp_path / "a")
+        gevent.sleep(0.02)
+    finally:
+        ticking.kill()
+    assert hung
+    assert longest < 0.15
+
+
+def refuse_now(*_: object) -> int:
+    """As preadv2 does with RWF_NOWAIT where the bytes are not in memory."""
+    raise BlockingIOError(errno.EAGAIN, "not now")
+
+
+def put(store: LocalStore, path: Path) -> Stored:
+    """Store a body that is there already."""
+    body = Body(
+        Held(b"new"), Framing.LENGTH, Head(200, "OK", "1.1", (("Content-Length", "3"),)), Meter(Limits()), leave
+    )
+    return store.put(below(path.parent / "c"), body)
+
+
+def below(path: Path) -> Location:
+    """Return a place of a server, which opens it below a folder that is allowed."""
+    return local_location(path, destination=False, folders=Folders((path.parent, path)))
+
+
+class Held(FileStream):
+    """Bytes that no file has."""
+
+    def __init__(self, data: bytes) -> None:
+        self.side, self.leftover, self.closed = "source", data, False
+
+    def read_now(self, view: memoryview) -> int | None:
+        return self._take_leftover(view)
+
+
+def leave(stream: object, reusable: bool) -> None:
+    """Nothing has to be let go."""
+
+
+def test_a_write_that_outlives_its_transfer_goes_to_no_other_file(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A greenlet is killed while a native thread writes for it: the number of its descriptor is another file's soon."""
+    store, write, begun, ended = LocalStore(wire, "destination", Meter(Limits())), os.write, [], []
+
+    def late(descriptor: int, data: memoryview) -> int:
+        begun.append(descriptor)
+        get_original("time", "sleep")(0.3)
+        done = write(descriptor, data)
+        ended.append(descriptor)
+        return done
+
+    monkeypatch.setattr(os, "write", late)
+    job = gevent.spawn(put, store, tmp_path / "a")
+    while not begun:
+        gevent.sleep(0.01)
+    job.kill()
+    others = [os.open(tmp_path / f"other{number}", os.O_RDWR | os.O_CREAT) for number in range(20)]
+    while not ended:
+        gevent.sleep(0.01)
+    for other in others:
+        assert os.fstat(other).st_size == 0
+        os.close(other)
+    assert not list(tmp_path.glob(".relay-*"))
