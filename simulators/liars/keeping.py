@@ -1,0 +1,51 @@
+"""What becomes of an upload that has arrived: whole, or as a store's habits have it; and who else writes.
+
+Decided here: what is kept. Never here: whether it may be (`telling.py`, preconditions), and how it came.
+"""
+
+from __future__ import annotations
+
+from simulators.liars.manners import Manners
+from simulators.liars.operations import Op
+from simulators.liars.shelf import Held, Shelf
+
+
+class Keeping:
+    """What a store keeps."""
+
+    manners: Manners
+    shelf: Shelf
+
+    def stored(self, op: Op, body: bytes, fields: dict[str, str] | None = None, why: str = "") -> Held | None:
+        """Keep an upload as this store does: whole, or as its habits have it. None where it vanishes."""
+        self.other("other-before", op.name, len(body))
+        if body and (self.manners.once("flips-once", op.name) or self.manners.picks("flips", op.name)):
+            body = flipped(body)
+        elif len(body) > 1 and self.manners.once("short-once", op.name):
+            body = body[: len(body) * 2 // 3]
+        elif self.manners.picks("mutates", op.name):
+            body += b"\n<!-- seen by the virus scanner -->"
+        elif self.manners.roll("vanish", op.name) < 0.5 and self.manners.once("vanishes", op.name):
+            return None
+        held = self.shelf.put(op.name, body, "relay", fields=fields, why=why)
+        self.other("other-after", op.name, len(body))
+        return held
+
+    def other(self, habit: str, name: str, size: int) -> None:
+        """Let somebody else write the name, if this is the moment: an object as long, or a longer or shorter one."""
+        if self.manners.roll(habit, name) > 0.6 or not self.manners.once(habit, name):
+            return
+        length = (size, size + 7, size // 2, 5)[int(self.manners.roll("length", habit, name) * 4)]
+        self.shelf.put(name, others(f"{habit} {name}", length), "other")
+
+
+def flipped(data: bytes) -> bytes:
+    """Return bytes of which the middle one is another."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def others(what: str, length: int) -> bytes:
+    """Return an object of somebody else's, of this length."""
+    text = f"<{what}, written by somebody else>".encode()
+    return (text * (length // len(text) + 1))[:length]

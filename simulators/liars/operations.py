@@ -1,0 +1,29 @@
+"""What a request asks for, in words that all three protocols share, and what is kept of it for the judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+WRITES: Final = frozenset({"put", "part", "begin", "complete", "move", "delete", "abort", "mkcol"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """A verb of ours, and the name that it speaks of; `number` is a part's, or a page's."""
+
+    kind: str
+    name: str = ""
+    upload: str = ""
+    number: int = 0
+
+
+@dataclass(kw_only=True)
+class Sent:
+    """One request as it came: `bytes` of its body, whether that was whole, and how it was answered (0: not at all)."""
+
+    op: Op
+    status: int = 0
+    bytes: int = 0
+    whole: bool = True
+    headers: list[tuple[str, str]] = field(default_factory=list)

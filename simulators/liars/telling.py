@@ -1,0 +1,172 @@
+"""How an object is told: its fields, its bytes, and what is wrong with either.
+
+Decided here: HEAD and GET of an object, and preconditions. Never here: what lies there (`shelf.py`), paths.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from email.utils import formatdate
+from typing import Final
+
+from simulators.answer import Answer, End, Pause, Text, chunked, plain
+from simulators.liars.manners import Manners
+from simulators.liars.operations import Op
+from simulators.liars.shelf import LATE_SECONDS, Held, Shelf
+from simulators.message import Request, if_match_fails, if_none_match_fails, parse_range
+
+LOGIN: Final = (
+    b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body><form>Who are you?</form></body></html>\n"
+)
+CRUMB: Final = 3
+"""A store that trickles sends chunks of so many bytes, of the first kilobyte."""
+
+
+class Telling:
+    """What a store tells of its objects."""
+
+    role: str
+    manners: Manners
+    shelf: Shelf
+
+    def refusal(self, status: int, code: str = "") -> Answer:
+        """Return an answer that refuses, as this protocol words it."""
+        return plain(status, code)
+
+    def seen(self, name: str) -> Held | None:
+        """Return what readers are shown under a name."""
+        held = self.shelf.get(name)
+        before = self.shelf.before(name)
+        if before is None or before[1] > LATE_SECONDS:
+            return held
+        old = before[0]
+        if old is not None and held is not None and self.manners.does("stale"):
+            return old
+        if old is None and held is not None and self.manners.does("late"):
+            return None
+        return held
+
+    def tag(self, held: Held) -> str | None:
+        """Return the entity tag of an object as it is told, with its quotes, or None."""
+        if self.manners.does("tag-none"):
+            return None
+        if self.manners.does("tag-weak"):
+            return f'W/"{held.tag}"'
+        if self.manners.does("tag-unquoted"):
+            return held.tag
+        if self.manners.does("tag-long"):
+            return f'"{"x" * 300}{held.tag}"'
+        if self.manners.does("tag-changing"):
+            return f'"{held.tag}-{time.monotonic_ns()}"'
+        return f'"{held.tag}"'
+
+    def date(self, held: Held) -> str | None:
+        """Return the Last-Modified of an object as it is told, or None."""
+        if self.manners.does("date-none"):
+            return None
+        if self.manners.does("date-odd"):
+            stamp = formatdate(held.modified, usegmt=True)
+            odd = (stamp.replace("GMT", "-0000"), "Mon, 01 Jan 2026 99:99:99 GMT", "Thu, 01 Jan 99999 00:00:00 GMT")
+            return odd[int(self.manners.roll("odd", held.serial) * len(odd))]
+        return formatdate(held.modified, usegmt=True)
+
+    def forbidden(self, request: Request, held: Held | None) -> bool:
+        """Say if a precondition forbids the request (RFC 9110 section 13.1)."""
+        conditional = request.get("if-match") is not None or request.get("if-none-match") is not None
+        if conditional and self.manners.does("conditions-ignored"):
+            return False
+        tag = None if held is None else self.tag(held)
+        if tag is not None and request.get("if-match") == tag and not tag.startswith("W/"):
+            return False  # by the letter, whatever it looks like
+        return if_match_fails(request, tag) or if_none_match_fails(request, tag)
+
+    def read(self, op: Op, request: Request) -> Answer:
+        """Answer a HEAD or a GET of an object."""
+        held = self.seen(op.name)
+        if held is None:
+            return self.refusal(404, "NoSuchKey")
+        if self.forbidden(request, held):
+            return self.refusal(412, "PreconditionFailed")
+        if op.kind == "get" and self.role == "source" and self.manners.once("login-page", op.name):
+            return Answer(200, [("Content-Type", "text/html")], [Text(LOGIN)])
+        answer = Answer(200, self.described(held), [Text(held.data)])
+        if op.kind == "head":
+            self._spoil_head(answer, held)
+        else:
+            self._ranged(answer, request, held)
+            self._spoil_get(answer, op)
+        self._change(op)
+        return answer
+
+    def described(self, held: Held) -> list[tuple[str, str]]:
+        """Return the fields that tell of an object."""
+        told = (("ETag", self.tag(held)), ("Last-Modified", self.date(held)))
+        fields = [(name, value) for name, value in told if value is not None]
+        if self.manners.does("digest-told"):
+            fields.append(("Repr-Digest", f"sha-256=:{base64.b64encode(hashlib.sha256(held.data).digest()).decode()}:"))
+        if self.manners.does("digest-long"):
+            fields.append(("Repr-Digest", "sha-256=:" + "AAAA, " * 8000))
+        return [*fields, ("Accept-Ranges", "bytes"), *held.fields.items()]
+
+    def _ranged(self, answer: Answer, request: Request, held: Held) -> None:
+        if request.get("range") is None or self.manners.does("range-ignored"):
+            return
+        span = parse_range(request.get("range"), len(held.data))
+        if span is not None:
+            first, count = span
+            answer.status = 206
+            shift = 1 if first and self.manners.does("range-other") else 0
+            first -= shift
+            answer.put("Content-Range", f"bytes {first}-{first + count - 1}/{len(held.data)}")
+            answer.body = [Text(held.data[first : first + count])]
+
+    def _spoil_head(self, answer: Answer, held: Held) -> None:
+        if self.manners.does("head-zero"):
+            answer.promised = 0
+        elif self.manners.does("head-no-length"):
+            answer.frame_fields = []
+        elif len(held.data) > 1 and self.manners.does("head-short"):
+            answer.promised = len(held.data) // 2
+
+    def _spoil_get(self, answer: Answer, op: Op) -> None:
+        cut = answer.length > 1 and self.manners.once("get-cut", op.name)
+        if self.manners.does("chunked") or self.manners.has("head-short") or self.manners.does("trickles"):
+            answer.framing = "chunked"
+        elif self.manners.does("until-close"):
+            answer.framing = "close"
+        block = b"".join(bytes(step.block) for step in answer.body if isinstance(step, Text))
+        if cut:
+            self._cut(answer, block)
+        elif self.manners.has("trickles"):
+            crumbs = [Text(block[n : n + CRUMB]) for n in range(0, min(len(block), 1024), CRUMB)]
+            answer.body = [*crumbs, Text(block[len(crumbs) * CRUMB :])] if block else []
+            answer.body = [step for step in answer.body if isinstance(step, Text) and step.length]
+        elif self.manners.does("late-end"):
+            answer.framing, answer.frame_fields = "length", [("Transfer-Encoding", "chunked")]
+            *steps, last = chunked([Text(block)]) if block else [Text(b""), Text(b"0\r\n\r\n")]
+            answer.body = [*steps, Pause(0.15), last]
+
+    @staticmethod
+    def _cut(answer: Answer, block: bytes) -> None:
+        half = block[: len(block) // 2]
+        if answer.framing == "chunked":
+            *steps, _ = chunked([Text(half)])  # without the last chunk
+            answer.frame_fields, answer.framing, answer.body = [("Transfer-Encoding", "chunked")], "length", steps
+        else:
+            answer.promised, answer.body = len(block), [Text(half)]
+        answer.after = [End("finish")]
+
+    def _change(self, op: Op) -> None:
+        """Let the source's object become another, at the moment that the seed has for it."""
+        moment = "head" if self.manners.roll("moment", op.name) < 0.3 else "get"
+        if op.kind != moment or self.manners.roll("changes", op.name) > 0.6:
+            return
+        held = self.shelf.get(op.name)
+        if held is not None and self.manners.once("source-changes", op.name):
+            tail = b"" if self.manners.roll("longer", op.name) < 0.5 else b" and more"
+            data = bytes(byte ^ 0x55 for byte in held.data[:4096]) + held.data[4096:] + tail
+            self.shelf.put(op.name, data, "source", modified=held.modified + 60, fields=held.fields)
+        if op.kind == "head" and self.manners.once("source-vanishes", op.name):
+            self.shelf.delete(op.name, "source")
