@@ -11,6 +11,7 @@ import base64
 import binascii
 import configparser
 from collections.abc import Mapping
+from os.path import isfile
 from pathlib import Path
 
 from relay.errors import ConfigError
@@ -24,11 +25,12 @@ def where(environment: Mapping[str, str], home: Path) -> Path | None:
     """Return the file that rclone itself would read, or None. Raises ConfigError if RCLONE_CONFIG names none."""
     named = environment.get("RCLONE_CONFIG")
     if named:
-        if not Path(named).is_file():
+        if not isfile(named):
             raise ConfigError(f"RCLONE_CONFIG {named} is not there")
         return Path(named)
     base = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
-    return next((path for path in (base / "rclone" / "rclone.conf", home / ".rclone.conf") if path.is_file()), None)
+    found = (base / "rclone" / "rclone.conf", home / ".rclone.conf")
+    return next((path for path in found if isfile(path)), None)  # also where the home may not be entered: a service
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:

@@ -1,0 +1,225 @@
+"""The recipes of deploy/ start: each command with the user, the read-only root and the environment that it gives.
+
+No container engine and no systemd is wanted: namespaces, read-only mounts and `setpriv` make what they would. What is
+run, by whom, where and with what is read from the files themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from relay.config import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+INSIDE = Path(__file__).with_name("inside_deploy.py")
+TOKEN = "planted-token-0123456789"
+UNSHARE = ["unshare", "--mount", "--net", "--propagation", "private"]
+HEALTH = "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"
+UNIT_USER = 20002
+"""The number of the unit's user, whom a test must not add to the machine."""
+
+
+def dockerfile() -> dict[str, Any]:
+    """Return what the last stage of the Dockerfile says: its environment, user, folder, commands and volumes."""
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    stage = text[text.rindex("\nFROM ") :]
+    rows = re.findall(r"^([A-Z]+) +(.+)$", stage, re.M)
+    said = dict(rows)
+    environment: dict[str, str] = {}
+    for name, row in rows:
+        if name == "ENV":
+            environment |= dict(pair.split("=", 1) for pair in shlex.split(row))
+    return {
+        "environment": environment,
+        "user": int(said["USER"].split(":")[0]),
+        "folder": said["WORKDIR"],
+        "command": json.loads(said["CMD"]),
+        "health": json.loads(said["HEALTHCHECK"].partition("CMD ")[2]),
+        "volumes": [row.strip() for name, row in rows if name == "VOLUME"],
+        "made": [path for name, row in rows if name == "RUN" for path in re.findall(r"install -d .*?(/\S+)", row)],
+    }
+
+
+def unit() -> dict[str, list[str]]:
+    """Return the unit's [Service], each name with its values."""
+    section = (DEPLOY / "relay.service").read_text().partition("[Service]")[2].partition("[Install]")[0]
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", section, re.M):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def container(tmp_path: Path, token: bool = True) -> dict[str, Any]:
+    """Return the recipe of the image as `docker run --read-only` starts it, with a file of tokens."""
+    said = dockerfile()
+    kept = tmp_path / "volume"
+    kept.mkdir()
+    (volume,) = said["volumes"]
+    environment = said["environment"] | {"HOME": "/"}
+    environment["PATH"] = environment["PATH"].replace("$PATH", os.environ["PATH"])
+    if token:
+        environment["RELAY_TOKENS_FILE"] = "/run/secrets/tokens"
+    return {
+        "environment": environment,
+        "user": said["user"],
+        "umask": 0o022,
+        "folder": said["folder"],
+        "command": ["env", *said["command"]],  # which looks in the PATH of the image
+        "health": ["env", *said["health"]],
+        "empty": ["/opt", "/var/lib", "/run"],
+        "links": {f"{said['folder']}/bin": f"{sys.prefix}/bin"},
+        "files": {
+            f"{said['folder']}/gunicorn.conf.py": (DEPLOY / "gunicorn.conf.py").read_text(),
+            "/run/secrets/tokens": TOKEN + "\n",
+        },
+        "kept": {volume: str(kept)},
+        "memory": {},
+        "no_writable_code": False,
+        "notify": False,
+        "token": TOKEN if token else None,
+    }
+
+
+def composed(tmp_path: Path) -> dict[str, Any]:
+    """Return the recipe of compose.yaml: the image with what it adds."""
+    service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["relay"]
+    recipe = container(tmp_path)
+    recipe["environment"] |= service["environment"]
+    assert service["read_only"] is True
+    targets = [row.split(":")[1] for row in service["volumes"]]
+    assert set(targets) >= {service["environment"]["RELAY_TOKENS_FILE"], *recipe["kept"]}
+    recipe["memory"] = {row.partition(":")[0]: "open" for row in service["tmpfs"]}
+    return recipe
+
+
+def service(tmp_path: Path) -> dict[str, Any]:
+    """Return the recipe of the systemd unit."""
+    said = unit()
+    kept = tmp_path / "state"
+    kept.mkdir()
+    (state,) = said["StateDirectory"]
+    assert (said["ProtectSystem"], said["ProtectHome"], said["PrivateTmp"]) == (["strict"], ["yes"], ["yes"])
+    folder = said["WorkingDirectory"][0]
+    environment = dict(row.split("=", 1) for row in said["Environment"])
+    hidden = ["/home"] if not sys.executable.startswith("/home") else []
+    return {
+        "environment": {"HOME": "/home/relay", "USER": "relay", "PATH": "/usr/bin:/bin", **environment},
+        "user": UNIT_USER,
+        "umask": int(said["UMask"][0], 8),
+        "folder": folder,
+        "command": shlex.split(said["ExecStart"][0]),
+        "health": None,
+        "empty": ["/opt", "/var/lib"],
+        "links": {f"{folder}/deploy": str(DEPLOY), f"{folder}/.venv": sys.prefix},
+        "files": {},
+        "kept": {f"/var/lib/{state}": str(kept)},
+        "memory": {"/tmp": "open", "/var/tmp": "open"} | dict.fromkeys(hidden, "hidden"),
+        "no_writable_code": said["MemoryDenyWriteExecute"] == ["yes"],
+        "notify": said["Type"] == ["notify"],
+        "token": None,
+    }
+
+
+def test_each_recipe_starts_with_a_place_for_the_ledger(tmp_path: Path) -> None:
+    """The image, the compose file, the unit: healthy, ready, and what was accepted is there after a restart."""
+    for number, recipe_of in enumerate((container, composed, service)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        recipe = recipe_of(folder)
+        check_possible()
+        for migrations, seen in enumerate(started(recipe, times=2 if number == 0 else 1), start=1):
+            assert seen["healthy"], (recipe_of.__name__, seen)
+            assert (seen["ready"][0], seen["ready"][1]["ledger"]) == (200, "ok"), recipe_of.__name__
+            assert (seen["accepted"], seen["migrations"], seen["exit"]) == (202, migrations, 0), recipe_of.__name__
+            assert seen["remote"] == 422, recipe_of.__name__  # a home that can't be entered is no bug
+            assert not recipe["notify"] or "READY=1" in seen["notified"]
+            assert TOKEN not in seen["output"] and "Traceback" not in seen["output"]
+
+
+def test_a_container_without_tokens_does_not_start(tmp_path: Path) -> None:
+    """Inside a container everything comes from outside."""
+    recipe = container(tmp_path, token=False)
+    check_possible()
+    seen = started(recipe)[0]
+    assert (seen["healthy"], seen["exit"]) == (False, 2)
+    assert "RELAY_TOKENS_FILE" in seen["output"]
+
+
+def check_possible() -> None:
+    """Skip where this machine lets nobody make namespaces."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("setpriv") is None:
+        pytest.skip("wants root, unshare and setpriv (util-linux)")
+    if subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/opt"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces of its own may be made here")
+
+
+def started(recipe: dict[str, Any], times: int = 1) -> list[dict[str, Any]]:
+    """Start a recipe so many times in namespaces of its own; return what was seen."""
+    recipe = recipe | {"times": times, "default_health": HEALTH, "needed": [sys.base_prefix, sys.prefix, str(ROOT)]}
+    done = subprocess.run(
+        [*UNSHARE, sys.executable, str(INSIDE)], input=json.dumps(recipe), capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+# -- what the files say
+
+
+def test_each_recipe_names_the_ledgers_place() -> None:
+    """A folder that the recipe makes, that is the user's own, and that outlives the container."""
+    said = dockerfile()
+    (volume,) = said["volumes"]
+    assert said["environment"]["RELAY_LEDGER"].startswith(f"sqlite:///{volume}/")
+    assert said["made"] == [volume]
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    name = next(row.partition(":")[0] for row in compose["services"]["relay"]["volumes"] if f":{volume}" in row)
+    assert name in compose["volumes"]
+    environment = dict(row.split("=", 1) for row in unit()["Environment"])
+    assert environment["RELAY_LEDGER"].startswith(f"sqlite:////var/lib/{unit()['StateDirectory'][0]}/")
+    assert "RELAY_LEDGER" in (DEPLOY / "README.md").read_text()
+
+
+def test_whoever_stops_it_waits_longer_than_it_drains() -> None:
+    """Else the drain is cut short."""
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["relay"]
+    drains = int(compose["environment"]["RELAY_GRACEFUL_TIMEOUT"])
+    assert int(compose["stop_grace_period"].removesuffix("s")) > drains
+    environment = dict(row.split("=", 1) for row in unit()["Environment"])
+    assert int(unit()["TimeoutStopSec"][0]) > int(environment["RELAY_GRACEFUL_TIMEOUT"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"workers": 3, "slots": 40},
+        {"parts_in_flight": 1, "buffer_bytes": 1 << 16},
+        {"parts_in_flight": 64, "part_bytes": 5 << 20},
+        {"part_bytes": 1 << 30, "buffer_bytes": 64 << 20},
+    ],
+)
+def test_the_formula_of_memory_is_the_codes(given: dict[str, int]) -> None:
+    """The one on deploy's page, for the settings that there are, and its figure for the defaults."""
+    page = (DEPLOY / "README.md").read_text()
+    formula = re.search(r"\*\*Memory\*\*.*?`(.+?)`", page, re.S)
+    assert formula is not None
+    settings = Settings(**given)
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    counted = eval(formula[1].replace("×", "*"), {"max": max, "__builtins__": {}}, values)  # noqa: S307
+    assert counted == settings.memory_ceiling_bytes()
+    figure = re.search(r"With all defaults that is (\d+) MiB", page)
+    assert figure is not None and int(figure[1]) << 20 == Settings().memory_ceiling_bytes()
