@@ -191,7 +191,7 @@ class Faults:
     def plan(self, request: Request) -> Plan:
         """Return what this request meets, and count it. Raises BadFault for a spec in the request."""
         items = [item for prefix, parsed in self._rules if request.path.startswith(prefix) for item in parsed]
-        for spec in (request.get("x-fault"), request.query.get("fault")):
+        for spec in (request.get("x-fault"), request.query.get("fault"), request.query.get("X-Amz-Fault")):
             if spec:
                 items += parse_spec(spec)
         return Plan(tuple(self._met(items, request))) if items else Plan()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from socket import MSG_PEEK
 from time import monotonic
@@ -31,7 +32,7 @@ from relay.engine.claimer import Claimer
 from relay.engine.order import Order
 from relay.engine.renewal import Fresh, tell
 from relay.engine.runner import Runner
-from relay.errors import InvalidHeader, InvalidType
+from relay.errors import InvalidHeader, InvalidType, LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED
@@ -98,8 +99,8 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
         return _json({"migrations": rows, "next": more})
 
     def one(id: str) -> Response:
-        ledger = works().ledger
-        return _json(summary(ledger.migration(id)))
+        work = works()
+        return _json({**summary(work.ledger.migration(id)), **_trouble(work)})
 
     def transfers(id: str) -> Response:
         return _transfers(works().ledger, id)
@@ -239,10 +240,19 @@ def _hung_up(seconds: float) -> bool:
 def _lines(works: Works, runner: Runner, id: str) -> Iterator[str]:
     """Yield a line at least once a second until it has ended, or is paused, and rests, or the server stops; the whole
     of it last."""
-    while ((migration := works.looks.at(id)).state == "running" or migration.under_way) and not runner.draining:
-        yield json.dumps({"event": "progress", **brief(migration)}) + "\n"
+    migration = works.looks.at(id)
+    while (migration.state == "running" or migration.under_way) and not runner.draining:
+        yield json.dumps({"event": "progress", **brief(migration), **_trouble(works)}) + "\n"
         gevent.sleep(LOOK_SECONDS)
+        with suppress(LedgerFailed):  # which is waited for: the claimer says so
+            migration = works.looks.at(id)
     yield json.dumps({"event": "result", **summary(migration)}) + "\n"
+
+
+def _trouble(works: Works) -> dict[str, Any]:
+    """Return why nothing goes on in this process, where its ledger does not answer; nothing where it does."""
+    error = works.claimer.trouble
+    return {} if error is None else {"trouble": {"code": error.code, "detail": error.title}}
 
 
 def _events(ledger: Ledger, id: str, since: int, runner: Runner) -> Iterator[str]:

@@ -6,19 +6,16 @@ Decided here: the shape of a problem. Never here: which error it is (`relay/erro
 
 from __future__ import annotations
 
-import logging
 import math
-import traceback
 import uuid
 from typing import Any
 
 from relay.errors import RelayError
+from relay.errors.bugs import bug as bug
 
 PROBLEMS_URI = "https://relay.invalid/problems/"
 """What a problem's `type` begins with: an identifier, not an address (RFC 9457 section 3.1.1)."""
 MEDIA_TYPE = "application/problem+json"
-
-log = logging.getLogger("relay.api")
 
 
 def problem(error: RelayError, instance: str | None = None) -> dict[str, Any]:
@@ -41,13 +38,3 @@ def problem(error: RelayError, instance: str | None = None) -> dict[str, Any]:
 def retry_after(error: RelayError) -> int | None:
     """Return the whole seconds of a Retry-After header, rounded up."""
     return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
-
-
-def bug(error: BaseException) -> RelayError:
-    """Log an error that nobody foresaw, and return what may be said about it.
-
-    The log gets its type and where it was raised. Not its text: that may hold a URL, and a URL may be a password.
-    """
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    log.error("unexpected %s\n%s", type(error).__name__, frames)
-    return RelayError("an unexpected error; the log has its traceback")

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from relay.errors import LedgerFailed
 from relay.ledger.states import ENDED
 
 if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that not every command need wait
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that not every command
     from relay.ledger.pages import Row
     from relay.ledger.rows import Migration
 
+PATIENCE = 60
+"""So many seconds a ledger may be away while it is followed: its database may be started anew."""
 FIELDS = ("name", "state", "level", "bytes", "seconds", "attempts", "resent", "digest", "error", "detail")
 """The members of an object's line, in the order of a report's columns."""
 
@@ -54,12 +57,24 @@ def followed(
     ledger: Ledger, id: str, since: int, sleep: Callable[[float], None]
 ) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
     """Yield what happened to a migration after event `since`, then what happens, and how it stands each second, until
-    it ends, and nothing of it is under way: each with its kind, and its number, which `progress` has none of."""
+    it ends, and nothing of it is under way: each with its kind, and its number, which `progress` has none of. A ledger
+    that is away for a while is waited for, and its `trouble` told. Raises what it does when it stays away."""
+    away = 0
+    migration = ledger.migration(id)
     while True:
-        migration = ledger.migration(id)
-        while events := ledger.events(migration.id, since):
-            since = events[-1]["id"]
-            yield from ((event["kind"], event["id"], event) for event in events)
+        try:
+            migration = ledger.migration(migration.id)
+            while events := ledger.events(migration.id, since):
+                since = events[-1]["id"]
+                yield from ((event["kind"], event["id"], event) for event in events)
+            away = 0
+        except LedgerFailed as error:
+            away += 1
+            if away > PATIENCE:
+                raise
+            yield "progress", None, {**brief(migration), "trouble": {"code": error.code, "detail": error.title}}
+            sleep(1.0)
+            continue
         yield "progress", None, brief(migration)
         if migration.state in ENDED and not migration.under_way:
             return

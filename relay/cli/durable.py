@@ -5,7 +5,9 @@ Decided here: which migration a command means, and what Ctrl-C does to it. Never
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 import gevent
@@ -14,6 +16,7 @@ from relay.api.told import told
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupt
 from relay.cli.shown import NAMED
+from relay.cli.terminal import plain, say
 from relay.engine.claimer import Claimer
 from relay.engine.order import Order
 from relay.engine.runner import Runner
@@ -22,6 +25,8 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 
 STOP_SECONDS: Final = 10.0
+TOLD_SECONDS: Final = 30.0
+"""How often it is said that the ledger is still waited for."""
 STOPPED: Final = "relay: stopped; the same command goes on where this was left"
 VERBS: Final = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
 """What goes on with a migration that was not ended well."""
@@ -53,17 +58,28 @@ def failures(ledger: Ledger, migration: Migration) -> list[dict[str, Any]]:
     return [told(row) for row in ledger.page(migration.id, ["failed"], limit=NAMED)]
 
 
-def worked(claimer: Claimer, look: Callable[[], None], look_seconds: float) -> Exit | None:
-    """Let a claimer work to its end, or to Ctrl-C; `look` so often meanwhile. Return what code a signal ends with.
+def _say_error(line: str) -> None:
+    say(line, sys.stderr)
+
+
+def worked(
+    claimer: Claimer, look: Callable[[], None], look_seconds: float, tell: Callable[[str], None] = _say_error
+) -> Exit | None:
+    """Let a claimer work to its end, or to Ctrl-C; `look` so often meanwhile, and `tell` why nothing goes on, where the
+    ledger does not answer. Return what code a signal ends with.
 
     What ran is handed back, and goes on another time. Raises what the claimer does.
     """
     job = gevent.spawn(_ran, claimer)
     stopped = Interrupt(claimer.stop, STOP_SECONDS)
+    told_at: float | None = None
     with stopped.caught():
         while not job.ready() and not stopped.late():
             job.join(look_seconds)
             look()
+            if claimer.trouble is not None and (told_at is None or monotonic() - told_at >= TOLD_SECONDS):
+                told_at = monotonic()
+                tell(f"relay: waiting for the ledger: {plain(claimer.trouble.message)}; {claimer.trouble.hint}")
     if isinstance(job.value, RelayError):
         raise job.value
     return stopped.code

@@ -116,12 +116,12 @@ class Here:
         """As Migrations.sweep."""
         migration = self._ledger.migration(id)
         self._ledger.reclaim()  # a process that was killed may still stand there as the one that makes a transfer
-        if not self._ledger.orphans(migration.id):
-            return
-        # Here and not above: the engine takes a while that other commands need not wait.
-        from relay.cli.sweep import sweep
+        if self._ledger.orphans(migration.id):
+            # Here and not above: the engine takes a while that other commands need not wait.
+            from relay.cli.sweep import sweep
 
-        yield from sweep(self._settings, self._ledger, migration)
+            yield from sweep(self._settings, self._ledger, migration)
+        self._ledger.finish()  # its credentials are not needed any more
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As Migrations.limit."""

@@ -81,6 +81,8 @@ def head(migration: Members, rate: float, here: int = 0) -> str:
     failed = objects_in(migration, "failed")
     state = "" if migration["state"] == "running" else f", {plain(migration['state'])}"
     state += f" ({stopping:,} still stopping)" if state and (stopping := under_way(migration)) else ""
+    trouble = migration.get("trouble")
+    state += f", waiting for the ledger: {plain(trouble['detail'])}" if trouble else ""
     return text + (f", {failed:,} failed" if failed else "") + state
 
 

@@ -23,7 +23,7 @@ from relay.engine.order import Order
 from relay.engine.outcome import Outcome
 from relay.engine.runner import Runner
 from relay.engine.share import Sharing
-from relay.errors import RelayError
+from relay.errors import LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration
 
@@ -45,10 +45,13 @@ def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet
             f"relay: going on with migration {migration.number}: {done:,} objects are there already{held(migration)}",
             sys.stderr,
         )
-    watch = Watch(ledger, migration.id, shown=not quiet)
+    watch = Watch(ledger, migration.id, shown=not quiet, _told=brief(migration))
     claimer = Claimer(ledger, runner, slots, migration.id, watch.ended, watch.moved)
     with _display(quiet) as show:
-        code = worked(claimer, (lambda: None) if quiet else lambda: show(watch, claimer), LOOK_SECONDS)
+        if quiet:
+            code = worked(claimer, lambda: None, LOOK_SECONDS)
+        else:
+            code = worked(claimer, lambda: show(watch, claimer), LOOK_SECONDS, watch.failures.append)
     ended = ledger.migration(migration.id)
     report(ledger, ended, watch, as_json, quiet)
     if code is not None:
@@ -76,6 +79,7 @@ class Watch:
     started: float = field(default_factory=monotonic)
     rate: Rate = field(default_factory=Rate)
     _seen: int = 0
+    _told: Members | None = None
 
     def ended(self, claim: Claim, end: Outcome | RelayError) -> None:
         """Take note of one transfer's end."""
@@ -93,8 +97,14 @@ class Watch:
 
     def look(self, under_way: int) -> tuple[Members, float]:
         """Return how the migration stands, and its rate (bytes a second of all processes that work on it); `under_way`
-        are bytes that this one moves, and of which the ledger does not know yet."""
-        told = brief(self.ledger.migration(self.id))
+        are bytes that this one moves, and of which the ledger does not know yet. While the ledger does not answer that
+        is how it stood."""
+        try:
+            self._told = brief(self.ledger.migration(self.id))
+        except LedgerFailed:
+            if self._told is None:
+                raise
+        told = self._told
         # What has ended here is settled a moment later, and till then neither under way nor there.
         self._seen = max(self._seen, bytes_moved(told) + under_way)
         return told, self.rate.add(self._seen)
@@ -120,6 +130,8 @@ def _head(watch: Watch, claimer: Claimer) -> tuple[Members, int, str]:
     """Return how the migration stands, how many bytes of it need not be moved any more, and both as one line."""
     here = sum(active.transfer.under_way for active in claimer.active.values())
     told, rate = watch.look(here)
+    if claimer.trouble is not None:
+        told = {**told, "trouble": {"code": claimer.trouble.code, "detail": claimer.trouble.message}}
     return told, bytes_done(told) + here, head(told, rate, here)
 
 

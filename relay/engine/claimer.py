@@ -16,11 +16,11 @@ Decided here: when something is claimed, tried later, or set aside. Never here: 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from time import monotonic
 
 import gevent
 from gevent import GreenletExit
@@ -34,6 +34,7 @@ from relay.engine.lister import Lister
 from relay.engine.orphans import Sweeper
 from relay.engine.outcome import Outcome
 from relay.engine.pace import GATHER_SECONDS, LONGEST_SECONDS, Pace
+from relay.engine.refusals import AGAIN_SECONDS, Refusals, Verdict
 from relay.engine.runner import Runner
 from relay.engine.share import Sharing
 from relay.engine.transfer import Transfer
@@ -44,11 +45,13 @@ from relay.errors import (
     LeaseLost,
     LedgerBusy,
     LedgerFailed,
+    LedgerRefused,
     PermissionDenied,
     RelayError,
     StoreFull,
     Unauthenticated,
 )
+from relay.errors.bugs import bug
 from relay.failpoints import reach
 from relay.ledger.claims import LAPSES, SUSPECT, Wanted, large
 from relay.ledger.ledger import Ledger
@@ -66,10 +69,18 @@ RENEW_SECONDS = 5.0
 """How often, at least, the lease is put off, and the claims of lost runners are taken back."""
 JOIN_SECONDS = 0.5
 """How often one that has nothing to claim looks for an object of another runner to share in."""
+TROUBLE_SECONDS = RENEW_SECONDS + 1.0
+"""How long it is told what those met who wrote to the ledger: until one of them has tried again."""
 SHARE_SECONDS = 0.1
 """How often one whose process shares in an object that it has claimed now looks if that is over."""
 SHUN_SECONDS = 30.0
 """How long it shares no more in one where that has failed."""
+
+
+def boottime() -> float:
+    """Return the seconds since this machine started, those for which it slept included: leases go on meanwhile, and
+    another may have taken what was ours (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(eq=False)
@@ -78,6 +89,7 @@ class Active:
 
     claim: Claim
     transfer: Transfer | Sharing
+    began: float
     stopped: bool = False
 
 
@@ -93,12 +105,10 @@ class Claimer:
     """Told of every transfer that ended here."""
     moved: Callable[[int], None] = lambda count: None
     """Told how many bytes of an object were moved here, when that is over: of all of it, or of some parts."""
-    clock: Callable[[], float] = monotonic
+    clock: Callable[[], float] = boottime
     lease_seconds: float = 30.0
 
     active: dict[int, Active] = field(default_factory=dict)
-    trouble: RelayError | None = None
-    """Why the ledger can't be worked with at the moment, if it can't."""
 
     def __post_init__(self) -> None:
         """Nothing is claimed yet."""
@@ -108,10 +118,15 @@ class Claimer:
         self._renewed, self._entries = -inf, 0
         self._doubtful = False
         self._jobs = Jobs(self.ledger, self.runner)
+        self._trouble: RelayError | None = None
+        self._met: RelayError | None = None
+        self._met_until = -inf
         self._shares: set[int] = set()
+        self._lister: Lister | None = None
         self._shunned: dict[int, float] = {}
         self._join_at = 0.0
         self._asked: dict[str, float] = {}
+        self._refusals = Refusals(self.clock)
         self._pace = Pace(self.slots, self.clock)
         self._wake, self._hungry, self._over, self._stopped = Event(), Event(), Event(), Event()
         self._look_at, self._idle = 0.0, 0.0
@@ -141,7 +156,9 @@ class Claimer:
         self._renew()
         self.ledger.reclaim()
         workers = [gevent.spawn(self._work) for _ in range(self.slots)]
-        lister = Lister(self.ledger, self.runner, self._jobs, self._over, self._wake.set, self._troubled, self.only)
+        self._lister = lister = Lister(
+            self.ledger, self.runner, self._jobs, self._over, self._wake.set, self._troubled, self.only, self._is_alone
+        )
         sweeper = Sweeper(self.ledger, self.runner, self._jobs, self._over, self.only)
         others = [gevent.spawn(lister.run), gevent.spawn(sweeper.run), gevent.spawn(self._keep)]
         try:
@@ -199,7 +216,11 @@ class Claimer:
         watched |= {active.claim.migration_id for active in self.active.values()}
         if ends:
             reach("before-settle")
-        turn = self.ledger.turn(ends, self._wanted(), self.only, watched)
+        try:
+            turn = self.ledger.turn(ends, self._wanted(), self.only, watched)
+        except LedgerRefused:
+            self._settle_each(ends)
+            raise
         if ends:
             reach("after-settle")
         self._ends_settled(ends)
@@ -214,6 +235,16 @@ class Claimer:
                 self._queue.put((claim, entry))
         return len(turn.claims)
 
+    def _settle_each(self, ends: Sequence[Settlement]) -> None:
+        """Settle one by one what the ledger does not take together: that of which it can't keep the end fails."""
+        for end in ends:
+            try:
+                self.ledger.settle([end])
+            except LedgerRefused as error:
+                self.ledger.settle([Settlement(end.claim, "failed", error=told(error))])
+            self._settlements.remove(end)
+            self._in_hand.pop(end.claim.id, None)
+
     def _wanted(self) -> Wanted:
         """Return what there is room for."""
         busy = len(self._in_hand) - len(self._settlements) + len(self._shares)
@@ -221,11 +252,16 @@ class Claimer:
         if self._suspects():
             room = 0
         most = (self.slots + 1) // 2 - sum(map(large, self._in_hand.values()))
-        return Wanted(room, most, self.slots - busy, not self._in_hand and not self._shares)
+        return Wanted(room, most, self.slots - busy, self._is_alone())
+
+    def _is_alone(self) -> bool:
+        """Say if nothing is in hand that something which kills this process would take along."""
+        return not self._in_hand and not self._shares
 
     def _suspects(self) -> bool:
         """Say if something here may kill this process: that is to take nothing else along."""
-        return any(claim.lapses >= SUSPECT for claim in self._in_hand.values())
+        listed = self._lister is not None and self._lister.is_suspect
+        return listed or any(claim.lapses >= SUSPECT for claim in self._in_hand.values())
 
     def _ends_settled(self, ends: Sequence[Settlement]) -> None:
         del self._settlements[: len(ends)]  # more may have come while we waited
@@ -318,8 +354,18 @@ class Claimer:
             except LedgerFailed as error:
                 self._troubled(error)
 
+    @property
+    def trouble(self) -> RelayError | None:
+        """Why the ledger can't be worked with at the moment, if it can't. One that can only be read is in trouble too,
+        which only those notice who write: what they met holds a while."""
+        return self._trouble or (self._met if self.clock() < self._met_until else None)
+
+    @trouble.setter
+    def trouble(self, error: RelayError | None) -> None:
+        self._trouble = error
+
     def _troubled(self, error: LedgerFailed) -> None:
-        self.trouble = error
+        self._met, self._met_until = error, self.clock() + TROUBLE_SECONDS
 
     # -- transfers
 
@@ -334,11 +380,10 @@ class Claimer:
             try:
                 end = self._made(claim, entry)
             except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
-                log.exception("bug")
-                end = Settlement(claim, "failed", error=told(RelayError(repr(error))))
+                end = Settlement(claim, "failed", error=told(bug(error)))
             except (GreenletExit, gevent.Timeout) as error:  # somebody's, in the middle of this object
                 again = claim.attempts < LAPSES
-                end = Settlement(claim, "hand_back" if again else "failed", error=told(RelayError(repr(error))))
+                end = Settlement(claim, "hand_back" if again else "failed", error=told(bug(error)))
             except BaseException:  # this process ends
                 self._ended(claim, Settlement(claim, "hand_back"))
                 raise
@@ -366,7 +411,7 @@ class Claimer:
             transfer.known = known_of(claim)
             transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry))
             transfer.admitted = True
-            self.active[claim.id] = active = Active(claim, transfer)
+            self.active[claim.id] = active = Active(claim, transfer, self.clock())
             try:
                 outcome = self.runner.run(transfer)
             finally:
@@ -379,6 +424,7 @@ class Claimer:
         self.moved(min(transfer.moved, outcome.bytes))  # what was read of one that was left alone did not move
         self.ended(claim, outcome)
         self._jobs.passed(claim)
+        self._refusals.passed(claim, active.began)
         return settled(claim, outcome, transfer.resent)
 
     def _transfer(self, claim: Claim) -> Transfer:
@@ -395,13 +441,39 @@ class Claimer:
             error = self._denied(claim, error)
         if over or isinstance(error, LedgerFailed):
             return Settlement(claim, "hand_back", resent=resent)
-        if isinstance(error, Unauthenticated | StoreFull):
+        verdict = self._judged(claim, error)
+        if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
+            wait = AGAIN_SECONDS if verdict is Verdict.LATER else 0.0
+            return Settlement(claim, "hand_back", resent=resent, wait=wait)
+        if verdict is Verdict.ALL:
             # The others would fail with the same: better all wait for new credentials, or for room.
             self._jobs.pause(claim.migration_id, error)
             return Settlement(claim, "hand_back", resent=resent)
         self.ended(claim, error)
         seconds = transfer.meter.seconds() if transfer else None
         return Settlement(claim, "failed", resent=resent, seconds=seconds, error=told(error))
+
+    def _judged(self, claim: Claim, error: RelayError) -> Verdict | LedgerFailed:
+        """Say if an error is the object's own, or everybody's. Or why the ledger did not tell."""
+        if not isinstance(error, Unauthenticated | StoreFull):
+            return Verdict.OWN
+        if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
+            return Verdict.ALL
+
+        def is_busy_since(moment: float) -> bool:
+            others = [one for one in self.active.values() if one.claim.migration_id == claim.migration_id]
+            return any(one.began > moment and one.claim.id != claim.id for one in others)
+
+        verdict = self._refusals.judge(claim, is_busy_since)
+        if verdict is Verdict.ALL and error.side == "source" and not self._refusals.has_passed(claim):
+            # It has waited for credentials once, and was told to go on: what is refused now is so for good.
+            try:
+                job = self._jobs.job(claim.migration_id, claim.renewed)
+                if self._jobs.has_waited(claim) and (claim.url or not self._jobs.denied(job)):
+                    return Verdict.OWN
+            except LedgerFailed as failure:
+                return failure
+        return verdict
 
     def _denied(self, claim: Claim, error: PermissionDenied) -> RelayError:
         """Return what a denial means: of more than this object, that the credentials are not good any more. Or why the
@@ -440,9 +512,9 @@ class Claimer:
         except RelayError as error:
             self._shunned[id] = self.clock() + SHUN_SECONDS
             log.info("share", extra={"members": {"code": error.code, "detail": error.message}})
-        except Exception:  # a bug: the other goes on alone
+        except Exception as error:  # noqa: BLE001 - a bug: the other goes on alone
             self._shunned[id] = self.clock() + SHUN_SECONDS
-            log.exception("bug")
+            bug(error)
         finally:
             self._shares.discard(id)
             self._wake.set()
@@ -458,7 +530,7 @@ class Claimer:
                 self._shunned[claim.id] = self.clock() + SHUN_SECONDS
                 self.ledger.give_back(claim)
         if sharing is not None:
-            self.active[claim.id] = Active(claim, sharing)
+            self.active[claim.id] = Active(claim, sharing, self.clock())
             try:
                 sharing.run()
             finally:

@@ -131,6 +131,11 @@ class Jobs:
         error = self._ledger.waited(claim.migration_id)
         return error is not None and error["side"] == side and error["code"] in WITHDRAWN
 
+    def has_waited(self, claim: Claim) -> bool:
+        """Say if a migration has waited for credentials of its source before. Raises LedgerFailed."""
+        error = self._ledger.waited(claim.migration_id)
+        return error is not None and error["side"] == "source" and error["code"] in WITHDRAWN
+
     def pause(self, id: str, error: RelayError) -> None:
         """Let a migration wait for what its user must do."""
         with suppress(RelayError):  # it is over, or paused already

@@ -5,7 +5,6 @@ Decided here: when a tree is listed, and what becomes of a listing that fails. N
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,13 +14,13 @@ from relay.engine.jobs import Jobs
 from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.tree import told, write_tree
-from relay.errors import LeaseLost, LedgerFailed, RelayError, Unauthenticated
+from relay.errors import LeaseLost, LedgerFailed, LedgerRefused, RelayError, Unauthenticated
+from relay.errors.bugs import bug
+from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listing
 from relay.stores.interfaces import Entry
 from relay.wire.meter import Meter
-
-log = logging.getLogger("relay.lister")
 
 LOOK_SECONDS = 0.25
 """How often the ledger is looked at for trees to list."""
@@ -40,6 +39,10 @@ class Lister:
     found: Callable[[], None]
     failed: Callable[[LedgerFailed], None]
     only: str | None = None
+    is_alone: Callable[[], bool] = lambda: True
+    """Says if this process has nothing in hand that a listing which kills it would take along."""
+    is_suspect: bool = False
+    """Whether what is listed may do so: nothing else is to be claimed meanwhile."""
 
     def run(self) -> None:
         """List trees until it is over; what is not listed to its end is handed back."""
@@ -49,8 +52,9 @@ class Lister:
                 if doubtful:  # a claim may have been made, or a page written, and we were not told
                     self.ledger.disown_listings()
                     doubtful = False
-                listing = self.ledger.claim_listing(self.only)
+                listing = self.ledger.claim_listing(self.only, self.is_alone())
                 if listing is not None:
+                    self.is_suspect = listing.lapses >= SUSPECT
                     self._listed(listing.migration_id, listing)
                     continue
             except LeaseLost:
@@ -58,6 +62,8 @@ class Lister:
             except LedgerFailed as error:
                 self.failed(error)
                 doubtful = True
+            finally:
+                self.is_suspect = False
             self.over.wait(LOOK_SECONDS)
 
     def _listed(self, id: str, listing: Listing) -> None:
@@ -72,6 +78,8 @@ class Lister:
             source = self.runner.stores.source(job.source, meter)
             entries = self._told(source.list(job.source, True, listing.cursor))
             write_tree(self.ledger, listing, entries, lambda: not self.over.is_set())
+        except LedgerRefused as error:  # it would refuse the same page each time
+            self.ledger.end_listing(listing, told(error))
         except (LedgerFailed, LeaseLost):
             raise
         except Unauthenticated as error:
@@ -80,8 +88,7 @@ class Lister:
         except RelayError as error:
             self.ledger.end_listing(listing, told(error))
         except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
-            log.exception("bug")
-            self.ledger.end_listing(listing, told(RelayError(repr(error))))
+            self.ledger.end_listing(listing, told(bug(error)))
         self.found()
 
     def _job(self, listing: Listing) -> Job | None:

@@ -24,6 +24,7 @@ from relay.engine.leftovers import lost_tokens, remove_lost, throw_away, uploads
 from relay.engine.runner import Runner
 from relay.engine.unfinished import place_of
 from relay.errors import ConfigError, LedgerFailed, RelayError
+from relay.errors.bugs import bug
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Orphan
 from relay.wire.meter import Meter
@@ -61,8 +62,8 @@ class Sweeper:
                     log.warning("orphan", extra={"members": members})
             except LedgerFailed:
                 pass  # whoever claims says so
-            except Exception:  # a bug: nothing else may stop because of it
-                log.exception("bug")
+            except Exception as error:  # noqa: BLE001 - a bug: nothing else may stop because of it
+                bug(error)
             self.over.wait(SWEEP_SECONDS)
 
     def sweep(self) -> tuple[int, list[Left]]:

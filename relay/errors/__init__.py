@@ -20,7 +20,7 @@ The tree; each is in the file that is named behind its root:
     │  └─ SameObject  VerificationUnavailable  Unsupported
     ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
     ├─ Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining
-    ├─ LedgerFailed (LedgerBusy)  MigrationUnknown  IllegalTransition  LeaseLost
+    ├─ LedgerFailed (LedgerBusy  LedgerRefused)  MigrationUnknown  IllegalTransition  LeaseLost
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server that it speaks to
     ├─ OutputFailed            the terminal's own
     ├─ StoreError              stores.py: what a store said, or how its connection failed
@@ -42,6 +42,7 @@ from relay.errors.own import (
     LeaseLost,
     LedgerBusy,
     LedgerFailed,
+    LedgerRefused,
     MigrationUnknown,
     NotRelay,
     OutputFailed,
@@ -152,6 +153,7 @@ __all__ = [
     "LeaseLost",
     "LedgerBusy",
     "LedgerFailed",
+    "LedgerRefused",
     "LengthRequired",
     "LocalDenied",
     "Locked",

@@ -47,6 +47,13 @@ class OutputFailed(RelayError):
     default_hint = "Look at the disk that the output goes to, and give the command again."
 
 
+class LedgerRefused(LedgerFailed):
+    """The ledger does not take what was to be written, and would not another time: a value that it can't hold."""
+
+    code, title = "ledger-refused", "The ledger does not take this"
+    default_hint = "This is a bug in relay. Please report it with the log line."
+
+
 class MigrationUnknown(RelayError):
     """There is no migration, or no transfer, of this id."""
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    false,
     insert,
     literal_column,
     or_,
@@ -35,7 +36,7 @@ from sqlalchemy import (
 from relay.errors import LeaseLost
 from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
-from relay.ledger.migrations import bounds_of
+from relay.ledger.migrations import bounds_of, tell
 from relay.ledger.rows import TERMINAL, Before, Claim
 from relay.ledger.schema import (
     LARGE,
@@ -100,21 +101,43 @@ def renew(connection: Connection, database: Database, who: Who, seconds: float =
 
 def leave(connection: Connection, who: Who) -> None:
     """Hand back every claim, and take the runner out; nothing counts as lapsed."""
-    _requeue(connection, [who.id], "hand_back")
+    _release(connection, [who.id], "hand_back")
     connection.execute(delete(runners).where(runners.c.id == who.id))
 
 
 def reclaim(connection: Connection, database: Database, who: Who) -> int:
     """Put the claims of runners that are gone back into the queue; return how many."""
-    gone = lost(connection, database, who)
+    gone = _taken_out(connection, database, who)
     if not gone:
         return 0
-    others = connection.execute(select(runners.c.host, runners.c.boot).where(runners.c.id != who.id)).all()
-    count = _requeue(connection, gone, "lapse")
-    if any(row.host == who.host and row.boot != who.boot for row in others):
+    count = _release(connection, [row.id for row in gone], "lapse")
+    if any(row.host == who.host and row.boot != who.boot for row in gone):
         doubt(connection)
-    connection.execute(delete(runners).where(runners.c.id.in_(gone)))
     return count
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """A runner that is gone; nobody knows where one was that is not entered."""
+
+    id: str
+    host: str = ""
+    boot: str = ""
+
+
+def _taken_out(connection: Connection, database: Database, who: Who) -> list[_Gone]:
+    """Take out the runners that are gone; return those, and those that are not entered.
+
+    One that renews its lease at this moment is either seen to have done so, and stays, or finds itself taken out: its
+    row is looked at once more as it is deleted.
+    """
+    now = database.clock(connection)
+    others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
+    gone = [row for row in others if _gone(row, now, who, database.sqlite)]
+    still = or_(*(and_(runners.c.id == row.id, runners.c.until == row.until) for row in gone)) if gone else false()
+    out = connection.execute(delete(runners).where(still).returning(runners.c.id, runners.c.host, runners.c.boot))
+    found = [_Gone(row.id, row.host, row.boot) for row in out]
+    return found + [_Gone(id) for id in _strays(connection, who)]
 
 
 def first_fence(listing: int) -> int:
@@ -170,22 +193,38 @@ def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
     if row.until < now:
         return True
     here = row.host == who.host and row.boot == who.boot
-    pid = row.process.partition(".")[0]
-    # A process of another container has other numbers; then only the time tells.
-    return here and one_machine and pid.isdigit() and process(int(pid)) != row.process
+    number, _, namespace = row.process.partition("@")
+    pid = number.partition(".")[0]
+    # A process of another container has other numbers; then only the time tells. So it does where /proc tells nothing.
+    if not (here and one_machine and pid.isdigit() and namespace and namespace == who.process.partition("@")[2]):
+        return False
+    found = process(int(pid))
+    return found is None or ("@" in found and found != row.process)
 
 
-def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
+def _release(connection: Connection, owners: Sequence[str], verb: str) -> int:
+    """Take everything from some runners; return how many claims of transfers that were."""
     claimed = (transfers.c.owner.in_(owners)) & RUNNING
-    connection.execute(
-        update(migrations)
-        .where(migrations.c.listing_owner.in_(owners), migrations.c.listing == "running")
-        .values(listing="due", listing_owner=None)
-    )
+    listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == "running")
+    more = 1 if verb == "lapse" else 0
+    due = {"listing": "due", "listing_owner": None, "listing_lapses": migrations.c.listing_lapses + more}
+    connection.execute(update(migrations).where(listed).values(**due))
+    _set_aside_listings(connection)
     connection.execute(update(parts).where(NOT_THERE, parts.c.owner.in_(owners)).values(owner=None))
     return _let_go(connection, connection.execute(_LET_GO.where(claimed)).all(), verb)
 
 
+def _set_aside_listings(connection: Connection) -> None:
+    """Let a listing fail at which runner after runner was lost: perhaps it is what kills them."""
+    lost = (migrations.c.listing == "due") & (migrations.c.listing_lapses >= LAPSES)
+    error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON_LIST, "hint": _AGAIN})
+    failed = update(migrations).where(lost).values(listing="failed", error=error).returning(migrations.c.id)
+    for id in connection.execute(failed).scalars().all():
+        tell(connection, id, "listing_failed", json.loads(error))
+
+
+_POISON_LIST = f"{LAPSES} workers were lost while they listed the source; that is set aside until you retry it"
+_AGAIN = "Look at the log of those workers, and at what the source lists; `retry`, or the same command, lists again."
 _LET_GO = (
     select(transfers.c.id, transfers.c.fence, transfers.c.migration_id, transfers.c.size, transfers.c.lapses)
     .order_by(transfers.c.id)
@@ -381,10 +420,13 @@ def _taken(condition: Any, *order: Any) -> Update:
         .order_by(*order)
         .limit(bindparam("most"))
         .with_for_update(skip_locked=True)
+        # PostgreSQL may run a subquery again for each row that it compares, and lock, and take, others each time.
+        .cte("queued")
+        .prefix_with("MATERIALIZED")
     )
     return (
         update(transfers)
-        .where(transfers.c.id.in_(queued.scalar_subquery()))
+        .where(transfers.c.id.in_(select(queued.c.id)))
         .values(
             state=TRANSFER["claim"].to,
             owner=bindparam("the_owner"),

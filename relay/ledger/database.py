@@ -29,10 +29,18 @@ from typing import Any, Final, TypeVar, cast
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import StaticPool
 
-from relay.errors import ConfigError, LedgerBusy, LedgerFailed
+from relay.errors import ConfigError, LedgerBusy, LedgerFailed, LedgerRefused
 from relay.ledger.schema import APPLICATION_ID, HEAD
 
 T = TypeVar("T")
@@ -291,6 +299,8 @@ def _told(error: SQLAlchemyError | sqlite3.Error, where: str) -> LedgerFailed | 
     if "database is locked" in said or "lock timeout" in said:
         return LedgerBusy(f"another process keeps the ledger {where}", retry_after=5.0)
     hint = _KEEP if any(word in said for word in ("malformed", "not a database")) else None
+    if isinstance(error, DataError | IntegrityError):
+        return LedgerRefused(f"the ledger {where}: {type(original).__name__}")  # its text has the value
     away = isinstance(error, OperationalError) and type(original).__module__.startswith("psycopg")
     return LedgerFailed(f"the ledger {where}: {said}", hint=hint, retryable=away)
 
@@ -311,9 +321,29 @@ def boot() -> str:
 
 
 def process(pid: int) -> str | None:
-    """Return what tells one process from every other of this machine: its number and its start. None: it is gone."""
+    """Return what tells one process from every other of this machine: its number, its start, and the namespace in which
+    it has that number (pid_namespaces(7)), as far as /proc tells. None: it is gone, for certain."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
-        return None
-    return None if fields[0] in ("Z", "X") else f"{pid}.{fields[19]}"
+        return str(pid) if _is_there(pid) else None
+    return None if fields[0] in ("Z", "X") else f"{pid}.{fields[19]}@{namespace()}"
+
+
+def _is_there(pid: int) -> bool:
+    """Say if there is a process that /proc does not show: it may hide those of others (proc(5), hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def namespace() -> str:
+    """Return what tells one numbering of processes from another; two containers may have the same host name."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "unknown"

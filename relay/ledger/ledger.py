@@ -5,6 +5,7 @@ Each raises LedgerFailed or LedgerBusy where the database does not answer; then 
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -114,10 +115,12 @@ class Ledger:
         self.database.run(lambda c: migrations.renew_secret(c, id, secret))
 
     def finish(self) -> list[Migration]:
-        """As migrations.finish; looks first without keeping anybody from writing."""
-        if not self.database.run(migrations.finishable, write=False):
-            return []
-        return self.database.run(migrations.finish)
+        """As migrations.finish, and migrations.forget_secrets; looks first without keeping anybody from writing."""
+        now = time.time()
+        due, over = self.database.run(lambda c: (migrations.finishable(c), migrations.forgettable(c, now)), write=False)
+        if over:
+            self.database.run(lambda c: migrations.forget_secrets(c, now))
+        return self.database.run(migrations.finish) if due else []
 
     def waited(self, id: str) -> Mapping[str, Any] | None:
         """As migrations.waited."""
@@ -202,11 +205,11 @@ class Ledger:
         """As trees.disown_listings."""
         self.database.run(lambda c: trees.disown_listings(c, self.who))
 
-    def claim_listing(self, only: str | None = None) -> Listing | None:
+    def claim_listing(self, only: str | None = None, alone: bool = True) -> Listing | None:
         """As trees.claim_listing; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: trees.due(c, self.who, only), write=False):
+        if not self.database.run(lambda c: trees.due(c, self.who, only, alone), write=False):
             return None
-        return self.database.run(lambda c: trees.claim_listing(c, self.who, only))
+        return self.database.run(lambda c: trees.claim_listing(c, self.who, only, alone))
 
     def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
         """As trees.add_page."""

@@ -9,10 +9,24 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, case, delete, func, insert, select, text, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    true,
+    update,
+)
 
 from relay.errors import (
     CredentialsWithdrawn,
+    IllegalTransition,
     KeyReused,
     MigrationUnknown,
     PermissionDenied,
@@ -21,7 +35,7 @@ from relay.errors import (
 from relay.ledger.marks import Marks, is_older, is_whole_text, marks_of
 from relay.ledger.movers import movers_of
 from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
-from relay.ledger.schema import APPLICATION_ID, events, migrations, secrets, transfers
+from relay.ledger.schema import APPLICATION_ID, LAPSED, RUNNING, events, migrations, secrets, transfers, uploads
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, efforts_of, parts_of, tallies_of
 from relay.throttle import Bounds
@@ -221,11 +235,16 @@ def act(connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, A
     """
     found = locked(connection, id)
     state = after(MIGRATION, verb, found.state)
+    forgotten = state == "running" and secret(connection, found.id) is None
     if isinstance(fresh, Spec):
         _learn_owner(connection, found.id, fresh)
         fresh = fresh.secret
     if fresh is not None:
         renew_secret(connection, found.id, fresh)
+    elif forgotten:
+        raise IllegalTransition("its credentials were forgotten since it ended", hint=_GIVE_AGAIN)
+    if forgotten and found.recursive:
+        return list_again(connection, found.id)  # so were the URLs of its list
     if state is None:
         return found
     changes = Changes()
@@ -278,6 +297,9 @@ def is_at(connection: Connection, id: str, spec: Spec) -> bool:
     if row.places is None:
         return is_older(row, spec, secret(connection, id))
     return bool(row.places == marks_of(connection, spec).places)
+
+
+_GIVE_AGAIN: Final = "Give its source and destination again, with their credentials; or give the same command again."
 
 
 def _changed(found: Migration, verb: str, refused: int) -> dict[str, Any]:
@@ -385,6 +407,37 @@ def finishable(connection: Connection) -> list[str]:
 _LISTED = select(migrations.c.id).where(
     migrations.c.state == "running", migrations.c.listing.in_(("none", "done", "failed"))
 )
+
+
+KEPT_SECONDS: Final = 24 * 3600.0
+"""How long what a failed transfer has at its destination, and its credentials, wait for a retry."""
+_TELLING: Final = secrets.c.locations.like("%?%") | secrets.c.locations.like('%"headers": [[%')
+"""Of what is kept to speak to the stores: there is a query or a header in it, which may be a secret."""
+
+
+def forgettable(connection: Connection, now: float) -> list[str]:
+    """Return the migrations that have ended, and have credentials that nobody needs any more. Writes nothing.
+
+    A cancelled one needs them until what it left at its destination is removed; one that failed also for a retry, which
+    may come within a day.
+    """
+    over = (migrations.c.state == "cancelled") | (
+        migrations.c.state.in_(("failed", "partial")) & (migrations.c.ended < now - KEPT_SECONDS)
+    )
+    ended = select(migrations.c.id).join(secrets, secrets.c.migration_id == migrations.c.id).where(over, _TELLING)
+    of = transfers.c.migration_id == migrations.c.id
+    moving = exists().where(of, RUNNING)
+    lapsed = exists().where(of, LAPSED)
+    begun = exists().where(of, uploads.c.transfer_id == transfers.c.id)
+    return list(connection.execute(ended.where(~moving, ~lapsed, ~begun)).scalars())
+
+
+def forget_secrets(connection: Connection, now: float) -> None:
+    """Forget the credentials of what is `forgettable`, and the URLs that its lists gave."""
+    for id in forgettable(connection, now):
+        connection.execute(delete(secrets).where(secrets.c.migration_id == id))
+        gone = (transfers.c.migration_id == id) & transfers.c.url.is_not(None)
+        connection.execute(update(transfers).where(gone).values(url=None))
 
 
 def _not_whole(listed: int | None, accounted: int) -> dict[str, Any]:

@@ -20,13 +20,12 @@ from typing import Final
 from sqlalchemy import Connection, delete, exists, or_, select, update
 
 from relay.ledger.claims import CLAIMED, Who, claim_of
+from relay.ledger.migrations import KEPT_SECONDS as KEPT_SECONDS
 from relay.ledger.migrations import of_kind
 from relay.ledger.rows import Orphan
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.uploads import begun_of
 
-KEPT_SECONDS: Final = 24 * 3600.0
-"""How long what a failed transfer has at its destination waits for a retry."""
 MOST: Final = 100
 """So many are told of at a time."""
 
@@ -40,7 +39,8 @@ def orphans(
     lapsed = select(transfers.c.id).where(LAPSED)
     forsaken = or_(
         transfers.c.state == "cancelled",
-        (transfers.c.state == "failed") & (transfers.c.ended < time.time() - kept),
+        (transfers.c.state == "failed")
+        & ((migrations.c.state == "cancelled") | (transfers.c.ended < time.time() - kept)),
     )
     query = (
         select(*CLAIMED, migrations.c.renewed)

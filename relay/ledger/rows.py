@@ -155,6 +155,8 @@ class Listing:
     """How often it was begun again by its user."""
     counted: bool = True
     """What it tells is counted, and has identities; not where an older relay began it."""
+    lapses: int = 0
+    """How many runners were lost with it since it told of anything new."""
 
 
 @dataclass(frozen=True)

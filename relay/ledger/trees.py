@@ -13,26 +13,28 @@ from typing import Any
 from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
 
 from relay.errors import LeaseLost
-from relay.ledger.claims import Who, chunks
+from relay.ledger.claims import SUSPECT, Who, chunks
 from relay.ledger.entries import forget_gone, named, write_page
 from relay.ledger.migrations import of_kind, tell
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
 
 
-def _due(who: Who, only: str | None) -> Select[Any]:
+def _due(who: Who, only: str | None, alone: bool) -> Select[Any]:
     due = select(migrations).where(migrations.c.state == "running", migrations.c.listing == "due")
+    due = due if alone else due.where(migrations.c.listing_lapses < SUSPECT)
     return due.where(of_kind(who.kind) if only is None else migrations.c.id == only)
 
 
-def due(connection: Connection, who: Who, only: str | None = None) -> bool:
+def due(connection: Connection, who: Who, only: str | None = None, alone: bool = True) -> bool:
     """Say if there seems to be a listing to claim. Writes nothing."""
-    return connection.execute(_due(who, only).limit(1)).first() is not None
+    return connection.execute(_due(who, only, alone).limit(1)).first() is not None
 
 
-def claim_listing(connection: Connection, who: Who, only: str | None = None) -> Listing | None:
-    """Claim the listing of one migration, or None if there is none to do."""
-    query = _due(who, only).order_by(migrations.c.priority.desc(), migrations.c.number).limit(1)
+def claim_listing(connection: Connection, who: Who, only: str | None = None, alone: bool = True) -> Listing | None:
+    """Claim the listing of one migration, or None if there is none to do; one with which runners were lost only where
+    the runner is `alone` with it, and takes nothing else along."""
+    query = _due(who, only, alone).order_by(migrations.c.priority.desc(), migrations.c.number).limit(1)
     row = connection.execute(query.with_for_update(skip_locked=True)).first()
     if row is None:
         return None
@@ -42,7 +44,7 @@ def claim_listing(connection: Connection, who: Who, only: str | None = None) -> 
         .where(migrations.c.id == row.id)
         .values(listing="running", listing_owner=who.id, listing_fence=fence)
     )
-    return Listing(row.id, fence, row.cursor, row.renewed, row.listings, row.entries is not None)
+    return Listing(row.id, fence, row.cursor, row.renewed, row.listings, row.entries is not None, row.listing_lapses)
 
 
 def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:

@@ -16,6 +16,7 @@ from relay.api.told import followed
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, schema
 from relay.ledger.claims import EMPTY_SECONDS, LAPSES
+from relay.ledger.database import namespace
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Begun, Claim, Counted, Efforts, Listed, Settlement, Spec, Standing, StoredPart
 from relay.ledger.schema import migrations
@@ -193,7 +194,7 @@ def test_the_claims_of_a_runner_that_is_gone_are_given_to_others(opened: Opened,
     two = opened()
     if how != "time" and not two.database.sqlite:
         pytest.skip("only one machine has one boot and one list of processes")
-    one = opened(process="1.1" if how == "process" else None, boot="earlier" if how == "boot" else None)
+    one = opened(process=f"1.1@{namespace()}" if how == "process" else None, boot="earlier" if how == "boot" else None)
     id = tree(one, 5)
     (mine,) = one.claim(1)
     if how == "time":

@@ -96,7 +96,7 @@ def test_f25_a_signature_that_expires_in_the_middle_costs_no_part_that_arrived(
     key = f"f25/{'-'.join(asked)}"
     with Source(seed="f25") as source:
         url = source.url(f"/{key}?size={SIZE}")
-        expiring = f"{url}&X-Amz-Signature=stale-secret&fault=on(GET,after(6,status(403)))"
+        expiring = f"{url}&X-Amz-Signature=stale-secret&X-Amz-Fault=on(GET,after(6,status(403)))"
         order = {"source": expiring, "destination": f"far:{seaweed.bucket}/{key}"}
         status, told = server.ask("POST", "/migrate", order, **asked)
         assert status == 202, told

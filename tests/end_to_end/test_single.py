@@ -91,7 +91,7 @@ def test_f25_a_url_that_expires_is_one_clear_error_and_a_fresh_one_goes_on(seawe
     with Source(seed="single") as source:
         url = source.url(f"/object?size={LARGE}")
         place = f"far:{seaweed.bucket}/expired/to"
-        expiring = f"{url}&X-Amz-Signature=stale-secret&fault=on(GET,after(6,status(403)))"
+        expiring = f"{url}&X-Amz-Signature=stale-secret&X-Amz-Fault=on(GET,after(6,status(403)))"
         code, out, err = clouds.run("migrate", expiring, place, "--json")
         problem = json.loads(out)
         assert (code, problem["type"].rpartition("/")[2], problem["side"]) == (

@@ -1,0 +1,310 @@
+"""Who is gone, and what becomes of what it had: leases, processes that can't be seen, listings that kill, and secrets
+that nobody needs any more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import gevent
+import pytest
+from sqlalchemy import text, update
+
+from relay.engine.claimer import Claimer
+from relay.errors import IllegalTransition, LeaseLost, LedgerRefused
+from relay.ledger import claims, database
+from relay.ledger.claims import LAPSES, SUSPECT, Who
+from relay.ledger.database import boot, namespace, process
+from relay.ledger.ledger import Ledger
+from relay.ledger.migrations import KEPT_SECONDS
+from relay.ledger.rows import Listed, Settlement, Spec
+from relay.ledger.schema import migrations, transfers
+from tests.ledgers import TREE, Opened, tree, verified
+
+# -- leases
+
+
+def test_who_renews_while_it_is_taken_for_gone_either_stays_or_knows(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It renews right after the look at who is gone. It is never told that it holds what another gets."""
+    one, two = opened(), opened()
+    if two.database.sqlite:
+        pytest.skip("its transactions have one lock")
+    tree(one, 5)
+    (mine,) = one.claim(1)
+    one.renew(-1)
+    looks = 0
+    told: list[gevent.Greenlet[..., bool]] = []
+    look = claims._gone
+
+    def looked(*args: object) -> bool:
+        nonlocal looks
+        gone = look(*args)  # type: ignore[arg-type]
+        looks += gone
+        if looks == 2 and not told:  # the first one is made without a lock
+            told.append(gevent.spawn(one.renew, 30.0))
+            told[0].join(10)
+        return gone
+
+    monkeypatch.setattr(claims, "_gone", looked)
+    taken = two.reclaim()
+    told[0].join(10)
+    holds = told[0].value
+    assert isinstance(holds, bool) and holds == (taken == 0)
+    if holds:
+        one.check(mine)
+    else:
+        with pytest.raises(LeaseLost):
+            one.check(mine)
+        assert len(two.claim(1)) == 1
+
+
+def test_a_claim_of_so_many_takes_no_more_whatever_the_plan(opened: Opened) -> None:
+    """PostgreSQL may run a subquery with a limit again for each row that it compares."""
+    ledger = opened()
+    if ledger.database.sqlite:
+        pytest.skip("SQLite runs it once")
+    id = tree(ledger, *[5] * 300)
+    plans = [f"SET LOCAL enable_{name} = off" for name in ("hashjoin", "mergejoin", "hashagg", "material", "sort")]
+
+    def taken(connection: object) -> int:
+        for plan in plans:
+            connection.execute(text(plan))  # type: ignore[attr-defined]
+        changes = claims.Changes()
+        found = claims.claim(connection, ledger.who, claims.Wanted(3, 3, 3), id, changes)  # type: ignore[arg-type]
+        changes.write(connection)  # type: ignore[arg-type]
+        return len(found)
+
+    assert [ledger.database.run(taken) for _ in range(5)] == [3] * 5
+    assert ledger.migration(id).counted("running").objects == 15
+
+
+def test_a_lease_goes_on_while_the_machine_sleeps() -> None:
+    """By the clock that counts that time: another has taken what was ours by then."""
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= Claimer.clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of its own for time wants root")
+def test_the_clock_of_leases_is_not_the_one_that_stops_while_the_machine_sleeps() -> None:
+    code = "import time; from relay.engine.claimer import Claimer; print(Claimer.clock() - time.monotonic())"
+    words = ["unshare", "--time", "--boottime", "100000", "--fork", sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert float(done.stdout) > 50_000, done.stderr
+
+
+# -- processes
+
+
+OTHERS: dict[str, Callable[[], str]] = {
+    "another namespace": lambda: "1.1@pid:[1]",
+    "an older relay's": lambda: "1.1",
+    "one that /proc hides": lambda: f"{os.getppid()}.1@{namespace()}",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_of_a_process_that_can_not_be_seen_only_the_time_tells(
+    opened: Opened, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "one that /proc hides":
+        monkeypatch.setattr(database.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+        monkeypatch.setattr(claims, "boot", lambda: "a boot")
+        assert process(os.getpid()) == str(os.getpid())
+        assert process(2**22 + 1) is None
+        monkeypatch.undo()
+        monkeypatch.setattr(claims, "process", lambda pid: str(pid))
+    one, two = opened(process=OTHERS[what]()), opened()
+    tree(one, 5)
+    assert len(one.claim(1)) == 1
+    assert two.reclaim() == 0
+    one.renew(-1)
+    assert two.reclaim() == 1
+
+
+def test_a_process_of_ours_that_is_gone_is_known_at_once(opened: Opened) -> None:
+    two = opened()
+    if not two.database.sqlite:
+        pytest.skip("only one machine has one list of processes")
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    one = opened(process=process(child.pid))
+    tree(one, 5)
+    one.claim(1)
+    assert two.reclaim() == 0
+    child.communicate(b"\n")
+    assert two.reclaim() == 1
+    assert Who.here("x").boot == boot()
+
+
+# -- listings
+
+
+def doomed(opened: Opened, id: str) -> Ledger:
+    """Let a runner take a listing and be lost."""
+    ledger = opened()
+    assert ledger.claim_listing(only=id) is not None
+    ledger.renew(-1)
+    return ledger
+
+
+def test_a_listing_that_kills_every_runner_is_set_aside(opened: Opened) -> None:
+    watcher = opened()
+    id = watcher.create(TREE)[0].id
+    for _ in range(LAPSES):
+        assert watcher.migration(id).listing == "due"
+        doomed(opened, id)
+        watcher.reclaim()
+    found = watcher.migration(id)
+    assert (found.listing, (found.error or {})["code"]) == ("failed", "quarantined")
+    assert watcher.claim_listing() is None
+    assert watcher.finish()[0].state == "failed"
+    watcher.act(id, "retry")
+    assert watcher.claim_listing() is not None
+
+
+def test_a_listing_that_gets_on_is_not_what_kills(opened: Opened) -> None:
+    watcher = opened()
+    id = watcher.create(TREE)[0].id
+    for number in range(2 * LAPSES):
+        ledger = opened()
+        listing = ledger.claim_listing()
+        assert listing is not None
+        ledger.add_page(listing, [Listed(f"{number}", 5)], f"{number}")
+        ledger.renew(-1)
+        watcher.reclaim()
+    assert watcher.migration(id).listing == "due"
+
+
+def test_a_suspect_listing_is_taken_by_who_has_nothing_else_in_hand(opened: Opened) -> None:
+    watcher = opened()
+    id = watcher.create(TREE)[0].id
+    for _ in range(SUSPECT):
+        doomed(opened, id)
+        watcher.reclaim()
+    assert watcher.claim_listing(alone=False) is None
+    listing = watcher.claim_listing(alone=True)
+    assert listing is not None and listing.lapses == SUSPECT
+
+
+def test_who_says_go_on_is_believed_of_a_listing_too(opened: Opened) -> None:
+    watcher = opened()
+    id = watcher.create(TREE)[0].id
+    for _ in range(LAPSES + 2):
+        doomed(opened, id)
+        watcher.reclaim()
+        watcher.trust(id)
+    assert watcher.migration(id).listing == "due"
+
+
+# -- what the database does not take
+
+
+def test_what_the_database_does_not_take_is_no_outage(ledger: Ledger) -> None:
+    id = tree(ledger, 5)
+    ledger.act(id, "pause")
+    if ledger.database.sqlite:
+        wrong = "INSERT INTO transfers (migration_id, name, state) VALUES (NULL, 'secret', 'queued')"
+    else:
+        wrong = f"UPDATE transfers SET size = 99999999999999999999 WHERE migration_id = '{id}' OR name = 'secret'"
+    with pytest.raises(LedgerRefused) as caught:
+        ledger.database.run(lambda c: c.exec_driver_sql(wrong))
+    assert "secret" not in caught.value.message
+    assert not caught.value.retryable
+
+
+# -- secrets
+
+SECRET = Spec("https://a/x", "https://b/x", {}, {"source": {"text": "https://a/x?token=1", "headers": [["A", "b"]]}})
+
+
+def ended_as(ledger: Ledger, spec: Spec, verb: str) -> str:
+    """Accept and claim an object, and end it so; return its migration's id."""
+    id = ledger.create(spec)[0].id
+    ledger.settle([Settlement(claim, verb) for claim in ledger.claim(1, only=id)])
+    ledger.finish()
+    return id
+
+
+def age(ledger: Ledger, id: str) -> None:
+    ended = {"ended": time.time() - KEPT_SECONDS - 1}
+    ledger.database.run(lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**ended)))
+    ledger.database.run(lambda c: c.execute(update(transfers).where(transfers.c.migration_id == id).values(**ended)))
+
+
+def test_credentials_of_one_that_failed_are_kept_a_day_for_a_retry(ledger: Ledger) -> None:
+    id = ended_as(ledger, SECRET, "failed")
+    ledger.finish()
+    assert ledger.secret(id) == SECRET.secret
+    age(ledger, id)
+    ledger.finish()
+    assert ledger.secret(id) is None
+    with pytest.raises(IllegalTransition, match="forgotten") as caught:
+        ledger.act(id, "retry")
+    assert "again" in caught.value.hint
+    assert ledger.migration(id).state == "failed"
+    assert ledger.act(id, "retry", SECRET.secret).state == "running"
+    assert ledger.secret(id) == SECRET.secret
+
+
+def test_one_that_failed_can_be_cancelled_and_then_has_none(ledger: Ledger) -> None:
+    id = ended_as(ledger, SECRET, "failed")
+    assert ledger.act(id, "cancel").state == "cancelled"
+    ledger.finish()
+    assert ledger.secret(id) is None
+
+
+def test_one_that_is_cancelled_keeps_them_until_nothing_of_it_moves_or_is_left(ledger: Ledger) -> None:
+    id = ledger.create(SECRET)[0].id
+    (claim,) = ledger.claim(1)
+    ledger.act(id, "cancel")
+    ledger.finish()
+    assert ledger.secret(id) is not None
+    ledger.settle([Settlement(claim, "hand_back")])
+    lapsed = update(transfers).where(transfers.c.id == claim.id)
+    ledger.database.run(lambda c: c.execute(lapsed.values(lapses=1)))
+    ledger.finish()
+    assert ledger.secret(id) is not None
+    (orphan,) = ledger.orphans()
+    ledger.removed(orphan)
+    ledger.finish()
+    assert ledger.secret(id) is None
+
+
+def test_what_tells_no_secret_is_kept(ledger: Ledger) -> None:
+    """A name and a path may be tried again at any time."""
+    plain = Spec("a:x", "b:x", {}, {"source": {"text": "a:x", "headers": []}})
+    id = ended_as(ledger, plain, "failed")
+    ledger.act(id, "cancel")
+    ledger.finish()
+    assert ledger.secret(id) is not None
+    assert ledger.act(id, "retry").state == "running"
+
+
+def test_the_urls_of_a_list_go_too_and_it_is_read_again(ledger: Ledger) -> None:
+    spec = Spec("list+https://a/l", "https://b/", {"recursive": True}, SECRET.secret)
+    id = ledger.create(spec)[0].id
+    listing = ledger.claim_listing()
+    assert listing is not None
+    page = [Listed(name, 5, url=f"https://a/{name}?token=1", identity=name) for name in "ab"]
+    ledger.add_page(listing, page, "b")
+    ledger.end_listing(listing)
+    first, second = ledger.claim(2)
+    ledger.settle([verified(first), Settlement(second, "failed")])
+    ledger.finish()
+    age(ledger, id)
+    ledger.finish()
+    urls = ledger.database.run(lambda c: c.exec_driver_sql("SELECT url FROM transfers").scalars().all())
+    assert (ledger.secret(id), set(urls)) == (None, {None})
+    ledger.act(id, "retry", SECRET.secret)
+    listing = ledger.claim_listing()
+    assert listing is not None and listing.cursor is None
+    ledger.add_page(listing, page, "b")
+    ledger.end_listing(listing)
+    (claim,) = ledger.claim(5)
+    assert (claim.name, claim.url) == ("b", "https://a/b?token=1")

@@ -1,0 +1,79 @@
+"""Whether one 401 is an object's own, or everybody's."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.engine.refusals import PATIENCE, Refusals, Verdict
+from relay.ledger.rows import Claim
+
+OWN, LATER, ALL = Verdict.OWN, Verdict.LATER, Verdict.ALL
+
+
+def claim(id: int, renewed: int = 0, migration: str = "m") -> Claim:
+    return Claim(id, migration, 1, f"n{id}", None, None, None, None, 1, 0, 0, renewed=renewed)
+
+
+class Door:
+    """Refusals with a clock of their own."""
+
+    def __init__(self) -> None:
+        self.now, self.busy = 0.0, False
+        self.refusals = Refusals(lambda: self.now)
+
+    def refuse(self, id: int, renewed: int = 0) -> Verdict:
+        self.now += 1
+        return self.refusals.judge(claim(id, renewed), lambda _: self.busy)
+
+    def let_in(self, began: float | None = None, renewed: int = 0) -> None:
+        self.now += 1
+        self.refusals.passed(claim(99, renewed), self.now if began is None else began)
+
+
+@pytest.fixture
+def door() -> Door:
+    return Door()
+
+
+def test_what_is_refused_while_others_get_in_is_its_own(door: Door) -> None:
+    assert door.refuse(1) is LATER
+    door.let_in()
+    assert door.refuse(1) is OWN
+
+
+def test_who_was_let_in_before_proves_nothing(door: Door) -> None:
+    """A large upload that began before the credentials were withdrawn, and ends well after that."""
+    began = door.now
+    assert door.refuse(1) is LATER
+    door.let_in(began)
+    assert door.refuse(1) is ALL
+
+
+def test_where_nobody_else_is_left_it_is_everybodys(door: Door) -> None:
+    assert [door.refuse(1), door.refuse(1)] == [LATER, ALL]
+
+
+def test_while_others_are_under_way_nobody_can_tell(door: Door) -> None:
+    door.busy = True
+    assert [door.refuse(1) for _ in range(5)] == [LATER] * 5
+    door.busy = False
+    assert door.refuse(1) is ALL
+
+
+def test_so_many_in_a_row_are_everybodys_at_once(door: Door) -> None:
+    door.busy = True
+    assert [door.refuse(id) for id in range(PATIENCE)] == [LATER] * (PATIENCE - 1) + [ALL]
+
+
+def test_some_of_many_are_their_own_each(door: Door) -> None:
+    for id in range(100):
+        assert door.refuse(id) is LATER
+        door.let_in()
+        assert door.refuse(id) is OWN
+
+
+def test_other_credentials_are_another_matter(door: Door) -> None:
+    assert door.refuse(1) is LATER
+    door.let_in()
+    assert door.refuse(1, renewed=1) is LATER
+    assert door.refuse(1, renewed=1) is ALL
