@@ -97,7 +97,10 @@ class Liar(Telling, Keeping):
             sent.whole = False
             return self._play(connection, Answer(201, after=[End("finish")]), False)
         body = self._body(connection, request, op, sent)
-        answer = early or self.respond(op, request, body)
+        try:
+            answer = early or self.respond(op, request, body)
+        except BadRequest as error:
+            answer = self.refusal(error.status, "InvalidRequest")
         sent.status = answer.status
         if op.kind in WRITES and answer.status < 300 and self._first("answer-lost", op):
             connection.reset()

@@ -46,6 +46,8 @@ SIZES = (0, 1, 10, 1000, 70_000, 300_000)
 LARGE = (PART - 1, PART, PART + 1, 2 * PART + 7)
 MORE, TRIED = 2, 16
 """So many traits are added to a pair, each the best of so many that are tried."""
+SERVED = 0.12
+"""So many of the seeds in which nothing is killed go through a server."""
 HONEST = 12
 """One seed of so many has no habit."""
 
@@ -72,6 +74,8 @@ class Case:
     if_exists: str | None
     verify: str
     steps: tuple[Step, ...]
+    served: bool = False
+    """Through a server, and not in a terminal."""
 
     def habits(self, role: str) -> tuple[str, ...]:
         """Return the habits of the store in this role."""
@@ -93,6 +97,7 @@ class Case:
         before = " ".join(f"{name!r}:{how}" for name, how in self.before) or "nothing"
         return (
             f"{self.source}->{self.destination} {'tree' if self.tree else 'object'} if_exists={self.if_exists} "
+            f"{'served ' if self.served else ''}"
             f"verify={self.verify} [{habits}] steps: {steps}; objects: {objects}; before: {before}"
         )
 
@@ -149,6 +154,8 @@ def draw(seed: int) -> Case:
     objects = _objects(random, tree, large, traits)
     options = _options(random, tree, traits)
     before = _before(random, objects, options[0])
+    steps = _steps(random, tree, traits)
+    served = random.random() < SERVED and not any(step.failpoint for step in steps)
     return Case(
         seed=seed,
         source=source,
@@ -159,7 +166,8 @@ def draw(seed: int) -> Case:
         before=before,
         if_exists=options[0],
         verify=options[1],
-        steps=_steps(random, tree, traits),
+        steps=steps,
+        served=served,
     )
 
 

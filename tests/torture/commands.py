@@ -46,6 +46,11 @@ class Child:
     over: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def said(self) -> str:
+        """What it has written to stdout so far."""
+        return _text(self.out)
+
     def wait(self, seconds: float) -> Ended:
         """Wait for its end; kill it after so many seconds."""
         code = None

@@ -26,6 +26,7 @@ from simulators.liars.serving import Liar
 from simulators.liars.shelf import Upload
 from tests.torture.cases import Case, Step
 from tests.torture.commands import Ended, Zygote
+from tests.torture.served import serve
 
 KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": DavLiar, "s3": S3Liar}
 OLD, NEWER = 1_700_000_000.0, 1_750_000_000.0
@@ -180,16 +181,29 @@ def words_of(case: Case, played: Played) -> list[str]:
     words = ["migrate", "--json", "--verify", case.verify]
     words += ["--if-exists", case.if_exists] if case.if_exists else []
     words += ["-r"] if case.tree else []
-    name = "" if case.tree else case.objects[0][0]
+    name, places = "" if case.tree else case.objects[0][0], []
     for role, store in (("source", played.source), ("destination", played.destination)):
         if store.kind == "http" and case.seed % 2:
             words += [f"--{role}-headers-file", f"{role}.headers"]
-            words.append(store.url(name))  # type: ignore[attr-defined]
+            places.append(store.url(name))  # type: ignore[attr-defined]
         elif store.kind == "s3":
-            words.append(f"{role}:{BUCKET}/{name}")
+            places.append(f"{role}:{BUCKET}/{name}")
         else:
-            words.append(f"{role}:{name}")
-    return words
+            places.append(f"{role}:{name}")
+    return [*words, *places]
+
+
+def _order(case: Case, played: Played) -> dict[str, Any]:
+    """Return the request to a server that asks for the same as the command line."""
+    *_, source, destination = words_of(case, played)
+    order: dict[str, Any] = {"recursive": case.tree, "verify": case.verify}
+    order |= {"if_exists": case.if_exists} if case.if_exists else {}
+    for role, text in (("source", source), ("destination", destination)):
+        secret = played.secrets[role]
+        order[role] = {"url": text}
+        if text.startswith("http"):
+            order[role]["headers"] = {"Authorization": f"Bearer {secret}"}
+    return order
 
 
 def _played(
@@ -199,6 +213,9 @@ def _played(
     if step.kind == "grow":
         played.source.shelf.put("grown.txt", content(case.seed, "grown.txt", 30), "source", modified=OLD)
         return True
+    if case.served:
+        played.runs.append(serve(_order(case, played), zygote, folder, environment))
+        return played.last.code is not None
     env = {**environment, "RELAY_FAILPOINT": step.failpoint} if step.failpoint else environment
     ended = zygote.begin(words_of(case, played), folder, env).wait(COMMAND_SECONDS)
     played.runs.append(ended)

@@ -1,0 +1,90 @@
+"""A case through a server: `relay serve`, one POST, and what it answers until the migration has ended.
+
+Decided here: what is asked of the server. Never here: what is right about its answers.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.torture.commands import Ended, Zygote
+
+START_SECONDS, END_SECONDS = 20.0, 60.0
+LOOK_SECONDS = 0.05
+OVER = ("succeeded", "partial", "failed", "cancelled", "paused")
+_LISTENS = re.compile(r"relay listens on http://127\.0\.0\.1:(\d+)")
+
+
+class Asked:
+    """One server that is asked; `answers` is all that it answered."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.answers = ""
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return an answer's document, with its status as `_status`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=END_SECONDS)
+        try:
+            fields = {"Content-Type": "application/json", "Prefer": "respond-async"} if body is not None else {}
+            connection.request(method, path, None if body is None else json.dumps(body), fields)
+            response = connection.getresponse()
+            text = response.read().decode()
+        finally:
+            connection.close()
+        self.answers += f"{dict(response.getheaders())}\n{text}\n"
+        found = json.loads(text) if text.startswith("{") else {}
+        return {**found, "_status": response.status}
+
+
+def serve(order: Mapping[str, Any], zygote: Zygote, folder: Path, environment: Mapping[str, str]) -> Ended:
+    """Start a server, let it do this, and stop it. The exit code is what the same in a terminal would have."""
+    child = zygote.begin(["serve", "--bind", "127.0.0.1:0", "--graceful-timeout", "2"], folder, environment)
+    code = None
+    try:
+        found = _until(lambda: _LISTENS.search(child.said), START_SECONDS)
+        if found is not None:
+            asked = Asked(int(found[1]))
+            code = _moved(asked, order)
+            (folder / f"{child.out.stem}.answers.out").write_text(asked.answers)
+    finally:
+        child.kill(signal.SIGTERM)
+        ended = child.wait(15)
+    return Ended(words=("POST", json.dumps(order)), code=code, out=ended.out, err=ended.err, seconds=ended.seconds)
+
+
+def _moved(asked: Asked, order: Mapping[str, Any]) -> int | None:
+    answer = asked.ask("POST", "/migrate", order)
+    if answer["_status"] >= 400:
+        return 2
+    path = f"/migrations/{answer['id']}"
+    ended = _until(lambda: _over(asked.ask("GET", path)), END_SECONDS)
+    if ended is None:
+        return None
+    asked.ask("GET", f"{path}/transfers")
+    objects = ended["objects"]
+    if ended["state"] == "succeeded":
+        return 0
+    only = ended["state"] == "partial" and not objects.get("failed") and ended["error"] is None
+    return 3 if only else 1
+
+
+def _over(answer: dict[str, Any]) -> dict[str, Any] | None:
+    return answer if answer.get("state") in OVER and not answer.get("under_way") else None
+
+
+def _until(look: Callable[[], Any], seconds: float) -> Any:
+    """Return what a look gives as soon as it gives something; None where it never does."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if (found := look()) is not None:
+            return found
+        time.sleep(LOOK_SECONDS)
+    return None
