@@ -148,7 +148,7 @@ def _environment(case: Case, folder: Path) -> dict[str, str]:
         "RELAY_HEAD_SECONDS": "0.5" if slow else "10",
         "RELAY_STALL_SECONDS": "0.5" if slow else "10",
         "RELAY_SETTLE_SECONDS": "0.8",
-        "RELAY_RETRY_BUDGET": "2",
+        "RELAY_RETRY_BUDGET": "5",
         "RELAY_PARTED_BYTES": str(5 << 20),
         "RELAY_PART_BYTES": str(5 << 20),
     }
