@@ -194,11 +194,16 @@ class Settings(BaseModel):
         return tuple(path.resolve() for path in named)
 
     def ledger_url(self) -> str:
-        """Return the ledger's URL, or that of the file in the user's data folder (XDG Base Directory, 0.8)."""
-        if self.ledger:
-            return self.ledger
+        """Return the ledger's URL, or that of the file in the user's data folder (XDG Base Directory, 0.8). Raises
+        ConfigError for one that is not UTF-8."""
         data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-        return f"sqlite:///{data / 'relay' / 'ledger.db'}"
+        url = self.ledger or f"sqlite:///{data / 'relay' / 'ledger.db'}"
+        if not url.isascii() and any("\udc80" <= char <= "\udcff" for char in url):
+            raise ConfigError(
+                "the place of the ledger is not UTF-8",
+                hint="Name one that is in RELAY_LEDGER: sqlite:////folder/ledger.db.",
+            )
+        return url
 
     def memory_ceiling_bytes(self) -> int:
         """Return what payload may take in all workers together, besides about 60 MiB a worker for the program.

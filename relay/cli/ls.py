@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from time import monotonic
 
 import click
 
 from relay.cli.exits import Exit
-from relay.cli.terminal import plain, tell
+from relay.cli.terminal import plain, say, tell
 from relay.config import load_settings
 from relay.engine.runner import Runner
 from relay.stores.interfaces import Entry
@@ -25,21 +26,28 @@ LINES, SECONDS = 1000, 0.5
 @click.option("--long", "-l", "long_", is_flag=True, help="Sizes in bytes and times of change (UTC), too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
-    """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, remote:path, or a path."""
+    """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, remote:path, or a path.
+
+    What can't be moved is named on stderr with the reason; where a folder below it can't be listed the exit code is 1.
+    """
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
     runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
     source = runner.stores.source(place, Meter(runner.limits))
     lines: list[str] = []
-    written = monotonic()
+    written, code = monotonic(), Exit.VERIFIED
     for entry in source.list(place, recursive):
+        if entry.error is not None:
+            say(f"relay: {plain(entry.name)}: {plain(entry.error.message)}", sys.stderr)
+        if recursive and entry.folder:  # a folder that can't be listed: all others are entered
+            code = Exit.FAILED
         lines.append(json.dumps(_told(entry)) if as_json else _line(entry, long_))
         if len(lines) == LINES or monotonic() - written > SECONDS:  # a write for each line costs more than the listing
             tell("\n".join(lines))
             lines, written = [], monotonic()
     if lines:
         tell("\n".join(lines))
-    return Exit.VERIFIED
+    return code
 
 
 def _line(entry: Entry, long_: bool) -> str:
@@ -53,4 +61,5 @@ def _line(entry: Entry, long_: bool) -> str:
 
 def _told(entry: Entry) -> dict[str, object]:
     modified = entry.modified.isoformat() if entry.modified else None
-    return {"name": entry.name, "size": entry.size, "etag": entry.etag, "modified": modified, "folder": entry.folder}
+    members = {"name": entry.name, "size": entry.size, "etag": entry.etag, "modified": modified, "folder": entry.folder}
+    return {**members, **({"error": entry.error.message} if entry.error is not None else {})}

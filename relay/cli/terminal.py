@@ -111,7 +111,8 @@ def plain(text: str) -> str:
 
 
 def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+    byte = ord(char) - 0xDC00  # of a name that is not UTF-8 (PEP 383)
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
 
 
 def in_columns(name: str, value: str) -> str:

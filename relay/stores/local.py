@@ -102,8 +102,9 @@ class LocalAccount:
     owner: str = ""
 
     def shown(self, path: str) -> str:
-        """Return the path as a shell takes it."""
-        return unquote_to_bytes(path).decode(*UTF_8)
+        """Return the path as a shell takes it; what is not UTF-8 in it as escapes: this is for people, and for tables
+        that take text alone."""
+        return unquote_to_bytes(path).decode("utf-8", "backslashreplace")
 
     def check(self, path: str) -> None:
         """As Account.check."""

@@ -34,7 +34,7 @@ class Terminal:
         return subprocess.Popen(
             [sys.executable, "-m", "relay", *words],
             cwd=ROOT,
-            env=environment(**self._settings, **more),
+            env=environment(**{**self._settings, **more}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -106,6 +107,56 @@ run()
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+def test_ls_says_what_can_not_be_moved_and_fails_where_a_folder_is_not_listed(terminal: Terminal) -> None:
+    here = terminal.home / "from"
+    os.mkfifo(here / "pipe")
+    (here / "link").symlink_to(".")
+    code, out, said = terminal.run("ls", "-r", f"{here}")
+    assert (code, sorted(out.split())) == (0, sorted([*NAMES, "pipe", "link"]))
+    assert "link: " in said and "pipe: " in said
+    rows = [json.loads(line) for line in terminal.run("ls", "-r", "--json", f"{here}")[1].splitlines()]
+    assert {row["name"] for row in rows if "error" in row} == {"pipe", "link"}
+    program = """
+import os
+from relay.cli.__main__ import run
+from relay.stores import local_files
+scan = os.scandir
+def scandir(folder):
+    if os.readlink(f"/proc/self/fd/{folder}").endswith("closed"):
+        raise PermissionError(13, "Permission denied")
+    return scan(folder)
+os.scandir = scandir
+run()
+"""
+    (here / "closed").mkdir()
+    words = [sys.executable, "-c", program, "ls", "-r", str(here)]
+    done = subprocess.run(words, cwd=os.getcwd(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "closed/: " in done.stderr, "plain" in done.stdout.split()) == (1, True, True), done.stderr
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a\udc80b"])
+def test_a_path_that_is_not_utf_8_is_a_path(terminal: Terminal, name: str) -> None:
+    shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    (terminal.home / name).mkdir()
+    (terminal.home / name / "a").write_text("a")
+    code, _, said = terminal.run("migrate", f"{terminal.home}/{name}/a", f"{terminal.home}/to-{name}")
+    assert code == 0, said
+    assert (terminal.home / f"to-{name}").read_text() == "a"
+    assert terminal.run("migrate", "-r", f"{terminal.home}/{name}", f"{terminal.home}/tree-{name}")[0] == 0
+    assert (terminal.home / f"tree-{name}" / "a").read_text() == "a"
+    assert shown in terminal.run("status")[1]
+    assert terminal.run("ls", f"{terminal.home}/{name}")[1] == "a\n"
+    assert f"{shown}/\n" in terminal.run("ls", f"{terminal.home}")[1]
+
+
+@pytest.mark.parametrize("setting", ["RELAY_LEDGER", "HOME"])
+def test_a_ledger_whose_place_is_not_utf_8_is_a_wrong_setting(terminal: Terminal, setting: str) -> None:
+    place = f"{terminal.home}/\udce9"
+    text = f"sqlite:///{place}.db" if setting == "RELAY_LEDGER" else place
+    code, _, said = terminal.run("status", **{"RELAY_LEDGER": "", "XDG_DATA_HOME": "", setting: text})
+    assert code == 2 and "RELAY_LEDGER" in said
 
 
 HOSTILE = [
