@@ -1,0 +1,162 @@
+"""How many requests an object costs between honest stores: printed, and held to a table.
+
+The stores are simulators with no habits at all, which note every request that comes. What a tree costs by itself (its
+listings, its first looks) is left out: two trees of different sizes are moved, and the difference is what objects cost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from simulators.liars.dav import DavLiar
+from simulators.liars.manners import Manners
+from simulators.liars.plain import PlainLiar
+from simulators.liars.s3 import BUCKET, S3Liar
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": DavLiar, "s3": S3Liar}
+TYPES = {"http": "http", "webdav": "webdav", "s3": "s3"}
+KEY = "honest-key"
+FEW, MORE = 20, 40
+"""Objects of the two trees: more than go at a time, so that what is learned of a store once is in both."""
+SIZE = 5000
+OF_FOLDERS = ("list", "folder", "mkcol")
+Cost = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """The requests of one object, by whose store and which verb: in a tree, and alone with all that it takes."""
+
+    tree: Cost
+    alone: Cost
+
+
+def options(kind: str, store: PlainLiar | S3Liar) -> dict[str, str]:
+    """Return the options of a remote for a store."""
+    if kind == "s3":
+        keys = {"access_key_id": KEY, "secret_access_key": "secret"}
+        return {"type": "s3", "endpoint": store.url(), "region": "us-east-1", **keys}
+    return {"type": TYPES[kind], "url": store.url()}
+
+
+def moved(pair: tuple[str, str], names: list[str], folder: Path, *words: str, checkout: Path = ROOT) -> Counter[str]:
+    """Migrate objects from an honest store to another; return the requests that came, by store and verb."""
+    folder.mkdir()
+    with (
+        KINDS[pair[0]]("source", Manners((), 1), {"", KEY}) as source,
+        KINDS[pair[1]]("destination", Manners((), 2), {"", KEY}) as destination,
+    ):
+        for name in names:
+            source.shelf.put(name, name.encode() * (SIZE // len(name)), "source")
+        remotes = {"here": options(pair[0], source), "there": options(pair[1], destination)}
+        (folder / "relay.toml").write_text(
+            "".join(
+                f"[remotes.{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+                for name, values in remotes.items()
+            )
+        )
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "AWS_"))}
+        environment |= {
+            "RELAY_CONFIG": str(folder / "relay.toml"),
+            "RELAY_LEDGER": f"sqlite:///{folder}/ledger.db",
+            "RELAY_EGRESS_ALLOW": "127.0.0.1",
+        }
+        roots = [f"{BUCKET}/" if kind == "s3" else "" for kind in pair]
+        places = [f"here:{roots[0]}tree/", f"there:{roots[1]}tree/"]
+        if not words:
+            places = [place + names[0].removeprefix("tree/") for place in places]
+        done = subprocess.run(
+            [sys.executable, "-m", "relay", "migrate", *words, *places, "--json"],
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(destination.shelf.names()) == set(names)
+        sent = [("source", request) for request in source.log] + [("destination", r) for r in destination.log]
+        return Counter(f"{side} {request.op.kind}" for side, request in sent)
+
+
+def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
+    """Return what an object costs between two kinds of stores."""
+    few, more = (
+        moved(pair, [f"tree/{i:03}" for i in range(count)], folder / f"{count}", "-r", checkout=checkout)
+        for count in (FEW, MORE)
+    )
+    alone = moved(pair, ["tree/000"], folder / "alone", checkout=checkout)
+    tree = {kind: (more[kind] - few[kind]) / (MORE - FEW) for kind in more}
+    return Costs(tree=of_objects(tree), alone=of_objects(alone))
+
+
+def of_objects(cost: Cost) -> Cost:
+    """Return the requests of objects alone, those of folders left out."""
+    return {kind: cost[kind] for kind in sorted(cost) if cost[kind] and kind.split()[1] not in OF_FOLDERS}
+
+
+BEFORE: Mapping[tuple[str, str], Costs] = {
+    ("s3", "s3"): Costs(
+        tree={"destination put": 1, "source get": 1},
+        alone={"destination put": 1, "source get": 1, "source head": 1},
+    ),
+    ("http", "webdav"): Costs(
+        tree={
+            "destination get": 1,
+            "destination head": 2,
+            "destination move": 1,
+            "destination put": 1,
+            "source get": 1,
+        },
+        alone={
+            "destination get": 1,
+            "destination head": 2,
+            "destination move": 1,
+            "destination put": 1,
+            "source get": 1,
+            "source head": 1,
+        },
+    ),
+    ("http", "http"): Costs(
+        tree={"destination get": 1, "destination head": 1, "destination put": 1, "source get": 1},
+        alone={"destination get": 1, "destination head": 2, "destination put": 1, "source get": 1, "source head": 1},
+    ),
+}
+"""At commit 8148be8, measured by this test."""
+GROWN: Mapping[tuple[str, str], Cost] = {
+    # What a web server's folder does not show may be there all the same: each object is looked for.
+    ("http", "http"): {"destination head": 1},
+}
+"""What an object of a tree costs more since, and why."""
+
+
+@pytest.mark.parametrize("pair", BEFORE, ids=" to ".join)
+def test_an_honest_store_gets_no_more_requests_than_it_must(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each kind of request, for an object of a tree and for one alone."""
+    before, now = BEFORE[pair], costs(pair, tmp_path)
+    lines = [f"\n{' to '.join(pair)}: requests an object\n  {'':18} {'in a tree':>16} {'alone':>16}"]
+    for kind in sorted({*before.tree, *now.tree, *before.alone, *now.alone}):
+        tree, alone = (f"{was.get(kind, 0):g} -> {is_.get(kind, 0):g}" for was, is_ in both(before, now))
+        lines.append(f"  {kind:18} {tree:>16} {alone:>16}")
+    with capsys.disabled():
+        sys.stdout.write("\n".join(lines) + "\n")
+    grown = GROWN.get(pair, {})
+    assert now.tree == {kind: before.tree.get(kind, 0) + grown.get(kind, 0) for kind in {*before.tree, *grown}}
+    assert now.alone == before.alone
+
+
+def both(before: Costs, now: Costs) -> list[tuple[Cost, Cost]]:
+    """Return the columns of the table, before and now."""
+    return [(before.tree, now.tree), (before.alone, now.alone)]
