@@ -1,7 +1,7 @@
-"""How long to wait before trying again.
+"""How long to wait before trying again, and for how long that goes on.
 
-Decided here: the waits. Never here: what is tried again (`engine/transfer.py`: a whole transfer with a fresh body,
-and nothing else; law 7).
+Decided here: the waits. Never here: what is tried again (`engine/transfer.py`: a whole transfer with a fresh body, and
+`engine/window.py`: a part with its bytes still at hand; law 7).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RETRY_AFTER_CEILING = 3600.0
 
 @dataclass(frozen=True)
 class Backoff:
-    """Exponential backoff with full jitter, within a budget of seconds since the first attempt began."""
+    """Exponential backoff with full jitter, within a budget of seconds since the trouble began."""
 
     budget_seconds: float
     first_seconds: float = 0.25
@@ -30,8 +30,50 @@ class Backoff:
         one moment; a Retry-After that goes beyond the budget ends the matter at once, as waiting for it in vain
         would hold a client.
         """
-        step = min(self.ceiling_seconds, self.first_seconds * 2 ** (attempt - 1))
+        step = min(self.ceiling_seconds, self.first_seconds * 2 ** min(attempt - 1, 30))
         wait = step * random()
         if retry_after is not None:
             wait = max(wait, min(max(retry_after, 0.0), RETRY_AFTER_CEILING) * (1 + 0.1 * random()))
         return wait if elapsed + wait < self.budget_seconds else None
+
+
+@dataclass(eq=False)
+class Patience:
+    """What is left of the budget for one thing that is tried again and again.
+
+    The budget counts from the first failure, not from the beginning: what has run well for hours has all of it. It is
+    whole again when an attempt gets farther than any before, by any byte. The time in which an attempt moves bytes
+    does not count, so that what always breaks at one place ends as well, but not before it was tried some times.
+    """
+
+    backoff: Backoff
+    random: Callable[[], float]
+    clock: Callable[[], float]
+    failures: int = 0
+    """How many attempts have failed since the trouble began."""
+    _reached: int = 0
+    _spent: float = 0.0
+    _waited: float = 0.0
+    """When the last wait ended, by the clock."""
+
+    def wait(self, reached: int, moved_at: float, retry_after: float | None) -> float | None:
+        """Return how long to wait after an attempt that failed now, in seconds, or None if the budget is spent.
+
+        It had `reached` so many bytes, and moved the last one at `moved_at` by the clock.
+        """
+        now = self.clock()
+        if not self.failures or reached > self._reached:
+            self.failures, self._spent = 0, 0.0
+        else:
+            self._spent += now - max(self._waited, min(moved_at, now))
+        self._reached = max(self._reached, reached)
+        self.failures += 1
+        wait = self.backoff.wait(self.failures, self._spent, retry_after, self.random)
+        if wait is not None:
+            self._spent += wait
+            self._waited = now + wait
+        return wait
+
+    def renew(self) -> None:
+        """Begin anew, with all of the budget: what is tried next is another thing."""
+        self.failures, self._reached, self._spent = 0, 0, 0.0

@@ -27,13 +27,23 @@ from relay.engine.journal import Journal, fits, kept
 from relay.engine.unfinished import Unfinished
 from relay.engine.window import COMBINED, Take, Way, Window, alone, pause, spans_of
 from relay.errors import (
+    AlreadyExists,
+    Cancelled,
+    CertificateRefused,
+    ConnectFailed,
+    EgressDenied,
     IntegrityMismatch,
     LeaseLost,
     LedgerFailed,
+    Locked,
     NotFound,
-    PermissionDenied,
+    PreconditionFailed,
+    RangeIgnored,
     Rejected,
     RelayError,
+    SourceUnstable,
+    StoreFull,
+    Throttled,
     Unauthenticated,
     UploadGone,
 )
@@ -75,6 +85,17 @@ def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
     return spans_of(size, min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest))
 
 
+IN_VAIN = 2
+"""So often, one after the other, an attempt goes on with an upload that takes nothing."""
+AWAY = (UploadGone, ConnectFailed, CertificateRefused, EgressDenied, Throttled, Locked)
+"""Failures that say nothing about an upload: the store is away, or busy."""
+USELESS = (UploadGone, RangeIgnored, SourceUnstable)
+"""Failures after which what has arrived is of no use to anybody."""
+
+NEVER_COMPLETED = (Rejected, PreconditionFailed, AlreadyExists, IntegrityMismatch)
+"""Answers to an upload that is to be completed after which nobody asks again: of the whole, and not of one part."""
+
+
 @dataclass(frozen=True)
 class Moved:
     """An object that was moved in parts: what the destination said, its digests, and what was sent twice (bytes)."""
@@ -91,6 +112,8 @@ class Parts:
     way: Way
     if_absent: bool = False
     journal: Journal | None = None
+    vain: int = 0
+    """So many attempts before this one, and with this one, went on with the upload, which took nothing."""
 
     def __post_init__(self) -> None:
         """Cut it; nothing has moved yet. Raises Rejected as `cut`."""
@@ -102,6 +125,11 @@ class Parts:
         wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
         self._window = Window(self.way, cut(size, wished, limits))
         self._unfinished = Unfinished(self.way.stores, self.way.limits, self.way.meter, self.journal)
+        self._resumed: Upload | None = None
+        """The upload that this attempt went on with."""
+        self._completing = False
+        self.discarded = ""
+        """What is to be said of an upload that this attempt went on with, and threw away."""
 
     @property
     def bytes(self) -> int:
@@ -131,21 +159,52 @@ class Parts:
         return self.journal is not None
 
     def run(self) -> Moved:
-        """Move it. Raises a RelayError when a part fails for good, or the whole; then the upload is aborted.
+        """Move it. Raises a RelayError when a part fails for good, or the whole; then the upload is aborted, unless
+        there is a journal, and some of it has arrived.
 
         RangeIgnored where the source gives no ranges after all: nothing of it is at the destination then.
         """
         written = self.journal.begun() if self.journal is not None else None
         if written is not None and (moved := self._put_together(written)):
             return moved
-        upload = (written and self._gone_on(written)) or self._begun()
+        upload: Upload | None = None
         try:
+            upload = (written and self._gone_on(written)) or self._begun()
             self._move_all(upload)
             return self._completed(upload)
         except BaseException as error:
-            if not (self._keeps and self._goes_on(error)):
+            if (gone := self._given_up(error)) is not None:
+                raise gone from error
+            if upload is not None and not (self._keeps and self._goes_on(error)):
                 self._unfinished.abort(upload, error)
             raise
+
+    def _given_up(self, error: BaseException) -> UploadGone | None:
+        """Throw away an upload that was gone on with and does not get on; return that, or None where it is kept.
+
+        Some stores keep what came of a broken part, and never take that upload's parts rightly again. One that can't be
+        thrown away either is kept: then it is the store that does not answer.
+        """
+        upload, self.vain = self._resumed, self.vain + 1 if self._in_vain(error) else 0
+        refused = self._completing and isinstance(error, Rejected)
+        if upload is None or not isinstance(error, RelayError) or not (refused or self.vain >= IN_VAIN):
+            return None
+        try:
+            self._unfinished.discard(upload)
+        except RelayError:
+            return None
+        self.vain = 0
+        self.discarded = (
+            f"an upload in parts that had been begun before took no more, and was begun anew: {error.message}"
+        )
+        return UploadGone(f"the upload that was gone on with takes nothing: {error.message}")
+
+    def _in_vain(self, error: BaseException) -> bool:
+        """Say if the destination answers, and this upload of an earlier attempt still has taken nothing."""
+        if self._resumed is None or self._window.taken or not isinstance(error, RelayError):
+            return False
+        busy = isinstance(error, AWAY) or getattr(error, "store_status", None) in (502, 503, 504)
+        return error.side == "destination" and error.retryable and not busy
 
     # -- the upload
 
@@ -211,9 +270,11 @@ class Parts:
         if not self._is_ours(written):
             self._unfinished.replace(upload)
             return None
+        self._resumed, window.resumed = upload, True
         try:
             listed = self._destination.stored_parts(upload)
         except NotFound:
+            self._resumed, window.resumed = None, False
             return None  # the store threw it away; another is begun in its place
         window.read = {part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest}
         for part in kept(written, listed):
@@ -263,7 +324,7 @@ class Parts:
     # -- the end
 
     def _completed(self, upload: Upload) -> Moved:
-        window = self._window
+        self._completing, window = True, self._window
         digests = self._whole() if self.way.digested else {}
         declared = self.way.found.version.digests.get(COMBINED)
         if digests and declared is not None and declared != digests[COMBINED]:
@@ -275,7 +336,9 @@ class Parts:
         reach("before-complete")
         self.way.meter.commit()
         stored = self.way.again(
-            lambda _: self._destination.complete(upload, parts, known, if_absent=self.if_absent), IntegrityMismatch
+            "completing the upload",
+            lambda _: self._destination.complete(upload, parts, known, if_absent=self.if_absent),
+            IntegrityMismatch,
         )
         reach("after-complete")
         return Moved(stored, digests, window.resent)
@@ -291,14 +354,19 @@ class Parts:
     def _goes_on(self, error: BaseException) -> bool:
         """Say if another attempt, or another process, may go on with what was acknowledged.
 
-        Also one with fresh credentials: who is denied a part after others were allowed wants only those.
+        What has arrived outlives every limit of time, and whatever one part was answered: the object may be tried
+        again, by hand too. Not what can be of no use: another version's, what nobody wants, what can't be completed.
         """
-        if isinstance(error, UploadGone):
-            return False
-        if isinstance(error, PermissionDenied):
-            return bool(self._window.done)
+        if isinstance(error, USELESS) or (self._completing and isinstance(error, NEVER_COMPLETED)):
+            return isinstance(error, StoreFull)
+        if isinstance(error, Cancelled):
+            return error.retryable
         if isinstance(error, RelayError):
-            return error.retryable or isinstance(error, LeaseLost | LedgerFailed | Unauthenticated)
+            return (
+                error.retryable
+                or bool(self._window.done)
+                or isinstance(error, LeaseLost | LedgerFailed | Unauthenticated)
+            )
         return True
 
 

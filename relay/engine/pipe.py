@@ -61,19 +61,21 @@ class Pipe:
         """
         terms, progress = self._terms, self._progress
         way = terms.way(place, found, terms.digested)
-        progress.parts = parts = Parts(way, terms.if_absent, terms.journal)
+        progress.parts = parts = Parts(way, terms.if_absent, terms.journal, vain=progress.vain)
         progress.total, progress.phase = found.version.size, "piping"
         try:
             moved = parts.run()
         except RelayError as error:
             progress.resent += parts.sent
+            progress.vain, discarded = parts.vain, parts.discarded
+            progress.discarded += (discarded,) if discarded else ()
             if isinstance(error, RangeIgnored):
                 progress.parts = None
                 return None
             raise
         progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
-        notes = uncompared(terms.known.promised)
+        notes = uncompared(terms.known.promised) + progress.discarded
         return self._acceptance.settle(destination, place, moved.stored, found, sent, notes)
 
     def whole(self, destination: Destination, place: Location, before: Before, opened: Opened, body: Body) -> Outcome:

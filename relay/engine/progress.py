@@ -29,6 +29,10 @@ class Progress:
     """... what moves in parts instead."""
     copied: int = 0
     """The bytes that the store has copied by itself, in one request."""
+    vain: int = 0
+    """So many attempts, one after the other, went on with an upload in parts that took nothing."""
+    discarded: tuple[str, ...] = ()
+    """What is to be said of such uploads, which were thrown away."""
     answered: bool = False
     """The destination let us look at what is there, in any attempt."""
 

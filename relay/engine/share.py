@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from relay.engine.transfer import Transfer
+from relay.engine.trouble import Trouble
 from relay.engine.unfinished import place_of
 from relay.engine.window import Way, Window, spans_of
 from relay.errors import RelayError, StoreError, UploadGone
@@ -76,6 +77,11 @@ class Sharing:
     def total(self) -> int | None:
         """The bytes of the whole object, of which some are moved here."""
         return self.share.upload.size
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """As a transfer's."""
+        return self.way.troubles.worst
 
     def cancel(self, why: RelayError | None = None) -> None:
         """Let it end within about a second."""

@@ -14,6 +14,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.parts import parted
 from relay.engine.plan import IfExists, Plan, Verify
 from relay.engine.promised import one_piece
+from relay.engine.trouble import Troubles
 from relay.engine.unfinished import Unfinished
 from relay.engine.window import Way
 from relay.ledger.rows import Before
@@ -60,6 +61,7 @@ class Terms:
     sleep: Callable[[float], None]
     meter: Meter
     journal: Journal | None
+    troubles: Troubles
 
     @property
     def if_absent(self) -> bool:
@@ -100,6 +102,7 @@ class Terms:
             sleep=self.sleep,
             digested=digested,
             copying=copying,
+            troubles=self.troubles,
         )
 
     def outcome(

@@ -1,9 +1,9 @@
 """One transfer, from queued to settled: a slot, an attempt, and another one while that may help.
 
 Theory of operation. `Transfer.run` makes attempts until one succeeds, one fails for good, or the budget of seconds
-is spent. Each attempt starts from nothing: a fresh head, a fresh body, a fresh upload; no byte of an earlier one is
-reused, but those of parts that the journal has. Whatever ends an attempt, its body is closed, which breaks an upload
-that was not whole.
+is spent, which counts from when the trouble began. Each attempt starts from nothing: a fresh head, a fresh body, a
+fresh upload; no byte of an earlier one is reused, but those of parts that the journal has. Whatever ends an attempt,
+its body is closed, which breaks an upload that was not whole.
 
 Decided here: what is tried again (law 7), and when. Never here: what an attempt does (`course.py`).
 """
@@ -25,10 +25,11 @@ from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
 from relay.engine.progress import Progress
 from relay.engine.terms import Known, Terms
+from relay.engine.trouble import WHOLE, Trouble, Troubles
 from relay.engine.window import BEGUN_ANEW, Way, pause
 from relay.errors import CredentialsWithdrawn, LedgerFailed, PermissionDenied, RelayError, StoreError
 from relay.location import Location
-from relay.retry import Backoff
+from relay.retry import Backoff, Patience
 from relay.stores.interfaces import Found, Opener
 from relay.throttle import Slots
 from relay.wire.meter import Meter
@@ -63,6 +64,8 @@ class Transfer:
         """Start the clocks."""
         self.meter = Meter(self.limits)
         self._progress = Progress()
+        self._patience = Patience(self.backoff, self.random, self.meter.clock)
+        self._troubles = Troubles()
         self._anew = 0
 
     # -- what others may see and do
@@ -102,8 +105,16 @@ class Transfer:
         """The bytes that were sent in vain, in all attempts."""
         return self._progress.resent
 
+    @property
+    def trouble(self) -> Trouble | None:
+        """What of it is tried again, why, and when next; None while all goes well, or bytes move again."""
+        worst, progress = self._troubles.worst, self._progress
+        moves = progress.phase not in ("waiting", "opening") and progress.moved > 0
+        return None if worst is not None and worst.what == WHOLE and moves else worst
+
     def progress(self) -> Mapping[str, Any]:
-        """Return where the transfer stands, as plain values."""
+        """Return where the transfer stands, as plain values; with the `trouble`, while something is tried again."""
+        trouble = self.trouble
         return {
             "id": self.id,
             "phase": self.phase,
@@ -111,6 +122,7 @@ class Transfer:
             "total": self.total,
             "attempt": self.attempt,
             "seconds": round(self.meter.seconds(), 3),
+            **({"trouble": trouble.to_json()} if trouble is not None else {}),
         }
 
     def cancel(self, why: RelayError | None = None) -> None:
@@ -133,12 +145,14 @@ class Transfer:
             self.sleep,
             self.meter,
             self.journal,
+            self._troubles,
         )
 
     # -- attempts
 
     def run(self) -> Outcome:
-        """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left anywhere then."""
+        """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left then, but parts in the
+        journal."""
         course = Course(self._terms(), self._progress, self.allowed)
         try:
             while True:
@@ -150,6 +164,7 @@ class Transfer:
                     self._wait_after(error)
         finally:
             self._progress.phase = "settled"
+            self._troubles.over(WHOLE)
 
     def _attempt(self, course: Course) -> Outcome:
         """Make one attempt while holding a slot; the slot is let go while we wait for the next."""
@@ -183,14 +198,14 @@ class Transfer:
         if wait is None:
             raise error
         self._progress.phase = "waiting"
+        self._troubles.note(WHOLE, error, self._patience.failures, wait)
         pause(wait, self.meter, self.sleep)
 
     def _wait(self, error: RelayError) -> float | None:
         """Return how long to wait before the next attempt, in seconds, or None if there is to be none."""
-        elapsed = self.meter.seconds()
         if isinstance(error, BEGUN_ANEW):
             self._anew += 1
             if self._anew > ANEW:
                 return None
-            elapsed = 0.0
-        return self.backoff.wait(self.attempt, elapsed, error.retry_after, self.random)
+            self._patience.renew()
+        return self._patience.wait(self._progress.bytes, self.meter.moved_at, error.retry_after)

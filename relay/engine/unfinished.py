@@ -95,6 +95,10 @@ class Unfinished:
             if error.retryable:
                 raise
 
+    def discard(self, upload: Upload) -> None:
+        """Throw an upload away, and forget it. Raises StoreError, LeaseLost, LedgerFailed; then it is still there."""
+        self._thrown_away(upload)
+
     def abort(self, upload: Upload, error: BaseException, written: bool = True) -> None:
         """Throw the upload away; where that can't be done, `error` says what remains."""
         try:

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, TypeVar, cast
 
 import gevent
@@ -27,11 +28,12 @@ from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 
 from relay.config import Limits
+from relay.engine.trouble import Troubles
 from relay.errors import Cancelled, LeaseLost, LedgerFailed, RelayError, SourceChanged, SourceUnstable, UploadGone
 from relay.failpoints import reach
 from relay.ledger.rows import StoredPart
 from relay.location import Location
-from relay.retry import Backoff
+from relay.retry import Backoff, Patience
 from relay.stores.interfaces import CopyPartsDestination, Found, Opener, Part, PartsDestination, Span, Upload
 from relay.wire.body import Body
 from relay.wire.meter import Meter
@@ -44,6 +46,10 @@ BEGUN_ANEW = (SourceChanged, UploadGone)
 """Failures that no part can mend by itself: the whole object begins anew, with another version or another upload."""
 HURRIED = (Cancelled, LeaseLost, LedgerFailed, *BEGUN_ANEW)
 """Failures after which no answer is waited for: it would be of no use, or nobody could take note of it."""
+
+DOUBTED = 3
+"""So often a part fails in an upload that was gone on with, and that has taken none yet, before the upload is in doubt:
+some stores keep a broken part for good, and take no other rightly. Once more for each ten parts that would be lost."""
 
 Take = Callable[[StoredPart | None], int | None]
 """Takes note of a part that the destination has, and answers with the number of the next one that is ours to move."""
@@ -65,22 +71,37 @@ class Way:
     digested: bool = True
     copying: bool = False
     """The store copies the parts by itself; no digest of them is known then."""
+    troubles: Troubles = field(default_factory=Troubles)
 
-    def again(self, do: Callable[[Meter], T], final: type[RelayError] = SourceUnstable) -> T:
-        """Do it, and again while that may help and there is time. Raises its last failure, or the first `final` one."""
-        meter, attempt = Meter(self.limits, whole=self.meter), 0
-        while True:
-            attempt += 1
-            try:
-                return do(meter)
-            except RelayError as error:
-                wait = None
-                # Sending it again helps no ledger.
-                if error.retryable and not isinstance(error, (*BEGUN_ANEW, LedgerFailed, final)):
-                    wait = self.backoff.wait(attempt, meter.seconds(), error.retry_after, self.random)
-                if wait is None:
-                    raise
-                pause(wait, meter, self.sleep)
+    def again(
+        self,
+        what: str,
+        do: Callable[[Meter], T],
+        final: type[RelayError] = SourceUnstable,
+        most: Callable[[], float] = lambda: inf,
+    ) -> T:
+        """Do it, and again while that may help, there is time, and it failed at `most` so often one after the other.
+
+        Raises its last failure, or the first `final` one.
+        """
+        meter = Meter(self.limits, whole=self.meter)
+        patience = Patience(self.backoff, self.random, meter.clock)
+        try:
+            while True:
+                before = meter.moved
+                try:
+                    return do(meter)
+                except RelayError as error:
+                    # Sending it again helps no ledger.
+                    if not error.retryable or isinstance(error, (*BEGUN_ANEW, LedgerFailed, final)):
+                        raise
+                    wait = patience.wait(meter.moved - before, meter.moved_at, error.retry_after)
+                    if wait is None or patience.failures >= most():
+                        raise
+                    self.troubles.note(what, error, patience.failures, wait)
+                    pause(wait, meter, self.sleep)
+        finally:
+            self.troubles.over(what)
 
 
 @dataclass(eq=False)
@@ -97,6 +118,10 @@ class Window:
     digests: dict[int, bytes] = field(default_factory=dict)
     read: dict[int, bytes] = field(default_factory=dict)
     resent: int = 0
+    resumed: bool = False
+    """The upload is one that an earlier attempt began ..."""
+    taken: int = 0
+    """... and has taken so many parts since."""
 
     def __post_init__(self) -> None:
         """Nothing moves yet."""
@@ -192,10 +217,16 @@ class Window:
 
     def _moved(self, upload: Upload, number: int, turn: _Turn) -> StoredPart:
         """Move one part, and again while that may help and there is time."""
-        span = self.spans[number - 1]
+        span, what = self.spans[number - 1], f"part {number} of {len(self.spans)}"
         if self.way.copying:
-            return self.way.again(lambda meter: self._copied_once(upload, number, span, meter))
-        return self.way.again(lambda meter: self._moved_once(upload, number, span, meter, turn))
+            return self.way.again(what, lambda meter: self._copied_once(upload, number, span, meter))
+        return self.way.again(
+            what, lambda meter: self._moved_once(upload, number, span, meter, turn), most=self._doubted
+        )
+
+    def _doubted(self) -> float:
+        """Return how often a part of this upload may fail: not for long where one that was gone on with takes none."""
+        return DOUBTED + len(self.done) // 10 if self.resumed and not self.taken else inf
 
     def _moved_once(self, upload: Upload, number: int, span: Span, meter: Meter, turn: _Turn) -> StoredPart:
         way = self.way
@@ -236,6 +267,7 @@ class Window:
             digest = body.digests.get(COMBINED, b"")
             _same(way.source, number, self.read.get(number), digest)
             self._welcome = True
+            self.taken += 1
             return StoredPart(number, part.size, part.etag, digest.hex(), part.checked)
         except BaseException as error:
             self._welcome = False

@@ -25,7 +25,8 @@ class Meter:
         its total time, hold here too."""
         self.limits, self.clock, self._whole = limits, clock, whole
         self.moved = 0
-        self._started = clock()
+        self._started = self._moved_at = clock()
+        self._seen = 0
         self._why: RelayError | None = None
         self.throttle: Throttle | None = None if whole is None else whole.throttle
         """What holds the transfer back, where its migration has bounds, or may get some."""
@@ -50,6 +51,13 @@ class Meter:
         """Return the seconds since the start."""
         return self.clock() - self._started
 
+    @property
+    def moved_at(self) -> float:
+        """When the last byte moved, by the clock, to the nearest second."""
+        if self.moved != self._seen:
+            self._seen, self._moved_at = self.moved, self.clock()
+        return self._moved_at
+
     def look(self) -> None:
         """Look if we may go on where no bytes need move. Raises Cancelled, or StoreTimeout for the total."""
         if self._whole is not None:
@@ -68,6 +76,8 @@ class Meter:
         """As `look`, where bytes should move: raises Stalled too, blaming `waiting_for`."""
         self.look()
         now, limits = self.clock(), self.limits
+        if self.moved != self._seen:
+            self._seen, self._moved_at = self.moved, now
         if now - self._window < limits.stall_seconds:
             return
         moved = self.moved - self._window_moved

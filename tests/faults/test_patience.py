@@ -1,0 +1,360 @@
+"""What is tried again, for how long, what is kept meanwhile, and what is told of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import gevent
+import pytest
+
+from relay.engine.transfer import Transfer
+from relay.engine.trouble import WHOLE, Trouble, Troubles
+from relay.errors import Cancelled, RelayError, SourceTruncated, Stalled, StoreTimeout, Unavailable
+from relay.receipt import State
+from relay.retry import Backoff, Patience
+from tests.conftest import QUICK, Certificates, Engine
+from tests.faults.buckets import IN_PARTS, Bucket, document, many, place, refusal, reply
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.test_window import DATA as LARGE
+from tests.faults.test_window import PARTS, Ranges
+from tests.faults.test_withdrawn import Notes
+from tests.scripted import Peer, Talk
+
+# -- the budget
+
+
+@dataclass
+class Tried:
+    """One thing that is tried again, on a clock that is set by hand; no wait is shortened."""
+
+    budget: float
+    now: float = 0.0
+    waits: list[float | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.patience = Patience(Backoff(self.budget), lambda: 1.0, lambda: self.now)
+
+    def fails(self, after: float, reached: int = 0, moved: float = 0.0) -> float | None:
+        """Let it fail after so many seconds, in the first `moved` of which bytes moved."""
+        moved_at = self.now + moved
+        self.now += after
+        wait = self.patience.wait(reached, moved_at, None)
+        self.waits.append(wait)
+        self.now += wait or 0.0
+        return wait
+
+
+def test_the_budget_counts_from_the_first_failure() -> None:
+    tried = Tried(60)
+    assert tried.fails(after=24 * 3600, reached=10**12) is not None
+
+
+def test_a_stall_that_takes_as_long_as_the_budget_is_tried_again_once() -> None:
+    tried = Tried(60)
+    assert tried.fails(after=60) is not None
+    assert tried.fails(after=60) is None
+
+
+def test_any_byte_farther_than_before_renews_it() -> None:
+    tried = Tried(60)
+    for reached in range(1, 200):
+        assert tried.fails(after=59, reached=reached) == 0.25
+
+
+def test_what_always_ends_at_one_byte_ends() -> None:
+    """Also where it takes long to get there: the time in which bytes move is not counted, but the waits are."""
+    tried = Tried(60)
+    while tried.fails(after=3600, reached=1000, moved=3600) is not None:
+        assert len(tried.waits) < 30
+    assert 5 < len(tried.waits) < 15
+    assert sum(wait or 0 for wait in tried.waits) <= 60
+
+
+def test_what_moved_and_then_stood_still_has_used_up_the_time_in_which_it_stood_still() -> None:
+    tried = Tried(60)
+    assert tried.fails(after=100, reached=1000, moved=40) is not None
+    assert tried.fails(after=100, reached=1000, moved=70) is not None
+    assert tried.fails(after=100, reached=1000, moved=70) is None
+
+
+def test_without_a_budget_nothing_is_tried_again() -> None:
+    assert Tried(0).fails(after=1, reached=5) is None
+
+
+STALLS: dict[str, Callable[[Talk, bytes], None]] = {
+    "a stall": lambda talk, _: (talk.send(GET_HEAD, DATA[:1000]), talk.linger())[0],
+    "no answer": lambda talk, _: talk.linger(),
+    "half a head": lambda talk, _: (talk.send(GET_HEAD[:20]), talk.linger())[0],
+}
+
+
+@pytest.mark.parametrize("stall", STALLS.values(), ids=STALLS)
+def test_a_stall_or_a_missing_answer_is_tried_again_by_default(
+    certificates: Certificates, stall: Callable[[Talk, bytes], None]
+) -> None:
+    """By default it is noticed after as many seconds as the budget has; here both are one."""
+    limits = replace(QUICK, head_seconds=1, stall_seconds=1, stall_bytes=QUICK.stall_bytes)
+    engine, cloud = Engine(certificates.ca_file, limits, retry_budget=1), Cloud()
+    scripts = [serving(Cloud(), stall), *[serving(Cloud(), sending(GET_HEAD, DATA))] * 3]
+    with Peer(scripts) as here, Peer(keeping(cloud)) as there:
+        outcome = engine.migrate(here.url("/a"), there.url("/b"))
+    assert outcome.state is State.VERIFIED
+    assert cloud.objects == {b"/b": DATA}
+    engine.assert_nothing_left()
+
+
+@pytest.mark.parametrize("kind", [SourceTruncated, Stalled])
+def test_what_never_gets_farther_fails_as_ever(certificates: Certificates, kind: type[RelayError]) -> None:
+    limits = replace(QUICK, stall_seconds=0.3)
+    engine = Engine(certificates.ca_file, limits, retry_budget=0.5)
+
+    def get(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, DATA[:1000])
+        if kind is Stalled:
+            talk.linger()
+
+    with Peer(serving(Cloud(), get)) as here, Peer(keeping(Cloud())) as there, gevent.Timeout(15):
+        with pytest.raises(kind):
+            engine.migrate(here.url("/a"), there.url("/b"))
+    engine.assert_nothing_left()
+
+
+# -- parts
+
+
+@dataclass
+class Shelf(Bucket):
+    """A bucket that tells which parts it has. One that is `spoilt` answers 500 to every other part of its first
+    upload, and has one of 0 bytes, as `rclone serve s3` does after a part that broke."""
+
+    spoilt: bool = False
+    uploads: int = 0
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        if operation.startswith("begin"):
+            self.uploads += 1
+        if operation == "abort":
+            self.parts.clear()
+        bad = self.spoilt and self.uploads == 1 and bool(self.parts)
+        if bad and operation in ("part", "complete"):
+            return refusal(500, "InternalError")
+        if operation == "parts" and self.whole is None:
+            sizes = {number: len(data) for number, data in self.parts.items()}
+            if bad:
+                sizes[2] = 0
+            rows = "".join(
+                f'<Part><PartNumber>{number}</PartNumber><Size>{size}</Size><ETag>"part-{number}"</ETag></Part>'
+                for number, size in sizes.items()
+            )
+            return reply(200, document("ListPartsResult").replace(b"><", f">{rows}<".encode()))
+        return super()._answer(operation, request, body)
+
+
+class Book(Notes):
+    """A journal in memory that knows which parts are still to be sent."""
+
+    def go_on(self, upload_id: str, gone: frozenset[int], total: int) -> None:
+        super().go_on(upload_id, gone, total)
+        assert self.upload is not None
+        there = {part.number for part in self.upload.parts}
+        self.numbers = iter([number for number in range(1, total + 1) if number not in there])
+
+
+def in_parts(certificates: Certificates, budget: float = 0, **limits: float) -> Engine:
+    return Engine(certificates.ca_file, replace(IN_PARTS, **limits), retry_budget=budget)  # type: ignore[arg-type]
+
+
+def attempt(engine: Engine, here: Peer, there: Peer, notes: Notes, begun: bool = False) -> Transfer:
+    """Return a transfer whose journal is kept in memory."""
+    made = replace(engine.runner.transfer(engine.plan(here.url("/a"), place(there))), random=lambda: 0.05)
+    made.journal = notes
+    made.known = replace(made.known, begun=begun)
+    return made
+
+
+def sent(bucket: Bucket) -> int:
+    return bucket.asked.count("part")
+
+
+def test_parts_outlive_the_time_that_an_object_may_take(certificates: Certificates) -> None:
+    engine, source, bucket, notes = in_parts(certificates, total_seconds=1.0), Ranges(), Shelf(sums=True), Book()
+    bucket.answers["part"] = [taken(1), lambda talk: talk.linger(3)]
+    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+        with pytest.raises(StoreTimeout) as caught:
+            engine.runner.run(attempt(engine, here, there, notes))
+        assert not caught.value.retryable
+        assert "abort" not in bucket.asked
+        assert notes.upload is not None
+        kept, before = len(notes.upload.parts), sent(bucket)
+        assert kept == 1
+        engine.runner.limits = engine.runner.wire.limits = IN_PARTS
+        outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
+    assert outcome.state is State.VERIFIED
+    assert bucket.whole == LARGE
+    assert sent(bucket) - before == PARTS - kept
+    engine.assert_nothing_left()
+
+
+def taken(number: int) -> Callable[[Talk], None]:
+    return lambda talk: talk.send(reply(200, b"", f'ETag: "part-{number}"'))
+
+
+REFUSALS = {
+    "rejected": refusal(400, "InvalidRequest"),
+    "gone": reply(410),
+    "no http": b"nonsense\r\n\r\n",
+    "denied": refusal(403, "AccessDenied"),
+}
+
+
+@pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
+def test_what_one_part_is_answered_throws_no_other_away(certificates: Certificates, answer: bytes) -> None:
+    engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
+    bucket.answers["part"] = [taken(1), taken(2), answer, answer]
+    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+        with pytest.raises(RelayError):
+            engine.runner.run(attempt(engine, here, there, notes))
+        assert "abort" not in bucket.asked
+        bucket.answers.clear()
+        before = sent(bucket)
+        assert engine.runner.run(attempt(engine, here, there, notes, begun=True)).state is State.VERIFIED
+    assert bucket.whole == LARGE
+    assert sent(bucket) - before == PARTS - 2
+    engine.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    "answer", [refusal(400, "InvalidPart"), refusal(412, "PreconditionFailed")], ids=["invalid part", "exists"]
+)
+def test_an_upload_that_can_never_be_completed_is_thrown_away(certificates: Certificates, answer: bytes) -> None:
+    engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
+    bucket.answers["complete"] = [answer]
+    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+        with pytest.raises(RelayError):
+            engine.runner.run(attempt(engine, here, there, notes))
+    assert bucket.asked[-1] == "abort"
+    assert notes.upload is None
+
+
+def test_what_is_cancelled_is_thrown_away(certificates: Certificates) -> None:
+    engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
+    with Peer([source] * 20) as here, Peer(many(bucket)) as there:
+        transfer = attempt(engine, here, there, notes)
+
+        def cancel(talk: Talk) -> None:
+            taken(1)(talk)
+            transfer.cancel(Cancelled("the migration was cancelled", retryable=False))
+
+        bucket.answers["part"] = [cancel]
+        with pytest.raises(Cancelled):
+            engine.runner.run(transfer)
+    assert bucket.asked[-1] == "abort"
+    assert notes.upload is None
+
+
+def test_an_upload_that_was_gone_on_with_and_takes_nothing_is_begun_anew(certificates: Certificates) -> None:
+    engine, source, bucket, notes = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True), Book()
+    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
+        bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
+        with pytest.raises(RelayError):
+            engine.runner.run(attempt(engine, here, there, notes))
+        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
+        bucket.spoilt = True
+        outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
+    assert outcome.state is State.VERIFIED
+    assert outcome.receipt is not None
+    assert any("was begun anew" in note for note in outcome.receipt.notes)
+    assert bucket.whole == LARGE
+    assert bucket.uploads == 2
+    assert sent(bucket) < 6 * PARTS
+    engine.assert_nothing_left()
+
+
+def test_a_store_that_is_away_costs_no_part(certificates: Certificates) -> None:
+    """It says nothing about the upload, however often it is asked."""
+    engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
+    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+        bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
+        with pytest.raises(RelayError):
+            engine.runner.run(attempt(engine, here, there, notes))
+        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0.4})
+        bucket.answers["part"] = [refusal(503, "ServiceUnavailable")] * 99
+        with pytest.raises(RelayError):
+            engine.runner.run(attempt(engine, here, there, notes, begun=True))
+        assert "abort" not in bucket.asked
+        assert notes.upload is not None and len(notes.upload.parts) == 2
+    engine.assert_nothing_left()
+
+
+# -- what is told
+
+
+def test_the_oldest_trouble_is_told_and_ends() -> None:
+    now = [100.0]
+    troubles = Troubles(lambda: now[0])
+    troubles.note("part 2 of 9", Unavailable("503", side="destination"), 1, 2.0)
+    now[0] = 102.0
+    troubles.note("part 2 of 9", Unavailable("500", side="destination"), 2, 4.0)
+    troubles.note("part 3 of 9", Unavailable("503", side="source"), 1, 1.0)
+    assert troubles.worst == Trouble(
+        what="part 2 of 9",
+        code="store-unavailable",
+        side="destination",
+        detail="500",
+        failures=2,
+        since=100.0,
+        again=106.0,
+    )
+    troubles.over("part 2 of 9")
+    assert troubles.worst is not None and troubles.worst.what == "part 3 of 9"
+    troubles.over("part 3 of 9")
+    assert troubles.worst is None
+
+
+def test_while_an_object_is_tried_again_its_progress_says_what_why_and_when(certificates: Certificates) -> None:
+    engine, cloud = Engine(certificates.ca_file, QUICK, retry_budget=30), Cloud()
+    go = threading.Event()
+    first = serving(Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"))
+
+    def later(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, DATA[:200_000])
+        go.wait(10)
+        talk.send(DATA[200_000:])
+
+    with Peer([first, serving(Cloud(), later)]) as here, Peer(keeping(cloud)) as there:
+        transfer = engine.runner.transfer(engine.plan(here.url("/a"), there.url("/b")))
+        assert "trouble" not in transfer.progress()
+        running = gevent.spawn(engine.runner.run, transfer)
+        with gevent.Timeout(5):
+            while transfer.trouble is None:
+                gevent.sleep(0.01)
+        told = transfer.progress()["trouble"]
+        assert (told["what"], told["side"], told["failures"]) == (WHOLE, "source", 1)
+        assert "503" in told["detail"]
+        assert 0.9 < told["again"] - told["since"] < 1.3
+        with gevent.Timeout(5):
+            while transfer.bytes == 0:
+                gevent.sleep(0.01)
+        assert transfer.trouble is None  # bytes move again
+        go.set()
+        assert running.get(timeout=10).state is State.VERIFIED
+    assert "trouble" not in transfer.progress()
+    engine.assert_nothing_left()
+
+
+def test_while_a_part_is_tried_again_its_number_is_told(certificates: Certificates) -> None:
+    engine, source, bucket = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True)
+    bucket.answers["part"] = [taken(1), refusal(503, "SlowDown", "Retry-After: 1")]
+    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+        transfer = engine.runner.transfer(engine.plan(here.url("/a"), place(there)))
+        running = gevent.spawn(engine.runner.run, transfer)
+        with gevent.Timeout(5):
+            while transfer.trouble is None:
+                gevent.sleep(0.01)
+        assert transfer.trouble.what == f"part 2 of {PARTS}"
+        assert running.get(timeout=20).state is State.VERIFIED
+        assert transfer.trouble is None
+    engine.assert_nothing_left()
