@@ -94,6 +94,10 @@ class MigrateRequest(_Strict):
         "destination can't keep all of it: `keep` gives its receipt a note; with `strict` the object fails before "
         "anything of it is sent.",
     )
+    fail_on_empty: bool = Field(
+        False,
+        description="Of a tree: it fails if nothing is found in the folder `source`, as where its name is mistyped.",
+    )
     recursive: bool = Field(False, description="All that is below the folder `source`, into the folder `destination`.")
     priority: int = Field(0, ge=-100, le=100, description="Of migrations in the ledger: the greater come first.")
     limits: Limits = Field(
@@ -145,6 +149,7 @@ def parse_order(members: Mapping[str, Any]) -> Order:
         priority=asked.priority,
         server_copy=asked.server_copy,
         metadata=Metadata(asked.metadata),
+        fail_on_empty=asked.fail_on_empty,
         bounds=Bounds(**asked.limits.model_dump()),
     )
 

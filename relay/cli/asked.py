@@ -48,6 +48,7 @@ WORK = (
         default="keep",
         help="strict: an object fails where the destination can't keep all that describes it (default: a note).",
     ),
+    click.option("--fail-on-empty", is_flag=True, help="With -r: fail if nothing is found in the folder SRC."),
     click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT)."),
     click.option("--slots", type=COUNT, help="Transfers at a time (of submit: over all that work on it)."),
     click.option("--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="What it may read and read back."),
@@ -94,6 +95,7 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
         "verify": options["verify"],
         "server_copy": options["server_copy"],
         **({"metadata": options["metadata"]} if options["metadata"] != "keep" else {}),
+        **({"fail_on_empty": True} if options["fail_on_empty"] else {}),
         **given,
         **({"limits": limits} if limits else {}),
     }

@@ -95,6 +95,7 @@ def _order(options: Mapping[str, Any]) -> Order:
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
         server_copy=options["server_copy"],
         metadata=Metadata(options["metadata"]),
+        fail_on_empty=options["fail_on_empty"],
         # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed ahead.
         bounds=replace(bounds_of(options), slots=None),
     )

@@ -113,6 +113,8 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         yield "proved", " · ".join(f"{count:,} by {level}" for level, count in sorted(migration["levels"].items()))
     if migration["retries"] or migration["bytes_resent"]:
         yield "again", f"{migration['retries']:,} attempts, {decimal(migration['bytes_resent'])} sent again"
+    if migration["listing"] == "done" and not objects_in(migration):
+        yield "empty", "nothing was found in the source: is its name right?"
     if migration["error"]:
         yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
         yield "hint", migration["error"]["hint"]

@@ -67,17 +67,22 @@ class Lister:
             self.over.wait(LOOK_SECONDS)
 
     def _listed(self, id: str, listing: Listing) -> None:
+        meter = Meter(self.runner.limits)
+
+        def stop(_: object) -> None:
+            meter.cancel()
+
+        self.over.rawlink(stop)
         try:
             job = self._job(listing)
             if job is None:
                 return
             if listing.cursor is None:
                 self.ledger.learn_empty(id, self.jobs.finds_nothing(job))
-            meter = Meter(self.runner.limits)
             meter.throttle = self.jobs.throttle(id)
             source = self.runner.stores.source(job.source, meter)
             entries = self._told(source.list(job.source, True, listing.cursor))
-            write_tree(self.ledger, listing, entries, lambda: not self.over.is_set())
+            write_tree(self.ledger, listing, entries, lambda: not self.over.is_set(), job.fail_on_empty)
         except LedgerRefused as error:  # it would refuse the same page each time
             self.ledger.end_listing(listing, told(error))
         except (LedgerFailed, LeaseLost):
@@ -86,9 +91,14 @@ class Lister:
             self.jobs.pause(id, error)
             self.ledger.hand_back_listing(listing)
         except RelayError as error:
-            self.ledger.end_listing(listing, told(error))
+            if self.over.is_set():  # it was broken off, as where it waits before it asks for a page again
+                self.ledger.hand_back_listing(listing)
+            else:
+                self.ledger.end_listing(listing, told(error))
         except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
             self.ledger.end_listing(listing, told(bug(error)))
+        finally:
+            self.over.unlink(stop)
         self.found()
 
     def _job(self, listing: Listing) -> Job | None:

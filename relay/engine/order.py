@@ -65,6 +65,8 @@ class Order:
     """Where both ends are one store that can copy by itself, let it."""
     bounds: Bounds = Bounds()
     metadata: Metadata = Metadata.KEEP
+    fail_on_empty: bool = False
+    """A tree in which nothing is found fails."""
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -93,7 +95,8 @@ class Order:
         named = {"recursive": self.recursive, "verify": self.verify.value, "if_exists": self.existing.value}
         copy = {} if self.server_copy else {"server_copy": False}
         metadata = {} if self.metadata is Metadata.KEEP else {"metadata": self.metadata.value}
-        return {**named, **copy, **metadata}
+        empty = {"fail_on_empty": True} if self.fail_on_empty else {}
+        return {**named, **copy, **metadata, **empty}
 
     @property
     def existing(self) -> IfExists:
@@ -185,6 +188,7 @@ class Job:
     if_exists: IfExists
     server_copy: bool = True
     metadata: Metadata = Metadata.KEEP
+    fail_on_empty: bool = False
 
     @classmethod
     def of(cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes) -> tuple[Job, Spec]:
@@ -203,6 +207,7 @@ class Job:
             IfExists(migration.options["if_exists"]),
             server_copy=migration.options.get("server_copy", True),
             metadata=Metadata(migration.options.get("metadata", "keep")),
+            fail_on_empty=migration.options.get("fail_on_empty", False),
         )
         places = order.located(remotes)
         return cls.made(migration.id, order, *places), order.spec_at(*places, remotes)
@@ -219,6 +224,7 @@ class Job:
             order.existing,
             order.server_copy,
             order.metadata,
+            order.fail_on_empty,
         )
 
     def plan(self, claim: Claim) -> Plan:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.digest import as_hex
-from relay.errors import RelayError, UnsafeKey
+from relay.errors import NotFound, RelayError, UnsafeKey
 from relay.failpoints import reach
 from relay.identity import place_of
 from relay.ledger.rows import Listed, Listing
@@ -27,10 +27,17 @@ PAGE = 1000
 T = TypeVar("T")
 
 
-def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on: Callable[[], bool]) -> bool:
+def write_tree(
+    ledger: Ledger,
+    listing: Listing,
+    entries: Iterator[Entry],
+    go_on: Callable[[], bool],
+    fail_on_empty: bool = False,
+) -> bool:
     """Write what a listing gives, and that it is whole. Returns False where it was stopped: it is handed back then.
 
-    Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays.
+    Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays. With `fail_on_empty` raises
+    NotFound for a listing of nothing.
     """
     cursor = listing.cursor or ""
     for page in pages(entries, PAGE):
@@ -42,6 +49,12 @@ def write_tree(ledger: Ledger, listing: Listing, entries: Iterator[Entry], go_on
         if not (wanted and go_on()):
             ledger.hand_back_listing(listing)
             return False
+    if fail_on_empty and not ledger.migration(listing.migration_id).entries:
+        raise NotFound(
+            "nothing was found in the source",
+            side="source",
+            hint="Check its name: many stores show a folder that is not there as an empty one.",
+        )
     ledger.end_listing(listing)
     return True
 
