@@ -137,9 +137,8 @@ class _Readable:
         begun = text.rfind("&", max(0, len(text) - _LONGEST_REFERENCE))
         if begun >= 0 and not final and ";" not in text[begun:]:
             text, self._held = text[:begun], text[begun:]
-        if "&#" in text:
-            text = _REFERENCE.sub(_checked, text)
-        return _FORBIDDEN.sub(_coded, text)
+        text = _FORBIDDEN.sub(_coded, text)
+        return _REFERENCE.sub(_checked, text) if "&#" in text else text
 
 
 def _coded(found: re.Match[str]) -> str:
@@ -150,7 +149,7 @@ def _checked(found: re.Match[str]) -> str:
     """Return a reference as it is, or coded where it is one to a character that is not allowed, or that codes."""
     number = int(found[1], 16) if found[1] else int(found[2])
     if number > 0x10FFFF:
-        number = 0xFFFF  # it is none at all
+        number = 0xD800  # it is none at all, and neither is this
     return f"{_OPEN}{number:x}{_CLOSE}" if _FORBIDDEN.match(chr(number)) else found[0]
 
 
