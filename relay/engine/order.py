@@ -21,7 +21,7 @@ from relay.headers import Headers
 from relay.identity import owner_of, place_of
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
-from relay.stores.local import nested
+from relay.stores.local import nested, same_file
 from relay.stores.remotes import Remotes
 from relay.throttle import Bounds
 
@@ -120,6 +120,8 @@ class Order:
         refuse_unprovable(self.verify, destination)
         if not self.recursive:
             Plan(source, destination)
+            if source.store == destination.store == "local" and same_file(source, destination):
+                raise SameObject(f"{source} and {destination} are one file")
             return source, destination
         source, destination = source.folder(), destination.folder()
         _apart(source, destination)

@@ -150,6 +150,12 @@ def nested(one: Location, other: Location) -> bool:
     return any(first is not None and first in others for first, others in ((ours[0], theirs), (theirs[0], ours)))
 
 
+def same_file(one: Location, other: Location) -> bool:
+    """Say if two places are one file, by whatever names: by links of both kinds, or where a mount shows it twice."""
+    ours, theirs = in_native_thread(lambda: (_identity(path_of(one)), _identity(path_of(other))))
+    return ours is not None and ours == theirs
+
+
 def _above(path: Path) -> list[tuple[int, int] | None]:
     """Return what tells a folder, and each above it, from all others; None for what can't be looked at."""
     with suppress(OSError, RuntimeError):  # a loop of links

@@ -12,15 +12,17 @@ import pytest
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy
+from relay.engine.order import End, Order
 from relay.engine.outcome import Outcome
 from relay.engine.runner import Runner, Stores
-from relay.errors import LocalDenied, RelayError
+from relay.errors import LocalDenied, RelayError, SameObject
 from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores import local_folders
 from relay.stores.interfaces import Stored
 from relay.stores.local import LocalStore, local_location
 from relay.stores.local_folders import Folders
+from relay.stores.remotes import Remotes
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from tests.conftest import Engine
@@ -250,3 +252,23 @@ def test_a_loop_of_links_is_told(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(RelayError, match="links"):
         put(engine, tmp_path / "a", local_location(tmp_path / "one", destination=True))
     assert (tmp_path / "one").is_symlink() and (tmp_path / "two").is_symlink()
+
+
+@pytest.mark.parametrize("by", ["a link", "a hard link", "a link to its folder", "itself"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_is_not_moved_onto_itself(tmp_path: Path, by: str, turned: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    one = tmp_path / "folder" / "a"
+    one.write_bytes(b"x")
+    other = {"itself": one, "a link to its folder": tmp_path / "way" / "a"}.get(by, tmp_path / "b")
+    if by == "a link":
+        link(other, one)
+    elif by == "a hard link":
+        other.hardlink_to(one)
+    elif by != "itself":
+        link(tmp_path / "way", tmp_path / "folder")
+    source, destination = (other, one) if turned else (one, other)
+    with pytest.raises(SameObject):
+        Order(End(str(source)), End(str(destination))).located(Remotes(folders=None))
+    (tmp_path / "c").write_bytes(b"x")
+    Order(End(str(source)), End(str(tmp_path / "c"))).located(Remotes(folders=None))
