@@ -112,8 +112,10 @@ class Pipe:
         return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended)
 
     def _begins(self, destination: Destination, opened: Opened, body: Body) -> dict[str, Begins]:
-        """Return what begins the parts of an object of unknown length, where a destination takes it so."""
-        if body.length is not None or destination.part_limits is None:
+        """Return what begins the parts of an object that can't be read in ranges, where a destination takes it so: one
+        of unknown length, or too large for one request."""
+        limits = destination.part_limits
+        if limits is None or (body.length is not None and body.length <= limits.largest):
             return {}
         return {"begins": self._terms.unfinished.growing(opened.version, self._terms.digested)}
 

@@ -19,8 +19,11 @@ from relay.stores.fields import printable
 from relay.stores.kinds import Given
 from relay.stores.s3_exchange import KEY_BYTES, S3Account
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
+from relay.wire.http1 import Fields
 
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET = re.compile(r"(?:[A-Za-z0-9_-]*:)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+"""Old names of AWS's have up to 255 characters, capitals and underscores (docs.aws.amazon.com, "Bucket naming rules");
+Ceph's have a tenant before them (docs.ceph.com, "RGW Multi-tenancy")."""
 _SIGNED = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
 """Fields that relay makes itself."""
 _VIRTUAL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -39,6 +42,10 @@ class S3Config:
     virtual: bool = False
     owner: str = ""
     """Whose account it is, as far as the settings tell: the profile, and a key that does not expire."""
+    uploaded: Fields = ()
+    """What goes along with each object that is written, ..."""
+    asked: Fields = ()
+    """... and with every request."""
     signers: dict[str, Signer] = field(default_factory=dict, repr=False, compare=False)
 
     def signer_of(self, bucket: str) -> Signer:
@@ -181,9 +188,10 @@ def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) ->
     if virtual and _VIRTUAL.fullmatch(bucket):
         base, prefix = replace(base, host=f"{bucket}.{base.host}"), base.path.rstrip("/")
     else:
-        prefix = f"{base.path.rstrip('/')}/{bucket}"
+        prefix = f"{base.path.rstrip('/')}/{canonical_path(bucket)}"
     target = f"{prefix}/{canonical_path(key)}"
     account = S3Account(bucket, prefix, config.signer_of(bucket), endpoint, owner=config.owner)
+    account = replace(account, uploaded=config.uploaded, asked=config.asked)
     return replace(base, target=target, headers=checked, account=account)
 
 

@@ -115,10 +115,9 @@ class NextcloudStore(WebDavStore):
             raise PreconditionFailed(f"{place} exists", side=self._side)
         part = self._part(place, upload.id)
         size = sum(one.size for one in parts)
-        fields: Fields = (("Destination", part.url), ("Overwrite", "T"), ("OC-Total-Length", str(size)))
-        fields += self._dated(upload.described)
+        fields: Fields = (("Overwrite", "T"), ("OC-Total-Length", str(size)), *self._dated(upload.described))
         try:
-            response = self._send("MOVE", _uploads(place, upload.id, ".file"), fields)
+            response = self._aimed("MOVE", _uploads(place, upload.id, ".file"), part, fields)
         except (ConnectionLost, StoreTimeout):
             if not self._exists(part):
                 raise

@@ -27,6 +27,9 @@ from relay.stores.kinds import Asked, Given, Kind, Options, Remote
 from relay.stores.local import local_location
 from relay.stores.local_folders import Folders
 from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
+from relay.stores.options import YES, check, uploaded, virtual
+from relay.stores.options import asked as asked_always
+from relay.stores.options import headers as options_headers
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 from relay.stores.table import KINDS
 from relay.stores.urls import SCHEME as LIST
@@ -34,7 +37,6 @@ from relay.stores.urls import list_location
 from relay.stores.webdav import http_url, webdav_location
 
 _REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)
-_YES = frozenset({"true", "1", "yes"})
 DEEPEST_ALIAS = 8
 
 
@@ -161,10 +163,14 @@ class Remotes:
                 f"the remote {name!a} is of type {remote.type!a}, which relay does not speak",
                 hint=f"relay speaks {', '.join(sorted({*TYPES, *self._types}))}.",
             )
+        check(remote)
         return make(self, remote, path, asked)
 
     def _alias(self, remote: Remote, path: str, asked: Asked, depth: int) -> Location:
-        found = _REMOTE.fullmatch(remote.options.get("remote", ""))
+        text = remote.options.get("remote", "")
+        if text.startswith("/"):
+            return self._file(Path(f"{text.rstrip('/')}/{path.lstrip('/')}"), path, asked)
+        found = _REMOTE.fullmatch(text)
         if depth >= DEEPEST_ALIAS or found is None:
             raise ConfigError(f"the alias {remote.name!a} of {remote.origin} leads to no remote")
         inner = found["path"].rstrip("/")
@@ -223,24 +229,38 @@ class Remotes:
 
     def _s3_config(self, remote: Remote) -> S3Config:
         options = remote.options
-        virtual = options.get("force_path_style", "true").lower() not in _YES
         endpoint = options.get("endpoint") or None
         if endpoint and "://" not in endpoint:
             endpoint = f"https://{endpoint}"
         region = options.get("region") or ""
-        if options.get("env_auth", "").lower() in _YES or options.get("profile"):
+        if options.get("env_auth", "").lower() in YES or options.get("profile"):
             self._apart(prepare)
             # Not apart: a helper's process can be waited for on this hub alone.
             found = self._aws(options.get("profile") or None)
             signer = found.signer.in_region(region) if region else found.signer
-            return replace(found, signer=signer, endpoint=endpoint or found.endpoint, virtual=virtual)
+            endpoint = endpoint or found.endpoint
+            return replace(
+                found,
+                signer=signer,
+                endpoint=endpoint,
+                virtual=virtual(options, endpoint, found.virtual),
+                uploaded=uploaded(options),
+                asked=asked_always(options),
+            )
         key, secret = options.get("access_key_id"), options.get("secret_access_key")
         if bool(key) != bool(secret):
             raise ConfigError(f"the remote {remote.name!a} has one of access_key_id and secret_access_key only")
         token = options.get("session_token") or None
         credentials = Credentials(key, secret, token) if key and secret else None
         owner = "" if token else key or ""
-        return S3Config(Signer(lambda: credentials, region or "us-east-1"), endpoint, virtual, owner)
+        return S3Config(
+            Signer(lambda: credentials, region or "us-east-1"),
+            endpoint,
+            virtual(options, endpoint),
+            owner,
+            uploaded(options),
+            asked_always(options),
+        )
 
     def _webdav(self, remote: Remote, path: str, asked: Asked) -> Location:
         there = self._http(remote, path, asked)
@@ -256,7 +276,7 @@ class Remotes:
         url = remote.options.get("url", "").rstrip("/")
         if not url:
             raise ConfigError(f"the remote {remote.name!a} of {remote.origin} has no url")
-        headers = dict(asked.headers) | _authorization(remote)
+        headers = options_headers(remote) | dict(asked.headers) | _authorization(remote)
         return parse_location(
             f"{url}/{canonical_path(path.lstrip('/'))}",
             method=asked.method,

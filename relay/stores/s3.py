@@ -48,7 +48,7 @@ from relay.receipt import Version
 from relay.stores.documents import plain_name
 from relay.stores.fields import carried, whole
 from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Unknown, Upload
-from relay.stores.metadata import CARRIED, TAGGING, USER
+from relay.stores.metadata import CARRIED, TAGGING, USER, require
 from relay.stores.s3_answers import (
     CHECKSUM,
     TRAILER,
@@ -68,6 +68,7 @@ from relay.stores.s3_endpoint import (
 from relay.stores.s3_exchange import AWS_HOST, S3Account, at_query, key_of
 from relay.stores.s3_reading import SYSTEM, kept_at
 from relay.stores.s3_uploads import S3Uploading, coded, digest_of, sent_md5
+from relay.stores.sigv4 import canonical_path
 from relay.wire.body import Body
 from relay.wire.exchange import Response, Wrapping
 from relay.wire.http1 import Fields
@@ -78,7 +79,7 @@ SINGLE_BYTES = 5 << 30
 """The most that one PUT may carry (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 MIB = 1 << 20
-PARTS = PartLimits(smallest=5 * MIB, largest=SINGLE_BYTES, most=10_000, object_bytes=5 << 40)
+PARTS = PartLimits(smallest=5 * MIB, largest=SINGLE_BYTES, most=10_000, object_bytes=10_000 * SINGLE_BYTES)
 WHOLE: Fields = (("x-amz-checksum-algorithm", "CRC64NVME"), ("x-amz-checksum-type", "FULL_OBJECT"))
 """Asks the server to keep a CRC64NVME of the whole object, not of its parts' checksums."""
 
@@ -110,11 +111,12 @@ class S3Store(S3Uploading):
         token: str | None = None,
         begins: Begins | None = None,
     ) -> Stored:
-        """As PartsDestination.put. A body of unknown length goes in parts, each of which is held in memory for S3 wants
-        to know its length. Raises Rejected for a body above 5 GiB."""
+        """As PartsDestination.put. A body of unknown length, or of more than 5 GiB, goes in parts, each of which is
+        held in memory: S3 wants to know its length, and it may have to be sent again. Raises Rejected for more
+        parts than S3 takes."""
 
         def store(absent: bool) -> Stored:
-            if body.length is None:
+            if body.length is None or body.length > SINGLE_BYTES:
                 return self._put_growing(location, body, metadata, absent, begins or self._begun)
             return self._put(location, body, metadata, absent)
 
@@ -122,8 +124,6 @@ class S3Store(S3Uploading):
 
     def _put(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
         assert body.length is not None, "one of unknown length goes another way"
-        if body.length > SINGLE_BYTES:
-            raise Rejected(f"{body.length} bytes are more than one PUT may carry to S3", side="destination")
         wrapping = self._wrapped(location, body)
         if wrapping and self._endpoint(location).summed:
             body.digest_also("md5")
@@ -140,8 +140,11 @@ class S3Store(S3Uploading):
         return replace(stored, notes=(*stored.notes, *notes)) if notes else stored
 
     def _put_growing(self, location: Location, body: Body, metadata: Fields, if_absent: bool, begins: Begins) -> Stored:
-        """Store a body whose length shows only at its end; nothing is there before that end was proved."""
-        piece = memoryview(bytearray(self._wire.limits.part_bytes))
+        """Store a body in parts as it comes; nothing is there before its end was proved."""
+        step = self._wire.limits.part_bytes
+        if body.length is not None and body.length > step * PARTS.most:
+            raise _too_many(f"{body.length} bytes", step)
+        piece = memoryview(bytearray(step))
         count = fill(body, piece)
         if count < len(piece):
             data = bytes(piece[:count])
@@ -175,11 +178,7 @@ class S3Store(S3Uploading):
 
     def _put_bytes(self, upload: Upload, number: int, data: bytes) -> Part:
         if number > PARTS.most:
-            raise Rejected(
-                f"an object of unknown length has more than {PARTS.most} parts of {len(data)} bytes",
-                side="destination",
-                hint="Set RELAY_PART_BYTES larger; each transfer holds one part in memory then.",
-            )
+            raise _too_many("an object of unknown length", len(data))
         return self._part(upload, number, data, self._checksum(upload.location, data), None, checked=True)
 
     def _abandon(self, upload: Upload, error: BaseException) -> None:
@@ -426,9 +425,10 @@ class S3Store(S3Uploading):
         if not found.version.digests:
             fields += (WHOLE[0],)
         if own & {*CARRIED, *SYSTEM} or any(name.startswith(USER) for name in own):
-            kept = carried(location, self._described(location, found.metadata), if_absent=False)
+            require(found.metadata, location, self.unkept(location, found.metadata))
+            kept = carried(location, self._held(location, found.metadata)[0], if_absent=False)
             fields += (("x-amz-metadata-directive", "REPLACE"), *(pair for pair in kept if pair[0] != TAGGING))
-        response = self._send("PUT", location, fields, b"")
+        response = self._send("PUT", location, fields + self._uploaded(location), b"")
         root = self._copied(response, source, location, if_absent)
         etag = whole(root.findtext("{*}ETag"))
         version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
@@ -458,6 +458,14 @@ class S3Store(S3Uploading):
             raise
 
 
+def _too_many(what: str, step: int) -> Rejected:
+    return Rejected(
+        f"{what} that can't be read in ranges: more than {PARTS.most} parts of {step} bytes",
+        side="destination",
+        hint="Set RELAY_PART_BYTES larger; each transfer holds one part in memory then.",
+    )
+
+
 def _at(upload: Upload, which: str = "") -> Location:
     """Return where an upload is asked about, or, with `which`, something of it."""
     return at_query(upload.location, f"{which}uploadId={quote(upload.id, safe='-_.~')}")
@@ -468,7 +476,7 @@ def _copy_source(source: Location, found: Found) -> Fields:
     account = cast(S3Account, source.account)
     key = source.path.removeprefix(account.prefix)
     which = f"?versionId={quote(found.version.id, safe='-_.~')}" if found.version.id else ""
-    named: Fields = (("x-amz-copy-source", f"/{account.bucket}{key}{which}"),)
+    named: Fields = (("x-amz-copy-source", f"/{canonical_path(account.bucket)}{key}{which}"),)
     etag = found.version.strong_etag
     return (*named, ("x-amz-copy-source-if-match", etag)) if etag else named
 

@@ -21,6 +21,7 @@ from relay.errors import (
     CredentialsWithdrawn,
     IntegrityMismatch,
     KeyTooLong,
+    PermissionDenied,
     ProtocolViolation,
     Rejected,
     RelayError,
@@ -34,7 +35,8 @@ from relay.stores.fields import printable, retry_after
 from relay.stores.http import PAGE_BYTES, HttpStore
 from relay.stores.pieces import pieces_of
 from relay.stores.s3_answers import CODES, error_region, error_told, parsed
-from relay.stores.s3_endpoint import Endpoint
+from relay.stores.s3_endpoint import KNOWN, NO_PART_TRAILERS, NO_TRAILERS, PART_TRAILERS, TRAILERS, Endpoint
+from relay.stores.said import words
 from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Credentials, Signer
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
@@ -49,6 +51,8 @@ ELSEWHERE: Final = frozenset(
     {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
 """The codes of a bucket that is in another region than the one that was asked."""
+REASONED: Final = frozenset({301, 307, 400, 401, 403})
+"""What HEAD is answered for several reasons: a denial, a token that expired, another region, a clock that is off."""
 EXPIRED: Final = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"})
 """The codes of credentials that were good once, perhaps, and that may have been replaced since."""
 AWS_HOST: Final = re.compile(r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)")
@@ -66,6 +70,10 @@ class S3Account:
     store: str = "s3"
     owner: str = field(default="", compare=False)
     """The profile of its credentials, and their key where that is none that expires."""
+    uploaded: Fields = field(default=(), compare=False)
+    """What goes along with each object that is written: how it is encrypted, its class, who may read it; ..."""
+    asked: Fields = field(default=(), compare=False)
+    """... and with every request."""
 
     def shown(self, path: str) -> str:
         """Return `s3://bucket/key`."""
@@ -122,7 +130,8 @@ class S3Exchange(HttpStore):
         wrapping: Wrapping | None = None,
     ) -> Response:
         """As HttpStore's, signed. What can be sent again is, where the answer's head names the bucket's region."""
-        signer = cast(S3Account, location.account).signer
+        account = cast(S3Account, location.account)
+        signer, fields = account.signer, fields + account.asked
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
         while True:
             there, signed = self._signed(signer, method, location, fields, payload)
@@ -149,8 +158,27 @@ class S3Exchange(HttpStore):
     # -- refusals
 
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
-        """As HttpStore's, by the code that S3 names in the answer's text, where it has one (HEAD has none)."""
-        return self._refused(response, method, location, self._text(response, method))
+        """As HttpStore's, by the code that S3 names in the answer's text. HEAD has none: where the reason decides what
+        is done about it, one byte is asked for, whose refusal has one."""
+        status = response.head.status
+        if method != "HEAD" or status not in REASONED or (status == 403 and self._only_denied(location)):
+            return self._refused(response, method, location, self._text(response, method))
+        response.body.close()
+        asked = self._send("GET", location, (("Range", "bytes=0-0"),))
+        if asked.head.status in (200, 206, 416):
+            asked.body.close()
+            return self._refused(response, method, location, "")
+        error = self._refused(asked, "GET", location, self._text(asked, "GET"))
+        if isinstance(error, PermissionDenied) and self._side == "destination":
+            self._endpoint(location).learn(_unreadable(location))
+        return error
+
+    def _only_denied(self, location: Location) -> bool:
+        """Say if a 403 can only mean that the object may not be read: a bucket to which we write has taken an upload
+        already, or denied one byte."""
+        endpoint = self._endpoint(location)
+        facts = (_unreadable(location), KNOWN, TRAILERS, NO_TRAILERS, PART_TRAILERS, NO_PART_TRAILERS)
+        return self._side == "destination" and any(endpoint.has(fact) for fact in facts)
 
     def _refused(self, response: Response, method: str, location: Location, text: str) -> RelayError:
         code, message = error_told(text)
@@ -160,7 +188,7 @@ class S3Exchange(HttpStore):
             return Unavailable(f"{method} {location}: the bucket is in {region}, and is asked there", side=self._side)
         known = self._by_code(response, method, location, code, message)
         if known is None:
-            return super()._refusal(response, method, location)
+            return self._unbelieved(response, method, location, words(text))
         response.body.close()
         return known
 
@@ -204,14 +232,6 @@ class S3Exchange(HttpStore):
         except ConfigError:
             return False  # the store's refusal tells more
 
-    def _text(self, response: Response, method: str) -> str:
-        if method == "HEAD":
-            return ""
-        try:
-            return response.body.text(self._wire.limits)
-        except RelayError:
-            return ""  # its status tells enough
-
     # -- documents
 
     def _document(self, response: Response, method: str, location: Location) -> Element:
@@ -224,7 +244,7 @@ class S3Exchange(HttpStore):
         root = self._parsed(text, location)
         if root.tag.rpartition("}")[2] == "Error":
             raise self._by_code(response, method, location, *error_told(text)) or Unavailable(
-                f"{method} {location} was answered 200, and then an error", side=self._side
+                f"{method} {location} was answered 200, and then an error ({words(text)})", side=self._side
             )
         return root
 
@@ -255,6 +275,11 @@ class S3Exchange(HttpStore):
         if root is None:
             raise ConnectionLost(f"{location}: the answer is cut off, or is no XML", side=self._side)
         return root
+
+
+def _unreadable(location: Location) -> str:
+    """Return the fact that who may write to a bucket may not read there."""
+    return f"unreadable {cast(S3Account, location.account).bucket}"
 
 
 def key_of(location: Location) -> str:

@@ -13,7 +13,7 @@ import base64
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from relay.digest import ALGORITHMS, Digester
 from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, StoreError, Unavailable
@@ -41,7 +41,7 @@ from relay.stores.s3_endpoint import (
     Refusal,
     metadata_bytes,
 )
-from relay.stores.s3_exchange import AWS_HOST, key_of
+from relay.stores.s3_exchange import AWS_HOST, S3Account, key_of
 from relay.stores.s3_reading import MTIME_FIELD, SYSTEM, S3Reading, kept_at, version_at
 from relay.wire.body import Body
 from relay.wire.exchange import Response, Wrapping
@@ -201,7 +201,12 @@ class S3Uploading(S3Reading):
         Raises MetadataUnkept where all of it is wanted.
         """
         require(metadata, location, self.unkept(location, metadata))
-        return self._held(location, metadata)[0]
+        return (*self._held(location, metadata)[0], *self._uploaded(location))
+
+    def _uploaded(self, location: Location) -> Fields:
+        """Return what the remote's options want to go along with each object; what the caller says himself wins."""
+        own = {name.lower() for name, _ in location.headers}
+        return tuple(pair for pair in cast(S3Account, location.account).uploaded if pair[0] not in own)
 
     def _held(self, location: Location, metadata: Fields) -> tuple[Fields, list[str]]:
         """Return the fields that a bucket takes, and the names of those that it does not for their length.

@@ -75,6 +75,11 @@ _OC_NAMES: Mapping[str, str] = {"SHA256": "sha-256", "SHA1": "sha", "MD5": "md5"
 NO_METHOD = frozenset({405, 501})
 """A server answers these to a method that it does not have."""
 NO_COPY = "no COPY"
+BY_PATH = "a Destination is a path"
+BEHIND = (
+    "It was asked with the whole URL and with the path alone. If a proxy before the server ends TLS, let it rewrite "
+    "the scheme and host of the Destination field to those that the server has, or tell the server its public address."
+)
 _NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
 """What an upload may be answered whose name the server reserves."""
 
@@ -200,7 +205,7 @@ class WebDavStore(HttpStore):
         """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish` moves."""
         part = self._prepared(location, if_absent, token)
         try:
-            response = self._send("COPY", source, (("Destination", part.url), ("Overwrite", "F")))
+            response = self._aimed("COPY", source, part, (("Overwrite", "F"),))
             if response.head.status not in self.believed["COPY"]:
                 raise self._copy_refused(response, location)
         except BaseException as error:
@@ -282,6 +287,8 @@ class WebDavStore(HttpStore):
             refusal = self._refusal(response, "MOVE", place)
             if status in NO_METHOD:
                 refusal.hint = f"The server has no MOVE; use {place.origin.scheme}:// to upload to the final name."
+            elif status in (400, 502):
+                refusal.hint = BEHIND
             raise refusal
         response.body.close()
         return self._there(place)
@@ -289,7 +296,7 @@ class WebDavStore(HttpStore):
     def _moved(self, part: Location, place: Location, if_absent: bool) -> Response:
         """Ask for the MOVE. One that may overwrite removes a folder of that name with all that is in it (section
         9.9.3), so that this is only asked for once it is known that none is there. Raises Rejected for one."""
-        response = self._send("MOVE", part, (("Destination", place.url), ("Overwrite", "F")))
+        response = self._aimed("MOVE", part, place, (("Overwrite", "F"),))
         if if_absent or response.head.status != 412:
             return response
         response.body.close()
@@ -300,7 +307,25 @@ class WebDavStore(HttpStore):
                 side=self._side,
                 hint="What has that other name was left alone. Rename the object, without ';', '?' and '%'.",
             )
-        return self._send("MOVE", part, (("Destination", place.url), ("Overwrite", "T")))
+        return self._aimed("MOVE", part, place, (("Overwrite", "T"),))
+
+    def _aimed(self, method: str, source: Location, there: Location, fields: Fields) -> Response:
+        """Ask for a MOVE or a COPY to somewhere.
+
+        Behind a proxy that ends TLS a server takes the Destination's scheme, or host, for another server's, and answers
+        502 (RFC 4918 section 9.9.4) or 400. It is asked once with the path alone then (section 8.3 allows that), where
+        the first did nothing; what was understood so is remembered.
+        """
+        memory = self._wire.memory
+        if not memory.has(there.origin, BY_PATH):
+            response = self._send(method, source, (("Destination", there.url), *fields))
+            if response.head.status not in (400, 502) or (method == "MOVE" and not self._exists(source)):
+                return response
+            response.body.close()
+        again = self._send(method, source, (("Destination", there.target), *fields))
+        if again.head.status in self.believed[method]:
+            memory.learn(there.origin, BY_PATH)
+        return again
 
     def _refuse_folder(self, place: Location) -> int:
         """Raise Rejected if a folder is there; where the server can't tell there is none. Returns what it answered."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
 
 import pytest
 
 from relay.engine.doctor import Answer, Finding, examine
 from relay.engine.patient import Patient
-from relay.errors import IntegrityMismatch, Rejected, Unauthenticated
+from relay.errors import IntegrityMismatch, PermissionDenied, Rejected, RelayError, Unauthenticated
 from relay.receipt import Level, State
+from relay.stores import s3
 from relay.stores.aws import S3Config, s3_location
 from relay.stores.fields import whole
+from relay.stores.local import local_location
 from relay.stores.s3_endpoint import WRONG_WHOLE
 from relay.stores.sigv4 import MOST_REGIONS, Credentials, Signer
 from relay.wire.meter import Meter
@@ -275,3 +281,55 @@ def test_the_doctor_finds_out_who_echoes_a_checksum(engine: Engine, echoes: bool
     found = findings(engine, bucket)["compares"]
     assert found.answer is answer
     assert ("echoed" in found.means) is echoes
+
+
+# -- objects that can't be read in ranges, and are larger than one request
+
+
+def test_a_large_object_of_known_length_without_ranges_goes_in_parts(
+    engine: Engine, source: Spawned, contents: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "SINGLE_BYTES", 1000)
+    monkeypatch.setattr(s3, "PARTS", replace(s3.PARTS, largest=1000))
+    engine.runner.limits = engine.runner.wire.limits = replace(IN_PARTS, parted_bytes=1 << 40)
+    bucket = Bucket(sums=True)
+    with Peer(many(bucket)) as peer:
+        outcome = engine.migrate(source.url(TWO), place(peer))
+    assert outcome.state is State.VERIFIED
+    assert bucket.asked.count("part") == 2
+    assert bucket.whole == content_of(contents, TWO)
+
+
+def test_the_largest_object_is_that_of_today() -> None:
+    assert s3.PARTS.object_bytes == 10_000 * (5 << 30)
+
+
+# -- what HEAD does not say
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (403, "InvalidAccessKeyId", Unauthenticated),
+        (400, "ExpiredToken", Unauthenticated),
+        (403, "AccessDenied", PermissionDenied),
+    ],
+)
+def test_the_reason_of_a_refused_head_is_asked_for(
+    engine: Engine, tmp_path: Path, status: int, code: str, error: type[RelayError]
+) -> None:
+    bucket = Bucket({"head": [reply(status)] * 3, "get": [refusal(status, code)] * 3})
+    there = local_location(tmp_path / "a", destination=True)
+    with Peer(many(bucket)) as peer, pytest.raises(error, match=code):
+        engine.migrate(place(peer), there)
+    assert bucket.asked == ["head", "get"]
+
+
+def test_a_clock_that_is_off_is_set_though_head_does_not_say_so(engine: Engine, tmp_path: Path) -> None:
+    wrong = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1", clock=lambda: datetime(2020, 1, 1, tzinfo=UTC))
+    now = f"Date: {format_datetime(datetime.now(UTC), usegmt=True)}"
+    bucket = Bucket({"head": [reply(403)], "get": [refusal(403, "RequestTimeTooSkewed", now)]})
+    bucket.whole = b"bytes"
+    with Peer(many(bucket)) as peer:
+        patient(engine).migrate(place(peer, wrong), local_location(tmp_path / "a", destination=True))
+    assert (tmp_path / "a").read_bytes() == b"bytes"

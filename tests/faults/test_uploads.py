@@ -407,12 +407,12 @@ def test_a_refusal_that_names_the_precondition_leaves_the_checksum_alone(engine:
 # -- B73: sizes
 
 
-TOO_LARGE = {"no ranges": (6 << 30, b""), "ranges": (6 << 40, b'ETag: "v1"\r\nAccept-Ranges: bytes\r\n')}
+TOO_LARGE = {"no ranges": (60 << 30, b""), "ranges": (49 << 40, b'ETag: "v1"\r\nAccept-Ranges: bytes\r\n')}
 
 
 @pytest.mark.parametrize("kind", TOO_LARGE)
 def test_b73_an_object_that_s3_can_not_hold_is_refused_before_its_first_byte(engine: Engine, kind: str) -> None:
-    """Of 6 GiB that only come in one piece; of 6 TiB in any number of them."""
+    """Of 60 GiB that only come in one piece, in parts of 5 MiB; of 49 TiB in any number of them."""
     size, fields = TOO_LARGE[kind]
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (size, fields)
     bucket, cloud = Bucket(), Cloud()

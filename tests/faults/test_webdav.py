@@ -401,3 +401,43 @@ def test_an_upload_is_known_by_every_name_that_it_may_have(name: str) -> None:
 @pytest.mark.parametrize("name", ["relay-notes.upload", "relay-1.upload", "relay-race.part", "relay-0123456789abcdef"])
 def test_what_users_may_call_their_own_is_no_upload(name: str) -> None:
     assert not is_unpublished(name)
+
+
+class Behind(Dav):
+    """A server that takes a Destination for another server's, where it is a URL."""
+
+    refuses_paths = False
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        to = request.partition(b"\r\nDestination: ")[2].partition(b"\r\n")[0]
+        if method in (b"MOVE", b"COPY") and (b"://" in to or self.refuses_paths):
+            return EMPTY % self.status
+        return super()._done(method, path, request.replace(b"Destination: /", b"Destination: http://h/"), body)
+
+    status = 502
+
+
+@pytest.mark.parametrize("status", [400, 502])
+@pytest.mark.parametrize("copied", [False, True], ids=["moved", "copied"])
+def test_behind_a_proxy_that_ends_tls_a_destination_is_a_path(engine: Engine, status: int, copied: bool) -> None:
+    dav = Behind()
+    dav.status = status
+    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 8) as source, Peer([dav] * 40) as destination:
+        engine.migrate(source.url(), place(destination))
+        if copied:
+            other = webdav_location(destination.url("/new/folder/other"), destination=True)
+            engine.migrate(place(destination), other)
+        dav.asked.clear()
+        engine.migrate(source.url(), place(destination))
+    assert dav.objects[FINAL] == DATA
+    assert dav.asked.count(b"MOVE") == 2  # 412 to the first, since something is there; no URL was tried
+
+
+def test_a_server_that_takes_neither_is_told_of_with_the_cause(engine: Engine) -> None:
+    dav = Behind()
+    dav.refuses_paths = True
+    with pytest.raises(RelayError) as caught:
+        migrate(engine, dav)
+    assert "proxy" in caught.value.hint
+    assert dav.asked.count(b"MOVE") == 2
+    assert dav.objects == {}

@@ -1,0 +1,56 @@
+"""A store's own words for a refusal: found in each of its forms, short, printable, and without what may be secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.stores.said import TOLD_CHARACTERS, speaks, words
+from relay.wire.http1 import Head
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("<Error><Code>EntityTooSmall</Code><Message>Too small</Message></Error>", "EntityTooSmall: Too small"),
+        ("\ufeff<?xml version='1.0'?><Error><Code>X</Code></Error>", "X"),
+        ("<E:Error xmlns:E='urn:x'><E:Code>A</E:Code><E:Message>b</E:Message></E:Error>", "A: b"),
+        ("<ErrorResponse><Error><Code>Denied</Code></Error></ErrorResponse>", "Denied"),
+        ("<d:error xmlns:d='DAV:' xmlns:s='http://sabredav.org/ns'><s:message>No files here</s:message></d:error>",
+         "No files here"),
+        ("<D:error xmlns:D='DAV:'><D:lock-token-submitted/></D:error>", "lock-token-submitted"),
+        ('{"title": "Full", "detail": "no room", "status": 507}', "Full: no room"),
+        ('{"error": {"code": 403, "message": "quota"}}', "quota"),
+        ('{"message": "no"}', "no"),
+        ("no such thing\nand more", "no such thing"),
+        ("<html><body>Error</body></html>", ""),
+        ("<!DOCTYPE x [<!ENTITY a 'b'>]><Error><Code>&a;</Code></Error>", ""),
+        ("<Error><Code>cut", ""),
+        ("[1]", "[1]"),
+        ("{broken", ""),
+        ("", ""),
+        ("<Error><Code>A\x1b[31m</Code></Error>", ""),
+        ("<Error><Message>https://h/k?X-Amz-Signature=abc&amp;b=1 failed</Message></Error>", "https://h/k?… failed"),
+    ],
+)  # fmt: skip
+def test_what_a_store_says(text: str, told: str) -> None:
+    assert words(text) == told
+
+
+def test_it_is_short_and_printable() -> None:
+    found = words(f"<Error><Code>A</Code><Message>{'x' * 9000}\u202e</Message></Error>")
+    assert len(found) <= TOLD_CHARACTERS + 1
+    assert found.isprintable()
+    assert words("{" * 100_000) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("application/xml", True),
+        ("application/problem+json", True),
+        ("text/plain; charset=x", True),
+        ("text/html", False),
+    ],
+)
+def test_pages_for_people_are_not_read(kind: str, says: bool) -> None:
+    assert speaks(Head(400, "X", "1.1", (("Content-Type", kind),))) is says
