@@ -1,0 +1,166 @@
+"""A ledger that is away, or takes nothing: whoever waits for it is told so, and nothing ends because of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.api.told import PATIENCE, followed
+from relay.cli.durable import worked
+from relay.cli.tree import Watch
+from relay.config import Settings
+from relay.engine.claimer import Claimer
+from relay.engine.order import End, Order
+from relay.engine.runner import Runner
+from relay.errors import LedgerFailed
+from relay.ledger.database import Database
+from relay.ledger.ledger import Ledger
+from tests.end_to_end.terminal import Terminal
+from tests.postgres import Postgres, postgresql
+
+FULL = LedgerFailed("database or disk is full")
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    """Return a server that this test may stop."""
+    with postgresql() as server:
+        yield server
+
+
+@pytest.mark.timeout(180)
+def test_a_terminal_waits_for_a_database_that_is_away(tmp_path: Path, postgres: Postgres) -> None:
+    source = tmp_path / "from"
+    source.mkdir()
+    for number in range(120):
+        (source / f"{number:03}").write_bytes(b"x" * 20_000)
+    terminal = Terminal(tmp_path, RELAY_LEDGER=postgres.database())
+    words = ("migrate", "-r", str(source), str(tmp_path / "to"), "--json", "--slots", "2", "--bytes-per-second", "600K")
+    command = terminal.start(*words)
+    until = time.monotonic() + 60
+    while not (tmp_path / "to" / "005").exists() and time.monotonic() < until:
+        assert command.poll() is None, command.communicate()
+        time.sleep(0.02)
+    postgres.control("stop", "-m", "fast")
+    time.sleep(2)  # what is shown of it must outlast an outage that the claimer outlasts
+    assert command.poll() is None, command.communicate()
+    postgres.again()
+    out, err = command.communicate(timeout=120)
+    assert command.returncode == 0, err
+    assert json.loads(out)["objects"] == {"verified": 120}
+    assert "waiting for the ledger" in err
+
+
+# -- one that can only be read
+
+
+def accepted(tmp_path: Path) -> tuple[Ledger, Runner, str]:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "a").write_text("a")
+    ledger, runner = Ledger.at(f"sqlite:///{tmp_path}/l.db"), Runner(Settings(local_folders=str(tmp_path)))
+    order = Order(End(f"file://{tmp_path}/from"), End(f"file://{tmp_path}/to"), recursive=True)
+    return ledger, runner, ledger.create(order.spec(runner.remotes))[0].id
+
+
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be written any more, as on a full disk; what is there can be read."""
+    run = Database.run
+
+    def full(self: Database, do: Any, write: bool = True) -> Any:
+        if write:
+            raise FULL
+        return run(self, do, write)
+
+    monkeypatch.setattr(Database, "run", full)
+
+
+def test_who_waits_for_a_ledger_that_takes_nothing_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, runner, id = accepted(tmp_path)
+    claimer = Claimer(ledger, runner, 1, id)
+    claimer._renew()
+    monkeypatch.setattr(claimer, "_renew", lambda: True)
+    monkeypatch.setattr(Ledger, "reclaim", lambda self: 0)
+    fill(monkeypatch)
+    told: list[str] = []
+    looks: list[str | None] = []
+
+    def look() -> None:
+        looks.append(claimer.trouble and claimer.trouble.message)
+        if told and len(looks) > 20:
+            claimer.stop()
+
+    worked(claimer, look, 0.05, told.append)
+    ledger.close()
+    assert len(told) == 1 and "database or disk is full" in told[0] and "RELAY_LEDGER" in told[0]
+    assert set(looks[-10:]) == {"database or disk is full"}  # also between two attempts to write
+
+
+def test_what_is_shown_of_it_outlasts_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, _, id = accepted(tmp_path)
+    watch = Watch(ledger, id)
+    before = watch.look(0)[0]
+    away = [True]
+    migration = Ledger.migration
+
+    def sometimes(self: Ledger, id: str) -> Any:
+        if away[0]:
+            raise LedgerFailed("the server closed the connection")
+        return migration(self, id)
+
+    monkeypatch.setattr(Ledger, "migration", sometimes)
+    assert watch.look(0)[0] == before
+    with pytest.raises(LedgerFailed):
+        Watch(ledger, id).look(0)  # which has nothing to show
+    away[0] = False
+    events = followed(ledger, id, 0, lambda seconds: None)
+    assert [next(events)[0] for _ in range(2)] == ["accepted", "progress"]
+    away[0] = True
+    assert [next(events)[2]["trouble"]["code"] for _ in range(PATIENCE)] == ["ledger-failed"] * PATIENCE
+    with pytest.raises(LedgerFailed):
+        next(events)
+    ledger.close()
+
+
+def test_the_server_says_it_too(tmp_path: Path) -> None:
+    """`GET /migrations/{id}` and NDJSON, in a process of its own that can't write any more."""
+    code = """
+import json
+from gevent import monkey; monkey.patch_all()
+from pathlib import Path
+import sys
+from relay.api.app import create_app
+from relay.api.following import Looks, Waiters
+from relay.api.ledgered import Works
+from relay.config import Settings
+from relay.engine.claimer import Claimer
+from relay.engine.runner import Runner
+from relay.errors import LedgerFailed
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import SERVER
+folder = sys.argv[1]
+Path(folder, "from").mkdir()
+runner = Runner(Settings(local_folders=folder))
+ledger = Ledger.at(f"sqlite:///{folder}/l.db", SERVER)
+claimer = Claimer(ledger, runner, 1)
+works = Works(ledger, claimer, Waiters(9), Looks(ledger.migration, 0.0))
+client = create_app(runner, (), works).test_client()
+order = {"source": f"file://{folder}/from", "destination": f"file://{folder}/to", "recursive": True}
+made = client.post("/migrate", json=order, environ_base={"REMOTE_ADDR": "127.0.0.1"})
+id = made.get_json()["id"]
+claimer.trouble = LedgerFailed("database or disk is full")
+print(json.dumps(client.get(f"/migrations/{id}").get_json()))
+claimer.trouble = None
+print(json.dumps(client.get(f"/migrations/{id}").get_json()))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    troubled, well = map(json.loads, done.stdout.splitlines())
+    assert troubled["trouble"] == {"code": "ledger-failed", "detail": LedgerFailed.title}
+    assert "trouble" not in well

@@ -1,0 +1,266 @@
+"""One 401 is one object's; withdrawn credentials are everybody's; and what can't be located waits, and never fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from sqlalchemy import update
+
+from relay.config import Settings
+from relay.engine.claimer import Claimer
+from relay.engine.order import End, Order
+from relay.engine.refusals import PATIENCE
+from relay.engine.runner import Runner
+from relay.errors import LedgerRefused
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import SERVER
+from relay.ledger.schema import migrations
+from relay.stores.local import LocalStore
+from tests.faults.test_claims import planted
+
+COUNT = 30
+
+
+@dataclass
+class Web:
+    """A web server whose objects some may read."""
+
+    refused: Callable[[str, str | None], bool] = lambda path, given: False
+    """Whether a request for a path, with an Authorization, is answered 401."""
+    port: int = 0
+    asked: list[str] = field(default_factory=list)
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    """Of paths that are no object."""
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    made = Web()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            refused = made.refused(self.path, self.headers.get("Authorization"))
+            if self.command == "GET":
+                made.asked.append(self.path)
+            body = b"" if refused else made.bodies.get(self.path, f"object {self.path}".encode())
+            self.send_response(401 if refused else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"1"')
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        made.port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield made
+        server.shutdown()
+
+
+def runner_of(folder: Path, **settings: Any) -> Runner:
+    return Runner(Settings(local_folders=str(folder), egress_allow="127.0.0.1", retry_budget=0.0, **settings))
+
+
+def listed(folder: Path, web: Web, private: range) -> Order:
+    """Return the order of a list of URLs, some of which are private."""
+    lines = [web.url(f"/{'private' if n in private else 'open'}/{n}") for n in range(COUNT)]
+    (folder / "urls.txt").write_text("\n".join(lines))
+    return Order(End(f"list+file://{folder}/urls.txt"), End(f"file://{folder}/to"), recursive=True)
+
+
+def worked(ledger: Ledger, runner: Runner, id: str, slots: int = 1) -> dict[str, int]:
+    """Work on a migration as long as it goes on; return how many of its objects are in which state."""
+    with gevent.Timeout(60):
+        Claimer(ledger, runner, slots, id).run()
+    return {state: counted.objects for state, counted in ledger.migration(id).tally.items()}
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("private", [range(0, 1), range(COUNT - 1, COUNT), range(10, 13)], ids=str)
+def test_what_is_private_in_a_list_stops_nothing_else(
+    ledger: Ledger, tmp_path: Path, web: Web, private: range, slots: int
+) -> None:
+    web.refused = lambda path, _: path.startswith("/private")
+    runner = runner_of(tmp_path)
+    id = ledger.create(listed(tmp_path, web, private).spec(runner.remotes))[0].id
+    found = worked(ledger, runner, id, slots)
+    last = private[-1] == COUNT - 1
+    if last and ledger.migration(id).state == "paused":  # nobody was left to tell: it is told to go on, once
+        ledger.act(id, "resume")
+        found = worked(ledger, runner, id, slots)
+    assert found == {"failed": len(private), "verified": COUNT - len(private)}
+    assert ledger.migration(id).state == "partial"
+    errors = {(row.error or {})["code"] for row in ledger.page(id, ["failed"])}
+    assert errors == {"store-unauthenticated"}
+
+
+def test_a_list_with_many_private_ones_waits_and_comes_to_its_end(ledger: Ledger, tmp_path: Path, web: Web) -> None:
+    """Who says go on, twice at most, is believed: what is refused then is so for good."""
+    web.refused = lambda path, _: path.startswith("/private")
+    runner = runner_of(tmp_path)
+    private = range(2 * PATIENCE)
+    id = ledger.create(listed(tmp_path, web, private).spec(runner.remotes))[0].id
+    assert "failed" not in worked(ledger, runner, id)
+    assert ledger.migration(id).state == "paused"
+    ledger.act(id, "resume")
+    found = worked(ledger, runner, id)
+    assert found["verified"] == COUNT - len(private)
+    if ledger.migration(id).state == "paused":
+        ledger.act(id, "resume")
+        found = worked(ledger, runner, id)
+    assert found == {"failed": len(private), "verified": COUNT - len(private)}
+
+
+def test_where_all_are_refused_it_waits_and_few_requests_are_made(ledger: Ledger, tmp_path: Path, web: Web) -> None:
+    web.refused = lambda path, _: True
+    runner = runner_of(tmp_path)
+    id = ledger.create(listed(tmp_path, web, range(0)).spec(runner.remotes))[0].id
+    assert worked(ledger, runner, id) == {"queued": COUNT}
+    found = ledger.migration(id)
+    assert (found.state, (found.error or {})["side"]) == ("paused", "source")
+    assert len(web.asked) <= 2 * PATIENCE
+
+
+def test_credentials_that_are_withdrawn_in_the_middle_fail_nothing(ledger: Ledger, tmp_path: Path, web: Web) -> None:
+    """Those of a list, which go to its own origin: after ten objects the old token is good no more."""
+    web.bodies["/list.txt"] = "\n".join(web.url(f"/open/{n}") for n in range(COUNT)).encode()
+    let_in: set[str] = set()
+
+    def refused(path: str, given: str | None) -> bool:
+        good = "Bearer one" if len(let_in) < 10 or path in let_in and len(let_in) == 10 else "Bearer two"
+        if given == good:
+            let_in.add(path)
+        return given != good and path != "/list.txt"
+
+    web.refused = refused
+    runner = runner_of(tmp_path)
+
+    def order(token: str) -> Order:
+        source = End(f"list+{web.url('/list.txt')}", (("Authorization", f"Bearer {token}"),))
+        return Order(source, End(f"file://{tmp_path}/to"), recursive=True)
+
+    id = ledger.create(order("one").spec(runner.remotes))[0].id
+    found = worked(ledger, runner, id)
+    assert "failed" not in found and found["verified"] >= 9
+    assert ledger.migration(id).state == "paused"
+    ledger.act(id, "resume", order("two").spec(runner.remotes))
+    assert worked(ledger, runner, id) == {"verified": COUNT}
+
+
+# -- what can't be located
+
+
+def of_kind(ledger: Ledger, id: str, runner: str | None) -> None:
+    values = {"runner": runner}
+    ledger.database.run(lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values)))
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "its folders are not allowed": {"local_folders": "/usr"},
+    "its remote is not there": {},
+    "its remote leads elsewhere": {"remotes": {"far": {"type": "http", "url": "http://127.0.0.1:2"}}},
+}
+
+
+@pytest.mark.parametrize("kind", [SERVER, None])
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_a_runner_can_not_locate_waits_and_fails_never(
+    ledger: Ledger, tmp_path: Path, web: Web, what: str, kind: str | None
+) -> None:
+    """Accepted with one remote and one folder, and worked on by a process with others."""
+    far = {"far": {"type": "http", "url": web.url("")}}
+    first = runner_of(tmp_path, remotes=far)
+    id = ledger.create(Order(End("far:open/1"), End(f"file://{tmp_path}/to")).spec(first.remotes))[0].id
+    of_kind(ledger, id, kind)
+    folders = (
+        {"local_folders": str(tmp_path), "remotes": far} if "folders" in what else {"local_folders": str(tmp_path)}
+    )
+    other = Runner(Settings(**{**folders, "egress_allow": "127.0.0.1", **OTHERS[what]}))
+    claimer = Claimer(ledger, other, 1, id)
+    job = gevent.spawn(claimer.run)
+    with gevent.Timeout(30):
+        while (row := ledger.page(id)[0]).attempts == 0 or row.state != "queued":
+            gevent.sleep(0.01)
+        if kind is None:  # another kind of runner has its turn
+            claimer.stop()
+        job.join()
+    found = ledger.migration(id)
+    assert {state for state in found.tally} == {"queued"}
+    assert found.state == ("running" if kind is None else "paused")
+    if kind is not None:
+        assert found.error is not None and "http://" not in found.error["detail"]
+        ledger.act(id, "resume")
+    else:
+        ledger.database.run(lambda c: c.exec_driver_sql("UPDATE transfers SET not_before = 0"))
+    assert worked(ledger, first, id) == {"verified": 1}
+
+
+def test_a_tree_that_can_not_be_located_waits_too(ledger: Ledger, tmp_path: Path) -> None:
+    first = Runner(Settings(local_folders=str(tmp_path)))
+    id = planted(ledger, tmp_path, first, 3)
+    of_kind(ledger, id, SERVER)
+    assert worked(ledger, Runner(Settings(local_folders="/usr")), id) == {}
+    assert (ledger.migration(id).state, ledger.migration(id).listing) == ("paused", "due")
+    ledger.act(id, "resume")
+    assert worked(ledger, first, id) == {"verified": 3}
+
+
+# -- what the ledger does not take, and what nobody foresaw
+
+
+def test_an_end_that_the_ledger_does_not_take_fails_that_object_alone(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = planted(ledger, tmp_path, runner, 10)
+    for name in ("turn", "settle"):
+        real = getattr(Ledger, name)
+
+        def picky(self: Ledger, ends: Any, *args: Any, real: Any = real, **more: Any) -> Any:
+            if any(end.claim.name == "003" and end.verb == "verified" for end in ends):
+                raise LedgerRefused("it does not take 003")
+            return real(self, ends, *args, **more)
+
+        monkeypatch.setattr(Ledger, name, picky)
+    assert worked(ledger, runner, id) == {"failed": 1, "verified": 9}
+    (row,) = ledger.page(id, ["failed"])
+    assert (row.name, (row.error or {})["code"]) == ("003", "ledger-refused")
+
+
+def test_of_what_nobody_foresaw_the_type_alone_is_kept(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its text may be a URL, which may be a password, or what a helper printed."""
+
+    def explode(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("https://a.example/?token=" + "neddih"[::-1])
+
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    id = planted(ledger, tmp_path, runner, 1)
+    monkeypatch.setattr(LocalStore, "put", explode)
+    assert worked(ledger, runner, id) == {"failed": 1}
+    monkeypatch.setattr(LocalStore, "list", explode)
+    other = ledger.create(
+        Order(End(f"file://{tmp_path}/tree"), End(f"file://{tmp_path}/new"), recursive=True).spec(runner.remotes)
+    )[0].id
+    worked(ledger, runner, other)
+    kept = "".join(str(row.error) for row in ledger.page(id)) + str(ledger.migration(other).error)
+    kept += str(ledger.events(id)) + str(ledger.events(other)) + caplog.text
+    assert "ZeroDivisionError" in kept and "hidden" not in kept
