@@ -25,11 +25,15 @@ from relay.errors import (
     IntegrityMismatch,
     NotFound,
     RelayError,
+    UploadGone,
 )
 from relay.failpoints import reach
+from relay.ledger.rows import Before
 from relay.location import Location
-from relay.receipt import Receipt, Version
+from relay.receipt import Level, Receipt, Version
 from relay.stores.interfaces import Destination, Found, Stored
+
+UNKNOWN = Before(known=False)
 
 
 class Acceptance:
@@ -51,19 +55,29 @@ class Acceptance:
         whole: bool = True,
         keep: bool = False,
         moved: int | None = None,
+        before: Before = UNKNOWN,
     ) -> Outcome:
-        """Prove what is at the destination now. Raises as `prove`; an object that is wrong is removed, unless `keep`
-        says that it may be another's. `moved` is how many bytes that took, if not all of them."""
+        """Prove what is at the destination now, and was there `before`. Raises as `prove`; an object that is wrong is
+        removed, unless `keep` says that it may be another's. `moved` is how many bytes that took, if not all of them.
+
+        Raises UploadGone for what was found where ours was to be, and is not ours as far as anybody can tell.
+        """
         terms, progress = self._terms, self._progress
         progress.phase = "verifying"
         reach("before-verify")
+        if progress.before is not None and not keep and not stored.found and stored.place is None:
+            progress.before = replace(progress.before, sent=stored.version)
         try:
-            proof = prove(destination, stored, sent, terms.plan.verify, self._settling())
+            proof = prove(destination, stored, sent, terms.plan.verify, self._settling(), before)
+            if stored.found and proof.level is Level.SIZE:
+                raise IntegrityMismatch(f"nothing proves that {place} is ours", side="destination")
             self._still_allowed(place, proof)
             version = self._published(destination, stored, proof)
         except RelayError as error:
             if keep:
                 raise
+            if stored.found:
+                raise _another(place, error) from error
             undone = self._undone(error, destination, place, stored, sent.bytes if moved is None else moved)
             raise undone from error.__cause__
         receipt = Receipt(
@@ -116,6 +130,8 @@ class Acceptance:
         if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
             return judged  # it is there, and need only be proved
         self._progress.resent += moved
+        if stored.place is None and self._progress.before is not None and self._terms.journal is not None:
+            self._terms.journal.note(self._progress.before)  # what is called so is ours
         if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
             remove(destination, stored, judged)
         return judged
@@ -136,7 +152,7 @@ class Acceptance:
         reach("before-publish")
         terms.meter.commit()
         try:
-            version = destination.publish(stored, if_absent=terms.if_absent)
+            version = destination.publish(stored, if_absent=terms.if_absent and not self._progress.replaces)
             reach("after-publish")
         except NotFound as error:
             raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
@@ -146,3 +162,10 @@ class Acceptance:
                 f"{stored.place} has {version.size} bytes after {size} were moved there; they were left alone"
             )
         return replace(version, size=size if version.size is None else version.size)
+
+
+def _another(place: Location, error: RelayError) -> RelayError:
+    """Return what it means that what was found is not proved to be what was sent: it may be another's."""
+    if isinstance(error, IntegrityMismatch | DestinationLost | NotFound):
+        return UploadGone(f"the upload to {place} is gone, and what is there is not known to be ours: {error.message}")
+    return error

@@ -29,7 +29,7 @@ from gevent.queue import SimpleQueue
 
 from relay.engine.claimed import known_of, settled
 from relay.engine.jobs import Jobs
-from relay.engine.journal import ClaimJournal
+from relay.engine.journal import ClaimJournal, Notes
 from relay.engine.lister import Lister
 from relay.engine.orphans import Sweeper
 from relay.engine.outcome import Outcome
@@ -121,6 +121,7 @@ class Claimer:
         self._trouble: RelayError | None = None
         self._met: RelayError | None = None
         self._met_until = -inf
+        self._notes = Notes(self.ledger)
         self._shares: set[int] = set()
         self._lister: Lister | None = None
         self._shunned: dict[int, float] = {}
@@ -409,7 +410,7 @@ class Claimer:
                 return unlocated
             transfer = self._transfer(claim)
             transfer.known = known_of(claim)
-            transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry))
+            transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry), self._notes)
             transfer.admitted = True
             self.active[claim.id] = active = Active(claim, transfer, self.clock())
             try:

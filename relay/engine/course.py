@@ -53,7 +53,8 @@ class Course:
             if early := self._existing.enough(destination, place, before, found):
                 self._clear(destination)
                 return early
-        if found and (moved := self._apart(destination, place, found)):
+            self._existing.sending(destination, place, before)
+        if found and before and (moved := self._apart(destination, place, before, found)):
             return moved
         self._clear(destination)
         opened, body = reading.opened(found)
@@ -62,13 +63,14 @@ class Course:
             before = self._before(destination, place, opened)
             if early := self._existing.enough(destination, place, before, opened):
                 return early
+            self._existing.sending(destination, place, before)
         self._refuse_itself(opened, place)
         try:
             return self._pipe.whole(destination, place, before, opened, body)
         except PreconditionFailed as error:
-            return self._existing.refused(error, place)
+            return self._existing.refused(error, destination, place, opened)
 
-    def _apart(self, destination: Destination, place: Location, found: Found) -> Outcome | None:
+    def _apart(self, destination: Destination, place: Location, before: Before, found: Found) -> Outcome | None:
         """Move it without one body for the whole: let the store copy it, or send it in parts. None where neither goes.
 
         It is sent in one request then.
@@ -77,11 +79,13 @@ class Course:
         try:
             if terms.plan.server_copy and destination.copies(terms.plan.source, place):
                 copy = ServerCopy(terms, self._progress, self._reading, self._acceptance)
-                if copied := copy.copied(destination, place, found):
+                if copied := copy.copied(destination, place, before, found):
                     return copied
-            return self._pipe.in_parts(destination, place, found) if terms.parted(found, destination) else None
+            if not terms.parted(found, destination):
+                return None
+            return self._pipe.in_parts(destination, place, before, found)
         except PreconditionFailed as error:
-            return self._existing.refused(error, place)
+            return self._existing.refused(error, destination, place, found)
 
     def _before(self, destination: Destination, place: Location, found: Found | None) -> Before:
         """Return what is at the place, when it was made sure that it is not the source, and is rid of our leavings."""

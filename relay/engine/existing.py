@@ -10,16 +10,23 @@ Decided here: when nothing need be sent. Never here: what is compared (`unchange
 from __future__ import annotations
 
 from relay.engine.acceptance import Acceptance
-from relay.engine.looks import look_before, untold
+from relay.engine.looks import is_piece, look_before, untold
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
 from relay.engine.progress import Progress
 from relay.engine.reading import Reading, end_of
 from relay.engine.terms import Terms
 from relay.engine.unchanged import unchanged
-from relay.engine.verify import Sent
+from relay.engine.verify import CANT_READ, Sent, is_same
 from relay.engine.window import COMBINED
-from relay.errors import AlreadyExists, DestinationLost, IntegrityMismatch, PermissionDenied, PreconditionFailed
+from relay.errors import (
+    AlreadyExists,
+    DestinationLost,
+    IntegrityMismatch,
+    PermissionDenied,
+    PreconditionFailed,
+    Unavailable,
+)
 from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import State, Version
@@ -78,25 +85,102 @@ class Existing:
         return not (terms.if_absent or terms.known.begun or self._progress.answered)
 
     def enough(self, destination: Destination, place: Location, before: Before, found: Found | None) -> Outcome | None:
-        """Return how it ends if what is at the destination already is enough, or None. Raises AlreadyExists."""
+        """Return how it ends if what is at the destination already is enough, or None.
+
+        Where something of ours may be there, what was there before it decides, and never what we have written: that is
+        proved, sent again, or a failure. Raises AlreadyExists, IntegrityMismatch.
+        """
         there, if_exists = before.version, self._terms.plan.if_exists
         if there is None:  # or it did not tell: then the precondition of the upload has to
             return None
-        if self._may_be_sent and (outcome := self._sent_before(destination, place, there, found)):
-            return outcome
+        if self._has_sent(destination, place):
+            if outcome := self._sent_before(destination, place, there, found):
+                return outcome
+            if self._may_be_ours(destination, place, there):
+                return self._sent_in_vain(destination, place, there, found)
         if if_exists is IfExists.CHANGED:
             return self._unchanged(place, there, found)
         if if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists")
         return self._terms.outcome(State.SKIPPED, place) if if_exists is IfExists.SKIP else None
 
-    def refused(self, error: PreconditionFailed, place: Location) -> Outcome:
-        """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error` itself."""
+    def sending(self, destination: Destination, place: Location, before: Before) -> None:
+        """Bytes are about to go there: keep what was there before the first of them, for every attempt to come, of
+        whichever process. Raises LeaseLost, LedgerFailed."""
+        terms, progress = self._terms, self._progress
+        progress.sendings += 1
+        if progress.before is not None:
+            return
+        progress.before = before
+        counts = terms.plan.if_exists is not IfExists.OVERWRITE and place.method != "POST"
+        noted = counts and self._shows_unproved(destination, place)
+        if terms.journal is not None and noted and not self._seems_absent(destination, place):
+            terms.journal.note(before)  # that nothing was there at all its migration knows
+
+    def refused(self, error: PreconditionFailed, destination: Destination, place: Location, found: Found) -> Outcome:
+        """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error` itself.
+
+        Where an earlier attempt of ours may be what is there, Unavailable: the next one looks.
+        """
         if error.side != "destination" or not self._terms.if_absent:
             raise error
+        if self._progress.sendings > 1:
+            raise Unavailable(
+                f"something came to {place} while it was sent again: {error.message}",
+                side="destination",
+                hint="An earlier attempt may have arrived late: run it again, and it is looked at.",
+            ) from None
         if self._terms.plan.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
         return self._terms.outcome(State.SKIPPED, place)
+
+    # -- what may be ours
+
+    def _shows_unproved(self, destination: Destination, place: Location) -> bool:
+        """Say if an object is seen at its place before it is proved: only there may be a piece, or a damaged one."""
+        return not destination.unpublished(place, "")
+
+    def _has_sent(self, destination: Destination, place: Location) -> bool:
+        """Say if an attempt before this one may have put the object there. What is noted tells, where it is noted."""
+        if not self._may_be_sent:
+            return False
+        noted = self._terms.plan.if_exists is not IfExists.OVERWRITE and self._shows_unproved(destination, place)
+        return not noted or self._terms.journal is None or self._progress.before is not None
+
+    def _may_be_ours(self, destination: Destination, place: Location, there: Version) -> bool:
+        """Say if what is there, and is not the whole object, may be a piece of ours, or damaged."""
+        was = self._progress.before
+        return was is not None and self._shows_unproved(destination, place) and not is_same(was.version, there)
+
+    def _sent_in_vain(
+        self, destination: Destination, place: Location, there: Version, found: Found | None
+    ) -> Outcome | None:
+        """Return None where it may be sent again over what is there: where nothing forbids that, or it is known to be
+        ours. Raises IntegrityMismatch."""
+        if not self._terms.if_absent:
+            return None
+        was = self._progress.before
+        ours = was is not None and was.sent is not None and _names(was.sent, there)
+        if not ours and not self._is_beginning(destination, place, there, found):
+            raise IntegrityMismatch(
+                f"{place} has other bytes than were sent, and had none before",
+                side="destination",
+                retryable=False,
+                hint="It may be what came of an upload of ours, or somebody else's: look, and delete or keep it.",
+            )
+        self._progress.replaces = True
+        return None
+
+    def _is_beginning(self, destination: Destination, place: Location, there: Version, found: Found | None) -> bool:
+        """Say if what is there is what a broken upload of ours leaves: the first bytes of the object."""
+        if there.size == 0:
+            return True
+        terms, pinned = self._terms, found.version if found is not None else None
+        source = terms.stores.source(terms.plan.source, terms.meter)
+        try:
+            return is_piece(destination, place, source, terms.plan.source, pinned, there)
+        except CANT_READ:
+            return False
 
     def _unchanged(self, place: Location, there: Version, found: Found | None) -> Outcome | None:
         """Return a skip, if the destination has the object as it is at the source, and why."""
@@ -130,8 +214,11 @@ class Existing:
         notes, whole = end_of(found)
         stored = Stored(there, place, there.digests)
         notes = (_SENT_BEFORE, *notes)
+        shown = Before(known=True)  # it is there since before this attempt: nothing is to be waited for
         try:
-            return self._acceptance.settle(destination, place, stored, found, sent, notes, whole=whole, keep=True)
+            return self._acceptance.settle(
+                destination, place, stored, found, sent, notes, whole=whole, keep=True, before=shown
+            )
         except (IntegrityMismatch, DestinationLost):
             return None
 
@@ -142,3 +229,10 @@ class Existing:
         if written is None or not written.digest or found is None or found.version.etag != written.etag:
             return None
         return Sent(written.size, {COMBINED: bytes.fromhex(written.digest)}, found.version.digests)
+
+
+def _names(ours: Version, there: Version) -> bool:
+    """Say if the store calls what is there as it called what it took from us."""
+    if ours.id is not None and there.id is not None:
+        return ours.id == there.id
+    return ours.strong_etag is not None and ours.strong_etag == there.strong_etag

@@ -7,11 +7,14 @@ is written.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from gevent.lock import BoundedSemaphore
+
+from relay.errors import LeaseLost
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, StoredPart
+from relay.ledger.rows import Before, Begun, Claim, StoredPart
 from relay.stores.interfaces import Part
 
 
@@ -38,6 +41,10 @@ class Journal(Protocol):
 
     def give_back(self) -> None:
         """The parts that were ours, and are not there yet, are nobody's now."""
+
+    def note(self, before: Before) -> None:
+        """Bytes are about to go to the destination, where this was before any of ours; or it is known by now what the
+        destination calls what it took."""
 
     def commit(self, digest: str) -> None:
         """The upload is about to be completed; `digest` is the whole's, in hex, or empty."""
@@ -72,6 +79,37 @@ def fits(written: Begun | None, place: str, etag: str | None, size: int | None, 
     )
 
 
+@dataclass(eq=False)
+class Notes:
+    """What writes the notes of many transfers: those that come while others are written share one transaction."""
+
+    ledger: Ledger
+    _waiting: list[_Note] = field(default_factory=list)
+    _writing: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(1))
+
+    def write(self, claim: Claim, before: Before) -> None:
+        """Write one. Raises LeaseLost, LedgerFailed."""
+        mine = _Note(claim, before)
+        self._waiting.append(mine)
+        with self._writing:
+            if mine.held is None:
+                together = [one for one in self._waiting if one is not mine]
+                self._waiting.clear()
+                together.append(mine)
+                for one, held in zip(together, self.ledger.note([(n.claim, n.before) for n in together]), strict=True):
+                    one.held = held
+        if not mine.held:
+            raise LeaseLost(f"the claim on {claim.name!a} was given to another worker")
+
+
+@dataclass(eq=False)
+class _Note:
+    claim: Claim
+    before: Before
+    held: bool | None = None
+    """Whether it was written, since the claim was still ours; None until somebody has tried."""
+
+
 @dataclass(frozen=True)
 class ClaimJournal:
     """The notes of a transfer that is claimed from a ledger."""
@@ -80,6 +118,8 @@ class ClaimJournal:
     claim: Claim
     sure: Callable[[], bool] = lambda: False
     """Says that the lease can't have lapsed, so that nobody need ask."""
+    notes: Notes | None = None
+    """What writes notes together with those of others; None: by themselves."""
 
     def begun(self) -> Begun | None:
         """As Journal.begun."""
@@ -104,6 +144,10 @@ class ClaimJournal:
     def give_back(self) -> None:
         """As Journal.give_back."""
         self.ledger.give_back(self.claim)
+
+    def note(self, before: Before) -> None:
+        """As Journal.note."""
+        (self.notes or Notes(self.ledger)).write(self.claim, before)
 
     def commit(self, digest: str) -> None:
         """As Journal.commit."""

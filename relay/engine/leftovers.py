@@ -2,8 +2,9 @@
 
 A server that keeps to HTTP shows nothing of an upload that broke off (nginx), but some write straight to the final
 name and leave what came (WsgiDAV). A failed transfer must leave nothing that could be taken for a whole object, and
-must not touch what was there before it. So we look before an upload, and again after one that broke: an object that
-is not the one from before, is not of the whole length, and is no longer than what we sent, can only be ours.
+must not touch what is another's. So we look before an upload, and again after one that broke: an object that is not the
+one from before, and has the first bytes of what we sent and no others, is ours, and is deleted under its entity tag.
+What has no tag, or is not known to be ours, is left, and told.
 
 What a process that was killed left is removed by whoever makes its transfer again, or, where nobody does, by
 `orphans.py`: names and uploads that only it can have had, as the ledger tells them.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from relay.config import Limits
-from relay.errors import NotFound, PreconditionFailed, RelayError, StoreError
+from relay.errors import DestinationLost, NotFound, PreconditionFailed, RelayError, StoreError
 from relay.failpoints import reach
 from relay.ledger.rows import Before, Begun, Claim
 from relay.location import Location
@@ -41,8 +42,8 @@ class Broken:
     sent: int
     length: int | None
 
-    def left(self, version: Version) -> bool:
-        """Say if what is there now can only be a piece of this upload."""
+    def may_be(self, version: Version) -> bool:
+        """Say if what is there now may be a piece of this upload."""
         if version.size is None or version.size == self.length or version.size > self.sent:
             return False
         old = self.before.version
@@ -53,8 +54,15 @@ class Broken:
         )
 
 
-def sweep(destination: Destination, broken: Broken, error: RelayError, waits: Iterable[Callable[[], None]]) -> None:
-    """Delete what the broken upload left; where that can't be done, `error` says that something may remain.
+def sweep(
+    destination: Destination,
+    broken: Broken,
+    error: RelayError,
+    waits: Iterable[Callable[[], None]],
+    is_piece: Callable[[Version], bool],
+) -> None:
+    """Delete what the broken upload left, if `is_piece` knows its bytes; where that can't be done, `error` says that
+    something may remain.
 
     Looks once after each of `waits`, since a server may write on for a moment before it notices.
 
@@ -69,10 +77,9 @@ def sweep(destination: Destination, broken: Broken, error: RelayError, waits: It
             failure = None
             found = destination.head(broken.place)
             if isinstance(found, Unknown):
-                failure = found.why
-            elif broken.left(found.version):
-                reach("during-sweep")
-                destination.delete(broken.place, found.version)
+                raise found.why
+            if broken.may_be(found.version) and not _remove_piece(destination, broken.place, found.version, is_piece):
+                return None  # it is somebody else's by now
         except NotFound:
             continue
         except PreconditionFailed as changed:
@@ -84,10 +91,29 @@ def sweep(destination: Destination, broken: Broken, error: RelayError, waits: It
         _remains(error, "A partial object", broken.place, failure.message)
 
 
+def _remove_piece(
+    destination: Destination, place: Location, there: Version, is_piece: Callable[[Version], bool]
+) -> bool:
+    """Delete what is there if it is a piece of ours; say if it is. Raises DestinationLost where nothing tells, and
+    StoreError."""
+    if there.strong_etag is None or not there.size:
+        raise DestinationLost("nothing there tells whose it is")
+    if not is_piece(there):
+        return False
+    reach("during-sweep")
+    destination.delete(place, there)
+    return True
+
+
 def remove(destination: Destination, stored: Stored, error: RelayError) -> None:
-    """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain."""
+    """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain.
+
+    Where the destination did not say what it calls the object, what is there now may be another's by now.
+    """
     if stored.readable is None:
         return
+    if stored.place is None and stored.version.id is None and stored.version.strong_etag is None:
+        return _remains(error, "A damaged object", stored.readable, "the destination does not say which it took")
     try:
         destination.delete(stored.readable, stored.version)
     except RelayError as failure:

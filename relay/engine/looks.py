@@ -12,7 +12,11 @@ from relay.errors import NotFound, RangeIgnored, Rejected, SourceChanged, StoreE
 from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, Found, Span, Unknown
+from relay.stores.interfaces import Destination, Found, Source, Span, Unknown
+from relay.wire.body import Body
+
+PIECE_BYTES = 1 << 18
+"""So many bytes are compared at a time."""
 
 
 def look(destination: Destination, place: Location) -> Found | Unknown:
@@ -59,6 +63,39 @@ def look_before(destination: Destination, place: Location, needed: bool) -> Befo
     if isinstance(found, Unknown):
         return Before(known=not needed and isinstance(found.why, NotFound))
     return Before(known=True, version=found.version)
+
+
+def is_piece(
+    destination: Destination, place: Location, source: Source, origin: Location, pinned: Version | None, there: Version
+) -> bool:
+    """Say if the bytes that are there are the first ones of the source's version that is `pinned`, and no others: then
+    they are of an upload of it. Raises StoreError, SourceChanged, and what breaks a body."""
+    if pinned is not None and None not in (pinned.size, there.size) and (there.size or 0) > (pinned.size or 0):
+        return False
+    ours: Body | None = None
+    theirs = destination.get(place, there).body
+    assert theirs is not None  # an Opened has one
+    try:
+        ours = _beginning(source, origin, pinned, there.size)
+        while piece := theirs.read(PIECE_BYTES):
+            if ours.read(len(piece)) != piece:
+                return False
+        return True
+    finally:
+        theirs.close()
+        if ours is not None:
+            ours.close()
+
+
+def _beginning(source: Source, origin: Location, pinned: Version | None, length: int | None) -> Body:
+    """Open the source's first `length` bytes, or all of it. Raises as Source.get."""
+    span = Span(0, length - 1) if length else None
+    try:
+        body = source.get(origin, pinned, span).body
+    except RangeIgnored:
+        body = source.get(origin, pinned).body
+    assert body is not None  # an Opened has one
+    return body
 
 
 def untold(place: Location) -> Rejected:

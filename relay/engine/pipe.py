@@ -14,6 +14,7 @@ from functools import partial
 
 from relay.engine.acceptance import Acceptance
 from relay.engine.leftovers import Broken, remove, sweep
+from relay.engine.looks import is_piece
 from relay.engine.outcome import Outcome
 from relay.engine.parts import Parts
 from relay.engine.progress import Progress
@@ -44,8 +45,10 @@ from relay.wire.meter import Meter
 SWEEP_SECONDS = 5.0
 """How long looking for what a broken upload left may take."""
 
-NOTHING_SENT = (ConnectFailed, CertificateRefused, EgressDenied, PreconditionFailed)
-"""Failures of an upload after which nothing of it can be at the destination."""
+NOT_ASKED = (ConnectFailed, CertificateRefused, EgressDenied)
+"""Failures of an upload of which the destination knows nothing, and ..."""
+NOTHING_SENT = (*NOT_ASKED, PreconditionFailed)
+"""... those after which nothing of it can be there."""
 
 
 class Pipe:
@@ -54,14 +57,16 @@ class Pipe:
     def __init__(self, terms: Terms, progress: Progress, reading: Reading, acceptance: Acceptance) -> None:
         self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
 
-    def in_parts(self, destination: Destination, place: Location, found: Found) -> Outcome | None:
-        """Move it in parts. None where the source gives no ranges after all; nothing has happened then.
+    def in_parts(self, destination: Destination, place: Location, before: Before, found: Found) -> Outcome | None:
+        """Move it in parts, over what was there `before`. None where the source gives no ranges after all; nothing has
+        happened then.
 
         Raises as Parts.run and Acceptance.settle.
         """
         terms, progress = self._terms, self._progress
         way = terms.way(place, found, terms.digested)
-        progress.parts = parts = Parts(way, terms.if_absent, terms.journal, vain=progress.vain)
+        absent = terms.if_absent and not progress.replaces
+        progress.parts = parts = Parts(way, absent, terms.journal, vain=progress.vain)
         progress.total, progress.phase = found.version.size, "piping"
         try:
             moved = parts.run()
@@ -76,7 +81,7 @@ class Pipe:
         progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
         notes = uncompared(terms.known.promised) + progress.discarded
-        return self._acceptance.settle(destination, place, moved.stored, found, sent, notes)
+        return self._acceptance.settle(destination, place, moved.stored, found, sent, notes, before=before)
 
     def whole(self, destination: Destination, place: Location, before: Before, opened: Opened, body: Body) -> Outcome:
         """Move the `body` of what was `opened` in one request, over what was there `before`.
@@ -94,10 +99,11 @@ class Pipe:
         self._progress.phase = "piping"
         try:
             begins = self._begins(destination, opened, body)
-            stored = destination.put(
-                place, body, opened.metadata, if_absent=terms.if_absent, token=terms.known.token, **begins
-            )
+            absent = terms.if_absent and not self._progress.replaces
+            stored = destination.put(place, body, opened.metadata, if_absent=absent, token=terms.known.token, **begins)
         except RelayError as error:
+            if isinstance(error, NOT_ASKED):
+                self._progress.unsend()
             self._broke(Broken(place, before, body.count, body.length), opened, body, atomic, error)
             if isinstance(error, LengthRequired) and body.length is not None:
                 raise _refused_length(error) from None
@@ -109,7 +115,7 @@ class Pipe:
         except SourceUnstable as error:
             remove(destination, stored, error)
             raise
-        return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended)
+        return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended, before=before)
 
     def _begins(self, destination: Destination, opened: Opened, body: Body) -> dict[str, Begins]:
         """Return what begins the parts of an object that can't be read in ranges, where a destination takes it so: one
@@ -133,15 +139,18 @@ class Pipe:
         self._reading.note(opened, body)
         self._progress.resent += body.count
         if not (broken.place.method == "POST" or atomic or isinstance(error, NOTHING_SENT)):
-            self._sweep(broken, error)
+            self._sweep(broken, opened.version, error)
 
-    def _sweep(self, broken: Broken, error: RelayError) -> None:
+    def _sweep(self, broken: Broken, version: Version, error: RelayError) -> None:
         """Look for what the broken upload left, on a short clock of its own: ours may be what ran out."""
         terms = self._terms
         seconds = min(terms.limits.head_seconds, SWEEP_SECONDS)
         meter = Meter(replace(terms.limits, head_seconds=seconds, total_seconds=2 * seconds))
         waits = [partial(terms.sleep, wait) for wait in terms.limits.sweep_waits]
-        sweep(terms.stores.destination(broken.place, meter), broken, error, waits)
+        destination = terms.stores.destination(broken.place, meter)
+        source = terms.stores.source(terms.plan.source, meter)
+        piece = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
+        sweep(destination, broken, error, waits, piece)
 
 
 def _twins(source: Version, there: Version | None) -> bool:

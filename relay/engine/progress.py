@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relay.engine.parts import Parts
+from relay.ledger.rows import Before
 from relay.wire.body import Body
 
 
@@ -33,6 +34,12 @@ class Progress:
     """So many attempts, one after the other, went on with an upload in parts that took nothing."""
     discarded: tuple[str, ...] = ()
     """What is to be said of such uploads, which were thrown away."""
+    before: Before | None = None
+    """What was at the destination before the first byte of ours, in whichever attempt; None: no byte has gone."""
+    sendings: int = 0
+    """How many attempts may have put something there, those of lost processes included."""
+    replaces: bool = False
+    """What is there now is ours, and this attempt may put another in its place."""
     answered: bool = False
     """The destination let us look at what is there, in any attempt."""
 
@@ -57,7 +64,13 @@ class Progress:
         """Another attempt begins, with nothing of an earlier one."""
         self.attempt += 1
         self.phase = "opening"
-        self.parts, self.copied = None, 0
+        self.parts, self.copied, self.replaces = None, 0, False
+
+    def unsend(self) -> None:
+        """No byte of this attempt has gone."""
+        self.sendings -= 1
+        if not self.sendings:
+            self.before = None
 
     def close(self) -> None:
         """Close the body, which breaks an upload that is not whole."""

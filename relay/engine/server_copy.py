@@ -15,6 +15,7 @@ from relay.engine.reading import Reading
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, StoreError
+from relay.ledger.rows import Before
 from relay.location import Location
 from relay.stores.interfaces import CopyDestination, Destination, Found, Stored
 
@@ -27,8 +28,9 @@ class ServerCopy:
     def __init__(self, terms: Terms, progress: Progress, reading: Reading, acceptance: Acceptance) -> None:
         self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
 
-    def copied(self, destination: Destination, place: Location, found: Found) -> Outcome | None:
-        """Let the store copy it by itself. None where it would not, or could not say of what: it is piped then.
+    def copied(self, destination: Destination, place: Location, before: Before, found: Found) -> Outcome | None:
+        """Let the store copy it by itself, over what was there `before`. None where it would not, or could not say of
+        what: it is piped then.
 
         Where the source has no digest of the whole object it is read, once, so that the copy can be proved. Raises
         PreconditionFailed, what may pass, and as Acceptance.settle.
@@ -48,16 +50,17 @@ class ServerCopy:
         sent = Sent(told.version.size, {}, told.version.digests)
         if not sent.declared and self._terms.digested:
             sent = self._reading.read(told.version, told.version)[0] or sent
-        return self._acceptance.settle(destination, place, stored, told, sent, (_COPIED,), moved=0)
+        return self._acceptance.settle(destination, place, stored, told, sent, (_COPIED,), moved=0, before=before)
 
     def _copy(self, destination: Destination, place: Location, found: Found) -> Stored:
         """Have it copied; in parts, if it is too large for one request. Raises as CopyDestination.copy."""
         terms = self._terms
+        absent = terms.if_absent and not self._progress.replaces
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
             way = terms.way(place, found, digested=False, copying=True)
-            self._progress.parts = parts = Parts(way, terms.if_absent, terms.journal)
+            self._progress.parts = parts = Parts(way, absent, terms.journal)
             return parts.run().stored
         copier, token = cast(CopyDestination, destination), terms.known.token
-        stored = copier.copy(terms.plan.source, found, place, if_absent=terms.if_absent, token=token)
+        stored = copier.copy(terms.plan.source, found, place, if_absent=absent, token=token)
         self._progress.copied = found.version.size or 0
         return stored

@@ -153,6 +153,7 @@ class Transfer:
     def run(self) -> Outcome:
         """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left then, but parts in the
         journal."""
+        self._progress.before, self._progress.sendings = self.known.before, int(self.known.before is not None)
         course = Course(self._terms(), self._progress, self.allowed)
         try:
             while True:

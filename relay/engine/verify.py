@@ -28,6 +28,7 @@ from relay.errors import (
     Unauthenticated,
 )
 from relay.failpoints import reach
+from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import Level, Version
 from relay.stores.interfaces import Destination, Found, Stored, Unknown
@@ -64,17 +65,36 @@ class Sent:
         return {**self.declared, **self.digests}
 
 
-def prove(destination: Destination, stored: Stored, sent: Sent, verify: Verify, poll: Callable[[], bool]) -> Proof:
-    """Find the proof. `poll()` waits a moment and returns True while a destination may still settle.
+def prove(
+    destination: Destination, stored: Stored, sent: Sent, verify: Verify, poll: Callable[[], bool], before: Before
+) -> Proof:
+    """Find the proof. `poll()` waits a moment and returns True while a destination may still settle: show nothing yet,
+    or what was there `before`.
 
-    Raises IntegrityMismatch when the destination has other bytes, DestinationLost when it has none, and the
-    destination's errors when the looking breaks.
+    Raises IntegrityMismatch when the destination has other bytes, DestinationLost when it has none, or still what was
+    there before, and the destination's errors when the looking breaks.
     """
     if verify is Verify.AUTO and (proof := _at_once(stored, sent)) is not None:
         return proof
     if stored.readable is None:
         return Proof(Level.SIZE, stored.version, ("the destination names no place to read the object from",))
-    found = _look(destination, stored.readable, poll)
+    while True:
+        found = _look(destination, stored.readable, poll)
+        try:
+            return _shown(destination, stored, found, sent, verify)
+        except (IntegrityMismatch, PreconditionFailed) as error:
+            if not _may_be_old(before, stored.version, found):
+                raise
+            if poll():
+                continue
+            if found is not None and is_same(before.version, found.version):
+                raise DestinationLost(f"{stored.readable} still shows what was there before") from error
+            raise
+
+
+def _shown(destination: Destination, stored: Stored, found: Found | None, sent: Sent, verify: Verify) -> Proof:
+    """Find the proof about what the destination shows now. Raises as `prove`, PreconditionFailed for another's."""
+    assert stored.readable is not None, "it was looked at"
     version = _joined(stored, found)
     replaced = found is not None and _another(stored.version, found.version)
     try:
@@ -84,6 +104,22 @@ def prove(destination: Destination, stored: Stored, sent: Sent, verify: Verify, 
         if replaced:
             raise _overwritten(stored.readable) from error
         raise
+
+
+def is_same(one: Version | None, other: Version) -> bool:
+    """Say if two versions of one place are the same one, by what the store calls them."""
+    if one is None:
+        return False
+    if one.etag is not None or other.etag is not None:
+        return one.etag == other.etag
+    return one.last_modified is not None and (one.size, one.last_modified) == (other.size, other.last_modified)
+
+
+def _may_be_old(before: Before, ours: Version, found: Found | None) -> bool:
+    """Say if what a destination shows may be what was there before: caches and replicas show that for a while."""
+    if before.known and before.version is None:
+        return False
+    return found is None or ours.strong_etag is None or ours.strong_etag != found.version.strong_etag
 
 
 def _another(ours: Version, theirs: Version) -> bool:

@@ -172,6 +172,8 @@ def doubt(connection: Connection) -> None:
     connection.execute(update(transfers).where(transfers.c.migration_id.in_(running), queued).values(fence=forgotten))
     again = (migrations.c.state == "running") & (migrations.c.listing == "due")
     connection.execute(update(migrations).where(again).values(listing_fence=migrations.c.listing_fence + DOUBTED))
+    unknown = transfers.c.migration_id.in_(running) & queued & transfers.c.before.is_(None)
+    connection.execute(update(transfers).where(unknown).values(before=Before(known=False).text()))
     untouched = transfers.c.migration_id.in_(single) & queued & (transfers.c.attempts == 0)
     connection.execute(update(transfers).where(untouched).values(attempts=1))
 
@@ -290,7 +292,7 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     """Return the claim that a row of CLAIMED tells of; nothing was found at its tree's destination when that was
     `looked` at, or once (`empty`)."""
     *told, digests, before = row
-    was = Before.of(before) or (Before(known=True) if empty and told[2] > 1 else None)
+    was = Before(known=True) if before is None and empty and told[2] > 1 else Before.of(before)
     fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
     more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}
     return Claim(*told, **more)

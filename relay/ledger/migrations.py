@@ -347,9 +347,12 @@ def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migr
 
 
 def learn_empty(connection: Connection, id: str, empty: bool) -> None:
-    """Keep whether anything was at the destination when the listing began, and when that was."""
-    looked = time.time() if empty else None
-    connection.execute(update(migrations).where(migrations.c.id == id).values(destination_empty=empty, looked=looked))
+    """Keep whether anything was at the destination when the listing began, and when that was. One that was empty once
+    was so before anything of ours went there."""
+    values: dict[str, Any] = {"looked": time.time() if empty else None}
+    if empty:
+        values["destination_empty"] = True
+    connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
 
 
 def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> None:

@@ -159,6 +159,10 @@ class Listing:
     """How many runners were lost with it since it told of anything new."""
 
 
+ARRIVED: Final = "arrived"
+"""Kept in the place of a Before of an object that was proved, or left alone: its destination begins anew."""
+
+
 @dataclass(frozen=True)
 class Before:
     """What was at the destination before the first byte of an object went there.
@@ -173,8 +177,8 @@ class Before:
 
     @classmethod
     def of(cls, text: str | None) -> Before | None:
-        """Return what `text` kept, or None where nothing was."""
-        if text is None:
+        """Return what `text` kept, or None where nothing was, or where the object has arrived since."""
+        if text is None or text == ARRIVED:
             return None
         found = json.loads(text)
         version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, text, update
+from sqlalchemy import Connection, bindparam, case, delete, select, text, update
 
 from relay.ledger.claims import Who, chunks, free
 from relay.ledger.migrations import tell
-from relay.ledger.rows import Claim, Settlement
+from relay.ledger.rows import ARRIVED, Claim, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
@@ -42,6 +42,7 @@ _SETTLE = (
         error=bindparam("new_error"),
         not_before=bindparam("new_not_before"),
         ended=bindparam("new_ended"),
+        before=case((bindparam("arrived"), ARRIVED), else_=transfers.c.before),
     )
 )
 _HELD = (
@@ -62,10 +63,11 @@ _ALL = text(
     "WITH ends AS (SELECT * FROM json_to_recordset(CAST(:ends AS json)) AS rows("
     "the_id bigint, the_fence integer, the_owner text, new_state text, new_bytes bigint, new_size bigint,"
     " more_resent bigint, new_seconds float8, new_level text, new_error text, new_not_before float8, new_ended float8,"
-    " receipt text)),"
+    " arrived boolean, receipt text)),"
     " settled AS (UPDATE transfers SET state = new_state, owner = NULL, bytes = new_bytes, size = new_size,"
     " resent = resent + more_resent, seconds = new_seconds, level = new_level, error = new_error,"
-    " not_before = new_not_before, ended = new_ended"
+    " not_before = new_not_before, ended = new_ended,"
+    f" before = CASE WHEN arrived THEN '{ARRIVED}' ELSE before END"
     " FROM ends WHERE id = the_id AND fence = the_fence AND owner = the_owner AND state = 'running' RETURNING id)"
     " INSERT INTO receipts (transfer_id, receipt)"
     " SELECT the_id, receipt FROM ends JOIN settled ON id = the_id WHERE receipt IS NOT NULL"
@@ -156,6 +158,7 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": None if state == "queued" else now,
+        "arrived": state in ("verified", "skipped"),
     }
 
 

@@ -71,6 +71,7 @@ COMPLAINTS = frozenset({429, 503})
 """What a store answers that is asked too much at a time; S3's SlowDown is a 503."""
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
 """Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only know GET."""
+FRESH: Fields = (("Cache-Control", "no-cache"),)
 GONE = frozenset({404, 410})
 HEAD_KNOWN = "answers HEAD with 200"
 HEAD_UNANSWERED = "does not answer HEAD"
@@ -122,11 +123,12 @@ class HttpStore:
 
         As long as a server has not answered one HEAD with 200 it may know none: then only GET tells what is there.
         """
+        asked = self._looking()
         advice = self.head_is_advice and not self._wire.memory.has(location.origin, HEAD_KNOWN)
         if advice and self._wire.memory.has(location.origin, HEAD_UNANSWERED):
             return Unknown(StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side))
         try:
-            response, final = self._read("HEAD", location, self.asked)
+            response, final = self._read("HEAD", location, asked)
         except (ConnectionLost, StoreTimeout) as error:
             if not advice:
                 raise
@@ -154,13 +156,17 @@ class HttpStore:
             hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
             raise Rejected(f"{location} is a folder, and no object", side=self._side, hint=hint)
 
+    def _looking(self) -> Fields:
+        """Return the fields of a request that looks: at a destination no cache may answer it (RFC 9111 section 5.2)."""
+        return self.asked + FRESH if self._side == "destination" else self.asked
+
     def _untold(self, status: int) -> bool:
         """Say if this answer to HEAD says nothing about GET."""
         return status in HEAD_UNTOLD
 
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source.get. With a strong entity tag the request carries If-Match (RFC 9110 section 13.1.1)."""
-        fields = self.asked
+        fields = self._looking()
         if pinned is not None and pinned.strong_etag:
             fields += (("If-Match", pinned.strong_etag),)
         if span is not None:

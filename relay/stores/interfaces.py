@@ -157,6 +157,8 @@ class Stored:
     """It came in parts, and the store compared a digest of each with ours."""
     notes: tuple[str, ...] = ()
     """What of the object's metadata the store did not take."""
+    found: bool = False
+    """It was found there, after an answer was lost: it may be another's, until its digest says that it is ours."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import base64
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from hashlib import md5
 from time import time
 from typing import cast
 from urllib.parse import quote
@@ -303,7 +304,7 @@ class S3Store(S3Uploading):
         try:
             response, root = self._put_together(upload, parts, digests, if_absent)
         except (ConnectionLost, StoreTimeout, NotFound) as error:
-            return self._completed_before(upload, sum(part.size for part in parts), error)
+            return self._completed_before(upload, parts, error)
         except Unavailable as error:
             if error.store_status == 409:  # "re-initiate the upload and re-upload each part"
                 raise UploadGone(error.message, side=self._side, hint=error.hint) from None
@@ -350,11 +351,12 @@ class S3Store(S3Uploading):
             raise self._upload_refusal(response, "POST", upload.location, condition)
         return response, self._document(response, "POST", upload.location)
 
-    def _completed_before(self, upload: Upload, size: int, error: RelayError) -> Stored:
+    def _completed_before(self, upload: Upload, parts: tuple[Part, ...], error: RelayError) -> Stored:
         """Find out what came of an upload that was to be completed, and of which no answer arrived.
 
         One that is gone was completed, or aborted by somebody: what is there then is ours if its digest is, so that
-        of the parts nothing is said. Raises `error` where it still waits, or something else is there.
+        of the parts nothing is said; the same length tells nothing. Raises `error` where it still waits, UploadGone
+        where something else is there.
         """
         try:
             self.stored_parts(upload)
@@ -366,9 +368,9 @@ class S3Store(S3Uploading):
             found = self.head(upload.location)
         except NotFound:
             raise error from None
-        if isinstance(found, Unknown) or found.version.size != size:
-            raise error
-        return kept_at(upload.location, found.version)
+        if isinstance(found, Unknown) or found.version.size != sum(part.size for part in parts):
+            raise UploadGone(error.message, side=self._side) from None
+        return replace(kept_at(upload.location, found.version), found=found.version.etag != joined_tag(parts))
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
         """As PartsDestination.lost_uploads, by ListMultipartUploads; the server's clock is compared with ours.
@@ -386,8 +388,15 @@ class S3Store(S3Uploading):
         return tuple(
             Upload(location, upload, checked=False)
             for upload, name, at in begun
-            if name == key and since <= at - ahead <= until
+            if name == key and since <= at - ahead <= until and self._is_bare(Upload(location, upload, checked=False))
         )
+
+    def _is_bare(self, upload: Upload) -> bool:
+        """Say if it has no part: whoever never learned of its upload has sent none, and others soon do."""
+        try:
+            return not self.stored_parts(upload)
+        except NotFound:
+            return False
 
     def abort(self, upload: Upload) -> None:
         """As PartsDestination.abort."""
@@ -484,3 +493,13 @@ def _copy_source(source: Location, found: Found) -> Fields:
 def _copying(source: S3Account, destination: S3Account) -> str:
     """Return the name under which it is remembered that one bucket is not copied to another."""
     return f"copy {source.bucket} {destination.bucket}"
+
+
+def joined_tag(parts: tuple[Part, ...]) -> str | None:
+    """Return the entity tag of an object that was put together of these parts, where theirs are MD5 (an object without
+    encryption of its own: docs.aws.amazon.com, "Checking object integrity"); else None."""
+    try:
+        every = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
+    except ValueError:
+        return None
+    return f'"{md5(every, usedforsecurity=False).hexdigest()}-{len(parts)}"'

@@ -53,6 +53,10 @@ def sending(*pieces: bytes, reset: bool = False) -> Callable[[Talk, bytes], None
     return get
 
 
+TAGGED = b'HTTP/1.1 201 Created\r\nETag: "ours"\r\nContent-Length: 0\r\n\r\n'
+"""An answer to an upload that says what the object is called: only what is known to be ours is deleted."""
+
+
 def keeping(cloud: Cloud, put: bytes = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n") -> Script:
     """A destination: PUT and POST by length or chunked, whole ones are kept; GET, HEAD and DELETE work on them."""
 

@@ -32,7 +32,7 @@ from relay.errors import (
 )
 from relay.receipt import Level, State
 from tests.conftest import Certificates, Engine
-from tests.faults.clouds import DATA, Cloud, keeping, looked_at, sending, serving
+from tests.faults.clouds import DATA, TAGGED, Cloud, keeping, looked_at, sending, serving
 from tests.scripted import Peer, Script, Talk, answer
 
 BIG = DATA * 40  # 12 MB: more than socket buffers take, so that an early answer finds us sending
@@ -181,15 +181,18 @@ MANGLED = {
 }
 
 
-def mangling(cloud: Cloud, kind: str) -> Script:
-    """Keep a mangled object."""
+CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+
+
+def mangling(cloud: Cloud, kind: str, tagged: bool = True) -> Script:
+    """Keep a mangled object; `tagged` says that the answer to its upload has an entity tag."""
 
     class Objects(dict[bytes, bytes]):
         def __setitem__(self, key: bytes, value: bytes) -> None:
             super().__setitem__(key, MANGLED[kind](value))
 
     cloud.objects = Objects()
-    return keeping(cloud)
+    return keeping(cloud, TAGGED if tagged else CREATED)
 
 
 @pytest.mark.parametrize("kind", MANGLED)
@@ -199,6 +202,16 @@ def test_f35_f36_an_object_that_is_not_ours_is_found_out_and_deleted(engine: Eng
     assert error.retryable
     assert cloud.objects == {}
     assert b"DELETE" in cloud.methods
+
+
+@pytest.mark.parametrize("kind", MANGLED)
+def test_f45_what_is_not_known_to_be_ours_is_left_and_named(engine: Engine, pair: Pair, kind: str) -> None:
+    """The answer to the upload had no entity tag: what is there by now may be what somebody else has put there."""
+    cloud = Cloud()
+    error = fails(engine, pair, IntegrityMismatch, mangling(cloud, kind, tagged=False))
+    assert b"/b" in cloud.objects
+    assert b"DELETE" not in cloud.methods
+    assert "A damaged object may remain" in (error.hint or "")
 
 
 def test_f35_a_size_that_differs_is_found_out_at_level_size_too(engine: Engine, pair: Pair) -> None:

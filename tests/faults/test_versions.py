@@ -20,7 +20,7 @@ from relay.location import Location
 from relay.receipt import Level, State, Version
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal
-from tests.faults.clouds import DATA, GET_HEAD, Cloud, Versions, keeping, looked_at, sending, serving
+from tests.faults.clouds import DATA, GET_HEAD, TAGGED, Cloud, Versions, keeping, looked_at, sending, serving
 from tests.scripted import Peer, Script, Talk, answer
 
 OLD, NEW = b"o" * SIZE, b"n" * SIZE
@@ -112,7 +112,7 @@ def test_f15_an_object_that_is_read_twice_must_have_the_same_bytes(engine: Engin
     """A small one, in one piece: a refusal after it was read, and other bytes under the same tag."""
     source, cloud = Versions([("v1", DATA), ("v1", DATA[::-1])]), Cloud()
     busy = looked_at(_refusing())
-    with Peer([source] * 4) as there, Peer([busy, keeping(cloud)]) as peer, pytest.raises(SourceUnstable):
+    with Peer([source] * 4) as there, Peer([busy, keeping(cloud, TAGGED)]) as peer, pytest.raises(SourceUnstable):
         patient(engine).migrate(there.url(), peer.url("/b"))
     assert cloud.objects == {}
 

@@ -7,6 +7,10 @@ from sqlalchemy import Column, Float, Text, text
 revision = "0007"
 down_revision = "0006"
 
+UNKNOWN = (
+    """UPDATE transfers SET before = '{"known": false, "version": null, "sent": null}'"""
+    " WHERE fence > 0 AND state NOT IN ('verified', 'skipped')"
+)
 FOLDED = text("folded IS NOT NULL")
 
 
@@ -15,6 +19,7 @@ def upgrade() -> None:
     op.add_column("migrations", Column("looked", Float))
     op.add_column("transfers", Column("before", Text))
     op.add_column("transfers", Column("folded", Text))
+    op.execute(UNKNOWN)
     op.create_index(
         "transfers_folded", "transfers", ["migration_id", "folded"], sqlite_where=FOLDED, postgresql_where=FOLDED
     )

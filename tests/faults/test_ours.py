@@ -1,0 +1,207 @@
+"""After the first byte of ours `if_exists` is asked of what was there before it; and only what is known to be ours is
+deleted, replaced, or believed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from relay.errors import AlreadyExists, IntegrityMismatch, RelayError
+from relay.ledger.rows import Before
+from relay.receipt import State, Version
+from tests.conftest import Engine
+from tests.end_to_end.terminal import Terminal
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.shelf import Shelf, empty
+from tests.scripted import Peer
+
+THEIRS = b"a newer object of somebody else"
+
+
+def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
+        return engine.migrate(source.url("/a"), there.url("/a"), **options).state
+
+
+def flipped(data: bytes) -> bytes:
+    return bytes([data[0] ^ 255]) + data[1:]
+
+
+def plant(tmp_path: Path, data: bytes = DATA) -> Path:
+    """Write a tree of one file that is older than anything that is written now."""
+    folder = tmp_path / "from"
+    folder.mkdir()
+    (folder / "a").write_bytes(data)
+    os.utime(folder / "a", (1e9, 1e9))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("if_exists", "tells_put"), [("skip", False), ("fail", True), ("changed", True), ("changed", False)]
+)
+def test_a_damaged_object_of_ours_is_never_what_was_there(tmp_path: Path, if_exists: str, tells_put: bool) -> None:
+    """The destination damages it, and lets nobody delete it: the same command, said twice, fails twice."""
+    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, tells_put=tells_put)
+    folder, terminal = plant(tmp_path), Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.2")
+    with Peer(shelf) as there:
+        for _ in range(2):
+            code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+            assert (code, told["objects"]) == (1, {"failed": 1})
+    shelf.damages = lambda data: data
+    assert shelf.objects == {b"/to/a": flipped(DATA)}
+
+
+@pytest.mark.parametrize(
+    ("if_exists", "kept", "deletes"),
+    [("skip", 0, False), ("skip", 1000, False), ("fail", 1000, True), ("changed", len(DATA) - 1, False)],
+)
+def test_a_piece_of_ours_is_gone_on_with(tmp_path: Path, if_exists: str, kept: int, deletes: bool) -> None:
+    """A connection breaks, and the server keeps what came."""
+    shelf = Shelf(refused={} if deletes else {b"DELETE": empty(405)}, cut=kept)
+    with Peer(shelf) as there:
+        code, told = Terminal(tmp_path).tree(plant(tmp_path), there.url("/to/"), "--if-exists", if_exists)
+    assert (code, told["objects"]) == (0, {"verified": 1})
+    assert shelf.objects == {b"/to/a": DATA}
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_what_somebody_puts_there_while_ours_breaks_is_neither_deleted_nor_replaced_nor_believed(
+    tmp_path: Path, if_exists: str
+) -> None:
+    shelf = Shelf(cut=1000)
+
+    def before(one: Shelf, method: bytes, _: bytes) -> None:
+        if one.cut is None and method == b"HEAD":
+            one.objects[b"/to/a"] = THEIRS
+
+    shelf.before = before
+    with Peer(shelf) as there:
+        code, told = Terminal(tmp_path).tree(plant(tmp_path), there.url("/to/"), "--if-exists", if_exists)
+    assert (code, told["objects"]) == (1, {"failed": 1})
+    assert shelf.objects == {b"/to/a": THEIRS}
+    assert b"DELETE" not in shelf.methods
+
+
+def test_unverified_is_no_success_when_it_is_said_twice(tmp_path: Path) -> None:
+    shelf, folder, terminal = Shelf(), plant(tmp_path), Terminal(tmp_path)
+    with Peer(shelf) as there:
+        words = (folder, there.url("/to/"), "--if-exists", "skip", "--verify", "size")
+        for _ in range(3):
+            code, told = terminal.tree(*words)
+            assert (code, told["objects"]) == (3, {"unverified": 1})
+    assert shelf.methods.count(b"PUT") == 1
+
+
+def test_what_was_there_before_is_skipped_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    """Of what is left alone nothing is noted."""
+    shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), Terminal(tmp_path)
+    with Peer(shelf) as there:
+        for _ in range(2):
+            code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
+            assert (code, told["objects"]) == (0, {"skipped": 1})
+    assert terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%known%'") == 0
+
+
+# -- deleting
+
+
+@pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
+def test_f45_what_somebody_puts_over_ours_before_it_is_proved_is_not_deleted(engine: Engine, tells_put: bool) -> None:
+    shelf = Shelf(tells_put=tells_put, heeds=True)
+
+    def before(one: Shelf, method: bytes, path: bytes) -> None:
+        if method == b"HEAD" and one.objects:
+            one.objects[path] = THEIRS
+
+    shelf.before = before
+    with pytest.raises(RelayError):
+        migrate(engine, shelf)
+    assert shelf.objects == {b"/a": THEIRS}
+
+
+def test_f45_a_small_object_that_comes_while_ours_breaks_is_not_deleted(engine: Engine) -> None:
+    shelf = Shelf(cut=200_000)
+
+    def before(one: Shelf, method: bytes, path: bytes) -> None:
+        if method == b"HEAD" and one.cut is None:
+            one.objects[path] = THEIRS
+
+    shelf.before = before
+    with pytest.raises(RelayError) as caught:
+        migrate(engine, shelf)
+    assert shelf.objects == {b"/a": THEIRS}
+    assert b"DELETE" not in shelf.methods
+    assert "may remain" not in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("tagged", [False, True], ids=["no tag", "tag"])
+def test_a_piece_is_deleted_under_its_tag_and_else_named(engine: Engine, tagged: bool) -> None:
+    shelf = Shelf(cut=200_000, tagged=tagged)
+    with pytest.raises(RelayError) as caught:
+        migrate(engine, shelf)
+    assert shelf.objects == ({} if tagged else {b"/a": DATA[:200_000]})
+    assert ("A partial object may remain" in (caught.value.hint or "")) is not tagged
+
+
+# -- stale answers
+
+
+@pytest.mark.parametrize("tells_put", [False, True], ids=["no tag", "tag"])
+@pytest.mark.parametrize("tagged", [False, True], ids=["told no tag", "told tag"])
+def test_what_was_there_before_is_waited_for_and_no_mismatch(engine: Engine, tells_put: bool, tagged: bool) -> None:
+    """A cache shows the old object for some looks more."""
+    old = bytes(len(DATA))
+    shelf, looks = Shelf({b"/a": old}, tells_put=tells_put, tagged=tagged), [4]
+
+    def shown(one: Shelf, path: bytes) -> bytes | None:
+        if one.methods[-1] in (b"HEAD", b"GET") and b"PUT" in one.methods and looks[0]:
+            looks[0] -= 1
+            return old
+        return one.objects.get(path)
+
+    shelf.shown = shown
+    assert migrate(engine, shelf) is State.VERIFIED
+    assert shelf.objects == {b"/a": DATA}
+    assert b"DELETE" not in shelf.methods
+    assert all(b"Cache-Control: no-cache" in head for method, _, head in shelf.asked if method in (b"HEAD", b"GET"))
+
+
+def test_what_shows_the_old_object_for_ever_is_no_mismatch_and_nothing_is_deleted(engine: Engine) -> None:
+    old = bytes(len(DATA))
+    shelf = Shelf({b"/a": old}, tells_put=True)
+    shelf.shown = lambda one, path: old if b"DELETE" not in one.methods else None
+    with pytest.raises(RelayError) as caught:
+        migrate(engine, shelf)
+    assert not isinstance(caught.value, IntegrityMismatch)
+    assert shelf.objects == {b"/a": DATA}
+    assert b"DELETE" not in shelf.methods
+
+
+# -- notes
+
+
+def test_a_before_is_what_it_was_when_it_was_written() -> None:
+    for before in (
+        Before(known=True),
+        Before(known=False),
+        Before(known=True, version=Version(3, 'W/"x"', "then"), sent=Version(etag='"y"', id="z")),
+    ):
+        assert Before.of(before.text()) == before
+    assert Before.of(None) is None
+
+
+def test_a_refusal_of_the_first_attempt_is_another_ones(engine: Engine) -> None:
+    """Nothing of ours was sent before: what came between is left alone."""
+    shelf = Shelf(heeds=True)
+
+    def before(one: Shelf, method: bytes, path: bytes) -> None:
+        if method == b"PUT":
+            one.objects[path] = THEIRS
+
+    shelf.before = before
+    assert migrate(engine, shelf, if_exists="skip") is State.SKIPPED
+    with pytest.raises(AlreadyExists):
+        migrate(engine, Shelf(heeds=True, before=before), if_exists="fail")
+    assert shelf.objects == {b"/a": THEIRS}
