@@ -4,6 +4,7 @@
 
 from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
+import errno
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from relay import __version__
 from relay.api.log import start_logging
 from relay.cli.exits import Exit
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error
-from relay.errors import RelayError
+from relay.errors import OutputFailed, RelayError
 
 COMMANDS: Mapping[str, str] = {
     "cancel": "history:cancel",
@@ -38,6 +39,10 @@ COMMANDS: Mapping[str, str] = {
 }
 """Every command, and where in `relay.cli` its function is. Only the module of the one that is given is imported: the
 engine, botocore and SQLAlchemy take a third of a second that `relay --version` need not wait."""
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
+"""What the system says where an output can't be written."""
 
 
 class _Commands(click.Group):
@@ -82,6 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.of(error)
     except BrokenPipeError:
         prepare(stdout_gone=True)
+        return Exit.FAILED
+    except OSError as error:  # click's own words: the help, and the version
+        if error.errno not in FULL:
+            raise
+        prepare(stdout_gone=True)
+        say_error(OutputFailed(f"the output can't be written ({error.strerror})"))
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.VERIFIED
 

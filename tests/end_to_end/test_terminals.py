@@ -52,6 +52,9 @@ def test_b87_nobody_reads_what_is_printed(terminal: Terminal, words: tuple[str, 
 
 
 PRODUCTS = [
+    ("--help",),
+    ("--version",),
+    ("migrate", "--help"),
     ("ls", "from/"),
     ("ls", "-r", "-l", "from/"),
     ("ls", "--json", "from/"),
