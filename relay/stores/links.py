@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 from unicodedata import normalize
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _ELSEWHERE: Final = frozenset({"about", "blob", "data", "file", "ftp", "javascript", "mailto", "news", "tel"})
@@ -49,7 +49,7 @@ def same_text(one: str, other: str) -> bool:
 
 def decoded(text: str) -> str:
     """Return a text without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
-    return unquote_to_bytes(text).decode(errors="surrogateescape")
+    return unquote(text, errors="surrogateescape") if "%" in text else text
 
 
 def segments_of(path: str) -> list[str]:

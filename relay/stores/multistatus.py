@@ -6,7 +6,7 @@ Decided here: what one row means. Never here: what is asked, and which document 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
 from relay.errors import ProtocolViolation, Side
@@ -50,43 +50,36 @@ def _status(element: Element, default: int) -> int:
 
 def properties_of(row: Element) -> Mapping[str, Element]:
     """Return the properties that a row tells, by their names; those that are not there come with another status."""
-    return {prop.tag: prop for group in _good(row) for prop in group.iterfind("{DAV:}prop/*")}
-
-
-def _good(row: Element) -> Iterator[Element]:
-    return (group for group in row.iterfind("{DAV:}propstat") if _status(group, 200) == 200)
+    good = (group for group in row.iterfind("{DAV:}propstat") if _status(group, 200) == 200)
+    return {prop.tag: prop for group in good for prop in group.iterfind("{DAV:}prop/*")}
 
 
 def is_folder(row: Element) -> bool:
     """Say if a row tells of a folder."""
-    kind = properties_of(row).get("{DAV:}resourcetype")
-    return (kind is not None and kind.find("{DAV:}collection") is not None) or path_of(row).endswith("/")
+    return _is_folder(path_of(row), properties_of(row))
 
 
-def is_of(row: Element, folder: list[str]) -> bool:
-    """Say if a row tells of the folder with these segments itself, in whatever normal form it spells them."""
+def _is_folder(path: str, told: Mapping[str, Element]) -> bool:
+    kind = told.get("{DAV:}resourcetype")
+    return (kind is not None and kind.find("{DAV:}collection") is not None) or path.endswith("/")
+
+
+def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
+    """Return what a row tells of something in the folder with these segments; None of the folder itself, in whatever
+    normal form it spells that. Raises ProtocolViolation for something that does not lie in it."""
     path = path_of(row)
     there = segments_of(path)
-    return bool(path) and len(there) == len(folder) and all(map(same_text, folder, there))
-
-
-def name_in(row: Element, folder: list[str], side: Side) -> str:
-    """Return the name of what a row tells of in the folder with these segments, a folder's with its '/'. Raises
-    ProtocolViolation for something that does not lie in it."""
-    there = segments_of(path_of(row))
-    inside = len(there) == len(folder) + 1 and all(map(same_text, folder, there))
-    if not inside or there[-1] in (".", "..") or "/" in there[-1]:
+    within = len(there) >= len(folder) and all(map(same_text, folder, there))
+    if path and within and len(there) == len(folder):
+        return None
+    if not within or len(there) != len(folder) + 1 or there[-1] in (".", "..") or "/" in there[-1]:
         raise ProtocolViolation(f"the listing of /{'/'.join(folder)} tells of what does not lie in it", side=side)
-    return there[-1] + "/" if is_folder(row) else there[-1]
-
-
-def entry_of(row: Element, name: str) -> Entry:
-    """Return what a row tells."""
-    if name.endswith("/"):
-        return Entry(name)
-    texts = {tag: (prop.text or "").strip() for tag, prop in properties_of(row).items()}
+    told = properties_of(row)
+    if _is_folder(path, told):
+        return Entry(f"{there[-1]}/")
+    texts = {tag: (prop.text or "").strip() for tag, prop in told.items()}
     return Entry(
-        name,
+        there[-1],
         count(texts.get("{DAV:}getcontentlength")),
         whole(texts.get("{DAV:}getetag")),
         http_date(texts.get("{DAV:}getlastmodified")),

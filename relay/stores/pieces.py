@@ -14,7 +14,7 @@ from relay.errors import ProtocolViolation
 from relay.wire.body import Body
 from relay.wire.meter import Meter
 
-PIECE_BYTES: Final = 16 << 10
+PIECE_BYTES: Final = 8 << 10
 """So much is read, and looked at, at a time: some milliseconds."""
 
 

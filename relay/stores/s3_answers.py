@@ -150,7 +150,7 @@ def version_id(head: Head) -> str | None:
     return None if told == "null" else told
 
 
-PAGE_ROWS: Final = 20_000
+PAGE_ROWS: Final = 10_000
 """The most that one page of a listing may tell of: it is asked for without a number, and a thousand are the custom."""
 
 

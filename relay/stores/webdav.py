@@ -51,16 +51,7 @@ from relay.stores.interfaces import (
 from relay.stores.kinds import Given
 from relay.stores.links import segments_of
 from relay.stores.metadata import MTIME
-from relay.stores.multistatus import (
-    MULTISTATUS,
-    PROPERTIES,
-    ROW,
-    entry_of,
-    is_folder,
-    is_of,
-    name_in,
-    status_of,
-)
+from relay.stores.multistatus import MULTISTATUS, PROPERTIES, ROW, is_folder, path_of, read_row, status_of
 from relay.stores.pieces import pieces_of
 from relay.wire.body import Body
 from relay.wire.exchange import Response
@@ -399,14 +390,12 @@ class WebDavStore(HttpStore):
         with closing(self._rows(response, folder)) as rows:
             for row in rows:
                 found = True
-                if is_of(row, segments):
-                    if (error := self._row_error(row, str(folder))) is not None:
+                entry, error = read_row(row, segments, self._side), self._row_error(row, folder)
+                if entry is None:
+                    if error is not None:
                         raise error
-                    continue
-                below = name_in(row, segments, self._side)
-                if not is_unpublished(below):
-                    error = self._row_error(row, f"{folder}{below}")
-                    yield entry_of(row, below) if error is None else Entry(below, error=error)
+                elif not is_unpublished(entry.name):
+                    yield entry if error is None else Entry(entry.name, error=error)
         if not found:
             message = f"the listing of {folder} is empty, and does not even tell of the folder itself"
             raise ProtocolViolation(message, side=self._side, retryable=True)
@@ -422,13 +411,14 @@ class WebDavStore(HttpStore):
                 raise ProtocolViolation(message, side=self._side, retryable=True)
             yield from (row for row in document if row.tag == ROW)
 
-    def _row_error(self, row: Element, what: str) -> StoreError | None:
-        """Return the error that a row tells of what it is about, or None."""
+    def _row_error(self, row: Element, folder: Location) -> StoreError | None:
+        """Return the error that a row of a folder's listing tells of what it is about, or None."""
         status = status_of(row)
         if 200 <= status < 300:
             return None
         kind = ERRORS.get(status, Rejected)
-        return kind(f"PROPFIND {what}: {status} stands in the answer", side=self._side, store_status=status)
+        said = f"PROPFIND {folder} was answered {status}, for {path_of(row)[:200]!a} in it"
+        return kind(said, side=self._side, store_status=status)
 
     def _found_status(self, response: Response, place: Location) -> int:
         """Return the status of what PROPFIND of depth 0 was answered: that in the answer counts as much as its own."""

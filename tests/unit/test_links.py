@@ -115,7 +115,7 @@ def test_one_bad_row_of_a_list_in_json_is_its_own_failure() -> None:
     text = '[{"name": "a", "size": 1e400}, {"nome": "b"}, {"name": "x/y"}, {"name": "d", "size": ' + "9" * 5000 + "}]"
     assert listed(text) == [("a", False), ("row 2 of the list", True), ("row 3 of the list", True), ("d", False)]
     assert listed("[]") == []
-    for no_list in ('[{"name": "a"}, 1]', '[{"name": "a"}] more', "[" * 5000, '[{"a":' * 50_000):
+    for no_list in ('[{"name": "a"}, 1]', '[{"name": "a"}] more', "[" * 5000, '[{"a":' * 4000):
         with pytest.raises((Unsupported, ConnectionLost)):
             listed(no_list)
 

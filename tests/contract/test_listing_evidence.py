@@ -1,0 +1,491 @@
+"""A listing is evidence: whole by its document and its framing, or an error; one page's trouble is borne a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+import gevent
+import pytest
+
+from relay.errors import (
+    ConnectionLost,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    Rejected,
+    RelayError,
+    StoreError,
+    Throttled,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
+from relay.location import Location, parse_location
+from relay.stores.aws import S3Config, s3_location
+from relay.stores.interfaces import Entry, Upload
+from relay.stores.s3 import S3Store
+from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.table import STORES
+from relay.stores.urls import list_location
+from relay.stores.webdav import webdav_location
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from tests.scripted import Peer, Script, Talk, length_of
+
+Answers = Callable[[str, str], bytes]
+"""Gives the whole answer to a method and a target; one that ends in CUT closes the connection."""
+CUT = b"<<the connection ends>>"
+
+
+def serving(answers: Answers) -> Script:
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            method, target, _ = head.decode("latin-1").split(" ", 2)
+            talk.body(length_of(head))
+            data = answers(method, target)
+            talk.send(data.removesuffix(CUT))
+            if data.endswith(CUT):
+                return talk.sock.close()
+
+    return script
+
+
+def reply(status: int, body: str | bytes, *fields: str) -> bytes:
+    data = body if isinstance(body, bytes) else body.encode()
+    more = "".join(f"{field}\r\n" for field in fields)
+    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(data)}\r\n{more}\r\n".encode() + data
+
+
+def closing(body: str | bytes) -> bytes:
+    """Return an answer that ends with its connection."""
+    data = body if isinstance(body, bytes) else body.encode()
+    return b"HTTP/1.0 200 OK\r\n\r\n" + data + CUT
+
+
+def index(path: str, *hrefs: str) -> str:
+    links = "".join(f"<a href='{href}'>x</a>\n" for href in hrefs)
+    return f"<html><title>Index of {path}</title><a href='../'>up</a>{links}</html>"
+
+
+def dav(*rows: tuple[str, str]) -> str:
+    text = "".join(f"<d:response><d:href>{href}</d:href>{more}</d:response>" for href, more in rows)
+    return f'<d:multistatus xmlns:d="DAV:">{text}</d:multistatus>'
+
+
+FOLDER = "<d:propstat><d:prop><d:resourcetype><d:collection/></d:resourcetype></d:prop></d:propstat>"
+FILE = "<d:propstat><d:prop><d:resourcetype/><d:getcontentlength>5</d:getcontentlength></d:prop></d:propstat>"
+
+
+def bucket(*keys: str, more: str = "") -> str:
+    rows = "".join(f"<Contents><Key>{quote(key)}</Key><Size>5</Size></Contents>" for key in keys)
+    return f"<ListBucketResult><EncodingType>url</EncodingType>{more}{rows}</ListBucketResult>"
+
+
+def place_of(kind: str, peer: Peer, path: str = "f/") -> Location:
+    if kind == "s3":
+        config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+        return s3_location(config, "bucket", path)
+    if kind == "webdav":
+        return webdav_location(peer.url(f"/{path}"))
+    place = parse_location(peer.url(f"/{path}"))
+    return list_location(place) if kind == "list" else place
+
+
+def listed(wire: Wire, place: Location, seconds: float = 0.0, recursive: bool = True, **more: str) -> list[Entry]:
+    wire = Wire(wire.pool, replace(wire.limits, listing_seconds=seconds))
+    store = STORES[place.store](wire, "source", Meter(wire.limits))
+    return list(store.list(place, recursive, **more))
+
+
+GOOD = {
+    "s3": bucket("f/a", "f/b"),
+    "webdav": dav(("/f/", FOLDER), ("/f/a", FILE), ("/f/b", FILE)),
+    "http": index("/f/", "a", "b"),
+    "list": "http://a.example/a\nhttp://a.example/b\n",
+}
+STATUS = {"webdav": 207}
+NAMES = {kind: ["a.example/a", "a.example/b"] if kind == "list" else ["a", "b"] for kind in GOOD}
+KINDS = tuple(GOOD)
+
+
+def good(kind: str) -> bytes:
+    return reply(STATUS.get(kind, 200), GOOD[kind])
+
+
+# -- what is no listing
+
+
+OTHERS = {
+    "an error": "<Error><Code>InternalError</Code><Message>sorry</Message></Error>",
+    "a login page": "<html xmlns='http://www.w3.org/1999/xhtml'><title>Log in</title><body/></html>",
+    "a page": "<!DOCTYPE html><html><title>Log in</title><a href='x'>y</a><br></html>",
+    "another listing": "<ListPartsResult/>",
+    "a DAV error": '<d:error xmlns:d="DAV:"/>',
+    "nothing": "",
+    "an empty multistatus": '<d:multistatus xmlns:d="DAV:"/>',
+    "another name space": "<multistatus><response><href>/f/a</href></response></multistatus>",
+    "JSON": '{"error": "sorry"}',
+}
+
+
+@pytest.mark.parametrize("kind", ["s3", "webdav", "http"])
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_document_is_an_error_and_no_empty_folder(wire: Wire, kind: str, what: str) -> None:
+    told = reply(STATUS.get(kind, 200), OTHERS[what])
+    with Peer(serving(lambda *_: told)) as peer, pytest.raises(RelayError):
+        listed(wire, place_of(kind, peer))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_what_is_cut_is_an_error_whatever_its_framing_says(wire: Wire, kind: str, part: float) -> None:
+    status, body = STATUS.get(kind, 200), GOOD[kind].encode()
+    piece = body[: int(len(body) * part)]
+    cuts = [f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + piece + CUT]
+    cuts.append(f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n{len(piece):x}\r\n".encode() + piece + CUT)
+    cuts.append(f"HTTP/1.0 {status} X\r\n\r\n".encode() + piece + CUT)
+    if kind in ("s3", "webdav"):
+        cuts.append(reply(status, piece))
+    for cut in cuts:
+        with Peer(serving(lambda *_, cut=cut: cut)) as peer, pytest.raises(RelayError):
+            listed(wire, place_of(kind, peer))
+
+
+def test_a_list_that_ends_with_its_connection_is_moved_and_told(wire: Wire) -> None:
+    with Peer(serving(lambda *_: closing(GOOD["list"]))) as peer:
+        wire = Wire(wire.pool, wire.limits)
+        place = place_of("list", peer)
+        found = STORES["list"](wire, "source", Meter(wire.limits)).list(place, True)
+        assert [next(iter(found)).name, next(iter(found)).name] == NAMES["list"]
+        with pytest.raises(Unsupported, match="nothing says that it is whole"):
+            next(iter(found))
+
+
+def test_parts_and_uploads_are_believed_only_of_their_own_documents(wire: Wire) -> None:
+    with Peer(serving(lambda *_: reply(200, "<ListBucketResult/>"))) as peer:
+        store, place = S3Store(wire, "destination", Meter(wire.limits)), place_of("s3", peer, "f/a")
+        for ask in (
+            lambda: store.stored_parts(Upload(place, "id", checked=False)),
+            lambda: store.lost_uploads(place, 0, 2e9),
+        ):
+            with pytest.raises(ProtocolViolation):
+                ask()
+    circle = "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>7</NextPartNumberMarker>"
+    with Peer(serving(lambda *_: reply(200, f"{circle}</ListPartsResult>"))) as peer:
+        store = S3Store(wire, "destination", Meter(wire.limits))
+        with pytest.raises(ProtocolViolation):
+            store.stored_parts(Upload(place_of("s3", peer, "f/a"), "id", checked=False))
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, NotFound), (403, PermissionDenied), (503, Unavailable)])
+def test_a_status_in_an_answer_counts_as_much_as_its_own(wire: Wire, status: int, error: type[RelayError]) -> None:
+    said = f"<d:status>HTTP/1.1 {status} X</d:status>"
+    with Peer(serving(lambda *_: reply(207, dav(("/f/", said))))) as peer, pytest.raises(error):
+        listed(wire, place_of("webdav", peer))
+    rows = dav(("/f/", FOLDER), ("/f/a", said), ("/f/b", FILE))
+    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+        found = listed(wire, place_of("webdav", peer))
+    assert [(entry.name, entry.error and type(entry.error)) for entry in found] == [("a", error), ("b", None)]
+
+
+# -- troubles that pass
+
+
+def troubles(kind: str) -> Iterator[tuple[str, bytes]]:
+    whole = GOOD[kind].encode()
+    for status in (429, 500, 502, 503):
+        yield f"{status}", reply(status, "<Error><Code>SlowDown</Code></Error>", "Retry-After: 0")
+    yield "no answer", CUT
+    yield "a cut", f"HTTP/1.1 {STATUS.get(kind, 200)} X\r\nContent-Length: 9999\r\n\r\n".encode() + whole[:-9] + CUT
+    if kind in ("s3", "webdav"):
+        yield "cut XML", reply(STATUS.get(kind, 200), whole[:-9])
+        yield "another document", reply(STATUS.get(kind, 200), OTHERS["a login page"])
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name, _ in troubles(kind)])
+def test_a_page_that_fails_once_is_asked_for_again(wire: Wire, kind: str, name: str) -> None:
+    answers = [dict(troubles(kind))[name]] * 2
+
+    def tell(method: str, target: str) -> bytes:
+        return answers.pop() if answers else good(kind)
+
+    with Peer(serving(tell)) as peer:
+        found = listed(wire, place_of(kind, peer), seconds=20)
+    assert [entry.name for entry in found] == NAMES[kind]
+    assert not answers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trouble_that_does_not_pass_ends_within_the_budget(wire: Wire, kind: str) -> None:
+    asked = []
+    with Peer(serving(lambda *_: asked.append(1) or reply(503, "", "Retry-After: 0"))) as peer:  # type: ignore[func-returns-value]
+        with pytest.raises((Unavailable, Throttled)):
+            listed(wire, place_of(kind, peer), seconds=1.0)
+        assert len(asked) > 1
+        asked.clear()
+        with pytest.raises((Unavailable, Throttled)):
+            listed(wire, place_of(kind, peer))
+        assert len(asked) == 1
+
+
+def test_a_refusal_is_not_asked_for_again(wire: Wire) -> None:
+    asked = []
+    with Peer(serving(lambda *_: asked.append(1) or reply(403, ""))) as peer, pytest.raises(PermissionDenied):  # type: ignore[func-returns-value]
+        listed(wire, place_of("http", peer), seconds=20)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_page_that_comes_again_is_given_once_and_nothing_of_it_is_left_out(wire: Wire, changed: bool) -> None:
+    names = [f"{number:04}" for number in range(2000)]
+    first = index("/f/", *names).encode()
+    second = [name for name in names if name != "0007"] + ["new"] if changed else names
+    answers = [b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(first) + first[: len(first) // 2] + CUT]
+
+    def tell(method: str, target: str) -> bytes:
+        return answers.pop() if answers else reply(200, index("/f/", *second))
+
+    with Peer(serving(tell)) as peer:
+        found = [entry.name for entry in listed(wire, place_of("http", peer), seconds=20)]
+    assert set(found) == {*names, *second} if changed else found == names
+
+
+# -- one folder
+
+
+TREE = {"/f/": ("a", "in/", "z/"), "/f/in/": ("b",), "/f/z/": ("c",)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (reply(403, ""), PermissionDenied),
+        (reply(404, ""), NotFound),
+        (reply(401, ""), Unauthenticated),
+        (reply(500, ""), Unavailable),
+        (reply(200, "<html><title>My shop</title></html>"), Unsupported),
+        (reply(302, "", "Location: /login"), Unsupported),
+        (reply(207, "<html/>"), StoreError),
+        (CUT, ConnectionLost),
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "webdav"])
+def test_one_folder_that_cannot_be_listed_is_its_own_failure(
+    wire: Wire, kind: str, answer: bytes, error: type[RelayError]
+) -> None:
+    def tell(method: str, target: str) -> bytes:
+        if target == "/f/in/":
+            return answer
+        if target == "/login":
+            return reply(200, "<html><title>Log in</title></html>")
+        names = TREE[target]
+        if kind == "http":
+            return reply(200, index(target, *names))
+        rows = [(target + name, FOLDER if name.endswith("/") else FILE) for name in names]
+        return reply(207, dav((target, FOLDER), *rows))
+
+    with Peer(serving(tell)) as peer:
+        found = {entry.name: entry.error for entry in listed(wire, place_of(kind, peer))}
+    assert found.keys() == {"a", "in/", "z/c"}
+    assert found["a"] is found["z/c"] is None
+    assert isinstance(found["in/"], StoreError | Unsupported)
+    if kind == "http":
+        assert isinstance(found["in/"], error)
+
+
+def test_credentials_that_the_tree_itself_lacks_by_now_are_no_folders_failure(wire: Wire) -> None:
+    asked: list[str] = []
+
+    def tell(method: str, target: str) -> bytes:
+        asked.append(target)
+        return reply(200, index(target, *TREE[target])) if asked == ["/f/"] else reply(401, "")
+
+    with Peer(serving(tell)) as peer, pytest.raises(Unauthenticated):
+        listed(wire, place_of("http", peer))
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_page_that_an_objects_url_leads_to_is_no_object(wire: Wire, side: str) -> None:
+    def tell(method: str, target: str) -> bytes:
+        page = index("/f/sub/", "x")
+        answer = reply(301, "", "Location: /f/sub/") if target == "/f/sub" else reply(200, page)
+        return answer if method != "HEAD" else answer.removesuffix(page.encode())
+
+    with Peer(serving(tell)) as peer:
+        place = parse_location(peer.url("/f/sub"))
+        store = STORES["http"](wire, side, Meter(wire.limits))  # type: ignore[arg-type]
+        for ask in (store.head, store.get):
+            with pytest.raises(Rejected, match="folder"):
+                ask(place)
+
+
+# -- S3's pages
+
+
+def paged(keys: list[str], step: int, tokens: bool, asked: list[dict[str, str]] | None = None) -> Answers:
+    """Return a bucket of `step` keys a page, in their own order; without `tokens` one that goes on by marker."""
+
+    def tell(method: str, target: str) -> bytes:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(target).query, keep_blank_values=True).items()}
+        if asked is not None:
+            asked.append(query)
+        behind = query.get("continuation-token" if tokens else "marker") or query.get("start-after" if tokens else "")
+        first = keys.index(behind) + 1 if behind in keys else 0
+        page = keys[first : first + step]
+        more = f"<IsTruncated>{'true' if first + step < len(keys) else 'false'}</IsTruncated>"
+        if tokens and first + step < len(keys):
+            more += f"<NextContinuationToken>{page[-1]}</NextContinuationToken>"
+        return reply(200, bucket(*page, more=more))
+
+    return tell
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("recursive", [True, False])
+def test_a_bucket_is_listed_by_tokens_or_by_markers(wire: Wire, tokens: bool, recursive: bool) -> None:
+    names = [f"f/{number:03} +ü" for number in range(25)]
+    with Peer(serving(paged(names, 10, tokens))) as peer:
+        found = listed(wire, place_of("s3", peer), recursive=recursive)
+    assert [f"f/{entry.name}" for entry in found] == names
+
+
+@pytest.mark.parametrize("status", [400, 405, 501])
+def test_a_server_that_refuses_the_newer_listing_is_asked_the_older_way(wire: Wire, status: int) -> None:
+    older = paged([f"f/{number}" for number in range(5)], 2, tokens=False)
+
+    def tell(method: str, target: str) -> bytes:
+        newer = "list-type" in target
+        return reply(status, "<Error><Code>NotImplemented</Code></Error>") if newer else older(method, target)
+
+    with Peer(serving(tell)) as peer:
+        assert [entry.name for entry in listed(wire, place_of("s3", peer))] == list("01234")
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 10])
+def test_pages_that_go_round_in_a_circle_end(wire: Wire, length: int) -> None:
+    count = [0]
+
+    def tell(method: str, target: str) -> bytes:
+        count[0] += 1
+        token = f"<NextContinuationToken>t{count[0] % length}</NextContinuationToken>"
+        return reply(200, bucket(f"f/{count[0]:05}", more=f"<IsTruncated>true</IsTruncated>{token}"))
+
+    with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="circle"):
+        listed(wire, place_of("s3", peer))
+    assert count[0] < 5 * length + 5
+
+
+def test_the_same_page_under_ever_new_tokens_ends(wire: Wire) -> None:
+    count = [0]
+
+    def tell(method: str, target: str) -> bytes:
+        count[0] += 1
+        token = f"<NextContinuationToken>t{count[0]}</NextContinuationToken>"
+        return reply(200, bucket("f/a", "f/b", more=f"<IsTruncated>true</IsTruncated>{token}"))
+
+    with Peer(serving(tell)) as peer, pytest.raises(ProtocolViolation, match="circle"):
+        listed(wire, place_of("s3", peer))
+
+
+def test_a_listing_goes_on_behind_a_key_only_where_keys_are_in_order(wire: Wire) -> None:
+    in_order, shuffled = ["f/!x", "f/a", "f/z/", "f/z/!b"], ["f/b", "f/a", "f/c", "f/d"]
+    with Peer(serving(paged(in_order, 2, tokens=True))) as peer:
+        found = listed(wire, place_of("s3", peer))
+    assert [(entry.name, entry.after) for entry in found] == [
+        ("!x", "!x"),
+        ("a", "a"),
+        ("z/(an object)", "z/"),
+        ("z/!b", "z/!b"),
+    ]
+    for keys in (shuffled, ["f/c", "f/d", "f/a", "f/b"]):
+        with Peer(serving(paged(keys, 2, tokens=True))) as peer:
+            assert listed(wire, place_of("s3", peer))[-1].after == ""
+    asked: list[dict[str, str]] = []
+    with Peer(serving(paged(in_order, 2, tokens=True, asked=asked))) as peer:
+        found = listed(wire, place_of("s3", peer), after="z/")
+    assert ([entry.name for entry in found], asked[0]["start-after"]) == (["z/!b"], "f/z/")
+
+
+def test_the_object_that_has_the_listed_folders_own_key_is_told(wire: Wire) -> None:
+    with Peer(serving(lambda *_: reply(200, bucket("f/", "f/a")))) as peer:
+        found = listed(wire, place_of("s3", peer))
+    assert [(entry.name, entry.error is not None) for entry in found] == [("(an object)", True), ("a", False)]
+
+
+@pytest.mark.parametrize("kind", ["s3", "webdav"])
+@pytest.mark.parametrize("char", ["&#1;", "\x02", "&#xFFFE;", "&#xD800;", "\x7f"])
+def test_a_character_that_xml_does_not_allow_is_one_keys_matter(wire: Wire, kind: str, char: str) -> None:
+    rows = f"<Contents><Key>f/x{char}</Key></Contents><Contents><Key>f/good</Key></Contents>"
+    told = {
+        "s3": reply(200, f"<ListBucketResult>{rows}</ListBucketResult>"),
+        "webdav": reply(207, dav((f"/f/x{char}", FILE), ("/f/good", FILE))),
+    }
+    with Peer(serving(lambda *_: told[kind])) as peer:
+        found = [entry.name for entry in listed(wire, place_of(kind, peer))]
+    assert len(found) == 2
+    assert found[1] == "good"
+
+
+# -- spelling, size, and others' turns
+
+
+@pytest.mark.parametrize("spelled", ["/u%CC%88/", "/%c3%bc/", "/ü/", "http://other.example/%C3%BC/"])
+def test_a_webdav_folder_may_be_spelled_in_another_way(wire: Wire, spelled: str) -> None:
+    rows = dav((spelled, FOLDER), (f"{spelled}a", FILE), (f"{spelled}b", FILE))
+    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+        assert [entry.name for entry in listed(wire, place_of("webdav", peer, "%C3%BC/"))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["http", "webdav"])
+def test_a_folder_may_have_any_number_of_files_and_holds_nobody_up(wire: Wire, kind: str) -> None:
+    count = 40_000
+    names = [f"{number:06}-{'x' * 150}.jpg" for number in range(count)]
+    if kind == "http":
+        page = reply(200, index("/f/", *names))
+    else:
+        page = reply(207, dav(("/f/", FOLDER), *((f"/f/{name}", FILE * 2) for name in names)))
+    turns: list[float] = []
+    over = False
+
+    def tick() -> None:
+        while not over:
+            turns.append(gevent.get_hub().loop.now())
+            gevent.sleep(0.001)
+
+    with Peer(serving(lambda *_: page)) as peer:
+        ticker = gevent.spawn(tick)
+        store = STORES[place_of(kind, peer).store](wire, "source", Meter(wire.limits))
+        found = sum(1 for _ in store.list(place_of(kind, peer), True))
+        over = True
+        ticker.join()
+    assert found == count
+    assert len(turns) > 50  # about one for each piece
+
+
+def test_lines_that_are_none_are_their_own_failures(wire: Wire, tmp_path: Path) -> None:
+    lines = [
+        b'url,"name",size',
+        b"http://a.example/1,one,1",
+        b'http://a.example/2,"two,2',
+        b"http://a.example/3,thr\ree,3",
+        b"http://a.example/4,\xff,4",
+        b"http://a.example/5,nul\0,5",
+        b"http://a.example/6," + b"x" * 70_000 + b",6",
+        b"http://a.example/7," + "ü".encode() * 40_000 + b",7",
+        b"http://a.example/8,folder/,8",
+        b"http://a.example/9,nine,99999999999999999999",
+        "http://a.example/10,ten,²".encode(),
+        b'"http://a.example/11","ele""ven",11',
+    ]
+    with Peer(serving(lambda *_: reply(200, b"\n".join(lines)))) as peer:
+        found = listed(wire, place_of("list", peer, "list.csv"))
+    good = [(entry.name, entry.size) for entry in found if entry.error is None]
+    assert good == [("one", 1), ('ele"ven', 11)]
+    assert [entry.name for entry in found if entry.error] == [f"line {number}" for number in range(3, 12)]
+    assert not any("a.example" in str(entry.error) for entry in found)
+    for first in (b"\xff\xfe", b"\0", b"x" * 70_000):
+        with Peer(serving(lambda *_, first=first: reply(200, first))) as peer, pytest.raises(ProtocolViolation):
+            listed(wire, place_of("list", peer, "list.csv"))
