@@ -1,7 +1,7 @@
 """How long to wait before trying again, and for how long that goes on.
 
 Decided here: the waits. Never here: what is tried again (`engine/transfer.py`: a whole transfer with a fresh body, and
-`engine/window.py`: a part with its bytes still at hand; law 7).
+`engine/window.py`: a part with its bytes still at hand; `stores/relisting.py`: a page of a listing; law 7).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a store promises, whatever it speaks (law 9: one contract, one suite, every store).
 
 **Contract.** A destination either has the whole object after `put` returned, or, as far as the store's protocol lets
-anybody promise that, what it had before. No call retries. No call returns an answer that it does not believe: every
+anybody promise that, what it had before. No call retries, but for a page of `list`
+(`relisting.py`). No call returns an answer that it does not believe: every
 status that is not in the verb's explicit set raises a StoreError with `side` set.
 """
 

@@ -68,3 +68,18 @@ def test_a_retry_lists_again_what_could_not_be_listed(tmp_path: Path) -> None:
     code, told = terminal.tree(source, tmp_path / "to")
     assert (code, told["objects"]) == (0, {"verified": 2})
     assert (tmp_path / "to" / "loop").read_bytes() == b"mended"
+
+
+def test_a_tree_in_which_nothing_is_found_is_told_and_fails_where_that_is_asked_for(tmp_path: Path) -> None:
+    terminal, source = Terminal(tmp_path), tmp_path / "from"
+    (source / "in" / "deep").mkdir(parents=True)
+    words = ("migrate", "-r", str(source), str(tmp_path / "to"))
+    code, out, _ = terminal.run(*words)
+    assert code == 0
+    assert "nothing was found in the source" in out
+    code, out, _ = terminal.run(*words, "--fail-on-empty")
+    assert code == 1
+    assert "nothing was found in the source" in out
+    (source / "in" / "a").write_bytes(b"1")
+    code, told = terminal.tree(source, tmp_path / "to", "--fail-on-empty")
+    assert (code, told["objects"]) == (0, {"verified": 1})
