@@ -99,7 +99,7 @@ class Moving:
 def test_what_others_moved_of_an_object_is_not_told_as_ours(moving: Moving, line: str) -> None:
     """Its bar is the object's."""
     claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
-    assert named(Active(claim, cast(Transfer, moving))) == line
+    assert named(Active(claim, cast(Transfer, moving), 0.0)) == line
 
 
 def test_say_survives_its_reader() -> None:
