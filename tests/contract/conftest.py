@@ -36,6 +36,8 @@ from tests.contract.memory import memory as memory_kind
 from tests.ledgers import Opened
 from tests.postgres import Postgres, postgresql, programs
 from tests.seaweed import Seaweed, seaweedfs, weed
+from tests.swift import Swift, is_installed
+from tests.swift import swift as swift_server
 
 FILES = "remote.php/dav/files/ann"
 
@@ -134,6 +136,14 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    if not is_installed():
+        pytest.skip("OpenStack Swift is not installed (PyPI: swift)")
+    with swift_server(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
 @dataclass(frozen=True)
 class Nextcloud:
     """A running server, and where its files are."""
@@ -198,6 +208,7 @@ CAN: dict[str, frozenset[str]] = {
     "nginx": frozenset({"if-match"}),
     "wsgidav": frozenset(),
     "seaweed": frozenset({"if-none-match", "if-match", "digest"}),
+    "swift": frozenset({"if-none-match", "if-match", "digest"}),
     "webdav+nginx": frozenset({"if-match"}),
     "webdav+wsgidav": frozenset(),
     "local": frozenset({"if-none-match", "if-match"}),
@@ -231,7 +242,7 @@ def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
         return lambda name: base.place(f"{prefix}/new/{name}", destination=True)
     if isinstance(base, Path):
         return lambda name: local_location(base / prefix / name, destination=True)
-    if isinstance(base, Seaweed):
+    if isinstance(base, Seaweed | Swift):
         return lambda name: s3_location(base.config, base.bucket, f"{prefix}/{name}")
     if scheme:
         return lambda name: webdav_location(f"{base}/{prefix}/new/{name}", destination=True)
