@@ -22,6 +22,7 @@ from simulators.liars.habits import HABITS
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Zygote
 from tests.torture.judge import EXPECTED, Violation, judge
+from tests.torture.planted import prove
 from tests.torture.world import Played, empty_ledger, play
 
 TABLE, FULL = 100, 2000
@@ -156,7 +157,10 @@ def main() -> int:
     parser.add_argument("--no-shrink", action="store_true", help="print a failing seed as it was drawn")
     parser.add_argument("--only", help="these seeds, separated by commas")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--proof", action="store_true", help="plant faults into copies of relay, and find them")
     asked = parser.parse_args()
+    if asked.proof:
+        return proof()
     seeds = range(asked.seed, asked.seed + asked.seeds)
     if asked.only:
         seeds = [int(text) for text in asked.only.split(",")]
@@ -180,6 +184,15 @@ def main() -> int:
     seconds = time.monotonic() - began
     say(f"{len(seeds)} seeds in {seconds:.1f} s, {len(bad)} with violations: {sorted(bad)}")
     return 1 if bad or (missing and len(seeds) >= FULL) else 0
+
+
+def proof() -> int:
+    """Find every planted fault. Return 0 where all were found."""
+    missed = 0
+    for fault, seed in prove():
+        missed += seed is None
+        say(f"{'missed' if seed is None else f'seed {seed:4}'}: {fault.name}")
+    return 1 if missed else 0
 
 
 def tables(met: Counter[tuple[str, str]], codes: Counter[str]) -> list[str]:
