@@ -95,6 +95,28 @@ class Database:
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise _told(error, self.where) from None
 
+    def wipe_log(self) -> bool:
+        """Empty SQLite's write-ahead log, where what was deleted stands until it is written over (sqlite.org/wal.html,
+        "Checkpointing"). Returns False where another process reads the log at the moment; raises LedgerFailed."""
+        if self._thread is None:
+            return True
+        emptied, error = self._thread.apply(self._wiped)
+        if error is not None:
+            raise error
+        return emptied
+
+    def _wiped(self) -> tuple[bool, BaseException | None]:
+        try:
+            with self._engine.connect() as connection:  # no transaction: a checkpoint can't be made in one
+                driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+                driver.execute("PRAGMA busy_timeout=0")
+                try:
+                    return driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, None
+                finally:
+                    driver.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1e3)}")
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            return False, _told(error, self.where)
+
     @property
     def where(self) -> str:
         """How the database is named to people: without a password."""
@@ -205,7 +227,13 @@ def _engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions begin where we say so
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "wal_autocheckpoint=4000",
+            "secure_delete=ON",  # what is deleted is overwritten: it may be a secret
+        ):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -41,6 +41,7 @@ class Ledger:
         """`who` is this process, unless a test says otherwise."""
         self.database = database
         self.who = who or claims.Who.here(str(uuid.uuid4()))
+        self._forgot = False
 
     @classmethod
     def at(cls, address: str, kind: str = TERMINAL) -> Ledger:
@@ -113,14 +114,22 @@ class Ledger:
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
         """As migrations.renew_secret."""
         self.database.run(lambda c: migrations.renew_secret(c, id, secret))
+        self._forgot = True  # those of before
 
     def finish(self) -> list[Migration]:
-        """As migrations.finish, and migrations.forget_secrets; looks first without keeping anybody from writing."""
+        """As migrations.finish, and migrations.forget_secrets; looks first without keeping anybody from writing.
+
+        What was forgotten stands in no file afterwards, or, where another process reads just now, after a later call.
+        """
         now = time.time()
         due, over = self.database.run(lambda c: (migrations.finishable(c), migrations.forgettable(c, now)), write=False)
         if over:
             self.database.run(lambda c: migrations.forget_secrets(c, now))
-        return self.database.run(migrations.finish) if due else []
+        done = self.database.run(migrations.finish) if due else []
+        self._forgot |= bool(over or done)
+        if self._forgot:
+            self._forgot = not self.database.wipe_log()
+        return done
 
     def waited(self, id: str) -> Mapping[str, Any] | None:
         """As migrations.waited."""

@@ -1,0 +1,64 @@
+"""What the ledger forgets stands in none of its files, while it is open: a server's is for months."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from relay.ledger.ledger import Ledger
+from tests.ledgers import OBJECT, verified
+
+SECRET = "Bearer-of-a-secret-0123456789"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def opened(file: Path) -> Iterator[Ledger]:
+    made = Ledger.at(f"sqlite:///{file}")
+    yield made
+    made.close()
+
+
+def standing(file: Path, text: str) -> list[str]:
+    """Return the files of a ledger in which a text stands."""
+    return [path.name for path in sorted(file.parent.iterdir()) if text.encode() in path.read_bytes()]
+
+
+def moved(ledger: Ledger) -> None:
+    """Let a migration with a secret come to its good end."""
+    ledger.create(replace(OBJECT, secret={"source": SECRET}))
+    ledger.settle([verified(ledger.claim(1)[0])])
+
+
+def test_the_secret_of_what_has_succeeded_stands_nowhere(file: Path, opened: Ledger) -> None:
+    moved(opened)
+    assert standing(file, SECRET)  # it was needed until now
+    assert opened.finish()
+    assert not standing(file, SECRET)
+
+
+def test_one_that_was_replaced_stands_nowhere_either(file: Path, opened: Ledger) -> None:
+    migration, _ = opened.create(replace(OBJECT, secret={"source": SECRET}))
+    opened.renew_secret(migration.id, {"source": "fresh"})
+    opened.finish()
+    assert not standing(file, SECRET)
+
+
+def test_while_another_process_reads_it_waits_for_a_later_turn(file: Path, opened: Ledger) -> None:
+    moved(opened)
+    with closing(sqlite3.connect(file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM migrations").fetchone()  # holds this state of the log
+        assert opened.finish()
+        assert standing(file, SECRET)
+    assert opened.finish() == []
+    assert not standing(file, SECRET)
