@@ -50,6 +50,19 @@ class Migration(_Answer):
     receipt: Receipt | None = Field(description="null when it was skipped.")
 
 
+class Retried(_Answer):
+    """Something that failed, and is tried again."""
+
+    name: str = Field(description="The object's, as in its row; empty where there is but one.")
+    what: str = Field(description="The object, one of its parts, or its completion.")
+    error: str = Field(description="As a problem's type.")
+    side: str
+    detail: str
+    failures: int = Field(description="How often it has failed since the trouble began.")
+    since: float = Field(description="When that was: seconds since 1970, UTC.")
+    again: float = Field(description="When it is tried next, or was.")
+
+
 class Listed(_Answer):
     """A migration in the ledger, as lists show it."""
 
@@ -69,6 +82,9 @@ class Listed(_Answer):
     under_way: int = Field(
         description="How many transfers workers make, or move parts of, at the moment. What was paused or cancelled"
         " stops within about a second; it rests when there is none left."
+    )
+    retried: list[Retried] = Field(
+        description="What is tried again at the moment, that which has lasted the longest first; five at most."
     )
 
 

@@ -50,6 +50,7 @@ def brief(migration: Migration) -> dict[str, Any]:
         "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
         "bytes_in_parts": migration.in_parts,
         "under_way": migration.under_way,
+        "retried": [dict(one) for one in migration.retried],
     }
 
 

@@ -13,6 +13,7 @@ from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain
+from relay.engine.trouble import WHOLE
 
 NAMED: Final = 10
 """So many failures are named in the table."""
@@ -83,7 +84,28 @@ def head(migration: Members, rate: float, here: int = 0) -> str:
     state += f" ({stopping:,} still stopping)" if state and (stopping := under_way(migration)) else ""
     trouble = migration.get("trouble")
     state += f", waiting for the ledger: {plain(trouble['detail'])}" if trouble else ""
-    return text + (f", {failed:,} failed" if failed else "") + state
+    text += f", {failed:,} failed" if failed else ""
+    return text + state + "".join(f"; {one}" for one in retried(migration))
+
+
+def retried(migration: Members) -> Iterator[str]:
+    """Yield what is tried again at the moment, and why: the first, and how many more. An older server does not tell."""
+    found: Sequence[Members] = migration.get("retried", ())
+    for one in found[:1]:
+        yield trying(one, str(one["name"]))
+    if len(found) > 1:
+        yield f"{len(found) - 1} more like it"
+
+
+def trying(trouble: Members, name: str = "") -> str:
+    """Return what is tried again, why, and when next, as one line; `name` is the object's where there are several."""
+    what = str(trouble["what"])
+    if name:
+        what = name if what == WHOLE else f"{name} ({what})"
+    left = trouble["again"] - time.time()
+    when = f"in {left:.0f} s" if left >= 1 else "now"
+    whose = f"{trouble['side']}: " if trouble["side"] in ("source", "destination") else ""
+    return f"{plain(what)} is tried again {when}: {whose}{plain(trouble['detail'])}"
 
 
 def _listing(migration: Members) -> bool:

@@ -14,6 +14,7 @@ from rich.filesize import decimal
 
 from relay.api.progress import Rate
 from relay.cli.exits import Exit
+from relay.cli.shown import trying
 from relay.cli.terminal import has_bars, say
 from relay.engine.share import Sharing
 from relay.engine.transfer import Transfer
@@ -39,6 +40,12 @@ def display(quiet: bool) -> AbstractContextManager[Show]:
     return _bar() if has_bars() else nullcontext(_Lines().show)
 
 
+def _trouble(transfer: Transfer | Sharing) -> Iterator[str]:
+    """Yield what of it is tried again, if anything is."""
+    if transfer.trouble is not None:
+        yield trying(transfer.trouble.to_json())
+
+
 @contextmanager
 def _bar() -> Iterator[Show]:
     # Here and not above: rich's console takes some hundredths of a second that only who sees the bar need wait.
@@ -50,6 +57,7 @@ def _bar() -> Iterator[Show]:
         task = progress.add_task("waiting", total=None)
 
         def show(transfer: Transfer | Sharing) -> None:
+            progress.head = tuple(_trouble(transfer))
             progress.update(task, description=f"{transfer.phase:<9}", completed=transfer.bytes, total=transfer.total)
             progress.refresh()
 
@@ -68,4 +76,5 @@ class _Lines:
             return
         self._next = monotonic() + LINE_SECONDS
         total = f" of {decimal(transfer.total)}" if transfer.total is not None else ""
-        say(f"relay: {transfer.phase} {decimal(transfer.bytes)}{total}, {decimal(round(rate))}/s", sys.stderr)
+        text = f"relay: {transfer.phase} {decimal(transfer.bytes)}{total}, {decimal(round(rate))}/s"
+        say("; ".join((text, *_trouble(transfer))), sys.stderr)

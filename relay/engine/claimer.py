@@ -39,6 +39,7 @@ from relay.engine.runner import Runner
 from relay.engine.share import Sharing
 from relay.engine.transfer import Transfer
 from relay.engine.tree import told
+from relay.engine.trouble import Trouble
 from relay.errors import (
     Cancelled,
     CredentialsWithdrawn,
@@ -161,7 +162,8 @@ class Claimer:
             self.ledger, self.runner, self._jobs, self._over, self._wake.set, self._troubled, self.only, self._is_alone
         )
         sweeper = Sweeper(self.ledger, self.runner, self._jobs, self._over, self.only)
-        others = [gevent.spawn(lister.run), gevent.spawn(sweeper.run), gevent.spawn(self._keep)]
+        tasks = (lister.run, sweeper.run, self._keep, self._tell)
+        others = [gevent.spawn(task) for task in tasks]
         try:
             while not self.stopping and not self._round():
                 self._gather()
@@ -352,6 +354,22 @@ class Claimer:
                         active.transfer.cancel(LeaseLost("this process was taken for gone"))
                 if self.ledger.reclaim():
                     self._wake.set()
+            except LedgerFailed as error:
+                self._troubled(error)
+
+    def _tell(self) -> None:
+        """Write down, once a second at most, what is tried again here, for whoever looks from elsewhere."""
+        written: dict[int, Trouble] = {}
+        while not self._stopped.wait(LOOK_SECONDS):
+            claims, now = {}, {}
+            for id, active in tuple(self.active.items()):
+                if isinstance(active.transfer, Transfer):  # of another runner's that one tells
+                    claims[id], now[id] = active.claim, active.transfer.trouble
+            changed = [(claims[id], one) for id, one in now.items() if one != written.get(id)]
+            try:
+                if changed:
+                    self.ledger.note_retried([(claim, one.to_json() if one else None) for claim, one in changed])
+                written = {id: one for id, one in now.items() if one is not None}
             except LedgerFailed as error:
                 self._troubled(error)
 

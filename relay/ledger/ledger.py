@@ -13,7 +13,20 @@ from typing import Any
 from sqlalchemy import Connection
 
 from relay.failpoints import reach
-from relay.ledger import claims, limits, migrations, notes, orphans, pages, settling, shares, trees, turns, uploads
+from relay.ledger import (
+    claims,
+    limits,
+    migrations,
+    notes,
+    orphans,
+    pages,
+    retried,
+    settling,
+    shares,
+    trees,
+    turns,
+    uploads,
+)
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import (
     TERMINAL,
@@ -267,6 +280,10 @@ class Ledger:
     def taken(self, claim: Claim) -> dict[int, bool]:
         """As uploads.taken."""
         return self.database.run(lambda c: uploads.taken(c, self.who, claim.id), write=False)
+
+    def note_retried(self, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]) -> None:
+        """As retried.note."""
+        self.database.run(lambda c: retried.note(c, self.who.id, troubles))
 
     def give_back(self, claim: Claim, resent: int = 0) -> None:
         """As uploads.give_back."""

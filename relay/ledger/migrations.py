@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -34,6 +35,7 @@ from relay.errors import (
 )
 from relay.ledger.marks import Marks, is_older, is_whole_text, marks_of
 from relay.ledger.movers import movers_of
+from relay.ledger.retried import retried_of
 from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
 from relay.ledger.schema import APPLICATION_ID, LAPSED, RUNNING, events, migrations, secrets, transfers, uploads
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
@@ -166,8 +168,12 @@ def _found(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
     ids = [row.id for row in rows]
     tallies, arrived, efforts = tallies_of(connection, ids), parts_of(connection, ids), efforts_of(connection, ids)
     sharers = movers_of(connection, ids)
+    retried = retried_of(connection, [id for id in ids if "running" in tallies[id]])
     return [
-        _migration(row, tallies[row.id], arrived.get(row.id, 0), efforts.get(row.id, Efforts()), sharers[row.id])
+        replace(
+            _migration(row, tallies[row.id], arrived.get(row.id, 0), efforts.get(row.id, Efforts()), sharers[row.id]),
+            retried=retried.get(row.id, ()),
+        )
         for row in rows
     ]
 

@@ -96,6 +96,8 @@ class Migration:
     efforts: Efforts = Efforts()
     sharers: int = 0
     """How many move parts of objects that are not their own."""
+    retried: tuple[Mapping[str, Any], ...] = ()
+    """What of it is tried again at the moment, by the name of its object: what, why, and when next (`retried.py`)."""
 
     @property
     def recursive(self) -> bool:

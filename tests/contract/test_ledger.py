@@ -434,6 +434,24 @@ def test_bytes_in_parts_of_what_is_not_whole_are_told(ledger: Ledger) -> None:
     assert ledger.migration(id).in_parts == 0
 
 
+def test_what_is_tried_again_is_told_while_it_is_whoever_looks(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 30, 40, 50)
+    first, second, third = one.claim(3)
+    assert two.migration(id).retried == ()
+    trouble = {"what": "the object", "error": "store-unavailable", "side": "source", "since": 2.0, "again": 3.0}
+    one.note_retried([(first, trouble), (second, {**trouble, "since": 1.0})])
+    two.note_retried([(third, trouble)])  # which is not its own
+    one.note_retried([(replace(third, fence=third.fence + 1), trouble)])
+    told = two.migration(id).retried
+    assert [(row["name"], row["since"]) for row in told] == [(second.name, 1.0), (first.name, 2.0)]
+    one.note_retried([(second, None)])
+    assert [row["name"] for row in two.migrations()[0].retried] == [first.name]
+    one.settle([verified(first, 30), Settlement(second, "failed", error={"code": "x", "detail": "y"})])
+    assert two.migration(id).retried == ()
+    assert [row.error and row.error["code"] for row in two.page(id)] == [None, "x", None]
+
+
 def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)

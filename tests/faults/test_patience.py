@@ -5,13 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from time import time
 
 import gevent
 import pytest
 
+from relay.api.told import brief
+from relay.cli.shown import head
+from relay.cli.watch import _Lines
+from relay.config import Settings
+from relay.engine.claimer import Claimer
+from relay.engine.order import End, Order
+from relay.engine.runner import Runner
 from relay.engine.transfer import Transfer
 from relay.engine.trouble import WHOLE, Trouble, Troubles
 from relay.errors import Cancelled, RelayError, SourceTruncated, Stalled, StoreTimeout, Unavailable
+from relay.ledger.ledger import Ledger
 from relay.receipt import State
 from relay.retry import Backoff, Patience
 from tests.conftest import QUICK, Certificates, Engine
@@ -358,3 +367,42 @@ def test_while_a_part_is_tried_again_its_number_is_told(certificates: Certificat
         assert running.get(timeout=20).state is State.VERIFIED
         assert transfer.trouble is None
     engine.assert_nothing_left()
+
+
+def test_what_is_tried_again_is_told_to_whoever_looks_at_the_ledger(ledger: Ledger) -> None:
+    """From another process too; and it is over when bytes move again, or the object has ended."""
+    runner = Runner(Settings(egress_allow="127.0.0.1", retry_budget=30))
+    cloud = Cloud()
+    first = serving(Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n"))
+    with Peer([first, serving(Cloud(), sending(GET_HEAD, DATA))]) as here, Peer(keeping(cloud)) as there:
+        order = Order(End(here.url("/x")), End(there.url("/y")))
+        id = ledger.create(order.spec(runner.remotes))[0].id
+        working = gevent.spawn(Claimer(ledger, runner, 1, id).run)
+        with gevent.Timeout(10):
+            while not (told := brief(ledger.migration(id)))["retried"]:
+                gevent.sleep(0.05)
+        (one,) = told["retried"]
+        assert (one["name"], one["what"], one["error"], one["side"]) == ("", WHOLE, "store-throttled", "source")
+        assert "503" in one["detail"]
+        assert one["since"] <= one["again"] < one["since"] + 5
+        told = {**told, "retried": [{**one, "again": time() + 60.4}]}
+        assert head(told, 0.0).endswith(f"; {WHOLE} is tried again in 60 s: source: {one['detail']}")
+        named = {**told, "retried": [{**one, "name": "a\x1bb", "again": 0.0}, one]}
+        assert f"; a\\x1bb is tried again now: source: {one['detail']}; 1 more like it" in head(named, 0.0)
+        working.join(20)
+        runner.wire.pool.close()
+    assert cloud.objects == {b"/y": DATA}
+    ended = brief(ledger.migration(id))
+    assert (ended["state"], ended["retried"]) == ("succeeded", [])
+    assert [row.error for row in ledger.page(id)] == [None]
+
+
+def test_the_terminal_says_what_it_waits_for(certificates: Certificates, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = Engine(certificates.ca_file, QUICK, retry_budget=30)
+    transfer = engine.runner.transfer(engine.plan("http://127.0.0.1:1/a", "http://127.0.0.1:1/b"))
+    lines = _Lines()
+    lines.show(transfer)
+    transfer._troubles.note(WHOLE, Unavailable("it was busy", side="source"), 1, 20.4)
+    lines._next = 0.0
+    lines.show(transfer)
+    assert capsys.readouterr().err.endswith(f"; {WHOLE} is tried again in 20 s: source: it was busy\n")
