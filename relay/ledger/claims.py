@@ -25,7 +25,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
-    false,
     insert,
     literal_column,
     or_,
@@ -101,43 +100,34 @@ def renew(connection: Connection, database: Database, who: Who, seconds: float =
 
 def leave(connection: Connection, who: Who) -> None:
     """Hand back every claim, and take the runner out; nothing counts as lapsed."""
-    _release(connection, [who.id], "hand_back")
+    _requeue(connection, [who.id], "hand_back")
     connection.execute(delete(runners).where(runners.c.id == who.id))
 
 
 def reclaim(connection: Connection, database: Database, who: Who) -> int:
-    """Put the claims of runners that are gone back into the queue; return how many."""
-    gone = _taken_out(connection, database, who)
-    if not gone:
-        return 0
-    count = _release(connection, [row.id for row in gone], "lapse")
-    if any(row.host == who.host and row.boot != who.boot for row in gone):
-        doubt(connection)
-    return count
+    """Put the claims of runners that are gone back into the queue; return how many.
 
-
-@dataclass(frozen=True)
-class _Gone:
-    """A runner that is gone; nobody knows where one was that is not entered."""
-
-    id: str
-    host: str = ""
-    boot: str = ""
-
-
-def _taken_out(connection: Connection, database: Database, who: Who) -> list[_Gone]:
-    """Take out the runners that are gone; return those, and those that are not entered.
-
-    One that renews its lease at this moment is either seen to have done so, and stays, or finds itself taken out: its
-    row is looked at once more as it is deleted.
+    Raises RenewedMeanwhile where one of them put its lease off at this very moment: it was told that its claims hold,
+    so that nothing of this may happen.
     """
     now = database.clock(connection)
     others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
     gone = [row for row in others if _gone(row, now, who, database.sqlite)]
-    still = or_(*(and_(runners.c.id == row.id, runners.c.until == row.until) for row in gone)) if gone else false()
-    out = connection.execute(delete(runners).where(still).returning(runners.c.id, runners.c.host, runners.c.boot))
-    found = [_Gone(row.id, row.host, row.boot) for row in out]
-    return found + [_Gone(id) for id in _strays(connection, who)]
+    strays = _strays(connection, who)
+    if not gone and not strays:
+        return 0
+    count = _requeue(connection, [*(row.id for row in gone), *strays], "lapse")
+    if any(row.host == who.host and row.boot != who.boot for row in gone):
+        doubt(connection)
+    for row in gone:
+        as_seen = (runners.c.id == row.id) & (runners.c.until == row.until)
+        if not connection.execute(delete(runners).where(as_seen)).rowcount:
+            raise RenewedMeanwhile
+    return count
+
+
+class RenewedMeanwhile(Exception):
+    """A runner that seemed gone is not."""
 
 
 def first_fence(listing: int) -> int:
@@ -204,7 +194,7 @@ def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
     return found is None or ("@" in found and found != row.process)
 
 
-def _release(connection: Connection, owners: Sequence[str], verb: str) -> int:
+def _requeue(connection: Connection, owners: Sequence[str], verb: str) -> int:
     """Take everything from some runners; return how many claims of transfers that were."""
     claimed = (transfers.c.owner.in_(owners)) & RUNNING
     listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == "running")

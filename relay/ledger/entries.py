@@ -251,7 +251,7 @@ def _step(one: Listed, row: Any, if_exists: str) -> _Step:
 def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
     """Say if an object may be another than the one that has arrived. Where the listing does not tell, the destination
     is looked at, if what is there unchanged is then left alone."""
-    if one.identity != row.identity:
+    if row.identity is not None and one.identity != row.identity:  # an older relay kept none
         return True
     pairs = ((one.size, row.size), (one.etag, row.etag), (one.modified, row.modified))
     compared = [ours == theirs for ours, theirs in pairs if ours is not None and theirs is not None]

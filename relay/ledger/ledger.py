@@ -171,7 +171,10 @@ class Ledger:
         """As claims.reclaim; looks first without keeping anybody from writing."""
         if not self.database.run(lambda c: claims.lost(c, self.database, self.who), write=False):
             return 0
-        return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
+        try:
+            return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
+        except claims.RenewedMeanwhile:  # then nothing of it happened
+            return 0
 
     def turn(
         self, ends: Sequence[Settlement], wanted: claims.Wanted, only: str | None = None, watched: Iterable[str] = ()
