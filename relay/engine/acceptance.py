@@ -32,6 +32,10 @@ from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import Level, Receipt, Version
 from relay.stores.interfaces import Destination, Found, Stored
+from relay.stores.metadata import require, unshown
+
+KEEPING = frozenset({"s3"})
+"""Stores that keep by their protocol what goes along with an object, whatever they show of it."""
 
 UNKNOWN = Before(known=False)
 
@@ -72,6 +76,7 @@ class Acceptance:
             if stored.found and proof.level is Level.SIZE:
                 raise IntegrityMismatch(f"nothing proves that {place} is ours", side="destination")
             self._still_allowed(place, proof)
+            lost = self._lost(place, stored, found, proof)
             version = self._published(destination, stored, proof)
         except RelayError as error:
             if keep:
@@ -88,10 +93,19 @@ class Acceptance:
             destination=version,
             attempts=progress.attempt,
             bytes_resent=progress.resent,
-            notes=proof.notes + stored.notes + notes,
+            notes=proof.notes + stored.notes + lost + notes,
             whole=whole,
         )
         return terms.outcome(receipt.state, place, receipt)
+
+    def _lost(self, place: Location, stored: Stored, found: Found, proof: Proof) -> tuple[str, ...]:
+        """Return a note of what the destination took of the metadata, and does not show. Raises MetadataUnkept where
+        all of it is wanted."""
+        if proof.shown is None or place.store in KEEPING:
+            return ()
+        lost = unshown(found.metadata, proof.shown, place, stored.notes)
+        require(found.metadata, place, lost)
+        return lost
 
     def _settling(self) -> Callable[[], bool]:
         """Return what waits a moment longer each time, until the destination had its time to settle."""

@@ -47,6 +47,8 @@ class Proof:
     notes: tuple[str, ...] = ()
     read: bool = False
     """The destination let us look at the object."""
+    shown: tuple[tuple[str, str], ...] | None = None
+    """What the destination tells of the object's metadata, where it was looked at."""
     denied: StoreError | None = None
     """Why it could not be read, where that is a denial."""
 
@@ -99,7 +101,8 @@ def _shown(destination: Destination, stored: Stored, found: Found | None, sent: 
     replaced = found is not None and _another(stored.version, found.version)
     try:
         proof = _proved(destination, stored, version, sent, verify, replaced)
-        return replace(proof, read=found is not None or proof.level is Level.READ_BACK)
+        shown = found.metadata if found is not None else None
+        return replace(proof, read=found is not None or proof.level is Level.READ_BACK, shown=shown)
     except IntegrityMismatch as error:
         if replaced:
             raise _overwritten(stored.readable) from error

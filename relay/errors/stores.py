@@ -88,7 +88,8 @@ class StoreFull(Rejected):
 
 
 class MetadataUnkept(StoreError):
-    """The destination can't keep all that describes the object, and all of it is wanted. Nothing was sent."""
+    """The destination can't keep all that describes the object, and all of it is wanted. Nothing was sent, or it showed
+    only there what is missing."""
 
     code, title, status = "metadata-unkept", "The destination can't keep all of the object's metadata", 409
     default_side: ClassVar[Side] = "destination"

@@ -78,6 +78,21 @@ def unkept(metadata: Fields, holds: Callable[[str], bool], location: Location, h
     return (*note(lost, holder), *(text for name, text in metadata if name == UNTOLD))
 
 
+def unshown(metadata: Fields, shown: Fields, location: Location, notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a note of what of the `metadata` a destination took, and does not tell of the object; not of what `notes`
+    say already. Many a web server takes an upload's fields, and makes its own of the name."""
+    there = {name.lower(): value for name, value in shown}
+    own = {"content-type", *(name.lower() for name, _ in location.headers)}
+    names = [*CARRIED, *(name.lower() for name, _ in metadata if name.lower().startswith(USER))]
+    lost = []
+    for name, value in metadata:
+        key, told = name.lower(), there.get(name.lower())
+        same = told is not None and (not value.isascii() or not told.isascii() or squeezed(told) == squeezed(value))
+        if key in names and key not in own and not same and not any(name in text for text in notes):
+            lost.append(name)
+    return note(lost, "the destination, as far as it tells,")
+
+
 def note(names: list[str], holder: str) -> tuple[str, ...]:
     """Return a note that says of these fields that `holder` does not keep them; none where there are none."""
     if not names:

@@ -129,7 +129,7 @@ class S3Store(S3Uploading):
         if wrapping and self._endpoint(location).summed:
             body.digest_also("md5")
         described = self._described(location, metadata)
-        announced = coded(described, body.length) if wrapping else described
+        announced = coded(location, described, body.length) if wrapping else described
         fields = carried(location, announced, self._conditional(location, if_absent))
         response = self._send("PUT", location, fields, body, self._expects(body), wrapping)
         if response.head.status not in self.believed["PUT"]:
@@ -224,7 +224,7 @@ class S3Store(S3Uploading):
         """As PartsDestination.put_part."""
         assert body.length is not None, "a part has a length"
         wrapping = self._wrapped(upload.location, body, part=True)
-        fields = coded((), body.length) if wrapping else ()
+        fields = coded(upload.location, (), body.length) if wrapping else ()
         part = self._part(upload, number, body, fields, wrapping, checked=wrapping is not None)
         if wrapping and not part.checked:
             self._understood_part(upload, part)

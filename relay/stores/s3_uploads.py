@@ -21,7 +21,7 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import consume
 from relay.stores.interfaces import Found, Stored, Unknown
-from relay.stores.metadata import CARRIED, MTIME, STRICT, TAGGING, USER, encoded, note, require, unkept
+from relay.stores.metadata import CARRIED, FRAMED, MTIME, STRICT, TAGGING, USER, encoded, note, require, unkept
 from relay.stores.s3_answers import CHECKSUM, TRAILER, error_field, error_region, error_told
 from relay.stores.s3_endpoint import (
     ENCODES,
@@ -352,9 +352,15 @@ def trailer(body: Body) -> Wrapping:
     return Wrapping(b"%x\r\n" % body.length, after, len(between) + len(end) + width + 4)
 
 
-def coded(metadata: Fields, length: int) -> Fields:
+def coded(location: Location, metadata: Fields, length: int) -> Fields:
     """Add what announces the coding; the payload's own field names it, as MinIO's client does.
 
-    Not Content-Encoding: S3 takes `aws-chunked` out of it again, but SeaweedFS keeps it with the object.
+    At AWS Content-Encoding does too, as is said there (docs.aws.amazon.com, "Signature calculations: transferring a
+    payload in multiple chunks"): AWS takes `aws-chunked` out of it again. Others may not: SeaweedFS keeps it.
     """
-    return (*metadata, ("x-amz-decoded-content-length", str(length)), ("x-amz-trailer", CHECKSUM + TRAILER))
+    announced: Fields = (("x-amz-decoded-content-length", str(length)), ("x-amz-trailer", CHECKSUM + TRAILER))
+    if AWS_HOST.fullmatch(location.host) is None:
+        return (*metadata, *announced)
+    own = [value for name, value in metadata if name.lower() == "content-encoding"]
+    others = tuple(pair for pair in metadata if pair[0].lower() != "content-encoding")
+    return (*others, ("Content-Encoding", ",".join([FRAMED, *own])), *announced)

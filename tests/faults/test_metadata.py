@@ -10,9 +10,10 @@ import pytest
 
 from relay.engine.outcome import Outcome
 from relay.errors import MetadataUnkept
-from relay.location import Location
+from relay.location import Location, parse_location
 from relay.stores.local import local_location
-from relay.stores.metadata import encoded, squeezed, told
+from relay.stores.metadata import encoded, squeezed, told, unshown
+from relay.stores.s3_uploads import coded
 from relay.stores.sigv4 import Credentials, Signer
 from relay.stores.webdav import webdav_location
 from tests.conftest import QUICK, Certificates, Engine
@@ -197,3 +198,48 @@ def test_bytes_that_python_takes_for_blanks_are_signed_as_they_are() -> None:
     assert squeezed(f"  {value}  b\t") == f"{value} b"
     signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1")
     signer.fields("PUT", "host", "/a", (("x-amz-meta-a", value),))
+
+
+CODED = ("Content-Encoding: gzip", "Cache-Control: no-store", 'Content-Disposition: inline; filename="a"')
+
+
+@pytest.mark.parametrize("kind", ["http", "webdav"])
+def test_what_a_server_takes_and_does_not_show_is_told(engine: Engine, kind: str) -> None:
+    """It shows at the destination alone; what is not published yet is never there, where all of it is wanted."""
+    dav, cloud = Dav(), Cloud()
+    with Peer(many(described(*CODED))) as old, Peer([dav] * 40) as davs, Peer([keeping(cloud)] * 40) as plain:
+        there = plain.url("/a") if kind == "http" else webdav_location(davs.url("/a"), destination=True)
+        outcome = engine.migrate(place(old), there)
+        for name in ("Content-Encoding", "Cache-Control", "Content-Disposition"):
+            assert notes(outcome).count(name) == 1
+        dav.objects.clear()
+        with pytest.raises(MetadataUnkept):
+            engine.migrate(place(old), there, metadata="strict")
+        assert dav.objects == {}
+
+
+@pytest.mark.parametrize("value", ["a  b", "J\u00c3\u00b8rn"])
+def test_what_is_shown_in_another_form_is_not_lost(value: str) -> None:
+    fields = (("x-amz-meta-a", value), ("mtime", "1"), ("Content-Type", "text/plain"))
+    shown = (("X-Amz-Meta-A", "a b" if value.isascii() else "=?UTF-8?B?SsO4cm4=?="),)
+    location = local_location(Path("/a"), destination=True)
+    assert unshown(fields, shown, location, ()) == ()
+    assert unshown(fields, (), location, ("no x-amz-meta-a",)) == ()
+    assert len(unshown(fields, (), location, ())) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "metadata", "coding"),
+    [
+        ("b.s3.eu-west-1.amazonaws.com", (), "aws-chunked"),
+        ("b.s3.eu-west-1.amazonaws.com", (("Content-Encoding", "gzip"),), "aws-chunked,gzip"),
+        ("minio.example.com", (("Content-Encoding", "gzip"),), "gzip"),
+        ("minio.example.com", (), None),
+    ],
+)
+def test_only_aws_is_told_the_framing_in_content_encoding(
+    host: str, metadata: tuple[tuple[str, str], ...], coding: str | None
+) -> None:
+    fields = coded(parse_location(f"https://{host}/k"), metadata, 5)
+    assert dict(fields).get("Content-Encoding") == coding
+    assert ("x-amz-decoded-content-length", "5") in fields
