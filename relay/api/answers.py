@@ -96,6 +96,24 @@ class Limited(_Answer):
     connections: int | None
 
 
+class Trouble(_Answer):
+    """Something that failed and is tried again."""
+
+    what: str = Field(description="`the object`, or a part of it.")
+    error: str = Field(description="The code of a problem.")
+    side: Literal["source", "destination", "relay", "request"]
+    detail: str
+    failures: int = Field(description="How many attempts have failed since the trouble began.")
+    since: float = Field(description="Seconds since 1970, UTC, as `again`.")
+    again: float = Field(description="When it is tried next.")
+
+
+class Retrying(Trouble):
+    """The same, with the object's name in its migration."""
+
+    name: str
+
+
 class Recorded(Listed):
     """A migration in the ledger, whole."""
 
@@ -106,6 +124,9 @@ class Recorded(Listed):
     bytes_resent: int
     retries: int
     error: dict[str, str] | None = Field(description="Why it failed as a whole, or waits for credentials.")
+    retrying: list[Retrying] = Field(
+        description="What the worker that answers tries again at the moment, of ten objects at most."
+    )
 
 
 class Migrations(_Answer):
@@ -173,6 +194,7 @@ class Progress(_Answer):
     attempt: int
     seconds: float
     rate: int
+    trouble: Trouble | None = Field(description="What is tried again, why, and when next; null while all goes well.")
 
 
 class ResultLine(Migration):

@@ -31,4 +31,4 @@ class Rate:
 
 def progress_of(transfer: Transfer, rate: Rate) -> Mapping[str, Any]:
     """Return where a transfer stands, with `rate` in bytes a second (all bytes that move, read-backs included)."""
-    return {**transfer.progress(), "rate": round(rate.add(transfer.meter.moved))}
+    return {"trouble": None, **transfer.progress(), "rate": round(rate.add(transfer.meter.moved))}

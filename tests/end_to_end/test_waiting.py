@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -14,7 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from relay.api.answers import Recorded
 from tests.end_to_end.test_serve import SERVE, Server, await_workers, running
+from tests.faults.clouds import Cloud, keeping
 from tests.scripted import Peer, Talk
 
 HEADERS = {"Content-Type": "application/json", "Idempotency-Key": "one", "Prefer": "wait=3600"}
@@ -135,3 +138,50 @@ def test_what_is_paused_and_rests_is_not_waited_for() -> None:
             assert status_of(waits) == 202
         with closing(wait_for(server, wanted)) as again:
             assert status_of(again) == 202
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["in the ledger", "a stream of one object"])
+def test_what_is_tried_again_is_told(alone: bool) -> None:
+    """What, why, and when next: of a migration, and of an object that is streamed; nothing once it goes well."""
+    well = threading.Event()
+
+    def source(talk: Talk) -> None:
+        while talk.head():
+            talk.send(
+                b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "1"\r\n\r\n'
+                if well.is_set()
+                else b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n"
+            )
+
+    with (
+        Peer(source) as peer,
+        Peer(keeping(Cloud())) as there,
+        running(SERVE, RELAY_RETRY_BUDGET="60") as server,
+        closing(server.connect()) as connection,
+    ):
+        wanted = {"source": peer.url("/a"), "destination": there.url("/b")}
+        if alone:
+            headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
+            connection.request("POST", "/migrate", json.dumps(wanted), headers)
+            lines = (json.loads(line) for line in connection.getresponse())
+            trouble = next(line["trouble"] for line in lines if line["trouble"] is not None)
+            well.set()
+            last = list(lines)[-1]
+            assert (last["event"], last["state"]) == ("result", "verified")
+        else:
+            assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
+            trouble = next(rows[0] for rows in iter(lambda: look(server)["retrying"], None) if rows)
+            well.set()
+            told = next(one for one in iter(lambda: look(server), None) if one["state"] != "running")
+            assert (told["state"], told["retrying"]) == ("succeeded", [])
+    assert (trouble["side"], trouble["what"]) == ("source", "the object")
+    assert trouble["failures"] >= 1 and trouble["since"] <= trouble["again"]
+
+
+def look(server: Server) -> dict[str, Any]:
+    """Return the one migration, in the form that the API promises."""
+    time.sleep(0.05)  # another process's work can only be asked for
+    status, told = server.ask("GET", "/migrations/1")
+    assert status == 200
+    Recorded.model_validate(told, strict=True)
+    return told
