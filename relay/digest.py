@@ -101,6 +101,11 @@ class Digester:
         return self._told
 
 
+def of_nothing(name: str) -> bytes:
+    """Return the digest of no bytes at all. Raises KeyError for a name that is not in `ALGORITHMS`."""
+    return ALGORITHMS[name].start().digest()
+
+
 def compare(ours: Digests, theirs: Digests) -> tuple[str | None, tuple[str, ...]]:
     """Return the best algorithm in which both agree (or None), and every algorithm in which they differ."""
     if not ours or not theirs:

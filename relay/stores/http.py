@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from relay.digest import WANT, parse_fields
+from relay.digest import WANT, of_nothing, parse_fields
 from relay.errors import (
     ConnectionLost,
     LengthRequired,
@@ -343,7 +343,8 @@ class HttpStore:
         created = head.get("location")
         if method == "POST" and created:
             readable = _created(location, created)
-        digests = parse_fields(head.get)
+        # A digest of nothing is that of the answer itself, which has no content.
+        digests = {name: value for name, value in parse_fields(head.get).items() if value != of_nothing(name)}
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
         return Stored(Version(etag=whole(head.get("etag")), digests=digests), readable, digests, ambiguous=text)
 

@@ -148,7 +148,7 @@ class S3Store(S3Uploading):
         piece = memoryview(bytearray(step))
         count = fill(body, piece)
         if count < len(piece):
-            data = bytes(piece[:count])
+            data = piece[:count]
             described = (*self._described(location, metadata), *self._checksum(location, data))
             fields = carried(location, described, self._conditional(location, if_absent))
             response = self._send("PUT", location, fields, data)
@@ -159,7 +159,7 @@ class S3Store(S3Uploading):
         with begins(location, metadata) as upload:
             parts: list[Part] = []
             while count:
-                parts.append(self._put_bytes(upload, len(parts) + 1, bytes(piece[:count])))
+                parts.append(self._put_bytes(upload, len(parts) + 1, piece[:count]))
                 reach("after-part")
                 count = fill(body, piece)
             reach("before-complete")
@@ -177,7 +177,7 @@ class S3Store(S3Uploading):
             self._abandon(upload, error)
             raise
 
-    def _put_bytes(self, upload: Upload, number: int, data: bytes) -> Part:
+    def _put_bytes(self, upload: Upload, number: int, data: memoryview) -> Part:
         if number > PARTS.most:
             raise _too_many("an object of unknown length", len(data))
         return self._part(upload, number, data, self._checksum(upload.location, data), None, checked=True)
@@ -250,7 +250,13 @@ class S3Store(S3Uploading):
         endpoint.learn(PART_TRAILERS)
 
     def _part(
-        self, upload: Upload, number: int, body: Body | bytes, fields: Fields, wrapping: Wrapping | None, checked: bool
+        self,
+        upload: Upload,
+        number: int,
+        body: Body | memoryview,
+        fields: Fields,
+        wrapping: Wrapping | None,
+        checked: bool,
     ) -> Part:
         place = _at(upload, f"partNumber={number}&")
         expects = isinstance(body, Body) and not upload.welcome and self._expects(body)

@@ -189,7 +189,7 @@ class S3Uploading(S3Reading):
             return None
         return trailer(body)
 
-    def _checksum(self, location: Location, data: bytes) -> Fields:
+    def _checksum(self, location: Location, data: bytes | memoryview) -> Fields:
         """Return the field that lets S3 compare bytes that are all at hand: a CRC64NVME, or Content-MD5."""
         if self._endpoint(location).unchecked:
             return ((CONTENT_MD5, base64.b64encode(digest_of(data, "md5")).decode()),)
@@ -322,7 +322,7 @@ def _untold(location: Location, why: str) -> Rejected:
     )
 
 
-def digest_of(body: Body | bytes, name: str = TRAILER) -> bytes:
+def digest_of(body: Body | bytes | memoryview, name: str = TRAILER) -> bytes:
     """Return a digest of what was sent."""
     if isinstance(body, Body):
         return body.digests[name]
@@ -331,7 +331,7 @@ def digest_of(body: Body | bytes, name: str = TRAILER) -> bytes:
     return digester.digests()[name]
 
 
-def sent_md5(fields: Fields, body: Body | bytes = b"") -> bytes | None:
+def sent_md5(fields: Fields, body: Body | bytes | memoryview = b"") -> bytes | None:
     """Return the MD5 of what was sent, where it was computed on the way or is among the fields."""
     told = dict(fields).get(CONTENT_MD5)
     if told is not None:

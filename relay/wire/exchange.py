@@ -46,7 +46,7 @@ SENT = {"PUT": "after-put-sent", "POST": "after-complete-sent"}
 SENT_BARE = {"POST": "after-begin-sent", "MOVE": "after-move-sent", "DELETE": "after-abort-sent"}
 """The failpoints between a request and its answer: of requests with a body, and of those without."""
 
-Payload = Body | bytes | Iterable[bytes] | None
+Payload = Body | bytes | memoryview | Iterable[bytes] | None
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Wrapping:
 class Request:
     """One request. `target` is path and query as they go on the line; `fields` the caller's own.
 
-    `body` is a Body (pumped), bytes, or an iterable of bytes (sent chunked unless `length` is given). `expect` asks
-    with `Expect: 100-continue` before the body. `side` is whose failure a failure is.
+    `body` is a Body (pumped), bytes or a view of them, or an iterable of bytes (sent chunked unless `length` is given).
+    `expect` asks with `Expect: 100-continue` before the body. `side` is whose failure a failure is.
     """
 
     method: str
@@ -90,7 +90,7 @@ class Request:
         if isinstance(self.body, Body):
             around = len(self.wrapping.before) + self.wrapping.after_bytes if self.wrapping else 0
             return None if self.body.length is None else self.body.length + around
-        return len(self.body) if isinstance(self.body, bytes) else self.length
+        return len(self.body) if isinstance(self.body, bytes | memoryview) else self.length
 
 
 @dataclass(slots=True)
@@ -224,10 +224,12 @@ class _Attempt:
     def untouched(self) -> bool:
         """Say that the peer can't have acted, and that our body is unspent."""
         if self.request.method in SAFE:
-            return not self._began or isinstance(self.request.body, bytes)
+            return not self._began or isinstance(self.request.body, bytes | memoryview)
         if self.length == 0 and self.stream.pushed > self._pushed:
             return False  # its head was all of it
-        return not self._began or (isinstance(self.request.body, bytes) and self.stream.pushed == self._pushed)
+        return not self._began or (
+            isinstance(self.request.body, bytes | memoryview) and self.stream.pushed == self._pushed
+        )
 
     def run(self) -> Response:
         """Do it. Raises as `Wire.exchange`."""
@@ -304,8 +306,9 @@ class _Attempt:
         if isinstance(body, Body):
             wrapping = self.request.wrapping
             return _wrapped(wrapping, body, outlet) if wrapping else pump(body, outlet)
-        pieces: Iterable[bytes] = (body,) if isinstance(body, bytes) else body or ()
-        if not isinstance(body, bytes):
+        at_hand = isinstance(body, bytes | memoryview)
+        pieces: Iterable[bytes | memoryview] = (body,) if isinstance(body, bytes | memoryview) else body or ()
+        if not at_hand:
             self.stream.flush_now()  # who knows when its first piece comes
         whole = all(outlet.write(memoryview(piece)) for piece in pieces if piece) and outlet.finish()
         if whole and self.length not in (None, outlet.sent):

@@ -475,3 +475,25 @@ def test_a_folder_takes_the_sources_name(engine: Engine, pair: Pair) -> None:
     outcome = engine.migrate(source.url("/a"), pair.start(keeping(cloud)).url("/folder/"))
     assert list(cloud.objects) == [b"/folder/my%20file.bin"]
     assert str(outcome.destination).endswith("/folder/my%20file.bin")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Content-MD5: 1B2M2Y8AsgTpgAmY7PhCfg==",
+        b"Digest: md5=1B2M2Y8AsgTpgAmY7PhCfg==",
+        b"Repr-Digest: crc32c=:AAAAAA==:",
+    ],
+)
+@pytest.mark.parametrize("size", [0, 5000])
+def test_a_digest_of_the_answer_itself_which_has_no_content_is_none_of_the_object(
+    engine: Engine, field: bytes, size: int
+) -> None:
+    cloud = Cloud()
+    taken = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n" + field + b"\r\n\r\n"
+    source = serving(Cloud(), sending(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, bytes(size)))
+    with Peer(source) as here, Peer(keeping(cloud, taken)) as there:
+        outcome = engine.migrate(here.url("/a"), there.url("/b"))
+    assert outcome.state is State.VERIFIED
+    assert cloud.objects == {b"/b": bytes(size)}
+    assert b"DELETE" not in cloud.methods

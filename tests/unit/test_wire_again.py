@@ -49,6 +49,7 @@ ONCE: list[tuple[str, Payload]] = [
     ("POST", b""),
     ("PUT", b"an object"),
     ("PUT", b""),
+    ("PUT", memoryview(b"an object")),
     ("PUT", (b"pieces", b" of one")),
     ("PATCH", b"a change"),
     ("DELETE", None),
@@ -71,7 +72,7 @@ def test_what_may_have_been_done_is_not_sent_again(
         read(wire, peer.url())
         with pytest.raises(ConnectionLost) as caught:
             do(wire, peer.url(), method, body)
-        assert len(done) == 1 or (not isinstance(body, bytes | None) and not done)
+        assert len(done) == 1 or (isinstance(body, tuple) and not done)
         assert peer.connections == 1
     assert caught.value.retryable
 
@@ -98,7 +99,7 @@ def test_what_only_reads_is_asked_again(wire: Wire, method: str, body: Payload, 
         assert peer.connections == 2
 
 
-@pytest.mark.parametrize(("method", "body"), [*ONCE[:4], *ONCE[5:]])
+@pytest.mark.parametrize(("method", "body"), [*ONCE[:5], *ONCE[6:]])
 def test_of_what_no_byte_went_is_sent_on_a_fresh_connection(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, method: str, body: Payload
 ) -> None:
@@ -122,7 +123,7 @@ def test_of_what_no_byte_went_is_sent_on_a_fresh_connection(
         while not any(stream.arrived() for stream in wire.pool._open):
             pass
         assert read(wire, peer.url(), method, body) == b"ok"
-    assert done == [method.encode() + b" " + (body or b"")]  # type: ignore[operator]
+    assert done == [method.encode() + b" " + bytes(body or b"")]  # type: ignore[arg-type]
 
 
 # -- a connection that is out of step
