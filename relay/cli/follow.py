@@ -29,6 +29,7 @@ from relay.cli.shown import (
     exit_of,
     failed_line,
     head,
+    heads,
     objects_in,
     table,
     under_way,
@@ -149,7 +150,7 @@ def _bar() -> Iterator[tuple[Show, Tell]]:
         whole = progress.add_task("", total=None)
 
         def show(migration: Members) -> None:
-            progress.head = (head(migration, rate.add(bytes_moved(migration))),)
+            progress.head = heads(migration, rate.add(bytes_moved(migration)))
             progress.update(whole, total=bytes_in(migration) or None, completed=bytes_done(migration))
             progress.refresh()
 

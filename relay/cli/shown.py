@@ -71,8 +71,13 @@ def line(migration: Members) -> str:
 
 
 def head(migration: Members, rate: float, here: int = 0) -> str:
-    """Return how far it is, as one line; `rate` is bytes a second, `here` are bytes under way of which the ledger does
-    not know yet."""
+    """Return how far it is, as one line; as `heads`."""
+    return "; ".join(heads(migration, rate, here))
+
+
+def heads(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
+    """Return how far it is, and what is tried again; `rate` is bytes a second, `here` are bytes under way of which the
+    ledger does not know yet."""
     done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
     moved = bytes_done(migration) + here
     text = (
@@ -85,7 +90,7 @@ def head(migration: Members, rate: float, here: int = 0) -> str:
     trouble = migration.get("trouble")
     state += f", waiting for the ledger: {plain(trouble['detail'])}" if trouble else ""
     text += f", {failed:,} failed" if failed else ""
-    return text + state + "".join(f"; {one}" for one in retried(migration))
+    return (text + state, *retried(migration))
 
 
 def retried(migration: Members) -> Iterator[str]:

@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from relay.api.progress import Rate
 from relay.api.told import brief, summary
 from relay.cli.durable import STOPPED, accepted, failures, held, worked
-from relay.cli.shown import Members, bytes_done, bytes_in, bytes_moved, exit_of, failed_line, head, table
+from relay.cli.shown import Members, bytes_done, bytes_in, bytes_moved, exit_of, failed_line, heads, table
 from relay.cli.terminal import has_bars, in_columns, plain, say
 from relay.engine.claimer import Active, Claimer
 from relay.engine.order import Order
@@ -126,13 +126,13 @@ def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
         tell(line)
 
 
-def _head(watch: Watch, claimer: Claimer) -> tuple[Members, int, str]:
-    """Return how the migration stands, how many bytes of it need not be moved any more, and both as one line."""
+def _heads(watch: Watch, claimer: Claimer) -> tuple[Members, int, tuple[str, ...]]:
+    """Return how the migration stands, how many bytes of it need not be moved any more, and both in words."""
     here = sum(active.transfer.under_way for active in claimer.active.values())
     told, rate = watch.look(here)
     if claimer.trouble is not None:
         told = {**told, "trouble": {"code": claimer.trouble.code, "detail": claimer.trouble.message}}
-    return told, bytes_done(told) + here, head(told, rate, here)
+    return told, bytes_done(told) + here, heads(told, rate, here)
 
 
 @contextmanager
@@ -148,8 +148,7 @@ def _bars() -> Iterator[Show]:
 
         def show(watch: Watch, claimer: Claimer) -> None:
             _failures(watch, progress.tell)
-            told, done, text = _head(watch, claimer)
-            progress.head = (text,)
+            told, done, progress.head = _heads(watch, claimer)
             progress.update(whole, total=bytes_in(told) or None, completed=done)
             largest = sorted(claimer.active.values(), key=lambda a: a.transfer.total or 0, reverse=True)[:SHOWN]
             _rows(progress, rows, largest)
@@ -187,9 +186,9 @@ class _Lines:
         _failures(watch, lambda line: say(line, sys.stderr))
         if self._next is not None and monotonic() < self._next:
             return
-        _, _, line = _head(watch, claimer)
+        _, _, lines = _heads(watch, claimer)
         if self._next is not None:  # the first time is where the rate begins
-            say(f"relay: {line}", sys.stderr)
+            say(f"relay: {'; '.join(lines)}", sys.stderr)
         self._next = monotonic() + LINE_SECONDS
 
 

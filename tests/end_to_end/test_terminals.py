@@ -16,6 +16,7 @@ import pytest
 from relay.config import load_settings
 from relay.errors import ConfigError
 from tests.end_to_end.terminal import Terminal
+from tests.scripted import Peer, answer
 
 NAMES = ["ü", "🦜", "plain"]
 PLAIN_C = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -300,3 +301,19 @@ def test_b86_a_ledger_of_a_newer_relay_is_left_alone(terminal: Terminal) -> None
         assert code == 2
         assert "newer relay" in said and str(terminal.ledger) in said
     assert terminal.query("SELECT version_num FROM alembic_version") == "9999"
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_a_terminal_says_what_is_tried_again_and_why(tmp_path: Path, columns: int) -> None:
+    """Also where the reason is longer than a line, and the name would be markup."""
+
+    busy = answer(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", keep=True)
+    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_RETRY_BUDGET="4")
+    with Peer([busy] * 40) as peer:
+        (tmp_path / "list.csv").write_text(f"url,name\n{peer.url('/one')},a[/b]\n")
+        words = ("migrate", "-r", f"list+{tmp_path}/list.csv", f"{tmp_path}/to")
+        code, text = terminal.on_a_tty(*words, columns=columns)
+    drawn = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", text.partition("migration ")[0])
+    assert code == 1
+    assert re.search(r"a\[/b\] is tried again (now|in \d+ s): source: .* 503", " ".join(drawn.split()))
+    assert all(len(line) <= columns for line in drawn.replace("\r", "\n").split("\n"))
