@@ -13,6 +13,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.terms import Known
 from relay.foreign import http_text
 from relay.ledger.rows import Claim, Settlement
+from relay.ledger.twins import MARKED
 from relay.receipt import State, Version
 
 
@@ -24,7 +25,7 @@ def known_of(claim: Claim) -> Known:
         listed=listed,
         promised=Version(claim.size, digests=digests) if claim.url else None,
         absent=claim.empty and claim.fence == 1,
-        begun=claim.fence > 1 or claim.attempts > 1,
+        begun=(claim.fence > 1 or claim.attempts > 1) and claim.twins != MARKED,
         before=claim.before,
         token=token(claim),
         lost=lost_tokens(claim, claim.fence),

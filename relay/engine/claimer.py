@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 
@@ -43,6 +44,7 @@ from relay.engine.trouble import Trouble
 from relay.errors import (
     Cancelled,
     CredentialsWithdrawn,
+    KeyCollision,
     LeaseLost,
     LedgerBusy,
     LedgerFailed,
@@ -74,6 +76,8 @@ TROUBLE_SECONDS = RENEW_SECONDS + 1.0
 """How long it is told what those met who wrote to the ledger: until one of them has tried again."""
 SHARE_SECONDS = 0.1
 """How often one whose process shares in an object that it has claimed now looks if that is over."""
+TWIN_SECONDS = 1.0
+"""How soon an object is tried whose name may be another's at the destination, while that is under way."""
 SHUN_SECONDS = 30.0
 """How long it shares no more in one where that has failed."""
 
@@ -428,6 +432,12 @@ class Claimer:
                 return unlocated
             transfer = self._transfer(claim)
             transfer.known = known_of(claim)
+            if claim.twins:
+                names = self.ledger.enter(claim)
+                if names is None:
+                    return Settlement(claim, "hand_back", wait=TWIN_SECONDS)
+                twins = self._jobs.places(claim, names)
+                transfer.known = replace(transfer.known, twins=twins)
             transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry), self._notes)
             transfer.admitted = True
             self.active[claim.id] = active = Active(claim, transfer, self.clock())
@@ -456,6 +466,9 @@ class Claimer:
     def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
         resent = transfer.resent if transfer else 0
         over = stopped or self.stopping
+        if isinstance(error, KeyCollision):
+            with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
+                self.ledger.step_back(claim)
         if isinstance(error, PermissionDenied) and not over:
             error = self._denied(claim, error)
         if over or isinstance(error, LedgerFailed):

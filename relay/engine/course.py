@@ -20,6 +20,7 @@ from relay.engine.progress import Progress
 from relay.engine.reading import Reading
 from relay.engine.server_copy import ServerCopy
 from relay.engine.terms import Terms
+from relay.engine.twins import refuse_twins
 from relay.engine.unfinished import place_of
 from relay.errors import InvalidURL, PreconditionFailed, SameObject
 from relay.failpoints import reach
@@ -90,6 +91,7 @@ class Course:
     def _before(self, destination: Destination, place: Location, found: Found | None) -> Before:
         """Return what is at the place, when it was made sure that it is not the source, and is rid of our leavings."""
         self._refuse_itself(found, place)
+        refuse_twins(destination, place, self._terms.known.twins)
         if self._progress.attempt == 1:
             remove_lost(destination, place, self._terms.known.lost)
         return self._existing.look(destination, place)

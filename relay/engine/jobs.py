@@ -5,7 +5,7 @@ Decided here: how long what was asked of the ledger once is believed. Never here
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from itertools import islice
 
@@ -18,6 +18,7 @@ from relay.errors import ConfigError, LedgerFailed, NotFound, PermissionDenied, 
 from relay.ledger.ledger import Ledger
 from relay.ledger.migrations import WITHDRAWN
 from relay.ledger.rows import Claim, Settlement
+from relay.location import Location
 from relay.throttle import Throttle
 from relay.wire.meter import Meter
 
@@ -46,6 +47,11 @@ class Jobs:
             with self._reading:  # a whole round of claims wants the same one: one of them asks, for all
                 found = self._known(id, renewed) or self._read(id)
         return found
+
+    def places(self, claim: Claim, names: Iterable[str]) -> tuple[Location, ...]:
+        """Return where other objects of a claimed one's tree go. Raises as `job`."""
+        destination = self.job(claim.migration_id, claim.renewed).destination
+        return tuple(destination.below(name, destination=True) for name in names)
 
     def unlocated(self, claim: Claim) -> Settlement | None:
         """Return how a claim is settled whose migration this process can't carry out: it is handed back, and fails

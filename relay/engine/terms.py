@@ -41,6 +41,8 @@ class Known:
     absent: bool = False
     begun: bool = False
     before: Before | None = None
+    twins: tuple[Location, ...] = ()
+    """Where objects of the same tree may be that this destination takes for the same, if it takes two names for one."""
     token: str | None = None
     """What names this attempt's upload where it lies under another name until it is published, ..."""
     lost: tuple[str, ...] = ()

@@ -26,7 +26,8 @@ The tree; each is in the file that is named behind its root:
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
     │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied
-    │  ├─ Rejected (StoreFull)  MetadataUnkept  RangeIgnored  LengthRequired  RedirectRefused  TooManyRedirects
+    │  ├─ Rejected (StoreFull, KeyCollision)  MetadataUnkept  RangeIgnored  LengthRequired  RedirectRefused
+    │  ├─ TooManyRedirects
     │  ├─ Throttled  Unavailable (Locked)
     │  ├─ ConnectFailed  ConnectionLost  CertificateRefused  StoreTimeout (Stalled)
     │  └─ ProtocolViolation  PrematureResponse
@@ -93,6 +94,7 @@ from relay.errors.stores import (
     ConnectFailed,
     ConnectionLost,
     CredentialsWithdrawn,
+    KeyCollision,
     LengthRequired,
     Locked,
     MetadataUnkept,
@@ -127,6 +129,7 @@ from relay.errors.transfers import (
 )
 
 __all__ = [
+    "KeyCollision",
     "AlreadyExists",
     "Cancelled",
     "CertificateRefused",

@@ -80,6 +80,13 @@ class Rejected(StoreError):
     code, title = "store-rejected", "The store refused the request"
 
 
+class KeyCollision(Rejected):
+    """The destination has one name for two objects of a tree: case, or the form of letters, does not count there."""
+
+    code, title, status = "key-collision", "Two names are one at the destination", 422
+    default_side: ClassVar[Side] = "destination"
+
+
 class StoreFull(Rejected):
     """The store has no room left: 507, a quota, a full disk. The next object would fare no better."""
 

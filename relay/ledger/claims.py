@@ -274,6 +274,7 @@ CLAIMED: Final = (
     transfers.c.resent,
     transfers.c.digests,
     transfers.c.before,
+    transfers.c.twins,
 )
 """The columns that a Claim is made of, in its order."""
 
@@ -281,10 +282,11 @@ CLAIMED: Final = (
 def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = False) -> Claim:
     """Return the claim that a row of CLAIMED tells of; nothing was found at its tree's destination when that was
     `looked` at, or once (`empty`)."""
-    *told, digests, before = row
+    *told, digests, before, twins = row
     was = Before(known=True) if before is None and empty and told[2] > 1 else Before.of(before)
     fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
     more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}
+    more["twins"] = twins
     return Claim(*told, **more)
 
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -50,12 +50,18 @@ def md5(name: str) -> str:
     return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
 
 
-def write_page(connection: Connection, listing: Listing, page: Sequence[Listed], if_exists: str) -> int:
-    """Write a page of entries; `if_exists` is what to do where the destination has something. Return of how many
-    objects no page has told before."""
+def write_page(
+    connection: Connection,
+    listing: Listing,
+    page: Sequence[Listed],
+    if_exists: str,
+    folded: Callable[[str], str | None],
+) -> int:
+    """Write a page of entries; `if_exists` is what to do where the destination has something, `folded` what is kept of
+    the form of a name in which some stores take two for one. Return of how many objects no page has told before."""
     told = _Told(connection, listing, page)
     changes = Changes()
-    _insert(connection, listing, told.new, changes)
+    _insert(connection, listing, told.new, changes, folded)
     _again(connection, listing, told, if_exists, changes)
     changes.write(connection)
     return len(told.new)
@@ -162,7 +168,13 @@ def rows_of(connection: Connection, listing: Listing, names: Sequence[str]) -> d
 # -- what is new
 
 
-def _insert(connection: Connection, listing: Listing, new: Sequence[Listed], changes: Changes) -> None:
+def _insert(
+    connection: Connection,
+    listing: Listing,
+    new: Sequence[Listed],
+    changes: Changes,
+    folded: Callable[[str], str | None],
+) -> None:
     if not new:
         return
     rows = [
@@ -171,6 +183,7 @@ def _insert(connection: Connection, listing: Listing, new: Sequence[Listed], cha
             "state": "failed" if one.error else "queued",
             "name": one.name,
             "fence": first_fence(listing.fence),
+            "folded": folded(one.name),
             **_told_of(one, listing),
         }
         for one in new

@@ -25,6 +25,7 @@ from relay.ledger import (
     shares,
     trees,
     turns,
+    twins,
     uploads,
 )
 from relay.ledger.database import Database, open_database
@@ -261,6 +262,14 @@ class Ledger:
     def note(self, found: Sequence[tuple[Claim, Before]]) -> tuple[bool, ...]:
         """As notes.note."""
         return self.database.run(lambda c: notes.note(c, self.who, found))
+
+    def enter(self, claim: Claim) -> tuple[str, ...] | None:
+        """As twins.enter."""
+        return self.database.run(lambda c: twins.enter(c, self.who, claim))
+
+    def step_back(self, claim: Claim) -> None:
+        """As twins.step_back."""
+        self.database.run(lambda c: twins.step_back(c, self.who, claim))
 
     # -- uploads in parts
 

@@ -221,6 +221,8 @@ class Claim:
     """What was at the destination before the first byte of it went there, or None: none has, as far as that is kept."""
     empty: bool = False
     """Nothing was at the destination of its tree, a short while ago."""
+    twins: int = 0
+    """Not 0: some stores take its name and another one's of its tree for one; 1: no byte of it has gone yet."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0007"
+HEAD: Final = "0008"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -108,6 +108,7 @@ transfers = Table(
     Column("modified", Float),
     Column("digests", Text),
     Column("folded", Text),
+    Column("twins", Integer, nullable=False, server_default=text("0")),
     Column("before", Text),
     Column("state", String(12), nullable=False),
     Column("owner", String(36)),
@@ -126,9 +127,10 @@ transfers = Table(
 """`name` is relative to the tree, and empty for a single object; PostgreSQL's index is of its MD5, since it takes no
 long ones. `url` is where it is if not below the tree, `identity` a keyed hash of that, which stays when the URL goes.
 `listings` is the migration's as it was when a listing last told of it. `size` to `digests` (in hex, as JSON) as the
-listing told them. `folded` is the name in the form in which some stores take two names for one, where that is another
-(`folded.py`); `before`, as JSON, what was at the destination before the first byte went there (`notes.py`). `resent`
-counts the bytes that were sent more than once, in all attempts."""
+listing told them. `folded` is the MD5 of the form of its name in which some stores take two names for one, where that
+is another; `twins` is 1 where another transfer has the same, and 2 once it went there (`twins.py`). `before`, as JSON,
+is what was at the destination before the first byte went there (`notes.py`). `resent` counts the bytes that were sent
+more than once, in all attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 # Indexes of some rows alone are so in `versions/`, for both databases: said here too, they would load the dialects of
 # both at each start.

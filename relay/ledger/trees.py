@@ -18,6 +18,7 @@ from relay.ledger.entries import forget_gone, named, write_page
 from relay.ledger.migrations import of_kind, tell
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
+from relay.ledger.twins import folded, mark
 
 
 def _due(who: Who, only: str | None, alone: bool) -> Select[Any]:
@@ -53,7 +54,8 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
     Raises LeaseLost.
     """
     row = _change(connection, who, listing, {"cursor": cursor})
-    new = write_page(connection, listing, page, json.loads(row.options).get("if_exists", ""))
+    new = write_page(connection, listing, page, json.loads(row.options).get("if_exists", ""), folded)
+    mark(connection, listing.migration_id, [one.name for one in page])
     if new:  # whatever lost its runners before, it is not what is listed now
         values = {"entries": migrations.c.entries + new, "listing_lapses": 0}
         connection.execute(update(migrations).where(migrations.c.id == listing.migration_id).values(**values))

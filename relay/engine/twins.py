@@ -1,0 +1,58 @@
+"""Whether a destination takes two names of one tree for one: seen before the second object is sent.
+
+Theory of operation. One of them is there, or may be. Where nothing is under the name of the other the destination tells
+them apart; where the same version shows under both, and no listing has both names, it does not.
+
+Decided here: when two names are one. Never here: which names may be (`relay/ledger/twins.py`).
+"""
+
+from __future__ import annotations
+
+from relay.engine.looks import look
+from relay.errors import KeyCollision, NotFound, RelayError
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.interfaces import Destination, Found
+
+
+def refuse_twins(destination: Destination, place: Location, twins: tuple[Location, ...]) -> None:
+    """Raise KeyCollision where one of the `twins`, which may be there, is the object that is, or would be, at `place`;
+    StoreError."""
+    for twin in twins:
+        try:
+            theirs = look(destination, twin)
+            ours = look(destination, place)
+        except NotFound:
+            continue
+        if not (isinstance(theirs, Found) and isinstance(ours, Found)):
+            raise _collision(place, twin, "may be one name there, which the destination does not tell")
+        if _is_one(ours.version, theirs.version) and not _lists_both(destination, place, twin):
+            raise _collision(place, twin, "are one name there")
+
+
+def _is_one(one: Version, other: Version) -> bool:
+    return (one.etag, one.size, one.last_modified) == (other.etag, other.size, other.last_modified)
+
+
+def _lists_both(destination: Destination, place: Location, twin: Location) -> bool:
+    """Say if a listing has both names: then two objects only look alike."""
+    folders = [one.with_target(one.path.rpartition("/")[0] + "/") for one in (place, twin)]
+    return all(_lists(destination, folder, one) for folder, one in zip(folders, (place, twin), strict=True))
+
+
+def _lists(destination: Destination, folder: Location, one: Location) -> bool:
+    try:
+        return any(
+            not entry.folder and folder.below(entry.name, destination=True).path == one.path
+            for entry in destination.list(folder, False)
+            if entry.error is None
+        )
+    except RelayError:
+        return False
+
+
+def _collision(place: Location, twin: Location, what: str) -> KeyCollision:
+    return KeyCollision(
+        f"{place} and {twin} {what}",
+        hint="Two objects would become one: rename one of them at the source, or choose another destination.",
+    )

@@ -1,0 +1,121 @@
+"""Names of one tree that a destination takes for one: found before the second is sent, and both told (B60)."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pytest
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Listed, Settlement
+from relay.ledger.twins import fold
+from tests.end_to_end.terminal import Terminal
+from tests.faults.shelf import Shelf
+from tests.ledgers import TREE, verified
+from tests.scripted import Peer
+
+
+def _without_case(path: bytes) -> bytes:
+    return path.lower()
+
+
+def _composed(path: bytes) -> bytes:
+    return quote(unicodedata.normalize("NFC", unquote(path.decode())), safe="/.").encode()
+
+
+def _without_ends(path: bytes) -> bytes:
+    return quote("/".join(one.rstrip(". ") for one in unquote(path.decode()).split("/")), safe="/.").encode()
+
+
+def _decoded(path: bytes) -> bytes:
+    return quote(unquote(unquote(path.decode())), safe="/.").encode()
+
+
+FOLDING = {
+    "case": (_without_case, "a/Photo.jpg", "a/photo.jpg"),
+    "case of a folder": (_without_case, "A/photo.jpg", "a/photo.jpg"),
+    "form": (_composed, "caf\u00e9", "cafe\u0301"),
+    "dots": (_without_ends, "name", "name."),
+    "blanks": (_without_ends, "name", "name "),
+    "encoding": (_decoded, "a b", "a%20b"),
+}
+
+
+def plant(folder: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d, and another %s" % (number, name.encode()))
+
+
+@pytest.mark.parametrize(("folds", "one", "other"), FOLDING.values(), ids=FOLDING)
+@pytest.mark.parametrize("if_exists", ["changed", "skip"])
+def test_b60_two_names_that_are_one_there_are_told_before_the_second_is_sent(
+    tmp_path: Path, folds: object, one: str, other: str, if_exists: str
+) -> None:
+    plant(tmp_path / "from", one, other, "plain")
+    shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
+    with Peer(shelf) as there:
+        for _ in range(2):  # and the same command says it again
+            code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+            assert (code, told["objects"].get("failed")) == (1, 1)
+    assert shelf.methods.count(b"PUT") == 2
+    assert len(shelf.objects) == 2
+    assert terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision") == 1
+    error = terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
+    assert quote(one.split("/")[0][:2]) in error or one[:2] in error
+
+
+@pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDING.values()], ids=FOLDING)
+def test_b60_both_arrive_where_the_destination_tells_them_apart(tmp_path: Path, one: str, other: str) -> None:
+    plant(tmp_path / "from", one, other)
+    shelf, terminal = Shelf(), Terminal(tmp_path)
+    with Peer(shelf) as there:
+        code, told = terminal.tree(tmp_path / "from", there.url("/to/"))
+        assert (code, told["objects"]) == (0, {"verified": 2})
+    assert len(shelf.objects) == 2
+    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, told["objects"]) == (0, {"verified": 2})
+    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, told["objects"]) == (0, {"skipped": 2})
+
+
+def test_a_name_is_its_own_form_but_for_what_stores_fold() -> None:
+    for name in ("a/b.txt", "-x", "\u00e4/\u00f6", ".hidden", "a b", "..", "a/../b"):
+        assert fold(name) == name
+    for one, other in [pair[1:] for pair in FOLDING.values()] + [
+        ("a//b", "a/b"),
+        ("a\\b", "a/b"),
+        ("STRASSE", "stra\u00dfe"),
+    ]:
+        assert fold(one) == fold(other) == fold(fold(one))
+    assert len({fold(name) for name in ("a", "b", "a/b", "ab", "\u00e4", "a.b", "a b")}) == 7
+
+
+def _listed(ledger: Ledger, *pages: tuple[str, ...]) -> str:
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    for page in pages:
+        assert ledger.add_page(listing, [Listed(name, 1) for name in page], page[-1])
+    ledger.end_listing(listing)
+    return migration.id
+
+
+def test_only_names_that_may_be_one_are_marked_on_whichever_page_they_are(ledger: Ledger) -> None:
+    _listed(ledger, ("A", "b", "C"), ("a", "B!", "D"), ("c ", "e"))
+    assert sorted(claim.name for claim in ledger.claim(20) if claim.twins) == ["A", "C", "a", "c "]
+
+
+def test_no_two_that_may_be_one_are_under_way_at_a_time(ledger: Ledger) -> None:
+    _listed(ledger, ("A", "a"))
+    one, other = ledger.claim(2)
+    assert ledger.enter(one) == ()
+    assert ledger.enter(other) is None
+    ledger.settle([Settlement(other, "hand_back"), verified(one)])
+    (again,) = ledger.claim(1)
+    assert ledger.enter(again) == (one.name,)
+    ledger.step_back(again)
+    ledger.settle([Settlement(again, "failed", error={"code": "key-collision", "side": "destination", "detail": "no"})])
