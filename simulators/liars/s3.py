@@ -104,7 +104,12 @@ class S3Liar(Liar):
     def described(self, held: Held) -> list[tuple[str, str]]:
         """As Liar's, and the checksum that the store has."""
         fields = [(name, value) for name, value in super().described(held) if name != "_tag"]
-        return fields if self.manners.has("trailers-unheard") else [*fields, (SUM, crc64nvme(held.data))]
+        return fields if self._sumless else [*fields, (SUM, crc64nvme(held.data))]
+
+    @property
+    def _sumless(self) -> bool:
+        """Whether the store knows no checksums."""
+        return self.manners.has("trailers-unheard") or self.manners.has("trailers-stored")
 
     def tag(self, held: Held) -> str | None:
         """As Liar's: of an object in one piece its MD5."""
@@ -133,7 +138,7 @@ class S3Liar(Liar):
 
     def _taken(self, data: bytes) -> list[tuple[str, str]]:
         fields = [("ETag", f'"{hashlib.md5(data).hexdigest()}"')]
-        return fields if self.manners.has("trailers-unheard") else [*fields, (SUM, crc64nvme(data))]
+        return fields if self._sumless else [*fields, (SUM, crc64nvme(data))]
 
     def conditional(self, request: Request, name: str) -> Answer | None:
         """Return the refusal of an upload by its precondition, or None."""
@@ -239,7 +244,7 @@ class S3Liar(Liar):
         tag = f"{hashlib.md5(data).hexdigest()}-{len(rows)}"
         held = self.stored(op, data, {**upload.fields, "_tag": tag}, why="completed")
         text = f"<Key>{escape(op.name)}</Key><ETag>&quot;{tag}&quot;</ETag>"
-        if held is not None and not self.manners.has("trailers-unheard"):
+        if held is not None and not self._sumless:
             text += (
                 f"<ChecksumCRC64NVME>{crc64nvme(held.data)}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>"
             )

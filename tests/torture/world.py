@@ -31,7 +31,7 @@ from tests.torture.served import serve
 KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": DavLiar, "s3": S3Liar}
 OLD, NEWER = 1_700_000_000.0, 1_750_000_000.0
 """When the source's objects were made, and when those that lie at the destination were."""
-COMMAND_SECONDS = 60.0
+COMMAND_SECONDS = 150.0
 """So long a command may take before it counts as hung."""
 SLOW = ("hangs", "head-hangs")
 """Habits that want short waits."""
