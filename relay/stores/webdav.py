@@ -447,12 +447,15 @@ class WebDavStore(HttpStore):
             self._make(location.with_target(f"{folder}/"))
 
     def _folder_exists(self, folder: Location) -> bool:
-        """Ask by PROPFIND of depth 0. A server that does not know it is told to make the folder instead: then there
-        is one, unless the folder above is missing too (409)."""
+        """Ask by PROPFIND of depth 0. A server that does not know it, or whose answer can't be read, is told to make
+        the folder instead: then there is one, unless the folder above is missing too (409)."""
         if self._wire.memory.has(folder.origin, _folder(folder)):
             return True
         response = self._send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
-        status = self._found_status(response, folder)
+        try:
+            status = self._found_status(response, folder)
+        except (ConnectionLost, ProtocolViolation):
+            status = 501
         if status in (404, 409):
             return False
         if status in NO_METHOD:
