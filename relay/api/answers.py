@@ -50,10 +50,9 @@ class Migration(_Answer):
     receipt: Receipt | None = Field(description="null when it was skipped.")
 
 
-class Retried(_Answer):
-    """Something that failed, and is tried again."""
+class Trouble(_Answer):
+    """Something that failed and is tried again."""
 
-    name: str = Field(description="The object's, as in its row; empty where there is but one.")
     what: str = Field(description="The object, one of its parts, or its completion.")
     error: str = Field(description="As a problem's type.")
     side: str
@@ -61,6 +60,12 @@ class Retried(_Answer):
     failures: int = Field(description="How often it has failed since the trouble began.")
     since: float = Field(description="When that was: seconds since 1970, UTC.")
     again: float = Field(description="When it is tried next, or was.")
+
+
+class Retried(Trouble):
+    """The same, of an object of a migration."""
+
+    name: str = Field(description="The object's, as in its row; empty where there is but one.")
 
 
 class Listed(_Answer):
@@ -96,24 +101,6 @@ class Limited(_Answer):
     connections: int | None
 
 
-class Trouble(_Answer):
-    """Something that failed and is tried again."""
-
-    what: str = Field(description="`the object`, or a part of it.")
-    error: str = Field(description="The code of a problem.")
-    side: Literal["source", "destination", "relay", "request"]
-    detail: str
-    failures: int = Field(description="How many attempts have failed since the trouble began.")
-    since: float = Field(description="Seconds since 1970, UTC, as `again`.")
-    again: float = Field(description="When it is tried next.")
-
-
-class Retrying(Trouble):
-    """The same, with the object's name in its migration."""
-
-    name: str
-
-
 class Recorded(Listed):
     """A migration in the ledger, whole."""
 
@@ -124,9 +111,6 @@ class Recorded(Listed):
     bytes_resent: int
     retries: int
     error: dict[str, str] | None = Field(description="Why it failed as a whole, or waits for credentials.")
-    retrying: list[Retrying] = Field(
-        description="What the worker that answers tries again at the moment, of ten objects at most."
-    )
 
 
 class Migrations(_Answer):

@@ -32,7 +32,6 @@ from relay.engine.claimer import Claimer
 from relay.engine.order import Order
 from relay.engine.renewal import Fresh, tell
 from relay.engine.runner import Runner
-from relay.engine.transfer import Transfer
 from relay.errors import InvalidHeader, InvalidType, LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
@@ -45,8 +44,6 @@ WAIT_SECONDS = 3600.0
 """The longest that is waited because a request prefers to."""
 PAGE, PAGES = 100, 1000
 """Rows of an answer, unless told otherwise, and at most."""
-RETRYING = 10
-"""Objects of which an answer says why they are tried again."""
 STATES = frozenset({"queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"})
 VERBS = ("pause", "resume", "cancel", "retry")
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
@@ -86,7 +83,7 @@ def accept(works: Works, runner: Runner, order: Order) -> Response:
         response = Response(_lines(works, runner, migration.id), mimetype=NDJSON)
     else:
         ended = _waited(works, runner, migration, _wait_seconds())
-        response = _json(_whole(works, ended), 200 if ended.state in ENDED else 202)
+        response = _json(summary(ended), 200 if ended.state in ENDED else 202)
     response.headers["Location"] = f"/migrations/{migration.id}"
     return response
 
@@ -103,7 +100,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
 
     def one(id: str) -> Response:
         work = works()
-        return _json({**_whole(work, work.ledger.migration(id)), **_trouble(work)})
+        return _json({**summary(work.ledger.migration(id)), **_trouble(work)})
 
     def transfers(id: str) -> Response:
         return _transfers(works().ledger, id)
@@ -122,7 +119,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
         work = works()
         changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(runner)))
         work.claimer.look()
-        return _json(_whole(work, changed))
+        return _json(summary(changed))
 
     def act(verb: str) -> View:
         def view(id: str) -> Response:
@@ -130,7 +127,7 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
             migration = work.ledger.migration(id)
             acted = tell(work.ledger, runner, migration, verb, _fresh(runner, migration))
             work.claimer.look()
-            return _json(_whole(work, acted))
+            return _json(summary(acted))
 
         return view
 
@@ -198,21 +195,6 @@ def _fresh(runner: Runner, migration: Migration) -> Fresh:
 # -- what is answered
 
 
-def _whole(works: Works, migration: Migration) -> dict[str, Any]:
-    return {**summary(migration), "retrying": _retrying(works, migration.id)}
-
-
-def _retrying(works: Works, id: str) -> list[dict[str, Any]]:
-    """Return what this worker tries again of a migration: the object, what of it, why, and when next; the oldest first.
-
-    At most `RETRYING` of them: a store that is away is told by each object in the same words.
-    """
-    moving = [active for active in works.claimer.active.values() if active.claim.migration_id == id]
-    told = [(active.claim.name, active.transfer.trouble) for active in moving if isinstance(active.transfer, Transfer)]
-    rows = [{"name": name, **trouble.to_json()} for name, trouble in told if trouble is not None]
-    return sorted(rows, key=lambda row: row["since"])[:RETRYING]
-
-
 def _json(members: Mapping[str, Any], status: int = 200) -> Response:
     response = Response(json.dumps(members) + "\n", status=status, mimetype=JSON)
     response.headers["Cache-Control"] = "no-store"
@@ -260,12 +242,11 @@ def _lines(works: Works, runner: Runner, id: str) -> Iterator[str]:
     of it last."""
     migration = works.looks.at(id)
     while (migration.state == "running" or migration.under_way) and not runner.draining:
-        shown = {**brief(migration), "retrying": _retrying(works, id), **_trouble(works)}
-        yield json.dumps({"event": "progress", **shown}) + "\n"
+        yield json.dumps({"event": "progress", **brief(migration), **_trouble(works)}) + "\n"
         gevent.sleep(LOOK_SECONDS)
         with suppress(LedgerFailed):  # which is waited for: the claimer says so
             migration = works.looks.at(id)
-    yield json.dumps({"event": "result", **_whole(works, migration)}) + "\n"
+    yield json.dumps({"event": "result", **summary(migration)}) + "\n"
 
 
 def _trouble(works: Works) -> dict[str, Any]:

@@ -170,10 +170,10 @@ def test_what_is_tried_again_is_told(alone: bool) -> None:
             assert (last["event"], last["state"]) == ("result", "verified")
         else:
             assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
-            trouble = next(rows[0] for rows in iter(lambda: look(server)["retrying"], None) if rows)
+            trouble = next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)
             well.set()
             told = next(one for one in iter(lambda: look(server), None) if one["state"] != "running")
-            assert (told["state"], told["retrying"]) == ("succeeded", [])
+            assert (told["state"], told["retried"]) == ("succeeded", [])
     assert (trouble["side"], trouble["what"]) == ("source", "the object")
     assert trouble["failures"] >= 1 and trouble["since"] <= trouble["again"]
 
