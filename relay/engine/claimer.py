@@ -35,7 +35,7 @@ from relay.engine.lister import Lister
 from relay.engine.orphans import Sweeper
 from relay.engine.outcome import Outcome
 from relay.engine.pace import GATHER_SECONDS, LONGEST_SECONDS, Pace
-from relay.engine.refusals import AGAIN_SECONDS, Refusals, Verdict
+from relay.engine.refusals import AGAIN_SECONDS, Judge, Verdict
 from relay.engine.runner import Runner
 from relay.engine.share import Sharing
 from relay.engine.transfer import Transfer
@@ -43,7 +43,6 @@ from relay.engine.tree import told
 from relay.engine.trouble import Trouble
 from relay.errors import (
     Cancelled,
-    CredentialsWithdrawn,
     KeyCollision,
     LeaseLost,
     LedgerBusy,
@@ -51,8 +50,6 @@ from relay.errors import (
     LedgerRefused,
     PermissionDenied,
     RelayError,
-    StoreFull,
-    Unauthenticated,
 )
 from relay.errors.bugs import bug
 from relay.failpoints import reach
@@ -131,8 +128,7 @@ class Claimer:
         self._lister: Lister | None = None
         self._shunned: dict[int, float] = {}
         self._join_at = 0.0
-        self._asked: dict[str, float] = {}
-        self._refusals = Refusals(self.clock)
+        self._judge = Judge(self._jobs, self.clock, self.active)
         self._pace = Pace(self.slots, self.clock)
         self._wake, self._hungry, self._over, self._stopped = Event(), Event(), Event(), Event()
         self._look_at, self._idle = 0.0, 0.0
@@ -453,7 +449,7 @@ class Claimer:
         self.moved(min(transfer.moved, outcome.bytes))  # what was read of one that was left alone did not move
         self.ended(claim, outcome)
         self._jobs.passed(claim)
-        self._refusals.passed(claim, active.began)
+        self._judge.passed(claim, active.began)
         return settled(claim, outcome, transfer.resent)
 
     def _transfer(self, claim: Claim) -> Transfer:
@@ -470,10 +466,10 @@ class Claimer:
             with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
                 self.ledger.step_back(claim)
         if isinstance(error, PermissionDenied) and not over:
-            error = self._denied(claim, error)
+            error = self._judge.denied(claim, error)
         if over or isinstance(error, LedgerFailed):
             return Settlement(claim, "hand_back", resent=resent)
-        verdict = self._judged(claim, error)
+        verdict = self._judge.judged(claim, error)
         if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
             wait = AGAIN_SECONDS if verdict is Verdict.LATER else 0.0
             return Settlement(claim, "hand_back", resent=resent, wait=wait)
@@ -484,52 +480,6 @@ class Claimer:
         self.ended(claim, error)
         seconds = transfer.meter.seconds() if transfer else None
         return Settlement(claim, "failed", resent=resent, seconds=seconds, error=told(error))
-
-    def _judged(self, claim: Claim, error: RelayError) -> Verdict | LedgerFailed:
-        """Say if an error is the object's own, or everybody's. Or why the ledger did not tell."""
-        if not isinstance(error, Unauthenticated | StoreFull):
-            return Verdict.OWN
-        if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
-            return Verdict.ALL
-
-        def is_busy_since(moment: float) -> bool:
-            others = [one for one in self.active.values() if one.claim.migration_id == claim.migration_id]
-            return any(one.began > moment and one.claim.id != claim.id for one in others)
-
-        verdict = self._refusals.judge(claim, is_busy_since)
-        if verdict is Verdict.ALL and error.side == "source" and not self._refusals.has_passed(claim):
-            # It has waited for credentials once, and was told to go on: what is refused now is so for good.
-            try:
-                job = self._jobs.job(claim.migration_id, claim.renewed)
-                if self._jobs.has_waited(claim) and (claim.url or not self._jobs.denied(job)):
-                    return Verdict.OWN
-            except LedgerFailed as failure:
-                return failure
-        return verdict
-
-    def _denied(self, claim: Claim, error: PermissionDenied) -> RelayError:
-        """Return what a denial means: of more than this object, that the credentials are not good any more. Or why the
-        ledger did not tell."""
-        try:
-            if not (self._jobs.still_denied(claim, error.side) or self._source_denies(claim, error)):
-                return error
-        except LedgerFailed as failure:
-            return failure
-        return CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
-
-    def _source_denies(self, claim: Claim, error: PermissionDenied) -> bool:
-        """Say if it is not this object alone that the source denies, but what it let us list before."""
-        id, now = claim.migration_id, self.clock()
-        if error.side != "source" or not claim.name or claim.url or now < self._asked.get(id, -1.0):
-            return False
-        try:
-            job = self._jobs.job(id, claim.renewed)
-        except RelayError:
-            return False
-        if self._jobs.denied(job):
-            return True
-        self._asked = {id: now + LOOK_SECONDS}  # so many may be denied, one after the other
-        return False
 
     # -- shares
 
