@@ -249,6 +249,15 @@ def _lines(works: Works, runner: Runner, id: str) -> Iterator[str]:
     yield json.dumps({"event": "result", **summary(migration)}) + "\n"
 
 
+def _with_trouble(works: Works, members: dict[str, Any]) -> dict[str, Any]:
+    """Return how a migration stands, with what this process knows of what holds it up."""
+    return {
+        **members,
+        "retried": [*works.claimer.listing_trouble(members["id"]), *members["retried"]],
+        **_trouble(works),
+    }
+
+
 def _trouble(works: Works) -> dict[str, Any]:
     """Return why nothing goes on in this process, where its ledger does not answer; nothing where it does."""
     error = works.claimer.trouble

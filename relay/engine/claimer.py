@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
+from typing import Any
 
 import gevent
 from gevent import GreenletExit
@@ -356,6 +357,11 @@ class Claimer:
                     self._wake.set()
             except LedgerFailed as error:
                 self._troubled(error)
+
+    def listing_trouble(self, id: str) -> list[dict[str, Any]]:
+        """Return what of a migration's listing is tried again in this process, as `retried.py` tells the rest."""
+        trouble = self._lister.trouble(id) if self._lister is not None else None
+        return [] if trouble is None else [{"name": "", **trouble.to_json()}]
 
     def _tell(self) -> None:
         """Write down, once a second at most, what is tried again here, for whoever looks from elsewhere."""

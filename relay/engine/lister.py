@@ -14,6 +14,7 @@ from relay.engine.jobs import Jobs
 from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.tree import told, write_tree
+from relay.engine.trouble import Trouble
 from relay.errors import LeaseLost, LedgerFailed, LedgerRefused, RelayError, Unauthenticated
 from relay.errors.bugs import bug
 from relay.ledger.claims import SUSPECT
@@ -44,6 +45,26 @@ class Lister:
     is_suspect: bool = False
     """Whether what is listed may do so: nothing else is to be claimed meanwhile."""
 
+    def __post_init__(self) -> None:
+        """Nothing is listed yet."""
+        self._meters: dict[str, Meter] = {}
+
+    def trouble(self, id: str) -> Trouble | None:
+        """Return what of a migration's listing is tried again here at the moment, if anything is."""
+        meter = self._meters.get(id)
+        if meter is None or meter.borne is None:
+            return None
+        error, failures, since, again = meter.borne
+        return Trouble(
+            what="the listing",
+            code=error.code,
+            side=error.side,
+            detail=error.message,
+            failures=failures,
+            since=since,
+            again=again,
+        )
+
     def run(self) -> None:
         """List trees until it is over; what is not listed to its end is handed back."""
         doubtful = False
@@ -67,7 +88,7 @@ class Lister:
             self.over.wait(LOOK_SECONDS)
 
     def _listed(self, id: str, listing: Listing) -> None:
-        meter = Meter(self.runner.limits)
+        meter = self._meters[id] = Meter(self.runner.limits)
 
         def stop(_: object) -> None:
             meter.cancel()
@@ -98,6 +119,7 @@ class Lister:
         except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
             self.ledger.end_listing(listing, told(bug(error)))
         finally:
+            self._meters.pop(id, None)
             self.over.unlink(stop)
         self.found()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from random import random
+from time import time
 from typing import TypeVar
 
 import gevent
@@ -51,6 +52,7 @@ class Patience:
         wait = self._backoff.wait(self._failures, self._meter.clock() - self._began, error.retry_after, self._random)
         if wait is None:
             raise error
+        self._meter.borne = (error, self._failures, time() + self._began - self._meter.clock(), time() + wait)
         until = self._meter.clock() + wait
         while (left := until - self._meter.clock()) > 0:
             self._meter.look()
@@ -61,7 +63,9 @@ class Patience:
         """Return what a request gives, asked as often as it takes. Raises as `bear`."""
         while True:
             try:
-                return once()
+                found = once()
+                self._meter.borne = None
+                return found
             except RelayError as error:
                 self.bear(error)
 
@@ -74,8 +78,9 @@ class Patience:
                     for entry in _behind(entries, given, mark):
                         given, mark = given + 1, hash((mark, entry.name))
                         if given > most:  # it gets on; the same once more is no relief
-                            most, self._failures = given, 0
+                            most, self._failures, self._meter.borne = given, 0, None
                         yield entry
+                self._meter.borne = None
                 return
             except _Changed:
                 given, mark = 0, 0

@@ -406,3 +406,35 @@ def test_the_terminal_says_what_it_waits_for(certificates: Certificates, capsys:
     lines._next = 0.0
     lines.show(transfer)
     assert capsys.readouterr().err.endswith(f"; {WHOLE} is tried again in 20 s: source: it was busy\n")
+
+
+def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
+    runner = Runner(Settings(egress_allow="127.0.0.1"))
+    page = b"<html><title>Index of /f/</title><a href='a'>a</a></html>"
+    asked: list[bytes] = []
+
+    def folder(talk: Talk) -> None:
+        while head := talk.head():
+            asked.append(head)
+            if len(asked) == 1:
+                talk.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n")
+            elif head.startswith(b"GET /f/ "):
+                talk.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page), page)
+            else:
+                talk.send(GET_HEAD, b"" if head.startswith(b"HEAD") else DATA)
+
+    with Peer([folder] * 20) as here, Peer(keeping(Cloud())) as there:
+        order = Order(End(here.url("/f/")), End(there.url("/to/")), recursive=True)
+        id = ledger.create(order.spec(runner.remotes))[0].id
+        claimer = Claimer(ledger, runner, 1, id)
+        working = gevent.spawn(claimer.run)
+        with gevent.Timeout(10):
+            while not (told := claimer.listing_trouble(id)):
+                gevent.sleep(0.02)
+        assert (told[0]["what"], told[0]["side"], told[0]["failures"]) == ("the listing", "source", 1)
+        assert "503" in told[0]["detail"]
+        assert told[0]["since"] <= told[0]["again"]
+        working.join(20)
+        assert claimer.listing_trouble(id) == []
+        runner.wire.pool.close()
+    assert ledger.migration(id).state == "succeeded"
