@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from relay.config import Limits
+from relay.engine.looks import look
 from relay.errors import NotFound, RelayError
 from relay.location import Location, parse_location
 from relay.stores.aws import s3_location
@@ -122,7 +123,7 @@ def there(wire: Wire, location: Location) -> bool:
     """Say if something is at a place."""
     store: Store = STORES[location.store](wire, "destination", Meter(Limits()))
     with suppress(NotFound):
-        store.head(location)
+        look(store, location)
         return True
     return False
 
