@@ -126,7 +126,7 @@ def remove(destination: Destination, stored: Stored, error: RelayError) -> None:
 
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:
-    error.hint = f"{error.hint} {what} may remain at {place} ({why}); look, and delete it."
+    error.leave(what, place, why)
 
 
 # -- of processes that were killed

@@ -11,7 +11,7 @@ Decided here: what is tried again (law 7), and when. Never here: what an attempt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import random
 from typing import Any
 
@@ -67,6 +67,7 @@ class Transfer:
         self._patience = Patience(self.backoff, self.random, self.meter.clock)
         self._troubles = Troubles()
         self._anew = 0
+        self._remains: dict[str, str] = {}
 
     # -- what others may see and do
 
@@ -158,14 +159,26 @@ class Transfer:
         try:
             while True:
                 try:
-                    return self._attempt(course)
+                    return self._and_remains(self._attempt(course))
                 except RelayError as error:
+                    error.keep(self._remains)
+                    self._remains = error.remains
                     if isinstance(error, PermissionDenied) and not error.retryable:
                         raise self._withdrawn(error) from None
                     self._wait_after(error)
         finally:
             self._progress.phase = "settled"
             self._troubles.over(WHOLE)
+
+    def _and_remains(self, outcome: Outcome) -> Outcome:
+        """Add what attempts before the last one left, and nobody has removed: not at the object's own place, where
+        another thing is by now."""
+        notes = tuple(text for place, text in self._remains.items() if place != str(outcome.destination))
+        if not notes:
+            return outcome
+        if outcome.receipt is None:
+            return replace(outcome, notes=(*outcome.notes, *notes))
+        return replace(outcome, receipt=replace(outcome.receipt, notes=(*outcome.receipt.notes, *notes)))
 
     def _attempt(self, course: Course) -> Outcome:
         """Make one attempt while holding a slot; the slot is let go while we wait for the next."""
@@ -190,7 +203,9 @@ class Transfer:
         allowed = (error.side == "source" and self.meter.moved > 0) or bool(written and written.parts)
         if not allowed:
             return error
-        return CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
+        withdrawn = CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
+        withdrawn.keep(error.remains)
+        return withdrawn
 
     def _wait_after(self, error: RelayError) -> None:
         """Wait before the next attempt, or raise `error` if there is to be none."""

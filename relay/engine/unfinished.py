@@ -105,7 +105,7 @@ class Unfinished:
             self._thrown_away(upload, written)
         except RelayError as failure:
             if isinstance(error, RelayError):
-                error.hint = f"{error.hint} An unfinished upload may remain at {upload.location} ({failure.message})."
+                error.leave("An unfinished upload", upload.location, failure.message)
 
     def _thrown_away(self, upload: Upload, written: bool = True) -> None:
         """Throw the upload away, and then forget it: one that is gone and still written down is found to be gone.

@@ -5,6 +5,7 @@ Decided here: that, and how one is printed. Never here: what can go wrong.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 Side = Literal["source", "destination", "relay", "request"]
@@ -42,6 +43,19 @@ class RelayError(Exception):
         self.hint = hint or self.default_hint
         self.retry_after = retry_after
         self.pointer = pointer
+        self.remains: dict[str, str] = {}
+        """What of ours may remain, by its place, in words; the hint says it too."""
+
+    def leave(self, what: str, place: object, why: str) -> None:
+        """Tell that something of ours may remain at a place, since it could not be removed."""
+        self.keep({str(place): f"{what} may remain at {place} ({why}); look, and delete it."})
+
+    def keep(self, remains: Mapping[str, str]) -> None:
+        """Tell also what earlier failures left, of places that this one does not speak of."""
+        for place, text in remains.items():
+            if place not in self.remains:
+                self.remains[place] = text
+                self.hint = f"{self.hint} {text}"
 
     def __str__(self) -> str:
         """One line: the side and the fact."""

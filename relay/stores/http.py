@@ -439,7 +439,10 @@ class HttpStore:
         if status in MOVED:
             return RedirectRefused(f"{said}; an upload is not redirected", side=self._side, store_status=status)
         if 200 <= status < 300:
-            return Rejected(f"{said}, which does not say that it is done", side=self._side, store_status=status)
+            undone = Rejected(f"{said}, which does not say that it is done", side=self._side, store_status=status)
+            if method in ("PUT", "POST"):
+                undone.leave("What was sent", location, "the server may store it, and has not said so")
+            return undone
         if status == 412 and method == "GET":
             return SourceChanged(f"{said}: it is another version than the one that was pinned", side=self._side)
         kind = ERRORS.get(status, Rejected)

@@ -188,7 +188,7 @@ class S3Store(S3Uploading):
             type(self)(self._wire, self._side, Meter(self._wire.limits)).abort(upload)
         except RelayError as failure:
             if isinstance(error, RelayError):
-                error.hint = f"{error.hint} An unfinished upload may remain at {upload.location} ({failure.message})."
+                error.leave("An unfinished upload", upload.location, failure.message)
 
     # -- parts
 

@@ -360,17 +360,25 @@ class WebDavStore(HttpStore):
     def _remove(self, part: Location, error: BaseException) -> None:
         """Delete what a broken upload left; on a clock of its own, since ours may be what ran out.
 
-        A server that was not heard to the end may not have noticed yet, and write its piece after the first DELETE.
+        A server that was not heard to the end may not have noticed yet, and write its piece after the first DELETE. A
+        DELETE that fails by what may pass is sent again; `error` says what remains all the same.
         """
         limits = self._wire.limits
+        failure: RelayError | None = None
         answered = getattr(error, "store_status", None) is not None
-        try:
-            for wait in limits.sweep_waits[:1] if answered else limits.sweep_waits:
-                gevent.sleep(wait)
+        for number, wait in enumerate(limits.sweep_waits):
+            if answered and number and failure is None:
+                return
+            gevent.sleep(wait)
+            try:
+                failure = None
                 type(self)(self._wire, self._side, Meter(limits)).delete(part, Version())
-        except RelayError as failure:
-            if isinstance(error, RelayError):
-                error.hint = f"{error.hint} A partial object may remain at {part} ({failure.message})."
+            except RelayError as other:
+                failure = other
+                if not other.retryable:
+                    break
+        if failure is not None and isinstance(error, RelayError):
+            error.leave("A partial object", part, failure.message)
 
     # -- listing
 

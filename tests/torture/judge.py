@@ -41,13 +41,8 @@ EXPECTED = (
 PENDING: Mapping[tuple[str, str], str] = {
     ("accounted", "href-query"): "a page all of whose links have queries is taken for an empty folder",
     ("arrives", "head-drops"): "WebDAV: a connection that is closed at a HEAD after the MOVE fails the object",
-    ("tidy", "busy-429"): "a refused DELETE of a temporary name is tried once",
-    ("tidy", "busy-503"): "as with 429",
-    ("tidy", "error-500"): "as with 429",
-    ("tidy", "hangs"): "as with 429",
-    ("tidy", "drops"): "as with 429",
-    ("whole", "put-202"): "what a 202 may have stored is not told",
-    ("whole", "tag-changing"): "what an earlier attempt left is not told with the last one's error",
+    ("tidy", "busy-429"): "seen once, not since: a temporary name of WebDAV is left, and nothing tells of it",
+    ("whole", "put-202"): "with `fail` the same command says `exists` of what a 202 has stored of ours",
 }
 """Rules that relay is known to break, by a habit, and how: `make test` looks over these, `make torture` does not."""
 
