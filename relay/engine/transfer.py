@@ -64,6 +64,7 @@ class Transfer:
         """Start the clocks."""
         self.meter = Meter(self.limits)
         self._progress = Progress()
+        self._has_read = False  # bytes of the object: the text of a refusal is none of them
         self._patience = Patience(self.backoff, self.random, self.meter.clock)
         self._troubles = Troubles()
         self._anew = 0
@@ -190,6 +191,7 @@ class Transfer:
             try:
                 return course.run()
             finally:
+                self._has_read = self._has_read or progress.moved > 0
                 progress.close()
 
     def _withdrawn(self, error: PermissionDenied) -> StoreError:
@@ -200,7 +202,7 @@ class Transfer:
         if self.journal is None:
             return error
         written = self.journal.begun()
-        allowed = (error.side == "source" and self.meter.moved > 0) or bool(written and written.parts)
+        allowed = (error.side == "source" and self._has_read) or bool(written and written.parts)
         if not allowed:
             return error
         withdrawn = CredentialsWithdrawn(error.message, side=error.side, store_status=error.store_status)
