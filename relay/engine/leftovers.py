@@ -96,7 +96,7 @@ def _remove_piece(
 ) -> bool:
     """Delete what is there if it is a piece of ours; say if it is. Raises DestinationLost where nothing tells, and
     StoreError."""
-    if there.strong_etag is None or not there.size:
+    if there.strong_etag is None:
         raise DestinationLost("nothing there tells whose it is")
     if not is_piece(there):
         return False
