@@ -56,7 +56,7 @@ crash: $(VENV)/installed
 	@$(BIN)/python -m loadtests.crash $(CRASH)
 
 torture: $(VENV)/installed
-	@$(BIN)/python -m tests.torture --seed $(or $(SEED),1) --seeds $(or $(SEEDS),150) $(TORTURE)
+	@$(BIN)/python -m tests.torture --seed $(or $(SEED),1) --seeds $(or $(SEEDS),150) $(if $(PROOF),--proof) $(TORTURE)
 
 soak: $(VENV)/installed
 	@$(BIN)/python -m loadtests.load --seconds 300 --shape soak --report out/soak.html $(LOAD)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.torture.cases import draw
+from tests.torture.cases import Trait, draw
 from tests.torture.commands import ROOT, Zygote
 from tests.torture.judge import judge
 from tests.torture.world import empty_ledger, play
@@ -26,13 +26,15 @@ AT_A_TIME = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """One fault: `new` in the place of `old`, which stands once in `file`; `habits` are those that it matters to."""
+    """One fault: `new` in the place of `old`, which stands once in `file`. It matters to these `traits` of these
+    `stores`."""
 
     name: str
     file: str
     old: str
     new: str
-    habits: tuple[str, ...]
+    traits: tuple[Trait, ...]
+    stores: tuple[str, ...]
 
     def into(self, checkout: Path) -> None:
         """Put it into a copy. Raises LookupError where relay has changed there: the fault wants another place then."""
@@ -49,7 +51,12 @@ PLANTED: tuple[Planted, ...] = (
         file="relay/wire/body.py",
         old="count = self._read_framed(view) if by_length else self._read_held(view)",
         new="count = self._read_framed(view if by_length or self.remaining is None else view[: self.remaining])",
-        habits=("head-short",),
+        traits=(("source", "head-short"),),
+        stores=(
+            "http",
+            "webdav",
+            "s3",
+        ),
     ),
     Planted(
         name="a document that is cut off is whole",
@@ -57,70 +64,94 @@ PLANTED: tuple[Planted, ...] = (
         old="        except (expat.ExpatError, ValueError):\n            self._cut()\n",
         new="        except (expat.ExpatError, ValueError):\n            if self._root is None:\n"
         "                self._cut()\n            piece = None\n",
-        habits=("list-cut",),
+        traits=(("source", "list-cut"),),
+        stores=(
+            "webdav",
+            "s3",
+        ),
     ),
     Planted(
         name="an error document in a listing of S3 is an empty page",
         file="relay/stores/s3_exchange.py",
         old='            if name == "Error":\n                told =',
         new='            if name == "Error":\n                return\n                told =',
-        habits=("list-error",),
+        traits=(("source", "list-error"),),
+        stores=("s3",),
     ),
     Planted(
-        name="a multistatus without a word of its folder is an empty folder",
+        name="a status inside a multistatus does not count",
         file="relay/stores/webdav.py",
-        old="        if not found:\n            message =",
-        new="        if False:\n            message =",
-        habits=("list-error",),
+        old="        if 200 <= status < 300:\n            return None\n        kind =",
+        new="        if True:\n            return None\n        kind =",
+        traits=(("source", "status-inside"),),
+        stores=("webdav",),
     ),
     Planted(
-        name="a page of links that is cut off is whole",
-        file="relay/stores/indexes.py",
-        old='        raise ConnectionLost(f"{self.shown} is cut off',
-        new='        return\n        raise ConnectionLost(f"{self.shown} is cut off',
-        habits=("list-cut",),
-    ),
-    Planted(
-        name="a page of which no link is understood is an empty folder",
-        file="relay/stores/indexes.py",
-        old="    if astray and not found:",
-        new="    if False:",
-        habits=("href-query",),
+        name="what is forgotten stands on in the log of the ledger",
+        file="relay/ledger/ledger.py",
+        old="self._forgot = not self.database.wipe_log()",
+        new="self._forgot = False",
+        traits=(),
+        stores=(),
     ),
     Planted(
         name="what a page of plain HTTP does not list is not there",
         file="relay/stores/http.py",
         old='a page may leave names out, and most servers have none."""\n        return False',
         new='as if none did."""\n        return True',
-        habits=("hides-names", "folder-404"),
+        traits=(
+            ("destination", "folder-404"),
+            ("destination", "hides-names"),
+        ),
+        stores=("http",),
     ),
     Planted(
         name="a listing is asked for once",
         file="relay/stores/relisting.py",
         old="        if not error.retryable:",
         new="        if True:",
-        habits=("list-503-once",),
+        traits=(("source", "list-503-once"),),
+        stores=(
+            "http",
+            "webdav",
+            "s3",
+        ),
     ),
     Planted(
         name="a tag of more than 128 characters is cut",
         file="relay/stores/fields.py",
         old="    return text if 0 < len(text) <= TAG_CHARACTERS and text.isprintable() else None",
         new="    return text[:128] or None",
-        habits=("tag-long",),
+        traits=(
+            ("source", "tag-long"),
+            ("destination", "tag-long"),
+        ),
+        stores=(
+            "http",
+            "webdav",
+        ),
     ),
     Planted(
         name="HEAD 404 is believed of a server that has answered no HEAD",
         file="relay/stores/http.py",
         old="        if self._untold(response.head.status) or (advice and response.head.status in GONE):",
         new="        if self._untold(response.head.status):",
-        habits=("head-404",),
+        traits=(("source", "head-404"),),
+        stores=(
+            "http",
+            "webdav",
+        ),
     ),
     Planted(
         name="a checksum behind the bytes that is refused by another code is no reason to leave it out",
         file="relay/stores/s3_endpoint.py",
         old="        if not (refusal.checked and refusal.doubtful):",
         new="        if True:",
-        habits=("trailers-401", "trailers-400"),
+        traits=(
+            ("destination", "trailers-401"),
+            ("destination", "trailers-400"),
+        ),
+        stores=("s3",),
     ),
 )
 """Every fault."""
@@ -134,10 +165,12 @@ def prove() -> Iterator[tuple[Planted, int | None]]:
 
 
 def order(fault: Planted) -> list[int]:
-    """Return the seeds, those first that have one of a fault's habits."""
+    """Return the seeds, those first that have what a fault matters to."""
 
     def foreign(seed: int) -> bool:
-        return not any(name in fault.habits for _, name in draw(seed).traits)
+        case = draw(seed)
+        kinds = {"source": case.source, "destination": case.destination}
+        return not any(kinds[trait[0]] in fault.stores for trait in fault.traits if trait in case.traits)
 
     return sorted(range(1, SEEDS + 1), key=foreign)
 
@@ -152,7 +185,9 @@ def _found(fault: Planted, folder: Path) -> int | None:
         while seeds:
             now, seeds = seeds[:AT_A_TIME], seeds[AT_A_TIME:]
             for seed, rules in zip(now, pool.map(lambda seed: _broken(seed, sick, template), now), strict=True):
-                if rules - (_broken(seed, well, template) if rules else frozenset()):
+                if not rules or _broken(seed, well, template) & rules:
+                    continue
+                if rules & _broken(seed, sick, template):  # once may be by chance
                     return seed
     return None
 
