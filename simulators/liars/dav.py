@@ -62,7 +62,7 @@ class DavLiar(PlainLiar):
 
     def other(self, habit: str, name: str, size: int) -> None:
         """As Liar's, of names that others know: no temporary one."""
-        if not name.rpartition("/")[2].startswith(".relay-"):
+        if not name.rpartition("/")[2].startswith((".relay-", "relay-")):
             super().other(habit, name, size)
 
     def _mkcol(self, name: str) -> Answer:

@@ -98,7 +98,7 @@ def before(played: Played, name: str) -> Held | None:
 
 def temporary(name: str) -> bool:
     """Say if a name is one of relay's temporary ones."""
-    return name.rpartition("/")[2].startswith(".relay-")
+    return name.rpartition("/")[2].startswith((".relay-", "relay-"))
 
 
 def told_of(row: Row | None, played: Played) -> bool:

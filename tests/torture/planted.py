@@ -95,15 +95,12 @@ PLANTED: tuple[Planted, ...] = (
         stores=(),
     ),
     Planted(
-        name="what a page of plain HTTP does not list is not there",
-        file="relay/stores/http.py",
-        old='a page may leave names out, and most servers have none."""\n        return False',
-        new='as if none did."""\n        return True',
-        traits=(
-            ("destination", "folder-404"),
-            ("destination", "hides-names"),
-        ),
-        stores=("http",),
+        name="a date that Python can't hold crosses the seam",
+        file="relay/foreign.py",
+        old="except (ValueError, TypeError, IndexError, OverflowError, ArithmeticError):",
+        new="except ZeroDivisionError:",
+        traits=(("source", "date-odd"), ("destination", "date-odd")),
+        stores=("http", "webdav"),
     ),
     Planted(
         name="a listing is asked for once",
