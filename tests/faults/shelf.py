@@ -1,105 +1,94 @@
-"""A plain HTTP destination of many habits: what it tells of an object, what it keeps of an upload, what it heeds."""
+"""A scripted S3 of many objects, whose keys are just texts: nothing of a path is ever taken for another."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import parse_qs, quote, unquote
 
-from tests.scripted import Talk, length_of
+from tests.faults.buckets import GONE, crc64nvme, document, refusal, reply
+from tests.faults.clouds import asked
+from tests.scripted import Talk
 
-Answers = Callable[[bytes, bytes], bytes | None]
+PREFIX = "/bucket/"
 
 
 @dataclass
 class Shelf:
-    """Objects by their paths, and the habits of the server that keeps them.
+    """The bucket `bucket`. `folds` makes of a key what a store makes of it that keeps objects in a file system."""
 
-    `refused` are the whole answers, by method, that are given instead of doing anything; one that is empty hangs up.
-    `damages` changes what is put; `cut` keeps only so many bytes of the next upload and hangs up; `before` runs, with
-    the shelf, before a request is answered; `folds` is what the server makes of a path.
-    """
-
-    objects: dict[bytes, bytes] = field(default_factory=dict)
-    refused: dict[bytes, bytes] = field(default_factory=dict)
-    asked: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
-    tagged: bool = True
-    tells_put: bool = False
-    """Whether its answer to an upload has the entity tag."""
-    heeds: bool = False
-    cut: int | None = None
-    damages: Callable[[bytes], bytes] = lambda data: data
-    before: Callable[[Shelf, bytes, bytes], None] = lambda shelf, method, path: None
-    folds: Callable[[bytes], bytes] = lambda path: path
-    shown: Callable[[Shelf, bytes], bytes | None] = lambda shelf, path: shelf.objects.get(path)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def methods(self) -> list[bytes]:
-        """The methods in the order in which they came."""
-        return [method for method, _, _ in self.asked]
+    objects: dict[str, bytes] = field(default_factory=dict)
+    folds: Callable[[str], str] = str
+    page: int = 1000
+    lists: bool = True
+    """Whether who asks may list it."""
+    meanwhile: list[dict[str, bytes]] = field(default_factory=list)
+    """What somebody else writes just before each upload."""
+    asked: list[str] = field(default_factory=list)
+    """The requests' methods and targets, byte for byte."""
 
     def __call__(self, talk: Talk) -> None:
-        """Play the server on one connection."""
-        while request := talk.head():
-            method, path = request.split(b" ", 2)[:2]
-            path = self.folds(path)
-            with self.lock:
-                self.asked.append((method, path, request))
-                self.before(self, method, path)
-            if method == b"PUT" and not self._put(talk, path, request):
-                return
-            if method != b"PUT" and not self._other(talk, method, path, request):
-                return
-
-    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
-        if b"100-continue" in request:
-            talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        length = length_of(request)
-        if self.cut is not None:
-            self.objects[path], self.cut = talk.body(self.cut), None
-            talk.reset()
-            return False
-        body = talk.body(length)
-        if len(body) < length:
-            self.objects[path] = body  # as some servers do
-            return False
-        if self.refused.get(b"PUT") is not None:
-            talk.send(self.refused[b"PUT"])
-            return True
-        if self.heeds and b"If-None-Match: *" in request and path in self.objects:
-            talk.send(b"HTTP/1.1 412 No\r\nContent-Length: 0\r\n\r\n")
-            return True
-        self.objects[path] = self.damages(body)
-        talk.send(b"HTTP/1.1 201 X\r\n", self._tag(self.objects[path]) if self.tells_put else b"")
-        talk.send(b"Content-Length: 0\r\n\r\n")
-        return True
-
-    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
-        if (said := self.refused.get(method)) is not None:
-            talk.send(said)
-            return bool(said)
-        data = self.shown(self, path)
-        if data is None:
-            talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
-        elif method == b"DELETE":
-            wanted = request.partition(b"If-Match: ")[2].partition(b"\r\n")[0]
-            if self.heeds and wanted and wanted not in self._tag(data):
-                talk.send(b"HTTP/1.1 412 No\r\nContent-Length: 0\r\n\r\n")
+        for request, body in asked(talk):
+            method, target = request.decode().split(" ", 2)[:2]
+            self.asked.append(f"{method} {target}")
+            path, _, query = target.partition("?")
+            if method == "PUT" and self.meanwhile:
+                self.objects |= self.meanwhile.pop()
+            if "list-type" in query:
+                talk.send(self._listed(parse_qs(query, keep_blank_values=True)))
             else:
-                del self.objects[path]
-                talk.send(b"HTTP/1.1 204 No Content\r\n\r\n")
-        else:
-            fields = b"Content-Length: %d\r\n" % len(data) + (self._tag(data) if self.tagged else b"")
-            talk.send(b"HTTP/1.1 200 X\r\n" + fields + b"\r\n", data if method == b"GET" else b"")
-        return True
+                key = self.folds(unquote(path.removeprefix(PREFIX)))
+                talk.send(self._done(method, key, request, body))
 
-    @staticmethod
-    def _tag(data: bytes) -> bytes:
-        return b'ETag: "%s"\r\n' % hashlib.md5(data).hexdigest().encode()
+    def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+        copied = _field(request, b"x-amz-copy-source")
+        if method == "PUT":
+            if b"\r\nIf-None-Match: *\r\n" in request and key in self.objects:
+                return refusal(412, "PreconditionFailed")
+            if copied is not None:
+                body = self.objects[self.folds(unquote(copied.removeprefix(PREFIX)))]
+            elif b"x-amz-trailer" in request:
+                size, _, rest = body.partition(b"\r\n")
+                body = rest[: int(size, 16)]
+            self.objects[key] = body
+            told = document("CopyObjectResult", ("ETag", _tag(body))) if copied is not None else b""
+            return reply(200, told, f"ETag: {_tag(body)}", f"x-amz-checksum-crc64nvme: {crc64nvme(body)}")
+        if method == "DELETE":
+            self.objects.pop(key, None)
+            return b"HTTP/1.1 204 X\r\n\r\n"
+        data = self.objects.get(key)
+        if data is None:
+            return GONE
+        fields = f"ETag: {_tag(data)}\r\nx-amz-checksum-crc64nvme: {crc64nvme(data)}\r\n"
+        head = f"HTTP/1.1 200 X\r\nContent-Length: {len(data)}\r\n{fields}\r\n".encode()
+        return head + (data if method == "GET" else b"")
+
+    def _listed(self, query: dict[str, list[str]]) -> bytes:
+        if not self.lists:
+            return refusal(403, "AccessDenied")
+        asked = {name: values[0] for name, values in query.items()}
+        prefix, after = asked.get("prefix", ""), asked.get("continuation-token") or asked.get("start-after", "")
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        page = keys[: min(self.page, int(asked.get("max-keys", "1000")))]
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        rows = "".join(
+            f"<Contents><Key>{quote(key, safe='/')}</Key><Size>{len(self.objects[key])}</Size>"
+            f"<ETag>{_tag(self.objects[key])}</ETag><LastModified>{now}</LastModified></Contents>"
+            for key in page
+        )
+        more = len(page) < len(keys)
+        token = f"<NextContinuationToken>{quote(page[-1], safe='/')}</NextContinuationToken>" if more else ""
+        truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}"
+        text = f"<ListBucketResult><EncodingType>url</EncodingType>{truncated}{rows}</ListBucketResult>"
+        return reply(200, text.encode())
 
 
-def empty(status: int) -> bytes:
-    """Return an answer of a status that has no text."""
-    return b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
+def _field(request: bytes, name: bytes) -> str | None:
+    found = (line.partition(b": ")[2].decode() for line in request.split(b"\r\n") if line.lower().startswith(name))
+    return next(found, None)
+
+
+def _tag(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'

@@ -11,7 +11,7 @@ from relay.receipt import State
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
-from tests.faults.shelf import Shelf, empty
+from tests.faults.plain_shelf import Shelf, empty
 from tests.scripted import Peer
 
 NO_HEAD = {str(status): empty(status) for status in (400, 401, 403, 404, 405, 406, 410, 500, 501)} | {"hangs up": b""}

@@ -418,7 +418,7 @@ def test_the_destinations_own_digest_is_whole_digest(engine: Engine, pair: Pair,
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 def test_a_destinations_digest_that_differs_is_a_failure(engine: Engine, pair: Pair, method: str) -> None:
-    fails(engine, pair, IntegrityMismatch, digesting(Cloud(), b"AAAAAA=="), method=method)
+    fails(engine, pair, IntegrityMismatch, digesting(Cloud(), b"AAAAAQ=="), method=method)
 
 
 def test_could_not_verify_is_never_success(engine: Engine, pair: Pair) -> None:

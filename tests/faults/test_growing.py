@@ -125,17 +125,18 @@ def test_f51_one_that_fails_is_thrown_away_and_then_forgotten(ledger: Ledger, tm
 def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
     """The failure says so, and whoever makes the transfer again does it first."""
     bucket = Watched({"abort": [refusal(403, "AccessDenied")] * 9}, ledger=tmp_path / "ledger.db")
-    with Peer(many(bucket)) as there, Peer(growing(SIZE, PART + 10)) as broken:
-        id = moved(ledger, runner_of(there), broken)
-    (row,) = ledger.page(id)
-    assert row.error is not None
-    assert "An unfinished upload may remain at s3://bucket/a/b.bin" in row.error["hint"]
-    (orphan,) = ledger.orphans(kept=0)
-    assert isinstance(orphan.upload, Begun)
-    assert (orphan.upload.upload_id, orphan.upload.pinned) == ("up/1", None)
-    bucket.answers.clear()
-    bucket.asked.clear()
-    with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:
+    ways = [growing(SIZE), growing(SIZE, PART + 10)]
+    with Peer(many(bucket)) as there, Peer(lambda talk: ways[-1](talk)) as source:
+        id = moved(ledger, runner_of(there), source)
+        (row,) = ledger.page(id)
+        assert row.error is not None
+        assert "An unfinished upload may remain at s3://bucket/a/b.bin" in row.error["hint"]
+        (orphan,) = ledger.orphans(kept=0)
+        assert isinstance(orphan.upload, Begun)
+        assert (orphan.upload.upload_id, orphan.upload.pinned) == ("up/1", None)
+        bucket.answers.clear()
+        bucket.asked.clear()
+        ways.pop()
         ledger.act(id, "retry", order(source).secret())
         worked(ledger, runner_of(there), id)
     assert [row.state for row in ledger.page(id)] == ["verified"]

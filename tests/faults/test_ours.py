@@ -14,7 +14,7 @@ from relay.receipt import State, Version
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
-from tests.faults.shelf import Shelf, empty
+from tests.faults.plain_shelf import Shelf, empty
 from tests.scripted import Peer
 
 THEIRS = b"a newer object of somebody else"
@@ -27,6 +27,11 @@ def migrate(engine: Engine, shelf: Shelf, **options: object) -> State:
 
 def flipped(data: bytes) -> bytes:
     return bytes([data[0] ^ 255]) + data[1:]
+
+
+def hurried(tmp_path: Path) -> Terminal:
+    """A terminal whose patience is short: failures that come each time are the rule here."""
+    return Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.2", RELAY_RETRY_BUDGET="3")
 
 
 def plant(tmp_path: Path, data: bytes = DATA) -> Path:
@@ -44,7 +49,7 @@ def plant(tmp_path: Path, data: bytes = DATA) -> Path:
 def test_a_damaged_object_of_ours_is_never_what_was_there(tmp_path: Path, if_exists: str, tells_put: bool) -> None:
     """The destination damages it, and lets nobody delete it: the same command, said twice, fails twice."""
     shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, tells_put=tells_put)
-    folder, terminal = plant(tmp_path), Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.2")
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
             code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
@@ -61,7 +66,7 @@ def test_a_piece_of_ours_is_gone_on_with(tmp_path: Path, if_exists: str, kept: i
     """A connection breaks, and the server keeps what came."""
     shelf = Shelf(refused={} if deletes else {b"DELETE": empty(405)}, cut=kept)
     with Peer(shelf) as there:
-        code, told = Terminal(tmp_path).tree(plant(tmp_path), there.url("/to/"), "--if-exists", if_exists)
+        code, told = hurried(tmp_path).tree(plant(tmp_path), there.url("/to/"), "--if-exists", if_exists)
     assert (code, told["objects"]) == (0, {"verified": 1})
     assert shelf.objects == {b"/to/a": DATA}
 
@@ -78,14 +83,14 @@ def test_what_somebody_puts_there_while_ours_breaks_is_neither_deleted_nor_repla
 
     shelf.before = before
     with Peer(shelf) as there:
-        code, told = Terminal(tmp_path).tree(plant(tmp_path), there.url("/to/"), "--if-exists", if_exists)
+        code, told = hurried(tmp_path).tree(plant(tmp_path), there.url("/to/"), "--if-exists", if_exists)
     assert (code, told["objects"]) == (1, {"failed": 1})
     assert shelf.objects == {b"/to/a": THEIRS}
     assert b"DELETE" not in shelf.methods
 
 
 def test_unverified_is_no_success_when_it_is_said_twice(tmp_path: Path) -> None:
-    shelf, folder, terminal = Shelf(), plant(tmp_path), Terminal(tmp_path)
+    shelf, folder, terminal = Shelf(), plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         words = (folder, there.url("/to/"), "--if-exists", "skip", "--verify", "size")
         for _ in range(3):
@@ -96,7 +101,7 @@ def test_unverified_is_no_success_when_it_is_said_twice(tmp_path: Path) -> None:
 
 def test_what_was_there_before_is_skipped_however_often_it_is_asked_for(tmp_path: Path) -> None:
     """Of what is left alone nothing is noted."""
-    shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), Terminal(tmp_path)
+    shelf, folder, terminal = Shelf({b"/to/a": THEIRS}), plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):
             code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")

@@ -12,7 +12,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from relay.ledger.twins import fold
 from tests.end_to_end.terminal import Terminal
-from tests.faults.shelf import Shelf
+from tests.faults.plain_shelf import Shelf
 from tests.ledgers import TREE, verified
 from tests.scripted import Peer
 

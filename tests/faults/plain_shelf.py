@@ -1,0 +1,105 @@
+"""A plain HTTP destination of many habits: what it tells of an object, what it keeps of an upload, what it heeds."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.scripted import Talk, length_of
+
+Answers = Callable[[bytes, bytes], bytes | None]
+
+
+@dataclass
+class Shelf:
+    """Objects by their paths, and the habits of the server that keeps them.
+
+    `refused` are the whole answers, by method, that are given instead of doing anything; one that is empty hangs up.
+    `damages` changes what is put; `cut` keeps only so many bytes of the next upload and hangs up; `before` runs, with
+    the shelf, before a request is answered; `folds` is what the server makes of a path.
+    """
+
+    objects: dict[bytes, bytes] = field(default_factory=dict)
+    refused: dict[bytes, bytes] = field(default_factory=dict)
+    asked: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    tagged: bool = True
+    tells_put: bool = False
+    """Whether its answer to an upload has the entity tag."""
+    heeds: bool = False
+    cut: int | None = None
+    damages: Callable[[bytes], bytes] = lambda data: data
+    before: Callable[[Shelf, bytes, bytes], None] = lambda shelf, method, path: None
+    folds: Callable[[bytes], bytes] = lambda path: path
+    shown: Callable[[Shelf, bytes], bytes | None] = lambda shelf, path: shelf.objects.get(path)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def methods(self) -> list[bytes]:
+        """The methods in the order in which they came."""
+        return [method for method, _, _ in self.asked]
+
+    def __call__(self, talk: Talk) -> None:
+        """Play the server on one connection."""
+        while request := talk.head():
+            method, path = request.split(b" ", 2)[:2]
+            path = self.folds(path)
+            with self.lock:
+                self.asked.append((method, path, request))
+                self.before(self, method, path)
+            if method == b"PUT" and not self._put(talk, path, request):
+                return
+            if method != b"PUT" and not self._other(talk, method, path, request):
+                return
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        if b"100-continue" in request:
+            talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        length = length_of(request)
+        if self.cut is not None:
+            self.objects[path], self.cut = talk.body(self.cut), None
+            talk.reset()
+            return False
+        body = talk.body(length)
+        if len(body) < length:
+            self.objects[path] = body  # as some servers do
+            return False
+        if self.refused.get(b"PUT") is not None:
+            talk.send(self.refused[b"PUT"])
+            return True
+        if self.heeds and b"If-None-Match: *" in request and path in self.objects:
+            talk.send(b"HTTP/1.1 412 No\r\nContent-Length: 0\r\n\r\n")
+            return True
+        self.objects[path] = self.damages(body)
+        talk.send(b"HTTP/1.1 201 X\r\n", self._tag(self.objects[path]) if self.tells_put else b"")
+        talk.send(b"Content-Length: 0\r\n\r\n")
+        return True
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        if (said := self.refused.get(method)) is not None:
+            talk.send(said)
+            return bool(said)
+        data = self.shown(self, path)
+        if data is None:
+            talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+        elif method == b"DELETE":
+            wanted = request.partition(b"If-Match: ")[2].partition(b"\r\n")[0]
+            if self.heeds and wanted and wanted not in self._tag(data):
+                talk.send(b"HTTP/1.1 412 No\r\nContent-Length: 0\r\n\r\n")
+            else:
+                del self.objects[path]
+                talk.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        else:
+            fields = b"Content-Length: %d\r\n" % len(data) + (self._tag(data) if self.tagged else b"")
+            talk.send(b"HTTP/1.1 200 X\r\n" + fields + b"\r\n", data if method == b"GET" else b"")
+        return True
+
+    @staticmethod
+    def _tag(data: bytes) -> bytes:
+        return b'ETag: "%s"\r\n' % hashlib.md5(data).hexdigest().encode()
+
+
+def empty(status: int) -> bytes:
+    """Return an answer of a status that has no text."""
+    return b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
