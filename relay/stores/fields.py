@@ -55,9 +55,9 @@ TAG_CHARACTERS = 1024
 
 def whole(text: str | None) -> str | None:
     """Return what a store calls a version, to be said back to it: whole, or None where it is none, is too long, or has
-    other characters than visible ones. One that was cut would be the name of another."""
+    other characters than the visible ones that a field may have. One that was cut would be the name of another."""
     text = (text or "").strip()
-    return text if 0 < len(text) <= TAG_CHARACTERS and text.isprintable() else None
+    return text if 0 < len(text) <= TAG_CHARACTERS and text.isprintable() and max(text) <= "\xff" else None
 
 
 def printable(text: str) -> str:

@@ -295,7 +295,7 @@ class S3Store(S3Uploading):
             for row in rows:
                 number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
                 if plain_name(row.tag) == "Part" and number is not None and size is not None:
-                    found.append(Part(number, size, row.findtext("{*}ETag") or "", checked=False))
+                    found.append(Part(number, size, whole(row.findtext("{*}ETag")) or "", checked=False))
                 told[plain_name(row.tag)] = (row.text or "").strip()
         if told.get("IsTruncated", "").lower() != "true":
             return found, None

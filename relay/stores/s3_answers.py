@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from relay.digest import ALGORITHMS, Digests
@@ -234,8 +234,16 @@ def _ends_in_slash() -> UnsafeKey:
 def unfinished(row: Element) -> tuple[str, str, float] | None:
     """Return what a row tells of an upload in parts: its id, its key, and when it was begun (since 1970)."""
     upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
-    begun = iso_date(when)
+    begun, upload = iso_date(when), whole(upload)
     return (upload, key, begun.timestamp()) if upload and key and begun is not None else None
+
+
+def in_query(text: str) -> str:
+    """Return a peer's text as a query says it back, whatever it holds: bytes that are no UTF-8, or a lone surrogate."""
+    try:
+        return quote(text, safe="-_.~", errors="surrogateescape")
+    except UnicodeEncodeError:
+        return quote(text, safe="-_.~", errors="surrogatepass")
 
 
 def _unquoted(text: str) -> str:

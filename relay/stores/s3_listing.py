@@ -15,14 +15,13 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Final, cast
-from urllib.parse import quote
 
 import gevent
 
 from relay.errors import ProtocolViolation, Rejected, RelayError
 from relay.location import Location
 from relay.stores.interfaces import Entry
-from relay.stores.s3_answers import ListedPage, read_page
+from relay.stores.s3_answers import ListedPage, in_query, read_page
 from relay.stores.s3_exchange import S3Account, S3Exchange, key_of
 
 TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
@@ -94,9 +93,7 @@ class S3Listing(S3Exchange):
     def _listed_page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
         """Ask for one page, once. Raises as `_told`."""
         account = cast(S3Account, location.account)
-        query = "&".join(
-            f"{name}={quote(asked[name], safe='-_.~', errors='surrogateescape')}" for name in sorted(asked)
-        )
+        query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
         with closing(self._told(response, "GET", location, "ListBucketResult")) as rows:
             return read_page(rows, prefix, location, self._side)

@@ -17,7 +17,7 @@ from relay.receipt import Version
 from relay.stores.fields import printable, whole
 from relay.stores.interfaces import Opened, Span, Stored
 from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
-from relay.stores.s3_answers import checksums, version_id
+from relay.stores.s3_answers import checksums, in_query, version_id
 from relay.stores.s3_exchange import at_query
 from relay.stores.s3_listing import S3Listing
 from relay.wire.http1 import Fields, Head
@@ -73,7 +73,7 @@ class S3Reading(S3Listing):
         except (Rejected, PermissionDenied, NotFound) as error:
             return ((UNTOLD, f"the source does not tell the object's tags: {error.message}"),)
         tags = ((row.findtext("{*}Key") or "", row.findtext("{*}Value") or "") for row in rows)
-        return ((TAGGING, "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in tags)),)
+        return ((TAGGING, "&".join(f"{in_query(key)}={in_query(value)}" for key, value in tags)),)
 
 
 def version_at(location: Location, id: str) -> Location:

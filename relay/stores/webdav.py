@@ -172,10 +172,11 @@ class WebDavStore(HttpStore):
         return replace(stored, place=location)
 
     def head(self, location: Location) -> Found | Unknown:
-        """As Source.head. Raises Rejected for a folder at a destination, which many servers answer HEAD for too; it
-        is looked for where there is no entity tag, as folders seldom have one."""
+        """As Source.head. Raises Rejected for a folder at a destination, which many servers answer HEAD for too, or
+        have no HEAD of; it is looked for where there is no entity tag, or no length, as folders seldom have both."""
         found = super().head(location)
-        if self._side == "destination" and isinstance(found, Found) and found.version.etag is None:
+        told = isinstance(found, Found) and found.version.etag is not None and found.version.size
+        if self._side == "destination" and not told:
             self._refuse_folder(location)
         return found
 
@@ -298,6 +299,13 @@ class WebDavStore(HttpStore):
                 side=self._side,
                 hint="What has that other name was left alone. Rename the object, without ';', '?' and '%'.",
             )
+        if status != 207 and status not in NO_METHOD:
+            raise Rejected(
+                f"{place} is taken, and PROPFIND is answered {status}: it may be a folder, and all in it would go",
+                side=self._side,
+                store_status=status,
+                hint="What is there was left alone. Permit PROPFIND, or remove by hand what is to be replaced.",
+            )
         return self._aimed("MOVE", part, place, (("Overwrite", "T"),))
 
     def _aimed(self, method: str, source: Location, there: Location, fields: Fields) -> Response:
@@ -319,18 +327,24 @@ class WebDavStore(HttpStore):
         return again
 
     def _refuse_folder(self, place: Location) -> int:
-        """Raise Rejected if a folder is there; where the server can't tell there is none. Returns what it answered."""
+        """Raise Rejected if a folder is there, and the error of an answer that may pass, or tells of nothing. Returns
+        what PROPFIND was answered: 207 for what is no folder; where it is refused for good nothing is known."""
         response = self._send("PROPFIND", place, (("Depth", "0"), *XML), PROPERTIES)
         status = response.head.status
-        folder = status in MOVED and (response.head.get("location") or "").endswith("/")
-        if status == 207:
+        if status != 207:
+            error: RelayError | None = self._refusal(response, "PROPFIND", place)
+            folder = status in MOVED and (response.head.get("location") or "").endswith("/")
+        else:
             with closing(self._rows(response, place)) as rows:
                 found = next(rows, None)
-            if found is not None and (status := status_of(found)) == 200:
-                folder, status = is_folder(found), 207
-        response.body.close()
+            if found is None:
+                raise ProtocolViolation(f"PROPFIND of {place} tells of nothing", side=self._side, retryable=True)
+            error, told = self._row_error(found, place), status_of(found)
+            folder, status = error is None and is_folder(found), 207 if error is None else told
         if folder:
             raise folder_there(place)
+        if error is not None and error.retryable:
+            raise error
         return status
 
     def _version(self, head: Head) -> Version:
@@ -388,9 +402,9 @@ class WebDavStore(HttpStore):
         return walk(partial(self._members, root), self._patience, recursive)
 
     def _members(self, root: Location, name: str = "") -> Generator[Entry, None, None]:
-        """Yield what a folder holds. Raises what its own row says; ProtocolViolation, which may pass, for an answer
-        that tells of nothing at all: the folder at least would be told of."""
-        folder = root.with_target(root.path + quote(name, safe="/-_.~", errors="surrogateescape")) if name else root
+        """Yield what a folder holds. Raises what its own row says; UnsafeKey for a folder that has no URL;
+        ProtocolViolation, which may pass, for an answer that tells of nothing at all: the folder at least would be."""
+        folder = root.below(name) if name else root
         response = self._send("PROPFIND", folder, (("Depth", "1"), *XML), PROPERTIES)
         if response.head.status != 207:
             raise self._refusal(response, "PROPFIND", folder)

@@ -21,6 +21,7 @@ from relay.errors import (
     Throttled,
     Unauthenticated,
     Unavailable,
+    UnsafeKey,
     Unsupported,
 )
 from relay.location import Location, parse_location
@@ -427,6 +428,32 @@ def test_a_character_that_xml_does_not_allow_is_one_keys_matter(wire: Wire, kind
         found = [entry.name for entry in listed(wire, place_of(kind, peer))]
     assert len(found) == 2
     assert found[1] == "good"
+
+
+@pytest.mark.parametrize("char", ["&#xD800;", "&#xDC80;", "%ED%A0%80", "&#xDBFF;%20"])
+def test_a_folder_whose_name_has_no_url_is_that_folders_matter(wire: Wire, char: str) -> None:
+    rows = dav(("/f/", FOLDER), (f"/f/x{char}/", FOLDER), ("/f/good", FILE))
+    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+        found = listed(wire, place_of("webdav", peer))
+    assert sorted((entry.name == "good", type(entry.error)) for entry in found)[1] == (True, type(None))
+    assert [type(entry.error) for entry in found if entry.name != "good"] == [UnsafeKey]
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("char", ["&#xD800;", "&#xDC80;", "&#10;", "\u6f22", "&amp;"])
+def test_a_listing_goes_on_behind_any_text(wire: Wire, char: str, tokens: bool) -> None:
+    asked: list[str] = []
+
+    def answers(_: str, target: str) -> bytes:
+        asked.append(target)
+        token = f"<NextContinuationToken>t{char}</NextContinuationToken>" if tokens else ""
+        more = f"<IsTruncated>true</IsTruncated>{token}<Contents><Key>f/x{char}</Key></Contents>"
+        rows = more if len(asked) == 1 else "<Contents><Key>f/zz</Key></Contents>"
+        return reply(200, f"<ListBucketResult>{rows}</ListBucketResult>")
+
+    with Peer(serving(answers)) as peer:
+        assert [entry.name for entry in listed(wire, place_of("s3", peer))][1:] == ["zz"]
+    assert ("continuation-token=t%" if tokens else "marker=f%2Fx%") in asked[1]
 
 
 # -- spelling, size, and others' turns

@@ -237,7 +237,7 @@ def test_a_long_entity_tag_is_said_back_whole(engine: Engine, length: int) -> No
     assert told in bucket.requests[-1]
 
 
-@pytest.mark.parametrize("text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"'])
+@pytest.mark.parametrize("text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"', '"\u6f22"', '"\ud800"'])
 def test_a_name_that_can_not_be_said_back_is_none(text: str | None) -> None:
     assert whole(text) is None
 

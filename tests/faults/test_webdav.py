@@ -441,3 +441,62 @@ def test_a_server_that_takes_neither_is_told_of_with_the_cause(engine: Engine) -
     assert "proxy" in caught.value.hint
     assert dav.asked.count(b"MOVE") == 2
     assert dav.objects == {}
+
+
+# -- a folder that has the object's name
+
+
+def multistatus(*hrefs: bytes) -> bytes:
+    rows = b"".join(b"<d:response><d:href>%s</d:href></d:response>" % href for href in hrefs)
+    text = b'<d:multistatus xmlns:d="DAV:">%s</d:multistatus>' % rows
+    return b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+
+
+@dataclass
+class Taken(Dav):
+    """One that has a folder of the object's name, of which HEAD and PROPFIND tell what a test wrote down. A MOVE that
+    may overwrite takes it away with all that is in it (RFC 4918 section 9.9.3)."""
+
+    headed: bytes = EMPTY % 405
+    told: bytes = multistatus(FINAL + b"/")
+    folders: set[bytes] = field(default_factory=lambda: {b"/", b"/new/", b"/new/folder/", FINAL + b"/"})
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if path.rstrip(b"/") == FINAL and method in (b"PROPFIND", b"HEAD", b"GET"):
+            return self.told if method == b"PROPFIND" else self.headed
+        if method == b"MOVE" and b"Overwrite: F" in request:
+            return EMPTY % 412
+        if method == b"MOVE":
+            self.folders.discard(FINAL + b"/")
+        return super()._done(method, path, request, body)
+
+
+@pytest.mark.parametrize("told", [*(EMPTY % status for status in (302, 400, 401, 403, 429, 500, 503)), multistatus()])
+def test_what_may_be_a_folder_is_not_overwritten_where_propfind_can_not_tell(engine: Engine, told: bytes) -> None:
+    dav = Taken(told=told)
+    with pytest.raises(RelayError):
+        migrate(engine, dav)
+    assert FINAL + b"/" in dav.folders
+    assert not dav.objects
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
+@pytest.mark.parametrize(
+    "headed",
+    [
+        *(EMPTY % status for status in (200, 403, 405, 501)),
+        b'HTTP/1.1 200 X\r\nContent-Length: 0\r\nETag: "x"\r\n\r\n',
+    ],
+)
+def test_a_folder_of_an_objects_name_is_not_taken_for_the_object(engine: Engine, headed: bytes, if_exists: str) -> None:
+    dav = Taken(headed=headed)
+    with pytest.raises(Rejected, match="is a folder there"):
+        migrate(engine, dav, if_exists=if_exists)
+    assert FINAL + b"/" in dav.folders
+    assert not dav.objects
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_nothing_is_skipped_where_what_is_there_can_not_be_told_from_a_folder(engine: Engine, status: int) -> None:
+    with pytest.raises(RelayError):
+        migrate(engine, Taken(headed=EMPTY % 200, told=EMPTY % status), if_exists="skip")
