@@ -426,6 +426,7 @@ class Claimer:
         if self.stopping or self._crowded(claim.migration_id):
             return Settlement(claim, "hand_back")
         transfer: Transfer | None = None
+        active: Active | None = None
         while claim.id in self._shares and not self.stopping:
             gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
         try:
@@ -451,7 +452,7 @@ class Claimer:
             return None
         except RelayError as error:
             self.moved(transfer.moved if transfer else 0)
-            return self._failed(claim, transfer, error, transfer is not None and active.stopped)
+            return self._failed(claim, transfer, error, active is not None and active.stopped)
         self.moved(min(transfer.moved, outcome.bytes))  # what was read of one that was left alone did not move
         self.ended(claim, outcome)
         self._jobs.passed(claim)

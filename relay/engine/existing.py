@@ -10,7 +10,7 @@ Decided here: when nothing need be sent. Never here: what is compared (`unchange
 from __future__ import annotations
 
 from relay.engine.acceptance import Acceptance
-from relay.engine.looks import is_piece, look_before, untold
+from relay.engine.looks import is_piece, look, look_before, untold
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
 from relay.engine.progress import Progress
@@ -23,8 +23,10 @@ from relay.errors import (
     AlreadyExists,
     DestinationLost,
     IntegrityMismatch,
+    NotFound,
     PermissionDenied,
     PreconditionFailed,
+    StoreError,
     Unavailable,
 )
 from relay.ledger.rows import Before
@@ -120,7 +122,7 @@ class Existing:
     def refused(self, error: PreconditionFailed, destination: Destination, place: Location, found: Found) -> Outcome:
         """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error` itself.
 
-        Where an earlier attempt of ours may be what is there, Unavailable: the next one looks.
+        Where an earlier attempt of ours may be what is there, or nothing is, Unavailable: the next one looks.
         """
         if error.side != "destination" or not self._terms.if_absent:
             raise error
@@ -130,9 +132,26 @@ class Existing:
                 side="destination",
                 hint="An earlier attempt may have arrived late: run it again, and it is looked at.",
             ) from None
+        if self._is_absent(destination, place):
+            self._progress.unsend()
+            raise Unavailable(
+                f"{place} was refused as if something were there, and nothing is: {error.message}",
+                side="destination",
+                hint="The destination answers 412 for another reason; what it says of itself may tell which.",
+            ) from None
         if self._terms.plan.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
         return self._terms.outcome(State.SKIPPED, place)
+
+    def _is_absent(self, destination: Destination, place: Location) -> bool:
+        """Say if nothing is there for certain."""
+        try:
+            look(destination, place)
+        except NotFound:
+            return True
+        except StoreError:
+            pass  # it does not tell
+        return False
 
     # -- what may be ours
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from relay.errors import LeaseLost
 from relay.ledger.claims import Who, chunks
@@ -55,7 +55,9 @@ def folded(name: str) -> str | None:
 
 
 def mark(connection: Connection, migration: str, names: Sequence[str]) -> None:
-    """Mark those of some names that were just written, and of those that were written before, of which two are one."""
+    """Mark those of some names that were just written, and of those that were written before, of which two are one.
+
+    One that was claimed before anybody knew of the other is entered with that: it may be under way, or have been."""
     keys = {name: fold(name) for name in names}
     groups: dict[str, set[int]] = defaultdict(set)
     odd = _rows(connection, migration, keys=set(keys.values()))
@@ -65,7 +67,8 @@ def mark(connection: Connection, migration: str, names: Sequence[str]) -> None:
     ids = [id for group in groups.values() if len(group) > 1 for id in group]
     for some in chunks(ids):
         fresh = transfers.c.id.in_(some) & (transfers.c.twins == 0)
-        connection.execute(update(transfers).where(fresh).values(twins=MARKED))
+        begun = case((transfers.c.fence > 0, ENTERED), else_=MARKED)
+        connection.execute(update(transfers).where(fresh).values(twins=begun))
 
 
 def _rows(

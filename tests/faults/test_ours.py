@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.errors import AlreadyExists, IntegrityMismatch, RelayError
+from relay.errors import AlreadyExists, IntegrityMismatch, RelayError, Unavailable
 from relay.ledger.rows import Before
 from relay.receipt import State, Version
 from tests.conftest import Engine
@@ -210,3 +210,25 @@ def test_a_refusal_of_the_first_attempt_is_another_ones(engine: Engine) -> None:
     with pytest.raises(AlreadyExists):
         migrate(engine, Shelf(heeds=True, before=before), if_exists="fail")
     assert shelf.objects == {b"/a": THEIRS}
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_a_412_where_nothing_is_there_is_no_object_that_exists(engine: Engine, if_exists: str) -> None:
+    """A server has other reasons for a 412: what is not there is neither skipped nor in the way."""
+    shelf = Shelf(refused={b"PUT": empty(412)})
+    with pytest.raises(Unavailable) as caught:
+        migrate(engine, shelf, if_exists=if_exists)
+    assert "nothing is" in caught.value.message
+    assert (shelf.objects, b"DELETE" in shelf.methods) == ({}, False)
+
+
+@pytest.mark.parametrize("answer", [403, 405, 501])
+def test_a_412_is_believed_where_the_destination_lets_nobody_look(engine: Engine, answer: int) -> None:
+    shelf = Shelf(refused={b"PUT": empty(412)})
+
+    def before(one: Shelf, method: bytes, _: bytes) -> None:
+        if method == b"PUT":
+            one.refused = {b"PUT": empty(412), b"HEAD": empty(answer), b"GET": empty(answer)}
+
+    shelf.before = before
+    assert migrate(engine, shelf, if_exists="skip") is State.SKIPPED

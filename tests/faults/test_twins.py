@@ -6,13 +6,21 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import gevent
 import pytest
 
+from relay.config import Settings
+from relay.engine.claimed import known_of
+from relay.engine.claimer import Claimer
+from relay.engine.order import End, Order
+from relay.engine.runner import Runner
+from relay.errors import LedgerBusy
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from relay.ledger.twins import fold
 from tests.end_to_end.terminal import Terminal
 from tests.faults.plain_shelf import Shelf
+from tests.faults.test_explosions import exploding
 from tests.ledgers import TREE, verified
 from tests.scripted import Peer
 
@@ -119,3 +127,36 @@ def test_no_two_that_may_be_one_are_under_way_at_a_time(ledger: Ledger) -> None:
     assert ledger.enter(again) == (one.name,)
     ledger.step_back(again)
     ledger.settle([Settlement(again, "failed", error={"code": "key-collision", "side": "destination", "detail": "no"})])
+
+
+@pytest.mark.parametrize("first", ["a", "A", "b "])
+def test_one_that_was_claimed_before_the_other_was_listed_is_under_way_too(ledger: Ledger, first: str) -> None:
+    """Transfers start while the listing still goes on: the other waits, and learns of it, whatever became of it."""
+    other = {"a": "A", "A": "a", "b ": "b"}[first]
+    ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, [Listed(first, 1), Listed("later", 1)], "1")
+    before = next(claim for claim in ledger.claim(2) if claim.name == first)
+    assert not before.twins
+    ledger.add_page(listing, [Listed(other, 1)], "2")
+    (claim,) = ledger.claim(1)
+    assert ledger.enter(claim) is None
+    ledger.settle([Settlement(before, "hand_back")])
+    (again,) = ledger.claim(1)
+    assert known_of(again).begun, "something of it may be there"
+    ledger.settle([Settlement(again, "failed", error={"code": "not-found"})])
+    assert ledger.enter(claim) == (first,)
+
+
+def test_a_ledger_that_is_busy_when_a_name_is_entered_fails_no_object(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path / "from", "a", "A")
+    runner = Runner(Settings(local_folders=str(tmp_path)))
+    order = Order(End(f"file://{tmp_path}/from"), End(f"file://{tmp_path}/to"), recursive=True)
+    id = ledger.create(order.spec(runner.remotes))[0].id
+    monkeypatch.setattr(Ledger, "enter", exploding(Ledger.enter, LedgerBusy("it is locked"), 2, after=False))
+    with gevent.Timeout(30):
+        Claimer(ledger, runner, 1, id).run()
+    assert {row.name: (row.state, row.error) for row in ledger.page(id)} == dict.fromkeys("aA", ("verified", None))
