@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import socket
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
-from loadtests.bench.seaweed import free_ports
+FIRST_PORT, TRIES = 15000, 100
 
 
 def programs() -> Path | None:
     """Return the folder of the newest server's programs, or None."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
+
+
+def lasting_port() -> int:
+    """Return a free port of loopback below those that the kernel gives to connections: one of these could take the
+    port of a server while it restarts (ip_local_port_range in the kernel's ip-sysctl). Raises OSError without one."""
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(TRIES):
+        port = random.randrange(FIRST_PORT, max(end, FIRST_PORT + 1))
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError(f"no port from {FIRST_PORT} to {end} is free")
 
 
 @dataclass(frozen=True)
@@ -82,8 +95,7 @@ def postgresql() -> Iterator[Postgres]:
         shutil.chown(folder, "postgres")
     run = [*user, str(bin / "initdb"), "-D", str(folder), "-U", "relay", "-A", "trust", "-E", "UTF8", "--no-sync"]
     subprocess.run(run, check=True, cwd="/", stdout=subprocess.DEVNULL)
-    (port,) = free_ports(1)
-    server = Postgres(port, folder, bin, user)
+    server = Postgres(lasting_port(), folder, bin, user)
     server.again()
     try:
         yield server
