@@ -9,6 +9,8 @@ Decided here: when nothing need be sent. Never here: what is compared (`unchange
 
 from __future__ import annotations
 
+from typing import cast
+
 from relay.engine.acceptance import Acceptance
 from relay.engine.looks import is_piece, look, look_before, untold
 from relay.engine.outcome import Outcome
@@ -17,6 +19,7 @@ from relay.engine.progress import Progress
 from relay.engine.reading import Reading, end_of
 from relay.engine.terms import Terms
 from relay.engine.unchanged import unchanged
+from relay.engine.unfinished import place_of
 from relay.engine.verify import CANT_READ, Sent, is_same
 from relay.engine.window import COMBINED
 from relay.errors import (
@@ -32,7 +35,7 @@ from relay.errors import (
 from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import State, Version
-from relay.stores.interfaces import Destination, Found, Stored
+from relay.stores.interfaces import Destination, Found, PartsDestination, Stored, Upload
 
 LISTED = frozenset({"s3"})
 """Stores that tell whoever may list that nothing is there, whether he may read or not (docs.aws.amazon.com,
@@ -169,7 +172,24 @@ class Existing:
     def _may_be_ours(self, destination: Destination, place: Location, there: Version) -> bool:
         """Say if what is there, and is not the whole object, may be a piece of ours, or damaged."""
         was = self._progress.before
-        return was is not None and self._shows_unproved(destination, place) and not is_same(was.version, there)
+        if was is None or not self._shows_unproved(destination, place) or is_same(was.version, there):
+            return False
+        return not self._is_still_open(destination, place)
+
+    def _is_still_open(self, destination: Destination, place: Location) -> bool:
+        """Say if the store still has the upload in parts that was begun: then it was never completed, so that nothing
+        of it is visible, and what is there is another writer's."""
+        journal = self._terms.journal
+        written = journal.begun() if journal is not None else None
+        if destination.part_limits is None or written is None or not written.upload_id:
+            return False
+        if place_of(self._terms.plan, written) != place:
+            return False
+        try:
+            cast(PartsDestination, destination).stored_parts(Upload(place, written.upload_id, written.checked))
+        except StoreError:
+            return False
+        return True
 
     def _sent_in_vain(
         self, destination: Destination, place: Location, there: Version, found: Found | None
