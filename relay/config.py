@@ -243,8 +243,8 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
 
 
 def _told(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"]) or "setting"
-    return f"{name} ({_place(str(error['loc'][0]) if error['loc'] else name)}): {error['msg']}"
+    name, told = ".".join(str(part) for part in error["loc"]) or "setting", error["msg"].removeprefix("Value error, ")
+    return f"{name} ({_place(str(error['loc'][0]) if error['loc'] else name)}): {told}"
 
 
 _NOT_SETTINGS = frozenset({"config", "failpoint"})
@@ -300,8 +300,10 @@ def load_tokens(path: Path | None) -> frozenset[str]:
     try:
         mode = path.stat().st_mode
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"RELAY_TOKENS_FILE {path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"RELAY_TOKENS_FILE {path} can't be read ({error.strerror})") from None
+    except UnicodeDecodeError:  # its text has a byte of a token
+        raise ConfigError(f"RELAY_TOKENS_FILE {path} is not UTF-8") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"RELAY_TOKENS_FILE {path} is open to others", hint=f"Run: chmod 600 {path}")
     tokens = frozenset(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))

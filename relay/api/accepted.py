@@ -181,8 +181,20 @@ def _check_free(addresses: Iterable[Any]) -> None:
     for address in addresses:
         if isinstance(address, tuple):
             _check_port(address)
-        elif isinstance(address, str | bytes):
+        elif isinstance(address, int):
+            _check_descriptor(address)
+        else:
             _check_unix(os.fsdecode(address))
+
+
+def _check_descriptor(number: int) -> None:
+    """Refuse a descriptor that whoever started this server did not open, or that is no socket."""
+    try:
+        why = None if stat.S_ISSOCK(os.fstat(number).st_mode) else "it is not a socket"
+    except OSError as error:
+        why = error.strerror
+    if why is not None:
+        raise Refused(f"cannot listen on fd://{number} ({why})", _CHOOSE, EXIT_BIND)
 
 
 def _check_port(address: tuple[Any, ...]) -> None:

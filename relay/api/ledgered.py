@@ -100,16 +100,16 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
 
     def one(id: str) -> Response:
         work = works()
-        return _json({**summary(work.ledger.migration(id)), **_trouble(work)})
+        return _json(_with_trouble(work, summary(work.ledger.migration(id))))
 
     def transfers(id: str) -> Response:
         return _transfers(works().ledger, id)
 
     def events(id: str) -> Response:
-        ledger = works().ledger
+        work = works()
         since = request.headers.get("Last-Event-ID", "0")
         number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
-        lines = _events(ledger, ledger.migration(id).id, number, runner)
+        lines = _events(work, work.ledger.migration(id).id, number, runner)
         response = Response(lines, mimetype=SSE)
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
@@ -242,7 +242,7 @@ def _lines(works: Works, runner: Runner, id: str) -> Iterator[str]:
     of it last."""
     migration = works.looks.at(id)
     while (migration.state == "running" or migration.under_way) and not runner.draining:
-        yield json.dumps({"event": "progress", **brief(migration), **_trouble(works)}) + "\n"
+        yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
         with suppress(LedgerFailed):  # which is waited for: the claimer says so
             migration = works.looks.at(id)
@@ -264,10 +264,12 @@ def _trouble(works: Works) -> dict[str, Any]:
     return {} if error is None else {"trouble": {"code": error.code, "detail": error.title}}
 
 
-def _events(ledger: Ledger, id: str, since: int, runner: Runner) -> Iterator[str]:
+def _events(works: Works, id: str, since: int, runner: Runner) -> Iterator[str]:
     """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events"), as long as the server runs: a
     client connects again by itself, and names the last event that it has."""
-    for kind, number, members in followed(ledger, id, since, gevent.sleep):
+    for kind, number, members in followed(works.ledger, id, since, gevent.sleep):
+        if kind == "progress":
+            members = _with_trouble(works, members)
         named = "" if number is None else f"id: {number}\n"
         yield f"{named}event: {kind}\ndata: {json.dumps(members)}\n\n"
         if runner.draining:

@@ -12,7 +12,7 @@ from time import monotonic
 import gevent
 
 from relay.cli.exits import Exit
-from relay.cli.terminal import say
+from relay.cli.terminal import say, show_cursor
 
 
 class Interrupt:
@@ -44,6 +44,7 @@ class Interrupt:
 
     def _came(self, code: Exit) -> None:
         if self.code is not None:
+            show_cursor()
             os._exit(code)
         self.code, self._since = code, monotonic()
         say("relay: stopping; once more to stop at once", sys.stderr)

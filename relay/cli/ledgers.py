@@ -17,6 +17,7 @@ from relay.config import Settings, load_settings
 from relay.errors import NotRelay, ServerUnreachable
 
 if TYPE_CHECKING:
+    from relay.cli.answered import Brief, Page, Row
     from relay.cli.client import Client
 
 Members = dict[str, Any]
@@ -134,41 +135,46 @@ class Here:
 
 
 class There:
-    """A server."""
+    """A server. What it answers is looked at before it is given on: something else may listen there."""
 
     def __init__(
         self, client: Client, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         """`clock` and `sleep` tell how long a server that went away is waited for."""
-        self._client, self._clock, self._sleep = client, clock, sleep
+        # Here and not above, as for `requests`: only a command that speaks to a server needs the shapes of its answers.
+        from relay.cli import answered
+
+        self._client, self._clock, self._sleep, self._shapes = client, clock, sleep, answered
         self.where = client.url
 
     def submit(self, request: Mapping[str, Any], key: str | None) -> Members:
         """Hand a migration over; it is in the server's ledger when this returns. Raises the server's RequestError."""
         headers = {"Prefer": "respond-async", **({"Idempotency-Key": key} if key else {})}
-        return self._client.ask("POST", "/migrate", request, **headers)
+        return self._migration(self._client.ask("POST", "/migrate", request, **headers))
 
     def one(self, id: str) -> Members:
         """As Migrations.one."""
-        return self._client.ask("GET", _path(id))
+        return self._migration(self._client.ask("GET", _path(id)))
 
     def newest(self, limit: int) -> Iterator[Members]:
         """As Migrations.newest."""
         path: str | None = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
         while path and limit > 0:
-            page = self._client.ask("GET", path)
+            page = self._as(self._shapes.Page, self._client.ask("GET", path))
             yield from page["migrations"][:limit]
             limit, path = limit - len(page["migrations"]), page["next"]
+            if path and not (page["migrations"] and path.startswith("/migrations?")):  # it would lead elsewhere, or on
+                raise NotRelay(f"{self.where} answered with a page that leads nowhere, as no relay does")
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """As Migrations.rows."""
         query = f"?{urlencode({'state': ','.join(states)})}" if states else ""
         for line in self._client.lines(f"{_path(id)}/transfers{query}", NDJSON):
-            yield self._object(line)
+            yield self._as(self._shapes.Row, self._object(line))
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
         """As Migrations.act."""
-        return self._client.ask("POST", f"{_path(id)}/{verb}", places)
+        return self._migration(self._client.ask("POST", f"{_path(id)}/{verb}", places))
 
     def sweep(self, id: str) -> Iterator[str]:
         """As Migrations.sweep."""
@@ -178,7 +184,8 @@ class There:
         """As Migrations.limit."""
         named = {name: value for name, value in change.items() if name == "priority"}
         limits = {name: value for name, value in change.items() if name != "priority"}
-        return self._client.ask("PATCH", _path(id), {**named, **({"limits": limits} if limits else {})})
+        asked = {**named, **({"limits": limits} if limits else {})}
+        return self._migration(self._client.ask("PATCH", _path(id), asked))
 
     def follow(self, id: str) -> Iterator[Event]:
         """As Migrations.follow; where the server goes away it is waited for, and nothing is told twice."""
@@ -187,6 +194,8 @@ class There:
         while not ended:
             try:
                 for number, kind, members in self._events(id, since):
+                    if kind == "progress":
+                        self._as(self._shapes.Brief, members)
                     since, seen = number or since, self._clock()
                     ended = kind == "progress" and members.get("ended") is not None
                     yield kind, members
@@ -206,6 +215,16 @@ class There:
             elif fields:
                 yield fields.get("id", ""), fields.get("event", ""), self._object(fields.get("data", ""))
                 fields = {}
+
+    def _migration(self, members: Members) -> Members:
+        return self._as(self._shapes.Whole, members)
+
+    def _as(self, shape: type[Brief | Page | Row], members: Members) -> Members:
+        """Return members that are as the shape has them. Raises NotRelay for others."""
+        name = self._shapes.lack(shape, members)
+        if name is not None:
+            raise NotRelay(f"{self.where} answered without a proper {name!a}, as no relay does")
+        return members
 
     def _object(self, text: str) -> Members:
         try:

@@ -96,6 +96,13 @@ def has_bars() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
+def show_cursor() -> None:
+    """Show the cursor, which bars hide: for a process that ends at once, and leaves them as they are."""
+    if has_bars():
+        with suppress(OSError):
+            os.write(2, b"\x1b[?25h\n")
+
+
 def say_error(error: RelayError) -> None:
     """Print an error and what to do about it to stderr."""
     side = f"{error.side}: " if error.side in ("source", "destination") else ""

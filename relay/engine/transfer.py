@@ -216,6 +216,7 @@ class Transfer:
         if wait is None:
             raise error
         self._progress.phase = "waiting"
+        self.meter.look()  # what was told to end is not tried again
         self._troubles.note(WHOLE, error, self._patience.failures, wait)
         pause(wait, self.meter, self.sleep)
 

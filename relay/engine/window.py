@@ -98,6 +98,7 @@ class Way:
                     wait = patience.wait(meter.moved - before, meter.moved_at, error.retry_after)
                     if wait is None or patience.failures >= most():
                         raise
+                    meter.look()  # what was told to end is not tried again
                     self.troubles.note(what, error, patience.failures, wait)
                     pause(wait, meter, self.sleep)
         finally:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ from typing import Any
 from tests.end_to_end.test_cli import environment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def _take_terminal() -> None:
+    """In a child: let the keys of its standard input's terminal, such as Ctrl-C, be signals to it."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
@@ -47,8 +53,13 @@ class Terminal:
         assert "Traceback" not in out + err, err
         return process.returncode, out, err
 
-    def on_a_tty(self, *words: str, columns: int = 100, **more: str) -> tuple[int, str]:
-        """Run a command with a terminal of so many columns; return its exit code and all that came to it."""
+    def on_a_tty(
+        self, *words: str, columns: int = 100, typed: Sequence[tuple[str, bytes]] = (), **more: str
+    ) -> tuple[int, str]:
+        """Run a command with a terminal of so many columns; return its exit code and all that came to it.
+
+        `typed` are keys, each with the text that is waited for before it is hit.
+        """
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         process = subprocess.Popen(
@@ -58,12 +69,15 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
+            preexec_fn=_take_terminal,
         )
         os.close(theirs)
-        pieces = []
+        pieces, keys = [], list(typed)
         with suppress(OSError):  # EIO: the other end is closed
             while piece := os.read(ours, 65536):
                 pieces.append(piece)
+                if keys and keys[0][0].encode() in b"".join(pieces):
+                    os.write(ours, keys.pop(0)[1])
         os.close(ours)
         text = b"".join(pieces).decode(errors="replace")
         code = process.wait(timeout=60)

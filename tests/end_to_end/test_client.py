@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from relay.api.told import FIELDS
 from relay.cli.quantities import parse_bytes
 from tests.end_to_end.test_cli import ROOT, environment
 from tests.end_to_end.test_serve import SERVE, Server, running
@@ -208,10 +209,11 @@ def test_nobody_there(tmp_path: Path) -> None:
         b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
         b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 500 No\r\nContent-Type: application/problem+json\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 5\r\n\r\nhello",
     ],
-    ids=["a page", "no such page", "a redirect", "a list", "an empty problem", "lines"],
+    ids=["a page", "no such page", "a redirect", "a list", "an object", "an empty problem", "lines"],
 )
 def test_something_else_there(reply: bytes) -> None:
     with Peer(answer(reply)) as peer:
@@ -222,8 +224,12 @@ def test_something_else_there(reply: bytes) -> None:
 
 def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
     """Neither is a line half a line."""
-    one = b'{"id": "x", "number": 1}'
-    row = b'{"name": "a", "state": "verified"}\n'
+    named = {"id": "x", "number": 1, "state": "running", "source": "a", "destination": "b", "listing": "done"}
+    counted: dict[str, Any] = {"created": 1.0, "ended": None, "objects": {}, "bytes": {}, "bytes_resent": 0}
+    bound = {"priority": 0, "limits": {}, "levels": {}, "retries": 0, "error": None}
+    one = json.dumps({**named, **counted, **bound}).encode()
+    row = json.dumps(dict.fromkeys(FIELDS) | {"name": "a", "state": "verified", "attempts": 1, "resent": 0}).encode()
+    row += b"\n"
 
     def script(talk: Talk) -> None:
         while head := talk.head():

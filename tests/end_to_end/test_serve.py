@@ -209,6 +209,15 @@ def test_a_taken_port_is_one_line(command: tuple[str, ...]) -> None:
 
 
 @WAYS
+@pytest.mark.parametrize("descriptor", ["77", "0"])
+def test_a_descriptor_that_is_no_socket_is_one_line(command: tuple[str, ...], descriptor: str) -> None:
+    """One that nobody opened, and one that is something else."""
+    code, stderr = start(command, RELAY_BIND=f"fd://{descriptor}")
+    assert (code, stderr.count("\n")) == (1, 1), stderr
+    assert f"cannot listen on fd://{descriptor} (" in stderr
+
+
+@WAYS
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from relay.config import load_settings
 from relay.errors import ConfigError
 from tests.end_to_end.terminal import Terminal
-from tests.scripted import Peer, answer
+from tests.scripted import Peer, Talk, answer
 
 NAMES = ["ü", "🦜", "plain"]
 PLAIN_C = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -317,3 +319,45 @@ def test_a_terminal_says_what_is_tried_again_and_why(tmp_path: Path, columns: in
     assert code == 1
     assert re.search(r"a\[/b\] is tried again (now|in \d+ s): source: .* 503", " ".join(drawn.split()))
     assert all(len(line) <= columns for line in drawn.replace("\r", "\n").split("\n"))
+
+
+CTRL_C = b"\x03"
+
+
+@pytest.mark.parametrize("tree", [False, True], ids=["one object", "a tree"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_leaves_a_terminal_as_it_was(tmp_path: Path, tree: bool, times: int) -> None:
+    """Its cursor too, also where the second ends it at once; and what was told to stop is not tried again."""
+
+    def slow(talk: Talk) -> None:
+        while head := talk.head():
+            talk.send(b'HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\nETag: "1"\r\n\r\n')
+            if not head.startswith(b"HEAD"):
+                talk.send(bytes(1_000_000))
+                talk.linger()
+
+    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1")
+    with Peer([slow] * 9) as peer:
+        (tmp_path / "list.csv").write_text(f"url,name\n{peer.url('/one')},one\n")
+        words = ("-r", f"list+{tmp_path}/list.csv") if tree else (peer.url("/one"),)
+        typed = [("1.0 MB" if tree else "1.0/9.0 MB", CTRL_C), ("once more to stop at once", CTRL_C)][:times]
+        code, text = terminal.on_a_tty("migrate", *words, f"{tmp_path}/to", typed=typed)
+    assert code == 130, text
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), text
+    assert "tried again" not in text and '"event"' not in text
+
+
+def test_ctrl_c_while_a_listing_is_read_prints_nothing_of_its_own(tmp_path: Path) -> None:
+    def silent(talk: Talk) -> None:
+        talk.head()
+        asked.set()
+        talk.linger()
+
+    asked = threading.Event()
+    terminal = Terminal(tmp_path)
+    with Peer(silent) as peer:
+        process = terminal.start("ls", peer.url("/f/"))
+        assert asked.wait(20)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err.strip()) == (130, "", "")

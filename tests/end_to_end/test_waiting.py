@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
@@ -176,6 +176,35 @@ def test_what_is_tried_again_is_told(alone: bool) -> None:
             assert (told["state"], told["retried"]) == ("succeeded", [])
     assert (trouble["side"], trouble["what"]) == ("source", "the object")
     assert trouble["failures"] >= 1 and trouble["since"] <= trouble["again"]
+
+
+def test_a_listing_that_is_tried_again_is_told() -> None:
+    """By every answer that says how far it is."""
+
+    def busy(talk: Talk) -> None:
+        while talk.head():
+            talk.send(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
+
+    with Peer([busy] * 40) as peer, running(SERVE, RELAY_RETRY_BUDGET="60") as server, ExitStack() as stack:
+        wanted = {"source": peer.url("/f/"), "destination": peer.url("/t/"), "recursive": True}
+        assert server.ask("POST", "/migrate", wanted, Prefer="respond-async")[0] == 202
+        told = [next(rows[0] for rows in iter(lambda: look(server)["retried"], None) if rows)]
+        follow, post = (stack.enter_context(closing(server.connect())) for _ in range(2))
+        follow.request("GET", "/migrations/1/events")
+        data = (line.partition(b"data: ")[2] for line in follow.getresponse() if line.startswith(b"data: "))
+        told.append(first_retried(data))
+        headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
+        post.request("POST", "/migrate", json.dumps(wanted | {"destination": peer.url("/u/")}), headers)
+        told.append(first_retried(post.getresponse()))
+    for one in told:
+        assert (one["what"], one["side"], one["error"]) == ("the listing", "source", "store-unavailable"), told
+        assert "503" in one["detail"] and one["since"] <= one["again"]
+
+
+def first_retried(lines: Iterable[bytes]) -> dict[str, Any]:
+    """Return what the first line that tells of something says is tried again."""
+    found: dict[str, Any] = next(rows[0] for line in lines if (rows := json.loads(line).get("retried")))
+    return found
 
 
 def look(server: Server) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_tokens(tmp_path: Path) -> None:
         ("first-token-0123456\n", 0o604, "open to others"),
         ("short\n", 0o600, "16 or more"),
         ("two words-0123456789\n", 0o600, "16 or more"),
-        ("\u00fcmlaut-0123456789\n", 0o600, "utf-8"),
+        ("\u00fcmlaut-0123456789\n", 0o600, "UTF-8"),
         ("# nothing\n\n", 0o600, "no token"),
         ("", 0o600, "no token"),
     ],

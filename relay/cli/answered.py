@@ -1,0 +1,91 @@
+"""What the answers of a relay server must hold before a command goes by them.
+
+Decided here: which members a command needs, and their types; others, and those that an older server does not tell, may
+be there or not. Never here: what a server answers (`relay/api/answers.py`), how an answer is printed.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class _Trouble(_Told):
+    detail: str
+
+
+class _Retried(_Trouble):
+    name: str
+    what: str
+    side: str
+    again: float
+
+
+class _Error(_Told):
+    side: str
+    detail: str
+    hint: str
+
+
+class Brief(_Told):
+    """A migration as lists and lines of progress tell of it."""
+
+    id: str
+    number: int
+    state: str
+    source: str
+    destination: str
+    listing: str
+    created: float
+    ended: float | None
+    objects: dict[str, int]
+    bytes: dict[str, int]
+    bytes_in_parts: int = 0
+    under_way: int = 0
+    retried: list[_Retried] = []
+    trouble: _Trouble | None = None
+
+
+class Whole(Brief):
+    """A migration, whole."""
+
+    priority: int
+    limits: dict[str, int | None]
+    levels: dict[str, int]
+    bytes_resent: int
+    retries: int
+    error: _Error | None
+
+
+class Page(_Told):
+    """A page of migrations; `next` leads to older ones of the same server."""
+
+    migrations: list[Brief]
+    next: str | None
+
+
+class Row(_Told):
+    """One object of a migration."""
+
+    name: str
+    state: str
+    level: str | None
+    bytes: int | None
+    seconds: float | None
+    attempts: int
+    resent: int
+    digest: str | None
+    error: str | None
+    detail: str | None
+
+
+def lack(shape: type[_Told], members: object) -> str | None:
+    """Return the name of a member that is not as the shape has it; None where all are."""
+    try:
+        shape.model_validate(members)
+    except ValidationError as error:
+        return str(error.errors()[0]["loc"][0])
+    return None

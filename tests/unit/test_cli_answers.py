@@ -1,0 +1,136 @@
+"""What the terminal takes for an answer of a relay server: all that a command goes by is there, as it should be."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from relay.api.told import brief, summary
+from relay.cli.client import Client
+from relay.cli.ledgers import There
+from relay.engine.order import End, Order
+from relay.errors import NotRelay
+from relay.ledger.ledger import Ledger
+from relay.stores.remotes import Remotes
+
+ROW = {
+    "name": "a",
+    "state": "verified",
+    "level": None,
+    "bytes": 1,
+    "seconds": 0.5,
+    "attempts": 1,
+    "resent": 0,
+    "digest": None,
+    "error": None,
+    "detail": None,
+}
+NEWER = {"bytes_in_parts", "under_way", "retried", "trouble"}
+"""Members that older servers do not tell."""
+
+
+class Answering:
+    """A client of a server that gives one answer to everything."""
+
+    url = "http://there.example"
+
+    def __init__(self, members: Any) -> None:
+        self.members = members
+
+    def ask(self, *_: Any, **__: Any) -> Any:
+        return self.members
+
+    def lines(self, path: str, *_: Any, **__: Any) -> Iterator[str]:
+        text = json.dumps(self.members)
+        return iter(["event: progress", f"data: {text}", ""] if path.endswith("/events") else [text])
+
+
+def there(members: Any) -> There:
+    return There(cast(Client, Answering(members)), sleep=lambda _: pytest.fail("it waits for a server that is there"))
+
+
+ASKED: dict[str, Callable[[Any], object]] = {
+    "one": lambda members: there(members).one("7"),
+    "submit": lambda members: there(members).submit({}, None),
+    "act": lambda members: there(members).act("7", "pause"),
+    "limit": lambda members: there(members).limit("7", {"slots": 3, "priority": 1}),
+    "follow": lambda members: next(There(cast(Client, Two(members))).follow("7")),
+    "newest": lambda members: list(there({"migrations": [members], "next": None}).newest(10)),
+    "rows": lambda members: list(there(members).rows("7", ())),
+}
+
+
+class Two(Answering):
+    """Answers well what `follow` asks first; its events are others."""
+
+    def ask(self, *_: Any, **__: Any) -> Any:
+        return {**WHOLE[0]}
+
+
+WHOLE: list[dict[str, Any]] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what a server of today answers of a migration."""
+    folder: Path = tmp_path_factory.mktemp("ledger")
+    ledger = Ledger.at(f"sqlite:///{folder}/ledger.db")
+    order = Order(End("https://a.example/f/"), End("https://b.example/t/"), recursive=True)
+    migration, _ = ledger.create(order.spec(Remotes({}, folders=())))
+    made = json.loads(json.dumps(summary(migration)))
+    assert set(brief(migration)) < set(made)
+    ledger.close()
+    WHOLE[:] = [made]
+    return cast(dict[str, Any], made)
+
+
+@pytest.mark.parametrize("asked", list(ASKED))
+def test_what_a_server_of_today_or_an_older_one_answers_is_taken(asked: str, whole: dict[str, Any]) -> None:
+    today = ROW if asked == "rows" else {**whole, "ended": 1.5}
+    ASKED[asked](today)
+    ASKED[asked]({name: value for name, value in today.items() if name not in NEWER} | {"newer still": {}})
+
+
+@pytest.mark.parametrize("asked", list(ASKED))
+def test_an_answer_without_what_a_command_goes_by_is_no_answer(asked: str, whole: dict[str, Any]) -> None:
+    """Each member that is missing, and each of another type; what is said names the member and the server."""
+    right = ROW if asked == "rows" else whole
+    named = {"newest": "migrations"}
+    needed = set(brief_names(whole) if asked in ("newest", "follow") else right) - {"options"}
+    for name in needed:
+        wrong = copy.deepcopy(right)
+        wrong[name] = {"not": ["it"]} if not isinstance(right[name], dict) else 7
+        missing = {other: value for other, value in right.items() if other != name}
+        for answer in (wrong, missing) if name not in NEWER else (wrong,):
+            with pytest.raises(NotRelay, match=f"there.example answered without a proper '{named.get(asked, name)}'"):
+                ASKED[asked](answer)
+    with pytest.raises(NotRelay):
+        ASKED[asked]({})
+
+
+def brief_names(whole: dict[str, Any]) -> set[str]:
+    return set(whole) - {"options", "priority", "limits", "levels", "bytes_resent", "retries", "error"}
+
+
+@pytest.mark.parametrize("page", [{}, {"migrations": 3, "next": None}, {"migrations": [], "next": 7}])
+def test_a_page_that_is_none(page: dict[str, Any]) -> None:
+    with pytest.raises(NotRelay):
+        list(there(page).newest(10))
+
+
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.parametrize("path", ["/migrations?before=1", "@elsewhere.example/", ".elsewhere.example/", "/other"])
+def test_pages_lead_on_and_nowhere_else(path: str, empty: bool, whole: dict[str, Any]) -> None:
+    """The token goes to the server that was named, and a page without rows has none after it."""
+    rows = there({"migrations": [] if empty else [whole], "next": path}).newest(5)
+    if path.startswith("/migrations?") and not empty:
+        assert len(list(islice(rows, 9))) == 5
+        return
+    with pytest.raises(NotRelay, match="leads nowhere"):
+        list(islice(rows, 9))
