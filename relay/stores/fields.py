@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from relay.foreign import http_date
+from relay.foreign import count, http_date
 from relay.location import Location
 from relay.wire.http1 import Fields, Head
 
@@ -24,11 +24,13 @@ def transcoded(head: Head) -> bool:
 
 
 def content_range(head: Head) -> tuple[int, int, int] | None:
-    """Return first, last and total of a Content-Range; None without one that tells all three, or for many ranges."""
+    """Return first, last and total of a Content-Range; None without one that tells all three, for many ranges, or
+    for a number that is none."""
     found = _CONTENT_RANGE.fullmatch((head.get("content-range") or "").strip())
-    if head.status != 206 or found is None:
+    first, last, total = map(count, found.groups()) if found is not None else (None, None, None)
+    if head.status != 206 or first is None or last is None or total is None:
         return None
-    return int(found[1]), int(found[2]), int(found[3])
+    return first, last, total
 
 
 def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:

@@ -51,7 +51,7 @@ from relay.stores.links import segments_of
 from relay.stores.metadata import CARRIED, MTIME, require, told, unkept
 from relay.stores.pieces import pieces_of
 from relay.stores.relisting import Patience
-from relay.stores.said import speaks, words
+from relay.stores.said import hidden, secrets_of, speaks, words
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing, Head
@@ -417,7 +417,13 @@ class HttpStore:
 
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
         """Return the error for an answer that is not believed, and let go of its connection."""
-        return self._unbelieved(response, method, location, words(self._text(response, method)))
+        return self._unbelieved(
+            response, method, location, words(self._text(response, method), self._secrets(location))
+        )
+
+    def _secrets(self, location: Location) -> tuple[str, ...]:
+        """Return what no message may repeat, whoever said it."""
+        return secrets_of(location.headers, location.query)
 
     def _text(self, response: Response, method: str) -> str:
         """Return what a refusal says besides its head; empty where it says nothing, or breaks off."""
@@ -431,7 +437,7 @@ class HttpStore:
     def _unbelieved(self, response: Response, method: str, location: Location, why: str) -> RelayError:
         """Return the error by the answer's status, with the store's own words, and let go of its connection."""
         response.body.close()
-        status, reason = response.head.status, printable(response.head.reason)
+        status, reason = response.head.status, printable(hidden(response.head.reason, self._secrets(location)))
         said = f"{method} {location} was answered {status}" + (f" {reason}" if reason else "")
         if response.early:
             said += f" after {response.sent} bytes of the upload"

@@ -5,8 +5,10 @@ link, and nothing grows but a bounded memory of names. It is a list of a folder 
 is in the folder (`links.py`). A size is taken only if it is exact; "1.2M" is not, and no listing of this kind tells
 times that are.
 
-What was listed is worth nothing if the page is not whole: a page that ends with its connection must have its own end.
-And a page with links of which none leads into the folder is one that relay can't read, and not an empty folder.
+What was listed is worth nothing if the page is not whole: one that begins as `<html>` must end so, whatever its framing
+says, since a proxy frames anew what it got of a server that died; and so must one that ends with its connection. A page
+whose list goes on at another one, or with links of which none leads into the folder, is one that relay can't read, and
+not an empty folder.
 
 Decided here: which page is such a list, and what it lists. Never here: fetching a page.
 """
@@ -36,6 +38,10 @@ REMEMBERED: Final = 100_000
 BEHIND_CHARACTERS: Final = 512
 """So much of the text behind a link is looked at for a size."""
 _TITLES = re.compile(r"\s*(?:index of|directory listing for|directory:)\s", re.I)
+_GOES_ON = re.compile(
+    r"[?&;](?:page|offset|start|start-after|marker|cursor|after|skip|continuation-token)=[^&;#]", re.I
+)
+"""A link to the folder itself, from some place on."""
 _EXACT = re.compile(
     r"\s*(?:\d{2}-\w{3}-\d{4}|\d{4}-\d{2}-\d{2})\s\d{2}:\d{2}(?::\d{2})?\s+([0-9]{1,19})\s*?(?:\t|\n|$)"
 )
@@ -58,6 +64,14 @@ class Page:
             f"{self.shown} is a page, and no list of a folder that relay can read",
             side=self.side,
             hint="Name the object itself, or let the server list the folder (nginx: autoindex on).",
+        )
+
+    def goes_on(self) -> NoReturn:
+        """Raise Unsupported: it is not the whole list."""
+        raise Unsupported(
+            f"{self.shown} lists a part of the folder, and links to more of it",
+            side=self.side,
+            hint="Let the server list the folder on one page, or move a list of URLs.",
         )
 
     def cut(self) -> NoReturn:
@@ -199,11 +213,13 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
     """Yield what the links of a page lead to."""
     folders, astray, found = [segments_of(path) for path in page.paths], 0, False
     for href, behind in _links(texts, page):
-        meant = (read_link(href, folder, page.host) for folder in folders)
+        meant = [read_link(href, folder, page.host) for folder in folders]
+        if _GOES_ON.search(href) and any(one.leads is Leads.ITSELF for one in meant):
+            page.goes_on()
         link = next((one for one in meant if one.leads is not Leads.ASTRAY), None)
         if link is None:
             astray += 1
-        elif link.leads is not Leads.AWAY:
+        elif link.leads not in (Leads.AWAY, Leads.ITSELF):
             found = True
             yield _entry(link, behind, page)
     if astray and not found:
@@ -239,11 +255,12 @@ def _links(texts: Iterator[str], page: Page) -> Iterator[tuple[str, str]]:
             yield from parser.take()
         elif characters > PENDING_CHARACTERS:
             page.refuse()
+    broken = parser.in_markup
     parser.read(None, page)
     if not parser.is_list:
         page.refuse()
     yield from parser.take()
-    if not (page.framed or parser.ended):
+    if broken or not (parser.ended or (page.framed and not parser.begun)):
         page.cut()
 
 
@@ -252,13 +269,18 @@ class _Parser(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.is_list = self.ended = False
+        self.is_list = self.begun = self.ended = False
         self._title = ""
         self._in_title = self._in_link = False
         self._links: list[tuple[str, str]] = []
         self._href: str | None = None
         self._behind: list[str] = []
         self._room = 0
+
+    @property
+    def in_markup(self) -> bool:
+        """Whether what was read so far ends within a tag, a comment or a script."""
+        return "<" in self.rawdata or self.cdata_elem is not None
 
     def read(self, text: str | None, page: Page) -> None:
         """Read a piece of the page, or None, its end. Raises Unsupported, and ProtocolViolation for an element without
@@ -289,7 +311,8 @@ class _Parser(HTMLParser):
             self._room -= len(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a title's or a link's begin."""
+        """Note the page's, a title's or a link's begin."""
+        self.begun = self.begun or tag == "html"
         if tag in ("title", "h1"):
             self._in_title, self._title = True, ""
         if tag == "a":

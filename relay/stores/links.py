@@ -26,7 +26,8 @@ class Leads(Enum):
     """What a link leads to."""
 
     BELOW = "something right in the folder"
-    AWAY = "the folder itself, one above it, or elsewhere on purpose"
+    ITSELF = "the folder itself"
+    AWAY = "a folder above it, or elsewhere on purpose"
     ODD = "something in the folder whose name can't be told for sure"
     ASTRAY = "a place that an index of this folder has no reason to name"
 
@@ -39,7 +40,7 @@ class Link:
     name: str = ""
 
 
-_AWAY, _ASTRAY = Link(Leads.AWAY), Link(Leads.ASTRAY)
+_ITSELF, _AWAY, _ASTRAY = Link(Leads.ITSELF), Link(Leads.AWAY), Link(Leads.ASTRAY)
 
 
 def same_text(one: str, other: str) -> bool:
@@ -65,12 +66,14 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
         return reference
     path, marks = _split(reference)
     if not path:
-        return _AWAY
+        return _ITSELF
     absolute = path.startswith("/")
     there = _resolved([] if absolute else folder, path)
     is_below = len(there) > len(folder) and all(map(same_text, folder, there))
     if not is_below:
         above = len(there) <= len(folder) and all(map(same_text, there, folder))
+        if above and len(there) == len(folder):
+            return _ITSELF
         return _AWAY if above or not absolute else _ASTRAY
     if len(there) > len(folder) + 1:
         return _ASTRAY

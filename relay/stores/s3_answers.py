@@ -265,9 +265,9 @@ def error_field(text: str) -> str:
 
 
 def error_told(text: str) -> tuple[str, str]:
-    """Return the code and the message of an error document; empty strings where there is none."""
+    """Return the code and the message, as it came, of an error document; empty strings where there is none."""
     root = parsed(text)
     if root is None:
         return "", ""
     code, message = root.findtext("{*}Code") or "", root.findtext("{*}Message") or ""
-    return printable(code.strip()), printable(message.strip())
+    return printable(code.strip()), message.strip()

@@ -36,7 +36,7 @@ from relay.stores.http import PAGE_BYTES, HttpStore
 from relay.stores.pieces import pieces_of
 from relay.stores.s3_answers import CODES, error_region, error_told, parsed
 from relay.stores.s3_endpoint import KNOWN, NO_PART_TRAILERS, NO_TRAILERS, PART_TRAILERS, TRAILERS, Endpoint
-from relay.stores.said import words
+from relay.stores.said import hidden, secrets_of, without_query, words
 from relay.stores.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Credentials, Signer
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
@@ -157,6 +157,12 @@ class S3Exchange(HttpStore):
 
     # -- refusals
 
+    def _secrets(self, location: Location) -> tuple[str, ...]:
+        """As HttpStore's, with the token of credentials that are not ours for long."""
+        token = self._signed_by.token if self._signed_by is not None else None
+        fields = (*location.headers, *cast(S3Account, location.account).asked)
+        return (*((token,) if token else ()), *secrets_of(fields, location.query))
+
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
         """As HttpStore's, by the code that S3 names in the answer's text. HEAD has none: where the reason decides what
         is done about it, one byte is asked for, whose refusal has one."""
@@ -188,7 +194,7 @@ class S3Exchange(HttpStore):
             return Unavailable(f"{method} {location}: the bucket is in {region}, and is asked there", side=self._side)
         known = self._by_code(response, method, location, code, message)
         if known is None:
-            return self._unbelieved(response, method, location, words(text))
+            return self._unbelieved(response, method, location, words(text, self._secrets(location)))
         response.body.close()
         return known
 
@@ -203,7 +209,8 @@ class S3Exchange(HttpStore):
         known = CODES.get(code)
         if known is None:
             return None
-        said = f"{method} {location} was answered {response.head.status} {code}" + (f" ({message})" if message else "")
+        told = printable(without_query(hidden(message, self._secrets(location))))
+        said = f"{method} {location} was answered {response.head.status} {code}" + (f" ({told})" if told else "")
         if code == "RequestTimeTooSkewed" and not self._clock_set(response, location):
             return Rejected(said, side=self._side, hint=known.hint)
         if code in EXPIRED and self._renewed(location):
@@ -244,7 +251,8 @@ class S3Exchange(HttpStore):
         root = self._parsed(text, location)
         if root.tag.rpartition("}")[2] == "Error":
             raise self._by_code(response, method, location, *error_told(text)) or Unavailable(
-                f"{method} {location} was answered 200, and then an error ({words(text)})", side=self._side
+                f"{method} {location} was answered 200, and then an error ({words(text, self._secrets(location))})",
+                side=self._side,
             )
         return root
 
@@ -260,8 +268,8 @@ class S3Exchange(HttpStore):
             document = Document(pieces, f"{location}: the answer", self._side)
             name = plain_name(document.root)
             if name == "Error":
-                told = {plain_name(row.tag): printable((row.text or "").strip()) for row in document}
-                code, message = told.get("Code", ""), told.get("Message", "")
+                told = {plain_name(row.tag): (row.text or "").strip() for row in document}
+                code, message = printable(told.get("Code", "")), told.get("Message", "")
                 raise self._by_code(response, method, location, code, message) or Unavailable(
                     f"{method} {location} was answered 200, and then an error {code}", side=self._side
                 )

@@ -1,22 +1,50 @@
 """What a store says of a refusal, in its own words, where relay knows no better ones.
 
 Decided here: where in an answer's text the words are, and that they are short, printable, and without a query, which
-may be a signature. Never here: what a refusal means.
+may be a signature, nor anything else of the request that is secret. Never here: what a refusal means.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
+from contextlib import suppress
 from typing import Final
+from urllib.parse import unquote, unquote_plus
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
-from relay.wire.http1 import Head
+from relay.wire.http1 import Fields, Head
 
+SECRET_CHARACTERS: Final = 4
+"""A shorter one can't be told from a word."""
 TOLD_CHARACTERS: Final = 200
 """How much of a store's message is shown."""
 _TEXTUAL: Final = ("xml", "json", "text/plain")
+_SCHEMES: Final = frozenset({"basic", "bearer", "token", "digest", "session"})
+_WORDS: Final = re.compile(r"[\s,;=]+")
 _QUERY: Final = re.compile(r"[?&;][^\s?]*=[^\s]*")
+
+
+def secrets_of(headers: Fields, query: str) -> tuple[str, ...]:
+    """Return what of a request must not be printed where a store says it back: the values of its fields, or what
+    stands in them behind a scheme's name (also decoded, of Basic: RFC 7617), and those of its query."""
+    found = [one for _, value in headers for one in (value, *_WORDS.split(value)) if one.lower() not in _SCHEMES]
+    for scheme, encoded in (value.split() for _, value in headers if len(value.split()) == 2):
+        if scheme.lower() == "basic":
+            with suppress(ValueError):
+                found.append(b64decode(encoded).decode("latin-1").partition(":")[2])
+    for pair in re.split("[&;]", query):
+        value = pair.partition("=")[2]
+        found += (value, unquote(value), unquote_plus(value))
+    return tuple(sorted({one for one in found if len(one) >= SECRET_CHARACTERS}, key=len, reverse=True))
+
+
+def hidden(text: str, secrets: tuple[str, ...]) -> str:
+    """Return a store's text with `…` for each secret in it, the longest first."""
+    for secret in secrets:
+        text = text.replace(secret, "…")
+    return text
 
 
 def speaks(head: Head) -> bool:
@@ -25,24 +53,29 @@ def speaks(head: Head) -> bool:
     return any(one in kind for one in _TEXTUAL) or (not kind and head.get("content-length") != "0")
 
 
-def words(text: str) -> str:
-    """Return the code and the message of an answer's text; empty where there are none.
+def words(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """Return the code and the message of an answer's text, without `secrets`; empty where there are none.
 
     Understood are the errors of S3 and of all that is like it, of Azure and Google (`Code`, `Message`), of WebDAV
     (RFC 4918 section 16, and sabre's `message`), and problems in JSON (RFC 9457, and `error` with its `message`).
     """
     text = text.lstrip("\ufeff \t\r\n")
     if text.startswith("<"):
-        return _shown(*_of_xml(text))
+        return _shown(secrets, *_of_xml(text))
     if text.startswith("{"):
-        return _shown(*_of_json(text))
-    return _shown(text.partition("\n")[0]) if text and len(text) <= TOLD_CHARACTERS else ""
+        return _shown(secrets, *_of_json(text))
+    return _shown(secrets, text.partition("\n")[0]) if text and len(text) <= TOLD_CHARACTERS else ""
 
 
-def _shown(*parts: str) -> str:
+def without_query(text: str) -> str:
+    """Return a text without the queries of URLs in it, each of which may be a signature."""
+    return _QUERY.sub("?…", text)
+
+
+def _shown(secrets: tuple[str, ...], *parts: str) -> str:
     """Return what is there of these, fit for a message."""
     plain = ("".join(c for c in " ".join(part.split()) if c.isprintable()) for part in parts)
-    told = ": ".join(dict.fromkeys(_QUERY.sub("?…", part) for part in plain if part))
+    told = ": ".join(dict.fromkeys(without_query(hidden(part, secrets)) for part in plain if part))
     return told if len(told) <= TOLD_CHARACTERS else f"{told[:TOLD_CHARACTERS]}…"
 
 

@@ -148,11 +148,38 @@ def test_what_is_cut_is_an_error_whatever_its_framing_says(wire: Wire, kind: str
     cuts = [f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + piece + CUT]
     cuts.append(f"HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n{len(piece):x}\r\n".encode() + piece + CUT)
     cuts.append(f"HTTP/1.0 {status} X\r\n\r\n".encode() + piece + CUT)
-    if kind in ("s3", "webdav"):
+    if kind != "list":  # a proxy frames anew what it got of a server that died
         cuts.append(reply(status, piece))
     for cut in cuts:
         with Peer(serving(lambda *_, cut=cut: cut)) as peer, pytest.raises(RelayError):
             listed(wire, place_of(kind, peer))
+
+
+LINKS = "<a href='a'>a</a>  2024-01-01 10:00  12\n<a href='b'>b</a>"
+
+
+@pytest.mark.parametrize("end", ["", "<a href='c", "<!-- </html>", "<script>'</html>", "</bo", "</html"])
+@pytest.mark.parametrize("begin", ["<html>", "<!DOCTYPE HTML>\n<HTML lang=en>"])
+def test_a_page_without_its_end_is_cut_however_it_is_framed(wire: Wire, begin: str, end: str) -> None:
+    page = f"{begin}<title>Index of /f/</title>{LINKS}"
+    with Peer(serving(lambda *_: reply(200, page + end))) as peer, pytest.raises(ConnectionLost):
+        listed(wire, place_of("http", peer))
+    with Peer(serving(lambda *_: reply(200, f"{page}</html>\n"))) as peer:
+        assert [entry.name for entry in listed(wire, place_of("http", peer))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("more", ["?page=2", "/f/?offset=100", "./?C=N&amp;start=7", "?marker=b"])
+def test_a_page_that_lists_a_part_is_no_whole_listing(wire: Wire, more: str) -> None:
+    page = f"<html><title>Index of /f/</title>{LINKS}<a href='{more}'>next</a></html>"
+    with Peer(serving(lambda *_: reply(200, page))) as peer, pytest.raises(Unsupported, match="a part of the folder"):
+        listed(wire, place_of("http", peer))
+
+
+@pytest.mark.parametrize("other", ["?C=N;O=D", "?sort=name&amp;order=asc", "/f/?C=M&amp;O=A", "../?page=2x", "?page="])
+def test_a_link_that_sorts_leads_to_no_other_page(wire: Wire, other: str) -> None:
+    page = f"<html><title>Index of /f/</title><a href='{other}'>x</a>{LINKS}</html>"
+    with Peer(serving(lambda *_: reply(200, page))) as peer:
+        assert [entry.name for entry in listed(wire, place_of("http", peer))] == ["a", "b"]
 
 
 def test_a_list_that_ends_with_its_connection_is_moved_and_told(wire: Wire) -> None:

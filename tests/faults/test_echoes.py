@@ -1,0 +1,73 @@
+"""A store that says back what it was sent: no message repeats a secret, in whatever part of an answer it stands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from relay.config import Limits
+from relay.errors import RelayError
+from relay.location import Location, parse_location
+from relay.stores.said import hidden, secrets_of
+from relay.stores.table import STORES
+from relay.stores.webdav import webdav_location
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
+from tests.faults.buckets import document, place, reply
+from tests.scripted import Peer, answer
+
+TOKEN, SIGNATURE, PASSWORD = "s3cr3t-t0ken", "s1gn+4ture/", "p4ss:w0rd"
+FIELDS = (
+    ("Authorization", "Basic Ym9iOnA0c3M6dzByZA=="),
+    ("X-Token", TOKEN),
+    ("X-Session", f"id={TOKEN}; more"),
+)
+TEXTS = [
+    f"the token {TOKEN} is not known",
+    "Authorization: Basic Ym9iOnA0c3M6dzByZA== is wrong",
+    f"wrong password {PASSWORD}",
+    f"no {SIGNATURE}",
+    "no s1gn%2B4ture%2F",
+    "GET /a?sig=s1gn%2B4ture%2F is denied",
+    f"{'x ' * 58}{TOKEN} at the end of what is shown",
+    f"{'x ' * 95}{TOKEN} at the end of what is shown",
+]
+
+
+def told(text: str) -> list[bytes]:
+    """Return answers that say this text in all the ways in which a store may."""
+    error = document("Error", ("Code", "AccessDenied"), ("Message", text))
+    return [
+        reply(403, text.encode(), "Content-Type: text/plain"),
+        reply(403, error, "Content-Type: application/xml"),
+        reply(403, error.replace(b"AccessDenied", b"Odd"), "Content-Type: application/xml"),
+        reply(403, b'{"title": "no", "detail": "%s"}' % text.encode(), "Content-Type: application/problem+json"),
+        f"HTTP/1.1 403 {text}\r\nContent-Length: 0\r\n\r\n".encode(),
+    ]
+
+
+def at(peer: Peer, kind: str) -> Location:
+    url = peer.url("/bucket/a?sig=s1gn%2B4ture%2F")
+    if kind == "s3":
+        return replace(place(peer), headers=FIELDS, target="/bucket/a?sig=s1gn%2B4ture%2F")
+    return parse_location(url, headers=FIELDS) if kind == "http" else webdav_location(url, FIELDS)
+
+
+@pytest.mark.parametrize("kind", ["http", "webdav", "s3"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_message_repeats_what_a_store_says_back(wire: Wire, text: str, kind: str) -> None:
+    for said in told(text):
+        with Peer([answer(said)] * 4) as peer:
+            store = STORES[kind](wire, "source", Meter(Limits()))
+            with pytest.raises(RelayError) as caught:
+                store.get(at(peer, kind))
+        shown = f"{caught.value.message} {caught.value.hint}"
+        assert not any(one in shown for one in (TOKEN[:6], "s1gn", PASSWORD[:4], "Ym9i")), shown
+        assert "403" in shown
+
+
+def test_short_words_are_no_secrets_and_the_longest_goes_first() -> None:
+    assert secrets_of((("A", "on"), ("B", "abcdef")), "x=1&y=abcd") == ("abcdef", "abcd")
+    assert hidden("abcdef abcd on", ("abcdef", "abcd")) == "\u2026 \u2026 on"
+    assert secrets_of((("Authorization", "Basic !!!"),), "") == ("Basic !!!",)
