@@ -162,7 +162,8 @@ def doubt(connection: Connection) -> None:
     connection.execute(update(transfers).where(transfers.c.migration_id.in_(running), queued).values(fence=forgotten))
     again = (migrations.c.state == "running") & (migrations.c.listing == "due")
     connection.execute(update(migrations).where(again).values(listing_fence=migrations.c.listing_fence + DOUBTED))
-    unknown = transfers.c.migration_id.in_(running) & queued & transfers.c.before.is_(None)
+    # Also of what moves: where its destination was empty nobody wrote down what was there, and that is forgotten here.
+    unknown = transfers.c.migration_id.in_(running) & (queued | RUNNING) & transfers.c.before.is_(None)
     connection.execute(update(transfers).where(unknown).values(before=Before(known=False).text()))
     untouched = transfers.c.migration_id.in_(single) & queued & (transfers.c.attempts == 0)
     connection.execute(update(transfers).where(untouched).values(attempts=1))

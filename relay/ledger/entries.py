@@ -56,13 +56,15 @@ def write_page(
     page: Sequence[Listed],
     if_exists: str,
     folded: Callable[[str], str | None],
+    is_empty: bool = False,
 ) -> int:
     """Write a page of entries; `if_exists` is what to do where the destination has something, `folded` what is kept of
-    the form of a name in which some stores take two for one. Return of how many objects no page has told before."""
+    the form of a name in which some stores take two for one, `is_empty` says that nothing was at the destination when
+    this listing began. Return of how many objects no page has told before."""
     told = _Told(connection, listing, page)
     changes = Changes()
     _insert(connection, listing, told.new, changes, folded)
-    _again(connection, listing, told, if_exists, changes)
+    _again(connection, listing, told, if_exists, is_empty, changes)
     changes.write(connection)
     return len(told.new)
 
@@ -219,10 +221,12 @@ class _Step:
     """It is begun as if it never had been."""
 
 
-def _again(connection: Connection, listing: Listing, told: _Told, if_exists: str, changes: Changes) -> None:
+def _again(
+    connection: Connection, listing: Listing, told: _Told, if_exists: str, is_empty: bool, changes: Changes
+) -> None:
     begun: list[int] = []
     for one, row in told.earlier:
-        step = _step(one, row, if_exists)
+        step = _step(one, row, if_exists, is_empty)
         kept = step.state in _WELL or row.state == "running"
         values = {"listings": listing.listings} if kept else _told_of(one, listing)
         if step.anew:
@@ -251,22 +255,26 @@ _FRESH: Final = {
 }
 
 
-def _step(one: Listed, row: Any, if_exists: str) -> _Step:
+def _step(one: Listed, row: Any, if_exists: str, is_empty: bool) -> _Step:
     if row.state == "running":
         return _Step("running", anew=False)
     if one.error is not None:
         return _Step(row.state if row.state in _WELL else "failed", anew=False)
-    if row.state in _WELL and not _is_other(one, row, if_exists):
+    if row.state in _WELL and not (is_empty or _is_other(one, row, if_exists)):
         return _Step(row.state, anew=False)
     return _Step("queued", anew=row.state != "queued")
 
 
 def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
-    """Say if an object may be another than the one that has arrived. Where the listing does not tell, the destination
-    is looked at, if what is there unchanged is then left alone."""
+    """Say if an object may be another than the one that has arrived. Where the listing does not tell, and a size alone
+    does not, the destination is looked at, if what is there unchanged is then left alone."""
     if row.identity is not None and one.identity != row.identity:  # an older relay kept none
         return True
-    pairs = ((one.size, row.size), (one.etag, row.etag), (one.modified, row.modified))
+    if None not in (one.size, row.size) and one.size != row.size:
+        return True
+    digests = json.loads(row.digests) if row.digests and one.digests else {}
+    pairs = [(one.etag, row.etag), (one.modified, row.modified)]
+    pairs += [(digest, digests.get(name)) for name, digest in one.digests.items()]
     compared = [ours == theirs for ours, theirs in pairs if ours is not None and theirs is not None]
     return not all(compared) if compared else if_exists in ("changed", "overwrite")
 

@@ -54,7 +54,8 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
     Raises LeaseLost.
     """
     row = _change(connection, who, listing, {"cursor": cursor})
-    new = write_page(connection, listing, page, json.loads(row.options).get("if_exists", ""), folded)
+    if_exists, is_empty = json.loads(row.options).get("if_exists", ""), row.looked is not None
+    new = write_page(connection, listing, page, if_exists, folded, is_empty)
     mark(connection, listing.migration_id, [one.name for one in page])
     if new:  # whatever lost its runners before, it is not what is listed now
         values = {"entries": migrations.c.entries + new, "listing_lapses": 0}
@@ -125,5 +126,5 @@ def _change(connection: Connection, who: Who, listing: Listing, values: Mapping[
     )
     if not connection.execute(update(migrations).where(held).values(**values)).rowcount:
         raise LeaseLost("the listing was given to another worker")
-    columns = (migrations.c.state, migrations.c.options)
+    columns = (migrations.c.state, migrations.c.options, migrations.c.looked)
     return connection.execute(select(*columns).where(migrations.c.id == listing.migration_id)).one()

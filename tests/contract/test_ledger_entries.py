@@ -212,6 +212,44 @@ def test_where_the_listing_tells_nothing_the_destination_is_looked_at(ledger: Le
     assert rows(ledger, id) == {"a": state, "bad": "queued"}
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "state"),
+    [
+        ({}, {}, "queued"),
+        ({"modified": 1.0}, {"modified": 1.0}, "verified"),
+        ({"digests": {"md5": "aa"}}, {"digests": {"md5": "aa"}}, "verified"),
+        ({"digests": {"md5": "aa"}}, {"digests": {"md5": "bb"}}, "queued"),
+        ({"digests": {"md5": "aa"}}, {"digests": {"crc32c": "bb"}}, "queued"),
+    ],
+)
+def test_the_same_size_is_not_the_same_object(
+    ledger: Ledger, first: dict[str, Any], second: dict[str, Any], state: str
+) -> None:
+    id, listing = begin(ledger, [listed("a", **first), listed("bad")], spec=SPECS["changed"])
+    ledger.end_listing(listing)
+    ended(ledger, id, bad="failed")
+    list_again(ledger, id, [listed("a", **second), listed("bad")])
+    assert rows(ledger, id) == {"a": state, "bad": "queued"}
+
+
+@pytest.mark.parametrize("exists", SPECS)
+@pytest.mark.parametrize("empty", [True, False])
+def test_nothing_has_arrived_where_nothing_is_by_now(ledger: Ledger, exists: str, empty: bool) -> None:
+    """Somebody has emptied the destination since, to begin from the beginning."""
+    page = [listed("a", etag="1"), listed("b", etag="1"), listed("bad", etag="1")]
+    id, listing = begin(ledger, page, spec=SPECS[exists])
+    ledger.end_listing(listing)
+    assert ended(ledger, id, b="skipped", bad="failed") == "partial"
+    ledger.list_again(id)
+    ledger.learn_empty(id, empty)
+    ledger.end_listing(go_on(ledger, id, page))
+    assert rows(ledger, id) == ({"a": "queued", "b": "queued"} if empty else {"a": "verified", "b": "skipped"}) | {
+        "bad": "queued"
+    }
+    states(ledger, id)
+    assert ended(ledger, id) == "succeeded"
+
+
 def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: Ledger) -> None:
     """What has arrived stays, and so does what has begun an upload: somebody must still throw that away."""
     names = ["arrived", "gone", "begun", "lost", "bad"]

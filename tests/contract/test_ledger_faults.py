@@ -287,6 +287,18 @@ def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(
     assert [claim.lapses for claim in ledger.claim(5)] == [0, 0]
 
 
+def test_what_moves_to_a_place_that_was_empty_may_be_there_after_another_runner_doubts(opened: Opened) -> None:
+    """That nothing was there stands with its migration alone, and a doubt forgets that."""
+    one, other = opened(), opened()
+    one.learn_empty(tree(one, 5), True)
+    (claim,) = one.claim(1)
+    assert (claim.empty, claim.before) == (True, None)
+    other.disown(())
+    one.settle([Settlement(claim, "hand_back")])
+    (again,) = other.claim(1)
+    assert again.before is not None
+
+
 def test_f76_a_listing_whose_claim_nobody_heard_of_is_claimed_again(opened: Opened) -> None:
     ledger = opened()
     ledger.create(TREE)

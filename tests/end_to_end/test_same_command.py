@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -97,3 +98,17 @@ def test_a_server_with_the_same_ledger_leaves_the_terminals_migrations_alone(ter
         assert (code, told["objects"]) == (0, {"verified": 200})
         assert server.ask("GET", "/migrations")[1]["migrations"] == []
         assert server.ask("GET", "/migrations/1")[0] == server.ask("POST", "/migrations/1/cancel", {})[0] == 404
+
+
+def test_what_somebody_removed_from_the_destination_since_arrives_again(terminal: Terminal) -> None:
+    """One object failed; then the destination was emptied, to begin from the beginning."""
+    source, there = terminal.home / "from", terminal.home / "to"
+    source.mkdir()
+    for name in ("a", "b", "bad"):
+        (source / name).write_text(name)
+    (there / "bad").mkdir(parents=True)  # in the way
+    (there / "bad" / "precious").write_text("precious")
+    assert terminal.tree(source, there)[1]["objects"] == {"verified": 2, "failed": 1}
+    shutil.rmtree(there)
+    assert terminal.tree(source, there)[1]["objects"] == {"verified": 3}
+    assert sorted(path.name for path in there.iterdir()) == ["a", "b", "bad"]
