@@ -47,8 +47,10 @@ class Version:
 
     @property
     def strong_etag(self) -> str | None:
-        """The entity tag if it is a strong one (RFC 9110 section 8.8.1); only that may go into If-Match."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else None
+        """The entity tag if it is a strong one (RFC 9110 section 8.8.1); only that may go into If-Match, where '*' and
+        a list of several mean other versions too (section 13.1.1)."""
+        tag = self.etag
+        return tag if tag and not tag.startswith("W/") and tag != "*" and '",' not in tag else None
 
     def sized(self, size: int | None) -> Version:
         """The same with its size, in bytes. (`replace` costs twice as much, for each object.)"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from relay.errors import ProtocolViolation, Side
+from relay.errors import ProtocolViolation, Side, UnsafeKey
 from relay.foreign import count, http_date
 from relay.stores.fields import whole
 from relay.stores.interfaces import Entry
@@ -65,14 +65,18 @@ def _is_folder(path: str, told: Mapping[str, Element]) -> bool:
 
 
 def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
-    """Return what a row tells of something in the folder with these segments; None of the folder itself, in whatever
-    normal form it spells that. Raises ProtocolViolation for something that does not lie in it."""
+    """Return what a row tells of something in the folder with these segments, with an error where its name leads
+    elsewhere; None of the folder itself, in whatever normal form it spells that. Raises ProtocolViolation for something
+    that does not lie in it."""
     path = path_of(row)
     there = segments_of(path)
     within = len(there) >= len(folder) and all(map(same_text, folder, there))
     if path and within and len(there) == len(folder):
         return None
-    if not within or len(there) != len(folder) + 1 or there[-1] in (".", "..") or "/" in there[-1]:
+    if within and len(there) == len(folder) + 1 and (there[-1] in (".", "..") or "/" in there[-1]):
+        name = path.rstrip("/").rpartition("/")[2]
+        return Entry(name, error=UnsafeKey(f"the name {name[:200]!a} in the listing is none that relay can ask for"))
+    if not within or len(there) != len(folder) + 1:
         raise ProtocolViolation(f"the listing of /{'/'.join(folder)} tells of what does not lie in it", side=side)
     told = properties_of(row)
     if _is_folder(path, told):

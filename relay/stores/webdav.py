@@ -417,7 +417,7 @@ class WebDavStore(HttpStore):
                     if error is not None:
                         raise error
                 elif not is_unpublished(entry.name):
-                    yield entry if error is None else Entry(entry.name, error=error)
+                    yield entry if error is None or entry.error is not None else Entry(entry.name, error=error)
         if not found:
             message = f"the listing of {folder} is empty, and does not even tell of the folder itself"
             raise ProtocolViolation(message, side=self._side, retryable=True)

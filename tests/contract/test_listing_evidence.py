@@ -466,6 +466,14 @@ def test_a_folder_whose_name_has_no_url_is_that_folders_matter(wire: Wire, char:
     assert [type(entry.error) for entry in found if entry.name != "good"] == [UnsafeKey]
 
 
+@pytest.mark.parametrize("name", ["a%2Fb", "%2e%2e%2f%2e%2e", "..%2Fx/", "%2e%2e", "a%2f/"])
+def test_a_webdav_name_that_leads_elsewhere_is_its_own_failure(wire: Wire, name: str) -> None:
+    rows = dav(("/f/", FOLDER), (f"/f/{name}", FILE), ("/f/good", FILE))
+    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+        found = listed(wire, place_of("webdav", peer))
+    assert [(entry.name, type(entry.error)) for entry in found] == [(name.rstrip("/"), UnsafeKey), ("good", type(None))]
+
+
 @pytest.mark.parametrize("tokens", [True, False])
 @pytest.mark.parametrize("char", ["&#xD800;", "&#xDC80;", "&#10;", "\u6f22", "&amp;"])
 def test_a_listing_goes_on_behind_any_text(wire: Wire, char: str, tokens: bool) -> None:

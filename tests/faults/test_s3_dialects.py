@@ -14,7 +14,7 @@ import pytest
 from relay.engine.doctor import Answer, Finding, examine
 from relay.engine.patient import Patient
 from relay.errors import IntegrityMismatch, PermissionDenied, Rejected, RelayError, Unauthenticated
-from relay.receipt import Level, State
+from relay.receipt import Level, State, Version
 from relay.stores import s3
 from relay.stores.aws import S3Config, s3_location
 from relay.stores.fields import whole
@@ -240,6 +240,16 @@ def test_a_long_entity_tag_is_said_back_whole(engine: Engine, length: int) -> No
 @pytest.mark.parametrize("text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"', '"\u6f22"', '"\ud800"'])
 def test_a_name_that_can_not_be_said_back_is_none(text: str | None) -> None:
     assert whole(text) is None
+
+
+@pytest.mark.parametrize("tag", ["*", '"a", "b"', '"a","b"', 'W/"a"', "", None])
+def test_what_means_other_versions_too_pins_none(tag: str | None) -> None:
+    assert Version(etag=tag).strong_etag is None
+
+
+@pytest.mark.parametrize("tag", ['"a"', '"a, b"', "a-2", '"*"', '"\u00e4"'])
+def test_a_tag_of_one_version_pins_it(tag: str) -> None:
+    assert Version(etag=tag).strong_etag == tag
 
 
 # -- what the doctor says of them
