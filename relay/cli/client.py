@@ -23,7 +23,7 @@ from relay import __version__
 from relay.cli.headers import read_secret
 from relay.cli.terminal import say
 from relay.config import Settings, is_loopback
-from relay.errors import ConfigError, NotRelay, RelayError, RequestError, ServerRefused, ServerUnreachable
+from relay.errors import ConfigError, NotRelay, RelayError, RequestError, ServerRefused, ServerUnreachable, Unauthorized
 from relay.location import parse_location
 from relay.wire.tls import client_context
 
@@ -91,7 +91,9 @@ class Client:
         """Turn the library's errors into ours; none of them is repeated, since it may hold what was sent."""
         try:
             yield
-        except requests.exceptions.SSLError:
+        except requests.exceptions.SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise NotRelay(f"{self.url} does not speak TLS, or none that is safe") from None
             raise ServerUnreachable(
                 f"the certificate of {self.url} is not trusted",
                 retryable=False,
@@ -111,12 +113,12 @@ class Client:
         if problem is None:
             return self._no_relay(response)
         kind = RelayError.named(str(problem.get("type", "")).rpartition(PROBLEMS)[2]) or ServerRefused
-        side = problem.get("side")
+        side, hint = problem.get("side"), str(problem.get("hint") or "") or None
         return kind(
             str(problem["detail"]),
             side=side if side in ("source", "destination", "relay", "request") else None,
             retryable=problem.get("retryable") is True,
-            hint=str(problem.get("hint") or "") or None,
+            hint=_TOKEN if kind is Unauthorized else hint,
         )
 
     def _no_relay(self, response: requests.Response) -> NotRelay:
@@ -149,6 +151,7 @@ def client_of(settings: Settings, url: str) -> Client:
     return made
 
 
+_TOKEN = "Name a file with one of the server's tokens in RELAY_TOKEN_FILE, which nobody else may read."
 _WRITE = "Write it as `relay serve` prints it: http://127.0.0.1:8080, or https://host with what stands before it."
 
 
@@ -157,7 +160,7 @@ def _checked(url: str) -> str:
         found = parse_location(url)
     except RequestError as error:
         raise ConfigError(f"RELAY_URL (or --url): {error.message}", hint=_WRITE) from None
-    if found.store != "http" or "?" in found.target:
+    if found.store != "http" or "?" in found.target or "#" in url:
         raise ConfigError("RELAY_URL (or --url) is not the URL of a server", hint=_WRITE)
     return url.rstrip("/")
 

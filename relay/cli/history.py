@@ -202,6 +202,8 @@ def submit(url: str | None, key: str | None, wait: bool, as_json: bool, quiet: b
     there = server_of(load_settings(), url)
     if there is None:
         raise click.UsageError("there is no server: set RELAY_URL (or --url), or do it here with `relay migrate`")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise click.UsageError("--key is not 1 to 255 visible ASCII characters")
     request = request_of(options)
     warn(options, quiet)
     made = there.submit(request, key)

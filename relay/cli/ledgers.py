@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from relay.api.told import brief, followed, summary, told
 from relay.cli.asked import whole
 from relay.config import Settings, load_settings
-from relay.errors import NotRelay, ServerUnreachable
+from relay.errors import MigrationUnknown, NotRelay, ServerUnreachable
 
 if TYPE_CHECKING:
     from relay.cli.answered import Brief, Page, Row
@@ -149,7 +149,7 @@ class There:
 
     def submit(self, request: Mapping[str, Any], key: str | None) -> Members:
         """Hand a migration over; it is in the server's ledger when this returns. Raises the server's RequestError."""
-        headers = {"Prefer": "respond-async", **({"Idempotency-Key": key} if key else {})}
+        headers = {"Prefer": "respond-async", **({} if key is None else {"Idempotency-Key": key})}
         return self._migration(self._client.ask("POST", "/migrate", request, **headers))
 
     def one(self, id: str) -> Members:
@@ -237,4 +237,6 @@ class There:
 
 
 def _path(id: str) -> str:
+    if not id.strip("."):  # which would be another path
+        raise MigrationUnknown(f"there is no migration {id!a}")
     return f"/migrations/{quote(id, safe='')}"

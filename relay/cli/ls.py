@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from time import monotonic
 
 import click
 
 from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say, tell
+from relay.cli.waits import telling
 from relay.config import load_settings
 from relay.engine.runner import Runner
 from relay.stores.interfaces import Entry
@@ -33,15 +35,20 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
     runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
-    source = runner.stores.source(place, Meter(runner.limits))
+    meter = Meter(runner.limits)
+    with telling(meter):
+        return _listed(runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json)
+
+
+def _listed(entries: Iterable[Entry], recursive: bool, long_: bool, as_json: bool) -> Exit:
     lines: list[str] = []
     written, code = monotonic(), Exit.VERIFIED
-    for entry in source.list(place, recursive):
+    for entry in entries:
         if entry.error is not None:
             say(f"relay: {plain(entry.name)}: {plain(entry.error.message)}", sys.stderr)
         if recursive and entry.folder:  # a folder that can't be listed: all others are entered
             code = Exit.FAILED
-        lines.append(json.dumps(_told(entry)) if as_json else _line(entry, long_))
+        lines.append(json.dumps(_members(entry)) if as_json else _line(entry, long_))
         if len(lines) == LINES or monotonic() - written > SECONDS:  # a write for each line costs more than the listing
             tell("\n".join(lines))
             lines, written = [], monotonic()
@@ -59,7 +66,7 @@ def _line(entry: Entry, long_: bool) -> str:
     return f"{size:>15}  {when:19}  {name}"
 
 
-def _told(entry: Entry) -> dict[str, object]:
+def _members(entry: Entry) -> dict[str, object]:
     modified = entry.modified.isoformat() if entry.modified else None
     members = {"name": entry.name, "size": entry.size, "etag": entry.etag, "modified": modified, "folder": entry.folder}
     return {**members, **({"error": entry.error.message} if entry.error is not None else {})}

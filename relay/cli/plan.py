@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from relay.cli.asked import PLACES, WORK, headers_of, warn, whole, with_flags
 from relay.cli.exits import Exit
 from relay.cli.terminal import ReaderGone, in_columns, tell
+from relay.cli.waits import telling
 from relay.config import load_settings
 from relay.engine.order import End, Job, Order
 from relay.engine.plan import IfExists, Metadata, Verify
@@ -51,7 +52,8 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     runner = Runner(settings, policy)
     warn(options)
     surveyor = Surveyor(job, runner.stores, runner.limits, None if every else sample)
-    made = surveyor.survey()
+    with telling(surveyor.listing):
+        made = surveyor.survey()
     members = _members(surveyor, made)
     with suppress(ReaderGone):  # its exit code is an answer too
         for text in [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]:

@@ -14,7 +14,7 @@ from relay.engine.jobs import Jobs
 from relay.engine.order import Job
 from relay.engine.runner import Runner
 from relay.engine.tree import told, write_tree
-from relay.engine.trouble import Trouble
+from relay.engine.trouble import Trouble, listing_trouble
 from relay.errors import LeaseLost, LedgerFailed, LedgerRefused, RelayError, Unauthenticated
 from relay.errors.bugs import bug
 from relay.ledger.claims import SUSPECT
@@ -52,18 +52,7 @@ class Lister:
     def trouble(self, id: str) -> Trouble | None:
         """Return what of a migration's listing is tried again here at the moment, if anything is."""
         meter = self._meters.get(id)
-        if meter is None or meter.borne is None:
-            return None
-        error, failures, since, again = meter.borne
-        return Trouble(
-            what="the listing",
-            code=error.code,
-            side=error.side,
-            detail=error.message,
-            failures=failures,
-            since=since,
-            again=again,
-        )
+        return None if meter is None else listing_trouble(meter)
 
     def run(self) -> None:
         """List trees until it is over; what is not listed to its end is handed back."""

@@ -110,6 +110,11 @@ class Surveyor:
     """So many are looked at at a time."""
     random: Random = field(default_factory=Random)
 
+    def __post_init__(self) -> None:
+        """Nothing is listed yet."""
+        self.listing = Meter(self.limits)
+        """What measures the listing: its waits may be told."""
+
     def survey(self) -> Survey:
         """List, count and look. Raises what listing the source raises; one object's trouble is counted."""
         made = Survey()
@@ -148,7 +153,7 @@ class Surveyor:
             yield one
 
     def _every(self) -> Iterator[Listed]:
-        source = self._source()
+        source = self.stores.source(self.job.source, self.listing)
         if not self.job.recursive:
             found = source.head(self.job.source)
             yield Listed("", found.version.size if isinstance(found, Found) else None)

@@ -11,6 +11,7 @@ from time import time
 from typing import Any
 
 from relay.errors import RelayError, Side
+from relay.wire.meter import Meter
 
 WHOLE = "the object"
 
@@ -69,3 +70,19 @@ class Troubles:
     def over(self, what: str) -> None:
         """Take note that `what` is well, or is not tried again."""
         self._of.pop(what, None)
+
+
+def listing_trouble(meter: Meter) -> Trouble | None:
+    """Return what of the listing that a meter measures is tried again at the moment, if anything is."""
+    if meter.borne is None:
+        return None
+    error, failures, since, again = meter.borne
+    return Trouble(
+        what="the listing",
+        code=error.code,
+        side=error.side,
+        detail=error.message,
+        failures=failures,
+        since=since,
+        again=again,
+    )

@@ -72,11 +72,17 @@ from relay.wire.pump import fill
 
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
-    errno.ENOTDIR: (Rejected, "A part of the path is a file, not a folder: rename one of the two."),
+    errno.ENOTDIR: (
+        Rejected,
+        "A part of the path is a file, not a folder: leave out -r for one file, or rename one of the two.",
+    ),
     errno.EACCES: (PermissionDenied, "Check the permissions of the file and of its folder."),
     errno.EPERM: (PermissionDenied, "Check the permissions of the file and of its folder."),
     errno.EROFS: (PermissionDenied, "The file system is mounted read-only."),
-    errno.EISDIR: (Rejected, "It is a folder; name one object, or end a destination with '/'."),
+    errno.EISDIR: (
+        Rejected,
+        "It is a folder; name one object, move all of it (-r, `recursive`), or end a destination with '/'.",
+    ),
     errno.ENOSPC: (StoreFull, None),
     errno.EDQUOT: (StoreFull, None),
     errno.EFBIG: (Rejected, "The file system takes no file of this size."),

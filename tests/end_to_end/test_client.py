@@ -185,6 +185,8 @@ def test_one_that_is_not_there(anywhere: Run) -> None:
         (("status", "--url", "http://user:pass@127.0.0.1/"), "RELAY_URL"),
         (("status", "--url", "s3://bucket/key"), "RELAY_URL"),
         (("status", "--url", "http://127.0.0.1/?x"), "RELAY_URL"),
+        (("status", "--url", "http://127.0.0.1/#x"), "RELAY_URL"),
+        (("submit", "a", "b", "--url", "http://127.0.0.1:1", "--key", "two\nlines"), "--key"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
@@ -222,6 +224,17 @@ def test_something_else_there(reply: bytes) -> None:
     assert f"{peer.url('')} answered " in err
 
 
+def test_a_server_without_tls_is_not_one_of_an_unknown_authority() -> None:
+    def plain(talk: Talk) -> None:
+        talk.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        talk.linger()
+
+    with Peer(plain) as peer:
+        code, _, err = run("status", RELAY_URL=peer.url("").replace("http:", "https:"))
+    assert code == 1
+    assert "does not speak TLS" in err and "certificate" not in err
+
+
 def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
     """Neither is a line half a line."""
     named = {"id": "x", "number": 1, "state": "running", "source": "a", "destination": "b", "listing": "done"}
@@ -251,7 +264,7 @@ def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
 def test_a_token_that_is_missing_wrong_or_open_to_others(server: Server, folders: Path) -> None:
     url = f"http://{server.host}:{server.port}"
     code, _, err = run("status", RELAY_URL=url)
-    assert (code, "no bearer token" in err) == (2, True)
+    assert (code, "no bearer token" in err, "RELAY_TOKEN_FILE" in err) == (2, True, True)
     code, _, err = run("status", RELAY_URL=url, RELAY_TOKEN="another-token-0123456789")
     assert (code, "the token is not known" in err) == (2, True)
     file = folders / "token"

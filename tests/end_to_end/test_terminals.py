@@ -361,3 +361,38 @@ def test_ctrl_c_while_a_listing_is_read_prints_nothing_of_its_own(tmp_path: Path
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err.strip()) == (130, "", "")
+
+
+@pytest.mark.parametrize("words", [("ls",), ("plan", "-r")], ids=" ".join)
+def test_a_store_that_is_waited_for_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Nothing else is printed before it has answered, for as long as the budget of retries."""
+    page = b"<html><title>Index of /f/</title><a href='one'>one</a></html>"
+
+    def folder(talk: Talk) -> None:
+        while head := talk.head():
+            if len(asked) < 2 and head.startswith(b"GET /f/ "):
+                asked.append(head)
+                talk.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
+            else:
+                talk.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page))
+                talk.send(b"" if head.startswith(b"HEAD") else page)
+
+    asked: list[bytes] = []
+    terminal = Terminal(tmp_path, RELAY_RETRY_BUDGET="60")
+    with Peer([folder] * 20) as peer:
+        code, out, err = terminal.run(*words, peer.url("/f/"), *([f"{tmp_path}/to"] if "plan" in words else []))
+    assert code == 0 and ("one" in out or "objects      1," in out), out + err
+    lines = err.splitlines()
+    assert len(lines) == len(asked) == 2, err
+    assert all(
+        re.fullmatch(r"relay: the listing is tried again (now|in \d+ s): source: .*503.*", line) for line in lines
+    )
+
+
+@pytest.mark.parametrize(("source", "flags"), [("from", ()), ("from/plain", ("-r",))], ids=["a folder", "a file"])
+def test_a_folder_or_a_file_in_the_place_of_the_other_says_which_flag(
+    terminal: Terminal, source: str, flags: tuple[str, ...]
+) -> None:
+    code, out, err = terminal.run("migrate", *flags, f"{terminal.home}/{source}", f"{terminal.home}/to")
+    assert code == 1
+    assert re.search("hint.*-r", out + err), out + err

@@ -15,7 +15,7 @@ from relay.api.told import brief, summary
 from relay.cli.client import Client
 from relay.cli.ledgers import There
 from relay.engine.order import End, Order
-from relay.errors import NotRelay
+from relay.errors import MigrationUnknown, NotRelay
 from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
 
@@ -134,3 +134,18 @@ def test_pages_lead_on_and_nowhere_else(path: str, empty: bool, whole: dict[str,
         return
     with pytest.raises(NotRelay, match="leads nowhere"):
         list(islice(rows, 9))
+
+
+@pytest.mark.parametrize("id", ["", ".", ".."])
+def test_an_id_is_never_another_path(id: str, whole: dict[str, Any]) -> None:
+    """Such a one is asked of no server."""
+    server = there(whole)
+    for asked in (
+        lambda: server.one(id),
+        lambda: server.act(id, "cancel"),
+        lambda: server.limit(id, {"slots": 1}),
+        lambda: list(server.rows(id, ())),
+        lambda: list(server.follow(id)),
+    ):
+        with pytest.raises(MigrationUnknown):
+            asked()
