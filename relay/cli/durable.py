@@ -18,7 +18,8 @@ from relay.cli.interrupt import Interrupt
 from relay.cli.shown import NAMED
 from relay.cli.terminal import plain, say
 from relay.engine.claimer import Claimer
-from relay.engine.order import Order
+from relay.engine.jobs import Jobs
+from relay.engine.order import Job, Order
 from relay.engine.runner import Runner
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
@@ -40,11 +41,21 @@ def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, b
     ledger.renew_secret(found.id, order.secret())
     ledger.trust(found.id)
     verb = VERBS.get(found.state)
+    if verb in (None, "resume") and order.recursive and _is_emptied(ledger, order, runner, found):
+        ledger.begin_again(found.id)
     if verb == "retry" and order.recursive:
         ledger.list_again(found.id)  # the source may have more by now, and other objects
     elif verb:
         ledger.act(found.id, verb)
     return ledger.limit(found.id, order.bounds.given()), False
+
+
+def _is_emptied(ledger: Ledger, order: Order, runner: Runner, found: Migration) -> bool:
+    """Look if nothing is at the destination by now of all that has arrived there. What a list gave has no URL left."""
+    if not found.counted("verified", "skipped").objects:
+        return False
+    job = Job.made(found.id, order, *order.located(runner.remotes))
+    return job.source.store != "list" and Jobs(ledger, runner).finds_nothing(job)
 
 
 def held(migration: Migration) -> str:

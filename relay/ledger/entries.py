@@ -279,6 +279,26 @@ def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
     return not all(compared) if compared else if_exists in ("changed", "overwrite")
 
 
+def begin_again(connection: Connection, migration: str) -> int:
+    """Queue what has arrived, since somebody removed it from its destination; return how many that are. Not what a list
+    gave: its URLs are forgotten."""
+    arrived = (transfers.c.migration_id == migration) & transfers.c.state.in_(sorted(_WELL))
+    arrived &= transfers.c.identity.is_(None)
+    counted = (transfers.c.id, transfers.c.state, transfers.c.bytes, transfers.c.size, transfers.c.level)
+    query = select(*counted, transfers.c.attempts).where(arrived).order_by(transfers.c.id).with_for_update()
+    rows, changes = connection.execute(query).all(), Changes()
+    for row in rows:
+        was = row.bytes if row.bytes is not None else row.size
+        changes.moved(migration, row.state, "queued", was, row.size)
+        changes.proved(migration, row.level, None)
+        changes.retried(migration, -max(0, row.attempts - 1))
+    for some in chunks([row.id for row in rows]):
+        connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(state="queued", **_FRESH))
+        connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
+    changes.write(connection)
+    return len(rows)
+
+
 def forget_gone(connection: Connection, listing: Listing) -> int:
     """Forget the transfers of which this listing did not tell any more, and that have left nothing anywhere: they could
     only fail again. Return how many."""

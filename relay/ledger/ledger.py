@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from relay.failpoints import reach
 from relay.ledger import (
     claims,
+    entries,
     limits,
     migrations,
     notes,
@@ -104,6 +105,10 @@ class Ledger:
     def list_again(self, id: str) -> Migration:
         """As migrations.list_again."""
         return self.database.run(lambda c: migrations.list_again(c, id))
+
+    def begin_again(self, id: str) -> int:
+        """As entries.begin_again."""
+        return self.database.run(lambda c: entries.begin_again(c, id))
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Migration:
         """As limits.limit."""

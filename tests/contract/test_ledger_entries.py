@@ -250,6 +250,17 @@ def test_nothing_has_arrived_where_nothing_is_by_now(ledger: Ledger, exists: str
     assert ended(ledger, id) == "succeeded"
 
 
+def test_what_was_removed_from_its_destination_begins_again(ledger: Ledger) -> None:
+    id, listing = begin(ledger, [listed("a"), listed("b"), listed("bad"), url("listed", "one"), listed("running")])
+    ledger.end_listing(listing)
+    ends = {"a": "verified", "b": "skipped", "bad": "failed", "listed": "verified"}
+    ledger.settle([settled(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends])
+    assert ledger.begin_again(id) == 2
+    expected = {"a": "queued", "b": "queued", "bad": "failed", "listed": "verified", "running": "running"}
+    assert rows(ledger, id) == expected
+    states(ledger, id)
+
+
 def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: Ledger) -> None:
     """What has arrived stays, and so does what has begun an upload: somebody must still throw that away."""
     names = ["arrived", "gone", "begun", "lost", "bad"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -112,3 +113,27 @@ def test_what_somebody_removed_from_the_destination_since_arrives_again(terminal
     shutil.rmtree(there)
     assert terminal.tree(source, there)[1]["objects"] == {"verified": 3}
     assert sorted(path.name for path in there.iterdir()) == ["a", "b", "bad"]
+
+
+@pytest.mark.parametrize("verb", [None, "pause"])
+def test_what_is_removed_from_the_destination_while_nothing_runs_arrives_again(
+    terminal: Terminal, verb: str | None
+) -> None:
+    """It is killed; then the destination is emptied, to begin from the beginning."""
+    source, there = terminal.home / "from", terminal.home / "to"
+    source.mkdir()
+    for number in range(6):
+        (source / f"{number}").write_bytes(b"%d" % number * 100_000)
+    words = ("migrate", "-r", str(source), str(there), "--slots", "1")
+    process = terminal.start(*words, "--bytes-per-second", "100K")
+    while (terminal.query("SELECT count(*) FROM transfers WHERE state = 'verified'") or 0) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    if verb:
+        assert terminal.run(verb, "1")[0] == 0
+    shutil.rmtree(there)
+    code, told = terminal.tree(source, there, "--bytes-per-second", "10M")
+    assert (code, told["objects"]) == (0, {"verified": 6})
+    assert sorted(path.name for path in there.iterdir()) == [f"{number}" for number in range(6)]
