@@ -20,7 +20,16 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from relay.config import Limits
-from relay.errors import DestinationLost, NotFound, PreconditionFailed, RelayError, StoreError
+from relay.errors import (
+    ConnectionLost,
+    DestinationLost,
+    NotFound,
+    PreconditionFailed,
+    RelayError,
+    SourceChanged,
+    SourceTruncated,
+    StoreError,
+)
 from relay.failpoints import reach
 from relay.ledger.rows import Before, Begun, Claim
 from relay.location import Location
@@ -82,8 +91,8 @@ def sweep(
                 return None  # it is somebody else's by now
         except NotFound:
             continue
-        except PreconditionFailed as changed:
-            failure = changed  # it is still being written; look again
+        except (PreconditionFailed, SourceChanged, SourceTruncated, ConnectionLost) as changed:
+            failure = changed  # it is still being written, and the next look may see all of it
         except RelayError as other:
             failure = other
             break
