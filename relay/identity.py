@@ -66,13 +66,16 @@ def place_of(location: Location) -> str:
     """What tells a place from every other: its store, its endpoint, and the whole of its URL but for signatures.
 
     SECRET, as its query may be. The region in the name of AWS's own hosts is left out: a bucket has one name in all.
+    A '/' that is encoded is none that separates (RFC 3986 section 2.2): '/a%2Fb' may be another object than '/a/b'.
     """
-    host, port, path, query = _identity(location)
+    host, port, _, query = _identity(location)
+    segments = [unquote_to_bytes(one).decode("latin-1") for one in location.path.split("/")]
+    path = segments if any("/" in one for one in segments) else "/".join(segments)
     if location.store in ("s3", "list"):
         host = _AWS_HOST.sub(r"\g<bucket>s3.\g<gov>\g<rest>", host)
     method = "POST" if location.method == "POST" else ""
     pairs = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in query]
-    return json.dumps([location.store, host, port, path.decode("latin-1"), pairs, method])
+    return json.dumps([location.store, host, port, path, pairs, method])
 
 
 _AWS_HOST: Final = re.compile(

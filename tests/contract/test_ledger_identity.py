@@ -61,6 +61,8 @@ OTHERS: dict[str, tuple[Spec, Spec]] = {
         spec("list+https://a.example/l?n=1", "https://b.example/", recursive=True),
         spec("list+https://a.example/l?n=2", "https://b.example/", recursive=True),
     ),
+    "an encoded slash": (spec("https://a.example/d/a%2Fb"), spec("https://a.example/d/a/b")),
+    "what is encoded twice": (spec("https://a.example/a%2fb"), spec("https://a.example/a%252Fb")),
     "a port": (spec("https://a.example/d"), spec("https://a.example:444/d")),
     "a store": (spec("https://a.example/d"), spec("webdav+https://a.example/d")),
     "a user": (
@@ -120,6 +122,7 @@ SAME: dict[str, tuple[Spec, Spec]] = {
         spec("https://a.example/d", headers=(("Authorization", "Bearer b"),)),
     ),
     "the spelling": (spec("https://A.example:443/a%2Db"), spec("https://a.example/a-b")),
+    "the spelling of an encoded slash": (spec("https://a.example/%61%2fb"), spec("https://a.example/a%2Fb")),
     "the region": (
         spec(S3, remotes=Remotes({}, aws=lambda _: S3Config(Signer(lambda: None, "eu-west-1")))),
         spec(S3, remotes=Remotes({}, aws=lambda _: S3Config(Signer(lambda: None, "us-east-2")))),
