@@ -137,6 +137,8 @@ class HttpStore:
             return Unknown(error)
         response.body.close()
         self._refuse_folder_at(location, final)
+        if self._is_elsewhere_at(location, final):
+            return Unknown(self._leads_elsewhere(location, final))
         if self._untold(response.head.status) or (advice and response.head.status in GONE):
             return Unknown(self._refusal(response, "HEAD", final))
         if response.head.status not in self.believed["HEAD"]:
@@ -156,6 +158,15 @@ class HttpStore:
             hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
             raise Rejected(f"{location} is a folder, and no object", side=self._side, hint=hint)
 
+    def _is_elsewhere_at(self, location: Location, final: Location) -> bool:
+        """Say if what a destination's redirect led to has another name: a login page is no proof of an object."""
+        return self._side == "destination" and segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
+
+    def _leads_elsewhere(self, location: Location, final: Location) -> RedirectRefused:
+        hint = "Are the credentials still good? Many a server leads who has none to a page."
+        said = f"{location} leads to {final}, which does not tell if the object is there"
+        return RedirectRefused(said, side=self._side, hint=hint)
+
     def _looking(self) -> Fields:
         """Return the fields of a request that looks: at a destination no cache may answer it (RFC 9111 section 5.2)."""
         return self.asked + FRESH if self._side == "destination" else self.asked
@@ -174,6 +185,8 @@ class HttpStore:
         response, final = self._read("GET", location, fields)
         try:
             self._refuse_folder_at(location, final)
+            if span is not None and pinned is None and self._is_elsewhere_at(location, final):
+                raise self._leads_elsewhere(location, final)
         except RelayError:
             response.body.close()
             raise

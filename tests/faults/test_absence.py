@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from relay.errors import AlreadyExists, NotFound, Rejected, RelayError, Unavailable
+from relay.errors import AlreadyExists, NotFound, Rejected, RelayError, StoreError, Unavailable
+from relay.location import Location, parse_location
 from relay.receipt import State
+from relay.stores.webdav import webdav_location
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk, length_of
 
 NO_HEAD = {str(status): empty(status) for status in (400, 401, 403, 404, 405, 406, 410, 500, 501)} | {"hangs up": b""}
 
@@ -54,6 +57,43 @@ def test_where_nothing_may_be_overwritten_and_nothing_is_told_nothing_is_sent(
     assert isinstance(caught.value, Unavailable if status >= 500 else Rejected)
     assert caught.value.side == "destination"
     assert b"PUT" not in shelf.methods
+
+
+PAGE = b"<html><title>Log in</title></html>"
+
+
+def gate(talk: Talk) -> None:
+    """Lead everybody to a login page, as a proxy before a store does where credentials have expired."""
+    while head := talk.head():
+        method, path = head.split(b" ", 2)[:2]
+        talk.body(length_of(head))
+        if path == b"/login":
+            talk.send(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(PAGE), PAGE if method != b"HEAD" else b"")
+        else:
+            talk.send(b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
+@pytest.mark.parametrize("locate", [parse_location, webdav_location])
+def test_a_login_page_is_no_object_that_is_there_already(
+    engine: Engine, locate: Callable[..., Location], if_exists: str
+) -> None:
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([gate] * 20) as there:
+        with pytest.raises(StoreError) as caught:
+            engine.migrate(source.url("/a"), locate(there.url("/a"), destination=True), if_exists=if_exists)
+    assert (caught.value.side, isinstance(caught.value, AlreadyExists)) == ("destination", False)
+
+
+def test_an_object_that_moved_to_another_folder_is_there(engine: Engine) -> None:
+    moved = b"HTTP/1.1 307 X\r\nLocation: /kept/a?sig=x\r\nContent-Length: 0\r\n\r\n"
+    found = b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\n"
+
+    def there(talk: Talk) -> None:
+        while head := talk.head():
+            talk.send(moved if head.split(b" ")[1] == b"/a" else found)
+
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([there] * 4) as peer:
+        assert engine.migrate(source.url("/a"), peer.url("/a"), if_exists="skip").state is State.SKIPPED
 
 
 def test_a_server_that_answers_head_once_is_believed_from_then_on(engine: Engine) -> None:
