@@ -80,6 +80,6 @@ def start_logging(level: int = logging.INFO) -> None:
 
 
 def _print_exception(context: Any, kind: Any, error: Any, trace: Any) -> None:
-    if isinstance(error, KeyboardInterrupt):  # Ctrl-C that came while the hub waited: `relay` ends with its code
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # how a process ends, and no bug
         return
     log.error("bug", exc_info=error if isinstance(error, BaseException) else None)

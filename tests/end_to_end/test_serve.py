@@ -464,6 +464,16 @@ def refused(server: Server, connection: http.client.HTTPConnection, wanted: dict
     return status, problem["retryable"] and response.getheader("Retry-After") is not None and response.will_close
 
 
+@WAYS
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_is_told_to_end_says_nothing(command: tuple[str, ...], number: signal.Signals) -> None:
+    """Ctrl-C is no bug."""
+    with running(command) as server:
+        assert server.ask("GET", "/healthz")[0] == 200
+        server.process.send_signal(number)
+        assert (server.finish(), server.stderr) == (0, "")
+
+
 def test_new_posts_on_a_kept_connection_while_draining() -> None:
     """The other order: the first thing after the signal on a kept connection is a POST."""
     gate, begun, kept = threading.Event(), threading.Event(), Cloud()
