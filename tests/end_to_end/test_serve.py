@@ -470,7 +470,9 @@ def test_a_server_that_is_told_to_end_says_nothing(command: tuple[str, ...], num
     """Ctrl-C is no bug."""
     with running(command) as server:
         assert server.ask("GET", "/healthz")[0] == 200
-        server.process.send_signal(number)
+        master = psutil.Process(server.process.pid)
+        for process in (*master.children(), master):  # as a terminal does, which sends it to all in front
+            process.send_signal(number)
         assert (server.finish(), server.stderr) == (0, "")
 
 
