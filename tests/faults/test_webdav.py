@@ -25,6 +25,7 @@ from relay.errors import (
     RelayError,
     SourceTruncated,
     StoreFull,
+    Unavailable,
     UnsafeKey,
 )
 from relay.location import Location
@@ -201,16 +202,32 @@ def test_what_exists_is_left_alone_where_that_is_asked_for(engine: Engine) -> No
     assert dav.objects == {FINAL: b"old"}
 
 
+class Between(Dav):
+    """Somebody puts an object at the place right before the MOVE."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"MOVE":
+            self.objects[FINAL] = b"theirs"
+        return super()._done(method, path, request, body)
+
+
 def test_who_comes_between_is_not_overwritten(engine: Engine) -> None:
     """The object appears after we looked: MOVE says 412."""
-    dav = Dav(answers={b"MOVE": [EMPTY % 412]})
+    dav = Between()
     assert migrate(engine, dav, if_exists="skip") is State.SKIPPED
+    assert dav.objects == {FINAL: b"theirs"}
+
+
+def test_a_412_to_a_move_to_where_nothing_is_skips_nothing(engine: Engine) -> None:
+    dav = Dav(answers={b"MOVE": [EMPTY % 412]})
+    with pytest.raises(Unavailable):
+        migrate(engine, dav, if_exists="skip")
     assert dav.objects == {}
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_who_comes_between_is_not_overwritten_by_a_copy_either(engine: Engine, if_exists: str) -> None:
-    dav = Dav(objects={b"/old": DATA}, answers={b"MOVE": [EMPTY % 412]})
+    dav = Between(objects={b"/old": DATA})
     with Peer([dav] * 30) as peer:
         old = webdav_location(peer.url("/old"))
         if if_exists == "skip":
@@ -220,7 +237,7 @@ def test_who_comes_between_is_not_overwritten_by_a_copy_either(engine: Engine, i
                 engine.migrate(old, place(peer), if_exists=if_exists)
     assert b"COPY" in dav.asked
     assert b"PUT" not in dav.asked
-    assert dav.objects == {b"/old": DATA}
+    assert dav.objects == {b"/old": DATA, FINAL: b"theirs"}
 
 
 def test_a_part_that_cannot_be_removed_is_told_of(engine: Engine) -> None:
