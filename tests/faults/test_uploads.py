@@ -187,17 +187,24 @@ def test_f43_it_is_begun_anew_though_the_budget_of_seconds_is_spent(engine: Engi
 
 @pytest.mark.parametrize("size", SIZES)
 def test_f44_who_comes_between_is_not_overwritten(engine: Engine, source: Spawned, size: int) -> None:
-    taken = refusal(412, "PreconditionFailed")
-    operation = "put" if size == SMALL else "complete"
+    class Between(Bucket):
+        """Somebody puts an object there right before ours is taken."""
+
+        def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+            if operation in ("put", "complete"):
+                self.whole = b"theirs"
+                return refusal(412, "PreconditionFailed")
+            return super()._answer(operation, request, body)
+
     for policy in ("skip", "fail"):
-        bucket = Bucket({operation: [taken]})
+        bucket = Between()
         with Peer(many(bucket)) as peer:
             if policy == "skip":
                 assert engine.migrate(url(source, size), place(peer), if_exists=policy).state is State.SKIPPED
             else:
                 with pytest.raises(AlreadyExists):
                     engine.migrate(url(source, size), place(peer), if_exists=policy)
-        assert bucket.whole is None
+        assert bucket.whole == b"theirs"
         assert ("abort" in bucket.asked) == (size == SIZE)
 
 
