@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +30,10 @@ from relay.wire.exchange import Wire
 from relay.wire.tls import client_context
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in its background so, and children inherit it; each Ctrl-C of a test is to arrive.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("relay", deadline=None)  # no example's time is anybody's failure
 settings.load_profile("relay")
