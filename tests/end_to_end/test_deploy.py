@@ -134,6 +134,8 @@ def service(tmp_path: Path) -> dict[str, Any]:
 
 def test_each_recipe_starts_with_a_place_for_the_ledger(tmp_path: Path) -> None:
     """The image, the compose file, the unit: healthy, ready, and what was accepted is there after a restart."""
+    if ROOT.is_relative_to("/tmp"):
+        pytest.skip("the checkout lies in /tmp, which the recipes cover with a folder of their own")
     for number, recipe_of in enumerate((container, composed, service)):
         folder = tmp_path / str(number)
         folder.mkdir()
