@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
+from random import uniform
 from typing import Any
 
 import gevent
@@ -438,7 +439,8 @@ class Claimer:
             if claim.twins:
                 names = self.ledger.enter(claim)
                 if names is None:
-                    return Settlement(claim, "hand_back", wait=TWIN_SECONDS)
+                    # Two that were both entered by killed attempts would else come back in step, and wait for ever.
+                    return Settlement(claim, "hand_back", wait=TWIN_SECONDS * uniform(0.5, 3.0))
                 twins = self._jobs.places(claim, names)
                 transfer.known = replace(transfer.known, twins=twins)
             transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry), self._notes)
