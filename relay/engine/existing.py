@@ -232,9 +232,9 @@ class Existing:
     @property
     def _may_be_sent(self) -> bool:
         """Whether an earlier attempt may have sent the object without anybody having learned of it."""
-        terms = self._terms
+        terms, progress = self._terms, self._progress
         lasting = terms.journal is not None or terms.if_absent
-        again = terms.known.begun or (lasting and self._progress.attempt > 1)
+        again = terms.known.begun or (lasting and progress.attempt > 1 and progress.sendings > 0)
         return again and terms.plan.destination.method != "POST"  # which makes a new object each time
 
     def _sent_before(

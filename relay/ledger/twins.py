@@ -31,9 +31,10 @@ _COLUMNS: Final = (transfers.c.id, transfers.c.name, transfers.c.folded, transfe
 
 def fold(name: str) -> str:
     """Return the form in which a name is the same as all that any store may take for it: without case (NTFS, APFS,
-    SMB), composed (APFS, HFS+), decoded once more (servers behind proxies), without empty segments (file systems), and
-    without dots and blanks at the end of a segment (Windows)."""
-    plain = name.isascii() and "%" not in name and "\\" not in name and "//" not in name
+    SMB), composed (APFS, HFS+), decoded once more (servers behind proxies), with '+' for a blank (servers that decode a
+    path as a form), without empty segments (file systems), and without dots and blanks at the end of a segment
+    (Windows)."""
+    plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
     text = name if plain else _decoded(name)
     text = text.lower() if plain else normalize("NFC", normalize("NFD", text).casefold())
     if not any(end in f"{text}/" for end in ("./", " /", "//")):
@@ -45,7 +46,7 @@ def fold(name: str) -> str:
 def _decoded(name: str) -> str:
     while (text := unquote(name, errors="surrogateescape")) != name:
         name = text
-    return name.replace("\\", "/")
+    return name.replace("\\", "/").replace("+", " ")
 
 
 def folded(name: str) -> str | None:

@@ -192,6 +192,11 @@ class Endpoint:
         return f"unseen {self.bucket}"
 
     @property
+    def _takes_trailers(self) -> bool:
+        """Whether an upload with a checksum behind its bytes was taken, of an object or of a part."""
+        return self.has(TRAILERS) or self.has(PART_TRAILERS)
+
+    @property
     def _trial(self) -> str:
         """The name under which it is remembered that this object was refused with a checksum."""
         return f"refused with a checksum {self.path}"
@@ -230,18 +235,18 @@ class Endpoint:
         if not (refusal.checked and refusal.doubtful):
             self.memory.forget(self.origin, self._trial)
             return None
-        if self.has(KNOWN) or self.has(TRAILERS):
+        if self._takes_trailers:
             return None
         self.learn(self._trial)
         return TRAILER
 
     def taken(self, told: bool) -> None:
         """Note that an upload was taken: what it was sent without is left out for good. `told` says that the answer
-        names its checksum."""
+        names its checksum; a store that computes those by itself may refuse one behind the bytes all the same."""
         self.begun()
         if told:
             self.learn(KNOWN)
-        if self.memory.forget(self.origin, self._trial) and not (self.has(KNOWN) or self.has(TRAILERS)):
+        if self.memory.forget(self.origin, self._trial) and not self._takes_trailers:
             self.learn(NO_TRAILERS)
         for fact in (NO_TRAILERS, NO_CONDITION):
             self.memory.forget(self.origin, _TRIAL + fact)

@@ -173,11 +173,20 @@ class S3Exchange(HttpStore):
         asked = self._send("GET", location, (("Range", "bytes=0-0"),))
         if asked.head.status in (200, 206, 416):
             asked.body.close()
-            return self._refused(response, method, location, "")
+            return self._passed(location) or self._refused(response, method, location, "")
         error = self._refused(asked, "GET", location, self._text(asked, "GET"))
         if isinstance(error, PermissionDenied) and self._side == "destination":
             self._endpoint(location).learn(_unreadable(location))
         return error
+
+    def _passed(self, location: Location) -> RelayError | None:
+        """Return the error, to try again after, of a HEAD that was refused and is answered by now: the reason has
+        passed, as a clock that was set. None where it is refused for good."""
+        again = self._send("HEAD", location, self.asked)
+        again.body.close()
+        if again.head.status not in (200, 404):
+            return None
+        return Unavailable(f"HEAD {location} was refused, and is answered now", side=self._side)
 
     def _only_denied(self, location: Location) -> bool:
         """Say if a 403 can only mean that the object may not be read: a bucket to which we write has taken an upload

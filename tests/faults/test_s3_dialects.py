@@ -343,3 +343,34 @@ def test_a_clock_that_is_off_is_set_though_head_does_not_say_so(engine: Engine, 
     with Peer(many(bucket)) as peer:
         patient(engine).migrate(place(peer, wrong), local_location(tmp_path / "a", destination=True))
     assert (tmp_path / "a").read_bytes() == b"bytes"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_head_whose_refusal_has_passed_when_its_reason_is_asked_for_fails_nothing(
+    engine: Engine, tmp_path: Path, side: str, status: int
+) -> None:
+    """As the first request of a clock that somebody sets in between."""
+    local, bucket = tmp_path / "a", Bucket({"head": [reply(status)]})
+    bucket.whole = b"bytes"
+    local.write_bytes(b"bytes")
+    with Peer(many(bucket)) as peer:
+        if side == "source":
+            outcome = patient(engine).migrate(
+                place(peer), local_location(local, destination=True), if_exists="overwrite"
+            )
+        else:
+            outcome = patient(engine).migrate(local_location(local, destination=False), place(peer), if_exists="skip")
+    assert outcome.state == (State.VERIFIED if side == "source" else State.SKIPPED)
+    assert bucket.asked[:3] == ["head", "get", "head"]
+    assert "put" not in bucket.asked
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_head_that_is_refused_for_good_is_told_at_once(engine: Engine, tmp_path: Path, status: int) -> None:
+    bucket = Bucket({"head": [reply(status)] * 9})
+    bucket.whole = b"bytes"
+    with Peer(many(bucket)) as peer, pytest.raises(RelayError) as caught:
+        patient(engine).migrate(place(peer), local_location(tmp_path / "a", destination=True))
+    assert not caught.value.retryable
+    assert bucket.asked == ["head", "get", "head"]

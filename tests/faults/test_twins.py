@@ -41,6 +41,10 @@ def _decoded(path: bytes) -> bytes:
     return quote(unquote(unquote(path.decode())), safe="/.").encode()
 
 
+def _as_a_form(path: bytes) -> bytes:
+    return quote(unquote(path.decode()).replace("+", " "), safe="/.").encode()
+
+
 FOLDING = {
     "case": (_without_case, "a/Photo.jpg", "a/photo.jpg"),
     "case of a folder": (_without_case, "A/photo.jpg", "a/photo.jpg"),
@@ -48,6 +52,8 @@ FOLDING = {
     "dots": (_without_ends, "name", "name."),
     "blanks": (_without_ends, "name", "name "),
     "encoding": (_decoded, "a b", "a%20b"),
+    "a form": (_as_a_form, "a b", "a+b"),
+    "a form, a folder's": (_as_a_form, "c+d/e", "c d/e"),
 }
 
 

@@ -23,7 +23,7 @@ from relay.errors import (
     UploadGone,
 )
 from relay.receipt import Level, State
-from relay.stores.s3_endpoint import KNOWN, UNCONDITIONAL
+from relay.stores.s3_endpoint import TRAILERS, UNCONDITIONAL
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
@@ -296,6 +296,10 @@ PROFILES = {
         {b"x-amz-trailer": refusal(403, "SignatureDoesNotMatch"), b"x-amz-checksum": refusal(403, "AccessDenied")}
     ),
     "a wall before it": Profile({b"x-amz-trailer": reply(403), b"x-amz-checksum": reply(403)}),
+    "sums of its own, and 401": Profile({b"x-amz-trailer": refusal(401, "Unauthorized")}, old=False, sums=True),
+    "sums of its own, and 400": Profile(
+        {b"x-amz-trailer": refusal(400, "AuthorizationHeaderMalformed")}, old=False, sums=True
+    ),
     "no word of why": Profile({b"x-amz-trailer": reply(501), b"If-None-Match": reply(501)}, conditional=False),
 }
 
@@ -388,7 +392,7 @@ def test_f54_who_is_denied_with_a_checksum_while_others_are_taken_with_theirs_ch
     bucket = Bucket(sums=True)
 
     def meanwhile(talk: Talk) -> None:
-        engine.runner.wire.memory.learn(place(peer).origin, KNOWN)  # another one was taken
+        engine.runner.wire.memory.learn(place(peer).origin, TRAILERS)  # another one was taken
         talk.send(reply(200, b"", 'ETag: "one"'))
 
     bucket.answers["put"] = [DENIED, meanwhile]
