@@ -226,7 +226,9 @@ class S3Store(S3Uploading):
         wrapping = self._wrapped(upload.location, body, part=True)
         fields = coded(upload.location, (), body.length) if wrapping else ()
         part = self._part(upload, number, body, fields, wrapping, checked=wrapping is not None)
-        if wrapping and not part.checked:
+        if wrapping and part.checked:
+            self._endpoint(upload.location).learn(PART_TRAILERS)
+        elif wrapping:
             self._understood_part(upload, part)
         return part
 
