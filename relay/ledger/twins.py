@@ -25,6 +25,10 @@ from relay.ledger.rows import Claim
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 
 MARKED, ENTERED = 1, 2
+LONGEST: Final = 1024
+"""So many letters a segment may have, and be folded: the stores that compose take 255."""
+DECODINGS: Final = 4
+"""So often a name is decoded: each server and proxy on its way may do it once."""
 _THERE: Final = frozenset({"verified", "unverified", "skipped"})
 _COLUMNS: Final = (transfers.c.id, transfers.c.name, transfers.c.folded, transfers.c.state, transfers.c.twins)
 
@@ -35,16 +39,24 @@ def fold(name: str) -> str:
     path as a form), without empty segments (file systems), and without dots and blanks at the end of a segment
     (Windows)."""
     plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
-    text = name if plain else _decoded(name)
-    text = text.lower() if plain else normalize("NFC", normalize("NFD", text).casefold())
+    text = name.lower() if plain else "/".join(map(_composed, _decoded(name).split("/")))
     if not any(end in f"{text}/" for end in ("./", " /", "//")):
         return text
     segments = (segment.rstrip(". ") or segment for segment in text.split("/"))
     return "/".join(segment for segment in segments if segment)
 
 
+def _composed(segment: str) -> str:
+    """Longer ones are as they are: no store that composes takes them, and marks are put in order in quadratic time."""
+    return segment if len(segment) > LONGEST else normalize("NFC", normalize("NFD", segment).casefold())
+
+
 def _decoded(name: str) -> str:
-    while (text := unquote(name, errors="surrogateescape")) != name:
+    """What is no UTF-8 then is all one: names that only may be the same are looked at (`relay/engine/twins.py`)."""
+    for _ in range(DECODINGS):
+        text = unquote(name)
+        if text == name:
+            break
         name = text
     return name.replace("\\", "/").replace("+", " ")
 

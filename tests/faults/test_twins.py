@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -106,6 +107,25 @@ def test_a_name_is_its_own_form_but_for_what_stores_fold() -> None:
     ]:
         assert fold(one) == fold(other) == fold(fold(one))
     assert len({fold(name) for name in ("a", "b", "a/b", "ab", "\u00e4", "a.b", "a b")}) == 7
+
+
+@pytest.mark.parametrize("name", ["100%FFa", "%ed%a0%80", "x%25C0", "\u00e9%ff", "a%00b", "a\\b%80", "%F0%9F"])
+def test_a_name_whose_decoding_is_no_text_is_a_name_like_any_other(ledger: Ledger, name: str) -> None:
+    _listed(ledger, (name, "b"), (name.lower() + " ",))
+    assert {claim.name for claim in ledger.claim(5) if claim.twins} == {name, name.lower() + " "}
+
+
+def test_such_names_arrive(tmp_path: Path) -> None:
+    plant(tmp_path / "from", "100%FFa", "100%FEa", "%ed%a0%80", "plain")
+    code, told = Terminal(tmp_path).tree(tmp_path / "from", tmp_path / "to")
+    assert (code, told["objects"]) == (0, {"verified": 4})
+
+
+@pytest.mark.parametrize("name", ["%" + "25" * 500_000 + "41", "a" + "\u0300\u0316" * 500_000, "%ff" * 300_000])
+def test_the_form_of_a_hostile_name_is_made_at_once(name: str) -> None:
+    began = time.process_time()
+    fold(name)
+    assert time.process_time() - began < 2
 
 
 def _listed(ledger: Ledger, *pages: tuple[str, ...]) -> str:
