@@ -242,7 +242,8 @@ class Existing:
     ) -> Outcome | None:
         """Return how it ends if the destination has the whole object: an earlier attempt sent it, and was lost then.
 
-        Nothing is sent. None where the destination has something else.
+        Nothing is sent. None where the destination has something else, or may still have what was there before: where
+        nothing but its size is proved, two objects of one size are told apart by what the store calls them alone.
         """
         if self._terms.parted(found, destination):
             sent = self._written(found)
@@ -255,11 +256,17 @@ class Existing:
         notes = (_SENT_BEFORE, *notes)
         shown = Before(known=True)  # it is there since before this attempt: nothing is to be waited for
         try:
-            return self._acceptance.settle(
+            outcome = self._acceptance.settle(
                 destination, place, stored, found, sent, notes, whole=whole, keep=True, before=shown
             )
         except (IntegrityMismatch, DestinationLost):
             return None
+        return outcome if outcome.state is State.VERIFIED or self._is_new(there) else None
+
+    def _is_new(self, there: Version) -> bool:
+        """Say if what is there is not what was there before, for certain."""
+        was = self._progress.before
+        return was is not None and was.known and (was.version is None or _differ(was.version, there))
 
     def _written(self, found: Found | None) -> Sent | None:
         """Return what the journal says was sent in parts; nothing where the upload was never to be completed."""
@@ -268,6 +275,12 @@ class Existing:
         if written is None or not written.digest or found is None or found.version.etag != written.etag:
             return None
         return Sent(written.size, {COMBINED: bytes.fromhex(written.digest)}, found.version.digests)
+
+
+def _differ(one: Version, other: Version) -> bool:
+    """Say if two versions of one place are two, by what the store tells of both."""
+    pairs = ((one.etag, other.etag), (one.size, other.size), (one.last_modified, other.last_modified))
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def _names(ours: Version, there: Version) -> bool:

@@ -109,6 +109,33 @@ def test_what_was_there_before_is_skipped_however_often_it_is_asked_for(tmp_path
     assert terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%known%'") == 0
 
 
+@pytest.mark.parametrize("ends", ["an answer", "a kill"])
+@pytest.mark.parametrize("unproved", ["size", "denied"])
+@pytest.mark.parametrize("words", [(), ("-r", "--if-exists", "overwrite")], ids=["object", "tree"])
+def test_what_was_there_before_is_not_ours_for_its_size(
+    tmp_path: Path, ends: str, unproved: str, words: tuple[str, ...]
+) -> None:
+    """Nothing but its size can be proved, and an attempt before this one ended before anything was stored."""
+    old = bytes(len(DATA))
+    shelf = Shelf({b"/to/a": old}, refused={b"GET": empty(403)} if unproved == "denied" else {})
+
+    def before(one: Shelf, method: bytes, _: bytes) -> None:
+        one.refused.pop(b"PUT", None)
+        if method == b"PUT" and one.methods.count(b"PUT") == 1 and ends == "an answer":
+            one.refused[b"PUT"] = empty(503)
+
+    shelf.before = before
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    with Peer(shelf) as there:
+        ways = (folder, there.url("/to/")) if words else (folder / "a", there.url("/to/a"))
+        said = ("migrate", *words, *map(str, ways), "--verify", "size" if unproved == "size" else "auto")
+        if ends == "a kill":
+            assert terminal.run(*said, RELAY_FAILPOINT="after-pin:1:kill9")[0] == -9
+            assert shelf.objects == {b"/to/a": old}
+        assert terminal.run(*said)[0] == 3
+    assert shelf.objects == {b"/to/a": DATA}
+
+
 # -- deleting
 
 
