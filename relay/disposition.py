@@ -56,8 +56,8 @@ def _names(header: str) -> Iterator[str]:
 
 def _parameters(header: str) -> dict[str, str]:
     """The parameters of a header that is wholly in the grammar and names none twice; otherwise none."""
-    start = _TYPE.match(header)
-    if start is None or len(header) > HEADER_BYTES:
+    start = _TYPE.match(header) if len(header) <= HEADER_BYTES else None
+    if start is None:
         return {}
     found: dict[str, str] = {}
     position = start.end()

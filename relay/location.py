@@ -436,7 +436,7 @@ def _without_dots(path: str) -> str:
     kept: list[str] = []
     for segment in segments:
         if segment == "..":
-            kept = kept[:-1]
+            del kept[-1:]
         elif segment != ".":
             kept.append(segment)
     if segments[-1] in (".", ".."):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.digest import as_hex
-from relay.errors import NotFound, RelayError, UnsafeKey
+from relay.errors import KeyTooLong, NotFound, RelayError, UnsafeKey
 from relay.failpoints import reach
 from relay.identity import place_of
 from relay.ledger.rows import Listed, Listing
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # SQLAlchemy takes a fifth of a second that `relay plan` need
 
 PAGE = 1000
 """So many objects are written at once."""
+NAME_CHARACTERS = 8192
+"""The longest name that is kept: no store takes a longer one, and a page of them has to fit into memory."""
 
 T = TypeVar("T")
 
@@ -74,6 +76,10 @@ def pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
 def as_listed(entry: Entry) -> Listed:
     """Return an entry as it is written, with the reason why it can't be moved where that shows already."""
     modified = entry.modified.timestamp() if entry.modified else None
+    if len(entry.name) > NAME_CHARACTERS:
+        raw = _raw(entry.name)
+        beginning = _readable(raw[:_SHOWN_BYTES], of=raw)
+        return Listed(beginning, entry.size, error=_TOO_LONG, identity=f"long {hashlib.sha256(raw).hexdigest()}")
     if UNSAFE_CHARACTERS.search(entry.name):
         raw = _raw(entry.name)
         readable = _readable(raw)  # no database takes all of these
@@ -88,11 +94,11 @@ def _raw(name: str) -> bytes:
     return name.encode("utf-8", "surrogatepass" if _LONE.search(name) else "surrogateescape")
 
 
-def _readable(raw: bytes) -> str:
-    """Return a name that can be written for one that is not safe, and that no other object has: with the backslashes
-    alone it might be the honest name of another."""
+def _readable(raw: bytes, of: bytes | None = None) -> str:
+    """Return a name that can be written for one that is not safe, or the beginning `of` one that is too long, and that
+    no other object has: with the backslashes alone it might be the honest name of another."""
     text = raw.decode("utf-8", "backslashreplace")
-    mark = hashlib.sha256(raw).hexdigest()[:8]
+    mark = hashlib.sha256(raw if of is None else of).hexdigest()[:8]
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text) + f" ~{mark}"
 
 
@@ -104,6 +110,13 @@ _UNSAFE = {
     "code": UnsafeKey.code,
     "side": "source",
     "detail": "the name is not UTF-8, or has control or bidi characters in it",
+    "hint": "Rename the object at its source, and run it again.",
+}
+_SHOWN_BYTES = 200
+_TOO_LONG = {
+    "code": KeyTooLong.code,
+    "side": "source",
+    "detail": f"the name has more than {NAME_CHARACTERS} characters",
     "hint": "Rename the object at its source, and run it again.",
 }
 

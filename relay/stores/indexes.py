@@ -34,6 +34,7 @@ ACCEPT: Final = "application/json, text/html;q=0.9"
 PENDING_CHARACTERS: Final = 128 << 10
 """The most that one element of a page, or one row of a list in JSON, may take, and what stands before the title."""
 REMEMBERED: Final = 100_000
+REMEMBERED_CHARACTERS: Final = 16 << 20
 """A name that stands twice among so many counts once."""
 BEHIND_CHARACTERS: Final = 512
 """So much of the text behind a link is looked at for a size."""
@@ -108,6 +109,7 @@ def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
 def _once(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
     """Yield each name once; of one that stands twice in a row (its icon is a link too) with the size of either."""
     seen: set[str] = set()
+    characters = 0
     last: Entry | None = None
     for entry in entries:
         if last is not None and last.name == entry.name:
@@ -116,8 +118,9 @@ def _once(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
         if last is not None:
             yield last
         last = None if entry.name in seen else entry
-        if len(seen) < REMEMBERED:
+        if len(seen) < REMEMBERED and characters < REMEMBERED_CHARACTERS:
             seen.add(entry.name)
+            characters += len(entry.name)
     if last is not None:
         yield last
 
@@ -256,7 +259,8 @@ def _links(texts: Iterator[str], page: Page) -> Iterator[tuple[str, str]]:
         elif characters > PENDING_CHARACTERS:
             page.refuse()
     broken = parser.in_markup
-    parser.read(None, page)
+    if not broken:  # else the parser would look for an end behind each '<' that has none, again and again
+        parser.read(None, page)
     if not parser.is_list:
         page.refuse()
     yield from parser.take()

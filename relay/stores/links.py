@@ -22,6 +22,11 @@ _ELSEWHERE: Final = frozenset({"about", "blob", "data", "file", "ftp", "javascri
 """Schemes of links that have nothing to do with the folder. Others may be the begin of a name with a colon."""
 
 
+_COMPOSED_CHARACTERS: Final = 1024
+"""The longest name that is looked at in another normal form; no file system has longer ones, and the time that takes
+grows with the square of the marks behind a letter."""
+
+
 class Leads(Enum):
     """What a link leads to."""
 
@@ -45,7 +50,10 @@ _ITSELF, _AWAY, _ASTRAY = Link(Leads.ITSELF), Link(Leads.AWAY), Link(Leads.ASTRA
 
 def same_text(one: str, other: str) -> bool:
     """Say if two names are the same, in whatever normal form of Unicode they are."""
-    return one == other or normalize("NFC", one) == normalize("NFC", other)
+    if one == other:
+        return True
+    short = max(len(one), len(other)) <= _COMPOSED_CHARACTERS
+    return short and normalize("NFC", one) == normalize("NFC", other)
 
 
 def decoded(text: str) -> str:
@@ -114,7 +122,7 @@ def _resolved(base: list[str], path: str) -> list[str]:
     for segment in path.split("/"):
         name = decoded(segment)
         if name == "..":
-            there = there[:-1]
+            del there[-1:]
         elif name not in ("", "."):
             there.append(name)
     return there

@@ -23,7 +23,8 @@ TOLD_CHARACTERS: Final = 200
 _TEXTUAL: Final = ("xml", "json", "text/plain")
 _SCHEMES: Final = frozenset({"basic", "bearer", "token", "digest", "session"})
 _WORDS: Final = re.compile(r"[\s,;=]+")
-_QUERY: Final = re.compile(r"[?&;][^\s?]*=[^\s]*")
+_QUERY: Final = re.compile(r"([?&;][^\s?=]*+)(=\S*)?")
+"""What may be a query, to its first '='. Without one it is taken whole as well: so each character is looked at once."""
 
 
 def secrets_of(headers: Fields, query: str) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ def words(text: str, secrets: tuple[str, ...] = ()) -> str:
 
 def without_query(text: str) -> str:
     """Return a text without the queries of URLs in it, each of which may be a signature."""
-    return _QUERY.sub("?…", text)
+    return _QUERY.sub(lambda found: "?…" if found[2] else found[1], text)
 
 
 def _shown(secrets: tuple[str, ...], *parts: str) -> str:

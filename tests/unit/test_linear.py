@@ -1,0 +1,104 @@
+"""What a peer's text costs grows with its length, and not with the square of that: nothing blocks the hub."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from relay.disposition import safe_name
+from relay.engine.tree import NAME_CHARACTERS, as_listed
+from relay.errors import KeyTooLong, RelayError
+from relay.ledger.twins import fold
+from relay.location import parse_location, redirected
+from relay.stores import indexes
+from relay.stores.indexes import Page, read_entries
+from relay.stores.interfaces import Entry
+from relay.stores.links import read_link, same_text
+from relay.stores.said import without_query, words
+
+PAGE = Page(shown="x", side="source", paths=("/a/",), host="h")
+PLACE = parse_location("https://h/a/b")
+MARKS = "\u0301\u0316"
+MOST_SECONDS = 2.0
+"""Of CPU time, also where a machine is slow; each of these took from ten seconds to hours."""
+
+
+def listed(text: str) -> None:
+    """Read a page that goes on like this and has no end."""
+    data = f"<html><title>Index of /a</title>{text}".encode()
+    with suppress(RelayError):
+        list(read_entries((data[at : at + 8192] for at in range(0, len(data), 8192)), PAGE))
+
+
+COSTLY: dict[str, Callable[[], object]] = {
+    **{f"page {part!r}": (lambda part=part: listed(part * (120_000 // len(part)))) for part in ("<a ", "<a/", "<a x=")},
+    **{
+        f"page {part!r}": (lambda part=part: listed(part * (120_000 // len(part))))
+        for part in ("<!--", "<", "</", "<?")
+    },
+    **{f"error {part!r}": (lambda part=part: words(f'{{"detail": "{part * 65_000}"}}')) for part in "&;?"},
+    "error in XML": lambda: words(f"<Error><Code>x</Code><Message>{';' * 65_000}</Message></Error>"),
+    "dots of a link": lambda: read_link("a/" * 64_000 + "../" * 42_000, ["a"], "h"),
+    "dots of a redirect": lambda: redirected(PLACE, "/" + "a/" * 1300 + "../" * 1300),
+    "marks of a link": lambda: read_link(f"/{MARKS * 64_000}/x", ["a"], "h"),
+    "marks of a name": lambda: fold(f"a{MARKS * 64_000}"),
+    "a name that is encoded again and again": lambda: fold("%" + "25" * 64_000 + "41"),
+    "a disposition": lambda: safe_name("a" * 64_000 + " " * 64_000 + '"', PLACE),
+}
+
+
+@pytest.mark.parametrize("what", COSTLY)
+def test_a_peers_text_costs_no_more_than_its_length(what: str) -> None:
+    """Each text is the worst of its kind, and as long as it may come."""
+    began = time.process_time()
+    COSTLY[what]()
+    assert time.process_time() - began < MOST_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see https://h/a?b=c&d=e for more", "see https://h/a?… for more"),
+        ("h/a?token&d=e x", "h/a?… x"),
+        ("a?b?c=d", "a?b?…"),
+        ("a;b=c", "a?…"),
+        ("a & b = c", "a & b = c"),
+        ("what? that; and & this", "what? that; and & this"),
+        ("?=", "?…"),
+        ("&&&a&&=b c=d", "?… c=d"),
+    ],
+)
+def test_a_query_is_not_shown(text: str, shown: str) -> None:
+    """From the mark before a '=' to the end of the word; what has no '=' is no query."""
+    assert without_query(text) == shown
+
+
+def test_names_are_one_in_each_form_if_a_file_system_has_room_for_them() -> None:
+    """Longer ones are one only where they are the same text."""
+    assert same_text("e\u0301" * 200, "\u00e9" * 200)
+    assert fold("E\u0301" * 200 + "/%2541") == fold("\u00e9" * 200 + "/a")
+    assert same_text("e\u0301" * 5000, "e\u0301" * 5000)
+    assert not same_text("e\u0301" * 5000, "\u00e9" * 5000)
+
+
+@pytest.mark.parametrize("mark", ["", "\x01"], ids=["plain", "odd"])
+def test_a_name_of_any_length_is_an_entry_of_its_own(mark: str) -> None:
+    """Two that differ at their ends stay two, and the ledger gets neither whole."""
+    one, two = (as_listed(Entry(f"{mark}{'x' * NAME_CHARACTERS}{end}", 7)) for end in "yz")
+    assert one.name != two.name
+    assert one.identity != two.identity
+    assert max(len(one.name), len(two.name)) < 300
+    assert one.error is not None
+    assert one.error["code"] == KeyTooLong.code
+    assert as_listed(Entry("x" * NAME_CHARACTERS)).error is None
+
+
+def test_a_page_remembers_names_up_to_a_number_of_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that comes again counts once, as long as what is remembered has room."""
+    monkeypatch.setattr(indexes, "REMEMBERED_CHARACTERS", 10)
+    text = "".join(f'<a href="{name}">x</a>' for name in ("long-enough", "b", "long-enough", "b"))
+    page = f"<html><title>Index of /a</title>{text}</html>".encode()
+    assert [entry.name for entry in read_entries([page], PAGE)] == ["long-enough", "b", "b"]
