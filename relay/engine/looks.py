@@ -33,7 +33,7 @@ def _first_byte(destination: Destination, place: Location) -> Found | Unknown:
     try:
         opened = destination.get(place, None, Span(0, 0))
     except (RangeIgnored, SourceChanged):  # it was answered with all of it; or it has no first byte
-        return Found(Version(), place)
+        return Found(Version(), place, described=False)
     except NotFound:
         raise
     except StoreError as error:
@@ -43,7 +43,7 @@ def _first_byte(destination: Destination, place: Location) -> Found | Unknown:
     assert opened.body is not None  # an Opened has one
     with closing(opened.body) as body:
         body.read()
-    return Found(replace(opened.version, digests={}), opened.location)
+    return Found(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
 
 
 def look_before(destination: Destination, place: Location, needed: bool) -> Before:

@@ -101,7 +101,7 @@ def _shown(destination: Destination, stored: Stored, found: Found | None, sent: 
     replaced = found is not None and _another(stored.version, found.version)
     try:
         proof = _proved(destination, stored, version, sent, verify, replaced)
-        shown = found.metadata if found is not None else None
+        shown = found.metadata if found is not None and found.described else None
         return replace(proof, read=found is not None or proof.level is Level.READ_BACK, shown=shown)
     except IntegrityMismatch as error:
         if replaced:

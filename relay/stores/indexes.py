@@ -8,7 +8,7 @@ times that are.
 What was listed is worth nothing if the page is not whole: one that begins as `<html>` must end so, whatever its framing
 says, since a proxy frames anew what it got of a server that died; and so must one that ends with its connection. A page
 whose list goes on at another one, or with links of which none leads into the folder, is one that relay can't read, and
-not an empty folder.
+not an empty folder; so is one that names what is in the folder by queries (`?file=NAME`).
 
 Decided here: which page is such a list, and what it lists. Never here: fetching a page.
 """
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any, Final, NoReturn
+from urllib.parse import parse_qsl
 
 from relay.errors import ConnectionLost, ProtocolViolation, Side, UnsafeKey, Unsupported
 from relay.foreign import count, http_date, iso_date, whole
@@ -43,6 +44,10 @@ _GOES_ON = re.compile(
     r"[?&;](?:page|offset|start|start-after|marker|cursor|after|skip|continuation-token)=[^&;#]", re.I
 )
 """A link to the folder itself, from some place on."""
+_VIEWS: Final = frozenset(["sort", "sortby", "order", "orderby", "layout", "style", "theme", "lang", "limit", "raw"])
+"""Parameters of links to the folder itself that show it otherwise, as Caddy's, and ..."""
+_SORTED: Final = frozenset(f"{name}{value}" for name in "conmsd" for value in "nmsda")
+"""... Apache's, each with its value."""
 _EXACT = re.compile(
     r"\s*(?:\d{2}-\w{3}-\d{4}|\d{4}-\d{2}-\d{2})\s\d{2}:\d{2}(?::\d{2})?\s+([0-9]{1,19})\s*?(?:\t|\n|$)"
 )
@@ -73,6 +78,14 @@ class Page:
             f"{self.shown} lists a part of the folder, and links to more of it",
             side=self.side,
             hint="Let the server list the folder on one page, or move a list of URLs.",
+        )
+
+    def veil(self, href: str) -> NoReturn:
+        """Raise Unsupported: what is in the folder has no address below it."""
+        raise Unsupported(
+            f"{self.shown} names what is in the folder by queries ({href[:200]!a}), which relay can't follow",
+            side=self.side,
+            hint="Let the server list the folder with an address for each file, or move a list of URLs.",
         )
 
     def cut(self) -> NoReturn:
@@ -215,11 +228,15 @@ def _when(text: Any) -> datetime | None:
 def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
     """Yield what the links of a page lead to."""
     folders, astray, found = [segments_of(path) for path in page.paths], 0, False
-    for href, behind in _links(texts, page):
+    for href, inside, behind in _links(texts, page):
         meant = [read_link(href, folder, page.host) for folder in folders]
         if _GOES_ON.search(href) and any(one.leads is Leads.ITSELF for one in meant):
             page.goes_on()
         link = next((one for one in meant if one.leads is not Leads.ASTRAY), None)
+        if link is not None and link.leads is Leads.ITSELF and (named := _named(href)):
+            if inside.strip() in named:
+                page.veil(href)
+            astray += 1
         if link is None:
             astray += 1
         elif link.leads not in (Leads.AWAY, Leads.ITSELF):
@@ -231,6 +248,17 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
             side=page.side,
             hint="Give the URL of the folder as the server itself spells it in its links.",
         )
+
+
+def _named(href: str) -> set[str]:
+    """Return what the query of a link to the folder itself may name in it: what only shows it otherwise left out."""
+    query = href.partition("?")[2].partition("#")[0].replace(";", "&")
+    told = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    return {value or name for name, value in told if not _is_view(name.lower(), value)}
+
+
+def _is_view(name: str, value: str) -> bool:
+    return (name + value.lower()) in _SORTED or name in _VIEWS or value.lower() in ("asc", "desc")
 
 
 def _entry(link: Link, behind: str, page: Page) -> Entry:
@@ -248,8 +276,8 @@ def _odd(name: str, side: Side) -> UnsafeKey:
     )
 
 
-def _links(texts: Iterator[str], page: Page) -> Iterator[tuple[str, str]]:
-    """Yield the links of a list, each with the text behind it. Raises as `read_entries`."""
+def _links(texts: Iterator[str], page: Page) -> Iterator[tuple[str, str, str]]:
+    """Yield the links of a list, each with its own text and that behind it. Raises as `read_entries`."""
     parser, characters = _Parser(), 0
     for text in texts:
         characters += len(text)
@@ -276,8 +304,9 @@ class _Parser(HTMLParser):
         self.is_list = self.begun = self.ended = False
         self._title = ""
         self._in_title = self._in_link = False
-        self._links: list[tuple[str, str]] = []
+        self._links: list[tuple[str, str, str]] = []
         self._href: str | None = None
+        self._inside = ""
         self._behind: list[str] = []
         self._room = 0
 
@@ -298,15 +327,15 @@ class _Parser(HTMLParser):
         if len(self.rawdata) > PENDING_CHARACTERS:
             raise ProtocolViolation(f"{page.shown} has an element without an end", side=page.side)
 
-    def take(self) -> list[tuple[str, str]]:
+    def take(self) -> list[tuple[str, str, str]]:
         """Return the links that are known whole, once."""
         links, self._links = self._links, []
         return links
 
     def _link_ended(self) -> None:
         if self._href is not None:
-            self._links.append((self._href, "".join(self._behind)))
-        self._href, self._behind, self._room = None, [], BEHIND_CHARACTERS
+            self._links.append((self._href, self._inside, "".join(self._behind)))
+        self._href, self._inside, self._behind, self._room = None, "", [], BEHIND_CHARACTERS
 
     def _follow(self, text: str) -> None:
         """Keep the begin of the text behind a link."""
@@ -339,5 +368,7 @@ class _Parser(HTMLParser):
         if self._in_title:
             self._title = (self._title + data)[:1000]
             self.is_list = self.is_list or _TITLES.match(f"{self._title} ") is not None
-        elif not self._in_link:
+        elif self._in_link:
+            self._inside = (self._inside + data)[:BEHIND_CHARACTERS]
+        else:
             self._follow(data)

@@ -79,6 +79,8 @@ class Found:
     metadata: tuple[tuple[str, str], ...] = ()
     ranges: bool = False
     """Whether the store says that parts of it can be read."""
+    described: bool = True
+    """Whether the store told what describes it: where it did not, an empty `metadata` says nothing."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from xml.etree.ElementTree import Element
 
 from relay.errors import ProtocolViolation, Side, UnsafeKey
 from relay.foreign import count, http_date
-from relay.stores.fields import whole
+from relay.receipt import Version
+from relay.stores.fields import printable, whole
 from relay.stores.interfaces import Entry
 from relay.stores.links import same_text, segments_of
 
@@ -81,10 +82,15 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
     told = properties_of(row)
     if _is_folder(path, told):
         return Entry(f"{there[-1]}/")
-    texts = {tag: (prop.text or "").strip() for tag, prop in told.items()}
-    return Entry(
-        there[-1],
-        count(texts.get("{DAV:}getcontentlength")),
-        whole(texts.get("{DAV:}getetag")),
-        http_date(texts.get("{DAV:}getlastmodified")),
+    version = version_of(row)
+    return Entry(there[-1], version.size, version.etag, http_date(version.last_modified))
+
+
+def version_of(row: Element) -> Version:
+    """Return the version that a row tells of an object."""
+    texts = {tag: (prop.text or "").strip() for tag, prop in properties_of(row).items()}
+    return Version(
+        size=count(texts.get("{DAV:}getcontentlength")),
+        etag=whole(texts.get("{DAV:}getetag")),
+        last_modified=printable(texts.get("{DAV:}getlastmodified") or "") or None,
     )

@@ -38,7 +38,7 @@ from relay.receipt import Version
 from relay.stores.documents import Document, plain_name
 from relay.stores.fields import printable
 from relay.stores.folders import walk
-from relay.stores.http import BELIEVED, ERRORS, MOVED, HttpStore, folder_there
+from relay.stores.http import BELIEVED, ERRORS, GONE, MOVED, HttpStore, folder_there
 from relay.stores.interfaces import (
     Entry,
     Found,
@@ -51,7 +51,7 @@ from relay.stores.interfaces import (
 from relay.stores.kinds import Given
 from relay.stores.links import segments_of
 from relay.stores.metadata import MTIME
-from relay.stores.multistatus import MULTISTATUS, PROPERTIES, ROW, is_folder, path_of, read_row, status_of
+from relay.stores.multistatus import MULTISTATUS, PROPERTIES, ROW, is_folder, path_of, read_row, status_of, version_of
 from relay.stores.pieces import pieces_of
 from relay.wire.body import Body
 from relay.wire.exchange import Response
@@ -127,7 +127,6 @@ class WebDavStore(HttpStore):
         "MOVE": frozenset({201, 204}),
         "COPY": frozenset({201, 204}),
     }
-    head_is_advice = False
 
     @property
     def lists_all(self) -> bool:
@@ -172,12 +171,20 @@ class WebDavStore(HttpStore):
         return replace(stored, place=location)
 
     def head(self, location: Location) -> Found | Unknown:
-        """As Source.head. Raises Rejected for a folder at a destination, which many servers answer HEAD for too, or
-        have no HEAD of; it is looked for where there is no entity tag, or no length, as folders seldom have both."""
+        """As Source.head. At a destination PROPFIND tells what HEAD does not. Raises Rejected for a folder there, which
+        many servers answer HEAD for too, or have no HEAD of; it is looked for where there is no entity tag, or no
+        length, as folders seldom have both."""
         found = super().head(location)
         told = isinstance(found, Found) and found.version.etag is not None and found.version.size
-        if self._side == "destination" and not told:
-            self._refuse_folder(location)
+        if self._side == "source" or told:
+            return found
+        status, row = self._refuse_folder(location)
+        if isinstance(found, Found):
+            return found
+        if row is not None:
+            return Found(version_of(row), location, ranges=True, described=False)
+        if status in GONE and isinstance(found.why, NotFound | ConnectionLost | StoreTimeout):
+            raise NotFound(f"{location} is not there, says PROPFIND", side=self._side, store_status=status)
         return found
 
     def copies(self, source: Location, location: Location) -> bool:
@@ -292,7 +299,7 @@ class WebDavStore(HttpStore):
         if if_absent or response.head.status != 412:
             return response
         response.body.close()
-        status = self._refuse_folder(place)
+        status, _ = self._refuse_folder(place)
         if status == 404 or (status in NO_METHOD and not self._exists(place)):
             raise Rejected(
                 f"{place} is taken, says the server, and nothing is there: it reads the name as another one",
@@ -326,11 +333,12 @@ class WebDavStore(HttpStore):
             memory.learn(there.origin, BY_PATH)
         return again
 
-    def _refuse_folder(self, place: Location) -> int:
+    def _refuse_folder(self, place: Location) -> tuple[int, Element | None]:
         """Raise Rejected if a folder is there, and the error of an answer that may pass, or tells of nothing. Returns
-        what PROPFIND was answered: 207 for what is no folder; where it is refused for good nothing is known."""
+        what PROPFIND was answered: 207, and the row, for what is no folder; where it is refused for good nothing is
+        known."""
         response = self._send("PROPFIND", place, (("Depth", "0"), *XML), PROPERTIES)
-        status = response.head.status
+        status, found = response.head.status, None
         if status != 207:
             error: RelayError | None = self._refusal(response, "PROPFIND", place)
             folder = status in MOVED and (response.head.get("location") or "").endswith("/")
@@ -345,7 +353,7 @@ class WebDavStore(HttpStore):
             raise folder_there(place)
         if error is not None and error.retryable:
             raise error
-        return status
+        return status, found if error is None else None
 
     def _version(self, head: Head) -> Version:
         """As HttpStore's, with the checksum that ownCloud and Nextcloud keep of what was uploaded with one."""
@@ -366,9 +374,11 @@ class WebDavStore(HttpStore):
         if isinstance(found, Unknown):
             response = self._send("PROPFIND", location, (("Depth", "0"), *XML), PROPERTIES)
             status = self._found_status(response, location)
-            if status not in (207, 404):
+            if status in (207, 404):
+                return status == 207
+            if not isinstance(found.why, NotFound):
                 raise found.why
-            return status == 207
+            return False
         return True
 
     def _remove(self, part: Location, error: BaseException) -> None:

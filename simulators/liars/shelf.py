@@ -102,6 +102,11 @@ class Shelf:
         found = self._old.get(self.key(name))
         return found and (found[0], time.monotonic() - found[1])
 
+    def settle(self) -> None:
+        """Let all that was written so far be old: no reader is shown what was there before it."""
+        with self.lock:
+            self._old.clear()
+
     def put(
         self,
         name: str,

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from relay.errors import (
     IntegrityMismatch,
     InvalidType,
     Locked,
+    NotFound,
     PermissionDenied,
     Rejected,
     RelayError,
@@ -31,6 +33,7 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import State
 from relay.stores.interfaces import is_unpublished, unpublished_names
+from relay.stores.local import local_location
 from relay.stores.remotes import Remotes
 from relay.stores.webdav import webdav_location
 from tests.conftest import QUICK, Certificates, Engine
@@ -45,8 +48,8 @@ EMPTY = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
 
 @dataclass
 class Dav:
-    """A WebDAV server. `answers` are what a method is answered first, instead of being done; the next answer to a
-    method in `hanging` is lost."""
+    """A WebDAV server. `answers` are what a method is answered first, instead of being done, an empty one by a
+    connection that is closed; the next answer to a method in `hanging` is lost."""
 
     answers: dict[bytes, list[bytes]] = field(default_factory=dict)
     folders: set[bytes] = field(default_factory=lambda: {b"/"})
@@ -71,7 +74,7 @@ class Dav:
                 return
             scripted = self.answers.get(method, [])
             told = scripted.pop(0) if scripted else self._done(method, path, request, body)
-            if method in self.hanging:
+            if method in self.hanging or not told:
                 self.hanging.discard(method)
                 return
             talk.send(told)
@@ -332,12 +335,17 @@ def test_b60_a_move_that_may_overwrite_is_only_asked_for_where_something_is(engi
         assert dav.objects == {FINAL: DATA}
 
 
+HEADLESS = {
+    **{str(status): EMPTY % status for status in (400, 403, 404, 405, 410, 501)},
+    "closed": b"",
+}
+"""How HEAD is answered by a server that knows GET and PROPFIND alone."""
+
+
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-@pytest.mark.parametrize("status", [400, 403, 405, 501])
-def test_where_head_tells_nothing_propfind_says_what_is_there(engine: Engine, status: int, if_exists: str) -> None:
-    dav = Dav(
-        answers={b"HEAD": [EMPTY % status] * 20}, folders={b"/", b"/new/", b"/new/folder/"}, objects={FINAL: b"old"}
-    )
+@pytest.mark.parametrize("told", HEADLESS.values(), ids=HEADLESS)
+def test_where_head_tells_nothing_propfind_says_what_is_there(engine: Engine, told: bytes, if_exists: str) -> None:
+    dav = Dav(answers={b"HEAD": [told] * 30}, folders={b"/", b"/new/", b"/new/folder/"}, objects={FINAL: b"old"})
     if if_exists == "skip":
         assert migrate(engine, dav, if_exists=if_exists) is State.SKIPPED
     else:
@@ -345,6 +353,27 @@ def test_where_head_tells_nothing_propfind_says_what_is_there(engine: Engine, st
             migrate(engine, dav, if_exists=if_exists)
     assert dav.objects == {FINAL: b"old"}
     assert b"PUT" not in dav.asked
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
+@pytest.mark.parametrize("told", HEADLESS.values(), ids=HEADLESS)
+def test_where_head_tells_nothing_an_object_arrives_all_the_same(engine: Engine, told: bytes, if_exists: str) -> None:
+    dav = Dav(answers={b"HEAD": [told] * 30})
+    assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked.count(b"PUT") == 1
+
+
+@pytest.mark.parametrize("told", HEADLESS.values(), ids=HEADLESS)
+def test_where_the_head_of_a_source_tells_nothing_its_get_does(engine: Engine, tmp_path: Path, told: bytes) -> None:
+    dav = Dav(answers={b"HEAD": [told] * 30}, objects={FINAL: DATA})
+    there = local_location(tmp_path / "a", destination=True)
+    with Peer([dav] * 20) as peer:
+        assert engine.migrate(webdav_location(peer.url(FINAL.decode())), there).state is State.VERIFIED
+        dav.objects.clear()
+        with pytest.raises(NotFound):
+            engine.migrate(webdav_location(peer.url(FINAL.decode())), there)
+    assert (tmp_path / "a").read_bytes() == DATA
 
 
 def test_where_head_tells_nothing_a_lost_answer_to_a_move_is_found_out_by_propfind(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from simulators.liars.shelf import Event, Held
 from tests.torture.cases import Case
-from tests.torture.world import Played, Row
+from tests.torture.world import Played
 
 ENDS = (0, 1, 2, 3, 130)
 ARRIVED = ("verified", "unverified", "skipped")
@@ -101,9 +101,12 @@ def temporary(name: str) -> bool:
     return name.rpartition("/")[2].startswith((".relay-", "relay-"))
 
 
-def told_of(row: Row | None, played: Played) -> bool:
-    """Say if a failure says that something may remain."""
-    return (row is not None and "may remain" in row.told) or "may remain" in played.last.err + played.last.out
+def told_of(name: str, played: Played) -> bool:
+    """Say if a failure, or a receipt, says that something may remain: of the object, or of another one that the
+    destination takes for it, in this migration or in one before it."""
+    key = played.destination.shelf.key
+    rows = (row for row in (*played.rows.values(), *played.earlier) if key(played.name(row.name)) == key(name))
+    return any("may remain" in row.told for row in rows) or "may remain" in played.last.err + played.last.out
 
 
 def piece(held: Held, played: Played, name: str) -> bool:
@@ -145,7 +148,7 @@ def whole(played: Played) -> Iterator[str]:
             continue  # nothing but its length was said of it, or not even that
         if row is not None and row.state in ARRIVED:
             yield f"{name!r} is {row.state}, and what lies there is no version of the source ({len(held.data)} bytes)"
-        elif not told_of(row, played):
+        elif not told_of(name, played):
             yield f"a piece lies at {name!r}, and nothing says so: {row}"
 
 
@@ -262,7 +265,8 @@ def tidy(played: Played) -> Iterator[str]:
     """No unfinished upload and no temporary name is left that nothing tells of."""
     if played.last.code == 130:
         return
-    told = played.last.out + played.last.err + " ".join(row.told for row in played.rows.values())
+    rows = (*played.rows.values(), *played.earlier)
+    told = played.last.out + played.last.err + " ".join(row.told for row in rows)
     for upload in played.destination.shelf.uploads.values():
         unknown = upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
         if unknown and "may remain" not in told:

@@ -62,6 +62,8 @@ class Played:
     migration: Mapping[str, Any] = field(default_factory=dict)
     uploads: frozenset[str] = frozenset()
     """The uploads in parts that the ledger knows of."""
+    earlier: list[Row] = field(default_factory=list)
+    """The transfers of the migrations before the last one, which can be looked at as well."""
     leaks: list[tuple[str, str]] = field(default_factory=list)
     """Secrets, and where they stand."""
 
@@ -133,6 +135,8 @@ def _fill(case: Case, source: Liar, destination: Liar) -> None:
         size = sizes.get(name, 20)
         there = content(case.seed, name, size) if how == "same" else content(case.seed + 1, f"before {name}", size)
         destination.shelf.put(name, there + b"longer" * (how == "longer"), "before", modified=NEWER)
+    for store in (source, destination):
+        store.shelf.settle()
 
 
 def _environment(case: Case, folder: Path) -> dict[str, str]:
@@ -233,12 +237,16 @@ def _read_ledger(played: Played, path: Path) -> None:
             return
         played.migration = dict(found)
         receipts = dict(map(tuple, ledger.execute("select transfer_id, receipt from receipts")))
-        for row in ledger.execute("select * from transfers where migration_id = ?", (found["id"],)):
+        for row in ledger.execute("select * from transfers"):
             error = json.loads(row["error"]) if row["error"] else {}
             told = f"{error.get('detail', '')} {error.get('hint', '')} {receipts.get(row['id'], '')}"
-            played.rows[row["name"]] = Row(
+            kept = Row(
                 row["name"], row["state"], error.get("code", ""), error.get("side") or "", told, row["level"] or ""
             )
+            if row["migration_id"] == found["id"]:
+                played.rows[kept.name] = kept
+            else:
+                played.earlier.append(kept)
         played.uploads = frozenset(row["upload_id"] for row in ledger.execute("select upload_id from uploads"))
 
 

@@ -94,6 +94,37 @@ def test_what_each_server_lists(text: str, more: dict[str, int | None], size: in
     assert {entry.name: entry.size for entry in found} == {"in/": None, "a b.txt": size, **more}
 
 
+def page_of(*links: str) -> str:
+    return f"<html><head><title>Index of /pub/</title></head><body>{''.join(links)}</body></html>"
+
+
+@pytest.mark.parametrize("query", ["?file={}", "?{}", "?a=b&amp;f={}", "/pub/?file={}", "./?download={}&amp;raw=1"])
+@pytest.mark.parametrize("name", ["a b.txt", "sub/", "\u00fc", "name", "1"])
+@pytest.mark.parametrize("others", ["", '<a href="whole.txt">whole.txt</a>'])
+def test_a_page_that_names_things_by_queries_is_not_read_as_if_they_were_not_there(
+    query: str, name: str, others: str
+) -> None:
+    link = f'<a href="{query.format(quote(name))}"> {name} </a>'
+    assert read_index(page_of('<a href="../">../</a>', link, others), "/pub/") is None
+    cut = f'<a href="{query.format(quote(name))}">{name[:2]}..&gt;</a>'
+    if not others:
+        assert read_index(page_of('<a href="../">../</a>', cut), "/pub/") is None
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        ("?C=N;O=D", "?C=M;O=A", "?C=S;O=A", "?C=D;O=A"),
+        ("?C=N&amp;O=A", "?C=M&amp;O=D", "./?N=D"),
+        ("?sort=name&amp;order=desc", "?sort=size&amp;order=asc", "?layout=grid", "?limit=100", "/pub/?sort=time"),
+        ("?dir=asc", "?direction=desc&amp;sortby=name"),
+    ],
+)
+def test_an_empty_folder_whose_page_can_be_sorted_is_an_empty_folder(links: tuple[str, ...]) -> None:
+    text = page_of(*(f'<a href="{href}">name</a><a href="{href}"><img></a>' for href in links))
+    assert read_index(text, "/pub/") == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
