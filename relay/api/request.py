@@ -215,6 +215,8 @@ def _end(given: str | SourceObject | DestinationObject) -> End:
 
 # -- pydantic's words in ours; none of them repeats a value, which may be a secret
 
+_TAGGED = (("source",), ("destination",), ("list",))
+"""The members that may be a text or an object."""
 _RANK: Mapping[str, int] = {"extra_forbidden": 0, "missing": 1}
 
 
@@ -225,7 +227,8 @@ def _first(error: ValidationError) -> RequestError:
 
 
 def _told(detail: ErrorDetails) -> RequestError:
-    path = [str(part) for place, part in enumerate(detail["loc"]) if not (place == 1 and part in ("text", "object"))]
+    tag = 1 if detail["loc"][:1] in _TAGGED else None  # pydantic's word for which of the two forms it took
+    path = [str(part) for place, part in enumerate(detail["loc"]) if place != tag or part not in ("text", "object")]
     pointer = "".join("/" + part[:100].replace("~", "~0").replace("/", "~1") for part in path)
     name = path[-1][:100] if path else ""
     told: Callable[[str], tuple[type[RequestError], str]] = _TOLD.get(detail["type"], _wrong)

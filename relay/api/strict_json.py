@@ -29,6 +29,8 @@ from relay.errors import (
 DEPTH_LIMIT = 20
 BRACKETS_LIMIT = 1000
 """Objects and arrays in one body. An honest request has five; a limit keeps the parse short on the hub."""
+MEMBERS_LIMIT = 1000
+"""Members of one object. An honest request has a hundred headers at most; each that is wrong costs some microseconds."""
 STEP_BYTES = 4096
 """What is read at once. Chunks of one byte cost microseconds each, and others want the hub between them."""
 BODY_READ = "relay.body_read"
@@ -145,6 +147,8 @@ def _decoded(raw: bytes) -> str:
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MEMBERS_LIMIT:  # before anything is done for each
+        raise RequestTooLarge(f"a JSON object has more than {MEMBERS_LIMIT} members")
     members = dict(pairs)
     if len(members) == len(pairs):
         return members
