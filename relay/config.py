@@ -145,6 +145,13 @@ class Settings(BaseModel):
     remotes: dict[str, dict[str, str]] = Field({}, repr=False)
     """Named stores, in relay.toml only: `[remotes.NAME]`, with rclone's options under rclone's names. SECRET."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:  # which relay.toml can say, and no system call takes
+            raise ValueError("it has a NUL")
+        return value
+
     @field_validator("bind")
     @classmethod
     def _address(cls, text: str) -> str:
@@ -226,10 +233,10 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         raise ConfigError(f"RELAY_{unknown[0].upper()} is not a setting", hint=hint)
     check(os.environ)
     named = os.environ.get("RELAY_CONFIG")
-    # /dev/null is how one says: no file.
-    if named is not None and named != os.devnull and not Path(named).is_file():
-        raise ConfigError(f"RELAY_CONFIG {named} is no file that is there")
     try:
+        # /dev/null is how one says: no file.
+        if named is not None and named != os.devnull and not Path(named).is_file():
+            raise ConfigError(f"RELAY_CONFIG {named} is no file that is there")
         settings = Settings(**{**_in_file(), **_set(variables), **given})
     except ValidationError as error:
         raise ConfigError("; ".join(_told(e) for e in error.errors())) from None
@@ -237,6 +244,8 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         raise ConfigError(f"cannot read {_file()} ({error.strerror})") from None
     except ValueError as error:  # tomllib names the line and the column
         raise ConfigError(f"{_file()}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{_file()}: it is nested too deeply") from None
     settings.egress()
     settings.folders()
     return settings

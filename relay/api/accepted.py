@@ -23,6 +23,7 @@ from gunicorn.util import parse_address
 
 from relay.config import Settings, is_loopback, load_settings, load_tokens
 from relay.errors import ConfigError
+from relay.errors.bugs import bug
 from relay.ledger.database import open_database
 from relay.wire.tls import client_context
 
@@ -80,7 +81,8 @@ def accept_or_exit() -> Settings:
 def accept_again() -> bool:
     """Read the settings once more, at a reload, and say if they can be served by; else one line says why not.
 
-    Nothing of the old ones is given up before all of the new ones is checked.
+    Nothing of the old ones is given up before all of the new ones is checked. Raises nothing: what leaves this ends
+    gunicorn's master, and all its workers with it.
     """
     try:
         _HOLDER.held = _reread(accepted())
@@ -88,6 +90,8 @@ def accept_again() -> bool:
         _say_kept(Refused(error.message, error.hint))
     except Refused as refused:
         _say_kept(refused)
+    except Exception as error:  # noqa: BLE001 - logged with its traceback
+        _say_kept(Refused(bug(error).message, "See the log."))
     else:
         return True
     return False
@@ -138,6 +142,7 @@ def _say_kept(refused: Refused) -> None:
 
 def _read() -> Accepted:
     settings = load_settings()
+    _parsed(settings.bind)
     client_context(settings.ca_bundle)
     return Accepted(settings=settings, tokens=load_tokens(settings.tokens_file))
 
@@ -146,7 +151,7 @@ def _reread(old: Accepted) -> Accepted:
     """Return what the settings say now. Raises ConfigError or Refused before anything of the old was given up."""
     new = _read()
     moves = new.settings.bind != old.settings.bind
-    addresses = (parse_address(new.settings.bind),) if moves else old.addresses
+    addresses = (_parsed(new.settings.bind),) if moves else old.addresses
     _check_open(addresses, new.settings)
     if moves:
         _check_free(addresses)
@@ -156,6 +161,17 @@ def _reread(old: Accepted) -> Accepted:
 
 
 # -- what may be wrong
+
+
+def _parsed(bind: str) -> Any:
+    """Return an address as gunicorn takes it. Raises ConfigError."""
+    try:
+        return parse_address(bind)
+    except RuntimeError:
+        raise ConfigError(
+            f"bind (RELAY_BIND): {bind!r} is not host:port, unix:/path or fd://number",
+            hint="An IPv6 address stands in brackets: [::1]:8080.",
+        ) from None
 
 
 def _check_open(addresses: Iterable[Any], settings: Settings) -> None:
@@ -179,50 +195,51 @@ def _check_ledger(settings: Settings) -> None:
 def _check_free(addresses: Iterable[Any]) -> None:
     """Look if the addresses can be had; gunicorn would try for five seconds, or take a unix socket from its server."""
     for address in addresses:
-        if isinstance(address, tuple):
-            _check_port(address)
-        elif isinstance(address, int):
-            _check_descriptor(address)
-        else:
-            _check_unix(os.fsdecode(address))
+        try:
+            if isinstance(address, tuple):
+                _check_port(address)
+            elif isinstance(address, int):
+                _check_descriptor(address)
+            else:
+                _check_unix(os.fsdecode(address))
+        except (OSError, OverflowError, ValueError) as error:  # also a number, or a name, that no system takes
+            why = getattr(error, "strerror", None) or str(error)
+            where = f"fd://{address}" if isinstance(address, int) else url_of(address)
+            raise Refused(f"cannot listen on {where} ({why})", _CHOOSE, EXIT_BIND) from None
 
 
 def _check_descriptor(number: int) -> None:
     """Refuse a descriptor that whoever started this server did not open, or that is no socket."""
-    try:
-        why = None if stat.S_ISSOCK(os.fstat(number).st_mode) else "it is not a socket"
-    except OSError as error:
-        why = error.strerror
-    if why is not None:
-        raise Refused(f"cannot listen on fd://{number} ({why})", _CHOOSE, EXIT_BIND)
+    if not stat.S_ISSOCK(os.fstat(number).st_mode):
+        raise ValueError("it is not a socket")
 
 
 def _check_port(address: tuple[Any, ...]) -> None:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address[:2])
-        except OSError as error:
-            raise Refused(f"cannot listen on {url_of(address)} ({error.strerror})", _CHOOSE, EXIT_BIND) from None
+        probe.bind(address[:2])
 
 
 def _check_unix(path: str) -> None:
     """Refuse a name at which another server listens, or may; one that a dead server left may be taken."""
-    what = f"cannot listen on {url_of(path)}"
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise Refused(f"{what} (there is no such folder)", _CHOOSE, EXIT_BIND)
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise ValueError("there is no such folder")
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise Refused(f"{what} (something else has that name)", _CHOOSE, EXIT_BIND)
+            raise ValueError("something else has that name")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_SECONDS)
         try:
             probe.connect(path)
-        except OSError as error:
-            if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
-                return
-            why = error.strerror or "a server is there that does not answer"
+        except TimeoutError:
+            raise ValueError("a server is there that does not answer") from None
+        except FileNotFoundError:
+            probe.bind(path)  # a folder may be there, and take no name
+            os.unlink(path)
+        except ConnectionRefusedError:
+            if not os.access(folder, os.W_OK | os.X_OK):  # gunicorn puts its own in the place of the one that was left
+                raise PermissionError(errno.EACCES, "what a dead server left can't be removed") from None
         else:
-            why = "a server listens there"
-    raise Refused(f"{what} ({why})", _CHOOSE, EXIT_BIND)
+            raise ValueError("a server listens there")

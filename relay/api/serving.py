@@ -22,7 +22,7 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 
-from relay.api.accepted import accept_again, accept_or_exit, check_listening, check_start, url_of
+from relay.api.accepted import Refused, accept_again, accept_or_exit, check_listening, check_start, refuse, url_of
 from relay.api.app import RUNNER, WORKS
 from relay.api.ledgered import Works
 from relay.config import Settings
@@ -33,6 +33,8 @@ from relay.errors import LedgerFailed
 DRAIN_MARGIN_SECONDS = 3.0
 """How long before gunicorn's own end the last transfers are cancelled."""
 WATCH_SECONDS = 0.1
+WORKER_CLASS = "relay.api.worker.Worker"
+"""gevent's, which answers as the rest of relay does."""
 
 
 def gunicorn_settings(settings: Settings) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
     return {
         "bind": [settings.bind],
         "workers": settings.workers,
-        "worker_class": "relay.api.worker.Worker",  # gevent's
+        "worker_class": WORKER_CLASS,
         # Greenlets for connections. Transfers are limited by slots; a low number here would make /healthz wait.
         "worker_connections": 10_000,
         "graceful_timeout": settings.graceful_timeout,
@@ -85,9 +87,26 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 
 def on_starting(server: Any) -> None:
-    """In the master, before it listens: the ledger, the addresses, the limit of open files."""
+    """In the master, before it listens: what gunicorn was told besides, the ledger, the addresses, the limit of open
+    files."""
+    _check_told(server.cfg)
     check_start(server.cfg.address, inherited=any(name in os.environ for name in ("GUNICORN_FD", "LISTEN_FDS")))
     _raise_open_files()
+
+
+def _check_told(cfg: Any) -> None:
+    """Refuse what gunicorn's own command line or environment may have told it, and relay can't be served by.
+
+    An application that is loaded before the fork gives all workers one connection to the ledger and one name in it,
+    and SQLite's may not be carried across a fork (sqlite.org/howtocorrupt.html, 2.6).
+    """
+    if cfg.preload_app:
+        refuse(Refused("relay can't be loaded before its workers are", "Leave gunicorn's --preload out."))
+    if cfg.worker_class_str != WORKER_CLASS:
+        hint = "Leave gunicorn's --worker-class out."
+        refuse(Refused(f"relay is served by workers of its own kind, not by {cfg.worker_class_str}", hint))
+    if cfg.workers < 1:
+        refuse(Refused("there must be a worker", "Leave gunicorn's --workers out, or give it a number."))
 
 
 def when_ready(server: Any) -> None:

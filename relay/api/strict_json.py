@@ -30,7 +30,7 @@ DEPTH_LIMIT = 20
 BRACKETS_LIMIT = 1000
 """Objects and arrays in one body. An honest request has five; a limit keeps the parse short on the hub."""
 MEMBERS_LIMIT = 1000
-"""Members of one object. An honest request has a hundred headers at most; each that is wrong costs some microseconds."""
+"""Members of one object. An honest request has a hundred headers at most, and each that is wrong costs microseconds."""
 STEP_BYTES = 4096
 """What is read at once. Chunks of one byte cost microseconds each, and others want the hub between them."""
 BODY_READ = "relay.body_read"

@@ -34,7 +34,6 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
-    NoSuchModuleError,
     OperationalError,
     SQLAlchemyError,
 )
@@ -120,7 +119,7 @@ class Database:
     @property
     def where(self) -> str:
         """How the database is named to people: without a password."""
-        return str(self.url.database) if self.sqlite else self.url.render_as_string(hide_password=True)
+        return _shown(self.url)
 
     # -- the clock of leases
 
@@ -183,25 +182,41 @@ def open_database(address: str) -> Database:
             raise
         database.opened()
     except OSError as error:
-        raise _refused(path or url, error.strerror or str(error)) from None
+        raise _refused(_shown(url), error.strerror or str(error)) from None
     except (LedgerFailed, LedgerBusy) as error:
         raise ConfigError(error.message, hint=error.hint, retryable=error.retryable) from None
     return database
 
 
+DRIVERS: Final = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+"""What a ledger's URL may begin with, and the driver that it means: another one would hold the hub, or is not here."""
+
+
 def _parsed(address: str) -> URL:
+    """Return a ledger's URL. Raises ConfigError for one that is none, or whose database would not outlive a process."""
     try:
         url = make_url(address)
-        url.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ValueError):
+    except (ArgumentError, ValueError):
         url = None
-    backend = url.get_backend_name() if url is not None else None
-    if url is None or backend not in ("sqlite", "postgresql") or (backend == "sqlite" and not url.database):
+    driver = DRIVERS.get(url.drivername) if url is not None else None
+    # What a query asks of SQLite (mode=memory, immutable, nolock) a ledger can't have.
+    on_disk = url is not None and url.database not in (None, "", ":memory:") and not (url.host or url.query)
+    if url is None or driver is None or (driver == "sqlite" and not on_disk):
         raise ConfigError(
             "RELAY_LEDGER is not the URL of a ledger",
             hint="Write sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name.",
         )
-    return url
+    return url.set(drivername=driver)
+
+
+def _shown(url: URL) -> str:
+    """Return a database's URL, or its file, without what may be a password: a query may have one too."""
+    return str(url.database) if url.drivername == "sqlite" else url.set(query={}).render_as_string(hide_password=True)
 
 
 def _prepare(path: Path) -> None:
@@ -276,7 +291,7 @@ def _begun(connection: sqlite3.Connection, final: bool) -> bool:
 
 def _checked(connection: Connection) -> str | None:
     """Return the version of what is there, or None. Raises LedgerFailed for what is not ours, damaged, or newer."""
-    where = connection.engine.url.render_as_string(hide_password=True)
+    where = _shown(connection.engine.url)
     sqlite = connection.dialect.name == "sqlite"
     if sqlite and (told := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()) != "ok":
         raise LedgerFailed(f"the ledger {where} is damaged ({told})", hint=_KEEP)
@@ -333,7 +348,7 @@ def _told(error: SQLAlchemyError | sqlite3.Error, where: str) -> LedgerFailed | 
     return LedgerFailed(f"the ledger {where}: {said}", hint=hint, retryable=away)
 
 
-def _refused(where: Path | URL, said: str) -> ConfigError:
+def _refused(where: str, said: str) -> ConfigError:
     return ConfigError(
         f"the ledger {where} can't be opened ({said})",
         hint="Give RELAY_LEDGER a path that relay may write, as sqlite:////folder/relay.db.",

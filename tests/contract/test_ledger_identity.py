@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from relay.engine.order import End, Order
-from relay.errors import KeyReused, MigrationUnknown
+from relay.errors import ConfigError, KeyReused, MigrationUnknown
 from relay.ledger.claims import Who
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
@@ -298,3 +298,46 @@ def test_no_identity_of_a_request_shows(ledger: Ledger) -> None:
     one = spec("https://a.example/d?token=hidden", headers=(("Authorization", "Basic aGlkZGVuOnB3"),))
     migration, _ = ledger.create(one)
     assert "hidden" not in repr(one) + repr(migration) + json.dumps(ledger.events(migration.id))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite+pysqlite:///:memory:",
+        "sqlite:///file:x?mode=memory&uri=true",
+        "sqlite:///file:{folder}/l.db?immutable=1&uri=true",
+        "sqlite:///{folder}/l.db?cache=shared",
+        "sqlite://host/l.db",
+        "postgresql+asyncpg://u:hunter2@127.0.0.1/x",
+        "postgresql+psycopg2://u:hunter2@127.0.0.1/x",
+        "postgresql+psycopg://u:hunter2@127.0.0.1:port/x",
+        "mysql://u:hunter2@127.0.0.1/x",
+        "hunter2",
+    ],
+)
+def test_what_can_be_no_ledger_is_refused(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process keeps for itself would be lost with it, and each worker would have one of its own."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is not the URL of a ledger") as refused:
+        open_database(address.format(folder=tmp_path))
+    assert "hunter2" not in f"{refused.value.message} {refused.value.hint}"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql+psycopg://u:hunter2@127.0.0.1:1/x",
+        "postgresql+psycopg://u@127.0.0.1:1/x?password=hunter2",
+        "postgresql://127.0.0.1:1/x?user=u&password=hunter2&sslpassword=hunter2",
+        "postgresql+psycopg://u@127.0.0.1:1/x?nosuch=hunter2",
+    ],
+)
+def test_no_password_of_a_ledger_is_shown(address: str) -> None:
+    """Wherever in the URL it stands."""
+    with pytest.raises(ConfigError) as refused:
+        open_database(address)
+    assert "127.0.0.1:1/x" in refused.value.message
+    assert "hunter2" not in f"{refused.value.message} {refused.value.hint}"

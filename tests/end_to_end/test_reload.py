@@ -96,6 +96,16 @@ MISTAKES = {
     "tokens that are not there": {"tokens_file": '"{nowhere}"'},
     "tokens that others may read": {"tokens_file": '"{tokens}"'},
     "a word for a port": {"egress_ports": '"http"'},
+    "an IPv6 address without brackets": {"bind": '"::1:0"'},
+    "no descriptor": {"bind": '"fd://x"'},
+    "a descriptor that no system has": {"bind": '"fd://99999999999999999999"'},
+    "a port that no system has": {"bind": '"127.0.0.1:70000:80"'},
+    "a folder that takes no name": {"bind": '"unix:/proc/relay.sock"'},
+    "a name that is too long": {"bind": f'"unix:/tmp/{"a" * 150}"'},
+    "a NUL": {"ca_bundle": r'"\u0000"'},
+    "brackets without an end": {"raw": "x = " + "[" * 5000 + "\n"},
+    "a ledger in memory": {"ledger": '"sqlite:///:memory:"'},
+    "a driver that is not here": {"ledger": '"postgresql+asyncpg://127.0.0.1/x"'},
 }
 
 

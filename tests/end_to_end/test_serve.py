@@ -228,7 +228,11 @@ def test_a_descriptor_that_is_no_socket_is_one_line(command: tuple[str, ...], de
         ("RELAY_BIND", "127.0.0.1:99999"),
         ("RELAY_BIND", "127.0.0.1:http"),
         ("RELAY_BIND", "8080"),
+        ("RELAY_BIND", "::1:0"),
+        ("RELAY_BIND", "fd://x"),
         ("RELAY_SLTOS", "1"),
+        ("RELAY_CONFIG", "a" * 300),
+        ("RELAY_LEDGER", "sqlite:///:memory:"),
     ],
 )
 def test_a_wrong_setting_is_one_line(command: tuple[str, ...], name: str, value: str) -> None:
@@ -236,6 +240,16 @@ def test_a_wrong_setting_is_one_line(command: tuple[str, ...], name: str, value:
     code, stderr = start(command, **{name: value})
     assert (code, stderr.count("\n")) == (2, 1), stderr
     assert name in stderr or value in stderr
+
+
+@pytest.mark.parametrize(
+    "flags", [("--preload",), ("-k", "sync"), ("-k", "gevent"), ("--threads", "2", "-k", "sync"), ("-w", "0")]
+)
+def test_what_gunicorn_is_told_besides_is_looked_at(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """Workers that share one connection to the ledger, others than relay's, or none: it does not start."""
+    code, stderr = start(GUNICORN, *flags, RELAY_BIND="127.0.0.1:0", RELAY_LEDGER=f"sqlite:///{tmp_path}/l.db")
+    assert (code, stderr.count("\n")) == (2, 1), stderr
+    assert "Leave gunicorn's --" in stderr
 
 
 @pytest.mark.parametrize("flags", [("-k", "sync"), ("-k", "gevent", "--preload")])

@@ -139,19 +139,19 @@ def test_short_body_is_not_parsed(client: FlaskClient) -> None:
 
 
 def many(pattern: str, count: int = 90_000) -> str:
-    """Return so many members, each with another name."""
-    return ",".join(pattern % number for number in range(count))
+    """Return an object of so many members, each with another name."""
+    return "{" + ",".join(pattern % number for number in range(count)) + "}"
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        "{%s}" % many('"%x":1'),
-        '{%s,"0":1}' % many('"%x":1'),  # one of them twice
-        '{"source":{"url":"http://a.example/","headers":{%s}}}' % many('"%x":1'),
-        '{"source":{"url":"http://a.example/","headers":{%s}}}' % many('"%x":""'),
-        '{"limits":{%s}}' % many('"%x":null'),
-        '{"source":[%s]}' % ",".join("{%s}" % many('"%x":1', 1001) for _ in range(80)),
+        many('"%x":1'),
+        many('"%x":1').removesuffix("}") + ',"0":1}',  # one of them twice
+        '{"source":{"url":"http://a.example/","headers":' + many('"%x":1') + "}}",
+        '{"source":{"url":"http://a.example/","headers":' + many('"%x":""') + "}}",
+        '{"limits":' + many('"%x":null') + "}",
+        '{"source":[' + ",".join([many('"%x":1', 1001)] * 80) + "]}",
     ],
     ids=["unknown", "twice", "headers of wrong types", "empty headers", "limits", "objects of a list"],
 )
