@@ -17,8 +17,8 @@ from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupt
 from relay.cli.shown import NAMED
 from relay.cli.terminal import plain, say
+from relay.engine.arrived import ARRIVED, Inspection
 from relay.engine.claimer import Claimer
-from relay.engine.jobs import Jobs
 from relay.engine.order import Job, Order
 from relay.engine.runner import Runner
 from relay.errors import RelayError
@@ -28,21 +28,32 @@ from relay.ledger.rows import Migration
 STOP_SECONDS: Final = 10.0
 TOLD_SECONDS: Final = 30.0
 """How often it is said that the ledger is still waited for."""
+LOOKING_SECONDS: Final = 5.0
+"""How often it is said how many objects were looked at."""
 STOPPED: Final = "relay: stopped; the same command goes on where this was left"
 VERBS: Final = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
 """What goes on with a migration that was not ended well."""
 
 
-def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, bool]:
-    """Return the migration of this request, and whether it is new: one that has not succeeded is gone on with."""
+def accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tuple[Migration, bool]:
+    """Return the migration of this request, and whether it is new: one that has not succeeded is gone on with.
+
+    What has arrived of that one is looked at before anything else, and what is gone is moved again; unless `quiet`,
+    that is said on stderr, and of how much the destination does not tell. Raises RelayError.
+    """
     found, new = ledger.create(order.spec(runner.remotes), go_on=True)
     if new:
         return found, True
+    gone = _gone(ledger, order, runner, found, quiet)
+    found = ledger.migration(found.id)
+    if found.state == "succeeded":  # another process ended it meanwhile
+        return accepted(ledger, order, runner, quiet)
     ledger.renew_secret(found.id, order.secret())
     ledger.trust(found.id)
+    if gone:
+        ledger.begin_again(found.id, gone)
+        found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
-    if verb in (None, "resume") and order.recursive and _is_emptied(ledger, order, runner, found):
-        ledger.begin_again(found.id)
     if verb == "retry" and order.recursive:
         ledger.list_again(found.id)  # the source may have more by now, and other objects
     elif verb:
@@ -50,12 +61,28 @@ def accepted(ledger: Ledger, order: Order, runner: Runner) -> tuple[Migration, b
     return ledger.limit(found.id, order.bounds.given()), False
 
 
-def _is_emptied(ledger: Ledger, order: Order, runner: Runner, found: Migration) -> bool:
-    """Look if nothing is at the destination by now of all that has arrived there. What a list gave has no URL left."""
-    if not found.counted("verified", "skipped").objects:
-        return False
-    job = Job.made(found.id, order, *order.located(runner.remotes))
-    return job.source.store != "list" and Jobs(ledger, runner).finds_nothing(job)
+def _gone(ledger: Ledger, order: Order, runner: Runner, found: Migration, quiet: bool) -> list[int]:
+    """Return the ids of the objects that have arrived, and are not at the destination any more."""
+    arrived = found.counted(*ARRIVED).objects
+    if not arrived:
+        return []
+    tell: Callable[[str], None] = (lambda line: None) if quiet else _say_error
+    told_at = monotonic()
+
+    def looked(count: int) -> None:
+        nonlocal told_at
+        if count < arrived and monotonic() - told_at >= LOOKING_SECONDS:
+            told_at = monotonic()
+            tell(f"relay: looking at what has arrived before: {count:,} of {arrived:,} objects")
+
+    look = Inspection(ledger, runner, Job.made(found.id, order, *order.located(runner.remotes)))
+    gone = look.gone(looked)
+    if gone:
+        tell(f"relay: {len(gone):,} objects had arrived, and are not at the destination any more: they are moved again")
+    if look.why is not None:
+        why = plain(look.why.message)
+        tell(f"relay: the destination does not tell if {look.untold:,} objects that arrived are still there: {why}")
+    return gone
 
 
 def held(migration: Migration) -> str:

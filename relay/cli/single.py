@@ -28,7 +28,7 @@ from relay.ledger.rows import Migration
 
 def migrate_object(ledger: Ledger, order: Order, runner: Runner, quiet: bool, as_json: bool) -> Exit:
     """Carry it out to its end; return the exit code. Raises its RelayError, or Interrupted."""
-    migration, new = accepted(ledger, order, runner)
+    migration, new = accepted(ledger, order, runner, quiet)
     if not new and not quiet:
         there = bytes_there(summary(migration))
         kept = f": {decimal(there)} of it are there already" if there else ""

@@ -38,7 +38,7 @@ SHOWN = 5
 
 def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet: bool, as_json: bool) -> int:
     """Carry it out to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
-    migration, new = accepted(ledger, order, runner)
+    migration, new = accepted(ledger, order, runner, quiet)
     if not new and not quiet:
         done = migration.counted("verified", "skipped").objects
         say(

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, select, update
 
+from relay.errors import DestinationLost
 from relay.ledger.claims import chunks, first_fence
 from relay.ledger.marks import key_of, mark
 from relay.ledger.rows import Listed, Listing
@@ -279,24 +280,35 @@ def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
     return not all(compared) if compared else if_exists in ("changed", "overwrite")
 
 
-def begin_again(connection: Connection, migration: str) -> int:
-    """Queue what has arrived, since somebody removed it from its destination; return how many that are. Not what a list
-    gave: its URLs are forgotten."""
-    arrived = (transfers.c.migration_id == migration) & transfers.c.state.in_(sorted(_WELL))
-    arrived &= transfers.c.identity.is_(None)
-    counted = (transfers.c.id, transfers.c.state, transfers.c.bytes, transfers.c.size, transfers.c.level)
-    query = select(*counted, transfers.c.attempts).where(arrived).order_by(transfers.c.id).with_for_update()
-    rows, changes = connection.execute(query).all(), Changes()
-    for row in rows:
-        was = row.bytes if row.bytes is not None else row.size
-        changes.moved(migration, row.state, "queued", was, row.size)
-        changes.proved(migration, row.level, None)
-        changes.retried(migration, -max(0, row.attempts - 1))
-    for some in chunks([row.id for row in rows]):
-        connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(state="queued", **_FRESH))
+def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> bool:
+    """Move again what has arrived, and is not at its destination any more. Return whether it must be listed for that:
+    what a list gave has no URL left, and fails until the list gives it again."""
+    changes, listed = Changes(), False
+    for some in chunks(ids):
+        arrived = transfers.c.id.in_(some) & (transfers.c.migration_id == migration)
+        arrived &= transfers.c.state.in_(sorted(_WELL))
+        for row in connection.execute(
+            select(transfers).where(arrived).order_by(transfers.c.id).with_for_update()
+        ).all():
+            state = "queued" if row.identity is None else "failed"
+            listed |= row.identity is not None
+            was = row.bytes if row.bytes is not None else row.size
+            changes.moved(migration, row.state, state, was, row.size)
+            changes.proved(migration, row.level, None)
+            changes.retried(migration, -max(0, row.attempts - 1))
+            error = None if row.identity is None else json.dumps(_VANISHED)
+            connection.execute(_UPDATE.values(state=state, error=error, **_FRESH), {"the_id": row.id})
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
     changes.write(connection)
-    return len(rows)
+    return listed
+
+
+_VANISHED: Final = {
+    "code": DestinationLost.code,
+    "side": "destination",
+    "detail": "it had arrived, and is not at its destination any more",
+    "hint": "Give the same command again: the list is read again then.",
+}
 
 
 def forget_gone(connection: Connection, listing: Listing) -> int:

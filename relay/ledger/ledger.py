@@ -106,9 +106,14 @@ class Ledger:
         """As migrations.list_again."""
         return self.database.run(lambda c: migrations.list_again(c, id))
 
-    def begin_again(self, id: str) -> int:
-        """As entries.begin_again."""
-        return self.database.run(lambda c: entries.begin_again(c, id))
+    def begin_again(self, id: str, gone: Sequence[int]) -> None:
+        """As entries.begin_again; what must be listed for that is listed again."""
+
+        def begin(connection: Connection) -> None:
+            if entries.begin_again(connection, id, gone):
+                migrations.list_again(connection, id, anyway=True)
+
+        self.database.run(begin)
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Migration:
         """As limits.limit."""

@@ -320,11 +320,13 @@ def _changed(found: Migration, verb: str, refused: int) -> dict[str, Any]:
     return changed
 
 
-def list_again(connection: Connection, id: str) -> Migration:
+def list_again(connection: Connection, id: str, anyway: bool = False) -> Migration:
     """Begin a tree that has ended again, from its listing on: what did not arrive is moved when it is listed, and what
-    is new, or another by now. Raises MigrationUnknown, IllegalTransition."""
+    is new, or another by now. One that has not ended is listed again only if `anyway`. Raises MigrationUnknown,
+    IllegalTransition."""
     found = locked(connection, id)
-    if after(MIGRATION, "retry", found.state) is None:
+    under_way = anyway and found.state in ("running", "paused")
+    if not under_way and after(MIGRATION, "retry", found.state) is None:
         return found
     values = {"state": "running", "ended": None, "error": None, "listing": "due", "cursor": None, "listing_lapses": 0}
     again = {"listings": migrations.c.listings + 1, "renewed": migrations.c.renewed + 1}

@@ -1,0 +1,112 @@
+"""What has arrived is looked at when its command is given again: gone, still there, or not told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relay.engine.arrived import Inspection
+from relay.engine.order import Job
+from relay.engine.plan import IfExists, Verify
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Settlement
+from relay.location import Location, parse_location
+from relay.stores.local import local_location
+from relay.stores.webdav import webdav_location
+from tests.conftest import Engine
+from tests.faults.plain_shelf import Shelf, empty
+from tests.ledgers import tree, verified
+from tests.scripted import Peer
+
+NAME = b"/to/000"
+
+
+def inspected(engine: Engine, ledger: Ledger, destination: Location, state: str = "verified") -> tuple[int, int]:
+    """Let one object of 5 bytes arrive; return how many are gone by now, and of how many nobody can tell."""
+    id = tree(ledger, 5)
+    (claim,) = ledger.claim(1)
+    ledger.settle([verified(claim) if state == "verified" else Settlement(claim, "skipped", bytes=5)])
+    source = parse_location("http://127.0.0.1/from/")
+    job = Job(id, source, destination, True, Verify.AUTO, IfExists.CHANGED, True)
+    inspection = Inspection(ledger, engine.runner, job)
+    gone = inspection.gone()
+    assert inspection.looked + inspection.untold == 1
+    return len(gone), inspection.untold
+
+
+GONE, THERE, UNTOLD = (1, 0), (0, 0), (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "refused", "state", "expected"),
+    [
+        (None, {}, "verified", GONE),
+        (None, {b"HEAD": empty(410)}, "verified", GONE),
+        (None, {b"HEAD": empty(405)}, "verified", GONE),
+        (b"12345", {}, "verified", THERE),
+        (b"12345", {b"HEAD": empty(403)}, "verified", THERE),
+        (b"12345", {b"HEAD": b""}, "verified", THERE),
+        (b"1234", {}, "verified", GONE),
+        (b"", {}, "verified", GONE),
+        (b"1234", {}, "skipped", THERE),
+        (None, {}, "skipped", GONE),
+        (b"12345", {b"HEAD": empty(403), b"GET": empty(403)}, "verified", UNTOLD),
+        (b"12345", {b"HEAD": empty(401), b"GET": empty(401)}, "verified", UNTOLD),
+        (b"12345", {b"HEAD": empty(503)}, "verified", UNTOLD),
+        (b"12345", {b"HEAD": b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n"}, "verified", UNTOLD),
+    ],
+)
+def test_a_plain_server(
+    engine: Engine,
+    ledger: Ledger,
+    data: bytes | None,
+    refused: dict[bytes, bytes],
+    state: str,
+    expected: tuple[int, int],
+) -> None:
+    shelf = Shelf({b"/login": b"who are you?"} | ({NAME: data} if data is not None else {}), refused=refused)
+    with Peer(shelf) as peer:
+        assert inspected(engine, ledger, parse_location(peer.url("/to/"), destination=True), state) == expected
+    assert {method for method in shelf.methods} <= {b"HEAD", b"GET"}
+
+
+@pytest.mark.parametrize(("there", "expected"), [("file", THERE), ("nothing", GONE), ("folder", GONE), ("cut", GONE)])
+def test_a_folder_of_this_machine(
+    engine: Engine, ledger: Ledger, tmp_path: Path, there: str, expected: tuple[int, int]
+) -> None:
+    place = tmp_path / "to" / "000"
+    place.parent.mkdir()
+    if there == "folder":
+        place.mkdir()
+    elif there != "nothing":
+        place.write_bytes(b"12345" if there == "file" else b"123")
+    assert inspected(engine, ledger, local_location(tmp_path / "to", destination=True).folder()) == expected
+
+
+def test_a_webdav_folder_that_has_the_name_by_now(engine: Engine, ledger: Ledger) -> None:
+    row = b"<response><href>/to/000/</href><propstat><prop><resourcetype><collection/></resourcetype></prop>"
+    text = b'<multistatus xmlns="DAV:">%s</propstat></response></multistatus>' % row
+    answer = b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+    shelf = Shelf({NAME: b""}, refused={b"PROPFIND": answer}, tagged=False)
+    with Peer(shelf) as peer:
+        assert inspected(engine, ledger, webdav_location(peer.url("/to/"), destination=True)) == GONE
+
+
+def test_what_post_made_has_no_place_to_look_at(engine: Engine, ledger: Ledger) -> None:
+    place = parse_location("http://127.0.0.1:9/to/", method="POST", destination=True)
+    assert inspected(engine, ledger, place) == UNTOLD
+
+
+def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger: Ledger) -> None:
+    """Not once for each of the objects; and all pages are looked at."""
+    id = tree(ledger, *(5 for _ in range(1500)))
+    ledger.settle([verified(claim) for claim in ledger.claim(1500)])
+    with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:
+        place = parse_location(peer.url("/to/"), destination=True)
+        job = Job(id, parse_location("http://127.0.0.1/from/"), place, True, Verify.AUTO, IfExists.CHANGED, True)
+        told: list[int] = []
+        inspection = Inspection(ledger, engine.runner, job)
+        assert inspection.gone(told.append) == []
+    assert (inspection.untold, told) == (1500, [1000, 1500])
+    assert "503" in str(inspection.why)
