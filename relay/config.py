@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
 from relay.failpoints import check
+from relay.files import read_secret, read_small
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -240,8 +240,6 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         settings = Settings(**{**_in_file(), **_set(variables), **given})
     except ValidationError as error:
         raise ConfigError("; ".join(_told(e) for e in error.errors())) from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {_file()} ({error.strerror})") from None
     except ValueError as error:  # tomllib names the line and the column
         raise ConfigError(f"{_file()}: {error}") from None
     except RecursionError:
@@ -271,9 +269,9 @@ def _set(variables: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _in_file() -> dict[str, Any]:
-    """Return what stands in the file, if there is one. Raises OSError, or ValueError for what is no TOML."""
+    """Return what stands in the file, if there is one. Raises ConfigError, or ValueError for what is no TOML."""
     path = _file()
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tomllib.loads(read_small(path)) if path.is_file() else {}
 
 
 def _file() -> Path:
@@ -286,7 +284,7 @@ def _place(name: str) -> str:
     if os.environ.get(variable) or not _file().is_file():
         return variable
     stands = re.compile(rf"\s*(?:\[+\s*)?['\"]?{re.escape(name)}['\"]?\s*[=.\]]")
-    lines = _file().read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_small(_file()).splitlines()
     return next((f"{_file()}:{number}" for number, line in enumerate(lines, start=1) if stands.match(line)), variable)
 
 
@@ -306,15 +304,7 @@ def load_tokens(path: Path | None) -> frozenset[str]:
     """Read one token a line; '#' starts a comment. Raises ConfigError for a file that others could read or change."""
     if path is None:
         return frozenset()
-    try:
-        mode = path.stat().st_mode
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"RELAY_TOKENS_FILE {path} can't be read ({error.strerror})") from None
-    except UnicodeDecodeError:  # its text has a byte of a token
-        raise ConfigError(f"RELAY_TOKENS_FILE {path} is not UTF-8") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"RELAY_TOKENS_FILE {path} is open to others", hint=f"Run: chmod 600 {path}")
+    lines = read_secret(path, "RELAY_TOKENS_FILE").splitlines()
     tokens = frozenset(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     for token in tokens:
         if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:

@@ -1,24 +1,29 @@
 """The `relay` command."""
 
-# ruff: noqa: E402 - sockets are patched before anything can import them
+# ruff: noqa: E402 - Ctrl-C may come at once, and sockets are patched before anything can import them
 
+from relay.interrupted import end_on_interrupt; end_on_interrupt()  # fmt: skip  # noqa: E702, I001
 from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
 import errno
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from io import StringIO
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from relay import __version__
 from relay.api.log import start_logging
 from relay.cli.exits import Exit
+from relay.cli.interrupt import Interrupted
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error
 from relay.errors import OutputFailed, RelayError
+from relay.errors.bugs import bug
 
 COMMANDS: Mapping[str, str] = {
     "cancel": "history:cancel",
@@ -60,6 +65,29 @@ class _Commands(click.Group):
         found: click.Command = getattr(import_module(f"relay.cli.{module}"), function)
         return found
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """As click's, which prints the help and the version here."""
+        with _unread():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, which prints the help of a command here."""
+        with _unread():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _unread() -> Iterator[None]:
+    """Raise ReaderGone where nobody reads click's own words. Of any broken pipe click would make exit code 1 without a
+    word, also of a bug's."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        if traceback.extract_tb(error.__traceback__)[-1].filename != click.utils.__file__:
+            raise bug(error) from None
+        prepare(stdout_gone=True)
+        raise ReaderGone from None
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="relay")
@@ -80,14 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     except ReaderGone:
         return Exit.VERIFIED
+    except Interrupted as error:
+        return error.code
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except RelayError as error:
         say_error(error)
         return Exit.of(error)
-    except BrokenPipeError:
-        prepare(stdout_gone=True)
-        return Exit.FAILED
     except OSError as error:  # click's own words: the help, and the version
         if error.errno not in FULL:
             raise

@@ -20,10 +20,10 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from relay import __version__
-from relay.cli.headers import read_secret
 from relay.cli.terminal import say
 from relay.config import Settings, is_loopback
 from relay.errors import ConfigError, NotRelay, RelayError, RequestError, ServerRefused, ServerUnreachable, Unauthorized
+from relay.files import read_secret
 from relay.location import parse_location
 from relay.wire.tls import client_context
 
@@ -140,7 +140,7 @@ class _Trusting(HTTPAdapter):
 
 def client_of(settings: Settings, url: str) -> Client:
     """Return what asks the server at `url`, with the token that the settings name. Raises ConfigError."""
-    token = read_secret(settings.token_file).strip() if settings.token_file else settings.token
+    token = read_secret(settings.token_file, "RELAY_TOKEN_FILE").strip() if settings.token_file else settings.token
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
             "the token is not printable ASCII", hint="RELAY_TOKEN_FILE holds one token, and nothing else."

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import click
-import gevent
 
 from relay.cli.exits import Exit
-from relay.cli.terminal import ReaderGone, plain, tell
+from relay.cli.interrupt import Interrupted, raised
+from relay.cli.terminal import ReaderGone, plain, say, tell
 from relay.config import load_settings
 from relay.engine.doctor import Answer, Finding, examine, look
 from relay.engine.patient import Patient
@@ -40,7 +41,13 @@ def doctor(location: str, read_only: bool, as_json: bool) -> int:
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True, destination=not read_only)
     runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
     patient = Patient(runner.stores, place.folder(), lambda: Meter(runner.limits))
-    return _told(patient, look if read_only else examine, as_json)
+    try:
+        with raised("" if read_only else "relay: removing what was written; once more to stop at once"):
+            return _told(patient, look if read_only else examine, as_json)
+    except Interrupted:
+        for left in patient.left:
+            say(f"relay: not removed: {plain(left)}", sys.stderr)
+        raise
 
 
 def _told(patient: Patient, examination: Callable[[Patient], Iterator[Finding]], as_json: bool) -> int:
@@ -52,8 +59,7 @@ def _told(patient: Patient, examination: Callable[[Patient], Iterator[Finding]],
             if finding.needed and finding.answer is Answer.NO:
                 code = Exit.FAILED
     finally:
-        findings.close()  # type: ignore[attr-defined]  # a generator: it removes what it wrote, also after Ctrl-C
-        gevent.sleep(0)
+        findings.close()  # type: ignore[attr-defined]  # a generator: it removes what it wrote
     if code is Exit.VERIFIED and examination is examine:
         level = patient.expected()
         with suppress(ReaderGone):

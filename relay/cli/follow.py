@@ -12,13 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from time import monotonic
-from typing import Any
 
-import gevent
 from rich.filesize import decimal
 
 from relay.api.progress import Rate
-from relay.cli.interrupt import Interrupt
+from relay.cli.interrupt import Interrupted, raised
 from relay.cli.ledgers import Members, Migrations
 from relay.cli.shown import (
     NAMED,
@@ -34,8 +32,7 @@ from relay.cli.shown import (
     table,
     under_way,
 )
-from relay.cli.terminal import has_bars, in_columns, plain, say
-from relay.cli.watch import Interrupted
+from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
 
 LINE_SECONDS = 5.0
 
@@ -71,7 +68,7 @@ class Seen:
 def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
     """Show a migration until it ends, or waits for credentials; return the exit code of that."""
     try:
-        with _interrupted(), _display(quiet) as (show, tell):
+        with raised(), _display(quiet) as (show, tell):
             _followed(migrations, id, show, tell)
     except Interrupted as error:
         if not quiet:
@@ -79,25 +76,11 @@ def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
         return error.code
     ended = migrations.one(id)
     if as_json:
-        say(json.dumps(ended))
+        confirm(json.dumps(ended))
     elif not quiet:
         for name, value in table(ended, _failed(migrations, ended), _took(ended)):
-            say(in_columns(name, value))
+            confirm(in_columns(name, value))
     return exit_of(ended)
-
-
-@contextmanager
-def _interrupted() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise Interrupted where we wait. (Python's own KeyboardInterrupt would end in the hub.)"""
-    here: Any = gevent.getcurrent()
-    watchers = [
-        gevent.signal_handler(number, gevent.kill, here, Interrupted(code)) for number, code in Interrupt.codes.items()
-    ]
-    try:
-        yield
-    finally:
-        for watcher in watchers:
-            watcher.cancel()
 
 
 def _followed(migrations: Migrations, id: str, show: Show, tell: Tell) -> None:

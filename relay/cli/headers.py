@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from relay.errors import ConfigError, InvalidHeader
+from relay.errors import InvalidHeader
+from relay.files import read_secret
 from relay.headers import Headers
 
 SECRET = re.compile(r"authorization|token|secret|password|api-?key|signature|credential", re.I)
 """Names whose values are mostly secrets."""
-FILE_BYTES = 1024 * 1024
 
 
 def read_headers(lines: Iterable[str], file: Path | None) -> Headers:
     """Return the headers of `--…-header 'Name: value'` (or 'Name: @file') and of a file of such lines.
 
-    Raises InvalidHeader for a line without a name, ConfigError for a file that others may read.
+    Raises InvalidHeader for a line without a name, ConfigError as `read_secret` for a file.
     """
     headers = [_with_file(*_split(line, "the flag")) for line in lines]
     if file is not None:
@@ -33,22 +32,6 @@ def exposed(lines: Iterable[str]) -> list[str]:
     """Return the names of headers whose secret values stand in the process list for everybody to read."""
     pairs = (line.partition(":") for line in lines)
     return [name.strip() for name, _, value in pairs if SECRET.search(name) and not value.strip().startswith("@")]
-
-
-def read_secret(file: Path) -> str:
-    """Read a small file that nobody else may read. Raises ConfigError."""
-    try:
-        found = file.stat()
-        if found.st_size > FILE_BYTES:
-            raise ConfigError(f"{file} is too large for headers")
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {file} ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not UTF-8") from None
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{file} is open to others", hint=f"Run: chmod 600 {file}")
-    return text
 
 
 def _split(line: str, where: str) -> tuple[str, str]:

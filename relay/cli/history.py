@@ -20,7 +20,7 @@ from relay.cli.follow import watch
 from relay.cli.ledgers import migrations_of, server_of
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.shown import line
-from relay.cli.terminal import plain, say, tell
+from relay.cli.terminal import confirm, plain, say, tell, tell_empty
 from relay.config import load_settings
 from relay.stores.urls import as_list
 
@@ -38,7 +38,7 @@ URL = click.option("--url", metavar="URL", help="The server, instead of RELAY_UR
 @URL
 def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
     """Show the newest migrations, or all about the migration ID (its number will do)."""
-    migrations = migrations_of(url)
+    migrations, migration = migrations_of(url), None
     for migration in [migrations.one(id)] if id else migrations.newest(limit):
         if as_json:
             tell(json.dumps(migration))
@@ -47,6 +47,8 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
                 tell(f"{name:<14} {plain(value if isinstance(value, str) else json.dumps(value))}")
         else:
             tell(line(migration))
+    if migration is None:
+        tell_empty(f"no migrations in {migrations.where}")
     return Exit.VERIFIED
 
 
@@ -59,9 +61,26 @@ def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
     """Print one row for each object of the migration ID: what was proved, or what went wrong."""
     migrations = migrations_of(url)
     migration = migrations.one(id)
-    for text in _FORMS[form](migration, migrations.rows(migration["id"], state)):
+    rows = Counted(migrations.rows(migration["id"], state))
+    for text in _FORMS[form](migration, rows):
         tell(text)
+    if not rows.count:
+        which = f"that are {' or '.join(state)}" if state else "so far"
+        tell_empty(f"migration {migration['number']} has no objects {which}")
     return Exit.VERIFIED
+
+
+class Counted(Iterator[dict[str, Any]]):
+    """Counts the rows that are taken from it."""
+
+    def __init__(self, rows: Iterator[dict[str, Any]]) -> None:
+        self._rows, self.count = rows, 0
+
+    def __next__(self) -> dict[str, Any]:
+        """Return the next row."""
+        row = next(self._rows)
+        self.count += 1
+        return row
 
 
 Rows = Iterator[dict[str, Any]]
@@ -105,7 +124,7 @@ def _verb(name: str, text: str) -> click.Command:
     @click.argument("id")
     @URL
     def command(id: str, url: str | None) -> int:
-        say(line(migrations_of(url).act(id, name)))
+        confirm(line(migrations_of(url).act(id, name)))
         return Exit.VERIFIED
 
     return command
@@ -126,7 +145,7 @@ def _begins(name: str, text: str) -> click.Command:
         if urls is not None:
             places["list"] = place({**options, "source": as_list(urls)}, "source")
         warn(options)
-        say(line(migrations_of(url).act(id, name, places or None)))
+        confirm(line(migrations_of(url).act(id, name, places or None)))
         return Exit.VERIFIED
 
     return command
@@ -145,9 +164,12 @@ pause = _verb("pause", "Let nothing more of the migration ID begin; who works on
 def cancel(id: str, url: str | None) -> int:
     """End the migration ID. What has arrived stays, what is unfinished is removed."""
     known = migrations_of(url)
-    say(line(known.act(id, "cancel")))
-    for told in known.sweep(id):
-        say(plain(told), sys.stderr)
+    cancelled = known.act(id, "cancel")
+    try:
+        confirm(line(cancelled))
+    finally:
+        for told in known.sweep(id):
+            say(plain(told), sys.stderr)
     return Exit.VERIFIED
 
 
@@ -168,9 +190,9 @@ def limit(id: str, url: str | None, **change: Any) -> int:
     if not given:
         raise click.UsageError("say what to limit: --slots, --bytes-per-second, --connections or --priority")
     limited = migrations_of(url).limit(id, given)
-    say(line(limited))
     held = {name: most for name, most in limited["limits"].items() if most is not None}
-    say(f"      priority {limited['priority']}, " + (", ".join(f"{n} {m:,}" for n, m in held.items()) or "no limits"))
+    limits = ", ".join(f"{name} {most:,}" for name, most in held.items()) or "no limits"
+    confirm(f"{line(limited)}\n      priority {limited['priority']}, {limits}")
     return Exit.VERIFIED
 
 
@@ -208,9 +230,9 @@ def submit(url: str | None, key: str | None, wait: bool, as_json: bool, quiet: b
     warn(options, quiet)
     made = there.submit(request, key)
     if not quiet and not as_json:
-        say(f"migration {made['number']}  {plain(str(made['id']))}")
+        confirm(f"migration {made['number']}  {plain(str(made['id']))}")
     if wait:
         return watch(there, made["id"], quiet, as_json)
     if as_json:
-        say(json.dumps(made))
+        confirm(json.dumps(made))
     return Exit.VERIFIED

@@ -1,4 +1,7 @@
-"""Ctrl-C in the terminal: the first lets what runs come to a clean end, the second ends at once."""
+"""Ctrl-C in the terminal: the first lets what runs come to a clean end, the second ends at once.
+
+Decided here: that, for what has something to end. Never here: what Ctrl-C does to all else (`relay/interrupted.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,23 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 import gevent
 
 from relay.cli.exits import Exit
 from relay.cli.terminal import say, show_cursor
+from relay.interrupted import end_on_interrupt
+
+STOPPING = "relay: stopping; once more to stop at once"
+
+
+class Interrupted(Exception):
+    """A signal came; `code` is what the command ends with."""
+
+    def __init__(self, code: Exit) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class Interrupt:
@@ -23,9 +38,9 @@ class Interrupt:
 
     codes: Mapping[int, Exit] = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
 
-    def __init__(self, stop: Callable[[], object], seconds: float) -> None:
-        """`stop` asks what runs to end, for which it then has `seconds`."""
-        self._stop, self._seconds, self._since = stop, seconds, 0.0
+    def __init__(self, stop: Callable[[], object], seconds: float, says: str = STOPPING) -> None:
+        """`stop` asks what runs to end, for which it then has `seconds`; `says` is printed to stderr."""
+        self._stop, self._seconds, self._says, self._since = stop, seconds, says, 0.0
         self.code: Exit | None = None
 
     @contextmanager
@@ -37,6 +52,7 @@ class Interrupt:
         finally:
             for watcher in watchers:
                 watcher.cancel()
+            end_on_interrupt()  # libev has left the system's own answer to the signal, which is no exit code
 
     def late(self) -> bool:
         """Say if what runs had its time to end."""
@@ -47,5 +63,16 @@ class Interrupt:
             show_cursor()
             os._exit(code)
         self.code, self._since = code, monotonic()
-        say("relay: stopping; once more to stop at once", sys.stderr)
+        if self._says:
+            say(self._says, sys.stderr)
         self._stop()
+
+
+@contextmanager
+def raised(says: str = "") -> Iterator[None]:
+    """Raise Interrupted where this greenlet waits, at the first signal that comes in a `with` block, and say so on
+    stderr; the second ends at once."""
+    here: Any = gevent.getcurrent()
+    came = Interrupt(lambda: gevent.kill(here, Interrupted(came.code or Exit.INTERRUPTED)), 0.0, says)
+    with came.caught():
+        yield

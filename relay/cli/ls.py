@@ -10,7 +10,7 @@ from time import monotonic
 import click
 
 from relay.cli.exits import Exit
-from relay.cli.terminal import plain, say, tell
+from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import telling
 from relay.config import load_settings
 from relay.engine.runner import Runner
@@ -37,13 +37,17 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
     meter = Meter(runner.limits)
     with telling(meter):
-        return _listed(runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json)
+        code, count = _listed(runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json)
+    if not count:
+        tell_empty(f"{place} is empty")
+    return code
 
 
-def _listed(entries: Iterable[Entry], recursive: bool, long_: bool, as_json: bool) -> Exit:
+def _listed(entries: Iterable[Entry], recursive: bool, long_: bool, as_json: bool) -> tuple[Exit, int]:
     lines: list[str] = []
-    written, code = monotonic(), Exit.VERIFIED
+    written, code, count = monotonic(), Exit.VERIFIED, 0
     for entry in entries:
+        count += 1
         if entry.error is not None:
             say(f"relay: {plain(entry.name)}: {plain(entry.error.message)}", sys.stderr)
         if recursive and entry.folder:  # a folder that can't be listed: all others are entered
@@ -54,7 +58,7 @@ def _listed(entries: Iterable[Entry], recursive: bool, long_: bool, as_json: boo
             lines, written = [], monotonic()
     if lines:
         tell("\n".join(lines))
-    return code
+    return code, count
 
 
 def _line(entry: Entry, long_: bool) -> str:

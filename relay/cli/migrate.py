@@ -12,9 +12,9 @@ import click
 from relay.api.problems import problem
 from relay.cli.asked import FILE, PLACES, WORK, bounds_of, headers_of, warn, whole, with_flags
 from relay.cli.exits import EPILOG, Exit
+from relay.cli.interrupt import Interrupted
 from relay.cli.runners import runner_of
-from relay.cli.terminal import say, say_error
-from relay.cli.watch import Interrupted
+from relay.cli.terminal import confirm, say, say_error
 from relay.config import load_settings
 from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Metadata, Verify
@@ -53,7 +53,7 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
         return _migrated(options, as_json, quiet)
     except Interrupted as error:
         if as_json:
-            say(json.dumps(problem(Cancelled("interrupted"))))
+            confirm(json.dumps(problem(Cancelled("interrupted"))))
         return error.code
     except RelayError as error:
         if as_json:

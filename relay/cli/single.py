@@ -14,9 +14,10 @@ from rich.filesize import decimal
 from relay.api.told import summary
 from relay.cli.durable import STOPPED, accepted, failures, held, worked
 from relay.cli.exits import Exit
+from relay.cli.interrupt import Interrupted
 from relay.cli.shown import bytes_there, exit_of, table
-from relay.cli.terminal import in_columns, receipt_lines, say
-from relay.cli.watch import LOOK_SECONDS, Interrupted, display
+from relay.cli.terminal import confirm, in_columns, receipt_lines, say
+from relay.cli.watch import LOOK_SECONDS, display
 from relay.engine.claimer import Claimer
 from relay.engine.order import Order
 from relay.engine.outcome import Outcome
@@ -57,10 +58,10 @@ def migrate_object(ledger: Ledger, order: Order, runner: Runner, quiet: bool, as
 
 def _told(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
     if as_json:
-        say(json.dumps(outcome.to_json()))
+        confirm(json.dumps(outcome.to_json()))
     elif not quiet:
         for line in receipt_lines(outcome):
-            say(line)
+            confirm(line)
     return Exit.of(outcome.state)
 
 
@@ -71,12 +72,12 @@ def _elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json: bool)
         raise _error_of(migration)
     members = summary(migration)
     if as_json:
-        say(json.dumps(members))
+        confirm(json.dumps(members))
     elif not quiet:
         for name, value in table(members, failures(ledger, migration), "with other processes"):
-            say(in_columns(name, value))
+            confirm(in_columns(name, value))
         if migration.state == "paused":
-            say(in_columns("hint", f"`relay resume {migration.number}`, or the same command, goes on"))
+            confirm(in_columns("hint", f"`relay resume {migration.number}`, or the same command, goes on"))
     return exit_of(members)
 
 

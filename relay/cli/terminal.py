@@ -2,7 +2,8 @@
 
 The receipt (or one JSON object) goes to stdout, everything else to stderr. A closed stdout, an ASCII terminal or a
 hostile store's escape sequences change nothing but the print. What a command is given for (`relay ls`) is `tell`ed: it
-ends where nobody reads it, and fails where it can't be written.
+ends where nobody reads it, and fails where it can't be written. What it has done (`relay migrate`) is `confirm`ed: that
+is done whoever reads it, and a failure where it can't be written.
 """
 
 from __future__ import annotations
@@ -75,13 +76,29 @@ def say(text: str, stream: TextIO | None = None) -> None:
 def tell(text: str) -> None:
     """Print to stdout what the command was given for. Raises OutputFailed where it can't be written, ReaderGone where
     nobody reads it: then there is no reason to go on."""
+    _tell(text, None)
+
+
+def tell_empty(text: str) -> None:
+    """Say on stderr that there is nothing to print: without a word an empty output looks like one that was lost."""
+    say(f"relay: {plain(text)}", sys.stderr)
+
+
+def confirm(text: str) -> None:
+    """Print to stdout what the command has done. That nobody reads it changes nothing; raises OutputFailed where it
+    can't be written."""
+    with suppress(ReaderGone):
+        _tell(text, "Make room where the output goes. The work itself was done: `relay status` shows it.")
+
+
+def _tell(text: str, hint: str | None) -> None:
     try:
         _write(text, sys.stdout)
     except (OSError, ValueError) as error:
         _forget(1)
         if isinstance(error, ValueError) or error.errno == errno.EPIPE:
             raise ReaderGone from None
-        raise OutputFailed(f"the output can't be written ({error.strerror})") from None
+        raise OutputFailed(f"the output can't be written ({error.strerror})", hint=hint) from None
 
 
 def _write(text: str, stream: TextIO) -> None:

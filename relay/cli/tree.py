@@ -17,7 +17,7 @@ from relay.api.progress import Rate
 from relay.api.told import brief, summary
 from relay.cli.durable import STOPPED, accepted, failures, held, worked
 from relay.cli.shown import Members, bytes_done, bytes_in, bytes_moved, exit_of, failed_line, heads, table
-from relay.cli.terminal import has_bars, in_columns, plain, say
+from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
 from relay.engine.claimer import Active, Claimer
 from relay.engine.order import Order
 from relay.engine.outcome import Outcome
@@ -200,15 +200,12 @@ def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, qu
     """Print how it ended: one JSON object, or a table of two columns."""
     members = summary(migration)
     if as_json:
-        say(
-            json.dumps(
-                {**members, "seconds_here": round(monotonic() - watch.started, 3), "bytes_here": watch.bytes_here}
-            )
-        )
+        seconds = round(monotonic() - watch.started, 3)
+        confirm(json.dumps({**members, "seconds_here": seconds, "bytes_here": watch.bytes_here}))
         return
     if quiet:
         return
     seconds = monotonic() - watch.started
     took = f"{seconds:.1f} s here, {decimal(round(watch.bytes_here / max(seconds, 0.001)))}/s"
     for name, value in table(members, failures(ledger, migration), took):
-        say(in_columns(name, value))
+        confirm(in_columns(name, value))

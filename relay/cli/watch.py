@@ -13,7 +13,6 @@ from time import monotonic
 from rich.filesize import decimal
 
 from relay.api.progress import Rate
-from relay.cli.exits import Exit
 from relay.cli.shown import trying
 from relay.cli.terminal import has_bars, say
 from relay.engine.share import Sharing
@@ -23,14 +22,6 @@ LOOK_SECONDS = 0.1
 LINE_SECONDS = 5.0
 
 Show = Callable[[Transfer | Sharing], None]
-
-
-class Interrupted(Exception):
-    """A signal came; `code` is what the command ends with."""
-
-    def __init__(self, code: Exit) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 def display(quiet: bool) -> AbstractContextManager[Show]:

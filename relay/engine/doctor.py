@@ -16,7 +16,6 @@ from enum import Enum
 from functools import partial
 from typing import cast
 
-from relay.digest import ALWAYS
 from relay.engine.patient import CHECKED, DATA, WRONG, Patient, made_of
 from relay.errors import (
     LengthRequired,
@@ -185,17 +184,16 @@ def parts(patient: Patient) -> Finding:
     first = DATA * (-(-limits.smallest // len(DATA)))
     place = patient.place("parts")
     try:
-        upload = patient.again(lambda: many.begin(place))
-        try:
-            done = []
-            for number, data in enumerate((first, DATA), start=1):
-                done.append(patient.again(partial(_put_part, patient, upload, number, data)))
-            listed = many.stored_parts(upload)
-            stored = many.complete(upload, tuple(done), {})
-        except BaseException:
-            many.abort(upload)
-            raise
-        many.abort(many.begin(patient.place("aborted")))
+        upload = patient.again(lambda: patient.begin(many, place))
+        done = []
+        for number, data in enumerate((first, DATA), start=1):
+            done.append(patient.again(partial(_put_part, patient, upload, number, data)))
+        listed = many.stored_parts(upload)
+        stored = many.complete(upload, tuple(done), {})
+        patient.uploads.remove(upload)
+        aborted = patient.begin(many, patient.place("aborted"))
+        many.abort(aborted)
+        patient.uploads.remove(aborted)
         size = patient.head("parts").version.size
     except RelayError as error:
         return Finding("parts", Answer.NO, error.message)
@@ -223,9 +221,7 @@ def cut(patient: Patient) -> Finding:
     """What a broken upload leaves."""
     what = "broken upload"
     try:
-        with made_of(DATA * 64, patient.meter(), until=len(DATA) * 32) as body:
-            body.digest_with(ALWAYS)
-            patient.store().put(patient.place("cut"), body)
+        patient.put_cut("cut")
     except SourceTruncated:
         pass
     except RelayError as error:
@@ -290,7 +286,24 @@ def lists(patient: Patient) -> Finding:
     return Finding("listing", Answer.YES, "in the order of bytes" if ordered else "in an order of its own")
 
 
+def stands(patient: Patient) -> Finding:
+    """The folder is there: what is tried in one that is not would make it, and leave it."""
+    what = "folder"
+    store = patient.store()
+    if not store.lists_all:
+        return Finding(what, Answer.UNTRIED, "whether it is there only an upload can tell")
+    try:
+        next(iter(store.list(patient.folder.folder(), False)), None)
+    except NotFound as error:
+        means = f"{error.message}: a migration would make it; make it yourself to try it, or name the folder above it"
+        return Finding(what, Answer.NO, means, needed=True)
+    except RelayError as error:
+        return Finding(what, Answer.UNTRIED, f"it can't be listed: {error.message}")
+    return Finding(what, Answer.YES, "it is there", needed=True)
+
+
 PROBES: tuple[Probe, ...] = (
+    stands,
     writes,
     empty,
     digests,
@@ -307,7 +320,7 @@ PROBES: tuple[Probe, ...] = (
     composed,
     lists,
 )
-"""What is tried, in this order; without the first there is no use in the others."""
+"""What is tried, in this order; without the first two there is no use in the others."""
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
@@ -321,8 +334,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     finally:
         left = patient.remove()
     if left:
-        told = ", ".join(str(location) for location in left)
-        yield Finding("delete", Answer.NO, f"not removed: {told}", needed=False)
+        yield Finding("delete", Answer.NO, f"not removed: {', '.join(left)}", needed=False)
     else:
         yield Finding("delete", Answer.YES, "nothing of this is left")
 

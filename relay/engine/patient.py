@@ -22,7 +22,7 @@ from relay.digest import ALWAYS, Digester
 from relay.errors import IntegrityMismatch, NotFound, Rejected, RelayError, Unsupported
 from relay.location import Location
 from relay.receipt import Level, Version
-from relay.stores.interfaces import Destination, Found, Opener, Stored, Unknown
+from relay.stores.interfaces import Destination, Found, Opener, PartsDestination, Stored, Unknown, Upload
 from relay.wire.body import Body
 from relay.wire.http1 import Framing, Head
 from relay.wire.meter import Meter
@@ -48,6 +48,12 @@ class Patient:
     folder: Location
     meter: Callable[[], Meter]
     written: list[Location] = field(default_factory=list)
+    uploads: list[Upload] = field(default_factory=list)
+    """Those in parts that were begun, and not ended."""
+    remains: dict[str, str] = field(default_factory=dict)
+    """What stores said may remain of uploads that failed, by its place."""
+    left: tuple[str, ...] = ()
+    """What could not be removed, in words, once `remove` has tried."""
     digests: frozenset[str] = frozenset()
     parts_checked: bool = False
     reads_back: bool = False
@@ -73,6 +79,12 @@ class Patient:
         """Store an object and publish it, as a migration would. Raises what the store raises."""
         return self.again(lambda: self._put(name, data, if_absent, framing))
 
+    def begin(self, many: PartsDestination, location: Location) -> Upload:
+        """Begin an upload in parts, and remember it. Raises what the store raises."""
+        upload = many.begin(location)
+        self.uploads.append(upload)
+        return upload
+
     def again(self, do: Callable[[], T]) -> T:
         """Do it, and again where that may help: of what a store was found not to take the next try goes without."""
         for _ in range(TRIES - 1):
@@ -87,7 +99,7 @@ class Patient:
         store = self.store()
         with made_of(data, self.meter(), framing) as body:
             body.digest_with(ALWAYS)
-            stored = store.put(self.place(name), body, if_absent=if_absent)
+            stored = self._sent(lambda: store.put(self.place(name), body, if_absent=if_absent))
             digests = body.digests
         if stored.place is not None:
             self.written.append(cast(Location, stored.readable))
@@ -96,6 +108,19 @@ class Patient:
         for told in (stored.digests, stored.version.digests):
             self.digests |= frozenset(n for n, value in told.items() if digests.get(n) == value)
         return stored
+
+    def put_cut(self, name: str) -> None:
+        """Store an object that breaks off in its middle. Raises what the store raises."""
+        with made_of(DATA * 64, self.meter(), until=len(DATA) * 32) as body:
+            body.digest_with(ALWAYS)
+            self._sent(lambda: self.store().put(self.place(name), body))
+
+    def _sent(self, put: Callable[[], Stored]) -> Stored:
+        try:
+            return put()
+        except RelayError as error:
+            self.remains |= error.remains
+            raise
 
     def compares(self) -> bool:
         """Say if the store refuses an object whose checksum is another's, and takes it with its own. Raises what it
@@ -113,7 +138,7 @@ class Patient:
         place, name = self.place("wrong"), CHECKED[self.folder.store]
         field = (name, b64encode(checksum).decode())
         with made_of(DATA, self.meter()) as body:
-            self.store().put(replace(place, headers=(*place.headers, field)), body)
+            self._sent(lambda: self.store().put(replace(place, headers=(*place.headers, field)), body))
 
     def head(self, name: str) -> Found:
         """Return what the store tells of a scratch object. Raises what it raises, and Unsupported without a HEAD."""
@@ -136,8 +161,9 @@ class Patient:
             return Level.WHOLE_DIGEST
         return Level.READ_BACK if self.reads_back else Level.SIZE
 
-    def remove(self) -> list[Location]:
-        """Remove what was written, and the folders it made; return what is still there."""
+    def remove(self) -> tuple[str, ...]:
+        """Remove what was written, and the folders it made; return what is still there, in words."""
+        uploads = [upload for upload in self.uploads if not self._is_aborted(upload)]
         left = []
         for location in self.written:
             try:
@@ -150,7 +176,20 @@ class Patient:
             with suppress(RelayError):  # where folders are only a part of names there are none
                 place = self.scratch.below(folder, destination=True) if folder else self.scratch
                 self.store().delete(place, Version())
-        return [location for location in left if self._there(location)]
+        there = [str(location) for location in left if self._there(location)]
+        begun = [f"an unfinished upload at {upload.location}" for upload in uploads]
+        self.left = (*there, *begun, *self.remains.values())
+        return self.left
+
+    def _is_aborted(self, upload: Upload) -> bool:
+        """Abort an upload in parts; say if nothing of it is left."""
+        try:
+            cast(PartsDestination, self.store()).abort(upload)
+        except NotFound:
+            return True
+        except RelayError:
+            return False
+        return True
 
     def _there(self, location: Location) -> bool:
         """Say if something is there, or may be."""

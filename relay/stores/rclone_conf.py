@@ -15,6 +15,7 @@ from os.path import isfile
 from pathlib import Path
 
 from relay.errors import ConfigError
+from relay.files import read_small
 
 _KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
 _ENCRYPTED = "RCLONE_ENCRYPT_V"
@@ -35,12 +36,7 @@ def where(environment: Mapping[str, str], home: Path) -> Path | None:
 
 def read(path: Path) -> dict[str, dict[str, str]]:
     """Return every remote's options by its name. Raises ConfigError for a file that can't be read, or is encrypted."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} can't be decoded as UTF-8") from None
+    text = read_small(path)
     if any(line.startswith(_ENCRYPTED) for line in text.splitlines()[:10]):
         raise ConfigError(
             f"{path} is encrypted",

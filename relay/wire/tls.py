@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from relay.errors import CertificateRefused, ConfigError, ConnectionLost, Side
+from relay.files import read_small
 from relay.wire.buffers import BUFFERS
 from relay.wire.stream import HELD_BYTES, RECEIVE_BYTES, Stream
 
@@ -25,6 +26,8 @@ MOST_RECORDS: Final = 512
 """The most records, of whatever length their sender likes, that one read decrypts; 64 full ones are 1 MiB."""
 MOST_PULLS: Final = 16
 """The most pieces of cipher text that one read takes: one that holds no data must not keep everybody waiting."""
+MOST_CA_BYTES: Final = 16 * 1024 * 1024
+_PEM: Final = "Name a PEM file of certificates: blocks that begin with -----BEGIN CERTIFICATE-----."
 
 
 def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
@@ -37,10 +40,12 @@ def client_context(ca_bundle: Path | None = None) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     _prefer_aes_128(context)
     if ca_bundle is not None:
+        text = read_small(ca_bundle, "RELAY_CA_BUNDLE", MOST_CA_BYTES)
         try:
-            context.load_verify_locations(cafile=str(ca_bundle))
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"RELAY_CA_BUNDLE {ca_bundle}: {error}") from None
+            context.load_verify_locations(cadata=text.encode("ascii", "ignore").decode())  # comments may have any words
+        except (OSError, ValueError) as error:  # also ssl.SSLError, and where nothing is in it
+            why = getattr(error, "reason", None) or type(error).__name__
+            raise ConfigError(f"RELAY_CA_BUNDLE {ca_bundle} holds no certificates ({why})", hint=_PEM) from None
     return context
 
 

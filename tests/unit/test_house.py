@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER: tuple[str, ...] = (
     "relay.errors",
     "relay.failpoints",
+    "relay.files",
     "relay.foreign",
     "relay.headers",
     "relay.location",
@@ -27,6 +28,7 @@ ORDER: tuple[str, ...] = (
     "relay.config",
     "relay.throttle",
     "relay.retry",
+    "relay.interrupted",
     "relay.cooperative",
     "relay.wire.memory",
     "relay.wire.native",
@@ -52,21 +54,23 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import what stands above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:11]
+PURE = ORDER[:12]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
 """gunicorn asks for the application when it has forked, so that one import is made in a function then."""
 NO_PAYLOAD = {
     "relay.cli.terminal",
+    "relay.files",
     "relay.stores.local",
     "relay.stores.local_files",
     "relay.stores.local_folders",
     "relay.stores.local_upload",
     "relay.ledger.database",
 }
-"""The terminal opens /dev/null in the place of a stdout that nobody reads any more; no transfer comes near it. A local
-folder is where a user wants the bytes. The ledger makes its own file, and no body comes near it."""
+"""The terminal opens /dev/null in the place of a stdout that nobody reads any more; no transfer comes near it. Settings
+are opened to be read. A local folder is where a user wants the bytes. The ledger makes its own file, and no body comes
+near it."""
 
 
 def modules(package: str) -> Iterator[tuple[str, str]]:

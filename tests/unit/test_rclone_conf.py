@@ -151,7 +151,7 @@ def test_what_a_text_does_not_mean(home: Path, text: str, error: type[RelayError
         ("# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\nabc\n", "encrypted"),
         ("type = s3\n", "no section"),
         ("[a\n", "rclone.conf"),
-        ("\udcff", "decode"),
+        ("\udcff", "not UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(home: Path, text: str, said: str) -> None:

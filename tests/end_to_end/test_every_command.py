@@ -1,0 +1,353 @@
+"""What holds for every command: an output that can't be written, Ctrl-C at any time, files without an end, and empty
+listings that say so."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.terminal import ROOT, Terminal
+from tests.end_to_end.test_cli import environment
+from tests.end_to_end.test_serve import SERVE, Server, running
+from tests.scripted import Peer, Talk, length_of
+
+COMMANDS = next(
+    [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
+    for node in ast.parse((ROOT / "relay" / "cli" / "__main__.py").read_text()).body
+    if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "COMMANDS" and isinstance(node.value, ast.Dict)
+)
+"""Their names. (That module is not imported: it patches this process.)"""
+REPLY = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
+FULL = "the output can't be written (No space left on device)"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """Return a server that moves nothing."""
+    with running(SERVE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a ledger whose migration 1 has succeeded, and whose migration 2 has failed."""
+    home = tmp_path_factory.mktemp("used")
+    (home / "from").mkdir()
+    (home / "from" / "one").write_text("one")
+    made = Terminal(home)
+    assert made.run("migrate", "-r", f"{home}/from", f"{home}/to", "-q")[0] == 0
+    assert made.run("migrate", f"{home}/nosuch", f"{home}/to/", "-q")[0] == 1
+    return home
+
+
+@pytest.fixture
+def terminal(used: Path, tmp_path: Path) -> Terminal:
+    """Return a terminal with a copy of that."""
+    return Terminal(Path(shutil.copytree(used, tmp_path / "home")))
+
+
+def written_to(descriptor: int, words: tuple[str, ...], cwd: Path, **settings: str) -> tuple[int, str]:
+    """Run a command whose stdout is a descriptor, which is closed then; return its exit code and its stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "relay", *words],
+        cwd=cwd,
+        env=environment(PYTHONPATH=str(ROOT), **settings),
+        stdout=descriptor,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(descriptor)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr
+
+
+def unread() -> int:
+    """Return a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+SUBMIT = ("submit", "https://a.invalid/a", "https://b.invalid/b")
+OUTPUTS: dict[tuple[str, ...], int] = {
+    ("--help",): 0,
+    ("--version",): 0,
+    ("migrate", "--help"): 0,
+    ("ls", "from/"): 0,
+    ("ls", "-r", "--json", "from/"): 0,
+    ("plan", "-r", "from/", "new/"): 0,
+    ("plan", "--json", "--if-exists", "fail", "from/one", "to/one"): 1,
+    ("doctor", "to/"): 0,
+    ("doctor", "nosuch/"): 1,
+    ("remotes",): 0,
+    ("remotes", "--json"): 0,
+    ("status",): 0,
+    ("status", "--json"): 0,
+    ("status", "1"): 0,
+    **{("report", "1", "--format", form): 0 for form in ("table", "jsonl", "csv", "html")},
+    ("watch", "1"): 0,
+    ("watch", "2", "--json"): 1,
+    ("retry", "2"): 0,
+    ("migrate", "from/one", "new"): 0,
+    ("migrate", "from/one", "new", "--json", "--verify", "size"): 3,
+    ("migrate", "-r", "from/", "new/"): 0,
+    ("migrate", "-r", "from/", "new/", "--json", "--verify", "size"): 3,
+    SUBMIT: 0,
+    (*SUBMIT, "--json"): 0,
+    (*SUBMIT, "--json", "--priority", "2"): 0,
+}
+"""Commands that print something, and how each ends where it can."""
+AFTER = {"limit": ("retry",), "pause": ("retry",), "resume": ("retry", "pause"), "cancel": ("retry",)}
+"""What comes before a command that asks for another state, to migration 2."""
+
+
+def test_no_command_is_left_out() -> None:
+    assert set(COMMANDS) == {words[0] for words in OUTPUTS} - {"--help", "--version"} | {
+        *AFTER,
+        "serve",  # whose output is its log
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*OUTPUTS, *((verb, "2") for verb in AFTER if verb != "limit"), ("limit", "2", "--priority", "3")],
+    ids=" ".join,
+)
+def test_an_output_that_can_not_be_written_is_a_failure_and_one_that_nobody_reads_is_not(
+    terminal: Terminal, server: Server, words: tuple[str, ...]
+) -> None:
+    """B87. Where nobody reads it the exit code is that of the work."""
+    settings = {"RELAY_LEDGER": f"sqlite:///{terminal.ledger}"}
+    if words[0] == "submit":
+        settings["RELAY_URL"] = f"http://{server.host}:{server.port}"
+    for descriptor, code, said in (
+        (unread(), OUTPUTS.get(words, 0), False),
+        (os.open("/dev/full", os.O_WRONLY), 1, True),
+    ):
+        for verb in AFTER.get(words[0], ()):
+            terminal.run(verb, "2")  # the second time it may be in that state
+        got, err = written_to(descriptor, words, terminal.home, **settings)
+        assert (got, FULL in err) == (code, said), err
+        assert not said or "hint: " in err
+        if words[0] == "cancel":
+            assert terminal.query("SELECT state FROM migrations WHERE number = 2") == "cancelled"
+
+
+# -- Ctrl-C
+
+
+INTERRUPT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in a shell's background it is ignored
+
+def hook(event, arguments):
+    global armed
+    if armed and event == {event!r} and str(arguments[0]).startswith({prefix!r}):
+        armed = False
+        os.kill(os.getpid(), signal.SIGINT)
+
+armed = True
+sys.addaudithook(hook)
+from relay.cli.__main__ import run
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "prefix"),
+    [
+        *(("import", name) for name in ("gevent", "gevent._", "zope", "importlib.metadata", "click", "rich")),
+        *(("import", name) for name in ("relay.errors", "relay.cli.exits", "pydantic")),
+        *(("import", name) for name in ("sqlalchemy", "relay.ledger")),
+        ("sqlite3.connect", ""),
+        ("open", "/proc/"),
+    ],
+)
+def test_ctrl_c_ends_a_command_wherever_it_is(terminal: Terminal, event: str, prefix: str) -> None:
+    """Also in the middle of an import: from the first line on it ends with 130, and prints nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPT.format(event=event, prefix=prefix), "status"],
+        cwd=terminal.home,
+        env=environment(PYTHONPATH=str(ROOT), RELAY_LEDGER=f"sqlite:///{terminal.ledger}"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ls",),
+        ("plan", "-r"),
+        ("migrate",),
+        ("migrate", "-r"),
+        ("doctor", "--read-only"),
+        ("status", "--url"),
+        ("report", "1", "--url"),
+        ("watch", "1", "--url"),
+        ("retry", "1", "--url"),
+        ("submit", "https://a.invalid/a", "https://b.invalid/b", "--url"),
+    ],
+    ids=" ".join,
+)
+def test_ctrl_c_while_a_store_or_a_server_does_not_answer(tmp_path: Path, words: tuple[str, ...]) -> None:
+    def silent(talk: Talk) -> None:
+        talk.head()
+        asked.set()
+        talk.linger()
+
+    asked = threading.Event()
+    terminal = Terminal(tmp_path)
+    with Peer([silent] * 9) as peer:
+        url = peer.url("" if "--url" in words else "/f/")
+        process = terminal.start(*words, url, *([f"{tmp_path}/to"] if words[0] in ("plan", "migrate") else []))
+        assert asked.wait(20)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert not any(word in out + err for word in ("Traceback", "KeyboardInterrupt", "Exception"))
+
+
+# -- files that a flag or a setting names
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("migrate", "--source-headers-file", "/dev/zero", "https://a.invalid/", "to"),
+        ("migrate", "--destination-headers-file", "/dev/zero", "from/one", "https://a.invalid/"),
+        ("migrate", "--source-header", "X: @/dev/zero", "https://a.invalid/", "to"),
+        ("migrate", "--ca-bundle", "/dev/zero", "https://a.invalid/", "to"),
+        ("plan", "--source-headers-file", "/dev/zero", "https://a.invalid/", "to"),
+        ("submit", "--url", "http://127.0.0.1:9", "--source-headers-file", "/dev/zero", "a", "b"),
+        ("retry", "2", "https://a.invalid/", "to", "--source-headers-file", "/dev/zero"),
+        ("migrate", "-r", "list+/dev/zero", "to/"),
+        ("serve", "--tokens-file", "/dev/zero"),
+        ("serve", "--ca-bundle", "/dev/zero"),
+        ("serve", "--config", "/dev/zero"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_without_an_end_is_not_read_to_it(terminal: Terminal, words: tuple[str, ...]) -> None:
+    program = "import resource, relay.cli.__main__ as main; resource.setrlimit(resource.RLIMIT_AS, (3 << 30,) * 2)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; main.run()", *words],
+        cwd=terminal.home,
+        env=environment(PYTHONPATH=str(ROOT), RELAY_LEDGER=f"sqlite:///{terminal.ledger}"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode in (1, 2)
+    assert "/dev/zero" in done.stderr + done.stdout and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_secret_may_come_through_a_pipe(tmp_path: Path) -> None:
+    """As of `<(pass show store)`: it has no size, and is read to its end."""
+    asked: list[bytes] = []
+
+    def source(talk: Talk) -> None:
+        while head := talk.head():
+            asked.append(head)
+            talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", b"" if head.startswith(b"HEAD") else b"1")
+
+    with Peer([source] * 9) as peer:
+        command = f'relay() {{ {sys.executable} -m relay "$@"; }}; relay migrate -q {peer.url("/a")} {tmp_path}/a'
+        done = subprocess.run(
+            ["bash", "-c", f"{command} --source-headers-file <(echo 'X-Key: planted')"],
+            cwd=ROOT,
+            env=environment(RELAY_LEDGER=f"sqlite:///{tmp_path}/l.db"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    assert asked and all(b"X-Key: planted" in head for head in asked)
+
+
+# -- nothing to print
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("status",), "no migrations in"),
+        (("status", "--json"), "no migrations in"),
+        (("ls", "empty/"), "/empty is empty"),
+        (("ls", "-r", "--json", "empty/"), "/empty is empty"),
+        (("report", "1"), "migration 1 has no objects so far"),
+        (("report", "1", "--state", "failed", "--state", "queued"), "no objects that are failed or queued"),
+        (("report", "1", "--format", "csv", "--state", "failed"), "no objects that are failed"),
+    ],
+)
+def test_an_empty_listing_says_so_and_not_on_stdout(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    terminal = Terminal(tmp_path)
+    if words[0] == "report":
+        assert terminal.run("migrate", "-r", f"{tmp_path}/empty", f"{tmp_path}/to", "-q")[0] == 0
+    words = tuple(str(tmp_path / word) if word == "empty/" else word for word in words)
+    code, out, err = terminal.run(*words)
+    assert (code, out.count("\n")) == (0, 1 if "csv" in words else 0), out
+    assert says in err
+
+
+def test_a_server_without_migrations_says_so(tmp_path: Path) -> None:
+    with running(SERVE) as empty:
+        url = f"http://{empty.host}:{empty.port}"
+        code, out, err = Terminal(tmp_path).run("status", RELAY_URL=url)
+    assert (code, out) == (0, "") and f"no migrations in {url}" in err
+
+
+# -- doctor
+
+
+@pytest.mark.parametrize("place", ["nosuch/", "nosuch/below/", "nosuch"])
+def test_doctor_makes_no_folder(tmp_path: Path, place: str) -> None:
+    code, out, _ = Terminal(tmp_path).run("doctor", f"{tmp_path}/{place}", "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert (code, [row["what"] for row in found]) == (1, ["folder", "delete"])
+    assert "is not there" in found[0]["means"] or "No such file" in found[0]["means"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"ledger.db"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_doctor_that_is_stopped_removes_what_it_wrote(tmp_path: Path, number: int) -> None:
+    kept: dict[str, bytes] = {}
+    begun, gate = threading.Event(), threading.Event()
+
+    def shelf(talk: Talk) -> None:
+        while head := talk.head():
+            method, path = head.decode().split()[:2]
+            if method == "PUT":
+                kept[path] = b""
+                talk.body(length_of(head))
+                talk.send(REPLY % b"201 Created")
+            elif method == "DELETE":
+                talk.send(REPLY % (b"404 Not Found" if kept.pop(path, None) is None else b"204 No Content"))
+            else:  # it never answers
+                begun.set()
+                gate.wait(20)
+                return
+
+    with Peer([shelf] * 50) as peer:
+        process = Terminal(tmp_path).start("doctor", peer.url("/f/"))
+        assert begun.wait(20) and kept
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+        gate.set()
+    assert process.returncode == 128 + number, err
+    assert "removing what was written" in err and "Traceback" not in out + err
+    assert kept == {}
