@@ -28,6 +28,8 @@ class DavLiar(PlainLiar):
 
     def operation(self, request: Request) -> Op:
         """As Liar's; a MOVE speaks of the name that it gives."""
+        if not request.path.startswith(ROOT) and self.role == "source":
+            return Op(kind="stray", name=request.path)
         name = unquote(request.path.removeprefix(ROOT))
         if request.method == "MOVE":
             to = unquote(urlsplit(request.get("destination") or "").path.removeprefix(ROOT))
@@ -49,6 +51,8 @@ class DavLiar(PlainLiar):
         if op.kind == "put":
             if "/".join(op.name.split("/")[:-1]) not in self.shelf.folders:
                 return self.refusal(409)
+            if op.name in self.shelf.folders:
+                return self.refusal(405)
             if op.name.endswith(".part") and self.manners.does("parts-refused"):
                 return self.refusal(400)
         if op.kind in ("get", "head") and (op.name.rstrip("/") in self.shelf.folders):
@@ -115,6 +119,7 @@ class DavLiar(PlainLiar):
             odd = ('<D:error xmlns:D="DAV:"><D:nothing/></D:error>', OPEN + CLOSE, LOGIN.decode())
             return _multistatus(odd[int(self.manners.roll("odd", folder) * len(odd))])
         rows = [self._folder_row(folder), *(self._members(folder) if deep else ())]
+        rows += map(self._astray_row, self.astray() if deep and not folder else ())
         answer = _multistatus(OPEN + "".join(rows) + CLOSE)
         if deep and len(rows) > 1 and self.manners.does("list-cut"):
             text = OPEN + "".join(rows[:-1])
@@ -137,6 +142,11 @@ class DavLiar(PlainLiar):
         href = self.link(f"{path}/" if path else "")
         kind = "<D:resourcetype><D:collection/></D:resourcetype>"
         return f"<D:response><D:href>{href}</D:href>{_props(kind)}</D:response>"
+
+    def _astray_row(self, href: str) -> str:
+        href = href if href.startswith(("/", "http:")) else f"{ROOT}{href}"
+        size = "<D:resourcetype/><D:getcontentlength>9</D:getcontentlength>"
+        return f"<D:response><D:href>{escape(href)}</D:href>{_props(size)}</D:response>"
 
     def link(self, path: str) -> str:
         """Return how an answer names a path."""

@@ -17,6 +17,7 @@ PLAIN: Final = ("http", "webdav")
 HTTP: Final = ("http",)
 DAV: Final = ("webdav",)
 S3: Final = ("s3",)
+LOCAL: Final = ("local",)
 BOTH: Final = ("source", "destination")
 SOURCE: Final = ("source",)
 DESTINATION: Final = ("destination",)
@@ -163,6 +164,47 @@ PROPFIND: Final[Rows] = {
     "lengths-untold": "RFC 4918 section 15.4: no getcontentlength",
 }
 
+VERSIONS: Final[Rows] = {
+    "versioned": "S3 User Guide, Versioning: a PUT adds a version, a DELETE a marker, and answers name theirs",
+    "versions-later": "S3 User Guide, Versioning turned on later: the version of what was there before is named null",
+}
+KEYS: Final[Rows] = {
+    "key-control": "B59, B43: names with NUL, line feeds and other control characters",
+    "key-backslash": "B57: names with a backslash, which Windows takes for a '/'",
+}
+LONG_KEYS: Final[Rows] = {"key-long": "B62: a segment of 300 bytes, and where there are keys one of nearly 1,024"}
+DOTS: Final[Rows] = {"key-dots": "B57, B68: names with '..' and '.', percent-encoded in links"}
+S3_KEYS: Final[Rows] = {
+    "key-slashes": "B57: keys that begin with '/', or have two of them in a row",
+    "key-marker": "S3 console: folder markers, one empty, and one with bytes",
+    "key-and-folder": "S3: a key that is the folder of another",
+}
+LINKS: Final[Rows] = {
+    "link-host": "B68: links to another host",
+    "link-above": "B68, nginx and Apache ('Parent Directory'): links to what lies above the folder",
+    "link-beside": "B68: links to a folder beside this one",
+    "link-password": "B41: links with a name and a password in them",
+}
+EXPIRY: Final[Rows] = {
+    "expires-403": "presigned URLs, revoked keys: from some request on credentials are refused with 403"
+}
+PLAIN_EXPIRY: Final[Rows] = {"expires-401": "RFC 6750 section 3.1: from some request on the token is refused with 401"}
+S3_EXPIRY: Final[Rows] = {"expires-400": "AWS STS: from some request on the answer is 400 ExpiredToken"}
+FILES: Final[Rows] = {
+    "file-changes": "rsync --inplace -t, tar, F13: a file is written in place while it is read, and its time set back",
+    "file-link-out": "minio/mc#1170: a link to a file outside of the folder",
+    "file-link-loop": "ogham/exa#644: a link to itself, and one to a folder",
+    "file-special": "a pipe among the files",
+    "file-bytes": "B61: a name that is not UTF-8",
+}
+PLACES: Final[Rows] = {
+    "place-file": "errno ENOTDIR: a file has the name of a folder that is to be made",
+    "place-folder": "errno EISDIR: a folder has the name of an object",
+    "place-link": "cp, curl -o: at the object's name is a link to a file elsewhere",
+    "place-folder-link": "stow, bind mounts: a folder of the destination is a link to one elsewhere",
+    "place-pipe": "mkfifo(3): at the object's name is a pipe",
+}
+
 _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = (
     ("trouble", EVERY, BOTH, TROUBLE),
     ("lost", EVERY, BOTH, {"answer-lost": "F38: a request is done, and its answer lost"}),
@@ -207,6 +249,17 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
     ("multipart", S3, DESTINATION, MULTIPART),
     ("uploads", S3, DESTINATION, {"other-upload": "another tool's upload to the same key is under way"}),
     ("moves", DAV, DESTINATION, MOVES),
+    ("versions", S3, BOTH, VERSIONS),
+    ("keys", (*EVERY, *LOCAL), SOURCE, KEYS),
+    ("long-keys", EVERY, SOURCE, LONG_KEYS),
+    ("dots", EVERY, SOURCE, DOTS),
+    ("s3-keys", S3, SOURCE, S3_KEYS),
+    ("links", PLAIN, SOURCE, LINKS),
+    ("expiry", EVERY, BOTH, EXPIRY),
+    ("expiry", PLAIN, BOTH, PLAIN_EXPIRY),
+    ("expiry", S3, BOTH, S3_EXPIRY),
+    ("files", LOCAL, SOURCE, FILES),
+    ("places", LOCAL, DESTINATION, PLACES),
 )
 
 HABITS: Final[tuple[Habit, ...]] = tuple(

@@ -16,6 +16,8 @@ class Op:
     name: str = ""
     upload: str = ""
     number: int = 0
+    version: str = ""
+    """Of an object whose store keeps several: the one that is meant, by its id."""
 
 
 @dataclass(kw_only=True)

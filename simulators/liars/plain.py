@@ -15,6 +15,7 @@ from simulators.answer import Answer, End, Text, plain
 from simulators.liars.operations import Op
 from simulators.liars.serving import Liar
 from simulators.liars.telling import LOGIN
+from simulators.liars.unsafe import TRAP, links, note
 from simulators.message import BadRequest, Request
 
 ROOT, ELSEWHERE = "/d/", "/e/"
@@ -38,6 +39,8 @@ class PlainLiar(Liar):
         kind = VERBS.get(request.method)
         if kind is None:
             raise BadRequest(405, "not a method of ours")
+        if not request.path.startswith((ROOT, ELSEWHERE)):
+            return Op(kind="stray", name=request.path)
         name = unquote(request.path.removeprefix(ROOT).removeprefix(ELSEWHERE))
         if kind in ("get", "head") and (name.endswith("/") or not name):
             return Op(kind="list" if kind == "get" else "folder", name=name)
@@ -45,10 +48,12 @@ class PlainLiar(Liar):
 
     def respond(self, op: Op, request: Request, body: bytes) -> Answer:
         """As Liar's."""
+        if op.kind == "stray":
+            return plain(200, TRAP.decode())
         if op.kind in ("list", "folder"):
             return self.listed(op, request)
         if op.kind in ("get", "head"):
-            if op.name in self.shelf.folders:
+            if op.name in self.shelf.folders and self.shelf.get(op.name) is None:
                 return plain(301, "", [("Location", f"{ROOT}{quote(op.name)}/")])
             if not op.upload and self.manners.does("redirects"):
                 return plain(302, "", [("Location", f"{ELSEWHERE}{quote(op.name)}")])
@@ -114,13 +119,23 @@ class PlainLiar(Liar):
         rows = list(self.rows(folder))
         head = f"<html>\r\n<head><title>Index of {escape(ROOT + folder)}</title></head>\r\n<body>\r\n"
         head += f'<h1>Index of {escape(ROOT + folder)}</h1><hr><pre><a href="../">../</a>\r\n'
-        lines = "".join(self._row(row, folder) for row in rows)
+        lines = "".join(self._row(row, folder) for row in rows) + "".join(self._astray(folder))
         page = (head + lines + "</pre><hr></body>\r\n</html>\r\n").encode()
         answer = Answer(200, [("Content-Type", "text/html; charset=utf-8")], [Text(page)])
         if rows and self.manners.does("list-cut"):
             middle = len(page) - len("</pre><hr></body>\r\n</html>\r\n") - 40
             answer.framing, answer.body, answer.after = "close", [Text(page[:middle])], [End("finish")]
         return answer
+
+    def _astray(self, folder: str) -> Iterator[str]:
+        for href in self.astray() if not folder else ():
+            yield f'<a href="{escape(href)}">more</a>          01-Jan-2026 00:00      9\r\n'
+
+    def astray(self) -> Iterator[str]:
+        """Yield the links of the root folder that lead elsewhere; note the unsafe names that it lists."""
+        if self.role == "source":
+            note(self.manners, self.kind)
+            yield from links(self.manners, f"127.0.0.1:{self.port}", self.elsewhere, self.password)
 
     def _json(self, folder: str) -> Answer:
         rows = [

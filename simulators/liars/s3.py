@@ -73,7 +73,7 @@ class S3Liar(Liar):
         kinds = {"HEAD": "head", "GET": "get", "PUT": "put", "DELETE": "delete"}
         if request.method not in kinds:
             raise BadRequest(405, "not a method of ours")
-        return Op(kind=kinds[request.method], name=name)
+        return Op(kind=kinds[request.method], name=name, version=query.get("versionId", ""))
 
     @staticmethod
     def _page(query: Mapping[str, str]) -> int:
@@ -104,7 +104,47 @@ class S3Liar(Liar):
     def described(self, held: Held) -> list[tuple[str, str]]:
         """As Liar's, and the checksum that the store has."""
         fields = [(name, value) for name, value in super().described(held) if name != "_tag"]
+        fields += self._versions(held)
         return fields if self._sumless else [*fields, (SUM, crc64nvme(held.data))]
+
+    @property
+    def _versioned(self) -> bool:
+        return self.manners.has("versioned") or self.manners.has("versions-later")
+
+    def _versions(self, held: Held) -> list[tuple[str, str]]:
+        """Return the field that names a version, of a bucket that keeps several."""
+        if self.manners.does("versioned"):
+            return [("x-amz-version-id", f"v{held.serial}.")]
+        if self.manners.does("versions-later"):
+            old = held.serial in {first.serial for first in self._first_of.values()}
+            return [("x-amz-version-id", "null" if old else f"v{held.serial}.")]
+        return []
+
+    @property
+    def _first_of(self) -> dict[str, Held]:
+        """What lay under each name before anything came."""
+        found: dict[str, Held] = {}
+        for event in self.shelf.events:
+            if event.held is not None and event.old is None and event.by in ("before", "source"):
+                found.setdefault(event.name, event.held)
+        return found
+
+    def meant(self, op: Op) -> Held | None:
+        """As Telling's: a version that is named is shown, whatever was written since."""
+        if not (op.version and self._versioned):
+            return self.seen(op.name)
+        if op.version == "null":
+            first = self._first_of.get(op.name)
+            return first and self.shelf.version(op.name, first.serial)
+        number = op.version.strip("v.")
+        return self.shelf.version(op.name, int(number)) if number.isdecimal() else None
+
+    def absent(self, op: Op) -> Answer:
+        """As Telling's; a marker is told where one lies there."""
+        answer = self.refusal(404, "NoSuchVersion" if op.version else "NoSuchKey")
+        if self._versioned and self.shelf.before(op.name) is not None:
+            answer.put("x-amz-delete-marker", "true")
+        return answer
 
     @property
     def _sumless(self) -> bool:
@@ -167,16 +207,21 @@ class S3Liar(Liar):
         held = self.stored(op, data, _metadata(request))
         if held is None:
             return plain(200, "", [("ETag", f'"{hashlib.sha256(data).hexdigest()[:32]}"')])
-        return plain(200, "", self._taken(held.data))
+        return plain(200, "", [*self._taken(held.data), *self._versions(held)])
 
     def _delete(self, op: Op, request: Request) -> Answer:
         for status in (403, 405):
             if self.manners.does(f"delete-{status}"):
                 return self.refusal(status, "AccessDenied" if status == 403 else "MethodNotAllowed")
-        if self.forbidden(request, self.shelf.get(op.name)):
+        held = self.meant(op)
+        if self.forbidden(request, held):
             return self.refusal(412, "PreconditionFailed")
+        if op.version and self._versioned:
+            if held is not None:
+                self.shelf.remove(op.name, held, "relay")
+            return plain(204, "", [("x-amz-version-id", op.version)])
         self.shelf.delete(op.name, "relay", asked_tag=request.get("if-match"))
-        return plain(204)
+        return plain(204, "", [("x-amz-delete-marker", "true")] if self._versioned else [])
 
     # -- uploads in parts
 
@@ -248,7 +293,9 @@ class S3Liar(Liar):
             text += (
                 f"<ChecksumCRC64NVME>{crc64nvme(held.data)}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>"
             )
-        return _document("CompleteMultipartUploadResult", text)
+        answer = _document("CompleteMultipartUploadResult", text)
+        answer.headers += [] if held is None else self._versions(held)
+        return answer
 
 
 def crc64nvme(data: bytes) -> str:

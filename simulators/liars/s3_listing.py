@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 
 from simulators.answer import Answer, End, Text
 from simulators.liars.shelf import Held, Upload
+from simulators.liars.unsafe import note
 
 if TYPE_CHECKING:
     from simulators.liars.operations import Op
@@ -46,9 +47,11 @@ def listed(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
     text += f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>"
     if more and not old and not liar.manners.does("list-endless"):
         text += f"<NextContinuationToken>{op.number + 1}:{escape(end)}</NextContinuationToken>"
+    if liar.role == "source":
+        note(liar.manners, liar.kind)
     code: Callable[[str], str] = quote
     if shown and not more and liar.manners.does("list-odd-key"):
-        code = escape
+        code = _escaped
         text = text.replace("<EncodingType>url</EncodingType>", "")
         text += "<Contents><Key>odd&#1;.txt</Key><Size>3</Size></Contents>"
     text += "".join(_row(liar, row, delimiter, code) for row in shown)
@@ -80,6 +83,10 @@ def _row(liar: S3Liar, name: str, delimiter: str, code: Callable[[str], str]) ->
         f"<Contents><Key>{code(name)}</Key><LastModified>{when}</LastModified>"
         f"<ETag>{escape(liar.tag(held) or '')}</ETag><Size>{size}</Size></Contents>"
     )
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"&#{ord(char)};" if char < " " else escape(char) for char in name)
 
 
 def parts_listed(upload: Upload) -> Answer:

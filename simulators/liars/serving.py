@@ -7,7 +7,7 @@ means (`plain.py`, `dav.py`, `s3.py`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, Self
 
 from simulators.answer import Answer, End, Player, Text, compose, plain
@@ -17,12 +17,15 @@ from simulators.liars.manners import Manners
 from simulators.liars.operations import WRITES, Op, Sent
 from simulators.liars.shelf import FOLDS, Shelf
 from simulators.liars.telling import Telling
+from simulators.liars.unsafe import names
 from simulators.listener import Listener
 from simulators.message import BadRequest, Request, body_length, parse_request
 from simulators.wire import Connection, Gone, TooLarge
 
 TROUBLED: Final = 0.4
 """For so many of its names and verbs a store is in trouble at first."""
+LIVES: Final = 14
+"""Credentials that expire are good for so many requests, or fewer."""
 
 
 class Liar(Telling, Keeping):
@@ -34,6 +37,14 @@ class Liar(Telling, Keeping):
         self.role, self.manners, self.secrets = role, manners, set(secrets)
         self.shelf = Shelf(next((fold for habit, fold in FOLDS.items() if manners.does(habit)), str))
         self.log: list[Sent] = []
+        self.odd = tuple(names(manners, self.kind))
+        """Names of its objects that are unsafe elsewhere."""
+        self.elsewhere, self.password = "", ""
+        """The host and port of another store, and the password, that its links to elsewhere have."""
+        self.watch: Callable[[Op], None] | None = None
+        """Hears of each request before it is done."""
+        self._lives = 1 + int(manners.roll("lives") * LIVES)
+        self._renewed = False
         self._stopped = threading.Event()
         self._listener = Listener(self._serve, "127.0.0.1", 0, None, None)
         self.port = self._listener.port
@@ -66,6 +77,20 @@ class Liar(Telling, Keeping):
         """Say if a request has credentials that are taken."""
         return (request.get("authorization") or "").removeprefix("Bearer ") in self.secrets
 
+    def renew(self, secret: str) -> None:
+        """Take this secret from now on, and no other; it does not expire."""
+        self.secrets, self._renewed = {secret}, True
+
+    def _expired(self) -> Answer | None:
+        """Return the refusal of credentials that are not good any more, or None."""
+        self._lives -= 1
+        if self._lives >= 0 or self._renewed:
+            return None
+        for status, code in ((400, "ExpiredToken"), (401, "Unauthorized"), (403, "InvalidAccessKeyId")):
+            if self.manners.does(f"expires-{status}"):
+                return self.refusal(status, code)
+        return None
+
     # -- one connection
 
     def _serve(self, connection: Connection) -> None:
@@ -90,6 +115,10 @@ class Liar(Telling, Keeping):
         self.log.append(sent)
         if not self.allowed(request):
             return self._refused(connection, request, self.refusal(401, "InvalidAccessKeyId"), sent)
+        if (expired := self._expired()) is not None:
+            return self._refused(connection, request, expired, sent)
+        if self.watch is not None:
+            self.watch(op)
         early = self._trouble(op, connection)
         if early is not None and self.manners.roll("early", op.kind, op.name) < 0.5:
             return self._refused(connection, request, early, sent)

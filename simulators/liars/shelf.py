@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Who = Literal["before", "source", "relay", "other"]
+REMOVED: Final = "its version was removed"
+"""Why a change is that no write or deletion made."""
 LATE_SECONDS: Final = 0.25
 """How long a store shows an old object, or none, after a write."""
 
@@ -87,6 +89,8 @@ class Shelf:
         self.events: list[Event] = []
         self.uploads: dict[str, Upload] = {}
         self.folders: set[str] = {""}
+        self.removed: list[tuple[str, Held]] = []
+        """Versions that were removed for good, by their name and their id."""
 
     def key(self, name: str) -> str:
         """Return what two names that are one have in common."""
@@ -149,6 +153,29 @@ class Shelf:
             self._old[self.key(name)] = (found[1], time.monotonic())
             self.events.append(Event(name=name, by=by, old=found[1], held=None, why=why, asked_tag=asked_tag))
             return True
+
+    def version(self, name: str, serial: int) -> Held | None:
+        """Return a version of an object that is kept, whatever was written since."""
+        with self.lock:
+            gone = {held.serial for _, held in self.removed}
+            mine = (event.held for event in self.events if event.held and self.key(event.name) == self.key(name))
+            return next((held for held in mine if held.serial == serial and serial not in gone), None)
+
+    def remove(self, name: str, held: Held, by: Who) -> None:
+        """Remove one version for good; where it was the newest one, the one before it shows again."""
+        with self.lock:
+            self.removed.append((name, held))
+            current = self.get(name)
+            if current is None or current.serial != held.serial:
+                return
+            gone = {one.serial for _, one in self.removed}
+            stack = [event for event in self.events if self.key(event.name) == self.key(name) and event.why != REMOVED]
+            kept = [event.held for event in stack if event.held is None or event.held.serial not in gone]
+            del self._held[self.key(name)]
+            left = kept[-1] if kept else None  # None also of a marker
+            if left is not None:
+                self._held[self.key(name)] = (name, left)
+            self.events.append(Event(name=name, by=by, old=current, held=left, why=REMOVED))
 
     def move(self, name: str, to: str, by: Who) -> bool:
         """Give an object another name, in the place of what has it; False where there is none."""

@@ -48,6 +48,14 @@ class Telling:
             return None
         return held
 
+    def meant(self, op: Op) -> Held | None:
+        """Return what a HEAD or a GET is about."""
+        return self.seen(op.name)
+
+    def absent(self, op: Op) -> Answer:
+        """Return the answer to one of what is not there."""
+        return self.refusal(404, "NoSuchKey")
+
     def tag(self, held: Held) -> str | None:
         """Return the entity tag of an object as it is told, with its quotes, or None."""
         if self.manners.does("tag-none"):
@@ -84,9 +92,9 @@ class Telling:
 
     def read(self, op: Op, request: Request) -> Answer:
         """Answer a HEAD or a GET of an object."""
-        held = self.seen(op.name)
+        held = self.meant(op)
         if held is None:
-            return self.refusal(404, "NoSuchKey")
+            return self.absent(op)
         if self.forbidden(request, held):
             return self.refusal(412, "PreconditionFailed")
         if op.kind == "get" and self.role == "source" and self.manners.once("login-page", op.name):

@@ -22,8 +22,8 @@ MIB = 1 << 20
 PART = 5 * MIB
 Trait = tuple[str, str]
 """A role and the name of a habit."""
-SOURCES = ("http", "webdav", "s3")
-DESTINATIONS = ("http", "webdav", "s3")
+SOURCES = ("http", "webdav", "s3", "local")
+DESTINATIONS = ("http", "webdav", "s3", "local")
 NAMES = (
     "a.txt",
     "b b.bin",
@@ -54,10 +54,13 @@ HONEST = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing that happens: `migrate` (with a failpoint, or none), `retry`, or `grow`: the source gets an object."""
+    """One thing that happens: `migrate` (with a failpoint, or none); `retry` of what failed; `fresh`, the same with
+    fresh credentials, which the command itself brings (`same`), or one that tells the migration (`told`); or `grow`:
+    the source gets an object."""
 
     kind: str
     failpoint: str | None = None
+    how: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,9 @@ class Case:
     def told(self) -> str:
         """Return it in one line."""
         habits = " ".join(f"{role}:{name}" for role, name in self.traits) or "(no habits)"
-        steps = " ".join(f"{step.kind}@{step.failpoint}" if step.failpoint else step.kind for step in self.steps)
+        steps = " ".join(
+            f"{step.kind}@{step.failpoint}" if step.failpoint else step.kind + step.how for step in self.steps
+        )
         objects = " ".join(f"{name!r}={size}" for name, size in self.objects)
         before = " ".join(f"{name!r}:{how}" for name, how in self.before) or "nothing"
         return (
@@ -212,14 +217,29 @@ def _before(random: Random, objects: tuple[tuple[str, int], ...], if_exists: str
 def _steps(random: Random, tree: bool, traits: tuple[Trait, ...]) -> tuple[Step, ...]:
     migrate = Step(kind="migrate")
     dice = random.random()
+    if any(name.startswith("expires-") for _, name in traits):
+        return _expired(random, dice)
     if dice < 0.7 and any(name in ("keeps-piece", "part-emptied") for _, name in traits):
         return (Step(kind="migrate", failpoint="mid-part:1:kill9"), migrate)
-    if dice < 0.5:
+    if dice < 0.45:
         return (migrate,)
-    if dice < 0.7:
+    if dice < 0.6:
         return (migrate, migrate)
+    if dice < 0.7:
+        return (migrate, Step(kind="retry"))
     if dice < 0.8:
         return (migrate, Step(kind="grow"), migrate) if tree else (migrate, migrate)
     places = random.sample(sorted(POINTS), 2 if random.random() < 0.2 else 1)
     killed = tuple(Step(kind="migrate", failpoint=f"{place}:{random.choice((1, 1, 2))}:kill9") for place in places)
-    return (*killed, migrate)
+    return (*killed, Step(kind="retry") if random.random() < 0.2 else migrate)
+
+
+def _expired(random: Random, dice: float) -> tuple[Step, ...]:
+    """Return a history in which credentials expire, and fresh ones are given."""
+    fresh = Step(kind="fresh", how=random.choice(("same", "told")))
+    if dice < 0.6:
+        return (Step(kind="migrate"), fresh)
+    if dice < 0.75:
+        return (Step(kind="migrate"), Step(kind="retry"), fresh)
+    place = random.choice(sorted(POINTS))
+    return (Step(kind="migrate", failpoint=f"{place}:1:kill9"), fresh)

@@ -102,13 +102,17 @@ class Zygote:
         self._process.wait(10)
         self._reader.join(10)
 
-    def begin(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
-        """Begin a command in a folder, where it leaves what it said."""
+    def begin(
+        self, words: Sequence[str], folder: Path, environment: Mapping[str, str], also: Sequence[Sequence[str]] = ()
+    ) -> Child:
+        """Begin a command in a folder, where it leaves what it said; `also` are others that its process runs after it,
+        one after the other."""
         number = next(self._ids)
         child = Child(tuple(words), folder / f"{number}.out", folder / f"{number}.err")
         order = {
             "id": number,
             "words": list(words),
+            "also": [list(more) for more in also],
             "folder": str(folder),
             "environment": dict(environment),
             "out": str(child.out),

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from simulators.liars.shelf import Event, Held
+from simulators.liars.folder import OUTSIDE, FolderLiar
+from simulators.liars.shelf import REMOVED, Event, Held
+from simulators.liars.unsafe import MARKER
 from tests.torture.cases import Case
 from tests.torture.world import Played
 
@@ -125,7 +127,7 @@ def _long(played: Played, name: str, held: Held) -> bool:
 
 def ends(played: Played) -> Iterator[str]:
     """Each command ends with a code that has a meaning, and without a traceback."""
-    for run in played.runs:
+    for run in (*played.runs, *played.told):
         killed = run.code == -9 and any(step.failpoint for step in played.case.steps)
         if run.code not in ENDS and not killed:
             yield f"exit code {run.code}: {run.err[-500:]}"
@@ -159,7 +161,7 @@ def verified(played: Played) -> Iterator[str]:
         held = played.destination.shelf.get(name)
         if row.state not in ("verified", "unverified"):
             continue
-        wrote = [event.held for event in events(played, name) if event.by == "relay" and event.held is not None]
+        wrote = [event.held for event in events(played, name) if event.held is not None and event.held.by == "relay"]
         if held is None:
             yield f"{name!r} is {row.state}, and nothing is there"
         elif not any(one.data in versions(played, name) for one in wrote if one.whole):
@@ -218,10 +220,13 @@ def kept(played: Played) -> Iterator[str]:
     """Nothing is deleted that relay did not write."""
     blind = played.case.has("destination", "conditions-ignored")
     for event in played.destination.shelf.events:
-        if event.by != "relay" or event.held is not None or event.old is None or event.why == "moved":
+        if event.by != "relay" or event.held is not None or event.old is None or event.why in ("moved", REMOVED):
             continue
         if event.old.by != "relay" and not (blind and event.asked_tag is not None):
             yield f"{event.name!r} was deleted, and was {event.old.by}'s"
+    for name, version in played.destination.shelf.removed:
+        if version.by != "relay":
+            yield f"a version of {name!r} was removed, which was {version.by}'s"
     for upload in played.destination.shelf.uploads.values():
         if upload.by != "relay" and upload.state == "aborted":
             yield f"an upload of {upload.by}'s to {upload.name!r} was aborted"
@@ -253,6 +258,32 @@ def _unnamed(played: Played) -> Iterator[str]:
         above = [row for row in played.rows.values() if row.state == "failed" and name.startswith(row.name.rstrip("/"))]
         if not above:
             yield f"{name!r} was at the source, and has no row"
+    # The row of a name that is unsafe has a readable one in its place; a folder's marker is none.
+    others = [row for name, row in played.rows.items() if name not in wanted and row.state == "failed"]
+    missing = [name for name in played.source.odd if name not in played.rows and name != MARKER]
+    if len(missing) > len(others):
+        yield f"of {missing!a} there are {len(others)} rows"
+
+
+def within(played: Played) -> Iterator[str]:
+    """Nothing is read or written outside of the two places, and no store gets the credentials of the other."""
+    for sent in played.source.log:
+        if sent.op.kind == "stray":
+            yield f"the source was asked for {sent.op.name!r}, to which a link led"
+    for role, store in (("source", played.source), ("destination", played.destination)):
+        foreign = [secret for whose, secret in played.secrets.items() if not whose.endswith(role)]
+        for sent in store.log:
+            if any(secret in value for _, value in sent.headers for secret in foreign):
+                yield f"the {role} got another's credentials, with {sent.op}"
+                break
+        if isinstance(store, FolderLiar):
+            yield from store.trespasses
+    if played.case.served and isinstance(played.source, FolderLiar):
+        shelf = played.destination.shelf
+        for name in shelf.names():
+            held = shelf.get(name)
+            if held is not None and held.data == OUTSIDE and held.by == "relay":
+                yield f"{name!r} was read from outside of the folders that the server may read"
 
 
 def secret(played: Played) -> Iterator[str]:
@@ -339,5 +370,18 @@ def arrives(played: Played) -> Iterator[str]:
         yield f"{name!r} did not arrive: {why}"
 
 
-RULES: tuple[Rule, ...] = (ends, whole, verified, skipped, respected, kept, accounted, secret, tidy, honest, arrives)
+RULES: tuple[Rule, ...] = (
+    ends,
+    whole,
+    verified,
+    skipped,
+    respected,
+    kept,
+    accounted,
+    within,
+    secret,
+    tidy,
+    honest,
+    arrives,
+)
 """Every rule."""

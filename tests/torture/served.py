@@ -18,6 +18,8 @@ from tests.torture.commands import Ended, Zygote
 
 START_SECONDS, END_SECONDS = 60.0, 150.0
 LOOK_SECONDS = 0.05
+VERBS = {"paused": "resume", "partial": "retry", "failed": "retry", "cancelled": "retry"}
+"""What lets a migration go on that has not ended well."""
 OVER = ("succeeded", "partial", "failed", "cancelled", "paused")
 _LISTENS = re.compile(r"relay listens on http://127\.0\.0\.1:(\d+)")
 
@@ -29,46 +31,75 @@ class Asked:
         self._port = port
         self.answers = ""
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, accept: str = "application/json"
+    ) -> dict[str, Any]:
         """Return an answer's document, with its status as `_status`."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=END_SECONDS)
         try:
             fields = {"Content-Type": "application/json", "Prefer": "respond-async"} if body is not None else {}
+            fields["Accept"] = accept
             connection.request(method, path, None if body is None else json.dumps(body), fields)
             response = connection.getresponse()
             text = response.read().decode()
         finally:
             connection.close()
         self.answers += f"{dict(response.getheaders())}\n{text}\n"
-        found = json.loads(text) if text.startswith("{") else {}
+        found = json.loads(text) if accept == "application/json" and text.startswith("{") else {}
         return {**found, "_status": response.status}
 
 
-def serve(order: Mapping[str, Any], zygote: Zygote, folder: Path, environment: Mapping[str, str]) -> Ended:
-    """Start a server, let it do this, and stop it. The exit code is what the same in a terminal would have."""
+def serve(
+    order: Mapping[str, Any],
+    zygote: Zygote,
+    folder: Path,
+    environment: Mapping[str, str],
+    verb: str | None,
+    fresh: Mapping[str, Any],
+) -> Ended:
+    """Start a server, let it do this, or what is to be done with the migration that there is, and stop it. The exit
+    code is what the same in a terminal would have."""
     child = zygote.begin(["serve", "--bind", "127.0.0.1:0", "--graceful-timeout", "2"], folder, environment)
     code = None
     try:
         found = _until(lambda: _LISTENS.search(child.said), START_SECONDS)
         if found is not None:
             asked = Asked(int(found[1]))
-            code = _moved(asked, order)
+            code = _moved(asked, order) if verb is None else _told(asked, verb, fresh)
             (folder / f"{child.out.stem}.answers.out").write_text(asked.answers)
     finally:
         child.kill(signal.SIGTERM)
         ended = child.wait(15)
-    return Ended(words=("POST", json.dumps(order)), code=code, out=ended.out, err=ended.err, seconds=ended.seconds)
+    return Ended(
+        words=("POST", verb or "", json.dumps(order)), code=code, out=ended.out, err=ended.err, seconds=ended.seconds
+    )
 
 
 def _moved(asked: Asked, order: Mapping[str, Any]) -> int | None:
     answer = asked.ask("POST", "/migrate", order)
     if answer["_status"] >= 400:
         return 2
-    path = f"/migrations/{answer['id']}"
+    return _ended(asked, f"/migrations/{answer['id']}")
+
+
+def _told(asked: Asked, verb: str, fresh: Mapping[str, Any]) -> int | None:
+    """Let the newest migration go on, where it has not ended well."""
+    path = "/migrations/1"
+    if asked.ask("GET", path).get("state") in VERBS:
+        asked.ask("POST", f"{path}/{verb}", fresh or None)
+    return _ended(asked, path)
+
+
+def _ended(asked: Asked, path: str) -> int | None:
+    """Wait for the end of a migration, and ask for all that there is to know of it."""
     ended = _until(lambda: _over(asked.ask("GET", path)), END_SECONDS)
     if ended is None:
         return None
-    asked.ask("GET", f"{path}/transfers")
+    for accept in ("application/json", "application/x-ndjson", "text/csv"):
+        asked.ask("GET", f"{path}/transfers", accept=accept)
+    asked.ask("GET", "/migrations")
+    if ended["state"] != "paused":
+        asked.ask("GET", f"{path}/events", accept="text/event-stream")
     objects = ended["objects"]
     if ended["state"] == "succeeded":
         return 0

@@ -17,22 +17,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 from simulators.liars.dav import DavLiar
+from simulators.liars.folder import FolderLiar
 from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
 from simulators.liars.s3 import BUCKET, S3Liar
 from simulators.liars.serving import Liar
-from simulators.liars.shelf import Upload
+from simulators.liars.shelf import Upload, Who
+from simulators.liars.unsafe import MARKER
 from tests.torture.cases import Case, Step
 from tests.torture.commands import Ended, Zygote
-from tests.torture.served import serve
+from tests.torture.served import VERBS, serve
 
+Store = Liar | FolderLiar
 KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": DavLiar, "s3": S3Liar}
 OLD, NEWER = 1_700_000_000.0, 1_750_000_000.0
 """When the source's objects were made, and when those that lie at the destination were."""
 COMMAND_SECONDS = 150.0
 """So long a command may take before it counts as hung."""
+TOLD = 3
+"""After one seed of so many, relay says all that it says of what is over."""
+FORMATS = ("table", "jsonl", "csv", "html")
+ROLES = ("source", "destination")
 SLOW = ("hangs", "head-hangs")
 """Habits that want short waits."""
 
@@ -54,10 +62,13 @@ class Played:
     """What came of a case."""
 
     case: Case
-    source: Liar
-    destination: Liar
-    secrets: Mapping[str, str]
+    source: Store
+    destination: Store
+    secrets: dict[str, str]
+    """What is secret, by whose it is."""
     runs: list[Ended] = field(default_factory=list)
+    told: list[Ended] = field(default_factory=list)
+    """The commands that say what has become of it."""
     rows: dict[str, Row] = field(default_factory=dict)
     migration: Mapping[str, Any] = field(default_factory=dict)
     uploads: frozenset[str] = frozenset()
@@ -86,12 +97,11 @@ def play(case: Case, zygote: Zygote, template: Path) -> Played:
     """Play a case; `template` is an empty ledger."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-", dir=_fast())))
-        secrets = {role: f"{role}-SECRET-{case.seed:08}" for role in ("source", "destination")}
-        source = _store(case, "source", secrets["source"])
-        stack.enter_context(source)
-        destination = _store(case, "destination", secrets["destination"])
-        stack.enter_context(destination)
+        secrets = {role: f"{role}-SECRET-{case.seed:08}" for role in ("source", "destination", "link")}
+        source = stack.enter_context(_store(case, "source", secrets["source"], folder))
+        destination = stack.enter_context(_store(case, "destination", secrets["destination"], folder))
         _fill(case, source, destination)
+        _meet(source, destination, secrets["link"])
         played = Played(case=case, source=source, destination=destination, secrets=secrets)
         shutil.copy(template, folder / "ledger.db")
         environment = _environment(case, folder)
@@ -99,6 +109,8 @@ def play(case: Case, zygote: Zygote, template: Path) -> Played:
         for step in case.steps:
             if not _played(case, step, played, zygote, folder, environment):
                 break
+        if case.seed % TOLD == 0 and not case.served and played.last.code is not None:
+            _tell(played, zygote, folder, environment)
         _read_ledger(played, folder / "ledger.db")
         played.leaks = _leaks(folder, played)
         return played
@@ -108,10 +120,21 @@ def _fast() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def _store(case: Case, role: str, secret: str) -> Liar:
+def _store(case: Case, role: str, secret: str, folder: Path) -> Store:
     kind = case.source if role == "source" else case.destination
-    number = case.seed * 2 + (role == "destination")
-    return KINDS[kind](role, Manners(case.habits(role), number), {secret})
+    manners = Manners(case.habits(role), case.seed * 2 + (role == "destination"))
+    if kind == "local":
+        return FolderLiar(role, manners, folder / "files", confined=case.served)
+    return KINDS[kind](role, manners, {secret})
+
+
+def _meet(source: Store, destination: Store, password: str) -> None:
+    """Let both stores know of each other what their habits want to know."""
+    if isinstance(source, Liar):
+        source.password = password
+        source.elsewhere = f"127.0.0.1:{destination.port}" if isinstance(destination, Liar) else "127.0.0.1:9"
+    if isinstance(source, FolderLiar) and isinstance(destination, Liar):
+        destination.watch = source.changes
 
 
 def content(seed: int, name: str, size: int) -> bytes:
@@ -119,9 +142,18 @@ def content(seed: int, name: str, size: int) -> bytes:
     return Random(f"{seed} {name}").randbytes(size)
 
 
-def _fill(case: Case, source: Liar, destination: Liar) -> None:
+def _put(store: Store, name: str, data: bytes, by: Who, modified: float) -> None:
+    if isinstance(store, FolderLiar):
+        store.put(name, data, by, modified)
+    else:
+        store.shelf.put(name, data, by, modified=modified)
+
+
+def _fill(case: Case, source: Store, destination: Store) -> None:
     for name, size in case.objects:
-        source.shelf.put(name, content(case.seed, name, size), "source", modified=OLD)
+        _put(source, name, content(case.seed, name, size), "source", OLD)
+    for name in source.odd if case.tree else ():
+        _put(source, name, content(case.seed, name, 0 if name == MARKER else 17), "source", OLD)
     if case.has("destination", "other-upload") and destination.manners.does("other-upload"):
         name = case.objects[0][0]
         theirs = Upload(id="theirs", name=name, by="other", begun=time.time() - 3600, parts={1: b"theirs"})
@@ -134,12 +166,15 @@ def _fill(case: Case, source: Liar, destination: Liar) -> None:
     for name, how in case.before:
         size = sizes.get(name, 20)
         there = content(case.seed, name, size) if how == "same" else content(case.seed + 1, f"before {name}", size)
-        destination.shelf.put(name, there + b"longer" * (how == "longer"), "before", modified=NEWER)
+        _put(destination, name, there + b"longer" * (how == "longer"), "before", NEWER)
     for store in (source, destination):
         store.shelf.settle()
+        if isinstance(store, FolderLiar) and case.tree:
+            store.arrange([name for name, _ in case.objects], OLD if store is source else NEWER)
 
 
 def _environment(case: Case, folder: Path) -> dict[str, str]:
+    trees = [f"{folder}/files/{role}/in" for role in ("source", "destination") if _kind(case, role) == "local"]
     slow = any(case.has(role, *SLOW) for role in ("source", "destination"))
     return {
         "HOME": str(folder),
@@ -155,13 +190,20 @@ def _environment(case: Case, folder: Path) -> dict[str, str]:
         "RELAY_RETRY_BUDGET": "5",
         "RELAY_PARTED_BYTES": str(5 << 20),
         "RELAY_PART_BYTES": str(5 << 20),
+        **({"RELAY_LOCAL_FOLDERS": ":".join(trees)} if trees and case.served else {}),
     }
 
 
-def _configure(folder: Path, source: Liar, destination: Liar, secrets: Mapping[str, str]) -> None:
+def _kind(case: Case, role: str) -> str:
+    return case.source if role == "source" else case.destination
+
+
+def _configure(folder: Path, source: Store, destination: Store, secrets: Mapping[str, str]) -> None:
     """Write relay.toml, which names both stores, and the files of headers for those that are named by URL."""
     text = ""
     for role, store in (("source", source), ("destination", destination)):
+        if store.kind == "local":
+            continue
         secret = secrets[role]
         if store.kind == "s3":
             options = {
@@ -185,13 +227,21 @@ def words_of(case: Case, played: Played) -> list[str]:
     words = ["migrate", "--json", "--verify", case.verify]
     words += ["--if-exists", case.if_exists] if case.if_exists else []
     words += ["-r"] if case.tree else []
+    return [*words, *_places(case, played)]
+
+
+def _places(case: Case, played: Played) -> list[str]:
+    """Return how a command names both places, with the flags that give their credentials."""
     name, places = "" if case.tree else case.objects[0][0], []
+    words: list[str] = []
     for role, store in (("source", played.source), ("destination", played.destination)):
         if store.kind == "http" and case.seed % 2:
             words += [f"--{role}-headers-file", f"{role}.headers"]
             places.append(store.url(name))  # type: ignore[attr-defined]
         elif store.kind == "s3":
             places.append(f"{role}:{BUCKET}/{name}")
+        elif store.kind == "local":
+            places.append(store.url(name))
         else:
             places.append(f"{role}:{name}")
     return [*words, *places]
@@ -199,15 +249,24 @@ def words_of(case: Case, played: Played) -> list[str]:
 
 def _order(case: Case, played: Played) -> dict[str, Any]:
     """Return the request to a server that asks for the same as the command line."""
-    *_, source, destination = words_of(case, played)
     order: dict[str, Any] = {"recursive": case.tree, "verify": case.verify}
-    order |= {"if_exists": case.if_exists} if case.if_exists else {}
+    return order | ({"if_exists": case.if_exists} if case.if_exists else {}) | _ends(case, played)
+
+
+def _ends(case: Case, played: Played) -> dict[str, Any]:
+    """Return how a request names both places, with their credentials."""
+    *_, source, destination = _places(case, played)
+    ends: dict[str, Any] = {}
     for role, text in (("source", source), ("destination", destination)):
-        secret = played.secrets[role]
-        order[role] = {"url": text}
+        ends[role] = {"url": f"file://{quote(text)}" if text.startswith("/") else text}
         if text.startswith("http"):
-            order[role]["headers"] = {"Authorization": f"Bearer {secret}"}
-    return order
+            ends[role]["headers"] = {"Authorization": f"Bearer {_secret(played, role)}"}
+    return ends
+
+
+def _secret(played: Played, role: str) -> str:
+    """Return the secret that a store takes by now."""
+    return played.secrets.get(f"fresh {role}", played.secrets[role])
 
 
 def _played(
@@ -215,15 +274,52 @@ def _played(
 ) -> bool:
     """Play one step; False where no other makes sense."""
     if step.kind == "grow":
-        played.source.shelf.put("grown.txt", content(case.seed, "grown.txt", 30), "source", modified=OLD)
+        _put(played.source, "grown.txt", content(case.seed, "grown.txt", 30), "source", OLD)
+        _look(played)
         return True
+    if step.kind == "fresh":
+        _renew(played, folder)
+    verb = VERBS.get(_state(folder), "resume") if step.kind == "retry" or step.how == "told" else None
+    fresh = _ends(case, played) if step.how == "told" else {}
     if case.served:
-        played.runs.append(serve(_order(case, played), zygote, folder, environment))
-        return played.last.code is not None
-    env = {**environment, "RELAY_FAILPOINT": step.failpoint} if step.failpoint else environment
-    ended = zygote.begin(words_of(case, played), folder, env).wait(COMMAND_SECONDS)
-    played.runs.append(ended)
-    return ended.code is not None
+        played.runs.append(serve(_order(case, played), zygote, folder, environment, verb, fresh))
+    else:
+        env = {**environment, "RELAY_FAILPOINT": step.failpoint} if step.failpoint else environment
+        if verb is not None:
+            words = [verb, "1", *(_places(case, played) if fresh else ())]
+            played.runs.append(zygote.begin(words, folder, env).wait(COMMAND_SECONDS))
+        played.runs.append(zygote.begin(words_of(case, played), folder, env).wait(COMMAND_SECONDS))
+    _look(played)
+    return played.last.code is not None
+
+
+def _look(played: Played) -> None:
+    for store in (played.source, played.destination):
+        if isinstance(store, FolderLiar):
+            store.look()
+
+
+def _renew(played: Played, folder: Path) -> None:
+    """Give both stores fresh credentials, and put them where a command finds them."""
+    for role, store in (("source", played.source), ("destination", played.destination)):
+        played.secrets[f"fresh {role}"] = f"{role}-FRESH-{played.case.seed:08}"
+        if isinstance(store, Liar):
+            store.renew(_secret(played, role))
+    _configure(folder, played.source, played.destination, {role: _secret(played, role) for role in ROLES})
+
+
+def _tell(played: Played, zygote: Zygote, folder: Path, environment: Mapping[str, str]) -> None:
+    """Let relay say all that it says of what is over."""
+    words = [["status", "1"], ["status", "1", "--json"], *(["report", "1", "--format", form] for form in FORMATS)]
+    ended = zygote.begin(["status"], folder, environment, words).wait(COMMAND_SECONDS)
+    played.told.append(ended)
+
+
+def _state(folder: Path) -> str:
+    """Return how the migration stands, or nothing where there is none."""
+    with closing(sqlite3.connect(f"file:{folder}/ledger.db?mode=ro", uri=True)) as ledger:
+        found = ledger.execute("select state from migrations order by number desc limit 1").fetchone()
+    return found[0] if found else ""
 
 
 # -- what is kept

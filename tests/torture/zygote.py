@@ -26,6 +26,7 @@ from gevent import monkey
 
 from relay import failpoints
 from relay.cli.__main__ import COMMANDS, run
+from relay.cli.__main__ import main as relay
 
 MODULES = (
     "relay.cli.single",
@@ -115,6 +116,9 @@ def be(order: dict[str, Any]) -> None:
     os.environ.update(order["environment"])
     sys.argv = ["relay", *order["words"]]
     arm(os.environ.get(failpoints.VARIABLE))
+    for words in order["also"]:
+        relay(sys.argv[1:])
+        sys.argv[1:] = words
     run()
 
 

@@ -1,0 +1,182 @@
+"""A folder of this machine that lies: what lies in it when a command begins, and what changes while one runs.
+
+Theory of operation. Nothing is asked of a folder, so there is no log of requests. What relay did is seen afterwards:
+`look` compares the files with those of its last look, by inode and times, and puts each change into the journal. The
+tree is `in`; what lies beside it, in `out`, belongs to somebody else.
+
+Decided here: what lies there, and what was changed. Never here: whether that is right (the judge).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from simulators.liars.manners import Manners
+from simulators.liars.operations import Op, Sent
+from simulators.liars.shelf import Shelf, Who
+from simulators.liars.unsafe import names, note
+
+OUTSIDE: Final = b"<a file outside of the folder, which is somebody else's>"
+LINK, LOOP, LINKED_FOLDER, PIPE = "link.txt", "loop.txt", "linked-folder", "pipe"
+
+Mark = tuple[int, int, int]
+"""What tells a file from the one that was there: inode, time of change, of its bytes and of all else."""
+
+
+class FolderLiar:
+    """A folder. `root` is its own, with all that is beside it; `confined` says that nothing outside of the tree may be
+    touched, although a link leads there."""
+
+    kind = "local"
+
+    def __init__(self, role: str, manners: Manners, root: Path, confined: bool) -> None:
+        self.role, self.manners, self.shelf = role, manners, Shelf()
+        self.tree, self.outside = root / role / "in", root / role / "out"
+        self.log: list[Sent] = []
+        self.odd: tuple[str, ...] = tuple(names(manners, self.kind)) if role == "source" else ()
+        self.trespasses: list[str] = []
+        """What was changed that may not be: a pipe that is gone, a file outside."""
+        self._confined = confined
+        self._marks: dict[str, Mark] = {}
+        self._beside: dict[Path, Mark] = {}
+        self._pipes: list[Path] = []
+        for folder in (self.tree, self.outside):
+            folder.mkdir(parents=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def url(self, name: str = "") -> str:
+        """Return the path of an object, or of the folder."""
+        return f"{self.tree}/{name}"
+
+    def put(self, name: str, data: bytes, by: Who, modified: float) -> None:
+        """Write an object before anything begins, where nothing lies in its way."""
+        path = self.tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (modified, modified))
+        self.shelf.put(name, data, by, modified=modified)
+        self._marks[name] = _mark(path.stat())
+
+    # -- what lies there
+
+    def arrange(self, names: list[str], modified: float) -> None:
+        """Make what the habits have, around a tree of these names, once its objects are there."""
+        if self.role == "source":
+            note(self.manners, self.kind)
+            self._arrange_files(modified)
+        else:
+            self._arrange_places(names, modified)
+        self._marks = dict(self._found())
+        self._beside = {path: _mark(path.stat()) for path in self._files_outside()}
+
+    def _arrange_files(self, modified: float) -> None:
+        if self.manners.does("file-link-out"):
+            target = self.outside / "target.txt"
+            target.write_bytes(OUTSIDE)
+            (self.tree / LINK).symlink_to(target)
+            self.shelf.put(LINK, OUTSIDE, "source", modified=modified)
+            self.odd += (LINK,)
+        if self.manners.does("file-link-loop"):
+            (self.tree / LOOP).symlink_to(LOOP)
+            (self.outside / "file.txt").write_bytes(OUTSIDE)
+            (self.tree / LINKED_FOLDER).symlink_to(self.outside)
+            self.odd += (LOOP, LINKED_FOLDER)
+        if self.manners.does("file-special"):
+            os.mkfifo(self.tree / PIPE)
+            self.odd += (PIPE,)
+        if self.manners.does("file-bytes"):
+            (self.tree / os.fsdecode(b"bytes\xff.bin")).write_bytes(b"its name is no UTF-8")
+            self.odd += ("bytes\udcff.bin",)
+
+    def _arrange_places(self, names: list[str], modified: float) -> None:
+        taken, folder = self.tree / names[0], self.tree / "sub"
+        if not os.path.lexists(folder) and self.manners.does("place-file"):
+            self.put("sub", b"a file, and no folder", "before", modified)
+        if not os.path.lexists(folder) and self.manners.does("place-folder-link"):
+            (self.outside / "elsewhere").mkdir()
+            folder.symlink_to(self.outside / "elsewhere")
+        if os.path.lexists(taken):
+            return
+        with suppress(NotADirectoryError, FileExistsError):
+            taken.parent.mkdir(parents=True, exist_ok=True)
+            if self.manners.does("place-folder"):
+                taken.mkdir()
+            if self.manners.does("place-pipe"):
+                os.mkfifo(taken)
+                self._pipes.append(taken)
+            if self.manners.does("place-link"):
+                target = self.outside / "target.bin"
+                target.write_bytes(OUTSIDE)
+                os.utime(target, (modified, modified))
+                taken.symlink_to(target)
+                self.shelf.put(names[0], OUTSIDE, "before", modified=modified)
+
+    # -- what changes
+
+    def changes(self, op: Op) -> None:
+        """Write a file in place, now that somebody uploads it: with other bytes, longer ones, its time set back."""
+        if op.kind not in ("put", "part"):
+            return
+        known = [name for name in self.shelf.names() if name not in self.odd]
+        name = op.name if op.name in known else next(iter(known), None)
+        held = None if name is None else self.shelf.get(name)
+        if name is None or held is None or not held.data or not self.manners.once("file-changes", name):
+            return
+        tail = b"" if self.manners.roll("longer", name) < 0.5 else b" and more"
+        data = bytes(byte ^ 0x55 for byte in held.data) + tail
+        path = self.tree / name
+        with path.open("r+b") as file:
+            self.shelf.put(name, data, "source", modified=held.modified)
+            file.write(data)
+        if self.manners.roll("set back", name) < 0.5:
+            os.utime(path, (held.modified, held.modified))
+
+    def look(self) -> None:
+        """Put what was changed since the last look into the journal, as relay's work."""
+        found = dict(self._found())
+        for name, mark in found.items():
+            if self._marks.get(name) != mark and self.role == "destination":
+                self.shelf.put(name, (self.tree / name).read_bytes(), "relay")
+        if self.role == "destination":
+            for name in self._marks.keys() - found.keys():
+                self.shelf.delete(name, "relay")
+        elif found.keys() != self._marks.keys():
+            self.trespasses.append(f"the source has other files now: {sorted(found.keys() ^ self._marks.keys())!a}")
+        self._marks = found
+        self.trespasses += [f"the pipe {path} is gone" for path in self._pipes if not path.is_fifo()]
+        beside = {path: _mark(path.stat()) for path in self._files_outside()}
+        changed = [path for path in beside.keys() | self._beside if beside.get(path) != self._beside.get(path)]
+        self.trespasses += [f"{path} was changed, which lies outside" for path in changed if not self._leads_to(path)]
+        self._beside = beside
+
+    def _leads_to(self, path: Path) -> bool:
+        """Say if a link in the tree leads to a file, or to the folder that it lies in. A server follows none."""
+        return not self._confined and bool(self.manners.habits & {"place-link", "place-folder-link"})
+
+    def _found(self) -> list[tuple[str, Mark]]:
+        rows = []
+        for folder, _, files in os.walk(self.tree, followlinks=self.role == "destination"):
+            for file in files:
+                path = Path(folder, file)
+                with suppress(OSError):  # a link to nothing, or to itself
+                    found = path.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        rows.append((str(path.relative_to(self.tree)), _mark(found)))
+        return rows
+
+    def _files_outside(self) -> list[Path]:
+        around = self.tree.parent
+        return [path for path in around.rglob("*") if not path.is_relative_to(self.tree) and path.is_file()]
+
+
+def _mark(found: os.stat_result) -> Mark:
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
