@@ -25,7 +25,8 @@ STRICT: Final = "strict"
 """Nothing of the metadata may be left out: an upload that would do so raises MetadataUnkept before it sends a byte."""
 UNTOLD: Final = "untold"
 """What the source has and does not tell, in words."""
-_NO_FIELDS: Final = frozenset({MTIME, STRICT, UNTOLD})
+_ANYHOW: Final = frozenset({MTIME, STRICT, UNTOLD, "content-type"})
+"""What no note names: members that are no fields, and the type."""
 
 USER: Final = "x-amz-meta-"
 """What begins the name of a field that S3 keeps for the user, ..."""
@@ -52,9 +53,10 @@ def told(get: Callable[[str], str | None], fields: Fields) -> Fields:
     found = [(name, value) for name, value in described.items() if value]
     seen: set[str] = set()
     for name, _ in fields:
-        prefix = next((one for one in USER_PREFIXES if name.lower().startswith(one)), None)
-        if prefix is not None and name.lower() not in seen:
-            seen.add(name.lower())
+        key = name.lower()
+        if key.startswith(USER_PREFIXES) and key not in seen:
+            seen.add(key)
+            prefix = next(one for one in USER_PREFIXES if key.startswith(one))
             found.append((USER + name[len(prefix) :], get(name) or ""))
     return tuple(found)
 
@@ -72,9 +74,11 @@ def unkept(metadata: Fields, holds: Callable[[str], bool], location: Location, h
 
     Not of what the caller sets by a field of the same name, nor of the type: a name's ending tells it as well.
     """
-    own = {name.lower() for name, _ in location.headers}
-    kept = {*_NO_FIELDS, "content-type", *own}
-    lost = [name for name, _ in metadata if name.lower() not in kept and not holds(name.lower())]
+    named = [(name, name.lower()) for name, _ in metadata]
+    lost = [name for name, key in named if key not in _ANYHOW and not holds(key)]
+    if lost:
+        own = {name.lower() for name, _ in location.headers}
+        lost = [name for name in lost if name.lower() not in own]
     return (*note(lost, holder), *(text for name, text in metadata if name == UNTOLD))
 
 
@@ -127,10 +131,11 @@ def encoded(value: str) -> str:
     return " ".join(f"=?UTF-8?B?{b64encode(one.encode()).decode()}?=" for one in [*words, word])
 
 
-_BLANKS = re.compile(r"[ \t]+")
+_BLANKS: Final = re.compile(r"[ \t]+")
 
 
 def squeezed(value: str) -> str:
     """Return a field's value as a signature has it: blanks at its ends removed, several of them one. Other bytes that
     Python takes for blanks, as those of UTF-8 may be, stay."""
-    return _BLANKS.sub(" ", value.strip(" \t"))
+    value = value.strip(" \t")
+    return _BLANKS.sub(" ", value) if "  " in value or "\t" in value else value

@@ -49,6 +49,8 @@ from relay.wire.http1 import Fields
 
 log = logging.getLogger("relay.stores")
 CONTENT_MD5: Final = "Content-MD5"
+_HELD: Final = frozenset({*CARRIED, *SYSTEM, TAGGING})
+"""Fields that S3 keeps besides the user's own."""
 
 
 class S3Uploading(S3Reading):
@@ -200,7 +202,8 @@ class S3Uploading(S3Reading):
 
         Raises MetadataUnkept where all of it is wanted.
         """
-        require(metadata, location, self.unkept(location, metadata))
+        if STRICT in dict(metadata):
+            require(metadata, location, self.unkept(location, metadata))
         return (*self._held(location, metadata)[0], *self._uploaded(location))
 
     def _uploaded(self, location: Location) -> Fields:
@@ -214,24 +217,26 @@ class S3Uploading(S3Reading):
         When it was changed is the user's own field, unless there is one of that name, or no room for it.
         """
         endpoint, own = self._endpoint(location), {name.lower() for name, _ in location.headers}
+        encodes = endpoint.has(ENCODES)
         small = endpoint.has(SMALL) or AWS_HOST.fullmatch(location.host) is not None
-        room = METADATA_BYTES if small else 1 << 62
-        room -= metadata_bytes(location.headers)
+        room = METADATA_BYTES - metadata_bytes(location.headers) if small else 1 << 62
         held: list[tuple[str, str]] = []
         large: list[str] = []
-        for name, value in metadata:
-            if name.lower() in own or not _is_held(name) or (name == TAGGING and endpoint.tagless):
+        named = {name.lower(): (name, value) for name, value in metadata}
+        if (changed := dict(metadata).get(MTIME)) and MTIME_FIELD not in named:
+            named[MTIME_FIELD] = (MTIME_FIELD, changed)
+        if TAGGING in named and endpoint.tagless:
+            del named[TAGGING]
+        for key, (name, value) in named.items():
+            if key in own or not _is_held(key):
                 continue
-            pair = (name, encoded(value) if endpoint.has(ENCODES) else value)
-            if (size := metadata_bytes((pair,))) > room:
-                large.append(name)
-                continue
-            room -= size
+            pair = (name, encoded(value) if encodes else value)
+            if small and (size := metadata_bytes((pair,))):
+                if size > room:
+                    large.append(name)
+                    continue
+                room -= size
             held.append(pair)
-        changed, names = dict(metadata).get(MTIME), {name.lower() for name, _ in held}
-        dated = (MTIME_FIELD, changed or "")
-        if changed and MTIME_FIELD not in {*names, *own, *map(str.lower, large)} and metadata_bytes((dated,)) <= room:
-            held.append(dated)
         return tuple(held), large
 
     def unkept(self, location: Location, metadata: Fields) -> tuple[str, ...]:
@@ -302,8 +307,8 @@ class S3Uploading(S3Reading):
 
 
 def _is_held(name: str) -> bool:
-    """Say if S3 has a field of this name for what describes an object."""
-    return name.lower() in (*CARRIED, *SYSTEM, TAGGING) or name.lower().startswith(USER)
+    """Say if S3 has a field of this name, in lower case, for what describes an object."""
+    return name in _HELD or name.startswith(USER)
 
 
 def _folded(location: Location) -> Rejected:
