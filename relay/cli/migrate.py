@@ -64,7 +64,11 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
 
 def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
-    order = _order(options)
+    order = replace(
+        order_of(options),
+        # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed ahead.
+        bounds=replace(bounds_of(options), slots=None),
+    )
     remotes = Remotes(settings.remotes, folders=None)
     places = order.located(remotes)
     warn(options, quiet)
@@ -83,7 +87,8 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
         ledger.close()
 
 
-def _order(options: Mapping[str, Any]) -> Order:
+def order_of(options: Mapping[str, Any]) -> Order:
+    """Return what the flags ask for, but for its limits. Raises InvalidType, and as `read_headers`."""
     tree = options["recursive"]
     if tree and options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
@@ -96,6 +101,4 @@ def _order(options: Mapping[str, Any]) -> Order:
         server_copy=options["server_copy"],
         metadata=Metadata(options["metadata"]),
         fail_on_empty=options["fail_on_empty"],
-        # Its slots are this terminal's own: a bound over all that work on it leaves nothing claimed ahead.
-        bounds=replace(bounds_of(options), slots=None),
     )

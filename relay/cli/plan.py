@@ -10,16 +10,16 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from relay.cli.asked import PLACES, WORK, headers_of, warn, whole, with_flags
+from relay.cli.asked import PLACES, WORK, warn, with_flags
 from relay.cli.exits import Exit
+from relay.cli.migrate import order_of
 from relay.cli.terminal import ReaderGone, in_columns, tell
 from relay.cli.waits import telling
 from relay.config import load_settings
-from relay.engine.order import End, Job, Order
-from relay.engine.plan import IfExists, Metadata, Verify
+from relay.engine.order import Job
+from relay.engine.plan import IfExists, Metadata
 from relay.engine.runner import Runner
 from relay.engine.survey import Survey, Surveyor
-from relay.errors import InvalidType
 from relay.stores.remotes import Remotes
 
 FATES: Mapping[IfExists, Mapping[str, str]] = {
@@ -47,7 +47,8 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     """
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)
-    job = _job(options, remotes)
+    order = order_of(options)
+    job = Job.made("plan", order, *order.located(remotes))
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     runner = Runner(settings, policy)
     warn(options)
@@ -58,30 +59,9 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     with suppress(ReaderGone):  # its exit code is an answer too
         for text in [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]:
             tell(text)
-    lost = made.unkept and surveyor.job.metadata is Metadata.STRICT
-    return Exit.FAILED if made.refused or lost or members["fates"].get("failed") else Exit.VERIFIED
-
-
-def _job(options: Mapping[str, Any], remotes: Remotes) -> Job:
-    if options["recursive"] and options["method"] == "POST":
-        raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
-    order = Order(
-        End(
-            whole(options["source"], options["recursive"]),
-            headers_of(options, "source"),
-        ),
-        End(
-            whole(options["destination"], options["recursive"]),
-            headers_of(options, "destination"),
-            options["method"],
-        ),
-        recursive=options["recursive"],
-        verify=Verify(options["verify"]),
-        if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
-        server_copy=options["server_copy"],
-        metadata=Metadata(options["metadata"]),
-    )
-    return Job.made("plan", order, *order.located(remotes))
+    lost = made.unkept and job.metadata is Metadata.STRICT
+    empty = job.fail_on_empty and not (made.objects or made.refused)
+    return Exit.FAILED if made.refused or lost or empty or members["fates"].get("failed") else Exit.VERIFIED
 
 
 def _members(surveyor: Surveyor, made: Survey) -> dict[str, Any]:
@@ -112,6 +92,9 @@ def _members(surveyor: Surveyor, made: Survey) -> dict[str, Any]:
 def _lines(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "source", told["source"]
     yield "destination", told["destination"]
+    if not told["objects"] and not told["refused"]:
+        yield "objects", "none: nothing was found in the source"
+        return
     unsized = f", {told['unsized']:,} more of unknown size" if told["unsized"] else ""
     yield "objects", f"{told['objects']:,}, {told['bytes']:,} bytes ({decimal(told['bytes'])}){unsized}"
     if told["looked"]:

@@ -66,6 +66,19 @@ def test_what_would_become_of_each(tmp_path: Path, exists: str, code: int, fates
     assert moved == code, err
 
 
+@pytest.mark.parametrize(("flags", "code"), [((), 0), (("--fail-on-empty",), 1)])
+def test_an_empty_source_is_told(tmp_path: Path, flags: tuple[str, ...], code: int) -> None:
+    """And fails where the migration would."""
+    (tmp_path / "from").mkdir()
+    words = ("-r", str(tmp_path / "from"), str(tmp_path / "to"), *flags)
+    found, told = planned(tmp_path, *words)
+    assert (found, told["objects"]) == (code, 0)
+    found, out, _ = run("plan", *words)
+    assert (found, "nothing was found" in out) == (code, True)
+    moved, _, err = run("migrate", *words, RELAY_LEDGER=f"sqlite:///{tmp_path}/x.db")
+    assert moved == code, err
+
+
 def test_names_that_would_fail_are_told(tmp_path: Path) -> None:
     tree(tmp_path / "from", good=b"1", **{"bad\u202e": b"12"})
     code, told = planned(tmp_path, "-r", str(tmp_path / "from"), str(tmp_path / "to"))
