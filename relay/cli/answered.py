@@ -6,7 +6,14 @@ be there or not. Never here: what a server answers (`relay/api/answers.py`), how
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of objects, or of bytes: as many as a ledger can hold."""
+Time = Annotated[float, Field(ge=0, lt=253402300800)]
+"""Seconds since 1970 that have a date: up to the year 9999, and a number."""
 
 
 class _Told(BaseModel):
@@ -21,7 +28,7 @@ class _Retried(_Trouble):
     name: str
     what: str
     side: str
-    again: float
+    again: Time
 
 
 class _Error(_Told):
@@ -34,17 +41,17 @@ class Brief(_Told):
     """A migration as lists and lines of progress tell of it."""
 
     id: str
-    number: int
+    number: Count
     state: str
     source: str
     destination: str
     listing: str
-    created: float
-    ended: float | None
-    objects: dict[str, int]
-    bytes: dict[str, int]
-    bytes_in_parts: int = 0
-    under_way: int = 0
+    created: Time
+    ended: Time | None
+    objects: dict[str, Count]
+    bytes: dict[str, Count]
+    bytes_in_parts: Count = 0
+    under_way: Count = 0
     retried: list[_Retried] = []
     trouble: _Trouble | None = None
 
@@ -53,10 +60,10 @@ class Whole(Brief):
     """A migration, whole."""
 
     priority: int
-    limits: dict[str, int | None]
-    levels: dict[str, int]
-    bytes_resent: int
-    retries: int
+    limits: dict[str, Count | None]
+    levels: dict[str, Count]
+    bytes_resent: Count
+    retries: Count
     error: _Error | None
 
 
@@ -73,10 +80,10 @@ class Row(_Told):
     name: str
     state: str
     level: str | None
-    bytes: int | None
-    seconds: float | None
-    attempts: int
-    resent: int
+    bytes: Count | None
+    seconds: Annotated[float, Field(allow_inf_nan=False)] | None
+    attempts: Count
+    resent: Count
     digest: str | None
     error: str | None
     detail: str | None

@@ -118,6 +118,26 @@ def brief_names(whole: dict[str, Any]) -> set[str]:
     return set(whole) - {"options", "priority", "limits", "levels", "bytes_resent", "retries", "error"}
 
 
+NUMBERS = {
+    "created": (1e300, -1e300, float("nan"), float("inf"), 1e12),
+    "ended": (1e300, float("nan"), float("-inf")),
+    "number": (10**400, -1),
+    "objects": ({"queued": 10**400}, {"queued": -1}),
+    "bytes": ({"verified": 10**400}, {"verified": -5}),
+    "bytes_in_parts": (10**400, -1),
+    "retried": ([{"name": "a", "what": "whole", "side": "source", "detail": "d", "again": 1e308}],),
+}
+
+
+@pytest.mark.parametrize("asked", ["one", "newest", "follow"])
+def test_numbers_that_no_relay_has_are_no_answer(asked: str, whole: dict[str, Any]) -> None:
+    """Dates that no calendar knows, and counts that no ledger holds, would end a command with a traceback."""
+    for name, wrong in NUMBERS.items():
+        for value in wrong:
+            with pytest.raises(NotRelay):
+                ASKED[asked]({**whole, name: value})
+
+
 @pytest.mark.parametrize("page", [{}, {"migrations": 3, "next": None}, {"migrations": [], "next": 7}])
 def test_a_page_that_is_none(page: dict[str, Any]) -> None:
     with pytest.raises(NotRelay):
