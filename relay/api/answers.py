@@ -102,6 +102,13 @@ class Limited(_Answer):
     connections: int | None
 
 
+class Outage(_Answer):
+    """Why the ledger does not answer at the moment."""
+
+    code: str = Field(description="As a problem's type.")
+    detail: str
+
+
 class Recorded(Listed):
     """A migration in the ledger, whole."""
 
@@ -112,6 +119,7 @@ class Recorded(Listed):
     bytes_resent: int
     retries: int
     error: dict[str, str] | None = Field(description="Why it failed as a whole, or waits for credentials.")
+    trouble: Outage | None = Field(None, description="Why the process that answers can't work; only while that lasts.")
 
 
 class Migrations(_Answer):

@@ -34,6 +34,7 @@ def create_app(runner: Runner, tokens: Iterable[str] = (), works: Works | None =
     """
     app = Flask("relay", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # '//' leads nowhere: the redirect would be HTML
     app.extensions[RUNNER] = runner
     app.extensions[WORKS] = works
     check = guard(tokens)

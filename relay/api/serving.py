@@ -55,6 +55,7 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         # A unix socket without tokens is its owner's; with tokens others may connect, and send one.
         "umask": 0o177 if settings.tokens_file is None else 0o111,
         "http_protocols": "h1",
+        "forwarder_headers": "",  # a field of a request never says where the application is mounted (SCRIPT_NAME)
         "limit_request_line": 4094,
         "limit_request_fields": 100,
         "limit_request_field_size": 8190,

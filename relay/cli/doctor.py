@@ -10,6 +10,7 @@ from contextlib import suppress
 import click
 
 from relay.cli.exits import Exit
+from relay.cli.flags import in_flags
 from relay.cli.interrupt import Interrupted, raised
 from relay.cli.terminal import ReaderGone, plain, say, tell
 from relay.config import load_settings
@@ -68,7 +69,7 @@ def _told(patient: Patient, examination: Callable[[Patient], Iterator[Finding]],
 
 
 def _line(finding: Finding) -> str:
-    return f"{finding.what:<18} {finding.answer.value:<8} {plain(finding.means)}"
+    return f"{finding.what:<18} {finding.answer.value:<8} {plain(in_flags(finding.means))}"
 
 
 def _json(finding: Finding) -> str:

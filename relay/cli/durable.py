@@ -14,6 +14,7 @@ import gevent
 
 from relay.api.told import told
 from relay.cli.exits import Exit
+from relay.cli.flags import in_flags
 from relay.cli.interrupt import Interrupt
 from relay.cli.shown import NAMED
 from relay.cli.terminal import plain, say
@@ -117,7 +118,9 @@ def worked(
             look()
             if claimer.trouble is not None and (told_at is None or monotonic() - told_at >= TOLD_SECONDS):
                 told_at = monotonic()
-                tell(f"relay: waiting for the ledger: {plain(claimer.trouble.message)}; {claimer.trouble.hint}")
+                tell(
+                    f"relay: waiting for the ledger: {plain(claimer.trouble.message)}; {in_flags(claimer.trouble.hint)}"
+                )
     if isinstance(job.value, RelayError):
         raise job.value
     return stopped.code

@@ -16,6 +16,7 @@ import click
 from relay.api.told import FIELDS, csv_line
 from relay.cli.asked import PLACES, WORK, place, request_of, warn, with_flags
 from relay.cli.exits import EPILOG, Exit
+from relay.cli.flags import in_flags
 from relay.cli.follow import watch
 from relay.cli.ledgers import migrations_of, server_of
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
@@ -44,7 +45,8 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
             tell(json.dumps(migration))
         elif id:
             for name, value in migration.items():
-                tell(f"{name:<14} {plain(value if isinstance(value, str) else json.dumps(value))}")
+                text = value if isinstance(value, str) else json.dumps(value)
+                tell(f"{name:<14} {plain(in_flags(text) if name == 'error' else text)}")
         else:
             tell(line(migration))
     if migration is None:

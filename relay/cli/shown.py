@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.filesize import decimal
 
 from relay.cli.exits import Exit
+from relay.cli.flags import in_flags
 from relay.cli.terminal import plain
 from relay.engine.trouble import WHOLE
 
@@ -144,7 +145,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         yield "empty", "nothing was found in the source: is its name right?"
     if migration["error"]:
         yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
-        yield "hint", migration["error"]["hint"]
+        yield "hint", in_flags(migration["error"]["hint"], migration["error"]["side"])
     for row in failed:
         yield "failed", f"{row['name'] or migration['source']}: {row['detail']}"
     more = objects_in(migration, "failed") - len(failed)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 from rich.filesize import decimal
 
+from relay.cli.flags import in_flags
 from relay.errors import OutputFailed, RelayError
 
 if TYPE_CHECKING:  # the engine takes an eighth of a second that an error message need not wait
@@ -124,7 +125,7 @@ def say_error(error: RelayError) -> None:
     """Print an error and what to do about it to stderr."""
     side = f"{error.side}: " if error.side in ("source", "destination") else ""
     say(f"relay: {side}{plain(error.message)}", sys.stderr)
-    say(f"hint: {plain(error.hint)}", sys.stderr)
+    say(f"hint: {plain(in_flags(error.hint, error.side))}", sys.stderr)
 
 
 def plain(text: str) -> str:

@@ -40,7 +40,7 @@ from relay.stores.interfaces import Destination, Found, PartsDestination, Stored
 LISTED = frozenset({"s3"})
 """Stores that tell whoever may list that nothing is there, whether he may read or not (docs.aws.amazon.com,
 "HeadObject")."""
-_SENT_BEFORE = "it was there: an earlier process sent it, and was lost before it could say so"
+_SENT_BEFORE = "it was there: an earlier attempt sent it, and the answer to that was lost"
 
 
 class Existing:

@@ -45,8 +45,8 @@ def refuse_unprovable(verify: Verify, place: Location) -> None:
     if why is not None:
         raise VerificationUnavailable(
             f"read_back can't be had of {place}: {why}",
-            hint="Ask for 'auto': by the store's own digest if its answer tells one, else 'size', which is unverified. "
-            "A destination with credentials (s3://…, a remote) can be read back.",
+            hint="Ask for 'verify': 'auto': by the store's own digest if its answer tells one, else by size alone, "
+            "which is unverified. A destination with credentials (s3://…, a remote) can be read back.",
             pointer="/verify",
         )
 

@@ -29,7 +29,10 @@ class LedgerFailed(RelayError):
     """The ledger can't be read or written; nothing that depends on it is acknowledged."""
 
     code, title, status = "ledger-failed", "The ledger failed", 503
-    default_hint = "Look at the disk or the database that RELAY_LEDGER names; relay goes on when it is back."
+    default_hint = (
+        "Look at the disk or the database that RELAY_LEDGER names. A migration goes on when it is back; "
+        "give any other command again."
+    )
 
 
 class LedgerBusy(LedgerFailed):
@@ -67,7 +70,7 @@ class IllegalTransition(RelayError):
 
     code, title, status = "illegal-transition", "Not possible in this state", 409
     default_side: ClassVar[Side] = "request"
-    default_hint = "Look at its state."
+    default_hint = "`relay status`, or GET /migrations, tells its state."
 
 
 class LeaseLost(RelayError):

@@ -169,7 +169,7 @@ class VerificationUnavailable(RequestError):
     """A level of proof that this destination can never give: better said now than after the last byte."""
 
     code, title = "verification-unavailable", "This proof can't be had there"
-    default_hint = "Ask for 'auto', or choose another destination."
+    default_hint = "Ask for 'verify': 'auto', or choose another destination."
 
 
 class Unsupported(RequestError):

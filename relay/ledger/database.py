@@ -184,7 +184,8 @@ def open_database(address: str) -> Database:
     except OSError as error:
         raise _refused(_shown(url), error.strerror or str(error)) from None
     except (LedgerFailed, LedgerBusy) as error:
-        raise ConfigError(error.message, hint=error.hint, retryable=error.retryable) from None
+        hint = _START if error.hint == LedgerFailed.default_hint else error.hint
+        raise ConfigError(error.message, hint=hint, retryable=error.retryable) from None
     return database
 
 
@@ -333,6 +334,7 @@ def _upgraded(connection: Connection) -> None:
 
 # -- failures
 
+_START = "Look at the disk or the database that RELAY_LEDGER names, and start relay again."
 _KEEP = "Keep the file, and name another ledger in RELAY_LEDGER; `sqlite3 FILE .recover` may save what is in it."
 
 

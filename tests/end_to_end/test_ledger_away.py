@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from relay.api.answers import Recorded
 from relay.api.told import PATIENCE, followed
 from relay.cli.durable import worked
 from relay.cli.tree import Watch
@@ -164,3 +165,5 @@ print(json.dumps(client.get(f"/migrations/{id}").get_json()))
     troubled, well = map(json.loads, done.stdout.splitlines())
     assert troubled["trouble"] == {"code": "ledger-failed", "detail": LedgerFailed.title}
     assert "trouble" not in well
+    Recorded.model_validate(troubled, strict=True)
+    Recorded.model_validate(well, strict=True)

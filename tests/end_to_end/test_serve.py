@@ -535,3 +535,28 @@ def test_what_is_not_done_in_time_is_cancelled_with_an_answer() -> None:
     (status, problem) = answers[0]
     assert (status, problem["type"].rpartition("/")[2], problem["retryable"]) == (503, "cancelled", True)
     assert kept.objects == {}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET //healthz HTTP/1.1\r\n",
+        b"GET /healthz/ HTTP/1.1\r\n",
+        b"GET /migrations// HTTP/1.1\r\n",
+        b"GET /./healthz HTTP/1.1\r\n",
+        b"GET /%2fhealthz HTTP/1.1\r\n",
+        b"GET /healthz HTTP/1.1\r\nSCRIPT_NAME: /healthz\r\n",
+        b"GET /x/migrations HTTP/1.1\r\nSCRIPT_NAME: /x\r\n",
+        b"GET /healthz HTTP/1.1\r\nSCRIPT-NAME: /x\r\nPATH_INFO: /readyz\r\n",
+        b"GET /healthz HTTP/1.1\r\nSCRIPT_NAME: /nowhere\r\n",
+        b"POST //migrate HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n",
+    ],
+)
+def test_no_path_and_no_field_makes_an_answer_of_html_or_a_redirect(server: Server, head: bytes) -> None:
+    answered = server.raw(head + b"Host: 127.0.0.1\r\nConnection: close\r\n\r\n" + (b"{}" if b"POST" in head else b""))
+    first, _, rest = answered.partition(b"\r\n")
+    status = int(first.split()[1])
+    assert status in (200, 404, 405, 422), answered
+    fields, _, body = rest.partition(b"\r\n\r\n")
+    assert re.search(rb"(?im)^Content-Type: application/(problem\+)?json", fields), answered
+    assert json.loads(body)

@@ -1,0 +1,48 @@
+"""Hints in the words of a command line: an error speaks of a request's members, as over the API; a terminal has flags.
+
+Decided here: which words of a hint become which flag, when it is printed. Never here: what an error says; what a
+program reads (`--json`) has the API's words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+_VALUES: Final = re.compile(r"'(\w+)': '(\w+)'((?:(?:,| or) '\w+')*)")
+"""A member with the values that are advised, as `'if_exists': 'overwrite' or 'skip'`."""
+_SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
+    (re.compile(api), terminal)
+    for api, terminal in (
+        (r"in '(?:source|destination)/headers'|in 'headers'", "in --{side}-headers-file"),
+        (r"as a header: \{.*?\}\}", "in --{side}-headers-file, as 'Name: value'"),
+        (r"GET /migrations, or (`relay status`),", r"\1"),
+        (r", or GET /migrations,", ""),
+        (r", or GET \S+/transfers", ""),
+        (r"POST /migrate something new", "begin a new migration"),
+        (r", or `recursive` in a request|, `recursive` in a request", ""),
+        (r"; /openapi\.json says what it may hold", "; `relay migrate --help` says what it takes"),
+        (r"; its /openapi\.json says what it takes", "; `relay --version` tells this one's"),
+        (r"/openapi\.json lists what there is", "`relay --help` lists what there is"),
+        (r"after the seconds that Retry-After names", "in a moment"),
+        (r"Send the (?:same )?request again", "Give the same command again"),
+        (r"send the request again", "give the same command again"),
+        (r"a new key for a new request", "a new --key for a new migration"),
+        (r"Send it from a program \(curl, a script\), or from a page that this server itself gave", "Set RELAY_URL"),
+    )
+)
+"""Whole sayings, and what a terminal says instead. `{side}` is the side of the error."""
+
+
+def in_flags(hint: str, side: str | None = None) -> str:
+    """Return a hint with flags in the place of a request's members."""
+    for said, terminal in _SAID:
+        hint = said.sub(terminal, hint)
+    hint = hint.replace("{side}", side if side in ("source", "destination") else "source")
+    return _VALUES.sub(_flag, hint)
+
+
+def _flag(found: re.Match[str]) -> str:
+    more = found[3].replace("'", "")
+    return f"--{found[1].replace('_', '-')} {found[2]}{more}"
