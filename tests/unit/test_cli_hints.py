@@ -67,7 +67,7 @@ def test_a_hint_over_the_api_names_no_flag() -> None:
     own = {errors.NotRelay.default_hint, errors.ServerUnreachable.default_hint}
     theirs = {hint for path in (RELAY / "cli").rglob("*.py") for hint in _hints(path.read_text(encoding="utf-8"))}
     found = [hint for hint in HINTS if re.search(r"(?<![\w-])--?[a-z]", hint) and hint not in own | theirs]
-    told_apart = (
+    apart = (
         "gunicorn",
         "in the terminal",
         "-r, or `recursive` in a request",
