@@ -16,6 +16,7 @@ Decided here: which page is such a list, and what it lists. Never here: fetching
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 from collections.abc import Generator, Iterable, Iterator
@@ -82,8 +83,9 @@ class Page:
 
     def veil(self, href: str) -> NoReturn:
         """Raise Unsupported: what is in the folder has no address below it."""
+        path = href.partition("?")[0][:200]
         raise Unsupported(
-            f"{self.shown} names what is in the folder by queries ({href[:200]!a}), which relay can't follow",
+            f"{self.shown} names what is in the folder by queries (to {path!a}), which relay can't follow",
             side=self.side,
             hint="Let the server list the folder with an address for each file, or move a list of URLs.",
         )
@@ -263,9 +265,16 @@ def _is_view(name: str, value: str) -> bool:
 
 def _entry(link: Link, behind: str, page: Page) -> Entry:
     if link.leads is Leads.ODD:
-        return Entry(link.name, error=_odd(link.name, page.side))
+        name = _shown(link.name)
+        return Entry(name, error=_odd(name, page.side))
     size = None if link.name.endswith("/") else _EXACT.match(behind)
     return Entry(link.name, count(size[1]) if size else None)
+
+
+def _shown(href: str) -> str:
+    """Return a link without its query, which may be a signature, and what tells it from others of its path."""
+    path, mark, query = href.partition("?")
+    return f"{path}?~{hashlib.sha256(query.encode(errors='replace')).hexdigest()[:8]}" if mark else href
 
 
 def _odd(name: str, side: Side) -> UnsafeKey:

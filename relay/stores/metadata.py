@@ -51,14 +51,13 @@ def told(get: Callable[[str], str | None], fields: Fields) -> Fields:
     described = {name.title(): get(name) for name in CARRIED}
     described["Content-Encoding"] = _coding(described["Content-Encoding"])
     found = [(name, value) for name, value in described.items() if value]
-    seen: set[str] = set()
-    for name, _ in fields:
+    users: dict[str, tuple[str, list[str]]] = {}
+    for name, value in fields:
         key = name.lower()
-        if key.startswith(USER_PREFIXES) and key not in seen:
-            seen.add(key)
-            prefix = next(one for one in USER_PREFIXES if key.startswith(one))
-            found.append((USER + name[len(prefix) :], get(name) or ""))
-    return tuple(found)
+        if key.startswith(USER_PREFIXES):
+            rest = len(next(one for one in USER_PREFIXES if key.startswith(one)))
+            users.setdefault(key[rest:], (USER + name[rest:], []))[1].append(value)
+    return (*found, *((name, ", ".join(values)) for name, values in users.values()))
 
 
 def _coding(value: str | None) -> str | None:

@@ -101,10 +101,10 @@ class NextcloudStore(WebDavStore):
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
         """As PartsDestination.stored_parts, by listing their folder."""
-        found = []
+        found: list[Part] = []
         for entry in self._members(_uploads(upload.location, upload.id)):
             number = count(entry.name)
-            if number is not None and entry.size is not None:
+            if number is not None and entry.size is not None and len(found) < PARTS.most:
                 found.append(Part(number, entry.size, entry.etag or "", checked=False))
         return tuple(sorted(found, key=lambda part: part.number))
 

@@ -53,6 +53,7 @@ from relay.stores.metadata import CARRIED, TAGGING, USER, require
 from relay.stores.s3_answers import (
     CHECKSUM,
     TRAILER,
+    goes_on,
     told_checksums,
     unfinished,
     version_id,
@@ -283,7 +284,7 @@ class S3Store(S3Uploading):
         while marker is not None:
             page, following = self._parts_page(upload, f"part-number-marker={marker}&")
             found += page
-            if following is not None and following <= marker:
+            if following is not None and not marker < following <= PARTS.most:
                 message = f"{upload.location}: the list of its parts goes on and does not say where"
                 raise ProtocolViolation(message, side=self._side)
             marker = following
@@ -299,7 +300,7 @@ class S3Store(S3Uploading):
                 if plain_name(row.tag) == "Part" and number is not None and size is not None:
                     found.append(Part(number, size, whole(row.findtext("{*}ETag")) or "", checked=False))
                 told[plain_name(row.tag)] = (row.text or "").strip()
-        if told.get("IsTruncated", "").lower() != "true":
+        if not goes_on(told.get("IsTruncated", "")):
             return found, None
         return found, count(told.get("NextPartNumberMarker")) or 0
 

@@ -198,13 +198,19 @@ def read_page(rows: Iterable[Element], prefix: str, location: Location, side: Si
     marker = told.get("NextMarker")
     return ListedPage(
         entries=tuple(entries),
-        truncated=told.get("IsTruncated", "").strip().lower() == "true",
+        truncated=goes_on(told.get("IsTruncated", "true" if marker else "")),
         token=told.get("NextContinuationToken") or None,
         after=decode(marker) if marker else max((*found, *keys), key=_in_bytes, default=None),
         first=order[0] if order else None,
         last=order[-1] if order else None,
         ascending=all(one < other for one, other in pairwise(order)),
     )
+
+
+def goes_on(told: str) -> bool:
+    """Read an `IsTruncated`: what does not say that this was all says that there is more (XML Schema 2, section 3.2.2:
+    a boolean is `true` or `1` as well)."""
+    return told.strip().lower() not in ("", "false", "0")
 
 
 def _entry(name: str, row: Mapping[str, str]) -> Entry | None:

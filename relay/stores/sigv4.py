@@ -122,7 +122,10 @@ class Signer:
         if credentials.token:
             own += (("x-amz-security-token", credentials.token),)
         every = [(name.lower(), value) for name, value in (*fields, *own)]
-        signed = {name: squeezed(value) for name, value in every if name.startswith("x-amz-")}
+        signed: dict[str, str] = {}
+        for name, value in every:
+            if name.startswith("x-amz-"):  # of a field that stands twice both values, as a server joins them
+                signed[name] = f"{signed[name]},{squeezed(value)}" if name in signed else squeezed(value)
         signed["host"] = host
         pairs = sorted(signed.items())
         names = ";".join([name for name, _ in pairs])

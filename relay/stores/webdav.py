@@ -23,6 +23,7 @@ import gevent
 from relay.digest import ALGORITHMS, Digests
 from relay.errors import (
     ConnectionLost,
+    DestinationLost,
     InvalidURL,
     NotFound,
     PreconditionFailed,
@@ -313,7 +314,27 @@ class WebDavStore(HttpStore):
                 store_status=status,
                 hint="What is there was left alone. Permit PROPFIND, or remove by hand what is to be replaced.",
             )
-        return self._aimed("MOVE", part, place, (("Overwrite", "T"),))
+        response = self._aimed("MOVE", part, place, (("Overwrite", "T"),))
+        if response.head.status in self.believed["MOVE"]:
+            self._await_gone(part, place)
+        return response
+
+    def _await_gone(self, part: Location, place: Location) -> None:
+        """See that a MOVE over something was done: what it replaces may look as what was moved, so that only the other
+        name, which is not there any more, tells. Raises DestinationLost where it still is."""
+        until = self._meter.clock() + self._wire.limits.settle_seconds
+        while self._may_be_there(part):
+            if self._meter.clock() >= until:
+                raise DestinationLost(f"MOVE to {place} was acknowledged, and was not done: {part} is still there")
+            gevent.sleep(0.1)
+            self._meter.look()
+
+    def _may_be_there(self, part: Location) -> bool:
+        """Say if it is there, as far as the server tells."""
+        try:
+            return self._exists(part)
+        except StoreError:
+            return False
 
     def _aimed(self, method: str, source: Location, there: Location, fields: Fields) -> Response:
         """Ask for a MOVE or a COPY to somewhere.

@@ -551,3 +551,33 @@ def test_lines_that_are_none_are_their_own_failures(wire: Wire, tmp_path: Path) 
     for first in (b"\xff\xfe", b"\0", b"x" * 70_000):
         with Peer(serving(lambda *_, first=first: reply(200, first))) as peer, pytest.raises(ProtocolViolation):
             listed(wire, place_of("list", peer, "list.csv"))
+
+
+@pytest.mark.parametrize("told", ["<IsTruncated>1</IsTruncated>", "<IsTruncated> True </IsTruncated>", ""])
+def test_a_page_that_does_not_say_that_it_is_all_is_not_all(wire: Wire, told: str) -> None:
+    """XML writes what is true in two ways; one that says nothing, and where the next begins, goes on there."""
+    first = bucket("f/a", more=f"{told}<NextMarker>f/a</NextMarker>")
+
+    def tell(method: str, target: str) -> bytes:
+        goes_on = "marker" in parse_qs(urlsplit(target).query)
+        return reply(200, bucket("f/b", more="<IsTruncated>0</IsTruncated>") if goes_on else first)
+
+    with Peer(serving(tell)) as peer:
+        assert [entry.name for entry in listed(wire, place_of("s3", peer))] == ["a", "b"]
+
+
+def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
+    """One that goes on for ever would take all memory."""
+    asked: list[str] = []
+
+    def tell(method: str, target: str) -> bytes:
+        asked.append(target)
+        row = "<Part><PartNumber>7</PartNumber><Size>5</Size></Part>"
+        following = f"<NextPartNumberMarker>{4000 * len(asked)}</NextPartNumberMarker>"
+        return reply(200, f"<ListPartsResult><IsTruncated>true</IsTruncated>{following}{row}</ListPartsResult>")
+
+    with Peer(serving(tell)) as peer:
+        store = S3Store(wire, "destination", Meter(wire.limits))
+        with pytest.raises(ProtocolViolation):
+            store.stored_parts(Upload(place_of("s3", peer, "f/a"), "id", checked=False))
+    assert len(asked) == 3

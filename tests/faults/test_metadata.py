@@ -172,6 +172,12 @@ def test_the_users_own_fields_of_a_signed_url_go_to_a_bucket() -> None:
     )
 
 
+def test_fields_that_become_one_keep_both_values() -> None:
+    """Two fields of a name would be signed as one."""
+    fields = (("x-amz-meta-a", "1"), ("x-goog-meta-A", "2"), ("x-amz-meta-a", "3"))
+    assert told(lambda name: None, fields) == (("x-amz-meta-a", "1, 2, 3"),)
+
+
 @pytest.mark.parametrize(
     ("coding", "kept"),
     [("aws-chunked", None), ("aws-chunked,gzip", "gzip"), ("gzip, AWS-Chunked", "gzip"), ("gzip, br", "gzip, br")],

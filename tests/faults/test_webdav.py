@@ -546,3 +546,17 @@ def test_a_folder_of_an_objects_name_is_not_taken_for_the_object(engine: Engine,
 def test_nothing_is_skipped_where_what_is_there_can_not_be_told_from_a_folder(engine: Engine, status: int) -> None:
     with pytest.raises(RelayError):
         migrate(engine, Taken(headed=EMPTY % 200, told=EMPTY % status), if_exists="skip")
+
+
+@pytest.mark.parametrize("status", [201, 204])
+def test_a_move_that_replaced_nothing_is_no_success(engine: Engine, status: int) -> None:
+    """What is there has the object's length, and is the old one: the server says that it moved, and did not."""
+    old = b"x" * len(DATA)
+    dav = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % 412, EMPTY % status]})
+    with pytest.raises(DestinationLost):
+        migrate(engine, dav)
+    assert dav.objects == {FINAL: old}
+    again = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % 412, EMPTY % status]})
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 10})
+    assert migrate(engine, again) is State.VERIFIED
+    assert again.objects == {FINAL: DATA}

@@ -192,3 +192,27 @@ def test_every_name_is_found_again(name: str) -> None:
 def test_no_link_ever_leaves_the_folder(href: str) -> None:
     name = linked(href, "/pub/")
     assert name is None or (name.removesuffix("/") not in ("", ".", "..") and "/" not in name.removesuffix("/"))
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        ("b.bin?X-Amz-Signature=S3CR3T1", "b.bin?X-Amz-Signature=S3CR3T2"),
+        ("b.bin?S3CR3T1", "b.bin?S3CR3T2#x"),
+        ("/a/?file=b&sig=S3CR3T1",),
+    ],
+)
+def test_what_a_link_asks_with_is_not_shown(links: tuple[str, ...]) -> None:
+    """It may be a signature; two links that differ in it alone stay two."""
+    anchors = "".join(f'<a href="{link}">b</a>' for link in links)
+    text = f"<html><title>Index of /a</title>{anchors}</html>"
+    page = Page(shown="https://h/a/", side="source", paths=("/a/",), host="h")
+    shown: list[str] = []
+    try:
+        for entry in read_entries([text.encode()], page):
+            assert entry.error is not None
+            shown += [entry.name, entry.error.message]
+    except Unsupported as error:
+        shown += [error.message, error.hint]
+    assert "S3CR3T" not in "".join(shown)
+    assert len(set(shown)) == 2 * len(links)

@@ -66,3 +66,13 @@ def test_a_wrong_clock_is_corrected_by_the_servers() -> None:
 
 def test_no_secret_is_printed() -> None:
     assert "SECRET" not in repr(Credentials("KEY", "SECRET", "SECRET-TOKEN"))
+
+
+def test_a_field_that_stands_twice_is_signed_with_both_values() -> None:
+    """A server joins them (RFC 9110 section 5.2), and signs what it has joined."""
+    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1", clock=lambda: NOW)
+    twice = (("x-amz-meta-a", "one"), ("X-Amz-Meta-A", "two"))
+    joined = (("x-amz-meta-a", "one,two"),)
+    assert authorization(signer.fields("PUT", HOST, "/a", twice)) == authorization(
+        signer.fields("PUT", HOST, "/a", joined)
+    )
