@@ -23,11 +23,14 @@ ARRIVED = ("verified", "unverified", "skipped")
 
 UNSIZED = "does not tell the object's size"
 UNREAD = "could not be read back"
+REMAINS = ("may remain", "what came of an upload of ours")
+"""How it is told that something of relay's may lie there."""
 EXPECTED = (
     "connection-lost",
     "destination-exists",
     "destination-lost",
     "destination-mutates",
+    "key-too-long",
     "not-found",
     "redirect-refused",
     "source-changed",
@@ -37,6 +40,7 @@ EXPECTED = (
     "store-throttled",
     "store-timeout",
     "store-unavailable",
+    "unsafe-key",
 )
 """Classes of errors that objects end with in a full run; one that none does is a habit that has lost its effect."""
 
@@ -109,7 +113,9 @@ def told_of(name: str, played: Played) -> bool:
     destination takes for it, in this migration or in one before it."""
     key = played.destination.shelf.key
     rows = (row for row in (*played.rows.values(), *played.earlier) if key(played.name(row.name)) == key(name))
-    return any("may remain" in row.told for row in rows) or "may remain" in played.last.err + played.last.out
+    return (
+        any(text in row.told for row in rows for text in REMAINS) or "may remain" in played.last.err + played.last.out
+    )
 
 
 def piece(held: Held, played: Played, name: str) -> bool:

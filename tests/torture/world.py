@@ -71,6 +71,8 @@ class Played:
     """The commands that say what has become of it."""
     rows: dict[str, Row] = field(default_factory=dict)
     migration: Mapping[str, Any] = field(default_factory=dict)
+    over: bool = False
+    """Whether every migration is over and well: then its ledger keeps no secret of it."""
     uploads: frozenset[str] = frozenset()
     """The uploads in parts that the ledger knows of."""
     earlier: list[Row] = field(default_factory=list)
@@ -279,8 +281,10 @@ def _played(
         return True
     if step.kind == "fresh":
         _renew(played, folder)
-    verb = VERBS.get(_state(folder), "resume") if step.kind == "retry" or step.how == "told" else None
-    fresh = _ends(case, played) if step.how == "told" else {}
+    # To a server, a second request is another migration.
+    telling = step.kind == "fresh" and (step.how == "told" or case.served)
+    verb = VERBS.get(_state(folder), "resume") if step.kind == "retry" or telling else None
+    fresh = _ends(case, played) if telling else {}
     if case.served:
         played.runs.append(serve(_order(case, played), zygote, folder, environment, verb, fresh))
     else:
@@ -343,16 +347,17 @@ def _read_ledger(played: Played, path: Path) -> None:
                 played.rows[kept.name] = kept
             else:
                 played.earlier.append(kept)
+        states = {row["state"] for row in ledger.execute("select state from migrations")}
+        played.over = states <= {"succeeded", "cancelled"}
         played.uploads = frozenset(row["upload_id"] for row in ledger.execute("select upload_id from uploads"))
 
 
 def _leaks(folder: Path, played: Played) -> list[tuple[str, str]]:
     """Return the secrets that stand where none may: in what was said, and in the ledger of what is over and well."""
     found = []
-    over = played.migration.get("state") in ("succeeded", "cancelled")
     for path in sorted(folder.iterdir()):
         ledger = path.name.startswith("ledger")
-        if path.suffix in (".out", ".err") or (ledger and over):
+        if path.suffix in (".out", ".err") or (ledger and played.over):
             data = path.read_bytes()
             found += [(role, path.name) for role, secret in played.secrets.items() if secret.encode() in data]
     return found
