@@ -68,6 +68,13 @@ class Retried(Trouble):
     name: str = Field(description="The object's, as in its row; empty where there is but one.")
 
 
+class Outage(_Answer):
+    """Why the ledger does not answer at the moment."""
+
+    code: str = Field(description="As a problem's type.")
+    detail: str
+
+
 class Listed(_Answer):
     """A migration in the ledger, as lists show it."""
 
@@ -92,6 +99,7 @@ class Listed(_Answer):
         description="What is tried again at the moment: the listing, if the worker that answers makes it,"
         " then the objects, that which has lasted the longest first; five of those at most."
     )
+    trouble: Outage | None = Field(description="Why the process that answers can't work; null while it can.")
 
 
 class Limited(_Answer):
@@ -100,13 +108,6 @@ class Limited(_Answer):
     slots: int | None
     bytes_per_second: int | None
     connections: int | None
-
-
-class Outage(_Answer):
-    """Why the ledger does not answer at the moment."""
-
-    code: str = Field(description="As a problem's type.")
-    detail: str
 
 
 class Recorded(Listed):
@@ -119,7 +120,6 @@ class Recorded(Listed):
     bytes_resent: int
     retries: int
     error: dict[str, str] | None = Field(description="Why it failed as a whole, or waits for credentials.")
-    trouble: Outage | None = Field(None, description="Why the process that answers can't work; only while that lasts.")
 
 
 class Migrations(_Answer):
@@ -129,10 +129,9 @@ class Migrations(_Answer):
     next: str | None
 
 
-class TransferRow(_Answer):
-    """One object of a migration."""
+class Told(_Answer):
+    """One object of a migration, as a line."""
 
-    id: int
     name: str
     state: Literal["queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"]
     level: str | None
@@ -143,6 +142,12 @@ class TransferRow(_Answer):
     digest: str | None
     error: str | None = Field(description="The code of a problem.")
     detail: str | None
+
+
+class TransferRow(Told):
+    """One object of a migration, whole."""
+
+    id: int
     receipt: dict[str, object] | None
 
 
@@ -202,6 +207,18 @@ class ProblemLine(Problem):
     event: Literal["problem"]
 
 
+class RecordedProgress(Listed):
+    """A line of progress of a migration in the ledger."""
+
+    event: Literal["progress"]
+
+
+class RecordedResult(Recorded):
+    """The last line of a migration in the ledger: it has ended, or is paused, or the server stops; `state` says."""
+
+    event: Literal["result"]
+
+
 class Slots(_Answer):
     """The transfers of one worker."""
 
@@ -233,5 +250,5 @@ class Root(_Answer):
     openapi: str
 
 
-LINES: tuple[type[BaseModel], ...] = (Progress, ResultLine, ProblemLine)
-"""What a line of `application/x-ndjson` may be."""
+LINES: tuple[type[BaseModel], ...] = (Progress, ResultLine, ProblemLine, RecordedProgress, RecordedResult)
+"""What a line of `application/x-ndjson` that follows a migration may be."""

@@ -23,12 +23,21 @@ from relay.api.answers import (
     Ready,
     Recorded,
     Root,
+    Told,
     Transfers,
 )
 from relay.api.request import Change, Credentials, MigrateRequest
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM_TYPE = "application/problem+json"
+
+
+Asked = tuple[str, str, dict[str, Any], str]
+"""A parameter: where it stands, its name, its schema, what it does."""
+
+_PAGE: Asked = ("query", "limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "So many of them; 100 without.")
+_PLACE = {"type": "integer", "minimum": 1}
+_NDJSON, _CSV, _SSE = "application/x-ndjson", "text/csv", "text/event-stream"
 
 
 @dataclass(frozen=True)
@@ -39,40 +48,92 @@ class Route:
     method: str
     name: str
     summary: str
-    answer: type[BaseModel] | None
+    answers: tuple[type[BaseModel], ...] | None
+    """What its JSON may be; None is any object, and nothing another form than JSON."""
     takes: type[BaseModel] | None = None
     problems: tuple[int, ...] = ()
     open: bool = False
     optional: bool = False
     """It may come without a body."""
     moves: bool = False
-    """It answers 202 too, and with lines."""
+    """It answers 202 too."""
+    lines: tuple[type[BaseModel], ...] = ()
+    """What a line may be, where it answers with lines too."""
+    texts: tuple[str, ...] = ()
+    """Other forms."""
+    asked: tuple[Asked, ...] = ()
+    """Its parameters, but for those in its path."""
 
 
 _MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 501, 502, 503, 504)
-_TOLD_PROBLEMS = (400, 404, 409, 415, 422, 503)
+_TOLD_PROBLEMS = (400, 404, 408, 409, 413, 415, 422, 503)
+_FRESH_PROBLEMS = (412, 500, 501, 502, 504)
+"""Of a list of fresh URLs, which is read before the answer."""
 
 ROUTES = (
-    Route("/", "get", "root", "Where to read on", Root),
+    Route("/", "get", "root", "Where to read on", (Root,)),
     Route(
         "/migrate",
         "post",
         "migrate",
         "Move an object, or a tree",
-        Migration,
+        (Migration, Recorded),
         MigrateRequest,
         _MIGRATE_PROBLEMS,
         moves=True,
+        lines=LINES,
+        asked=(
+            ("header", "Idempotency-Key", {"type": "string", "maxLength": 255}, "The same key makes no second one."),
+            ("header", "Prefer", {"type": "string"}, "`respond-async`, or `wait=60`."),
+        ),
     ),
-    Route("/migrations", "get", "migrations", "The newest first", Migrations, problems=(422, 503)),
-    Route("/migrations/{id}", "get", "migration", "One of them", Recorded, problems=(404, 503)),
     Route(
-        "/migrations/{id}", "patch", "change", "Limit it while it runs", Recorded, Change, (*_TOLD_PROBLEMS, 408, 413)
+        "/migrations",
+        "get",
+        "migrations",
+        "The newest first",
+        (Migrations,),
+        problems=(422, 503),
+        asked=(_PAGE, ("query", "before", _PLACE, "Those with a smaller number.")),
     ),
-    Route("/migrations/{id}/transfers", "get", "transfers", "Its objects", Transfers, problems=(404, 422, 503)),
-    Route("/migrations/{id}/events", "get", "events", "What happens, as server-sent events", None, problems=(404, 503)),
+    Route("/migrations/{id}", "get", "migration", "One of them", (Recorded,), problems=(404, 503)),
+    Route("/migrations/{id}", "patch", "change", "Limit it while it runs", (Recorded,), Change, _TOLD_PROBLEMS),
+    Route(
+        "/migrations/{id}/transfers",
+        "get",
+        "transfers",
+        "Its objects",
+        (Transfers,),
+        problems=(404, 422, 503),
+        lines=(Told,),
+        texts=(_CSV,),
+        asked=(
+            ("query", "state", {"type": "string"}, "Only those in this state; several, with commas between."),
+            _PAGE,
+            ("query", "after", _PLACE, "Those with a greater id. Lines and CSV have all."),
+        ),
+    ),
+    Route(
+        "/migrations/{id}/events",
+        "get",
+        "events",
+        "What happens, as server-sent events",
+        (),
+        problems=(404, 503),
+        texts=(_SSE,),
+        asked=(("header", "Last-Event-ID", {"type": "string"}, "The last event that is known already."),),
+    ),
     *(
-        Route(f"/migrations/{{id}}/{verb}", "post", verb, text, Recorded, takes, _TOLD_PROBLEMS, optional=True)
+        Route(
+            f"/migrations/{{id}}/{verb}",
+            "post",
+            verb,
+            text,
+            (Recorded,),
+            takes,
+            tuple({*_TOLD_PROBLEMS, *(_FRESH_PROBLEMS if takes else ())}),
+            optional=True,
+        )
         for verb, text, takes in (
             ("pause", "Let nothing more of it begin", None),
             ("resume", "Let it go on, also with fresh credentials", Credentials),
@@ -80,8 +141,8 @@ ROUTES = (
             ("retry", "Queue what failed, also with fresh credentials", Credentials),
         )
     ),
-    Route("/healthz", "get", "healthz", "The process lives", Health, open=True),
-    Route("/readyz", "get", "readyz", "It takes new transfers; 503 while it stops", Ready, open=True),
+    Route("/healthz", "get", "healthz", "The process lives", (Health,), open=True),
+    Route("/readyz", "get", "readyz", "It takes new transfers; 503 while it stops", (Ready,), open=True),
     Route("/openapi.json", "get", "openapi", "This document", None),
 )
 
@@ -141,10 +202,14 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {"200": _answer(route), **_problems(route)},
     }
     names = re.findall(r"{(\w+)}", route.path)
-    if names:
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+    ]
+    parameters += [
+        {"name": name, "in": place, "schema": schema, "description": text} for place, name, schema, text in route.asked
+    ]
+    if parameters:
+        operation["parameters"] = parameters
     if route.open:
         operation["security"] = []
     if route.takes is not None:
@@ -158,15 +223,24 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _answer(route: Route) -> dict[str, Any]:
-    schema = {"type": "object"} if route.answer is None else _ref(route.answer)
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if route.moves:
-        content["application/x-ndjson"] = {"schema": {"oneOf": [_ref(line) for line in LINES]}}
+    content: dict[str, Any] = {}
+    if route.answers is None:
+        content["application/json"] = {"schema": {"type": "object"}}
+    elif route.answers:
+        content["application/json"] = {"schema": _any_of(route.answers)}
+    if route.lines:
+        content[_NDJSON] = {"schema": _any_of(route.lines)}
+    for kind in route.texts:
+        content[kind] = {"schema": {"type": "string"}}
     return {"description": "Done", "content": content}
 
 
+def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    return _ref(models[0]) if len(models) == 1 else {"oneOf": [_ref(model) for model in models]}
+
+
 def _problems(route: Route) -> dict[str, Any]:
-    if route.answer is Ready:
+    if route.answers == (Ready,):
         return {"503": {"description": "It is stopping", "content": {"application/json": {"schema": _ref(Ready)}}}}
     statuses = () if route.open else sorted({401, 403, *route.problems})
     return {str(status): _problem(status) for status in statuses}
@@ -202,6 +276,7 @@ def _schemas() -> dict[str, Any]:
         Ready,
         Health,
         Root,
+        Told,
         *LINES,
     )
     modes += [(model, "serialization") for model in answers]

@@ -51,6 +51,7 @@ def brief(migration: Migration) -> dict[str, Any]:
         "bytes_in_parts": migration.in_parts,
         "under_way": migration.under_way,
         "retried": [dict(one) for one in migration.retried],
+        "trouble": None,
     }
 
 

@@ -1,0 +1,130 @@
+"""What a server really answers is what its OpenAPI document says: statuses, media types, members, and what is asked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from openapi_schema_validator import OAS31Validator
+
+from tests.end_to_end.test_serve import SERVE, Server, running
+
+NDJSON = {"Accept": "application/x-ndjson"}
+ASYNC = {"Prefer": "respond-async"}
+WAIT = {"Prefer": "wait=60"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which the server may read and write, with objects in it."""
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "to").mkdir()
+    for name in ("a", "b", "c/d"):
+        path = folder / "from" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    """Return a running server."""
+    with running(SERVE, RELAY_LOCAL_FOLDERS=str(folder), RELAY_REQUEST_SECONDS="1") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def document(server: Server) -> dict[str, Any]:
+    """Return what the server says of itself."""
+    return server.ask("GET", "/openapi.json")[1]
+
+
+class Said:
+    """Holds answers against the document."""
+
+    def __init__(self, server: Server, document: dict[str, Any]) -> None:
+        self.server, self.document = server, document
+
+    def ask(self, method: str, path: str, members: Any = None, **headers: str) -> tuple[int, str]:
+        """Make a request that the document knows, hold its answer against it; return the status and the text."""
+        operation = self._operation(method, urlsplit(path).path)
+        given = {(p["in"], p["name"].lower()) for p in operation.get("parameters", ())}
+        assert {("query", name) for name, _ in parse_qsl(urlsplit(path).query)} <= given
+        assert {("header", name.lower()) for name in headers if name not in ("Accept", "Content-Type")} <= given
+        with closing(self.server.connect()) as connection:
+            body = members if isinstance(members, bytes | None) else json.dumps(members)
+            connection.request(method, path, body, {"Content-Type": "application/json"} | headers)
+            response = connection.getresponse()
+            text = response.read().decode()
+        answer = operation["responses"][str(response.status)]
+        kind = str(response.getheader("Content-Type")).partition(";")[0]
+        schema = answer["content"][kind]["schema"]
+        lines = text.splitlines() if kind == "application/x-ndjson" else [text]
+        for line in lines:
+            value = json.loads(line) if kind.endswith("json") else line
+            OAS31Validator({**schema, "components": self.document["components"]}).validate(value)
+        for name in answer.get("headers", ()):
+            assert response.getheader(name), name
+        return response.status, text
+
+    def _operation(self, method: str, path: str) -> dict[str, Any]:
+        for template, item in self.document["paths"].items():
+            if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):
+                found: dict[str, Any] = item[method.lower()]
+                return found
+        raise AssertionError(path)
+
+
+def test_every_answer_is_as_the_document_says(server: Server, document: dict[str, Any], folder: Path) -> None:
+    """One object and a tree, at once and later, as JSON, lines, CSV and events; and refusals of each kind."""
+    said = Said(server, document)
+    one = {"source": f"file://{folder}/from/a", "destination": f"file://{folder}/to/a"}
+    tree = {"source": f"file://{folder}/from/", "destination": f"file://{folder}/to/", "recursive": True}
+    bad = {"source": f"file://{folder}/nothing", "destination": f"file://{folder}/to/x"}
+    tell: list[tuple[str, str, Any, dict[str, str], int]] = [
+        ("GET", "/", None, {}, 200),
+        ("GET", "/healthz", None, {}, 200),
+        ("GET", "/readyz", None, {}, 200),
+        ("POST", "/migrate", one, {}, 200),
+        ("POST", "/migrate", one, NDJSON, 200),
+        ("POST", "/migrate", bad, {}, 404),
+        ("POST", "/migrate", bad, NDJSON, 200),
+        ("POST", "/migrate", tree, {}, 202),
+        ("POST", "/migrate", tree, NDJSON, 200),
+        ("POST", "/migrate", tree, WAIT, 200),
+        ("POST", "/migrate", one, ASYNC, 202),
+        ("POST", "/migrate", one, {"Idempotency-Key": "k", **WAIT}, 200),
+        ("POST", "/migrate", {**one, "verify": "size"}, {"Idempotency-Key": "k"}, 422),
+        ("POST", "/migrate", bad, {**ASYNC, **NDJSON}, 200),
+        ("POST", "/migrate", [], {}, 422),
+        ("POST", "/migrate", b"{", {}, 400),
+        ("POST", "/migrate", one, {"Content-Type": "text/plain"}, 415),
+        ("POST", "/migrate", b" " * (1 << 20) + b"{}", {}, 413),
+        ("GET", "/migrations", None, {}, 200),
+        ("GET", "/migrations?limit=1&before=3", None, {}, 200),
+        ("GET", "/migrations?limit=0", None, {}, 422),
+        ("GET", "/migrations/1", None, {}, 200),
+        ("GET", "/migrations/77", None, {}, 404),
+        ("GET", "/migrations/1/transfers", None, {}, 200),
+        ("GET", "/migrations/1/transfers?state=verified,failed&limit=1&after=1", None, {}, 200),
+        ("GET", "/migrations/1/transfers?state=lost", None, {}, 422),
+        ("GET", "/migrations/1/transfers", None, NDJSON, 200),
+        ("GET", "/migrations/1/transfers", None, {"Accept": "text/csv"}, 200),
+        ("GET", "/migrations/1/events", None, {"Last-Event-ID": "1"}, 200),
+        ("GET", "/migrations/77/events", None, {}, 404),
+        ("PATCH", "/migrations/1", {"limits": {"slots": 1}}, {}, 409),
+        ("PATCH", "/migrations/1", {"limits": {"slots": 0}}, {}, 422),
+        ("POST", "/migrations/1/pause", None, {}, 409),
+        ("POST", "/migrations/1/retry", b" " * (1 << 20) + b"{}", {}, 413),
+        ("POST", "/migrations/1/retry", {"list": f"file://{folder}/nothing"}, {}, 409),
+        ("POST", "/migrations/77/cancel", None, {}, 404),
+    ]
+    for method, path, members, headers, status in tell:
+        found, text = said.ask(method, path, members, **headers)
+        assert found == status, (method, path, members, headers, text)
