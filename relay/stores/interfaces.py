@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from relay.digest import Digests
 from relay.disposition import NAME_BYTES
-from relay.errors import KeyTooLong, RelayError, ReservedKey
+from relay.errors import KeyTooLong, RelayError, ReservedKey, Side
 from relay.location import Location
 from relay.receipt import Version
 from relay.wire.body import Body
@@ -54,6 +54,9 @@ def is_unpublished(name: str) -> bool:
     return (name.startswith(PREFIX) and name.endswith(SUFFIX)) or _OTHERS.fullmatch(name) is not None
 
 
+_RESERVED = f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads"
+
+
 def check_segments(path: str, deepest: int) -> None:
     """Raise KeyTooLong for a percent-encoded path that a file system has no room for, or that has more than `deepest`
     folders; ReservedKey for the name of an upload that is not published yet."""
@@ -63,7 +66,7 @@ def check_segments(path: str, deepest: int) -> None:
     if len(segments) - 2 > deepest:
         raise KeyTooLong(f"the path has more than {deepest} folders")
     if is_unpublished(segments[-1].decode("utf-8", "surrogateescape")):
-        raise ReservedKey(f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads")
+        raise ReservedKey(_RESERVED)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,18 @@ class Entry:
     def is_listed_further(self) -> bool:
         """Whether it is a folder that only a listing of its own tells more of."""
         return self.folder and self.error is None
+
+
+def as_named(entry: Entry, side: Side) -> Entry | None:
+    """Return what a listing tells of an object that has the name of an upload which is not published yet.
+
+    At a destination that is nothing: it may be ours. Of a source nothing is left out, since a user may have given the
+    name: there it is an entry with an error.
+    """
+    if side == "destination":
+        return None
+    hint = "Delete it if it is an upload that was not finished; else rename it."
+    return Entry(entry.name, entry.size, error=ReservedKey(_RESERVED, side=side, hint=hint))
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class LocalStore:
             folder = waiting.pop()
             here = root / os.fsdecode(folder.encode(*UTF_8))
             try:
-                found = in_native_thread(partial(scanned, folders, here, self._failed))
+                found = in_native_thread(partial(scanned, folders, here, self._failed, self._side))
             except (OSError, RelayError) as error:
                 failed = self._failed(error, f"{location}{folder}") if isinstance(error, OSError) else error
                 if not folder:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import time
 from collections.abc import Callable
@@ -23,10 +22,10 @@ from typing import Final
 
 from gevent.monkey import get_original
 
-from relay.errors import ConnectionLost, RelayError, ReservedKey, Side, SourceChanged, Unsupported
+from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupported
 from relay.foreign import http_text, moment
 from relay.receipt import Version
-from relay.stores.interfaces import PREFIX, SUFFIX, Entry
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, as_named
 from relay.stores.local_folders import Folders
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
@@ -39,8 +38,6 @@ UTF_8: Final = ("utf-8", "surrogateescape")
 """How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang on that."""
 _NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE})
 """What preadv2 says where the bytes are not in memory, or where the file system can't tell."""
-_OURS: Final = re.compile(rf"{re.escape(PREFIX)}[0-9a-f-]+{re.escape(SUFFIX)}")
-"""An upload of relay's own that is not published, by the tokens that there are."""
 TICK_NS: Final = 20_000_000
 """The system's clock, by which it stamps files, goes on at least so often (CONFIG_HZ of 100, and a little)."""
 Failed = Callable[[OSError, str], RelayError]
@@ -194,17 +191,18 @@ def _released(stream: Stream, reusable: bool) -> None:
 # -- what a folder holds
 
 
-def scanned(folders: Folders, folder: Path, failed: Failed) -> list[Entry]:
+def scanned(folders: Folders, folder: Path, failed: Failed, side: Side) -> list[Entry]:
     """Return what one folder holds, in the order of the names. Raises OSError.
 
-    What can't be moved is there with its error; what vanishes meanwhile is not.
+    What can't be moved is there with its error; what vanishes meanwhile is not, and at a destination no upload that is
+    not published yet.
     """
     with folders.opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor, os.scandir(descriptor) as rows:
-        found = [_entry(folders, folder, row, failed) for row in rows]
+        found = [_entry(folders, folder, row, failed, side) for row in rows]
     return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.name)
 
 
-def _entry(folders: Folders, folder: Path, row: os.DirEntry[str], failed: Failed) -> Entry | None:
+def _entry(folders: Folders, folder: Path, row: os.DirEntry[str], failed: Failed, side: Side) -> Entry | None:
     name = os.fsencode(row.name).decode(*UTF_8)
     try:
         if row.is_dir(follow_symlinks=False):
@@ -221,12 +219,8 @@ def _entry(folders: Folders, folder: Path, row: os.DirEntry[str], failed: Failed
         return Entry(name, error=failed(error, name)) if row.is_symlink() else None
     except OSError as error:
         return Entry(name, error=failed(error, name))
-    if _OURS.fullmatch(name):
-        return None
-    if name.startswith(PREFIX) and name.endswith(SUFFIX):
-        why = f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads"
-        return Entry(name, found.st_size, error=ReservedKey(why, side="source", hint="Rename it, if it is none."))
-    return Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))
+    entry = Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))
+    return as_named(entry, side) if name.startswith(PREFIX) and name.endswith(SUFFIX) else entry
 
 
 def _left_out(why: str, hint: str) -> RelayError:

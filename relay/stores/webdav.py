@@ -45,6 +45,7 @@ from relay.stores.interfaces import (
     Found,
     Stored,
     Unknown,
+    as_named,
     check_segments,
     is_unpublished,
     unpublished_names,
@@ -444,10 +445,11 @@ class WebDavStore(HttpStore):
             for row in rows:
                 found = True
                 entry, error = read_row(row, segments, self._side), self._row_error(row, folder)
-                if entry is None:
-                    if error is not None:
-                        raise error
-                elif not is_unpublished(entry.name):
+                if entry is None and error is not None:
+                    raise error
+                if entry is not None and is_unpublished(entry.name):
+                    entry = as_named(entry, self._side)
+                if entry is not None:
                     yield entry if error is None or entry.error is not None else Entry(entry.name, error=error)
         if not found:
             message = f"the listing of {folder} is empty, and does not even tell of the folder itself"

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from relay.config import Limits
-from relay.errors import ConnectionLost, NotFound, ProtocolViolation, RelayError, Unsupported
+from relay.errors import ConnectionLost, NotFound, ProtocolViolation, RelayError, ReservedKey, Unsupported
 from relay.location import Location, parse_location
 from relay.stores.aws import S3Config, s3_location
 from relay.stores.interfaces import Entry, Store
@@ -52,7 +52,6 @@ def folder(request: pytest.FixtureRequest) -> Location:
         path = root / prefix / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(size))
-    (root / prefix / ".relay-0.part").write_bytes(b"unfinished")
     return local_location(root / prefix, destination=True) if base is root else webdav_location(f"{base}/{prefix}/")
 
 
@@ -83,6 +82,40 @@ def test_all_below_a_folder(wire: Wire, folder: Location) -> None:
 def test_a_folder_inside(wire: Wire, folder: Location) -> None:
     inside = folder.with_target(f"{folder.path}deep/")
     assert {entry.name for entry in store(wire, folder).list(inside)} == {"one.bin", "er/"}
+
+
+OURS = (
+    ".relay-0.part",
+    ".relay-notes.part",
+    ".relay-019abc12-3456-12-3.part",
+    "relay-0123456789abcdef0123.upload",
+    "relay-019abc12-3456-12-3.upload.jpg",
+)
+
+
+def test_what_a_user_named_like_an_unfinished_upload_is_not_left_out(
+    wire: Wire, request: pytest.FixtureRequest, wsgidav: str, wsgidav_root: Path, tmp_path: Path
+) -> None:
+    """At a source it is moved or named with an error; at a destination it may be ours, and nothing is there then."""
+    prefix = prefix_of(request)
+    for root in (tmp_path, wsgidav_root / prefix):
+        (root / "deep").mkdir(parents=True)
+        for name in OURS:
+            (root / name).write_bytes(b"12345")
+            (root / "deep" / name).write_bytes(b"12345")
+        (root / "fine").write_bytes(b"12345")
+    places = {"local": local_location(tmp_path, destination=False), "webdav": webdav_location(f"{wsgidav}/{prefix}/")}
+    for kind, place in places.items():
+        folder, reserved = place.folder(), OURS if kind == "webdav" else OURS[:3]
+        for recursive in (False, True):
+            found = {entry.name: entry for entry in store(wire, folder).list(folder, recursive=recursive)}
+            names = [*OURS, *(f"deep/{name}" for name in OURS if recursive)]
+            assert set(found) == {"fine", *names, *(() if recursive else ("deep/",))}
+            failed = {name for name, entry in found.items() if entry.error is not None}
+            assert failed == {name for name in names if name.removeprefix("deep/") in reserved}
+            assert all(isinstance(found[name].error, ReservedKey) and found[name].size == 5 for name in failed)
+        there = STORES[folder.store](wire, "destination", Meter(Limits()))
+        assert {entry.name for entry in there.list(folder)} == {"fine", "deep/", *(set(OURS) - set(reserved))}
 
 
 def test_a_folder_that_is_not_there_holds_nothing(wire: Wire, folder: Location) -> None:
