@@ -469,7 +469,7 @@ class Claimer:
         return transfer
 
     def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
-        resent = transfer.resent if transfer else 0
+        resent, unsent = (transfer.resent, transfer.unsent) if transfer else (0, False)
         over = stopped or self.stopping
         if isinstance(error, KeyCollision):
             with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
@@ -477,18 +477,18 @@ class Claimer:
         if isinstance(error, PermissionDenied) and not over:
             error = self._judge.denied(claim, error)
         if over or isinstance(error, LedgerFailed):
-            return Settlement(claim, "hand_back", resent=resent)
+            return Settlement(claim, "hand_back", resent=resent, unsent=unsent)
         verdict = self._judge.judged(claim, error)
         if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
             wait = AGAIN_SECONDS if verdict is Verdict.LATER else 0.0
-            return Settlement(claim, "hand_back", resent=resent, wait=wait)
+            return Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait)
         if verdict is Verdict.ALL:
             # The others would fail with the same: better all wait for new credentials, or for room.
             self._jobs.pause(claim.migration_id, error)
-            return Settlement(claim, "hand_back", resent=resent)
+            return Settlement(claim, "hand_back", resent=resent, unsent=unsent)
         self.ended(claim, error)
         seconds = transfer.meter.seconds() if transfer else None
-        return Settlement(claim, "failed", resent=resent, seconds=seconds, error=told(error))
+        return Settlement(claim, "failed", resent=resent, unsent=unsent, seconds=seconds, error=told(error))
 
     # -- shares
 

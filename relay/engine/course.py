@@ -54,7 +54,6 @@ class Course:
             if early := self._existing.enough(destination, place, before, found):
                 self._clear(destination)
                 return early
-            self._existing.sending(destination, place, before)
         if found and before and (moved := self._apart(destination, place, before, found)):
             return moved
         self._clear(destination)
@@ -64,8 +63,8 @@ class Course:
             before = self._before(destination, place, opened)
             if early := self._existing.enough(destination, place, before, opened):
                 return early
-            self._existing.sending(destination, place, before)
         self._refuse_itself(opened, place)
+        self._existing.sending(destination, place, before)
         try:
             return self._pipe.whole(destination, place, before, opened, body)
         except PreconditionFailed as error:
@@ -79,11 +78,13 @@ class Course:
         terms = self._terms
         try:
             if terms.plan.server_copy and destination.copies(terms.plan.source, place):
+                self._existing.sending(destination, place, before)
                 copy = ServerCopy(terms, self._progress, self._reading, self._acceptance)
                 if copied := copy.copied(destination, place, before, found):
                     return copied
             if not terms.parted(found, destination):
                 return None
+            self._existing.sending(destination, place, before)
             return self._pipe.in_parts(destination, place, before, found)
         except PreconditionFailed as error:
             return self._existing.refused(error, destination, place, found)

@@ -111,16 +111,27 @@ class Existing:
 
     def sending(self, destination: Destination, place: Location, before: Before) -> None:
         """Bytes are about to go there: keep what was there before the first of them, for every attempt to come, of
-        whichever process. Raises LeaseLost, LedgerFailed."""
+        whichever process. Raises LeaseLost, LedgerFailed: then none goes.
+
+        That nothing was there at all its migration knows; that is not enough where nothing may be overwritten, since
+        what comes there before the first byte is another's.
+        """
         terms, progress = self._terms, self._progress
-        progress.sendings += 1
+        progress.send()
         if progress.before is not None:
             return
-        progress.before = before
         counts = terms.plan.if_exists is not IfExists.OVERWRITE and place.method != "POST"
         noted = counts and self._shows_unproved(destination, place)
-        if terms.journal is not None and noted and not self._seems_absent(destination, place):
-            terms.journal.note(before)  # that nothing was there at all its migration knows
+        known = self._seems_absent(destination, place) and not terms.if_absent
+        progress.before = before
+        if terms.journal is None or not noted or known:
+            return
+        progress.noted = True
+        try:
+            terms.journal.note(before)
+        except BaseException:
+            progress.unsend()
+            raise
 
     def refused(self, error: PreconditionFailed, destination: Destination, place: Location, found: Found) -> Outcome:
         """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error` itself.

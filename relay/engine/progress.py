@@ -36,6 +36,10 @@ class Progress:
     """What is to be said of such uploads, which were thrown away."""
     before: Before | None = None
     """What was at the destination before the first byte of ours, in whichever attempt; None: no byte has gone."""
+    noted: bool = False
+    """It may be written down what was there, by this transfer."""
+    sends: bool = False
+    """Bytes of this attempt may have gone."""
     sendings: int = 0
     """How many attempts may have put something there, those of lost processes included."""
     replaces: bool = False
@@ -64,11 +68,17 @@ class Progress:
         """Another attempt begins, with nothing of an earlier one."""
         self.attempt += 1
         self.phase = "opening"
-        self.parts, self.copied, self.replaces = None, 0, False
+        self.parts, self.copied, self.replaces, self.sends = None, 0, False, False
+
+    def send(self) -> None:
+        """Bytes of this attempt are about to go."""
+        self.sendings += not self.sends
+        self.sends = True
 
     def unsend(self) -> None:
         """No byte of this attempt has gone."""
-        self.sendings -= 1
+        self.sendings -= self.sends
+        self.sends = False
         if not self.sendings:
             self.before = None
 

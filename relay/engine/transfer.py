@@ -108,6 +108,11 @@ class Transfer:
         return self._progress.resent
 
     @property
+    def unsent(self) -> bool:
+        """Whether it may be written down what was at the destination, and no byte has gone there after all."""
+        return self._progress.noted and not self._progress.sendings
+
+    @property
     def trouble(self) -> Trouble | None:
         """What of it is tried again, why, and when next; None while all goes well, or bytes move again."""
         worst, progress = self._troubles.worst, self._progress
@@ -155,8 +160,11 @@ class Transfer:
     def run(self) -> Outcome:
         """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left then, but parts in the
         journal."""
-        self._progress.before, self._progress.sendings = self.known.before, int(self.known.before is not None)
-        course = Course(self._terms(), self._progress, self.allowed)
+        terms, before = self._terms(), self.known.before
+        if before is not None and before.assumed and terms.if_absent:
+            before = None  # it would be written down
+        self._progress.before, self._progress.sendings = before, int(before is not None)
+        course = Course(terms, self._progress, self.allowed)
         try:
             while True:
                 try:

@@ -36,7 +36,7 @@ from relay.errors import LeaseLost
 from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of, tell
-from relay.ledger.rows import TERMINAL, Before, Claim
+from relay.ledger.rows import ARRIVED, TERMINAL, Before, Claim
 from relay.ledger.schema import (
     LARGE,
     LARGE_BYTES,
@@ -163,7 +163,8 @@ def doubt(connection: Connection) -> None:
     again = (migrations.c.state == "running") & (migrations.c.listing == "due")
     connection.execute(update(migrations).where(again).values(listing_fence=migrations.c.listing_fence + DOUBTED))
     # Also of what moves: where its destination was empty nobody wrote down what was there, and that is forgotten here.
-    unknown = transfers.c.migration_id.in_(running) & (queued | RUNNING) & transfers.c.before.is_(None)
+    untold = transfers.c.before.is_(None) | (transfers.c.before == ARRIVED)
+    unknown = transfers.c.migration_id.in_(running) & (queued | RUNNING) & untold
     connection.execute(update(transfers).where(unknown).values(before=Before(known=False).text()))
     untouched = transfers.c.migration_id.in_(single) & queued & (transfers.c.attempts == 0)
     connection.execute(update(transfers).where(untouched).values(attempts=1))
@@ -284,7 +285,7 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     """Return the claim that a row of CLAIMED tells of; nothing was found at its tree's destination when that was
     `looked` at, or once (`empty`)."""
     *told, digests, before, twins = row
-    was = Before(known=True) if before is None and empty and told[2] > 1 else Before.of(before)
+    was = Before(known=True, assumed=True) if before is None and empty and told[2] > 1 else Before.of(before)
     fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
     more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}
     more["twins"] = twins

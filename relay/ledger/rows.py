@@ -162,7 +162,8 @@ class Listing:
 
 
 ARRIVED: Final = "arrived"
-"""Kept in the place of a Before of an object that was proved, or left alone: its destination begins anew."""
+"""Kept in the place of a Before of an object that was proved, or left alone, or of which no byte has gone: its
+destination begins anew."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ class Before:
     known: bool
     version: Version | None = None
     sent: Version | None = None
+    assumed: bool = False
+    """Nobody wrote it down: nothing was found at the destination of its tree, and the object was claimed before."""
 
     @classmethod
     def of(cls, text: str | None) -> Before | None:
@@ -229,7 +232,8 @@ class Claim:
 class Settlement:
     """How a claim ended: `verb` of the transitions (verified, unverified, skipped, failed, hand_back).
 
-    `wait` is how many seconds nobody is to claim it again, after a hand_back.
+    `wait` is how many seconds nobody is to claim it again, after a hand_back. `unsent` says that a Before may stand in
+    the ledger, and no byte of the object has gone after all.
     """
 
     claim: Claim
@@ -241,6 +245,7 @@ class Settlement:
     receipt: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     wait: float = 0.0
+    unsent: bool = False
 
 
 @dataclass(frozen=True)

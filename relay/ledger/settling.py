@@ -158,7 +158,7 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": None if state == "queued" else now,
-        "arrived": state in ("verified", "skipped"),
+        "arrived": state in ("verified", "skipped") or end.unsent,
     }
 
 

@@ -4,17 +4,29 @@ deleted, replaced, or believed."""
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gevent
 import pytest
 
-from relay.errors import AlreadyExists, IntegrityMismatch, RelayError, Unavailable
+from relay.engine import claimer
+from relay.engine.claimer import Claimer
+from relay.engine.journal import ClaimJournal
+from relay.engine.order import End, Order
+from relay.engine.plan import IfExists
+from relay.engine.reading import Reading
+from relay.errors import AlreadyExists, ConnectFailed, IntegrityMismatch, LedgerFailed, RelayError, Unavailable
+from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before
 from relay.receipt import State, Version
+from relay.stores.http import HttpStore
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.shelf import Shelf as Bucket
 from tests.scripted import Peer
 
 THEIRS = b"a newer object of somebody else"
@@ -209,6 +221,116 @@ def test_what_shows_the_old_object_for_ever_is_no_mismatch_and_nothing_is_delete
     assert not isinstance(caught.value, IntegrityMismatch)
     assert shelf.objects == {b"/a": DATA}
     assert b"DELETE" not in shelf.methods
+
+
+# -- before the first byte
+
+
+def bucket(tmp_path: Path, peer: Peer) -> Terminal:
+    """A terminal that knows the scripted bucket."""
+    settings = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL_S3": peer.url("")}
+    return Terminal(tmp_path, **settings, RELAY_RETRY_BUDGET="3")
+
+
+@pytest.mark.parametrize("end", ["exit", "kill9"])
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_what_comes_to_an_empty_bucket_before_the_first_byte_of_ours_is_anothers(
+    tmp_path: Path, if_exists: str, end: str
+) -> None:
+    """All was claimed, and nothing sent: so what is there is left alone, and does not damage anything of ours."""
+    shelf, folder = Bucket(), plant(tmp_path)
+    (folder / "b").write_bytes(DATA)
+    with Peer(shelf) as peer:
+        terminal, words = bucket(tmp_path, peer), (folder, "s3://bucket/to/", "--if-exists", if_exists)
+        terminal.run("migrate", "-r", *map(str, words), RELAY_FAILPOINT=f"after-claim:1:{end}")
+        assert terminal.query("SELECT max(fence) FROM transfers") == 1
+        shelf.objects["to/a"] = THEIRS
+        code, told = terminal.tree(*words)
+    assert (code, told["objects"]) == (
+        (0, {"skipped": 1, "verified": 1}) if if_exists == "skip" else (1, {"failed": 1, "verified": 1})
+    )
+    assert shelf.objects == {"to/a": THEIRS, "to/b": DATA}
+    if if_exists == "fail":
+        assert "exists" in terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_what_a_killed_upload_left_in_an_empty_bucket_is_proved(tmp_path: Path, if_exists: str) -> None:
+    """It was sent, and nobody was told: it is ours, and no object that was there."""
+    shelf, folder = Bucket(), plant(tmp_path)
+    with Peer(shelf) as peer:
+        terminal, words = bucket(tmp_path, peer), (folder, "s3://bucket/to/", "--if-exists", if_exists)
+        terminal.run("migrate", "-r", *map(str, words), RELAY_FAILPOINT="after-put-sent:1:kill9")
+        shelf.objects["to/a"] = DATA  # the server had all of it
+        code, told = terminal.tree(*words)
+    assert (code, told["objects"]) == (0, {"verified": 1})
+
+
+class Broken(ClaimJournal):
+    """A ledger that does not answer when it is written down what was there."""
+
+    def note(self, before: Before) -> None:
+        """As Journal.note: it has happened, and nobody knows."""
+        super().note(before)
+        raise LedgerFailed("the ledger does not answer")
+
+
+STOPS = ["ledger", "source", "destination"]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_what_comes_after_an_attempt_that_sent_nothing_is_anothers(
+    engine: Engine, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, if_exists: str, stop: str
+) -> None:
+    """The ledger failed, the source could not be opened, or the destination could not be reached."""
+    shelf = Shelf()
+    with Peer(shelf) as there, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
+        order = Order(End(source.url("/a")), End(there.url("/a")), if_exists=IfExists(if_exists))
+        id = ledger.create(order.spec(engine.runner.remotes))[0].id
+        with monkeypatch.context() as patched:
+            if stop == "ledger":
+                patched.setattr(claimer, "ClaimJournal", Broken)
+            elif stop == "source":
+                patched.setattr(Reading, "opened", refusing("source"))
+            else:
+                patched.setattr(HttpStore, "put", refusing("destination"))
+            claimed(ledger, engine, id, attempts=1)
+        shelf.objects[b"/a"] = THEIRS
+        if ledger.migration(id).state != "running":
+            ledger.act(id, "retry")
+        claimed(ledger, engine, id)
+    (row,) = ledger.page(id)
+    assert (row.state, (row.error or {}).get("code")) == (
+        ("skipped", None) if if_exists == "skip" else ("failed", "destination-exists")
+    )
+    assert shelf.objects == {b"/a": THEIRS}
+
+
+def refusing(side: str) -> Callable[..., Any]:
+    """Return what fails before anything was sent."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectFailed("nobody is there", side=side)  # type: ignore[arg-type]
+
+    return refuse
+
+
+def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
+    """Work on a migration to its end, or until an object was tried so often."""
+    work = Claimer(ledger, engine.runner, 1, id)
+    failed = work._failed
+
+    def stopping(*words: Any) -> Any:
+        nonlocal attempts
+        attempts -= 1
+        if not attempts:
+            work.stop()
+        return failed(*words)
+
+    work._failed = stopping  # type: ignore[method-assign]
+    with gevent.Timeout(30):
+        work.run()
 
 
 # -- notes
