@@ -68,13 +68,16 @@ class FolderLiar:
 
     # -- what lies there
 
-    def arrange(self, names: list[str], modified: float) -> None:
-        """Make what the habits have, around a tree of these names, once its objects are there."""
-        if self.role == "source":
+    def arrange(self, names: list[str], modified: float, tree: bool) -> None:
+        """Make what the habits have, around the objects of these names, once they are there; of a `tree` more than
+        of a single one."""
+        if self.role == "source" and tree:
             note(self.manners, self.kind)
             self._arrange_files(modified)
-        else:
-            self._arrange_places(names, modified)
+        if self.role == "destination" and tree:
+            self._arrange_folders(modified)
+        if self.role == "destination":
+            self._arrange_places(names, modified, tree)
         self._marks = dict(self._found())
         self._beside = {path: _mark(path.stat()) for path in self._files_outside()}
 
@@ -97,18 +100,22 @@ class FolderLiar:
             (self.tree / os.fsdecode(b"bytes\xff.bin")).write_bytes(b"its name is no UTF-8")
             self.odd += ("bytes\udcff.bin",)
 
-    def _arrange_places(self, names: list[str], modified: float) -> None:
-        taken, folder = self.tree / names[0], self.tree / "sub"
+    def _arrange_folders(self, modified: float) -> None:
+        folder = self.tree / "sub"
         if not os.path.lexists(folder) and self.manners.does("place-file"):
             self.put("sub", b"a file, and no folder", "before", modified)
         if not os.path.lexists(folder) and self.manners.does("place-folder-link"):
             (self.outside / "elsewhere").mkdir()
             folder.symlink_to(self.outside / "elsewhere")
-        if os.path.lexists(taken):
+
+    def _arrange_places(self, names: list[str], modified: float, tree: bool) -> None:
+        free = next((name for name in names if not os.path.lexists(self.tree / name)), None)
+        if free is None:
             return
+        taken = self.tree / free
         with suppress(NotADirectoryError, FileExistsError):
             taken.parent.mkdir(parents=True, exist_ok=True)
-            if self.manners.does("place-folder"):
+            if tree and self.manners.does("place-folder"):
                 taken.mkdir()
             if self.manners.does("place-pipe"):
                 os.mkfifo(taken)
@@ -118,7 +125,7 @@ class FolderLiar:
                 target.write_bytes(OUTSIDE)
                 os.utime(target, (modified, modified))
                 taken.symlink_to(target)
-                self.shelf.put(names[0], OUTSIDE, "before", modified=modified)
+                self.shelf.put(free, OUTSIDE, "before", modified=modified)
 
     # -- what changes
 

@@ -171,8 +171,8 @@ def _fill(case: Case, source: Store, destination: Store) -> None:
         _put(destination, name, there + b"longer" * (how == "longer"), "before", NEWER)
     for store in (source, destination):
         store.shelf.settle()
-        if isinstance(store, FolderLiar) and case.tree:
-            store.arrange([name for name, _ in case.objects], OLD if store is source else NEWER)
+        if isinstance(store, FolderLiar):
+            store.arrange([name for name, _ in case.objects], OLD if store is source else NEWER, case.tree)
 
 
 def _environment(case: Case, folder: Path) -> dict[str, str]:
