@@ -30,6 +30,20 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing here, and whose answers another origin's page can't read: relay grants no CORS."""
 
+FORWARDED = frozenset(
+    {
+        "HTTP_FORWARDED",
+        "HTTP_VIA",
+        "HTTP_X_REAL_IP",
+        "HTTP_X_CLIENT_IP",
+        "HTTP_X_ENVOY_EXTERNAL_ADDRESS",
+        "HTTP_TRUE_CLIENT_IP",
+        "HTTP_CF_CONNECTING_IP",
+        "HTTP_CDN_LOOP",
+    }
+)
+"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none can't be told from a program of this machine."""
+
 PEER = Struct("3i")
 """A peer's credentials, struct ucred: process, user, group."""
 
@@ -75,7 +89,7 @@ def _check_local(environ: Mapping[str, Any]) -> None:
     host = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
     if host is None or not is_loopback(host[1]):
         raise Forbidden("this server has no tokens, and the Host does not name loopback", hint=_TOKENS_HINT)
-    if any(name in environ for name in ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR")):
+    if any(name in FORWARDED or name.startswith("HTTP_X_FORWARDED_") for name in environ):
         raise Forbidden("this server has no tokens, and the request was forwarded by a proxy", hint=_TOKENS_HINT)
 
 

@@ -113,9 +113,10 @@ def test_without_tokens_another_user_of_this_machine_is_not_answered(user: int) 
 
 def test_without_tokens_nothing_that_was_forwarded() -> None:
     """A proxy on this machine would otherwise open the server to everybody."""
-    for name in ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR"):
+    proxies = ("FORWARDED", "VIA", "X_REAL_IP", "TRUE_CLIENT_IP", "CF_CONNECTING_IP", "X_CLIENT_IP")
+    for name in (*proxies, "X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_FORWARDED_PROTO", "X_FORWARDED_SERVER"):
         with pytest.raises(Forbidden):
-            guard(())({"PATH_INFO": "/", "HTTP_HOST": "localhost", "SERVER_NAME": "127.0.0.1", name: "x"})
+            guard(())({"PATH_INFO": "/", "HTTP_HOST": "localhost", "SERVER_NAME": "127.0.0.1", f"HTTP_{name}": "x"})
 
 
 @pytest.mark.parametrize("path", ["/migrate", "/openapi.json", "/", "/nowhere", "/healthz/", "//healthz"])
