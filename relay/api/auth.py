@@ -42,7 +42,7 @@ FORWARDED = frozenset(
         "HTTP_CDN_LOOP",
     }
 )
-"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none can't be told from a program of this machine."""
+"""Fields that proxies add, besides X-Forwarded-*. A proxy that adds none looks like a program of this machine."""
 
 PEER = Struct("3i")
 """A peer's credentials, struct ucred: process, user, group."""

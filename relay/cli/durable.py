@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -22,11 +23,13 @@ from relay.engine.arrived import ARRIVED, Inspection
 from relay.engine.claimer import Claimer
 from relay.engine.order import Job, Order
 from relay.engine.runner import Runner
-from relay.errors import RelayError
+from relay.errors import IllegalTransition, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 
 STOP_SECONDS: Final = 10.0
+AGAIN: Final = 5
+"""How often a migration is looked at again that another process acts on at the same moment."""
 TOLD_SECONDS: Final = 30.0
 """How often it is said that the ledger is still waited for."""
 LOOKING_SECONDS: Final = 5.0
@@ -42,13 +45,21 @@ def accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tuple
     What has arrived of that one is looked at before anything else, and what is gone is moved again; unless `quiet`,
     that is said on stderr, and of how much the destination does not tell. Raises RelayError.
     """
+    for _ in range(AGAIN):
+        with suppress(IllegalTransition):  # another process did that, or ended it, since it was looked at
+            return _accepted(ledger, order, runner, quiet)
+    return _accepted(ledger, order, runner, quiet)
+
+
+def _accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tuple[Migration, bool]:
+    """As `accepted`; raises IllegalTransition where another process acts on it meanwhile."""
     found, new = ledger.create(order.spec(runner.remotes), go_on=True)
     if new:
         return found, True
     gone = _gone(ledger, order, runner, found, quiet)
     found = ledger.migration(found.id)
     if found.state == "succeeded":  # another process ended it meanwhile
-        return accepted(ledger, order, runner, quiet)
+        return _accepted(ledger, order, runner, quiet)
     ledger.renew_secret(found.id, order.secret())
     ledger.trust(found.id)
     if gone:
@@ -59,7 +70,8 @@ def accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tuple
         ledger.list_again(found.id)  # the source may have more by now, and other objects
     elif verb:
         ledger.act(found.id, verb)
-    return ledger.limit(found.id, order.bounds.given()), False
+    limits = order.bounds.given()
+    return ledger.limit(found.id, limits) if limits else ledger.migration(found.id), False
 
 
 def _gone(ledger: Ledger, order: Order, runner: Runner, found: Migration, quiet: bool) -> list[int]:
