@@ -17,7 +17,7 @@ from relay.engine.leftovers import remove
 from relay.engine.outcome import Outcome
 from relay.engine.progress import Progress
 from relay.engine.terms import Terms
-from relay.engine.verify import Proof, Sent, prove
+from relay.engine.verify import Proof, Sent, is_same, prove
 from relay.errors import (
     CredentialsWithdrawn,
     DestinationLost,
@@ -77,7 +77,7 @@ class Acceptance:
                 raise IntegrityMismatch(f"nothing proves that {place} is ours", side="destination")
             self._still_allowed(place, proof)
             lost = self._lost(place, stored, found, proof)
-            version = self._published(destination, stored, proof)
+            version = self._published(destination, stored, proof, before)
         except RelayError as error:
             if keep:
                 raise
@@ -156,8 +156,9 @@ class Acceptance:
         again, self._altered = seen is not None and seen == self._altered, seen
         return DestinationMutates(f"{place}, twice: {error.message}") if again else error
 
-    def _published(self, destination: Destination, stored: Stored, proof: Proof) -> Version:
-        """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost."""
+    def _published(self, destination: Destination, stored: Stored, proof: Proof, before: Before) -> Version:
+        """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost, also
+        where the place still shows what was there `before`."""
         terms = self._terms
         if stored.place is None:
             return proof.version
@@ -168,14 +169,30 @@ class Acceptance:
         try:
             version = destination.publish(stored, if_absent=terms.if_absent and not self._progress.replaces)
             reach("after-publish")
+            size, poll = proof.version.size, self._settling()
+            while (old := _may_be_old(before, size, version)) and poll():
+                version = _version_at(destination, stored.place)
         except NotFound as error:
             raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
-        size = proof.version.size
+        if old and before.known:
+            raise DestinationLost(f"{stored.place} still shows what was there before something was moved there")
         if None not in (size, version.size) and size != version.size:
             raise DestinationMutates(
                 f"{stored.place} has {version.size} bytes after {size} were moved there; they were left alone"
             )
         return replace(version, size=size if version.size is None else version.size)
+
+
+def _may_be_old(before: Before, size: int | None, there: Version) -> bool:
+    """Say if what a place shows may be what was there `before` an object of this `size` in bytes was moved there: a
+    cache may show that for a while (nginx's `open_file_cache`)."""
+    other = None not in (size, there.size) and size != there.size
+    return other and (not before.known or is_same(before.version, there))
+
+
+def _version_at(destination: Destination, place: Location) -> Version:
+    found = destination.head(place)
+    return found.version if isinstance(found, Found) else Version()
 
 
 def _another(place: Location, error: RelayError) -> RelayError:

@@ -560,3 +560,51 @@ def test_a_move_that_replaced_nothing_is_no_success(engine: Engine, status: int)
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 10})
     assert migrate(engine, again) is State.VERIFIED
     assert again.objects == {FINAL: DATA}
+
+
+def test_a_look_that_a_cache_answers_undoes_no_move(engine: Engine) -> None:
+    """The name that was moved away is shown for a while, as by nginx's `open_file_cache`; to DELETE it is not there."""
+
+    class Cached(Dav):
+        """HEAD shows the temporary name for ever."""
+
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            if method == b"HEAD" and is_unpublished(path.decode().rpartition("/")[2]):
+                return GET_HEAD
+            return super()._done(method, path, request, body)
+
+    dav = Cached(objects={FINAL: b"old"})
+    assert migrate(engine, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+
+
+class Stale(Dav):
+    """HEAD shows of the final name what was there before, so many times after the MOVE."""
+
+    shown = 2
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"HEAD" and path == FINAL and self.objects.get(FINAL) == DATA and self.shown:
+            self.shown -= 1
+            return b'HTTP/1.1 200 X\r\nContent-Length: 3\r\nETag: "old"\r\n\r\n'
+        answer = super()._done(method, path, request, body)
+        tag = b"old" if self.objects.get(path) == b"old" else b"new"
+        return answer.replace(b"200 X\r\n", b'200 X\r\nETag: "%s"\r\n' % tag)
+
+
+@pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
+def test_a_place_that_shows_the_old_object_for_a_while_is_waited_for(engine: Engine, if_exists: str) -> None:
+    """As nginx with `open_file_cache`, which has seen the old one when it was looked at before."""
+    dav = Stale(objects={FINAL: b"old"})
+    assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.shown == 0
+    assert dav.asked.count(b"PUT") == 1
+
+
+def test_a_place_that_goes_on_showing_the_old_object_is_no_success(engine: Engine) -> None:
+    dav = Stale(objects={FINAL: b"old"})
+    dav.shown = 1000
+    with pytest.raises(DestinationLost, match="what was there before"):
+        migrate(engine, dav, if_exists="changed")
+    assert dav.objects == {FINAL: DATA}
