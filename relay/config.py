@@ -239,7 +239,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
             raise ConfigError(f"RELAY_CONFIG {named} is no file that is there")
         settings = Settings(**{**_in_file(), **_set(variables), **given})
     except ValidationError as error:
-        raise ConfigError("; ".join(_told(e) for e in error.errors())) from None
+        raise ConfigError("; ".join(_told(e, given) for e in error.errors())) from None
     except ValueError as error:  # tomllib names the line and the column
         raise ConfigError(f"{_file()}: {error}") from None
     except RecursionError:
@@ -249,9 +249,26 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
-def _told(error: Any) -> str:
-    name, told = ".".join(str(part) for part in error["loc"]) or "setting", error["msg"].removeprefix("Value error, ")
-    return f"{name} ({_place(str(error['loc'][0]) if error['loc'] else name)}): {told}"
+_SAID: Mapping[str, str] = {
+    "extra_forbidden": "there is no such setting",
+    "int_parsing": "it is not a whole number",
+    "int_from_float": "it is not a whole number",
+    "float_parsing": "it is not a number",
+    "greater_than": "it must be greater than {gt:g}",
+    "greater_than_equal": "it must be at least {ge:g}",
+    "less_than": "it must be less than {lt:g}",
+    "less_than_equal": "it must be at most {le:g}",
+}
+"""What the errors of pydantic mean, by their type."""
+
+
+def _told(error: Any, given: Mapping[str, Any]) -> str:
+    """Return what is wrong with a setting, and where it stands; `given` are those that flags gave."""
+    name = ".".join(str(part) for part in error["loc"]) or "setting"
+    said = _SAID.get(error["type"])
+    told = said.format(**error.get("ctx", {})) if said else error["msg"].removeprefix("Value error, ")
+    first = str(error["loc"][0]) if error["loc"] else name
+    return f"{name} ({f'--{first}'.replace('_', '-') if first in given else _place(first)}): {told}"
 
 
 _NOT_SETTINGS = frozenset({"config", "failpoint"})

@@ -110,7 +110,7 @@ def parse_headers(
 def _check_name(name: str, pointer: str | None) -> None:
     if not isinstance(name, str) or len(name) > NAME_BYTES or not _NAME.fullmatch(name):
         hint = f"A name has 1 to {NAME_BYTES} letters, digits and hyphens, without a space or a colon."
-        raise InvalidHeader("a header's name is not a token", hint=hint, pointer=pointer)
+        raise InvalidHeader("the name of a header can't be sent", hint=hint, pointer=pointer)
 
 
 def _check_allowed(name: str, pointer: str | None) -> None:
@@ -121,7 +121,7 @@ def _check_allowed(name: str, pointer: str | None) -> None:
         if folded.startswith(prefix):
             reason = why
     if reason is not None:
-        raise ForbiddenHeader(f"{name!r} is not the caller's to set: {reason}", pointer=pointer)
+        raise ForbiddenHeader(f"{name!r} can't be set here: {reason}", pointer=pointer)
 
 
 def _check_value(name: str, value: str, value_bytes: int, pointer: str | None) -> None:

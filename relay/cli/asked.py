@@ -70,7 +70,7 @@ def with_flags(*rows: tuple[Callable[[Command], Command], ...]) -> Callable[[Com
 
 def headers_of(options: Mapping[str, Any], side: str) -> Headers:
     """Return the headers for one side. Raises as `read_headers`."""
-    return read_headers(options[f"{side}_header"], options[f"{side}_headers_file"])
+    return read_headers(options[f"{side}_header"], options[f"{side}_headers_file"], side)
 
 
 def bounds_of(options: Mapping[str, Any]) -> Bounds:

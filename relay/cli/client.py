@@ -114,12 +114,14 @@ class Client:
             return self._no_relay(response)
         kind = RelayError.named(str(problem.get("type", "")).rpartition(PROBLEMS)[2]) or ServerRefused
         side, hint = problem.get("side"), str(problem.get("hint") or "") or None
-        return kind(
+        told = kind(
             str(problem["detail"]),
             side=side if side in ("source", "destination", "relay", "request") else None,
             retryable=problem.get("retryable") is True,
             hint=_TOKEN if kind is Unauthorized else hint,
         )
+        told.pointer = _pointer(problem.get("errors"))
+        return told
 
     def _no_relay(self, response: requests.Response) -> NotRelay:
         kind = response.headers.get("Content-Type", "").partition(";")[0][:60]
@@ -163,6 +165,13 @@ def _checked(url: str) -> str:
     if found.store != "http" or "?" in found.target or "#" in url:
         raise ConfigError("RELAY_URL (or --url) is not the URL of a server", hint=_WRITE)
     return url.rstrip("/")
+
+
+def _pointer(errors: Any) -> str | None:
+    """Return where in the request the first of a problem's errors is, if it says so."""
+    first = errors[0] if isinstance(errors, list) and errors else None
+    pointer = first.get("pointer") if isinstance(first, dict) else None
+    return pointer if isinstance(pointer, str) else None
 
 
 def _problem(response: requests.Response) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ _SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
         (r"as a header: \{.*?\}\}", "in --{side}-headers-file, as 'Name: value'"),
         (r"GET /migrations, or (`relay status`),", r"\1"),
         (r", or GET /migrations,", ""),
+        (r", or POST …/\w+", ""),
+        (r"\(-r, `recursive`\)", "(-r)"),
         (r", or GET \S+/transfers", ""),
         (r"POST /migrate something new", "begin a new migration"),
         (r", or `recursive` in a request|, `recursive` in a request", ""),

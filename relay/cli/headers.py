@@ -14,14 +14,15 @@ SECRET = re.compile(r"authorization|token|secret|password|api-?key|signature|cre
 """Names whose values are mostly secrets."""
 
 
-def read_headers(lines: Iterable[str], file: Path | None) -> Headers:
-    """Return the headers of `--…-header 'Name: value'` (or 'Name: @file') and of a file of such lines.
+def read_headers(lines: Iterable[str], file: Path | None, side: str = "source") -> Headers:
+    """Return the headers of one side: of `--…-header 'Name: value'` (or 'Name: @file'), and of a file of such lines.
 
     Raises InvalidHeader for a line without a name, ConfigError as `read_secret` for a file.
     """
-    headers = [_with_file(*_split(line, "the flag")) for line in lines]
+    flag = f"--{side}-header"
+    headers = [_with_file(*_split(line, flag), flag) for line in lines]
     if file is not None:
-        text = read_secret(file)
+        text = read_secret(file, f"--{side}-headers-file")
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip() and not line.startswith("#"):
                 headers.append(_split(line, f"{file}:{number}"))
@@ -42,7 +43,7 @@ def _split(line: str, where: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _with_file(name: str, value: str) -> tuple[str, str]:
+def _with_file(name: str, value: str, flag: str) -> tuple[str, str]:
     if not value.startswith("@"):
         return name, value
-    return name, read_secret(Path(value[1:])).strip()
+    return name, read_secret(Path(value[1:]), flag).strip()

@@ -40,10 +40,10 @@ URL = click.option("--url", metavar="URL", help="The server, instead of RELAY_UR
 def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
     """Show the newest migrations, or all about the migration ID (its number will do)."""
     migrations, migration = migrations_of(url), None
-    for migration in [migrations.one(id)] if id else migrations.newest(limit):
+    for migration in [migrations.one(id)] if id is not None else migrations.newest(limit):
         if as_json:
             tell(json.dumps(migration))
-        elif id:
+        elif id is not None:
             for name, value in migration.items():
                 text = value if isinstance(value, str) else json.dumps(value)
                 tell(f"{name:<14} {plain(in_flags(text) if name == 'error' else text)}")

@@ -123,9 +123,16 @@ def show_cursor() -> None:
 
 def say_error(error: RelayError) -> None:
     """Print an error and what to do about it to stderr."""
-    side = f"{error.side}: " if error.side in ("source", "destination") else ""
-    say(f"relay: {side}{plain(error.message)}", sys.stderr)
-    say(f"hint: {plain(in_flags(error.hint, error.side))}", sys.stderr)
+    side = side_of(error)
+    say(f"relay: {f'{side}: ' if side else ''}{plain(error.message)}", sys.stderr)
+    say(f"hint: {plain(in_flags(error.hint, side))}", sys.stderr)
+
+
+def side_of(error: RelayError) -> str | None:
+    """Return the store that an error is about: the one that failed, or the one that was asked for in a way that can't
+    be. None where it is about neither."""
+    named = (error.pointer or "").split("/")[1:2]
+    return next((side for side in (error.side, *named) if side in ("source", "destination")), None)
 
 
 def plain(text: str) -> str:

@@ -20,6 +20,7 @@ from relay.engine.patient import CHECKED, DATA, WRONG, Patient, made_of
 from relay.errors import (
     LengthRequired,
     NotFound,
+    PermissionDenied,
     PreconditionFailed,
     RangeIgnored,
     RelayError,
@@ -298,7 +299,10 @@ def stands(patient: Patient) -> Finding:
         means = f"{error.message}: a migration would make it; make it yourself to try it, or name the folder above it"
         return Finding(what, Answer.NO, means, needed=True)
     except RelayError as error:
-        return Finding(what, Answer.UNTRIED, f"it can't be listed: {error.message}")
+        # What a local path leads to is known; another store may refuse to list what can be written.
+        needed = patient.folder.store == "local" and not isinstance(error, PermissionDenied)
+        answer = Answer.NO if needed else Answer.UNTRIED
+        return Finding(what, answer, f"it can't be listed: {error.message}. {error.hint}", needed=needed)
     return Finding(what, Answer.YES, "it is there", needed=True)
 
 

@@ -19,7 +19,7 @@ import gevent
 import gevent.socket
 
 from relay.digest import ALWAYS, Digester
-from relay.errors import IntegrityMismatch, NotFound, Rejected, RelayError, Unsupported
+from relay.errors import ConnectFailed, IntegrityMismatch, NotFound, Rejected, RelayError, Unsupported
 from relay.location import Location
 from relay.receipt import Level, Version
 from relay.stores.interfaces import Destination, Found, Opener, PartsDestination, Stored, Unknown, Upload
@@ -99,7 +99,7 @@ class Patient:
         store = self.store()
         with made_of(data, self.meter(), framing) as body:
             body.digest_with(ALWAYS)
-            stored = self._sent(lambda: store.put(self.place(name), body, if_absent=if_absent))
+            stored = self._sent(name, lambda place: store.put(place, body, if_absent=if_absent))
             digests = body.digests
         if stored.place is not None:
             self.written.append(cast(Location, stored.readable))
@@ -113,11 +113,17 @@ class Patient:
         """Store an object that breaks off in its middle. Raises what the store raises."""
         with made_of(DATA * 64, self.meter(), until=len(DATA) * 32) as body:
             body.digest_with(ALWAYS)
-            self._sent(lambda: self.store().put(self.place(name), body))
+            self._sent(name, lambda place: self.store().put(place, body))
 
-    def _sent(self, put: Callable[[], Stored]) -> Stored:
+    def _sent(self, name: str, put: Callable[[Location], Stored]) -> Stored:
+        """Upload a scratch object; what may be there of it by then is remembered."""
+        before = len(self.written)
+        place = self.place(name)
         try:
-            return put()
+            return put(place)
+        except ConnectFailed:
+            del self.written[before:]  # nothing was sent
+            raise
         except RelayError as error:
             self.remains |= error.remains
             raise
@@ -135,10 +141,9 @@ class Patient:
         return False
 
     def _put_with(self, checksum: bytes) -> None:
-        place, name = self.place("wrong"), CHECKED[self.folder.store]
-        field = (name, b64encode(checksum).decode())
+        field = (CHECKED[self.folder.store], b64encode(checksum).decode())
         with made_of(DATA, self.meter()) as body:
-            self._sent(lambda: self.store().put(replace(place, headers=(*place.headers, field)), body))
+            self._sent("wrong", lambda place: self.store().put(replace(place, headers=(*place.headers, field)), body))
 
     def head(self, name: str) -> Found:
         """Return what the store tells of a scratch object. Raises what it raises, and Unsupported without a HEAD."""

@@ -12,8 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from relay.errors import IllegalTransition
-from relay.ledger.migrations import bounds_of, locked, one, tell
+from relay.ledger.migrations import bounds_of, locked, not_now, one, tell
 from relay.ledger.movers import movers
 from relay.ledger.rows import Migration, Standing
 from relay.ledger.schema import migrations, tallies, transfers
@@ -28,7 +27,7 @@ def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> 
     """
     found = locked(connection, id)
     if found.state in ENDED:
-        raise IllegalTransition(f"it is {found.state}, and can't be limited any more")
+        raise not_now(found, "limit")
     before = {"priority": found.priority, **found.bounds.to_json()}
     new = {name: value for name, value in change.items() if before[name] != value}
     if not new:

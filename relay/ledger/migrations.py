@@ -240,7 +240,10 @@ def act(connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, A
     IllegalTransition, and KeyReused where the places are others.
     """
     found = locked(connection, id)
-    state = after(MIGRATION, verb, found.state)
+    try:
+        state = after(MIGRATION, verb, found.state)
+    except IllegalTransition:
+        raise not_now(found, verb) from None
     forgotten = state == "running" and secret(connection, found.id) is None
     if isinstance(fresh, Spec):
         _learn_owner(connection, found.id, fresh)
@@ -266,6 +269,21 @@ def act(connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, A
     changes.write(connection)
     tell(connection, found.id, verb, {})
     return one(connection, found.id)
+
+
+_DONE = {"pause": "paused", "resume": "resumed", "cancel": "cancelled", "retry": "retried", "limit": "limited"}
+_INSTEAD = {
+    "succeeded": "It has ended well: what is new at the source is another migration's.",
+    "running": "Let it end, or cancel it first: `relay cancel`, or POST …/cancel.",
+    "paused": "Let it go on first: `relay resume`, or POST …/resume.",
+}
+_AGAIN = "What failed, was cancelled or could not be verified is queued again by `relay retry`, or POST …/retry."
+
+
+def not_now(found: Migration, verb: str) -> IllegalTransition:
+    """Return the error of a verb that is not for a migration's state."""
+    message = f"migration {found.number} is {found.state}: it can't be {_DONE.get(verb, verb)}"
+    return IllegalTransition(message, hint=_INSTEAD.get(found.state, _AGAIN))
 
 
 def locked(connection: Connection, id: str) -> Migration:

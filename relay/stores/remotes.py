@@ -122,6 +122,8 @@ class Remotes:
         """
         asked = Asked(method, headers, destination, folder)
         try:
+            if not text:
+                raise InvalidURL("it is empty", hint="Give a URL, or a path. Was a variable not set?")
             if text[: len(LIST)].lower() == LIST:
                 return self._list(text[len(LIST) :], asked)
             if (make := self._schemes.get(text.partition("://")[0].lower())) and "://" in text:
@@ -135,7 +137,7 @@ class Remotes:
             found = _REMOTE.fullmatch(text)
             if found and found["name"].lower() not in ("http", "https"):
                 return self._remote(found["name"], found["path"], asked)
-        except RequestError as error:
+        except (RequestError, ConfigError) as error:
             error.pointer = error.pointer or pointer
             raise
         return parse_location(text, method=method, headers=headers, pointer=pointer, destination=destination)
@@ -152,6 +154,10 @@ class Remotes:
         if remote is None:
             raise InvalidURL(
                 f"there is no remote {name!a}", hint="`relay remotes` lists those that are there; or give a URL."
+            )
+        if not remote.type:
+            raise ConfigError(
+                f"the remote {name!a} of {remote.origin} has no type", hint='Write type = "s3", or another.'
             )
         if remote.type == "alias":
             return self._alias(remote, path, asked, depth)

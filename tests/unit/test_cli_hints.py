@@ -46,7 +46,7 @@ def _hints(source: str) -> Iterator[str]:
 HINTS = sorted({hint for path in RELAY.rglob("*.py") for hint in _hints(path.read_text(encoding="utf-8"))})
 API = re.compile(
     r"'\w+': |\{\"|/openapi|\b(GET|POST|PATCH|DELETE) /|Idempotency-Key|Retry-After|in '?[a-z/]*headers'|in a request"
-    r"|[Ss]end the (same )?request"
+    r"|POST …|`recursive`|[Ss]end the (same )?request"
 )
 """What only a program says that speaks to the API."""
 
