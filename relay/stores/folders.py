@@ -17,6 +17,8 @@ from relay.stores.relisting import Patience
 
 DEEPEST: Final = 100
 """Folders within folders that a listing follows: a server whose links lead in a circle would have no end."""
+BARREN: Final = 100_000
+"""So many folders in a row may hold no object: of links that branch and lead in a circle no end would be seen."""
 WAITING_CHARACTERS: Final = 64 << 20
 """The names of the folders that wait to be listed may have so many characters in all."""
 
@@ -28,19 +30,22 @@ def walk(lists: Lists, patience: Callable[[], Patience], recursive: bool) -> Ite
     """Yield what a tree holds, or its first folder alone, each folder listed with a `patience` of its own.
 
     A folder below that can't be listed is an entry with its error, where the tree itself still can. Raises what listing
-    the tree itself raises.
+    the tree itself raises, and ProtocolViolation where folder after folder holds no object.
     """
-    waiting, characters = [""], 0
+    waiting, characters, barren = [""], 0, 0
     while waiting:
-        folder = waiting.pop()
+        if barren > BARREN:
+            raise ProtocolViolation(f"{BARREN} folders in a row hold no object", hint=_CIRCLE)
+        folder, barren = waiting.pop(), barren + 1
         characters -= len(folder)
         below: list[str] = []
         try:
             for entry in patience().entries(partial(lists, folder)):
                 entry = replace(entry, name=folder + entry.name) if folder else entry
                 if not recursive or not entry.is_listed_further:
+                    barren = 0
                     yield entry
-                elif (too_much := _too_much(entry.name, characters)) is not None:
+                elif (too_much := _too_much(entry.name, characters)) is not None:  # and does not count for an object
                     yield replace(entry, error=too_much)
                 else:
                     below.append(entry.name)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any, Final, NoReturn
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urljoin
 
 from relay.errors import ConnectionLost, ProtocolViolation, Side, UnsafeKey, Unsupported
 from relay.foreign import count, http_date, iso_date, whole
@@ -230,7 +230,9 @@ def _when(text: Any) -> datetime | None:
 def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
     """Yield what the links of a page lead to."""
     folders, astray, found = [segments_of(path) for path in page.paths], 0, False
-    for href, inside, behind in _links(texts, page):
+    parser, links = _Parser(), 0
+    for href, inside, behind in _links(parser, texts, page):
+        links += 1
         meant = [read_link(href, folder, page.host) for folder in folders]
         if _GOES_ON.search(href) and any(one.leads is Leads.ITSELF for one in meant):
             page.goes_on()
@@ -244,6 +246,8 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         elif link.leads not in (Leads.AWAY, Leads.ITSELF):
             found = True
             yield _entry(link, behind, page)
+    if parser.base and all(read_link(parser.joined("."), one, page.host).leads is not Leads.ITSELF for one in folders):
+        astray = links  # all lead elsewhere at once, which says nothing of this folder
     if astray and not found:
         raise Unsupported(
             f"none of the {astray} links on {page.shown} leads to something right in that folder",
@@ -285,9 +289,9 @@ def _odd(name: str, side: Side) -> UnsafeKey:
     )
 
 
-def _links(texts: Iterator[str], page: Page) -> Iterator[tuple[str, str, str]]:
+def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[str, str, str]]:
     """Yield the links of a list, each with its own text and that behind it. Raises as `read_entries`."""
-    parser, characters = _Parser(), 0
+    characters = 0
     for text in texts:
         characters += len(text)
         parser.read(text, page)
@@ -311,6 +315,9 @@ class _Parser(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.is_list = self.begun = self.ended = False
+        self.base: str | None = None
+        """What the page's links are relative to, where they are not to its own address (HTML, section 4.2.3)."""
+        self._has_links = False
         self._title = ""
         self._in_title = self._in_link = False
         self._links: list[tuple[str, str, str]] = []
@@ -341,6 +348,13 @@ class _Parser(HTMLParser):
         links, self._links = self._links, []
         return links
 
+    def joined(self, href: str) -> str:
+        """Return a link as it stands, or as the page's base makes it."""
+        try:
+            return urljoin(self.base, href.strip()) if self.base else href
+        except ValueError:
+            return href
+
     def _link_ended(self) -> None:
         if self._href is not None:
             self._links.append((self._href, self._inside, "".join(self._behind)))
@@ -357,9 +371,13 @@ class _Parser(HTMLParser):
         self.begun = self.begun or tag == "html"
         if tag in ("title", "h1"):
             self._in_title, self._title = True, ""
+        if tag == "base" and self.base is None and (base := dict(attrs).get("href")):
+            if self._has_links:
+                raise ValueError("links before it would lead elsewhere")
+            self.base = base.strip()
         if tag == "a":
             self._link_ended()
-            self._in_link, self._href = True, dict(attrs).get("href") or ""
+            self._in_link, self._href, self._has_links = True, self.joined(dict(attrs).get("href") or ""), True
 
     def handle_endtag(self, tag: str) -> None:
         """Note their end, and the page's."""

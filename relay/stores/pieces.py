@@ -16,17 +16,25 @@ from relay.wire.meter import Meter
 
 PIECE_BYTES: Final = 8 << 10
 """So much is read, and looked at, at a time: some milliseconds."""
+BARREN_BYTES: Final = 64 << 20
+"""The most of a listing between two of its entries: blank lines, markup, or rows that tell of nothing may have no
+end."""
 
 
 def pieces_of(body: Body, meter: Meter, most: int | None = None) -> Generator[bytes, None, None]:
     """Yield a body's bytes, and let others run between them; it is closed in the end.
 
     What the reader of a piece takes for it is held against nobody: the meter's stall rule stands still. Raises
-    ProtocolViolation for more than `most` bytes, and the body's errors.
+    ProtocolViolation for more than `most` bytes, or too many since the last entry, and the body's errors.
     """
     clock, turn = meter.clock, meter.clock()
+    told, barren = meter.told, 0
     try:
         while piece := body.read(PIECE_BYTES):
+            told, barren = meter.told, len(piece) + (barren if told == meter.told else 0)
+            if barren > BARREN_BYTES:
+                message = f"a listing has {BARREN_BYTES} bytes in which it tells of nothing"
+                raise ProtocolViolation(message, side=body.connection.side)
             if most is not None and body.count > most:
                 message = f"one page of a listing has more than {most} bytes"
                 raise ProtocolViolation(message, side=body.connection.side)

@@ -77,6 +77,7 @@ class Patience:
                 with closing(page()) as entries:
                     for entry in _behind(entries, given, mark):
                         given, mark = given + 1, hash((mark, entry.name))
+                        self._meter.told += 1
                         if given > most:  # it gets on; the same once more is no relief
                             most, self._failures, self._meter.borne = given, 0, None
                         yield entry

@@ -24,6 +24,8 @@ from relay.stores.interfaces import Entry
 from relay.stores.s3_answers import ListedPage, in_query, read_page
 from relay.stores.s3_exchange import S3Account, S3Exchange, key_of
 
+BARREN: Final = 10_000
+"""So many pages in a row may tell of nothing: a page that passes over a thousand deleted objects has none of them."""
 TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
 """What only ListObjectsV2 knows (docs.aws.amazon.com, "ListObjectsV2"); its elder goes on behind a `marker`."""
 
@@ -54,7 +56,7 @@ class S3Listing(S3Exchange):
     def _listed(self, location: Location, asked: dict[str, str], prefix: str) -> Iterator[ListedPage]:
         """Yield the pages; while one is looked at, the next is on its way already. Raises ProtocolViolation for a
         listing that goes on without end."""
-        tokens, pages = _Rounds(), _Rounds()
+        tokens, pages, barren = _Rounds(), _Rounds(), 0
         ahead = _Ahead(partial(self._first_page, location, dict(asked), prefix))
         try:
             while True:
@@ -67,6 +69,10 @@ class S3Listing(S3Exchange):
                 shown = (page.first, page.last, page.entries[0].name, page.entries[-1].name) if page.entries else None
                 if not goes_on or tokens.comes_again(goes_on) or (shown and pages.comes_again(shown)):
                     message = f"{location}: the listing goes on and does not say where, or goes round in a circle"
+                    raise ProtocolViolation(message, side=self._side)
+                barren = 0 if page.entries else barren + 1
+                if barren > BARREN:
+                    message = f"{location}: {BARREN} pages in a row tell of nothing, and the listing goes on"
                     raise ProtocolViolation(message, side=self._side)
                 ahead = _Ahead(partial(self._page_of, location, dict(asked), prefix))
                 yield page

@@ -34,6 +34,8 @@ class Meter:
         """What it measures may be seen by everybody from now on: whoever would only rather not have it is too late."""
         self.borne: tuple[RelayError, int, float, float] | None = None
         """What is tried again at the moment: why, how often it has failed, since when, and when next (since 1970)."""
+        self.told = 0
+        """How many entries a listing has given."""
         self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)
         self.restart()
 

@@ -216,3 +216,40 @@ def test_what_a_link_asks_with_is_not_shown(links: tuple[str, ...]) -> None:
         shown += [error.message, error.hint]
     assert "S3CR3T" not in "".join(shown)
     assert len(set(shown)) == 2 * len(links)
+
+
+BASES = {
+    "/pub/": ["a", "in/", "/pub/b"],
+    "http://a.example/pub/": ["a", "in/", "b"],
+    "//A.example/pub/index.html": ["a", "in/", "./b"],
+    "./": ["a", "in/", "b"],
+    "/": ["pub/a", "pub/in/", "/pub/b"],
+    "deeper/": ["../a", "../in/", "../b"],
+    "": ["a", "in/", "b"],
+    "http://[": ["a", "in/", "b"],
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_base_says_what_links_are_relative_to(base: str) -> None:
+    links = "".join(f'<a href="{href}">x</a>\n' for href in ("../", *BASES[base]))
+    page = f'<html><head><title>Index of /pub/</title><base href="{base}"></head><body>{links}</body></html>'
+    found = read_index(page, "/pub/")
+    assert found is not None
+    assert [entry.name for entry in found] == ["a", "in/", "b"]
+
+
+@pytest.mark.parametrize("base", ["http://inside.example:8080/pub/", "/elsewhere/", "sub/", "ftp://x/"])
+def test_a_page_whose_base_leads_elsewhere_is_no_empty_folder(base: str) -> None:
+    page = f'<html><head><title>Index of /pub/</title><base href="{base}"></head><body><a href="a">a</a></body></html>'
+    assert read_index(page, "/pub/") is None
+
+
+def test_an_empty_folder_may_have_a_base() -> None:
+    page = '<html><head><title>Index of /pub/</title><base href="/pub/"></head><body><a href="../">..</a></body></html>'
+    assert read_index(page, "/pub/") == []
+
+
+def test_a_base_behind_links_is_not_passed_over() -> None:
+    page = '<html><head><title>Index of /pub/</title></head><body><a href="a">a</a><base href="/x/"></body></html>'
+    assert read_index(page, "/pub/", 4000) is None
