@@ -94,7 +94,8 @@ class Course:
         self._refuse_itself(found, place)
         refuse_twins(destination, place, self._terms.known.twins)
         if self._progress.attempt == 1:
-            remove_lost(destination, place, self._terms.known.lost)
+            left = remove_lost(destination, place, self._terms.known.lost)
+            self._progress.remains |= left.remains if left is not None else {}
         return self._existing.look(destination, place)
 
     def _clear(self, destination: Destination) -> None:

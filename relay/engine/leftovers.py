@@ -34,7 +34,7 @@ from relay.failpoints import reach
 from relay.ledger.rows import Before, Begun, Claim
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, PartsDestination, Stored, Unknown, Upload
+from relay.stores.interfaces import Destination, Found, PartsDestination, Stored, Unknown, Upload
 
 CLOCK_SECONDS: Final = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
@@ -151,13 +151,31 @@ def lost_tokens(claim: Claim, before: int) -> tuple[str, ...]:
     return tuple(token(claim, fence) for fence in range(max(1, before - LOST), before))
 
 
-def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]) -> None:
-    """Remove what attempts that were lost left under names that only they had; what can't be stays."""
+def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]) -> StoreError | None:
+    """Remove what attempts that were lost left under names that only they had. Return the first failure, which says
+    what of it remains; None where nothing does."""
+    kept: StoreError | None = None
     for one in tokens:
         for left in destination.unpublished(place, one):
             reach("during-sweep")
-            with suppress(StoreError):
+            try:
                 destination.delete(left, Version())
+            except StoreError as error:
+                is_there = _is_there(destination, left)
+                if is_there or (is_there is None and kept is None):
+                    kept = kept or error
+                    kept.leave("An unpublished object", left, error.message)
+    return kept
+
+
+def _is_there(destination: Destination, place: Location) -> bool | None:
+    """Say if something lies there; None where the destination does not tell."""
+    try:
+        return True if isinstance(destination.head(place), Found) else None
+    except NotFound:
+        return False
+    except StoreError:
+        return None
 
 
 def throw_away(destination: Destination, upload: Upload) -> None:

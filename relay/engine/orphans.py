@@ -97,7 +97,9 @@ class Sweeper:
                 for upload in uploads_of(destination, place, begun, self.runner.limits):
                     throw_away(destination, upload)
             if not plan.destination.path.endswith("/"):
-                remove_lost(destination, plan.destination, lost_tokens(claim, claim.fence + 1))
+                left = remove_lost(destination, plan.destination, lost_tokens(claim, claim.fence + 1))
+                if left is not None:
+                    raise left
         self.ledger.removed(orphan)
 
     @contextmanager

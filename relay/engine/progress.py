@@ -5,7 +5,7 @@ Decided here: nothing. Never here: what follows from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relay.engine.parts import Parts
 from relay.ledger.rows import Before
@@ -36,6 +36,8 @@ class Progress:
     """What is to be said of such uploads, which were thrown away."""
     before: Before | None = None
     """What was at the destination before the first byte of ours, in whichever attempt; None: no byte has gone."""
+    remains: dict[str, str] = field(default_factory=dict)
+    """What earlier attempts, those of lost processes included, left and nobody could remove: by its place, in words."""
     noted: bool = False
     """It may be written down what was there, by this transfer."""
     sends: bool = False

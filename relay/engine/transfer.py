@@ -68,7 +68,6 @@ class Transfer:
         self._patience = Patience(self.backoff, self.random, self.meter.clock)
         self._troubles = Troubles()
         self._anew = 0
-        self._remains: dict[str, str] = {}
 
     # -- what others may see and do
 
@@ -170,8 +169,8 @@ class Transfer:
                 try:
                     return self._and_remains(self._attempt(course))
                 except RelayError as error:
-                    error.keep(self._remains)
-                    self._remains = error.remains
+                    error.keep(self._progress.remains)
+                    self._progress.remains = error.remains
                     if isinstance(error, PermissionDenied) and not error.retryable:
                         raise self._withdrawn(error) from None
                     self._wait_after(error)
@@ -182,7 +181,7 @@ class Transfer:
     def _and_remains(self, outcome: Outcome) -> Outcome:
         """Add what attempts before the last one left, and nobody has removed: not at the object's own place, where
         another thing is by now."""
-        notes = tuple(text for place, text in self._remains.items() if place != str(outcome.destination))
+        notes = tuple(text for place, text in self._progress.remains.items() if place != str(outcome.destination))
         if not notes:
             return outcome
         if outcome.receipt is None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from relay.config import Settings
 from relay.engine.course import Course
+from relay.engine.leftovers import remove_lost
 from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
 from relay.engine.runner import Runner
 from relay.engine.transfer import Transfer
-from relay.errors import Rejected, RelayError, Unavailable
-from relay.location import parse_location
+from relay.errors import NotFound, PermissionDenied, Rejected, RelayError, Unavailable
+from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
+from relay.stores.interfaces import Destination, Found, Unknown
 
 SOURCE, PLACE = parse_location("http://127.0.0.1/a"), parse_location("http://127.0.0.1/b")
 
@@ -90,3 +94,50 @@ def test_a_skip_notes_it_too(monkeypatch: pytest.MonkeyPatch, transfer: Transfer
     )
     notes = transfer.run().notes
     assert notes[0] == "unchanged" and "place/.temporary" in notes[1]
+
+
+@dataclass
+class Keeps:
+    """A destination that denies each deletion: what is `there`, and what it does not tell of."""
+
+    there: frozenset[str]
+    untold: frozenset[str] = frozenset()
+
+    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
+        return tuple(location.named(f"{token}.{end}") for end in ("part", "upload"))
+
+    def delete(self, location: Location, version: Version) -> None:
+        raise PermissionDenied("DELETE was answered 403", side="destination")
+
+    def head(self, location: Location) -> Found | Unknown:
+        if location.name in self.untold:
+            return Unknown(PermissionDenied("HEAD was answered 403", side="destination"))
+        if location.name not in self.there:
+            raise NotFound("it is not there", side="destination")
+        return Found(Version(size=1), location)
+
+
+FOLDER = parse_location("http://127.0.0.1/folder/")
+
+
+@pytest.mark.parametrize(
+    ("there", "untold", "told"),
+    [
+        (set(), set(), None),
+        ({"one.part", "two.upload"}, set(), ["one.part", "two.upload"]),
+        ({"two.part"}, {"one.part", "one.upload"}, ["one.part", "two.part"]),
+    ],
+)
+def test_what_a_lost_attempt_left_and_nobody_may_remove_is_told(
+    there: set[str], untold: set[str], told: list[str] | None
+) -> None:
+    keeps = cast(Destination, Keeps(frozenset(there), frozenset(untold)))
+    kept = remove_lost(keeps, FOLDER, ("one", "two"))
+    assert (None if kept is None else sorted(place.rpartition("/")[2] for place in kept.remains)) == told
+    assert kept is None or all(f"may remain at {FOLDER}{name}" in kept.hint for name in told or ())
+
+
+def test_the_receipt_says_what_a_lost_process_left(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
+    ending(monkeypatch, Outcome("id", State.SKIPPED, SOURCE, PLACE, 0, 0.1, None))
+    transfer._progress.remains |= left(Unavailable("gone", side="destination"), "place/lost").remains
+    assert transfer.run().notes == ("A partial object may remain at place/lost (refused); look, and delete it.",)
