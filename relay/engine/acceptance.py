@@ -69,8 +69,10 @@ class Acceptance:
         terms, progress = self._terms, self._progress
         progress.phase = "verifying"
         reach("before-verify")
-        if progress.before is not None and not keep and not stored.found and stored.place is None:
-            progress.before = replace(progress.before, sent=stored.version)
+        if not keep and not stored.found and stored.place is None:
+            progress.unproved = stored.readable or place
+            if progress.before is not None:
+                progress.before = replace(progress.before, sent=stored.version)
         try:
             proof = prove(destination, stored, sent, terms.plan.verify, self._settling(), before)
             if stored.found and proof.level is Level.SIZE:
@@ -85,6 +87,7 @@ class Acceptance:
                 raise _another(place, error) from error
             undone = self._undone(error, destination, place, stored, sent.bytes if moved is None else moved)
             raise undone from error.__cause__
+        progress.unproved = None
         receipt = Receipt(
             level=proof.level,
             bytes=sent.bytes,
@@ -144,10 +147,12 @@ class Acceptance:
         if isinstance(judged, CredentialsWithdrawn) and stored.place is None:
             return judged  # it is there, and need only be proved
         self._progress.resent += moved
-        if stored.place is None and self._progress.before is not None and self._terms.journal is not None:
-            self._terms.journal.note(self._progress.before)  # what is called so is ours
-        if isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None:
-            remove(destination, stored, judged)
+        noted = self._progress.to_note
+        if stored.place is None and noted is not None and self._terms.journal is not None:
+            self._terms.journal.note(noted)  # what is called so is ours
+        wrong = isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None
+        if wrong and remove(destination, stored, judged):
+            self._progress.absent(place)
         return judged
 
     def _judged(self, error: RelayError, place: Location) -> RelayError:

@@ -6,11 +6,13 @@ something is claimed (`claimer.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from relay.engine.leftovers import lost_tokens, token
 from relay.engine.outcome import Outcome
 from relay.engine.terms import Known
+from relay.errors import remaining
 from relay.foreign import http_text
 from relay.ledger.rows import Claim, Settlement
 from relay.ledger.twins import MARKED
@@ -29,6 +31,7 @@ def known_of(claim: Claim) -> Known:
         before=claim.before,
         token=token(claim),
         lost=lost_tokens(claim, claim.fence),
+        remains=claim.remains,
     )
 
 
@@ -46,4 +49,13 @@ def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
         seconds=round(outcome.seconds, 3),
         level=outcome.receipt.level.value if outcome.receipt else None,
         receipt=receipt,
+        remains=_unproved(outcome),
     )
+
+
+def _unproved(outcome: Outcome) -> Mapping[str, str]:
+    """Return what is to be told of an object that was not proved, should the next attempt for it fail."""
+    if outcome.state is not State.UNVERIFIED:
+        return {}
+    place = str(outcome.destination)
+    return {place: remaining("What was sent", place, "nothing but its length, or less, was proved")}

@@ -481,14 +481,22 @@ class Claimer:
         verdict = self._judge.judged(claim, error)
         if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
             wait = AGAIN_SECONDS if verdict is Verdict.LATER else 0.0
-            return Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait)
+            return Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains)
         if verdict is Verdict.ALL:
             # The others would fail with the same: better all wait for new credentials, or for room.
             self._jobs.pause(claim.migration_id, error)
-            return Settlement(claim, "hand_back", resent=resent, unsent=unsent)
+            return Settlement(claim, "hand_back", resent=resent, unsent=unsent, remains=error.remains)
         self.ended(claim, error)
         seconds = transfer.meter.seconds() if transfer else None
-        return Settlement(claim, "failed", resent=resent, unsent=unsent, seconds=seconds, error=told(error))
+        return Settlement(
+            claim,
+            "failed",
+            resent=resent,
+            unsent=unsent,
+            seconds=seconds,
+            error=told(error),
+            remains=error.remains,
+        )
 
     # -- shares
 

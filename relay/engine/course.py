@@ -94,8 +94,11 @@ class Course:
         self._refuse_itself(found, place)
         refuse_twins(destination, place, self._terms.known.twins)
         if self._progress.attempt == 1:
-            left = remove_lost(destination, place, self._terms.known.lost)
-            self._progress.remains |= left.remains if left is not None else {}
+            lost, remains = self._terms.known.lost, self._progress.remains
+            left = remove_lost(destination, place, lost)
+            for name in (name for one in lost for name in destination.unpublished(place, one)):
+                remains.pop(str(name), None)
+            remains.update(left.remains if left is not None else {})
         return self._existing.look(destination, place)
 
     def _clear(self, destination: Destination) -> None:

@@ -69,6 +69,9 @@ class Existing:
             before = Before(known=False)
         if not before.known and terms.if_absent and place.method != "POST" and not destination.heeds(place):
             raise untold(place)
+        was = progress.before.version if progress.before is not None else None
+        if before.known and (before.version is None or is_same(was, before.version)):
+            progress.absent(place)
         progress.answered |= before.known and (before.version is not None or place.store not in LISTED)
         return before
 
@@ -128,7 +131,7 @@ class Existing:
             return
         progress.noted = True
         try:
-            terms.journal.note(before)
+            terms.journal.note(progress.to_note or before)
         except BaseException:
             progress.unsend()
             raise
@@ -212,12 +215,14 @@ class Existing:
         was = self._progress.before
         ours = was is not None and was.sent is not None and _names(was.sent, there)
         if not ours and not self._is_beginning(destination, place, there, found):
-            raise IntegrityMismatch(
+            error = IntegrityMismatch(
                 f"{place} has other bytes than were sent, and had none before",
                 side="destination",
                 retryable=False,
-                hint="It may be what came of an upload of ours, or somebody else's: look, and delete or keep it.",
+                hint="Nothing of it is overwritten, as you asked.",
             )
+            error.leave("What came of an upload of ours", place, "or it is somebody else's, which nothing tells")
+            raise error
         self._progress.replaces = True
         return None
 

@@ -38,6 +38,8 @@ from relay.stores.interfaces import Destination, Found, PartsDestination, Stored
 
 CLOCK_SECONDS: Final = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
+DELETIONS: Final = 3
+"""So often a name is deleted that may be one of ours, where the first answer may pass."""
 LOST: Final = 10
 """So many earlier claims of an object are looked for at its destination."""
 
@@ -69,16 +71,18 @@ def sweep(
     error: RelayError,
     waits: Iterable[Callable[[], None]],
     is_piece: Callable[[Version], bool],
-) -> None:
+) -> bool:
     """Delete what the broken upload left, if `is_piece` knows its bytes; where that can't be done, `error` says that
-    something may remain.
+    something may remain. Returns whether what is there may be the whole of it, of which only the answer was lost.
 
     Looks once after each of `waits`, since a server may write on for a moment before it notices.
 
     Raises nothing of the destination's: the failure that is reported is `error`.
     """
     if not broken.before.known:
-        return _remains(error, "A partial object", broken.place, "the destination does not let us look")
+        _remains(error, "A partial object", broken.place, "the destination does not let us look")
+        return False
+    whole = False
     failure: RelayError | None = None
     for wait in waits:
         wait()
@@ -87,10 +91,12 @@ def sweep(
             found = destination.head(broken.place)
             if isinstance(found, Unknown):
                 raise found.why
-            if broken.may_be(found.version) and not _remove_piece(destination, broken.place, found.version, is_piece):
-                return None  # it is somebody else's by now
+            there = found.version
+            whole = there.size in (None, broken.length, broken.sent) and there != broken.before.version
+            if broken.may_be(there) and not _remove_piece(destination, broken.place, there, is_piece):
+                return False  # it is somebody else's by now
         except NotFound:
-            continue
+            whole = False
         except (PreconditionFailed, SourceChanged, SourceTruncated, ConnectionLost) as changed:
             failure = changed  # it is still being written, and the next look may see all of it
         except RelayError as other:
@@ -98,14 +104,15 @@ def sweep(
             break
     if failure is not None:
         _remains(error, "A partial object", broken.place, failure.message)
+    return whole
 
 
 def _remove_piece(
     destination: Destination, place: Location, there: Version, is_piece: Callable[[Version], bool]
 ) -> bool:
-    """Delete what is there if it is a piece of ours; say if it is. Raises DestinationLost where nothing tells, and
-    StoreError."""
-    if there.strong_etag is None:
+    """Delete what is there if it is a piece of ours; say if it is. Raises DestinationLost where nothing tells, as of an
+    empty object, which begins as every object does, and StoreError."""
+    if there.strong_etag is None or not there.size:
         raise DestinationLost("nothing there tells whose it is")
     if not is_piece(there):
         return False
@@ -114,17 +121,20 @@ def _remove_piece(
     return True
 
 
-def remove(destination: Destination, stored: Stored, error: RelayError) -> None:
-    """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain.
+def remove(destination: Destination, stored: Stored, error: RelayError) -> bool:
+    """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain. Returns
+    whether it is gone.
 
     Where the destination did not say what it calls the object, what is there now may be another's by now.
     """
     if stored.readable is None:
-        return
+        return False
     if stored.place is None and stored.version.id is None and stored.version.strong_etag is None:
-        return _remains(error, "A damaged object", stored.readable, "the destination does not say which it took")
+        _remains(error, "A damaged object", stored.readable, "the destination does not say which it took")
+        return False
     try:
         destination.delete(stored.readable, stored.version)
+        return True
     except RelayError as failure:
         _remains(
             error,
@@ -132,6 +142,7 @@ def remove(destination: Destination, stored: Stored, error: RelayError) -> None:
             stored.readable,
             failure.message,
         )
+        return False
 
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:
@@ -158,9 +169,8 @@ def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]
     for one in tokens:
         for left in destination.unpublished(place, one):
             reach("during-sweep")
-            try:
-                destination.delete(left, Version())
-            except StoreError as error:
+            error = _undeleted(destination, left)
+            if error is not None:
                 is_there = _is_there(destination, left)
                 if is_there or (is_there is None and kept is None):
                     kept = kept or error
@@ -176,6 +186,21 @@ def _is_there(destination: Destination, place: Location) -> bool | None:
         return False
     except StoreError:
         return None
+
+
+def _undeleted(destination: Destination, left: Location) -> StoreError | None:
+    """Delete what may be under a name that only we can have had; return why that can't be done, or None. What may pass
+    is tried again."""
+    refused: StoreError | None = None
+    for _ in range(DELETIONS):
+        try:
+            destination.delete(left, Version())
+            return None
+        except StoreError as error:
+            refused = error
+            if not error.retryable:
+                break
+    return refused
 
 
 def throw_away(destination: Destination, upload: Upload) -> None:

@@ -124,7 +124,7 @@ class Parts:
         assert limits is not None, "only a store that takes parts is asked for them"
         wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
         self._window = Window(self.way, cut(size, wished, limits))
-        self._unfinished = Unfinished(self.way.stores, self.way.limits, self.way.meter, self.journal)
+        self._unfinished = Unfinished(self.way.stores, self.way.limits, self.way.meter, self.journal, self.way.remains)
         self._resumed: Upload | None = None
         """The upload that this attempt went on with."""
         self._completing = False

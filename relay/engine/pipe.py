@@ -104,7 +104,10 @@ class Pipe:
         except RelayError as error:
             if isinstance(error, NOT_ASKED):
                 self._progress.unsend()
-            self._broke(Broken(place, before, body.count, body.length), opened, body, atomic, error)
+            shows = _may_be_whole(body, error) and not destination.unpublished(place, "") and place.method != "POST"
+            seen = self._broke(Broken(place, before, body.count, body.length), opened, body, atomic, error)
+            if shows and seen:
+                self._progress.unproved = place
             if isinstance(error, LengthRequired) and body.length is not None:
                 raise _refused_length(error) from None
             raise
@@ -113,7 +116,8 @@ class Pipe:
         try:
             self._reading.note(opened, body)
         except SourceUnstable as error:
-            remove(destination, stored, error)
+            if not remove(destination, stored, error) and stored.place is None:
+                self._progress.unproved = place
             raise
         return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended, before=before)
 
@@ -133,15 +137,17 @@ class Pipe:
         if shown:
             self._terms.meter.commit()
 
-    def _broke(self, broken: Broken, opened: Opened, body: Body, atomic: bool, error: RelayError) -> None:
-        """Break an upload that failed for good, and look for what it left. Raises SourceUnstable."""
+    def _broke(self, broken: Broken, opened: Opened, body: Body, atomic: bool, error: RelayError) -> bool:
+        """Break an upload that failed for good, and look for what it left. Returns whether the whole of it may be
+        there, as far as anybody looked. Raises SourceUnstable."""
         self._progress.close()
         self._reading.note(opened, body)
         self._progress.resent += body.count
-        if not (broken.place.method == "POST" or atomic or isinstance(error, NOTHING_SENT)):
-            self._sweep(broken, opened.version, error)
+        if broken.place.method == "POST" or atomic or isinstance(error, NOTHING_SENT):
+            return True
+        return self._sweep(broken, opened.version, error)
 
-    def _sweep(self, broken: Broken, version: Version, error: RelayError) -> None:
+    def _sweep(self, broken: Broken, version: Version, error: RelayError) -> bool:
         """Look for what the broken upload left, on a short clock of its own: ours may be what ran out."""
         terms = self._terms
         seconds = min(terms.limits.head_seconds, SWEEP_SECONDS)
@@ -150,7 +156,7 @@ class Pipe:
         destination = terms.stores.destination(broken.place, meter)
         source = terms.stores.source(terms.plan.source, meter)
         piece = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
-        sweep(destination, broken, error, waits, piece)
+        return sweep(destination, broken, error, waits, piece)
 
 
 def _twins(source: Version, there: Version | None) -> bool:
@@ -160,6 +166,12 @@ def _twins(source: Version, there: Version | None) -> bool:
     """
     ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there or Version()))
     return ours == theirs and None not in ours
+
+
+def _may_be_whole(body: Body, error: RelayError) -> bool:
+    """Say if an upload that failed so may have been taken whole: only its answer was lost, or a gateway's."""
+    status = getattr(error, "store_status", None)
+    return body.complete and not isinstance(error, NOTHING_SENT) and status in (None, 502, 504)
 
 
 def _alias(place: Location) -> SameObject:

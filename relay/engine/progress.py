@@ -5,10 +5,11 @@ Decided here: nothing. Never here: what follows from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from relay.engine.parts import Parts
 from relay.ledger.rows import Before
+from relay.location import Location
 from relay.wire.body import Body
 
 
@@ -36,8 +37,6 @@ class Progress:
     """What is to be said of such uploads, which were thrown away."""
     before: Before | None = None
     """What was at the destination before the first byte of ours, in whichever attempt; None: no byte has gone."""
-    remains: dict[str, str] = field(default_factory=dict)
-    """What earlier attempts, those of lost processes included, left and nobody could remove: by its place, in words."""
     noted: bool = False
     """It may be written down what was there, by this transfer."""
     sends: bool = False
@@ -48,6 +47,11 @@ class Progress:
     """What is there now is ours, and this attempt may put another in its place."""
     answered: bool = False
     """The destination let us look at what is there, in any attempt."""
+    remains: dict[str, str] = field(default_factory=dict)
+    """What earlier attempts, those of lost processes included, left, or may have left, and nobody has removed: in
+    words, by place. Others hold the same dictionary."""
+    unproved: Location | None = None
+    """Where something of ours may be seen that nothing has proved."""
 
     @property
     def bytes(self) -> int:
@@ -76,6 +80,16 @@ class Progress:
         """Bytes of this attempt are about to go."""
         self.sendings += not self.sends
         self.sends = True
+
+    @property
+    def to_note(self) -> Before | None:
+        """What a journal keeps of it."""
+        return replace(self.before, remains=dict(self.remains)) if self.before is not None else None
+
+    def absent(self, place: Location) -> None:
+        """Nothing of ours is at the object's place: nothing at all is, or what was there before."""
+        self.unproved = None
+        self.remains.pop(str(place), None)
 
     def unsend(self) -> None:
         """No byte of this attempt has gone."""

@@ -5,8 +5,8 @@ Decided here: what follows from the terms alone. Never here: what is done about 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from relay.config import Limits
 from relay.engine.journal import Journal
@@ -47,6 +47,8 @@ class Known:
     """What names this attempt's upload where it lies under another name until it is published, ..."""
     lost: tuple[str, ...] = ()
     """... and those of attempts that were lost, whose uploads are ours to remove."""
+    remains: Mapping[str, str] = field(default_factory=dict)
+    """What the claims before this one left, as they ended, in words, by place."""
 
 
 @dataclass(eq=False)
@@ -64,6 +66,8 @@ class Terms:
     meter: Meter
     journal: Journal | None
     troubles: Troubles
+    remains: dict[str, str] = field(default_factory=dict)
+    """As Progress.remains."""
 
     @property
     def if_absent(self) -> bool:
@@ -78,7 +82,7 @@ class Terms:
     @property
     def unfinished(self) -> Unfinished:
         """What begins and ends its uploads in parts."""
-        return Unfinished(self.stores, self.limits, self.meter, self.journal)
+        return Unfinished(self.stores, self.limits, self.meter, self.journal, self.remains)
 
     def atomic(self, destination: Destination) -> bool:
         """Say if nobody sees anything of an upload that breaks off there."""
@@ -105,6 +109,7 @@ class Terms:
             digested=digested,
             copying=copying,
             troubles=self.troubles,
+            remains=self.remains,
         )
 
     def outcome(

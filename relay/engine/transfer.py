@@ -27,7 +27,15 @@ from relay.engine.progress import Progress
 from relay.engine.terms import Known, Terms
 from relay.engine.trouble import WHOLE, Trouble, Troubles
 from relay.engine.window import BEGUN_ANEW, Way, pause
-from relay.errors import CredentialsWithdrawn, LedgerFailed, PermissionDenied, RelayError, StoreError
+from relay.errors import (
+    Cancelled,
+    CredentialsWithdrawn,
+    LeaseLost,
+    LedgerFailed,
+    PermissionDenied,
+    RelayError,
+    StoreError,
+)
 from relay.location import Location
 from relay.retry import Backoff, Patience
 from relay.stores.interfaces import Found, Opener
@@ -37,6 +45,8 @@ from relay.wire.meter import Meter
 ANEW = 2
 """So often an object begins anew because its source became another version, or its upload was thrown away. The budget
 of seconds is for what may pass; these may come after hours."""
+UNSETTLED = (Cancelled, CredentialsWithdrawn, LeaseLost, LedgerFailed)
+"""Ends after which the object is gone on with: what it left is not told yet."""
 
 
 @dataclass(eq=False)
@@ -152,6 +162,7 @@ class Transfer:
             self.meter,
             self.journal,
             self._troubles,
+            self._progress.remains,
         )
 
     # -- attempts
@@ -163,6 +174,7 @@ class Transfer:
         if before is not None and before.assumed and terms.if_absent:
             before = None  # it would be written down
         self._progress.before, self._progress.sendings = before, int(before is not None)
+        self._progress.remains.update(self.known.remains)
         course = Course(terms, self._progress, self.allowed)
         try:
             while True:
@@ -170,10 +182,15 @@ class Transfer:
                     return self._and_remains(self._attempt(course))
                 except RelayError as error:
                     error.keep(self._progress.remains)
-                    self._progress.remains = error.remains
+                    self._progress.remains.update(error.remains)
                     if isinstance(error, PermissionDenied) and not error.retryable:
                         raise self._withdrawn(error) from None
                     self._wait_after(error)
+        except RelayError as error:
+            left = self._progress.unproved
+            if left is not None and not isinstance(error, UNSETTLED):
+                error.leave("What was sent", left, "nothing has proved it")
+            raise
         finally:
             self._progress.phase = "settled"
             self._troubles.over(WHOLE)

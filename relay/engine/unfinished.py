@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import cast
+from typing import Final, cast
 from urllib.parse import unquote
 
 from relay.config import Limits
 from relay.engine.journal import Journal
 from relay.engine.leftovers import throw_away, uploads_of
 from relay.engine.plan import Plan
-from relay.errors import RelayError, StoreError
+from relay.errors import RelayError, StoreError, remaining
 from relay.failpoints import reach
 from relay.ledger.rows import Begun
 from relay.location import Location
@@ -29,6 +29,13 @@ from relay.receipt import Version
 from relay.stores.interfaces import Begins, Destination, Opener, PartsDestination, Upload
 from relay.wire.http1 import Fields
 from relay.wire.meter import Meter
+
+_UPLOAD: Final = "An unfinished upload"
+
+
+def _named(upload: Upload) -> str:
+    """Return what tells an upload from the object of its name, and from others to it."""
+    return f"{upload.location}, upload {upload.id}"
 
 
 def place_of(plan: Plan, begun: Begun) -> Location | None:
@@ -47,6 +54,8 @@ class Unfinished:
     limits: Limits
     meter: Meter
     journal: Journal | None
+    remains: dict[str, str] = field(default_factory=dict)
+    """As Progress.remains."""
 
     def begin(self, place: Location, metadata: Fields, about: Begun) -> Upload:
         """Begin an upload, and write that down before anything depends on it: that one is about to be begun, and which
@@ -88,12 +97,16 @@ class Unfinished:
             self.replace(upload)
 
     def replace(self, upload: Upload) -> None:
-        """Throw away an upload in whose place another may be begun. Raises as `sweep`."""
+        """Throw away an upload in whose place another may be begun; one that the store keeps is told. Raises as
+        `sweep`."""
         try:
             self._thrown_away(upload)
         except StoreError as error:
             if error.retryable:
                 raise
+            self.remains[_named(upload)] = remaining(_UPLOAD, _named(upload), error.message)
+        else:
+            self.remains.pop(_named(upload), None)
 
     def discard(self, upload: Upload) -> None:
         """Throw an upload away, and forget it. Raises StoreError, LeaseLost, LedgerFailed; then it is still there."""
@@ -105,7 +118,7 @@ class Unfinished:
             self._thrown_away(upload, written)
         except RelayError as failure:
             if isinstance(error, RelayError):
-                error.leave("An unfinished upload", upload.location, failure.message)
+                error.leave(_UPLOAD, _named(upload), failure.message)
 
     def _thrown_away(self, upload: Upload, written: bool = True) -> None:
         """Throw the upload away, and then forget it: one that is gone and still written down is found to be gone.

@@ -84,6 +84,9 @@ def prove(
         found = _look(destination, stored.readable, poll)
         try:
             return _shown(destination, stored, found, sent, verify)
+        except DestinationLost:
+            if not poll():
+                raise
         except (IntegrityMismatch, PreconditionFailed) as error:
             if not _may_be_old(before, stored.version, found):
                 raise
@@ -142,13 +145,17 @@ def _proved(
             seen=f"{version.size} bytes",
         )
     if verify is Verify.SIZE:
-        notes = () if version.size is not None else ("the destination does not tell the object's size",)
-        return Proof(Level.SIZE, version, notes)
+        return Proof(Level.SIZE, version, _unsized(version))
     if verify is Verify.AUTO and (proof := _by_digest(version, version.digests, sent)) is not None:
         return proof
     if verify is Verify.AUTO and stored.parts_checked and not replaced and version.size is not None:
         return Proof(Level.PART_DIGESTS, version)
     return _read_back(destination, stored.readable, version, sent)
+
+
+def _unsized(version: Version) -> tuple[str, ...]:
+    """Return the note of an object of which not even the length agrees, as far as anybody knows."""
+    return () if version.size is not None else ("the destination does not tell the object's size",)
 
 
 def _at_once(stored: Stored, sent: Sent) -> Proof | None:
@@ -197,9 +204,12 @@ def _joined(stored: Stored, found: Found | None) -> Version:
 def _read_back(destination: Destination, location: Location, version: Version, sent: Sent) -> Proof:
     try:
         opened = destination.get(location, version)
+    except NotFound as error:
+        raise DestinationLost(f"{location} was acknowledged and is not there: {error.message}") from None
     except CANT_READ as error:
         denied = error if isinstance(error, PermissionDenied | Unauthenticated) else None
-        return Proof(Level.SIZE, version, (f"could not be read back: {error.message}",), denied=denied)
+        notes = (f"could not be read back: {error.message}", *_unsized(version))
+        return Proof(Level.SIZE, version, notes, denied=denied)
     except (SourceChanged, PreconditionFailed) as error:
         raise _overwritten(location) from error
     body = opened.body

@@ -72,6 +72,8 @@ class Way:
     copying: bool = False
     """The store copies the parts by itself; no digest of them is known then."""
     troubles: Troubles = field(default_factory=Troubles)
+    remains: dict[str, str] = field(default_factory=dict)
+    """As Progress.remains."""
 
     def again(
         self,

@@ -87,6 +87,7 @@ from relay.errors.root import (
     ConfigError,
     RelayError,
     Side,
+    remaining,
 )
 from relay.errors.stores import (
     AlreadyExists,
@@ -208,4 +209,5 @@ __all__ = [
     "UnsupportedScheme",
     "UploadGone",
     "VerificationUnavailable",
+    "remaining",
 ]

@@ -11,6 +11,11 @@ from typing import ClassVar, Literal
 Side = Literal["source", "destination", "relay", "request"]
 
 
+def remaining(what: str, place: object, why: str) -> str:
+    """Return the words for what of ours may remain at a place."""
+    return f"{what} may remain at {place} ({why}); look, and delete it."
+
+
 class RelayError(Exception):
     """Base of every error of relay's own.
 
@@ -48,7 +53,7 @@ class RelayError(Exception):
 
     def leave(self, what: str, place: object, why: str) -> None:
         """Tell that something of ours may remain at a place, since it could not be removed."""
-        self.keep({str(place): f"{what} may remain at {place} ({why}); look, and delete it."})
+        self.keep({str(place): remaining(what, place, why)})
 
     def keep(self, remains: Mapping[str, str]) -> None:
         """Tell also what earlier failures left, of places that this one does not speak of."""

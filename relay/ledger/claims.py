@@ -285,10 +285,13 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     """Return the claim that a row of CLAIMED tells of; nothing was found at its tree's destination when that was
     `looked` at, or once (`empty`)."""
     *told, digests, before, twins = row
-    was = Before(known=True, assumed=True) if before is None and empty and told[2] > 1 else Before.of(before)
+    kept = Before.of(before)
+    was = kept if kept is None or kept.noted else None
+    if was is None and before != ARRIVED and empty and told[2] > 1:
+        was = Before(known=True, assumed=True)
     fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
     more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}
-    more["twins"] = twins
+    more |= {"twins": twins, "remains": kept.remains if kept is not None else {}}
     return Claim(*told, **more)
 
 

@@ -171,7 +171,9 @@ class Before:
     """What was at the destination before the first byte of an object went there.
 
     `version` is None for nothing, `known` False where the destination did not tell. `sent` is what the destination
-    called the object that it took from us, where it said that: what is called so is ours.
+    called the object that it took from us, where it said that: what is called so is ours. `remains` tells, by place,
+    what of ours may be left, as its last end said; where nothing else is `noted` no byte went there that anybody knows
+    of.
     """
 
     known: bool
@@ -179,6 +181,8 @@ class Before:
     sent: Version | None = None
     assumed: bool = False
     """Nobody wrote it down: nothing was found at the destination of its tree, and the object was claimed before."""
+    remains: Mapping[str, str] = field(default_factory=dict)
+    noted: bool = True
 
     @classmethod
     def of(cls, text: str | None) -> Before | None:
@@ -187,11 +191,13 @@ class Before:
             return None
         found = json.loads(text)
         version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))
-        return cls(found["known"], version, sent)
+        remains, noted = found.get("remains") or {}, found.get("noted", True)
+        return cls(found["known"], version, sent, remains=remains, noted=noted)
 
     def text(self) -> str:
         """Return it as a column keeps it; the digests of versions are left out."""
-        return json.dumps({"known": self.known, "version": _named(self.version), "sent": _named(self.sent)})
+        kept = {"known": self.known, "version": _named(self.version), "sent": _named(self.sent)}
+        return json.dumps({**kept, "remains": dict(self.remains), "noted": self.noted} if self.remains else kept)
 
 
 def _named(version: Version | None) -> dict[str, Any] | None:
@@ -224,6 +230,8 @@ class Claim:
     """What was at the destination before the first byte of it went there, or None: none has, as far as that is kept."""
     empty: bool = False
     """Nothing was at the destination of its tree, a short while ago."""
+    remains: Mapping[str, str] = field(default_factory=dict)
+    """What of ours may be left at its destination, by place, as its last end said."""
     twins: int = 0
     """Not 0: some stores take its name and another one's of its tree for one; 1: no byte of it has gone yet."""
 
@@ -233,7 +241,8 @@ class Settlement:
     """How a claim ended: `verb` of the transitions (verified, unverified, skipped, failed, hand_back).
 
     `wait` is how many seconds nobody is to claim it again, after a hand_back. `unsent` says that a Before may stand in
-    the ledger, and no byte of the object has gone after all.
+    the ledger, and no byte of the object has gone after all; `remains`, by place, what of ours may be left, until it
+    arrives and is proved.
     """
 
     claim: Claim
@@ -246,6 +255,7 @@ class Settlement:
     error: Mapping[str, Any] | None = None
     wait: float = 0.0
     unsent: bool = False
+    remains: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

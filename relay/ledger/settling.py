@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, select, text, update
+from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from relay.ledger.claims import Who, chunks, free
 from relay.ledger.migrations import tell
-from relay.ledger.rows import ARRIVED, Claim, Settlement
+from relay.ledger.rows import ARRIVED, Before, Claim, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
@@ -42,12 +42,12 @@ _SETTLE = (
         error=bindparam("new_error"),
         not_before=bindparam("new_not_before"),
         ended=bindparam("new_ended"),
-        before=case((bindparam("arrived"), ARRIVED), else_=transfers.c.before),
+        before=bindparam("new_before"),
     )
 )
 _HELD = (
     select(transfers.c.id, transfers.c.fence, transfers.c.size, transfers.c.level, migrations.c.state.label("stage"))
-    .add_columns(uploads.c.transfer_id.label("begun"))
+    .add_columns(uploads.c.transfer_id.label("begun"), transfers.c.before)
     .join(migrations, migrations.c.id == transfers.c.migration_id)
     .outerjoin(uploads, uploads.c.transfer_id == transfers.c.id)
     .where(transfers.c.owner == bindparam("the_owner"), RUNNING)
@@ -63,11 +63,10 @@ _ALL = text(
     "WITH ends AS (SELECT * FROM json_to_recordset(CAST(:ends AS json)) AS rows("
     "the_id bigint, the_fence integer, the_owner text, new_state text, new_bytes bigint, new_size bigint,"
     " more_resent bigint, new_seconds float8, new_level text, new_error text, new_not_before float8, new_ended float8,"
-    " arrived boolean, receipt text)),"
+    " new_before text, receipt text)),"
     " settled AS (UPDATE transfers SET state = new_state, owner = NULL, bytes = new_bytes, size = new_size,"
     " resent = resent + more_resent, seconds = new_seconds, level = new_level, error = new_error,"
-    " not_before = new_not_before, ended = new_ended,"
-    f" before = CASE WHEN arrived THEN '{ARRIVED}' ELSE before END"
+    " not_before = new_not_before, ended = new_ended, before = new_before"
     " FROM ends WHERE id = the_id AND fence = the_fence AND owner = the_owner AND state = 'running' RETURNING id)"
     " INSERT INTO receipts (transfer_id, receipt)"
     " SELECT the_id, receipt FROM ends JOIN settled ON id = the_id WHERE receipt IS NOT NULL"
@@ -129,7 +128,7 @@ def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], change
         changes.moved(claim.migration_id, "running", state, row.size, size)
         changes.proved(claim.migration_id, row.level, end.level)
         changes.resent(claim.migration_id, end.resent)
-        ending.rows.append(_settled(end, who, state, size, now))
+        ending.rows.append(_settled(end, who, state, size, now, row.before))
         if end.receipt is not None:
             ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))
         if row.begun is not None:
@@ -144,7 +143,7 @@ def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], change
 _ARRIVED = frozenset({"verified", "unverified", "skipped"})
 
 
-def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float) -> dict[str, Any]:
+def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float, was: str | None) -> dict[str, Any]:
     return {
         "the_id": end.claim.id,
         "the_fence": end.claim.fence,
@@ -158,8 +157,16 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": None if state == "queued" else now,
-        "arrived": state in ("verified", "skipped") or end.unsent,
+        "new_before": _kept(was, end) if state not in ("verified", "skipped") else ARRIVED,
     }
+
+
+def _kept(was: str | None, end: Settlement) -> str | None:
+    """Return what is kept of what was at the destination before, with what may remain there now."""
+    was = ARRIVED if end.unsent else was
+    if not end.remains:
+        return was
+    return replace(Before.of(was) or Before(known=False, noted=False), remains=dict(end.remains)).text()
 
 
 def _forget(connection: Connection, ids: Sequence[int]) -> None:

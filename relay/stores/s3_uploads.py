@@ -298,9 +298,15 @@ class S3Uploading(S3Reading):
             except PermissionDenied:
                 endpoint.learn(endpoint.unseen)
                 return replace(stored, notes=(UNSEEN,))
+            except RelayError as error:
+                error.leave("What was sent", place, "it was taken, and could not be looked at")
+                raise
             if isinstance(found, Found) and found.version.size == coded:
                 endpoint.learn(NO_TRAILERS)
-                self.delete(place, found.version)
+                try:
+                    self.delete(place, found.version)
+                except RelayError:
+                    return stored  # its proof fails, and what is there is known as ours by then
                 raise Unavailable(f"{place} does not understand a checksum behind the bytes", side=self._side)
         endpoint.learn(TRAILERS)
         return stored

@@ -124,7 +124,8 @@ class Liar(Telling, Keeping):
             return self._refused(connection, request, early, sent)
         if op.kind == "put" and self._first("early-2xx", op):
             sent.whole = False
-            return self._play(connection, Answer(201, after=[End("finish")]), False)
+            done = 200 if self.kind == "s3" else 201
+            return self._play(connection, Answer(done, after=[End("finish")]), False)
         body = self._body(connection, request, op, sent)
         try:
             answer = early or self.respond(op, request, body)

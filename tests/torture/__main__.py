@@ -21,7 +21,7 @@ from typing import Any
 from simulators.liars.habits import HABITS
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Zygote
-from tests.torture.judge import EXPECTED, Violation, judge, pending
+from tests.torture.judge import EXPECTED, Violation, judge
 from tests.torture.planted import prove
 from tests.torture.world import Played, empty_ledger, play
 
@@ -157,7 +157,6 @@ def main() -> int:
     parser.add_argument("--no-shrink", action="store_true", help="print a failing seed as it was drawn")
     parser.add_argument("--only", help="these seeds, separated by commas")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--pending", action="store_true", help="look over what relay is known to do wrong")
     parser.add_argument("--proof", action="store_true", help="plant faults into copies of relay, and find them")
     asked = parser.parse_args()
     if asked.proof:
@@ -173,8 +172,6 @@ def main() -> int:
     for told in play_all(seeds, jobs, threads, asked.checkout, not asked.no_shrink):
         met += told.met
         codes += told.codes
-        if asked.pending:
-            told.violations = [one for one in told.violations if not pending(one, told.case)]
         if told.violations:
             bad.append(told.seed)
             say(f"seed {told.seed}: {told.case.told()}")

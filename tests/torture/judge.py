@@ -9,13 +9,13 @@ Decided here: what is right. Never here: how a case is played.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from simulators.liars.folder import OUTSIDE, FolderLiar
 from simulators.liars.shelf import REMOVED, Event, Held
+from simulators.liars.telling import LOGIN
 from simulators.liars.unsafe import MARKER
-from tests.torture.cases import Case
 from tests.torture.world import Played
 
 ENDS = (0, 1, 2, 3, 130)
@@ -45,13 +45,8 @@ EXPECTED = (
 """Classes of errors that objects end with in a full run; one that none does is a habit that has lost its effect."""
 
 
-PENDING: Mapping[tuple[str, str], str] = {
-    ("accounted", "href-query"): "a page all of whose links have queries is taken for an empty folder",
-    ("arrives", "head-drops"): "WebDAV: a connection that is closed at a HEAD after the MOVE fails the object",
-    ("tidy", "busy-429"): "seen once, not since: a temporary name of WebDAV is left, and nothing tells of it",
-    ("whole", "put-202"): "with `fail` the same command says `exists` of what a 202 has stored of ours",
-}
-"""Rules that relay is known to break, by a habit, and how: `make test` looks over these, `make torture` does not."""
+HEADLESS = ("head-403", "head-404", "head-405", "head-500", "head-drops", "head-hangs", "head-zero", "head-no-length")
+"""Habits of sources whose HEAD tells no length."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +60,6 @@ class Violation:
 Rule = Callable[[Played], Iterator[str]]
 
 
-def pending(violation: Violation, case: Case) -> bool:
-    """Say if a violation is a known one."""
-    return any((violation.rule, name) in PENDING for _, name in case.traits)
-
-
 def judge(played: Played) -> list[Violation]:
     """Return all that is wrong."""
     if played.last.code is None:
@@ -81,8 +71,15 @@ def judge(played: Played) -> list[Violation]:
 
 
 def versions(played: Played, name: str) -> set[bytes]:
-    """Return every whole version that the source ever had of an object."""
-    return {event.held.data for event in played.source.shelf.events if event.name == name and event.held is not None}
+    """Return every whole version that the source ever had of an object.
+
+    A page that wants a login, and comes as an object whole with 200, is one where neither a listing nor HEAD told
+    anything that it could be held against.
+    """
+    had = {event.held.data for event in played.source.shelf.events if event.name == name and event.held is not None}
+    case = played.case
+    untold = not case.tree and case.has("source", *HEADLESS) and case.has("source", "login-page")
+    return had | {LOGIN} if untold else had
 
 
 def alike(played: Played, name: str) -> set[bytes]:
@@ -113,9 +110,12 @@ def told_of(name: str, played: Played) -> bool:
     destination takes for it, in this migration or in one before it."""
     key = played.destination.shelf.key
     rows = (row for row in (*played.rows.values(), *played.earlier) if key(played.name(row.name)) == key(name))
-    return (
-        any(text in row.told for row in rows for text in REMAINS) or "may remain" in played.last.err + played.last.out
-    )
+    return any(text in row.told for row in rows for text in REMAINS) or "may remain" in _said(played)
+
+
+def _said(played: Played) -> str:
+    """Return what the last command said, and what stands at its migration as a whole."""
+    return f"{played.last.out}{played.last.err}{played.migration.get('error') or ''}"
 
 
 def piece(held: Held, played: Played, name: str) -> bool:
@@ -262,7 +262,8 @@ def accounted(played: Played) -> Iterator[str]:
 
 
 def _unnamed(played: Played) -> Iterator[str]:
-    wanted = {name for name, _ in played.case.objects}
+    # What was gone before the last command listed the source is no part of it any more.
+    wanted = {name for name, _ in played.case.objects if played.source.shelf.get(name) is not None}
     for name in sorted(wanted - played.rows.keys()):
         above = [row for row in played.rows.values() if row.state == "failed" and name.startswith(row.name.rstrip("/"))]
         if not above:
@@ -306,7 +307,7 @@ def tidy(played: Played) -> Iterator[str]:
     if played.last.code == 130:
         return
     rows = (*played.rows.values(), *played.earlier)
-    told = played.last.out + played.last.err + " ".join(row.told for row in rows)
+    told = _said(played) + " ".join(row.told for row in rows)
     for upload in played.destination.shelf.uploads.values():
         unknown = upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
         if unknown and "may remain" not in told:

@@ -1,0 +1,122 @@
+"""What may be left of ours is told by every end of the object, of whichever command, until it is gone or proved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relay.engine.leftovers import remove_lost
+from relay.errors import NotFound, RelayError, SourceChanged
+from relay.stores.webdav import WebDavStore, webdav_location
+from relay.wire.meter import Meter
+from tests.conftest import QUICK, Engine
+from tests.end_to_end.terminal import Terminal
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
+from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.test_ours import THEIRS, flipped, hurried, plant
+from tests.faults.test_webdav import Dav
+from tests.scripted import Peer
+
+TOLD = "may remain"
+
+
+def errors(terminal: Terminal) -> str:
+    return terminal.query("SELECT error FROM transfers")
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
+def test_what_a_command_left_is_told_by_the_next_one_that_fails_before_it_looks(tmp_path: Path, if_exists: str) -> None:
+    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped)
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    with Peer(shelf) as there:
+        for round in ("sent", "not read"):
+            code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+            assert (code, told["objects"]) == (1, {"failed": 1}), round
+            assert TOLD in errors(terminal), round
+            (folder / "a").chmod(0)
+            shelf.refused[b"HEAD"] = empty(503)
+        assert shelf.objects == {b"/to/a": flipped(DATA)}
+        (folder / "a").chmod(0o600)
+        shelf.refused.clear()
+        shelf.objects.clear()
+        shelf.damages = bytes
+        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+    assert (code, told["objects"]) == (0, {"verified": 1})
+    assert TOLD not in terminal.query("SELECT receipt FROM receipts")
+
+
+def test_an_object_of_which_only_the_length_agreed_is_told_by_the_next_failure(tmp_path: Path) -> None:
+    shelf = Shelf()
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    with Peer(shelf) as there:
+        code, _ = terminal.tree(folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite")
+        assert code == 3
+        shelf.refused = {b"PUT": empty(403), b"HEAD": empty(503)}
+        code, told = terminal.tree(folder, there.url("/to/"), "--verify", "size", "--if-exists", "overwrite")
+    assert (code, told["objects"]) == (1, {"failed": 1})
+    assert TOLD in errors(terminal)
+
+
+def test_what_was_sent_and_became_another_version_is_told(engine: Engine) -> None:
+    """Somebody has written it, or the destination has: nothing tells which."""
+    shelf = Shelf(tells_put=True)
+
+    def before(one: Shelf, method: bytes, path: bytes) -> None:
+        if method in (b"HEAD", b"GET") and path in one.objects:
+            one.objects[path] = THEIRS.ljust(len(DATA), b" ")
+
+    shelf.before = before
+    with (
+        Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
+        Peer(shelf) as there,
+        pytest.raises(RelayError) as caught,
+    ):
+        engine.migrate(source.url("/a"), there.url("/a"))
+    assert TOLD in caught.value.hint
+    assert b"DELETE" not in shelf.methods
+
+
+def test_a_failure_before_anything_was_sent_tells_of_nothing(engine: Engine) -> None:
+    gone = Peer(serving(Cloud(), sending(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", b"")))
+    with gone as source, Peer(Shelf()) as there, pytest.raises((NotFound, SourceChanged)) as caught:
+        engine.migrate(source.url("/a"), there.url("/a"))
+    assert TOLD not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("answer", "there", "told"),
+    [(405, True, True), (403, True, True), (405, False, False), (503, True, True), (503, False, False)],
+)
+def test_a_name_of_a_lost_attempt_that_stays_is_told_and_no_other(
+    engine: Engine, answer: int, there: bool, told: bool
+) -> None:
+    dav = Dav(answers={b"DELETE": [empty(answer)] * 20})
+    with Peer([dav] * 20) as peer:
+        place = webdav_location(peer.url("/folder/a"), destination=True)
+        store = WebDavStore(engine.runner.wire, "destination", Meter(QUICK))
+        names = store.unpublished(place, "token")
+        if there:
+            dav.objects[names[1].path.encode()] = DATA
+        kept = remove_lost(store, place, ["token"])
+    assert list(kept.remains if kept is not None else {}) == ([str(names[1])] if told else [])
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_an_empty_object_that_comes_while_ours_breaks_is_not_deleted(engine: Engine, size: int) -> None:
+    """It begins as each object does."""
+    theirs, shelf = THEIRS[:size], Shelf(cut=len(DATA) // 2)
+
+    def before(one: Shelf, method: bytes, path: bytes) -> None:
+        if method == b"HEAD" and one.cut is None:
+            one.objects[path] = theirs
+
+    shelf.before = before
+    with (
+        Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source,
+        Peer(shelf) as there,
+        pytest.raises(RelayError),
+    ):
+        engine.migrate(source.url("/a"), there.url("/a"))
+    assert shelf.objects == {b"/a": theirs}
+    assert b"DELETE" not in shelf.methods
