@@ -29,7 +29,10 @@ def read_secret(path: Path, what: str = "") -> str:
 def _read(path: Path, what: str, most: int, secret: bool) -> str:
     named = f"{what} {path}".lstrip()
     try:
-        with path.open("rb") as file:  # what a device or a pipe holds no size tells
+        # A named pipe into which nobody writes would hold a server at a reload, also against SIGTERM: it is empty.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            os.set_blocking(file.fileno(), True)
+            # What a device or a pipe holds no size tells.
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(most + 1)
     except OSError as error:

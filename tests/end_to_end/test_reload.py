@@ -96,6 +96,7 @@ MISTAKES = {
     "tokens that are not there": {"tokens_file": '"{nowhere}"'},
     "tokens that others may read": {"tokens_file": '"{tokens}"'},
     "a word for a port": {"egress_ports": '"http"'},
+    "tokens from a pipe into which nobody writes": {"tokens_file": '"{pipe}"'},
     "an IPv6 address without brackets": {"bind": '"::1:0"'},
     "no descriptor": {"bind": '"fd://x"'},
     "a descriptor that no system has": {"bind": '"fd://99999999999999999999"'},
@@ -111,7 +112,8 @@ MISTAKES = {
 
 def test_mistakes_change_nothing(config: Config, tokens: Path, taken: str) -> None:
     """The same worker serves on, one line says what is wrong, and the next right settings are taken."""
-    named = {"tokens": tokens, "taken": taken, "nowhere": tokens.parent / "nowhere"}
+    named = {"tokens": tokens, "taken": taken, "nowhere": tokens.parent / "nowhere", "pipe": tokens.parent / "pipe"}
+    os.mkfifo(named["pipe"], 0o600)
     with running(SERVE, RELAY_CONFIG=str(config.path), **FREE) as server:
         await_workers(server.process.pid, 1)
         (worker,) = psutil.Process(server.process.pid).children()
