@@ -96,8 +96,8 @@ class Listed(_Answer):
         " stops within about a second; it rests when there is none left."
     )
     retried: list[Retried] = Field(
-        description="What is tried again at the moment: the listing, if the worker that answers makes it,"
-        " then the objects, that which has lasted the longest first; five of those at most."
+        description="What is tried again at the moment, whichever worker does it: the listing, which has no name, then"
+        " the objects, that which has lasted the longest first; five of those at most."
     )
     trouble: Outage | None = Field(description="Why the process that answers can't work; null while it can.")
 

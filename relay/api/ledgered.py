@@ -251,11 +251,7 @@ def _lines(works: Works, runner: Runner, id: str) -> Iterator[str]:
 
 def _with_trouble(works: Works, members: dict[str, Any]) -> dict[str, Any]:
     """Return how a migration stands, with what this process knows of what holds it up."""
-    return {
-        **members,
-        "retried": [*works.claimer.listing_trouble(members["id"]), *members["retried"]],
-        **_trouble(works),
-    }
+    return {**members, **_trouble(works)}
 
 
 def _trouble(works: Works) -> dict[str, Any]:

@@ -130,7 +130,6 @@ def _heads(watch: Watch, claimer: Claimer) -> tuple[Members, int, tuple[str, ...
     """Return how the migration stands, how many bytes of it need not be moved any more, and both in words."""
     here = sum(active.transfer.under_way for active in claimer.active.values())
     told, rate = watch.look(here)
-    told = {**told, "retried": [*claimer.listing_trouble(watch.id), *told["retried"]]}
     if claimer.trouble is not None:
         told = {**told, "trouble": {"code": claimer.trouble.code, "detail": claimer.trouble.message}}
     return told, bytes_done(told) + here, heads(told, rate, here)

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from random import uniform
-from typing import Any
 
 import gevent
 from gevent import GreenletExit
@@ -57,7 +56,7 @@ from relay.errors.bugs import bug
 from relay.failpoints import reach
 from relay.ledger.claims import LAPSES, SUSPECT, Wanted, large
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Settlement, Share, Standing
+from relay.ledger.rows import Claim, Listing, Settlement, Share, Standing
 from relay.throttle import Throttle
 
 log = logging.getLogger("relay.claimer")
@@ -359,14 +358,10 @@ class Claimer:
             except LedgerFailed as error:
                 self._troubled(error)
 
-    def listing_trouble(self, id: str) -> list[dict[str, Any]]:
-        """Return what of a migration's listing is tried again in this process, as `retried.py` tells the rest."""
-        trouble = self._lister.trouble(id) if self._lister is not None else None
-        return [] if trouble is None else [{"name": "", **trouble.to_json()}]
-
     def _tell(self) -> None:
         """Write down, once a second at most, what is tried again here, for whoever looks from elsewhere."""
         written: dict[int, Trouble] = {}
+        listed: dict[Listing, Trouble] = {}
         while not self._stopped.wait(LOOK_SECONDS):
             claims, now = {}, {}
             for id, active in tuple(self.active.items()):
@@ -377,8 +372,17 @@ class Claimer:
                 if changed:
                     self.ledger.note_retried([(claim, one.to_json() if one else None) for claim, one in changed])
                 written = {id: one for id, one in now.items() if one is not None}
+                listed = self._tell_listings(listed)
             except LedgerFailed as error:
                 self._troubled(error)
+
+    def _tell_listings(self, written: Mapping[Listing, Trouble]) -> dict[Listing, Trouble]:
+        """As `_tell`, of listings; return what stands there now."""
+        now = self._lister.troubles() if self._lister is not None else {}
+        for listing, trouble in now.items():
+            if trouble != written.get(listing):
+                self.ledger.note_listing(listing, trouble.to_json() if trouble else None)
+        return {listing: trouble for listing, trouble in now.items() if trouble is not None}
 
     @property
     def trouble(self) -> RelayError | None:

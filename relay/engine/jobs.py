@@ -96,16 +96,18 @@ class Jobs:
 
     # -- what is at the destination
 
-    def finds_nothing(self, job: Job) -> bool:
+    def finds_nothing(self, job: Job, meter: Meter) -> bool:
         """Look if nothing is at the destination now, so that nobody needs to look for each object. Only a listing that
-        tells of everything says so."""
-        store = self._runner.stores.destination(job.destination, Meter(self._runner.limits))
+        tells of everything says so; `meter` tells what of it is tried again."""
+        store = self._runner.stores.destination(job.destination, meter)
         try:
             return store.lists_all and next(iter(store.list(job.destination, False)), None) is None
         except NotFound:
             return store.lists_all
         except (Unsupported, RelayError):
             return False
+        finally:
+            meter.borne = None  # it is not tried again
 
     # -- who is denied
 

@@ -47,12 +47,11 @@ class Lister:
 
     def __post_init__(self) -> None:
         """Nothing is listed yet."""
-        self._meters: dict[str, Meter] = {}
+        self._meters: dict[Listing, Meter] = {}
 
-    def trouble(self, id: str) -> Trouble | None:
-        """Return what of a migration's listing is tried again here at the moment, if anything is."""
-        meter = self._meters.get(id)
-        return None if meter is None else listing_trouble(meter)
+    def troubles(self) -> dict[Listing, Trouble | None]:
+        """Return what of each listing that is made here is tried again at the moment, None where nothing is."""
+        return {listing: listing_trouble(meter) for listing, meter in self._meters.items()}
 
     def run(self) -> None:
         """List trees until it is over; what is not listed to its end is handed back."""
@@ -77,7 +76,7 @@ class Lister:
             self.over.wait(LOOK_SECONDS)
 
     def _listed(self, id: str, listing: Listing) -> None:
-        meter = self._meters[id] = Meter(self.runner.limits)
+        meter = self._meters[listing] = Meter(self.runner.limits)
 
         def stop(_: object) -> None:
             meter.cancel()
@@ -88,7 +87,7 @@ class Lister:
             if job is None:
                 return
             if listing.cursor is None:
-                self.ledger.learn_empty(id, self.jobs.finds_nothing(job))
+                self.ledger.learn_empty(id, self.jobs.finds_nothing(job, meter))
             meter.throttle = self.jobs.throttle(id)
             source = self.runner.stores.source(job.source, meter)
             entries = self._told(source.list(job.source, True, listing.cursor))
@@ -108,7 +107,7 @@ class Lister:
         except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
             self.ledger.end_listing(listing, told(bug(error)))
         finally:
-            self._meters.pop(id, None)
+            self._meters.pop(listing, None)
             self.over.unlink(stop)
         self.found()
 

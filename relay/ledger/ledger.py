@@ -307,6 +307,10 @@ class Ledger:
         """As retried.note."""
         self.database.run(lambda c: retried.note(c, self.who.id, troubles))
 
+    def note_listing(self, listing: Listing, trouble: Mapping[str, Any] | None) -> None:
+        """As retried.note_listing."""
+        self.database.run(lambda c: retried.note_listing(c, self.who.id, listing, trouble))
+
     def give_back(self, claim: Claim, resent: int = 0) -> None:
         """As uploads.give_back."""
         self.database.run(lambda c: uploads.give_back(c, self.who, claim.id, resent))

@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from relay.errors import (
 )
 from relay.ledger.marks import Marks, is_older, is_whole_text, marks_of
 from relay.ledger.movers import movers_of
-from relay.ledger.retried import retried_of
+from relay.ledger.retried import parted, retried_of
 from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
 from relay.ledger.schema import APPLICATION_ID, LAPSED, RUNNING, events, migrations, secrets, transfers, uploads
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
@@ -153,7 +153,7 @@ def _unfinished(connection: Connection, spec: Spec, marks: Marks, runner: str) -
     if row is not None:
         return None if row.state == "succeeded" else row.id
     for row in connection.execute(same.where(migrations.c.state == "paused").limit(1)):
-        if row.error and json.loads(row.error)["code"] in WITHDRAWN:
+        if (error := parted(row.error)[0]) and error["code"] in WITHDRAWN:
             return str(row.id)
     row = connection.execute(newest.where(migrations.c.spec == spec.printed_digest).limit(1)).first()
     if row is None or row.state == "succeeded" or not is_older(row, spec, secret(connection, row.id)):
@@ -172,10 +172,16 @@ def _found(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
     return [
         replace(
             _migration(row, tallies[row.id], arrived.get(row.id, 0), efforts.get(row.id, Efforts()), sharers[row.id]),
-            retried=retried.get(row.id, ()),
+            retried=(*_listing_retried(row), *retried.get(row.id, ())),
         )
         for row in rows
     ]
+
+
+def _listing_retried(row: Row[Any]) -> Iterator[Mapping[str, Any]]:
+    trouble = parted(row.error)[1]
+    if trouble is not None and row.listing == "running":
+        yield {"name": "", **trouble}
 
 
 def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
@@ -209,7 +215,7 @@ def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: 
         options=json.loads(row.options),
         listing=row.listing,
         cursor=row.cursor,
-        error=json.loads(row.error) if row.error else None,
+        error=parted(row.error)[0],
         priority=row.priority,
         created=row.created,
         ended=row.ended,

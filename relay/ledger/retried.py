@@ -1,6 +1,7 @@
 """What is tried again at the moment, as the processes that try it say: for whoever looks from elsewhere.
 
-It stands in the `error` of a transfer that runs, and goes with the end of that. Never here: what is tried again, and
+It stands in the `error` of a transfer that runs, and goes with the end of that; that of a listing in the `error` of
+its migration, which has none of its own while it is listed. Never here: what is tried again, and
 when (`relay/engine/trouble.py`).
 """
 
@@ -12,8 +13,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from relay.ledger.rows import Claim
-from relay.ledger.schema import RUNNING, transfers
+from relay.ledger.rows import Claim, Listing
+from relay.ledger.schema import RUNNING, migrations, transfers
 
 SHOWN: Final = 5
 """So many are told of one migration."""
@@ -38,6 +39,22 @@ def note(connection: Connection, owner: str, troubles: Sequence[tuple[Claim, Map
         error = None if trouble is None else json.dumps(trouble)
         row = {"the_id": claim.id, "the_fence": claim.fence, "the_owner": owner, "the_error": error}
         connection.execute(_NOTE, row)
+
+
+def note_listing(connection: Connection, owner: str, listing: Listing, trouble: Mapping[str, Any] | None) -> None:
+    """Write what of a listing is tried again, or None: nothing. Of one that is not the owner's any more nothing is, nor
+    of one whose migration does not run: what that waits for stands there."""
+    table = migrations.c
+    ours = (table.id == listing.migration_id) & (table.listing_owner == owner) & (table.listing_fence == listing.fence)
+    error = None if trouble is None else json.dumps(trouble)
+    row = update(migrations).where(ours, table.listing == "running", table.state == "running")
+    connection.execute(row.values(error=error))
+
+
+def parted(text: str | None) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """Return the error of a migration, and what of its listing is tried again: at most one of them is there."""
+    told = json.loads(text) if text else None
+    return (None, told) if told is not None and AGAIN in told else (told, None)
 
 
 def retried_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[Mapping[str, Any], ...]]:

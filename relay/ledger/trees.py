@@ -43,7 +43,7 @@ def claim_listing(connection: Connection, who: Who, only: str | None = None, alo
     connection.execute(
         update(migrations)
         .where(migrations.c.id == row.id)
-        .values(listing="running", listing_owner=who.id, listing_fence=fence)
+        .values(listing="running", listing_owner=who.id, listing_fence=fence, error=None)  # what a lost one told
     )
     return Listing(row.id, fence, row.cursor, row.renewed, row.listings, row.entries is not None, row.listing_lapses)
 

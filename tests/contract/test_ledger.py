@@ -452,6 +452,44 @@ def test_what_is_tried_again_is_told_while_it_is_whoever_looks(opened: Opened) -
     assert [row.error and row.error["code"] for row in two.page(id)] == [None, "x", None]
 
 
+def test_a_listing_that_is_tried_again_is_told_to_whoever_looks(opened: Opened) -> None:
+    one, two = opened(), opened()
+    id = one.create(TREE)[0].id
+    listing = one.claim_listing()
+    assert listing is not None
+    trouble = {"what": "the listing", "error": "store-unavailable", "side": "source", "since": 2.0, "again": 3.0}
+    one.note_listing(listing, trouble)
+    two.note_listing(listing, {**trouble, "since": 9.0})  # which is not its own
+    for found in (two.migration(id), two.migrations()[0]):
+        assert (found.retried, found.error) == (({"name": "", **trouble},), None)
+    one.note_listing(listing, None)
+    assert two.migration(id).retried == ()
+    one.note_listing(listing, trouble)
+    one.renew(-1)
+    two.reclaim()
+    assert (two.migration(id).retried, two.migration(id).error) == ((), None)  # nobody does
+    again = two.claim_listing()
+    assert again is not None
+    assert two.migration(id).retried == ()
+    one.note_listing(listing, trouble)  # which was taken from it
+    assert two.migration(id).retried == ()
+    two.note_listing(again, trouble)
+    withdrawn = {"code": "store-unauthenticated", "side": "source", "detail": "401", "hint": "Give others."}
+    two.pause_for(id, withdrawn)
+    two.note_listing(again, trouble)  # what it waits for stands
+    assert (two.migration(id).retried, two.migration(id).error) == ((), withdrawn)
+    two.hand_back_listing(again)
+    two.act(id, "resume")
+    last = two.claim_listing()
+    assert last is not None
+    two.note_listing(last, trouble)
+    two.act(id, "pause")
+    assert two.migration(id).error is None
+    two.act(id, "resume")
+    two.end_listing(last, withdrawn)
+    assert (two.migration(id).retried, two.migration(id).error) == ((), withdrawn)
+
+
 def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 30)

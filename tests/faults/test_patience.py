@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import time
 
 import gevent
@@ -23,6 +24,7 @@ from relay.errors import Cancelled, RelayError, SourceTruncated, Stalled, StoreT
 from relay.ledger.ledger import Ledger
 from relay.receipt import State
 from relay.retry import Backoff, Patience
+from relay.stores.remotes import Remotes
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.buckets import IN_PARTS, Bucket, document, many, place, refusal, reply
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
@@ -429,12 +431,36 @@ def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
         claimer = Claimer(ledger, runner, 1, id)
         working = gevent.spawn(claimer.run)
         with gevent.Timeout(10):
-            while not (told := claimer.listing_trouble(id)):
+            while not (told := ledger.migration(id).retried):
                 gevent.sleep(0.02)
         assert (told[0]["what"], told[0]["side"], told[0]["failures"]) == ("the listing", "source", 1)
         assert "503" in told[0]["detail"]
         assert told[0]["since"] <= told[0]["again"]
         working.join(20)
-        assert claimer.listing_trouble(id) == []
+        assert (ledger.migration(id).retried, ledger.migration(id).error) == ((), None)
         runner.wire.pool.close()
     assert ledger.migration(id).state == "succeeded"
+
+
+def test_a_destination_that_is_looked_at_first_is_told_of_too(ledger: Ledger, tmp_path: Path) -> None:
+    """Before a tree is listed its destination is looked at: what is waited for there is told as the listing's."""
+    (tmp_path / "from").mkdir()
+    runner = Runner(Settings(egress_allow="127.0.0.1"))
+    runner.remotes = Remotes({}, folders=None)
+
+    def busy(talk: Talk) -> None:
+        while talk.head():
+            talk.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
+
+    with Peer([busy] * 20) as there:
+        order = Order(End(f"{tmp_path}/from/"), End(f"webdav://127.0.0.1:{there.port}/to/"), recursive=True)
+        id = ledger.create(order.spec(runner.remotes))[0].id
+        working = gevent.spawn((claimer := Claimer(ledger, runner, 1, id)).run)
+        with gevent.Timeout(10):
+            while not (told := ledger.migration(id).retried):
+                gevent.sleep(0.02)
+        assert (told[0]["name"], told[0]["what"], told[0]["side"]) == ("", "the listing", "destination")
+        assert "503" in told[0]["detail"]
+        claimer.stop()
+        working.join(20)
+        runner.wire.pool.close()
