@@ -41,9 +41,10 @@ def write_tree(
     Raises what the listing raises, LeaseLost and LedgerFailed; what was written stays. With `fail_on_empty` raises
     NotFound for a listing of nothing.
     """
-    cursor = listing.cursor or ""
+    cursor, is_empty = listing.cursor or "", True
     for page in pages(entries, PAGE):
         listed = [as_listed(entry) for entry in page if not entry.is_listed_further]
+        is_empty &= not listed
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
         wanted = ledger.add_page(listing, listed, cursor)
@@ -51,7 +52,9 @@ def write_tree(
         if not (wanted and go_on()):
             ledger.hand_back_listing(listing)
             return False
-    if fail_on_empty and not ledger.migration(listing.migration_id).entries:
+    if is_empty and listing.cursor is not None:  # a process that was lost may have been told of some
+        is_empty = not ledger.migration(listing.migration_id).entries
+    if fail_on_empty and is_empty:
         raise NotFound(
             "nothing was found in the source",
             side="source",

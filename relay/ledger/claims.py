@@ -59,6 +59,8 @@ LAPSES: Final = 5
 SUSPECT: Final = 2
 """A transfer with which so many were lost is claimed only by itself: if it kills its runner it takes no other along."""
 
+LATEST_SECONDS: Final = 120.0
+"""A claim that is handed back is put off for less."""
 EMPTY_SECONDS: Final = 3600.0
 """So long it is believed that nothing is at a destination where nothing was: only whoever looks at an object knows."""
 FORGOTTEN: Final = 2
@@ -327,7 +329,8 @@ _WAITING = (
     .where(_OURS)
     .order_by(migrations.c.priority.desc(), migrations.c.number)
 )
-_DUE = transfers.c.not_before <= bindparam("now")
+_DUE = (transfers.c.not_before <= bindparam("now")) | (transfers.c.not_before > bindparam("now") + LATEST_SECONDS)
+"""Nobody puts one off for so long: the clock was set back since."""
 _TRUSTED = transfers.c.lapses < SUSPECT
 
 

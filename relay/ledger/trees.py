@@ -97,7 +97,9 @@ def renew_urls(connection: Connection, id: str, urls: Mapping[str, str]) -> None
 def end_listing(connection: Connection, who: Who, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
     """Say that a listing is whole, or why it can't be had. Raises LeaseLost."""
     state = "done" if error is None else "failed"
-    values = {"listing": state, "listing_owner": None, "error": None if error is None else json.dumps(error)}
+    values: dict[str, Any] = {"listing": state, "listing_owner": None}
+    if error is not None:  # else what stands there is why its transfers wait, since a moment ago
+        values["error"] = json.dumps(error)
     _change(connection, who, listing, values)
     gone = forget_gone(connection, listing) if error is None else 0
     if gone:

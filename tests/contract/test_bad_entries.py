@@ -83,3 +83,21 @@ def test_a_tree_in_which_nothing_is_found_is_told_and_fails_where_that_is_asked_
     (source / "in" / "a").write_bytes(b"1")
     code, told = terminal.tree(source, tmp_path / "to", "--fail-on-empty")
     assert (code, told["objects"]) == (0, {"verified": 1})
+
+
+def test_one_that_is_empty_by_the_time_of_the_same_command_fails_too(tmp_path: Path) -> None:
+    """What failed and is gone from the source is forgotten; a volume that is not mounted any more looks the same."""
+    terminal, source, there = Terminal(tmp_path), tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    (source / "a").write_bytes(b"1")
+    (there / "a").mkdir(parents=True)
+    words = (source, there, "--fail-on-empty")
+    assert terminal.tree(*words)[0] == 1
+    (source / "a").unlink()
+    for _ in range(2):
+        code, told = terminal.tree(*words)
+        assert (code, told["error"]["detail"]) == (1, "nothing was found in the source")
+    (there / "a").rmdir()
+    (source / "a").write_bytes(b"1")
+    code, told = terminal.tree(*words)
+    assert (code, told["objects"]) == (0, {"verified": 1})

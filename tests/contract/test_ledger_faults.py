@@ -428,3 +428,30 @@ def test_f75_a_file_of_which_only_the_log_is_left_is_not_made_anew(file: Path) -
         Ledger.at(f"sqlite:///{file}")
     assert not file.exists()
     assert log.read_bytes() == b"what was committed last"
+
+
+@pytest.mark.parametrize("hours", [0.5, 24.0])
+def test_what_was_put_off_is_claimed_when_the_clock_was_set_back_since(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    """A machine whose clock was wrong when it started, until the time was asked for."""
+    tree(ledger, 5)
+    (claim,) = ledger.claim(1)
+    with monkeypatch.context() as patched:
+        early = time.time()
+        patched.setattr(time, "time", lambda: early + hours * 3600)
+        ledger.settle([Settlement(claim, "hand_back", wait=60.0)])
+        assert ledger.claim(1) == []
+    assert [again.id for again in ledger.claim(1)] == [claim.id]
+
+
+def test_a_listing_that_ends_leaves_why_its_migration_was_paused_meanwhile(ledger: Ledger) -> None:
+    id = ledger.create(TREE)[0].id
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, [Listed("a", 1)], "a")
+    ledger.pause_for(id, {"code": "store-unauthenticated", "side": "destination", "detail": "", "hint": ""})
+    ledger.end_listing(listing)
+    error = ledger.migration(id).error
+    assert error is not None and error["code"] == "store-unauthenticated"
+    assert ledger.act(id, "resume").error is None
