@@ -48,6 +48,9 @@ BUSY_SECONDS: Final = 5.0
 AGAIN_SECONDS: Final = (0.0005, 0.003)
 """How long it sleeps before it asks for the lock again: at least, and at most."""
 CONNECTIONS: Final = 4
+ALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+"""When a server that is gone without a word is taken for gone: the defaults are two hours, and a quarter of one
+(postgresql.org/docs/current/libpq-connect.html)."""
 _SLEEP: Final = get_original("time", "sleep")
 """A native thread has no hub to wait on."""
 _HERE = Path(__file__).parent
@@ -234,7 +237,7 @@ def _prepare(path: Path) -> None:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
-        options = {"connect_timeout": 10, "application_name": "relay"}
+        options = {"connect_timeout": 10, "application_name": "relay", **ALIVE}
         return create_engine(url, pool_size=CONNECTIONS, max_overflow=0, pool_pre_ping=True, connect_args=options)
     engine = create_engine(
         url, poolclass=StaticPool, connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS}

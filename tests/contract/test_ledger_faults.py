@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from sqlalchemy import Connection
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
 from relay.ledger import database, turns
-from relay.ledger.claims import FORGOTTEN, LAPSES, SUSPECT, Wanted
+from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, Wanted
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Listed, Settlement, Spec, Turn
 from relay.receipt import Version
@@ -455,3 +456,17 @@ def test_a_listing_that_ends_leaves_why_its_migration_was_paused_meanwhile(ledge
     error = ledger.migration(id).error
     assert error is not None and error["code"] == "store-unauthenticated"
     assert ledger.act(id, "resume").error is None
+
+
+def test_a_server_that_is_gone_without_a_word_is_noticed_while_the_lease_holds(postgres: Postgres) -> None:
+    """Its host lost power, or its address went to another: nothing ever says that the connection is no more."""
+    with closing(Ledger.at(postgres.database())) as ledger:
+
+        def asked(connection: Connection) -> dict[str, str]:
+            found: dict[str, str] = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+            return found
+
+        told = ledger.database.run(asked, write=False)
+    idle, interval, count, unanswered = (int(told[name]) for name in database.ALIVE)
+    assert idle + interval * count < LEASE_SECONDS
+    assert unanswered / 1000 < LEASE_SECONDS
