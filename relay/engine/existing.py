@@ -282,7 +282,9 @@ class Existing:
     def _is_new(self, there: Version) -> bool:
         """Say if what is there is not what was there before, for certain."""
         was = self._progress.before
-        return was is not None and was.known and (was.version is None or _differ(was.version, there))
+        if was is None or not was.known or was.assumed:
+            return False
+        return was.version is None or _differ(was.version, there)
 
     def _written(self, found: Found | None) -> Sent | None:
         """Return what the journal says was sent in parts; nothing where the upload was never to be completed."""
