@@ -169,10 +169,17 @@ class S3Uploading(S3Reading):
             raise Unavailable(error.message, side=self._side, hint="Somebody else writes the same key.") from None
         try:
             self._is_there(location)
-        except StoreError:
-            self.delete(location, stored.version)
+        except StoreError as error:
+            self._take_back(location, stored.version, error)
             raise
         return stored
+
+    def _take_back(self, location: Location, version: Version, error: RelayError) -> None:
+        """Remove what was stored otherwise than it was sent; where that can't be done, `error` says what remains."""
+        try:
+            self.delete(location, version)
+        except RelayError as failure:
+            error.leave("A damaged object", location, failure.message)
 
     # -- what an endpoint was found not to take
 

@@ -21,6 +21,7 @@ from relay.stores.aws import S3Config, s3_location
 from relay.stores.remotes import Remotes
 from relay.stores.sigv4 import Credentials, Signer
 from tests.conftest import Certificates, Engine
+from tests.faults.buckets import refusal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.shelf import Shelf
 from tests.scripted import Peer
@@ -131,6 +132,19 @@ def test_b58_a_store_that_takes_two_slashes_for_one_is_found_out_and_loses_nothi
         assert engine.migrate(there.url(), located(here, "c/d")).state is State.VERIFIED
     assert shelf.objects == ({"a/b": b"precious"} if there_before else {}) | {"c/d": DATA}
     engine.assert_nothing_left()
+
+
+def test_b58_what_was_stored_under_the_other_name_and_may_not_be_removed_is_told(engine: Engine) -> None:
+    class Keeping(Shelf):
+        def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+            return refusal(405, "MethodNotAllowed") if method == "DELETE" else super()._done(method, key, request, body)
+
+    shelf = Keeping(folds=folding)
+    with Peer([serving(Cloud(), sending(GET_HEAD, DATA))] * 9) as there, Peer([shelf] * 9) as here:
+        with pytest.raises(Rejected, match="'//' for '/'") as caught:
+            engine.migrate(there.url(), located(here, "a//b"))
+    assert shelf.objects == {"a/b": DATA}
+    assert "may remain at s3://bucket/a//b" in caught.value.hint
 
 
 def test_b58_who_writes_the_other_name_in_the_same_moment_loses_nothing(certificates: Certificates) -> None:

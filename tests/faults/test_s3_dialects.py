@@ -133,6 +133,18 @@ def test_parts_that_were_stored_with_their_coding_are_sent_again_plain(
     assert not any(b"x-amz-trailer" in one for one in bucket.requests if b"partNumber=" in one)
 
 
+def test_what_was_stored_with_its_coding_and_may_not_be_removed_is_told(
+    engine: Engine, source: Spawned, contents: Content
+) -> None:
+    bucket = Bucket(blind=True, answers={"delete": [refusal(405, "MethodNotAllowed")] * 9})
+    with Peer(many(bucket)) as peer:
+        with pytest.raises(IntegrityMismatch) as caught:
+            engine.migrate(source.url(ONE), place(peer))
+        assert "may remain at s3://bucket/a/b.bin" in caught.value.hint
+        assert engine.migrate(source.url(ONE), place(peer)).state is State.VERIFIED
+    assert bucket.whole == content_of(contents, ONE)
+
+
 @pytest.mark.parametrize("path", [ONE, TWO], ids=["one request", "in parts"])
 def test_a_wrong_length_is_noticed_by_size_alone(engine: Engine, source: Spawned, path: str) -> None:
     bucket = Bucket(mangle=lambda data: data + b"more")
