@@ -183,8 +183,8 @@ class WebDavStore(HttpStore):
         status, row = self._refuse_folder(location)
         if isinstance(found, Found):
             return found
-        if row is not None:
-            return Found(version_of(row), location, ranges=True, described=False)
+        if row is not None:  # what it calls the version need not be what GET does, which takes no other in If-Match
+            return Found(replace(version_of(row), etag=None), location, ranges=True, described=False)
         if status in GONE and isinstance(found.why, NotFound | ConnectionLost | StoreTimeout):
             raise NotFound(f"{location} is not there, says PROPFIND", side=self._side, store_status=status)
         return found

@@ -608,3 +608,27 @@ def test_a_place_that_goes_on_showing_the_old_object_is_no_success(engine: Engin
     with pytest.raises(DestinationLost, match="what was there before"):
         migrate(engine, dav, if_exists="changed")
     assert dav.objects == {FINAL: DATA}
+
+
+class Headless(Dav):
+    """It has no HEAD, and PROPFIND calls the version of an object otherwise than GET does."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"HEAD":
+            return EMPTY % 405
+        if method == b"PROPFIND" and path in self.objects:
+            told = b"<d:getcontentlength>%d</d:getcontentlength><d:getetag>one</d:getetag>" % len(self.objects[path])
+            status = b"<d:status>HTTP/1.1 200 OK</d:status>"
+            row = b"<d:href>%s</d:href><d:propstat><d:prop>%s</d:prop>%s</d:propstat>" % (path, told, status)
+            text = b'<d:multistatus xmlns:d="DAV:"><d:response>%s</d:response></d:multistatus>' % row
+            return b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+        if method == b"GET" and path in self.objects and b"If-Match" in request:
+            return EMPTY % 412
+        return super()._done(method, path, request, body).replace(b"200 X\r\n", b'200 X\r\nETag: "one"\r\n')
+
+
+@pytest.mark.parametrize("if_exists", ["changed", "overwrite", "fail"])
+def test_a_version_that_propfind_tells_pins_no_get(engine: Engine, if_exists: str) -> None:
+    dav = Headless(objects={FINAL: b"old"} if if_exists != "fail" else {})
+    assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
