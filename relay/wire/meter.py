@@ -13,6 +13,11 @@ from relay.config import Limits
 from relay.errors import Cancelled, RelayError, Side, Stalled, StoreTimeout
 from relay.throttle import Throttle
 
+_TOTAL = (
+    "Raise RELAY_TOTAL_SECONDS (in the terminal also --total-seconds). What has arrived in parts is kept: the same "
+    "command, or a retry, goes on with the rest."
+)
+
 
 class Meter:
     """Counts the bytes of one transfer as they move, and raises from `tick` when it must not go on.
@@ -69,7 +74,8 @@ class Meter:
         if self._why is not None:
             raise self._why
         if self.seconds() >= self.limits.total_seconds:
-            raise StoreTimeout(f"not done within {self.limits.total_seconds:g} s", side="relay", retryable=False)
+            message = f"not done within {self.limits.total_seconds:g} s, the limit for all of it"
+            raise StoreTimeout(message, side="relay", retryable=False, hint=_TOTAL)
 
     def commit(self) -> None:
         """Look for the last time before what can't be taken back. Raises as `look`."""
