@@ -213,12 +213,17 @@ class WebDavStore(HttpStore):
             self._remove(part, error)
             raise
         response.body.close()
+        self._name_taken(location)
         return Stored(Version(), part, {}, place=location)
 
     def _copy_refused(self, response: Response, location: Location) -> RelayError:
-        """Return the error of a COPY; one that may be for good is remembered, for the next objects."""
+        """Return the error of a COPY, which is tried again under another name if this one may be the reason. One that
+        may be for good is remembered, for the next objects."""
         status, error = response.head.status, self._refusal(response, "COPY", location)
-        if (told := self._folder_gone(location, error)) is not error:
+        told = self._folder_gone(location, error)
+        if status not in NO_METHOD and self._name_refused(location, error).retryable:
+            return error
+        if told is not error and not self._folder_exists(_above(location)):
             return told
         if status in {*NO_METHOD, 403, 500, 502}:
             self._wire.memory.learn(location.origin, NO_COPY)
@@ -532,7 +537,7 @@ class WebDavStore(HttpStore):
         """Return `error`, or one to try again after, where a folder that was seen before may be what is missing."""
         if not isinstance(error, StoreError) or error.store_status not in (404, 409, 500):
             return error
-        folder = location.with_target(f"{location.path.rpartition('/')[0]}/")
+        folder = _above(location)
         if not self._wire.memory.forget(folder.origin, _folder(folder)):
             return error
         return Unavailable(f"{error.message}; its folder may be gone", side=self._side, store_status=error.store_status)
@@ -546,6 +551,11 @@ def _named(which: int) -> str:
 def _tried(which: int, location: Location) -> str:
     """Return the fact that those before it were refused for one object."""
     return f"temporary name {which} {location.path}"
+
+
+def _above(location: Location) -> Location:
+    """Return the folder that holds an object."""
+    return location.with_target(f"{location.path.rpartition('/')[0]}/")
 
 
 def _folder(folder: Location) -> str:

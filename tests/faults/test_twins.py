@@ -83,6 +83,23 @@ def test_b60_two_names_that_are_one_there_are_told_before_the_second_is_sent(
     assert quote(one.split("/")[0][:2]) in error or one[:2] in error
 
 
+@pytest.mark.parametrize(("folds", "one", "other"), FOLDING.values(), ids=FOLDING)
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_b60_what_lay_there_before_under_a_name_that_is_one_there_is_left_alone(
+    tmp_path: Path, folds: object, one: str, other: str, if_exists: str
+) -> None:
+    """Nothing tells that it is another object: it is there, as far as its store says."""
+    plant(tmp_path / "from", other)
+    plant(tmp_path / "before", one)
+    shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
+    with Peer(shelf) as there:
+        assert terminal.tree(tmp_path / "before", there.url("/to/"))[0] == 0
+        before = dict(shelf.objects)
+        code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    assert (code, told["objects"]) == ((0, {"skipped": 1}) if if_exists == "skip" else (1, {"failed": 1}))
+    assert shelf.objects == before
+
+
 @pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDING.values()], ids=FOLDING)
 def test_b60_both_arrive_where_the_destination_tells_them_apart(tmp_path: Path, one: str, other: str) -> None:
     plant(tmp_path / "from", one, other)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.engine.server_copy import _COPIED
 from relay.errors import (
     AlreadyExists,
     DestinationLost,
@@ -422,6 +423,40 @@ def test_b_names_that_a_server_reserves_are_not_used(patient: Engine, status: in
             patient.migrate(source.url(), place(destination))
         assert len([name for name in dav.names if "relay-" in name]) <= 4  # three for the first, one for the second
     assert dav.objects == {FINAL: DATA}
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 415, 422])
+@pytest.mark.parametrize("patterns", [(r".*\.part",), (r"\..*",), (r".*\.part", r".*\.upload")])
+def test_a_copy_is_made_under_a_name_that_the_server_takes(
+    patient: Engine, status: int, patterns: tuple[str, ...]
+) -> None:
+    """As an upload is: no byte passes through relay for a name; and the next copy begins with that one."""
+    dav = refusing(status, *patterns)(objects={b"/from.bin": DATA})
+    dav.names = []
+    with Peer([dav] * 30) as peer:
+        for name in ("/new/a.bin", "/new/b.bin"):
+            tried = len(dav.names)
+            there = webdav_location(peer.url(name), destination=True)
+            outcome = patient.migrate(webdav_location(peer.url("/from.bin")), there)
+            assert (outcome.state, outcome.receipt and outcome.receipt.notes) == (State.VERIFIED, (_COPIED,))
+    assert len(dav.names) - tried == 2  # COPY, MOVE
+    assert dav.objects == dict.fromkeys((b"/from.bin", b"/new/a.bin", b"/new/b.bin"), DATA)
+    assert b"PUT" not in dav.asked
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 409, 501])
+def test_a_copy_that_is_refused_under_every_name_is_an_upload(patient: Engine, status: int) -> None:
+    class Copyless(Dav):
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            return EMPTY % status if method == b"COPY" else super()._done(method, path, request, body)
+
+    dav = Copyless(objects={b"/from.bin": DATA})
+    with Peer([dav] * 30) as peer:
+        there = webdav_location(peer.url("/new/a.bin"), destination=True)
+        assert patient.migrate(webdav_location(peer.url("/from.bin")), there).state is State.VERIFIED
+    assert dav.objects == dict.fromkeys((b"/from.bin", b"/new/a.bin"), DATA)
+    copies = {405: 1, 501: 1, 400: 6}.get(status, 3)  # a 400 may be about the Destination, which is a path then
+    assert dav.asked.count(b"COPY") == copies
 
 
 def test_what_is_denied_under_every_name_is_denied(patient: Engine) -> None:
