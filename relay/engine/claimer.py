@@ -22,7 +22,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from random import uniform
 
 import gevent
 from gevent import GreenletExit
@@ -443,8 +442,7 @@ class Claimer:
             if claim.twins:
                 names = self.ledger.enter(claim)
                 if names is None:
-                    # Two that were both entered by killed attempts would else come back in step, and wait for ever.
-                    return Settlement(claim, "hand_back", wait=TWIN_SECONDS * uniform(0.5, 3.0))
+                    return Settlement(claim, "hand_back", wait=TWIN_SECONDS)
                 twins = self._jobs.places(claim, names)
                 transfer.known = replace(transfer.known, twins=twins)
             transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry), self._notes)

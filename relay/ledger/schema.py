@@ -128,9 +128,9 @@ transfers = Table(
 long ones. `url` is where it is if not below the tree, `identity` a keyed hash of that, which stays when the URL goes.
 `listings` is the migration's as it was when a listing last told of it. `size` to `digests` (in hex, as JSON) as the
 listing told them. `folded` is the MD5 of the form of its name in which some stores take two names for one, where that
-is another; `twins` is 1 where another transfer has the same, and 2 once it went there (`twins.py`). `before`, as JSON,
-is what was at the destination before the first byte went there (`notes.py`). `resent` counts the bytes that were sent
-more than once, in all attempts."""
+is another; `twins` is 1 where another transfer has the same, and more once it went there (`twins.py`). `before`, as
+JSON, is what was at the destination before the first byte went there (`notes.py`), and what of ours may be left there.
+`resent` counts the bytes that were sent more than once, in all attempts."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 # Indexes of some rows alone are so in `versions/`, for both databases: said here too, they would load the dialects of
 # both at each start.

@@ -24,13 +24,23 @@ from relay.ledger.entries import md5, named
 from relay.ledger.rows import Claim
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 
-MARKED, ENTERED = 1, 2
+MARKED = 1
+"""Kept of a marked transfer that has not gone to its destination. Of one that has it is the fence of the claim that
+went there, and one more: of two that killed attempts have entered neither is under way, and the first to enter again
+is."""
 LONGEST: Final = 1024
 """So many letters a segment may have, and be folded: the stores that compose take 255."""
 DECODINGS: Final = 4
 """So often a name is decoded: each server and proxy on its way may do it once."""
 _THERE: Final = frozenset({"verified", "unverified", "skipped"})
-_COLUMNS: Final = (transfers.c.id, transfers.c.name, transfers.c.folded, transfers.c.state, transfers.c.twins)
+_COLUMNS: Final = (
+    transfers.c.id,
+    transfers.c.name,
+    transfers.c.folded,
+    transfers.c.state,
+    transfers.c.fence,
+    transfers.c.twins,
+)
 
 
 def fold(name: str) -> str:
@@ -80,7 +90,7 @@ def mark(connection: Connection, migration: str, names: Sequence[str]) -> None:
     ids = [id for group in groups.values() if len(group) > 1 for id in group]
     for some in chunks(ids):
         fresh = transfers.c.id.in_(some) & (transfers.c.twins == 0)
-        begun = case((transfers.c.fence > 0, ENTERED), else_=MARKED)
+        begun = case((transfers.c.fence > 0, transfers.c.fence + 1), else_=MARKED)
         connection.execute(update(transfers).where(fresh).values(twins=begun))
 
 
@@ -111,10 +121,10 @@ def enter(connection: Connection, who: Who, claim: Claim) -> tuple[str, ...] | N
     # In the order in which everybody locks them, and as they are then.
     locked = select(*_COLUMNS).where(transfers.c.id.in_(ids)).order_by(transfers.c.id).with_for_update()
     others = [row for row in connection.execute(locked) if row.id != claim.id]
-    if any(row.state == "running" and row.twins == ENTERED for row in others):
+    if any(row.state == "running" and row.twins == row.fence + 1 for row in others):
         return None
-    _write(connection, who, claim, ENTERED)
-    return tuple(row.name for row in others if row.twins == ENTERED or row.state in _THERE)
+    _write(connection, who, claim, claim.fence + 1)
+    return tuple(row.name for row in others if row.twins > MARKED or row.state in _THERE)
 
 
 def step_back(connection: Connection, who: Who, claim: Claim) -> None:

@@ -172,6 +172,29 @@ def test_no_two_that_may_be_one_are_under_way_at_a_time(ledger: Ledger) -> None:
     ledger.settle([Settlement(again, "failed", error={"code": "key-collision", "side": "destination", "detail": "no"})])
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_of_two_that_killed_attempts_had_entered_the_first_to_come_goes_and_the_other_waits(
+    ledger: Ledger, rounds: int
+) -> None:
+    """Neither is under way: that either was once says only that it may be there."""
+    _listed(ledger, ("A", "a"))
+    for _ in range(rounds):
+        for number in range(2):
+            claims = ledger.claim(2)
+            assert ledger.enter(claims[number]) is not None
+            ledger.settle([Settlement(claim, "hand_back") for claim in claims])
+    one, other = ledger.claim(2)
+    assert known_of(one).begun and known_of(other).begun
+    for _ in range(3):
+        assert ledger.enter(one) == (other.name,), "again too, as after an answer of the ledger that was lost"
+        assert ledger.enter(other) is None
+    ledger.settle([Settlement(other, "hand_back")])
+    (other,) = ledger.claim(1)
+    assert ledger.enter(other) is None
+    ledger.settle([verified(one)])
+    assert ledger.enter(other) == (one.name,)
+
+
 @pytest.mark.parametrize("first", ["a", "A", "b "])
 def test_one_that_was_claimed_before_the_other_was_listed_is_under_way_too(ledger: Ledger, first: str) -> None:
     """Transfers start while the listing still goes on: the other waits, and learns of it, whatever became of it."""
