@@ -240,6 +240,8 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         settings = Settings(**{**_in_file(), **_set(variables), **given})
     except ValidationError as error:
         raise ConfigError("; ".join(_told(e, given) for e in error.errors())) from None
+    except OSError as error:  # of a look whether it is there
+        raise ConfigError(f"{_file()} can't be read ({error.strerror})") from None
     except ValueError as error:  # tomllib names the line and the column
         raise ConfigError(f"{_file()}: {error}") from None
     except RecursionError:

@@ -32,7 +32,7 @@ _check_patched()
 from relay.api.accepted import accepted  # noqa: E402
 from relay.api.app import create_app  # noqa: E402
 from relay.api.ledgered import works_of  # noqa: E402
-from relay.api.log import start_logging  # noqa: E402
+from relay.api.log import log, start_logging  # noqa: E402
 from relay.engine.claimer import Claimer  # noqa: E402
 from relay.engine.runner import Runner  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
@@ -43,15 +43,19 @@ BACK_SECONDS = 1.0
 """How often a database that is away is looked for."""
 
 
-def _opened(address: str) -> Ledger:
-    """Open the ledger, which the master has opened before: one that is away now is waited for, since a worker that
-    does not start takes the whole server with it."""
+def _opened(address: str, checked: bool) -> Ledger:
+    """Open the ledger. One that gunicorn's master has opened before (`checked`) is waited for, whatever it is that it
+    lacks now: a worker that does not start takes the whole server with it, and what other workers move."""
+    said = ""
     while True:
         try:
             return Ledger.at(address, SERVER)
         except ConfigError as error:
-            if not error.retryable:
+            if not (error.retryable or checked):
                 raise
+            if error.message != said:
+                said = error.message
+                log.error("waiting for the ledger", extra={"members": {"detail": said, "hint": error.hint}})
             sleep(BACK_SECONDS)
 
 
@@ -59,6 +63,6 @@ start_logging()
 _accepted = accepted()
 _settings = _accepted.settings
 _runner = Runner(_settings)
-_ledger = _opened(_settings.ledger_url())
+_ledger = _opened(_settings.ledger_url(), checked=bool(_accepted.addresses))
 _claimer = Claimer(_ledger, _runner, _settings.slots, lease_seconds=_settings.lease_seconds)
 app = create_app(_runner, _accepted.tokens, works_of(_ledger, _claimer, _settings.waiters))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from relay.api.answers import Recorded
@@ -24,7 +26,11 @@ from relay.errors import LedgerFailed
 from relay.ledger.database import Database
 from relay.ledger.ledger import Ledger
 from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.test_reload import line_about
+from tests.end_to_end.test_serve import SERVE, await_workers, gated, order, running
+from tests.faults.clouds import DATA, Cloud, keeping
 from tests.postgres import Postgres, postgresql
+from tests.scripted import Peer
 
 FULL = LedgerFailed("database or disk is full")
 
@@ -57,6 +63,40 @@ def test_a_terminal_waits_for_a_database_that_is_away(tmp_path: Path, postgres: 
     assert command.returncode == 0, err
     assert json.loads(out)["objects"] == {"verified": 120}
     assert "waiting for the ledger" in err
+
+
+def test_a_worker_that_finds_no_ledger_takes_no_other_along(tmp_path: Path) -> None:
+    """One of two workers is killed while the ledger is not there: the other serves on, and both when it is back."""
+    ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
+    kept, gate, begun, answers = Cloud(), threading.Event(), threading.Event(), []
+    with (
+        Peer(gated(Cloud(), gate, begun)) as source,
+        Peer(keeping(kept)) as destination,
+        running(SERVE, RELAY_WORKERS="2", RELAY_LEDGER=f"sqlite:///{ledger}") as server,
+    ):
+        asked = threading.Thread(
+            target=lambda: answers.append(server.ask("POST", "/migrate", order(source, destination)))
+        )
+        asked.start()
+        assert begun.wait(20)
+        await_workers(server.process.pid, 2)
+        (busy,) = {c.pid for c in psutil.net_connections("tcp") if c.raddr and c.raddr[1] == source.port and c.pid} & {
+            child.pid for child in psutil.Process(server.process.pid).children()
+        }
+        ledger.rename(away)
+        (idle,) = (child for child in psutil.Process(server.process.pid).children() if child.pid != busy)
+        idle.kill()
+        line = line_about(server, "waiting for the ledger")
+        assert "was removed" in line
+        assert server.process.poll() is None
+        gate.set()
+        asked.join(30)
+        assert answers[0][0] == 200
+        away.rename(ledger)
+        await_workers(server.process.pid, 2)
+        assert server.ask("GET", "/readyz")[1]["ledger"] == "ok"
+        assert server.stop() == 0
+    assert list(kept.objects.values()) == [DATA]
 
 
 # -- one that can only be read
