@@ -143,6 +143,7 @@ class Existing:
         """
         if error.side != "destination" or not self._terms.if_absent:
             raise error
+        self._progress.remains |= error.remains  # whatever is made of it
         if self._progress.sendings > 1:
             raise Unavailable(
                 f"something came to {place} while it was sent again: {error.message}",

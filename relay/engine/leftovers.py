@@ -125,7 +125,8 @@ def remove(destination: Destination, stored: Stored, error: RelayError) -> bool:
     """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain. Returns
     whether it is gone.
 
-    Where the destination did not say what it calls the object, what is there now may be another's by now.
+    Where the destination did not say what it calls the object, what is there now may be another's by now; not under a
+    name that nobody else has, where whatever it is called by then is ours.
     """
     if stored.readable is None:
         return False
@@ -133,7 +134,7 @@ def remove(destination: Destination, stored: Stored, error: RelayError) -> bool:
         _remains(error, "A damaged object", stored.readable, "the destination does not say which it took")
         return False
     try:
-        destination.delete(stored.readable, stored.version)
+        destination.delete(stored.readable, stored.version if stored.place is None else Version())
         return True
     except RelayError as failure:
         _remains(

@@ -189,7 +189,8 @@ def _environment(case: Case, folder: Path) -> dict[str, str]:
         "RELAY_HEAD_SECONDS": "0.5" if slow else "10",
         "RELAY_STALL_SECONDS": "0.5" if slow else "10",
         "RELAY_SETTLE_SECONDS": "0.8",
-        "RELAY_RETRY_BUDGET": "5",
+        # A store that answers each request with 429 first, and does not say for how long, wants more patience.
+        "RELAY_RETRY_BUDGET": "15" if case.has("destination", "busy-429") else "5",
         "RELAY_PARTED_BYTES": str(5 << 20),
         "RELAY_PART_BYTES": str(5 << 20),
         **({"RELAY_LOCAL_FOLDERS": ":".join(trees)} if trees and case.served else {}),

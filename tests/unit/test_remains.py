@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from relay.config import Settings
 from relay.engine.course import Course
-from relay.engine.leftovers import remove_lost
+from relay.engine.existing import Existing
+from relay.engine.leftovers import remove, remove_lost
 from relay.engine.outcome import Outcome
-from relay.engine.plan import Plan
+from relay.engine.plan import IfExists, Plan
+from relay.engine.progress import Progress
 from relay.engine.runner import Runner
 from relay.engine.transfer import Transfer
-from relay.errors import NotFound, PermissionDenied, Rejected, RelayError, Unavailable
+from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, Unavailable
 from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
-from relay.stores.interfaces import Destination, Found, Unknown
+from relay.stores.interfaces import Destination, Found, Stored, Unknown
 
 SOURCE, PLACE = parse_location("http://127.0.0.1/a"), parse_location("http://127.0.0.1/b")
 
@@ -141,3 +144,25 @@ def test_the_receipt_says_what_a_lost_process_left(monkeypatch: pytest.MonkeyPat
     ending(monkeypatch, Outcome("id", State.SKIPPED, SOURCE, PLACE, 0, 0.1, None))
     transfer._progress.remains |= left(Unavailable("gone", side="destination"), "place/lost").remains
     assert transfer.run().notes == ("A partial object may remain at place/lost (refused); look, and delete it.",)
+
+
+@pytest.mark.parametrize(("place", "asked"), [(PLACE, Version()), (None, Version(etag='"one"'))])
+def test_a_name_that_nobody_else_has_is_removed_whatever_its_tag_is_by_then(
+    place: Location | None, asked: Version
+) -> None:
+    deleted: list[Version] = []
+    destination = cast(Destination, SimpleNamespace(delete=lambda location, version: deleted.append(version)))
+    stored = Stored(Version(etag='"one"'), SOURCE, {}, place=place)
+    assert remove(destination, stored, Rejected("damaged", side="destination"))
+    assert deleted == [asked]
+
+
+@pytest.mark.parametrize("sendings", [1, 2])
+def test_whatever_is_made_of_a_412_what_remains_is_kept(sendings: int) -> None:
+    refused = cast(PreconditionFailed, left(PreconditionFailed("412", side="destination"), "place/temporary"))
+    progress = Progress(sendings=sendings)
+    terms = SimpleNamespace(if_absent=True, plan=SimpleNamespace(if_exists=IfExists.SKIP))
+    existing = SimpleNamespace(_terms=terms, _progress=progress, _is_absent=lambda destination, place: True)
+    with pytest.raises(Unavailable):
+        Existing.refused(cast(Existing, existing), refused, cast(Destination, None), PLACE, Found(Version(), SOURCE))
+    assert list(progress.remains) == ["place/temporary"]
