@@ -169,7 +169,6 @@ class WebDavStore(HttpStore):
         except BaseException as error:
             self._remove(part, error)
             raise
-        self._name_taken(location)
         return replace(stored, place=location)
 
     def head(self, location: Location) -> Found | Unknown:
@@ -213,7 +212,6 @@ class WebDavStore(HttpStore):
             self._remove(part, error)
             raise
         response.body.close()
-        self._name_taken(location)
         return Stored(Version(), part, {}, place=location)
 
     def _copy_refused(self, response: Response, location: Location) -> RelayError:
@@ -282,6 +280,7 @@ class WebDavStore(HttpStore):
         """As Destination.publish. An answer to MOVE that is lost is found out by looking."""
         part, place = stored.readable, stored.place
         assert part is not None and place is not None, "an upload that is to be published has both"
+        self._name_taken(place)  # it was proved under it; that an upload was acknowledged proves nothing
         try:
             response = self._moved(part, place, if_absent)
         except (ConnectionLost, StoreTimeout):

@@ -425,6 +425,17 @@ def test_b_names_that_a_server_reserves_are_not_used(patient: Engine, status: in
     assert dav.objects == {FINAL: DATA}
 
 
+@pytest.mark.parametrize("answer", [200, 201, 204])
+@pytest.mark.parametrize("patterns", [(r".*\.part",), (r"\..*",), (r".*\.part", r".*\.upload")])
+def test_a_name_under_which_an_upload_was_acknowledged_and_never_kept_is_no_name_that_is_taken(
+    patient: Engine, answer: int, patterns: tuple[str, ...]
+) -> None:
+    dav = refusing(400, *patterns)(answers={b"PUT": [EMPTY % answer]})
+    dav.names = []
+    assert migrate(patient, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+
+
 @pytest.mark.parametrize("status", [400, 403, 409, 415, 422])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r"\..*",), (r".*\.part", r".*\.upload")])
 def test_a_copy_is_made_under_a_name_that_the_server_takes(

@@ -337,6 +337,8 @@ def _read_ledger(played: Played, path: Path) -> None:
         if found is None:
             return
         played.migration = dict(found)
+        if found["error"] and "again" in json.loads(found["error"]):
+            played.migration = {**found, "error": None}  # of a listing that was tried again, and is over
         receipts = dict(map(tuple, ledger.execute("select transfer_id, receipt from receipts")))
         for row in ledger.execute("select * from transfers"):
             error = json.loads(row["error"]) if row["error"] else {}
