@@ -22,7 +22,7 @@ from typing import cast
 from awscrt import checksums
 
 from relay.config import Limits
-from relay.digest import Digests
+from relay.digest import Digests, as_hex
 from relay.engine.journal import Journal, fits, kept
 from relay.engine.unfinished import Unfinished
 from relay.engine.window import COMBINED, Take, Way, Window, alone, pause, spans_of
@@ -328,7 +328,8 @@ class Parts:
         digests = self._whole() if self.way.digested else {}
         declared = self.way.found.version.digests.get(COMBINED)
         if digests and declared is not None and declared != digests[COMBINED]:
-            raise IntegrityMismatch(f"the {COMBINED} of what was read is not the one that was declared", side="source")
+            message = f"the {COMBINED} of what was read is not the one that was declared"
+            raise IntegrityMismatch(message, side="source", seen=str(as_hex(digests)))
         parts: tuple[Part, ...] = tuple(window.done[number] for number in range(1, len(window.spans) + 1))
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")

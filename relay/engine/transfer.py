@@ -30,10 +30,12 @@ from relay.engine.window import BEGUN_ANEW, Way, pause
 from relay.errors import (
     Cancelled,
     CredentialsWithdrawn,
+    IntegrityMismatch,
     LeaseLost,
     LedgerFailed,
     PermissionDenied,
     RelayError,
+    SourceDigestWrong,
     StoreError,
 )
 from relay.location import Location
@@ -75,6 +77,8 @@ class Transfer:
         self.meter = Meter(self.limits)
         self._progress = Progress()
         self._has_read = False  # bytes of the object: the text of a refusal is none of them
+        self._undeclared: str | None = None
+        """The digests of bytes of the source that do not have the one that it declares."""
         self._patience = Patience(self.backoff, self.random, self.meter.clock)
         self._troubles = Troubles()
         self._anew = 0
@@ -180,7 +184,8 @@ class Transfer:
             while True:
                 try:
                     return self._and_remains(self._attempt(course))
-                except RelayError as error:
+                except RelayError as failure:
+                    error = self._judged(failure)
                     error.keep(self._progress.remains)
                     self._progress.remains.update(error.remains)
                     if isinstance(error, PermissionDenied) and not error.retryable:
@@ -194,6 +199,17 @@ class Transfer:
         finally:
             self._progress.phase = "settled"
             self._troubles.over(WHOLE)
+
+    def _judged(self, error: RelayError) -> RelayError:
+        """Return a failure, or what it means: the same bytes twice that do not have the source's digest are no
+        accident."""
+        seen = error.seen if isinstance(error, IntegrityMismatch) and error.side == "source" else None
+        if seen is None or seen != self._undeclared:
+            self._undeclared = seen or self._undeclared
+            return error
+        wrong = SourceDigestWrong(f"{self.plan.source}, twice: {error.message}")
+        wrong.keep(error.remains)
+        return wrong
 
     def _and_remains(self, outcome: Outcome) -> Outcome:
         """Add what attempts before the last one left, and nobody has removed: not at the object's own place, where

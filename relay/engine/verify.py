@@ -170,13 +170,17 @@ def _at_once(stored: Stored, sent: Sent) -> Proof | None:
 
 
 def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
-    """Compare the destination's own digests; None if there is none to compare. Raises IntegrityMismatch."""
+    """Compare the destination's own digests; None if there is none to compare. Raises IntegrityMismatch: of the source
+    where what arrived is what was sent, and only a digest that the source declares is another one."""
     agreeing, differing = compare(sent.known, theirs)
-    if differing:
-        raise IntegrityMismatch(
-            f"the destination's {', '.join(differing)} is another one", side="destination", seen=str(as_hex(theirs))
-        )
-    return None if agreeing is None else Proof(Level.WHOLE_DIGEST, version)
+    if not differing:
+        return None if agreeing is None else Proof(Level.WHOLE_DIGEST, version)
+    names = ", ".join(differing)
+    ours, damaged = compare(sent.digests, theirs)
+    if ours is not None and not damaged:
+        message = f"the {names} that was declared is not that of the bytes, which arrived as they were sent"
+        raise IntegrityMismatch(message, side="source", seen=str(as_hex(theirs)))
+    raise IntegrityMismatch(f"the destination's {names} is another one", side="destination", seen=str(as_hex(theirs)))
 
 
 def _look(destination: Destination, location: Location, poll: Callable[[], bool]) -> Found | None:

@@ -32,7 +32,7 @@ The tree; each is in the file that is named behind its root:
     │  ├─ ConnectFailed  ConnectionLost  CertificateRefused  StoreTimeout (Stalled)
     │  └─ ProtocolViolation  PrematureResponse
     └─ TransferError           transfers.py: the bytes
-       ├─ SourceTruncated  SourceOverrun  SourceChanged  SourceUnstable  IntegrityMismatch
+       ├─ SourceTruncated  SourceOverrun  SourceChanged  SourceUnstable  SourceDigestWrong  IntegrityMismatch
        └─ DestinationLost  DestinationMutates  Cancelled
 """
 
@@ -123,6 +123,7 @@ from relay.errors.transfers import (
     DestinationMutates,
     IntegrityMismatch,
     SourceChanged,
+    SourceDigestWrong,
     SourceOverrun,
     SourceTruncated,
     SourceUnstable,
@@ -189,6 +190,7 @@ __all__ = [
     "SourceChanged",
     "SourceOverrun",
     "SourceTruncated",
+    "SourceDigestWrong",
     "SourceUnstable",
     "Stalled",
     "StoreError",

@@ -47,10 +47,23 @@ class SourceUnstable(TransferError):
     default_hint = "The source, or something before it, is damaged; look at the object there, and at its digest."
 
 
+class SourceDigestWrong(TransferError):
+    """The source gave the same bytes twice, and a digest that it, or its list, declares is not theirs: nothing was
+    damaged on the way, and that digest proves nothing."""
+
+    code, title = "source-digest-wrong", "The source's digest is not that of its bytes"
+    default_side: ClassVar[Side] = "source"
+    default_hint = (
+        "Nothing was damaged on the way. Look at the object at its source. If it is damaged, restore it; if it is "
+        "right, correct its digest (in the list, or by storing it there again), or choose 'verify': 'size', which "
+        "leaves it unverified."
+    )
+
+
 class IntegrityMismatch(TransferError):
     """A digest or a size that was declared, or read back, is not that of the bytes that passed.
 
-    `seen` tells what the destination had instead, if it was looked at.
+    `seen` tells what its side had instead, if that is known.
     """
 
     code, title = "digest-mismatch", "The bytes do not match their digest"

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from relay.config import Limits
-from relay.digest import Digester, Digests, compare, parse_fields
+from relay.digest import Digester, Digests, as_hex, compare, parse_fields
 from relay.errors import IntegrityMismatch, SourceOverrun, SourceTruncated
 from relay.wire.buffers import BUFFERS
 from relay.wire.chunks import ChunkReader
@@ -211,6 +211,7 @@ class Body:
             raise IntegrityMismatch(
                 f"after {self.count} bytes the {', '.join(differing)} is not the one that was declared",
                 side=self.connection.side,
+                seen=str(as_hex(self.digests)),
             )
 
     def ask_guard(self) -> None:

@@ -1,0 +1,72 @@
+"""A source whose own digest is wrong: the same bytes twice are no damage on the way, and that digest proves nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+
+from relay.engine.plan import Verify
+from relay.engine.verify import Sent, prove
+from relay.errors import IntegrityMismatch, SourceDigestWrong
+from relay.ledger.rows import Before
+from relay.location import parse_location
+from relay.receipt import State, Version
+from relay.stores.interfaces import Stored
+from tests.conftest import Certificates, Engine
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
+from tests.scripted import Peer, Talk
+
+WRONG = base64.b64encode(hashlib.sha256(b"the composite of some parts").digest()).decode()
+FALSE = {
+    "repr-digest": f"Repr-Digest: sha-256=:{WRONG}:",
+    "digest": f"Digest: SHA-256={WRONG}",
+    "content-md5": f"Content-MD5: {base64.b64encode(bytes(16)).decode()}",
+    "cheap": "Repr-Digest: crc32c=:AAAAAA==:",
+}
+"""What a source says of DATA, and is wrong: as of an object that was made of parts."""
+
+
+@pytest.mark.parametrize("field", FALSE.values(), ids=FALSE)
+def test_a_source_whose_own_digest_is_wrong_says_so_after_two_readings(certificates: Certificates, field: str) -> None:
+    """Not at the end of the budget, and not as damage on the way; what is there stays, and nothing is proved by it."""
+    engine = Engine(certificates.ca_file, retry_budget=60)
+    head = GET_HEAD.removesuffix(b"\r\n") + field.encode() + b"\r\n\r\n"
+    cloud, there = Cloud(), Cloud(objects={b"/a": b"old"})
+    with Peer([serving(cloud, sending(head, DATA))] * 9) as source, Peer(keeping(there)) as destination:
+        with pytest.raises(SourceDigestWrong) as caught:
+            engine.migrate(source.url("/a"), destination.url("/a"))
+        assert (cloud.methods.count(b"GET"), there.broken) == (2, 2)
+        assert (caught.value.side, caught.value.retryable) == ("source", False)
+        assert "'verify': 'size'" in caught.value.hint
+        assert there.objects == {b"/a": b"old"}
+        outcome = engine.migrate(source.url("/a"), destination.url("/a"), verify="size")
+        assert outcome.state is State.UNVERIFIED
+    assert there.objects == {b"/a": DATA}
+
+
+def test_a_source_that_is_damaged_on_the_way_arrives(certificates: Certificates) -> None:
+    """Once in one way, once in another: those are accidents."""
+    engine = Engine(certificates.ca_file, retry_budget=60)
+    digest = base64.b64encode(hashlib.sha256(DATA).digest())
+    head = GET_HEAD.removesuffix(b"\r\n") + b"Repr-Digest: sha-256=:%s:\r\n\r\n" % digest
+    pieces, there = [DATA[:-1] + b"?", DATA[:-1] + b"!", DATA], Cloud()
+
+    def get(talk: Talk, request: bytes) -> None:
+        talk.send(head.replace(b'"v1"', b'"%d"' % len(pieces)), pieces.pop(0))
+
+    with Peer(serving(Cloud(), get)) as source, Peer(keeping(there)) as destination:
+        assert engine.migrate(source.url("/a"), destination.url("/a")).state is State.VERIFIED
+    assert there.objects == {b"/a": DATA}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_declared_digest_that_contradicts_what_arrived_is_the_sources(ours: bool) -> None:
+    """Where our own digest agrees with the destination's, the destination is not to blame for another one."""
+    theirs = {"crc64nvme": b"12345678", "sha-256": b"right" * 6 + b"xx"}
+    sent = Sent(5, {"crc64nvme": theirs["crc64nvme"] if ours else b"87654321"}, {"sha-256": b"wrong" * 6 + b"xx"})
+    place = parse_location("http://a.example/a", destination=True)
+    with pytest.raises(IntegrityMismatch) as caught:
+        prove(None, Stored(Version(), place, theirs), sent, Verify.AUTO, lambda: False, Before(known=True))  # type: ignore[arg-type]
+    assert caught.value.side == ("source" if ours else "destination")
