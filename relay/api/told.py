@@ -88,7 +88,8 @@ def told(row: Row) -> dict[str, Any]:
     receipt, error = row.receipt or {}, row.error or {}
     digests = receipt.get("digests") or {}
     digest = next((f"{name}:{value}" for name, value in digests.items()), None)
-    detail = error.get("detail") or "; ".join(receipt.get("notes") or ()) or None
+    said = [error["detail"], *error.get("remains", ())] if error.get("detail") else receipt.get("notes") or ()
+    detail = "; ".join(said) or None
     return {
         "name": row.name,
         "state": row.state,

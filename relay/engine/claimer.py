@@ -498,6 +498,7 @@ class Claimer:
             seconds=seconds,
             error=told(error),
             remains=error.remains,
+            rid=transfer is not None and transfer.is_rid,
         )
 
     # -- shares

@@ -45,6 +45,8 @@ class Course:
         plan, reading = self._terms.plan, self._reading
         reading.begin()
         destination = self._terms.stores.destination(plan.destination, self._terms.meter)
+        if not plan.destination.path.endswith("/"):
+            self._rid(destination, plan.destination)  # also where the source gives nothing any more
         found = reading.pinned(destination)
         place = self._named(found) if found else plan.destination
         reach("after-pin")
@@ -93,13 +95,20 @@ class Course:
         """Return what is at the place, when it was made sure that it is not the source, and is rid of our leavings."""
         self._refuse_itself(found, place)
         refuse_twins(destination, place, self._terms.known.twins)
-        if self._progress.attempt == 1:
-            lost, remains = self._terms.known.lost, self._progress.remains
-            left = remove_lost(destination, place, lost)
-            for name in (name for one in lost for name in destination.unpublished(place, one)):
-                remains.pop(str(name), None)
-            remains.update(left.remains if left is not None else {})
+        if self._terms.plan.destination.path.endswith("/"):
+            self._rid(destination, place)
         return self._existing.look(destination, place)
+
+    def _rid(self, destination: Destination, place: Location) -> None:
+        """Remove what lost attempts left under names of their own, once; what can't be remains."""
+        if self._progress.attempt > 1:
+            return
+        lost, remains = self._terms.known.lost, self._progress.remains
+        left = remove_lost(destination, place, lost)
+        for name in (name for one in lost for name in destination.unpublished(place, one)):
+            remains.pop(str(name), None)
+        remains.update(left.remains if left is not None else {})
+        self._progress.is_rid = left is None and self._terms.atomic(destination)
 
     def _clear(self, destination: Destination) -> None:
         """Throw away the upload in parts that an attempt before this one began, and that this one does not go on

@@ -15,7 +15,6 @@ Never here: correctness. A process that is killed cleans nothing; a later verifi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -208,8 +207,11 @@ def throw_away(destination: Destination, upload: Upload) -> None:
     """Throw an upload away, and what the store has put together of it and nobody has published. Raises StoreError."""
     cast(PartsDestination, destination).abort(upload)
     for left in destination.unpublished(upload.location, upload.id):
-        with suppress(StoreError):  # most were never put together
+        try:
             destination.delete(left, Version())
+        except StoreError:  # most were never put together
+            if _is_there(destination, left) is not False:
+                raise
 
 
 def uploads_of(destination: Destination, place: Location, written: Begun, limits: Limits) -> tuple[Upload, ...]:

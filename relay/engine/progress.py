@@ -45,6 +45,8 @@ class Progress:
     """How many attempts may have put something there, those of lost processes included."""
     replaces: bool = False
     """What is there now is ours, and this attempt may put another in its place."""
+    is_rid: bool = False
+    """Nothing is at the destination that attempts of lost processes have put there, and that shows nowhere."""
     answered: bool = False
     """The destination let us look at what is there, in any attempt."""
     remains: dict[str, str] = field(default_factory=dict)

@@ -132,6 +132,11 @@ class Transfer:
         moves = progress.phase not in ("waiting", "opening") and progress.moved > 0
         return None if worst is not None and worst.what == WHOLE and moves else worst
 
+    @property
+    def is_rid(self) -> bool:
+        """As Progress.is_rid."""
+        return self._progress.is_rid
+
     def progress(self) -> Mapping[str, Any]:
         """Return where the transfer stands, as plain values; with the `trouble`, while something is tried again."""
         trouble = self.trouble

@@ -126,4 +126,5 @@ _TOO_LONG = {
 
 def told(error: RelayError) -> Mapping[str, Any]:
     """Return an error as the ledger keeps it."""
-    return {"code": error.code, "side": error.side, "detail": error.message, "hint": error.hint}
+    left = {"remains": list(error.remains.values())} if error.remains else {}
+    return {"code": error.code, "side": error.side, "detail": error.message, "hint": error.hint, **left}

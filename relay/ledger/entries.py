@@ -27,7 +27,7 @@ from relay.errors import DestinationLost
 from relay.ledger.claims import chunks, first_fence
 from relay.ledger.marks import key_of, mark
 from relay.ledger.rows import Listed, Listing
-from relay.ledger.schema import receipts, transfers, uploads
+from relay.ledger.schema import TRUSTED, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
 
@@ -245,9 +245,9 @@ def _again(
 
 
 _UPDATE: Final = update(transfers).where(transfers.c.id == bindparam("the_id"))
-_FRESH: Final = {
+_FRESH: Final[dict[str, Any]] = {
     "attempts": 0,
-    "lapses": 0,
+    "lapses": TRUSTED,
     "not_before": 0.0,
     "bytes": None,
     "seconds": None,

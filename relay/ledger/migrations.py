@@ -37,7 +37,17 @@ from relay.ledger.marks import Marks, is_older, is_whole_text, marks_of
 from relay.ledger.movers import movers_of
 from relay.ledger.retried import parted, retried_of
 from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
-from relay.ledger.schema import APPLICATION_ID, LAPSED, RUNNING, events, migrations, secrets, transfers, uploads
+from relay.ledger.schema import (
+    APPLICATION_ID,
+    LAPSED,
+    RUNNING,
+    TRUSTED,
+    events,
+    migrations,
+    secrets,
+    transfers,
+    uploads,
+)
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, efforts_of, parts_of, tallies_of
 from relay.throttle import Bounds
@@ -364,7 +374,7 @@ def trust(connection: Connection, id: str) -> None:
     said go on."""
     connection.execute(update(migrations).where(migrations.c.id == id).values(listing_lapses=0))
     left = (transfers.c.migration_id == id) & transfers.c.state.in_(("queued", "running")) & (transfers.c.lapses > 0)
-    connection.execute(update(transfers).where(left).values(lapses=0))
+    connection.execute(update(transfers).where(left).values(lapses=TRUSTED))
 
 
 def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migration:
@@ -411,7 +421,9 @@ def _all(connection: Connection, id: str, state: str, verb: str, changes: Change
         return
     size = int(high or 0) * _HALF + int(low or 0)
     # A retry begins anew what was counted against it: somebody looked at it and said so.
-    fresh = {"attempts": 0, "lapses": 0, "not_before": 0, "error": None} if verb == "retry" else {"ended": time.time()}
+    fresh: dict[str, Any] = {"ended": time.time()}
+    if verb == "retry":
+        fresh = {"attempts": 0, "lapses": TRUSTED, "not_before": 0, "error": None}
     connection.execute(update(transfers).where(rows).values(state=to, **fresh))
     changes.add(id, state, -count, -size)
     changes.add(id, to, count, size)

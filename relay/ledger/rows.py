@@ -256,6 +256,8 @@ class Settlement:
     wait: float = 0.0
     unsent: bool = False
     remains: Mapping[str, str] = field(default_factory=dict)
+    rid: bool = False
+    """Nothing is left of attempts that were lost: nobody need look for it."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    case,
     literal_column,
     text,
 )
@@ -142,7 +143,10 @@ LARGE: Final = QUEUED & (transfers.c.size >= literal_column(str(LARGE_BYTES)))
 Index("transfers_large", transfers.c.migration_id, transfers.c.size)  # where LARGE
 Index("transfers_running", transfers.c.owner)  # where RUNNING
 LAPSED: Final = transfers.c.lapses > literal_column("0")
-"""Of a transfer: runners were lost with it."""
+"""Of a transfer: runners were lost with it, or it has left something else that is to be removed."""
+TRUSTED: Final = case((LAPSED, literal_column("1")), else_=literal_column("0"))
+"""The lapses of a transfer that somebody looked at, and said go on: of those that were lost with it what is left is
+still to be removed."""
 Index("transfers_lapsed", transfers.c.id)  # where LAPSED
 FOLDED: Final = transfers.c.folded.is_not(None)
 """Of a transfer: some stores have another form of its name."""

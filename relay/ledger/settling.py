@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from relay.ledger.claims import Who, chunks, free
 from relay.ledger.migrations import tell
@@ -42,6 +42,7 @@ _SETTLE = (
         error=bindparam("new_error"),
         not_before=bindparam("new_not_before"),
         ended=bindparam("new_ended"),
+        lapses=func.coalesce(bindparam("new_lapses"), transfers.c.lapses),
         before=bindparam("new_before"),
     )
 )
@@ -63,10 +64,11 @@ _ALL = text(
     "WITH ends AS (SELECT * FROM json_to_recordset(CAST(:ends AS json)) AS rows("
     "the_id bigint, the_fence integer, the_owner text, new_state text, new_bytes bigint, new_size bigint,"
     " more_resent bigint, new_seconds float8, new_level text, new_error text, new_not_before float8, new_ended float8,"
-    " new_before text, receipt text)),"
+    " new_lapses integer, new_before text, receipt text)),"
     " settled AS (UPDATE transfers SET state = new_state, owner = NULL, bytes = new_bytes, size = new_size,"
     " resent = resent + more_resent, seconds = new_seconds, level = new_level, error = new_error,"
-    " not_before = new_not_before, ended = new_ended, before = new_before"
+    " not_before = new_not_before, ended = new_ended, before = new_before,"
+    " lapses = coalesce(new_lapses, lapses)"
     " FROM ends WHERE id = the_id AND fence = the_fence AND owner = the_owner AND state = 'running' RETURNING id)"
     " INSERT INTO receipts (transfer_id, receipt)"
     " SELECT the_id, receipt FROM ends JOIN settled ON id = the_id WHERE receipt IS NOT NULL"
@@ -157,8 +159,15 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": None if state == "queued" else now,
+        "new_lapses": _lapses(end) if state == "failed" else None,
         "new_before": _kept(was, end) if state not in ("verified", "skipped") else ARRIVED,
     }
+
+
+def _lapses(end: Settlement) -> int | None:
+    """Return what is to stand there of runners that were lost with it, by which it is known to have left something;
+    None: what stands there."""
+    return max(1, end.claim.lapses) if end.remains else 0 if end.rid else None
 
 
 def _kept(was: str | None, end: Settlement) -> str | None:

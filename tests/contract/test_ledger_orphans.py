@@ -106,3 +106,44 @@ def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
     ledger.removed(orphan)
     assert ledger.orphans() == []
     assert states(ledger, id) == ["cancelled"]
+
+
+@pytest.mark.parametrize("verbs", [("cancel", "retry"), ("cancel", "retry", "cancel", "retry")])
+def test_what_a_lost_runner_left_is_remembered_until_it_is_removed(opened: Opened, verbs: tuple[str, ...]) -> None:
+    """Somebody may say go on, and think better of it, before anybody has begun."""
+    one, two = opened(), opened()
+    id = tree(one, 5)
+    one.claim(1)
+    one.renew(-1)
+    assert two.reclaim() == 1
+    two.trust(id)
+    for verb in (*verbs, "cancel"):
+        two.act(id, verb)
+    (orphan,) = two.orphans()
+    two.removed(orphan)
+    assert two.orphans() == []
+
+
+@pytest.mark.parametrize(("rid", "remains", "lapses"), [(False, {}, 1), (True, {}, 0), (True, {"place": "x"}, 1)])
+def test_a_failure_that_has_left_nothing_needs_nobody_to_look(
+    opened: Opened, rid: bool, remains: dict[str, str], lapses: int
+) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 5)
+    one.claim(1)
+    one.renew(-1)
+    two.reclaim()
+    (claim,) = two.claim(1)
+    two.settle([Settlement(claim, "failed", error={"code": "not-found"}, rid=rid, remains=remains)])
+    assert len(two.orphans(kept=-1)) == lapses
+    two.finish()
+    two.act(id, "retry")
+    assert [again.lapses for again in two.claim(1)] == [lapses]
+
+
+def test_one_that_has_left_something_is_looked_for(ledger: Ledger) -> None:
+    tree(ledger, 5)
+    (claim,) = ledger.claim(1)
+    assert claim.lapses == 0
+    ledger.settle([Settlement(claim, "failed", error={"code": "x"}, remains={"place": "x"})])
+    assert [orphan.claim.id for orphan in ledger.orphans(kept=-1)] == [claim.id]

@@ -1,0 +1,132 @@
+"""What a process that was killed has left at a destination is removed, or told: whatever comes after the kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from relay.stores.interfaces import is_unpublished
+from tests.end_to_end.terminal import Terminal
+from tests.faults.buckets import PART, SIZE, Bucket, many, refusal
+from tests.faults.test_webdav import EMPTY, Dav
+from tests.scripted import Peer
+
+KILL = "before-publish:1:kill9"
+
+
+@dataclass
+class Keeping(Dav):
+    """A WebDAV server that lets nobody delete anything, while it `keeps`."""
+
+    keeps: bool = False
+    folders: set[bytes] = field(default_factory=lambda: {b"/", b"/to/"})
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"DELETE" and self.keeps and path in self.objects:
+            return EMPTY % 403
+        return super()._done(method, path, request, body)
+
+    @property
+    def left(self) -> list[str]:
+        """The names of what was not published."""
+        return [name for path in self.objects if is_unpublished(name := path.decode().rpartition("/")[2])]
+
+
+@dataclass
+class Killed:
+    """A tree of one object to a server, whose process was killed before the object was published."""
+
+    dav: Keeping
+    terminal: Terminal
+    folder: Path
+    to: str
+
+    def again(self) -> tuple[int, str]:
+        """Give the same command again; return its exit code, and all that it and a report of it say."""
+        code, out, err = self.terminal.run("migrate", "-r", str(self.folder), self.to)
+        return code, out + err + self.terminal.run("report", "1", "--format", "jsonl")[1]
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Iterator[Killed]:
+    folder, dav = tmp_path / "from", Keeping()
+    folder.mkdir()
+    (folder / "a").write_bytes(b"bytes")
+    with Peer(dav) as server:
+        made = Killed(dav, Terminal(tmp_path, RELAY_RETRY_BUDGET="2"), folder, f"webdav+{server.url('/to/')}")
+        code, *_ = made.terminal.run("migrate", "-r", str(folder), made.to, RELAY_FAILPOINT=KILL)
+        assert code == -9
+        assert len(dav.left) == 1
+        yield made
+
+
+def test_who_cancels_is_told_what_can_not_be_removed_and_may_try_again(killed: Killed) -> None:
+    killed.dav.keeps = True
+    for _ in range(2):
+        code, _, err = killed.terminal.run("cancel", "1")
+        assert code == 0
+        assert "may remain at webdav+" in err and "nothing unfinished is left" not in err
+    killed.dav.keeps = False
+    assert "nothing unfinished is left" in killed.terminal.run("cancel", "1")[2]
+    assert killed.dav.left == []
+
+
+def test_the_receipt_notes_what_the_next_attempt_can_not_remove(killed: Killed) -> None:
+    killed.dav.keeps = True
+    code, said = killed.again()
+    assert code == 0
+    assert f"may remain at {killed.to}{killed.dav.left[0]}" in said
+
+
+@pytest.mark.parametrize("verb", ["retry", None])
+def test_what_is_gone_from_the_source_leaves_nothing(killed: Killed, verb: str | None) -> None:
+    (killed.folder / "a").unlink()
+    (killed.folder / "b").write_bytes(b"other")
+    code, said = killed.again()
+    assert (code, killed.dav.left) == (1, []), said
+    if verb is not None:
+        assert killed.terminal.run(verb, "1")[0] == 0
+        killed.again()
+    assert killed.again()[0] == 0
+    assert set(killed.dav.objects) == {b"/to/b"}
+
+
+@pytest.mark.parametrize("verb", ["retry", None])
+def test_nothing_is_forgotten_while_something_is_left(killed: Killed, verb: str | None) -> None:
+    killed.dav.keeps = True
+    (killed.folder / "a").unlink()
+    for _ in range(3):
+        code, said = killed.again()
+        assert code == 1
+        assert f"may remain at {killed.to}{killed.dav.left[0]}" in said
+        if verb is not None:
+            assert killed.terminal.run(verb, "1")[0] == 0
+
+
+def test_an_unfinished_upload_of_another_version_that_the_store_keeps_is_noted(tmp_path: Path) -> None:
+    """The bucket's owner lets nobody throw an upload away (s3:AbortMultipartUpload)."""
+    bucket = Bucket({"abort": [refusal(403, "AccessDenied")] * 9}, order=list)
+    (tmp_path / "from").write_bytes(b"a" * SIZE)
+    with Peer(many(bucket)) as server:
+        config = tmp_path / "relay.toml"
+        config.write_text(
+            f'[remotes.far]\ntype = "s3"\nendpoint = "{server.url("")}"\nregion = "eu-1"\n'
+            'access_key_id = "key"\nsecret_access_key = "secret"\n'
+        )
+        limits = {"RELAY_PART_BYTES": str(PART), "RELAY_PARTED_BYTES": str(PART)}
+        terminal = Terminal(tmp_path, RELAY_CONFIG=str(config), RELAY_RETRY_BUDGET="2", **limits)
+        words = ("migrate", str(tmp_path / "from"), "far:bucket/a", "--json")
+        assert terminal.run(*words, RELAY_FAILPOINT="after-part-row:1:kill9")[0] == -9
+        (tmp_path / "from").write_bytes(b"b" * SIZE)
+        os.utime(tmp_path / "from", (2e9, 2e9))
+        code, out, err = terminal.run(*words)
+    assert (code, bucket.whole) == (0, b"b" * SIZE), err
+    assert "abort" in bucket.asked
+    assert any(
+        "An unfinished upload may remain at s3://bucket/a" in note for note in json.loads(out)["receipt"]["notes"]
+    )
