@@ -277,7 +277,8 @@ def _unnamed(played: Played) -> Iterator[str]:
         if not above:
             yield f"{name!r} was at the source, and has no row"
     # The row of a name that is unsafe has a readable one in its place; a folder's marker is none.
-    others = [row for name, row in played.rows.items() if name not in wanted and row.state == "failed"]
+    named = wanted | set(played.source.odd)
+    others = [row for name, row in played.rows.items() if name not in named and row.state == "failed"]
     missing = [name for name in played.source.odd if name not in played.rows and name != MARKER]
     if len(missing) > len(others):
         yield f"of {missing!a} there are {len(others)} rows"

@@ -1,0 +1,178 @@
+"""The model itself: what its stores and its judge see of versions, folders, links and credentials."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from simulators.liars.folder import OUTSIDE, FolderLiar
+from simulators.liars.manners import Manners
+from simulators.liars.operations import Op, Sent
+from simulators.liars.plain import PlainLiar
+from simulators.liars.s3 import S3Liar
+from simulators.liars.serving import Liar
+from simulators.liars.shelf import Shelf
+from simulators.liars.unsafe import MARKER, NAMES
+from tests.torture.cases import Case, draw
+from tests.torture.commands import Ended
+from tests.torture.judge import RULES
+from tests.torture.world import Played, Row, Store
+
+WHERE = {"accounted", "within", "kept"}
+
+
+def case(**members: object) -> Case:
+    """Return a tree without objects, and with what is given."""
+    given = {name: getattr(draw(12), name) for name in Case.__dataclass_fields__}
+    return Case(**{**given, "tree": True, "objects": (), "before": (), "served": False, **members})  # type: ignore[arg-type]
+
+
+def broken(source: Store, destination: Store, **members: object) -> list[str]:
+    """Return what the judge says of these stores."""
+    secrets = {"source": "ONE", "destination": "TWO", "link": "THREE"}
+    rows = members.pop("rows", {})
+    played = Played(case=case(**members), source=source, destination=destination, secrets=secrets, rows=rows)  # type: ignore[arg-type]
+    played.migration = {"listing": "done", "state": "partial", "error": None}
+    played.runs.append(ended(1 if rows else 0))
+    return [text for rule in RULES if rule.__name__ in WHERE for text in rule(played)]
+
+
+def ended(code: int) -> Ended:
+    return Ended(words=(), code=code, out="", err="", seconds=0.0)
+
+
+def asked(store: Liar, path: str, credentials: str) -> tuple[int, bytes, str | None]:
+    """Return the status of a GET, its bytes, and the version that it names."""
+    with closing(HTTPConnection("127.0.0.1", store.port, timeout=10)) as connection:
+        connection.request("GET", path, headers={"Authorization": credentials})
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.getheader("x-amz-version-id")
+
+
+FAILED = Row("x", "failed", "unsafe-key", "source", "", "")
+
+
+def stores(tmp_path: Path, *habits: str, confined: bool = False) -> tuple[FolderLiar, FolderLiar]:
+    return (
+        FolderLiar("source", Manners((), 1), tmp_path, False),
+        FolderLiar("destination", Manners(habits, 2), tmp_path, confined),
+    )
+
+
+# -- versions
+
+
+def test_a_version_that_is_removed_shows_the_one_before_it() -> None:
+    shelf = Shelf()
+    first = shelf.put("a", b"one", "before")
+    second = shelf.put("a", b"two", "relay")
+    assert shelf.version("a", first.serial) is first
+    shelf.remove("a", second, "relay")
+    assert shelf.get("a") is first
+    assert shelf.version("a", second.serial) is None
+    shelf.delete("a", "other")
+    third = shelf.put("a", b"three", "relay")
+    shelf.remove("a", third, "relay")
+    assert shelf.get("a") is None  # a marker lies there
+    assert shelf.version("a", first.serial) is first
+
+
+@pytest.mark.parametrize(("habit", "id"), [("versioned", "v1."), ("versions-later", "null")])
+def test_a_bucket_that_keeps_versions_gives_each_by_its_name(habit: str, id: str) -> None:
+    with S3Liar("source", Manners((habit,), 1), {"KEY"}) as store:
+        store.shelf.put("a", b"one", "source")
+        store.shelf.put("a", b"two", "source")
+        key = "AWS4-HMAC-SHA256 Credential=KEY/x"
+        assert asked(store, "/bucket/a", key) == (200, b"two", "v2.")
+        assert asked(store, f"/bucket/a?versionId={id}", key) == (200, b"one", id)
+        assert asked(store, "/bucket/a?versionId=v77.", key)[0] == 404
+
+
+def test_the_judge_sees_that_a_version_of_anothers_is_removed(tmp_path: Path) -> None:
+    source, destination = stores(tmp_path)
+    held = destination.shelf.put("a", b"theirs", "before")
+    destination.shelf.remove("a", held, "relay")
+    assert any("a version of 'a' was removed" in text for text in broken(source, destination))
+
+
+# -- folders
+
+
+def test_what_relay_writes_to_a_folder_is_in_its_journal(tmp_path: Path) -> None:
+    _, folder = stores(tmp_path)
+    folder.put("a", b"old", "before", 1.0)
+    folder.arrange(["a"], 1.0, True)
+    folder.look()
+    assert [event.by for event in folder.shelf.events] == ["before"]
+    (folder.tree / "new").write_bytes(b"old")
+    os.rename(folder.tree / "new", folder.tree / "a")  # the same bytes, written anew
+    (folder.tree / "b").write_bytes(b"more")
+    folder.look()
+    assert {(event.name, event.by) for event in folder.shelf.events[1:]} == {("a", "relay"), ("b", "relay")}
+    (folder.tree / "b").unlink()
+    folder.look()
+    assert folder.shelf.get("b") is None
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_a_link_leads_out_for_a_terminal_alone(tmp_path: Path, confined: bool) -> None:
+    source, destination = stores(tmp_path, "place-link", confined=confined)
+    destination.arrange(["a"], 1.0, True)
+    held = destination.shelf.get("a")
+    assert held is not None and held.data == OUTSIDE
+    (destination.outside / "target.bin").write_bytes(b"written through")
+    destination.look()
+    assert bool(broken(source, destination)) is confined
+
+
+def test_a_file_outside_and_a_pipe_are_left_alone(tmp_path: Path) -> None:
+    source, destination = stores(tmp_path, "place-pipe")
+    destination.arrange(["a"], 1.0, True)
+    destination.look()
+    assert broken(source, destination) == []
+    (destination.tree / "a").unlink()
+    (destination.outside / "new").write_bytes(b"x")
+    destination.look()
+    assert len(broken(source, destination)) == 2
+
+
+# -- names, links and credentials
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
+    _, destination = stores(tmp_path)
+    with S3Liar("source", Manners(("key-slashes", "key-marker"), 1), {"ONE"}) as source:
+        assert source.odd == (*NAMES["key-slashes"]["s3"], *NAMES["key-marker"]["s3"])
+        told = {f"row {number}": FAILED for number in range(rows)}
+        told["/lead.txt"] = FAILED
+        said = [text for text in broken(source, destination, rows=told) if "rows" in text]
+    assert bool(said) is (rows < 2)  # two are left besides the marker, which is none
+    assert MARKER not in "".join(said)
+
+
+def test_the_judge_sees_where_credentials_and_links_lead(tmp_path: Path) -> None:
+    _, destination = stores(tmp_path)
+    with PlainLiar("source", Manners((), 1), {"ONE"}) as source:
+        source.log.append(Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer ONE")]))
+        assert broken(source, destination) == []
+        source.log.append(Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer TWO")]))
+        source.log.append(Sent(op=Op(kind="stray", name="/evil.txt")))
+        assert len(broken(source, destination)) == 2
+
+
+@pytest.mark.parametrize(("habit", "status"), [("expires-401", 401), ("expires-403", 403)])
+def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> None:
+    with PlainLiar("source", Manners((habit,), 1), {"OLD"}) as store:
+        store.shelf.put("ü", b"data", "source")
+        path = f"/d/{quote('ü')}"
+        answers = [asked(store, path, "Bearer OLD")[0] for _ in range(16)]
+        assert (answers[0], answers[-1]) == (200, status)
+        store.renew("NEW")
+        assert asked(store, path, "Bearer OLD")[0] == 401
+        assert [asked(store, path, "Bearer NEW")[0] for _ in range(16)] == [200] * 16
