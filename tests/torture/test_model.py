@@ -19,8 +19,9 @@ from simulators.liars.serving import Liar
 from simulators.liars.shelf import Shelf
 from simulators.liars.unsafe import MARKER, NAMES
 from tests.torture.cases import Case, draw
-from tests.torture.commands import Ended
+from tests.torture.commands import ROOT, Ended
 from tests.torture.judge import RULES
+from tests.torture.planted import PLANTED
 from tests.torture.world import Played, Row, Store
 
 WHERE = {"accounted", "within", "kept"}
@@ -62,6 +63,13 @@ def stores(tmp_path: Path, *habits: str, confined: bool = False) -> tuple[Folder
         FolderLiar("source", Manners((), 1), tmp_path, False),
         FolderLiar("destination", Manners(habits, 2), tmp_path, confined),
     )
+
+
+def test_each_planted_fault_has_its_place_in_relay() -> None:
+    for fault in PLANTED:
+        text = (ROOT / fault.file).read_text(encoding="utf-8")
+        assert text.count(fault.old) == 1, f"{fault.name}: {fault.file} has changed, and the fault wants another place"
+        compile(text.replace(fault.old, fault.new), fault.file, "exec")
 
 
 # -- versions
