@@ -7,12 +7,13 @@ giving the hub to anybody. So: the answer says `Connection: close`, then we read
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import gevent
-from gunicorn.http.errors import ParseException
 from werkzeug.wsgi import ClosingIterator
 
 from relay.api.strict_json import BODY_READ
@@ -55,8 +56,12 @@ class _Enough(RelayError):
 
 
 def _part(environ: dict[str, Any]) -> None:
-    if _unread(environ) and "gunicorn.socket" in environ:
-        linger(environ["wsgi.input"].read)
+    sock = environ.get("gunicorn.socket")
+    if _unread(environ) and sock is not None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)  # the answer was sent whole: the client need not wait for more
+        # Bytes, and no body: what is framed wrongly, or in chunks of one byte, could not be read to its end in time.
+        linger(sock.recv)
 
 
 def linger(read: Callable[[int], bytes], seconds: float = LINGER_SECONDS) -> None:
@@ -66,5 +71,5 @@ def linger(read: Callable[[int], bytes], seconds: float = LINGER_SECONDS) -> Non
         with gevent.Timeout(seconds, _Enough("")):
             while monotonic() < until and read(STEP_BYTES):
                 gevent.sleep(0)
-    except (_Enough, ParseException, OSError):
+    except (_Enough, OSError):
         return

@@ -333,6 +333,8 @@ PREFIX = b'{"source":"http://127.0.0.1:9/a","destination":"http://127.0.0.1:9/b"
         ([head("Transfer-Encoding: chunked"), b"1\r\n \r\n" * 400_000], False, {408, 413}),  # B06
         ([head("Transfer-Encoding: chunked"), b"5\r\n{\r\n"], False, {408}),
         ([head("Transfer-Encoding: chunked"), b"zz\r\n"], False, {400}),
+        ([head("Transfer-Encoding: chunked"), b"zz\r\n" + b"x" * 2_000_000], False, {400}),
+        ([head("Transfer-Encoding: chunked"), b"2;" + b"x" * 2_000_000 + b"\r\n{}\r\n"], False, {400}),
         ([head("Transfer-Encoding: chunked"), b"46\r\n" + PREFIX], True, {400}),
         ([head("Content-Length: 100"), PREFIX], False, {408}),  # F93
         ([head("Content-Encoding: gzip", "Content-Length: 1000000000"), b"x" * 1000], False, {415}),  # B17
