@@ -14,6 +14,7 @@ from time import monotonic
 
 from relay.engine.allowed import Allowed
 from relay.engine.leftovers import remove
+from relay.engine.looks import look
 from relay.engine.outcome import Outcome
 from relay.engine.progress import Progress
 from relay.engine.terms import Terms
@@ -172,8 +173,11 @@ class Acceptance:
         reach("before-publish")
         terms.meter.commit()
         try:
-            version = destination.publish(stored, if_absent=terms.if_absent and not self._progress.replaces)
+            absent, fresh = terms.if_absent and not self._progress.replaces, before.known and before.version is None
+            version = destination.publish(stored, if_absent=absent, fresh=fresh)
             reach("after-publish")
+            if version == Version():  # its answers said nothing, not even that something is there
+                version = _version_at(destination, stored.place)
             size, poll = proof.version.size, self._settling()
             while (old := _may_be_old(before, size, version)) and poll():
                 version = _version_at(destination, stored.place)
@@ -196,7 +200,7 @@ def _may_be_old(before: Before, size: int | None, there: Version) -> bool:
 
 
 def _version_at(destination: Destination, place: Location) -> Version:
-    found = destination.head(place)
+    found = look(destination, place)
     return found.version if isinstance(found, Found) else Version()
 
 

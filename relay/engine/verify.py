@@ -102,8 +102,9 @@ def _shown(destination: Destination, stored: Stored, found: Found | None, sent: 
     assert stored.readable is not None, "it was looked at"
     version = _joined(stored, found)
     replaced = found is not None and _another(stored.version, found.version)
+    ours = found is not None and _is_named(stored.version, found.version)
     try:
-        proof = _proved(destination, stored, version, sent, verify, replaced)
+        proof = _proved(destination, stored, version, sent, verify, ours)
         shown = found.metadata if found is not None and found.described else None
         return replace(proof, read=found is not None or proof.level is Level.READ_BACK, shown=shown)
     except IntegrityMismatch as error:
@@ -133,10 +134,16 @@ def _another(ours: Version, theirs: Version) -> bool:
     return None not in (ours.strong_etag, theirs.strong_etag) and ours.strong_etag != theirs.strong_etag
 
 
+def _is_named(ours: Version, theirs: Version) -> bool:
+    """Say if what is there is what was stored, by what the store itself calls both."""
+    return ours.id is not None or (ours.strong_etag is not None and ours.strong_etag == theirs.strong_etag)
+
+
 def _proved(
-    destination: Destination, stored: Stored, version: Version, sent: Sent, verify: Verify, replaced: bool
+    destination: Destination, stored: Stored, version: Version, sent: Sent, verify: Verify, ours: bool
 ) -> Proof:
-    """Find the proof about what was found there. Raises as `prove`."""
+    """Find the proof about what was found there; `ours` says that the store calls it as it called what it put together
+    of parts: only of that their digests say something. Raises as `prove`."""
     assert stored.readable is not None, "it was looked at"
     if version.size is not None and version.size != sent.bytes:
         raise IntegrityMismatch(
@@ -148,7 +155,7 @@ def _proved(
         return Proof(Level.SIZE, version, _unsized(version))
     if verify is Verify.AUTO and (proof := _by_digest(version, version.digests, sent)) is not None:
         return proof
-    if verify is Verify.AUTO and stored.parts_checked and not replaced and version.size is not None:
+    if verify is Verify.AUTO and stored.parts_checked and ours and version.size is not None:
         return Proof(Level.PART_DIGESTS, version)
     return _read_back(destination, stored.readable, version, sent)
 

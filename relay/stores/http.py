@@ -365,7 +365,7 @@ class HttpStore:
         """As Destination.unpublished: it is written to its own name."""
         return ()
 
-    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
+    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """As Destination.publish: PUT has done it."""
         return stored.version
 

@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, urljoin
 from relay.errors import ConnectionLost, ProtocolViolation, Side, UnsafeKey, Unsupported
 from relay.foreign import count, http_date, iso_date, whole
 from relay.stores.interfaces import Entry
-from relay.stores.links import Leads, Link, read_link, segments_of
+from relay.stores.links import AWAY, Leads, Link, read_link, segments_of
 
 ACCEPT: Final = "application/json, text/html;q=0.9"
 """What is asked for: Caddy's list in JSON is exact, where its page is not; the others do as they are set up."""
@@ -49,6 +49,8 @@ _VIEWS: Final = frozenset(["sort", "sortby", "order", "orderby", "layout", "styl
 """Parameters of links to the folder itself that show it otherwise, as Caddy's, and ..."""
 _SORTED: Final = frozenset(f"{name}{value}" for name in "conmsd" for value in "nmsda")
 """... Apache's, each with its value."""
+_FOLDERS: Final = ("directory", "dir", "folder")
+"""What a row of a list in JSON calls a folder."""
 _EXACT = re.compile(
     r"\s*(?:\d{2}-\w{3}-\d{4}|\d{4}-\d{2}-\d{2})\s\d{2}:\d{2}(?::\d{2})?\s+([0-9]{1,19})\s*?(?:\t|\n|$)"
 )
@@ -208,7 +210,7 @@ def _listed(row: dict[str, Any], number: int, page: Page) -> Entry | None:
         if number == 1:
             page.refuse()
         return Entry(f"row {number} of the list", error=UnsafeKey("the row has no name", side=page.side))
-    folder = row.get("is_dir") is True or row.get("type") == "directory"
+    folder = row.get("is_dir") is True or row.get("type") in _FOLDERS or given.endswith("/")
     name = given.removesuffix("/")
     if name in ("", ".", "..") or row.get("type") == "other":
         return None
@@ -236,15 +238,18 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         meant = [read_link(href, folder, page.host) for folder in folders]
         if _GOES_ON.search(href) and any(one.leads is Leads.ITSELF for one in meant):
             page.goes_on()
-        link = next((one for one in meant if one.leads is not Leads.ASTRAY), None)
-        if link is not None and link.leads is Leads.ITSELF and (named := _named(href)):
-            if inside.strip() in named:
+        link = next((one for one in meant if one.leads not in (Leads.ASTRAY, Leads.ABROAD)), None)
+        if meant[0].leads is Leads.ABROAD:
+            link = _abroad(href.strip(), inside.strip(), meant, all(folders))
+        if link is not None and link.leads is Leads.ITSELF and (asks := _asks_for(href)):
+            if inside.strip() in asks:
                 page.veil(href)
             astray += 1
         if link is None:
             astray += 1
         elif link.leads not in (Leads.AWAY, Leads.ITSELF):
-            found = True
+            is_abroad = meant[0].leads is Leads.ABROAD
+            found, astray = found or not is_abroad, astray + is_abroad
             yield _entry(link, behind, page)
     if parser.base and all(read_link(parser.joined("."), one, page.host).leads is not Leads.ITSELF for one in folders):
         astray = links  # all lead elsewhere at once, which says nothing of this folder
@@ -256,7 +261,16 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         )
 
 
-def _named(href: str) -> set[str]:
+def _abroad(href: str, inside: str, meant: list[Link], is_deep: bool) -> Link | None:
+    """Return what a link to another host means, which a server behind a proxy may take for its own; None where it leads
+    astray. Right below the root lie the sites that a page thanks, too: there its text has to be its name."""
+    named = inside.removesuffix("/") == meant[0].name
+    if any(one.below for one in meant) and (named or is_deep):
+        return Link(Leads.ODD, href)
+    return None if named else AWAY
+
+
+def _asks_for(href: str) -> set[str]:
     """Return what the query of a link to the folder itself may name in it: what only shows it otherwise left out."""
     query = href.partition("?")[2].partition("#")[0].replace(";", "&")
     told = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")

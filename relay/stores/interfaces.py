@@ -303,11 +303,12 @@ class Destination(Protocol):
     def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
         """Return where `put` with this token may store until it is published; empty: there is no such place."""
 
-    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
+    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """Let everybody see, at its `place`, an object that `put` returned, all at once; return what is there then.
 
-        Does nothing where `put` has done it. Raises PreconditionFailed (with `if_absent`: something is there),
-        StoreError: then nothing has changed at its place.
+        `fresh` says that nothing was there before: what shows there after it is what was published. Does nothing where
+        `put` has done it. Raises PreconditionFailed (with `if_absent`: something is there), StoreError: then nothing
+        has changed at its place.
         """
 
     def delete(self, location: Location, version: Version) -> None:

@@ -34,18 +34,22 @@ class Leads(Enum):
     ITSELF = "the folder itself"
     AWAY = "a folder above it, or elsewhere on purpose"
     ODD = "something in the folder whose name can't be told for sure"
+    ABROAD = "a place that has a folder above it, at another host"
     ASTRAY = "a place that an index of this folder has no reason to name"
 
 
 @dataclass(frozen=True)
 class Link:
-    """Where a link leads; `name` of what is below, decoded, a folder's with its '/', or the odd link as it stands."""
+    """Where a link leads; `name` of what is below, decoded, a folder's with its '/', or the odd link as it stands. One
+    that leads abroad has the last name of its path, and says if that lies right `below` a folder of our path."""
 
     leads: Leads
     name: str = ""
+    below: bool = False
 
 
-_ITSELF, _AWAY, _ASTRAY = Link(Leads.ITSELF), Link(Leads.AWAY), Link(Leads.ASTRAY)
+_ITSELF, AWAY, _ASTRAY = Link(Leads.ITSELF), Link(Leads.AWAY), Link(Leads.ASTRAY)
+_ABROAD = Link(Leads.ABROAD)
 
 
 def same_text(one: str, other: str) -> bool:
@@ -71,7 +75,7 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
     href = href.strip()
     reference = _on_this_host(href, host)
     if isinstance(reference, Link):
-        return reference
+        return _abroad(href, folder) if reference is _ABROAD else reference
     path, marks = _split(reference)
     if not path:
         return _ITSELF
@@ -82,7 +86,7 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
         above = len(there) <= len(folder) and all(map(same_text, there, folder))
         if above and len(there) == len(folder):
             return _ITSELF
-        return _AWAY if above or not absolute else _ASTRAY
+        return AWAY if above or not absolute else _ASTRAY
     if len(there) > len(folder) + 1:
         return _ASTRAY
     name = there[-1]
@@ -91,21 +95,28 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
     return Link(Leads.BELOW, f"{name}/" if path.endswith("/") else name)
 
 
+def _abroad(href: str, folder: list[str]) -> Link:
+    """Return what a link to another host leads to: a server behind a proxy may know itself by another name."""
+    there = _resolved([], _split(href.partition("//")[2].partition("/")[2])[0])
+    below = len(there) == len(folder) + 1 and all(map(same_text, folder, there))
+    return Link(Leads.ABROAD, there[-1], below) if there else AWAY
+
+
 def _on_this_host(href: str, host: str) -> str | Link:
     """Return a reference without a scheme and a host, if these are the page's; else where it leads."""
     scheme = _SCHEME.match(href)
     if scheme is not None:
         name, href = scheme[1].lower(), href[scheme.end() :]
         if name in _ELSEWHERE:
-            return _AWAY
+            return AWAY
         if name not in ("http", "https"):
-            return _AWAY if href.startswith("//") else Link(Leads.ODD, scheme[0] + href)
+            return AWAY if href.startswith("//") else Link(Leads.ODD, scheme[0] + href)
         if not href.startswith("//"):
-            return _AWAY
+            return AWAY
     if href.startswith("//"):
         authority, slash, rest = href[2:].partition("/")
         if not host or authority.lower().removesuffix(":80").removesuffix(":443") != host:
-            return _AWAY
+            return _ABROAD
         return slash + rest
     return href
 

@@ -305,7 +305,7 @@ class LocalStore:
                 path = in_native_thread(partial(folders_of(location).target, path))
         return (self._at(location, path.with_name(unpublished_name(token))),)
 
-    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
+    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """As Destination.publish: a rename, or a link where nothing may be there, and the folder to the disk."""
         assert stored.readable is not None and stored.place is not None, "an upload that is to be published has both"
         which = (folders_of(stored.place), path_of(stored.readable), path_of(stored.place))

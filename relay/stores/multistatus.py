@@ -6,7 +6,7 @@ Decided here: what one row means. Never here: what is asked, and which document 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from xml.etree.ElementTree import Element
 
 from relay.errors import ProtocolViolation, Side, UnsafeKey
@@ -17,7 +17,7 @@ from relay.stores.interfaces import Entry
 from relay.stores.links import same_text, segments_of
 
 MULTISTATUS = "{DAV:}multistatus"
-ROW = "{DAV:}response"
+ROW, HREF = "{DAV:}response", "{DAV:}href"
 PROPERTIES = (
     b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop>'
     b"<d:resourcetype/><d:getcontentlength/><d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
@@ -27,7 +27,7 @@ PROPERTIES = (
 
 def path_of(row: Element) -> str:
     """Return the path of a row's address, which may be a whole URL (RFC 4918 section 8.3)."""
-    href = (row.findtext("{DAV:}href") or "").strip()
+    href = (row.findtext(HREF) or "").strip()
     _, scheme, rest = href.partition("://")
     return "/" + rest.partition("/")[2] if scheme else href
 
@@ -53,6 +53,26 @@ def properties_of(row: Element) -> Mapping[str, Element]:
     """Return the properties that a row tells, by their names; those that are not there come with another status."""
     good = (group for group in row.iterfind("{DAV:}propstat") if _status(group, 200) == 200)
     return {prop.tag: prop for group in good for prop in group.iterfind("{DAV:}prop/*")}
+
+
+def rows_of(row: Element) -> Iterator[Element]:
+    """Yield a row for each of the addresses that it has: where its status is that of several things it has them all
+    (RFC 4918 section 14.24)."""
+    places = row.findall(HREF)
+    if len(places) < 2:
+        yield row
+        return
+    for place in places:
+        one = Element(row.tag)
+        one.extend([place, *(child for child in row if child.tag != HREF)])
+        yield one
+
+
+def tells_kind(row: Element) -> bool:
+    """Say if a row of something that is there tells whether it is a folder: by its type, which everything has (RFC
+    4918 section 15.9), by its address, or by a length, which a folder seldom has."""
+    told = properties_of(row)
+    return "{DAV:}resourcetype" in told or "{DAV:}getcontentlength" in told or path_of(row).endswith("/")
 
 
 def is_folder(row: Element) -> bool:
@@ -83,6 +103,9 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
     if _is_folder(path, told):
         return Entry(f"{there[-1]}/")
     version = version_of(row)
+    if status_of(row) == 200 and not tells_kind(row):
+        error = ProtocolViolation(f"the listing does not tell if {path[:200]!a} is a folder", side=side)
+        return Entry(there[-1], version.size, error=error)
     return Entry(there[-1], version.size, version.etag, http_date(version.last_modified))
 
 

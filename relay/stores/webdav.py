@@ -53,7 +53,18 @@ from relay.stores.interfaces import (
 from relay.stores.kinds import Given
 from relay.stores.links import segments_of
 from relay.stores.metadata import MTIME
-from relay.stores.multistatus import MULTISTATUS, PROPERTIES, ROW, is_folder, path_of, read_row, status_of, version_of
+from relay.stores.multistatus import (
+    MULTISTATUS,
+    PROPERTIES,
+    ROW,
+    is_folder,
+    path_of,
+    read_row,
+    rows_of,
+    status_of,
+    tells_kind,
+    version_of,
+)
 from relay.stores.pieces import pieces_of
 from relay.wire.body import Body
 from relay.wire.exchange import Response
@@ -276,8 +287,9 @@ class WebDavStore(HttpStore):
         changed = dict(metadata).get(MTIME)
         return (("X-OC-Mtime", changed.partition(".")[0]),) if changed else ()
 
-    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
-        """As Destination.publish. An answer to MOVE that is lost is found out by looking."""
+    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
+        """As Destination.publish. An answer to MOVE that is lost is found out by looking, and so is, where something
+        may have been there, whether one was done that was acknowledged."""
         part, place = stored.readable, stored.place
         assert part is not None and place is not None, "an upload that is to be published has both"
         self._name_taken(place)  # it was proved under it; that an upload was acknowledged proves nothing
@@ -296,6 +308,8 @@ class WebDavStore(HttpStore):
                 refusal.hint = BEHIND
             raise refusal
         response.body.close()
+        if not fresh:
+            self._see_moved(part, place)
         return self._there(place)
 
     def _moved(self, part: Location, place: Location, if_absent: bool) -> Response:
@@ -305,29 +319,26 @@ class WebDavStore(HttpStore):
         if if_absent or response.head.status != 412:
             return response
         response.body.close()
-        status, _ = self._refuse_folder(place)
+        status, row = self._refuse_folder(place)
         if status == 404 or (status in NO_METHOD and not self._exists(place)):
             raise Rejected(
                 f"{place} is taken, says the server, and nothing is there: it reads the name as another one",
                 side=self._side,
                 hint="What has that other name was left alone. Rename the object, without ';', '?' and '%'.",
             )
-        if status != 207 and status not in NO_METHOD:
+        if status not in NO_METHOD and (row is None or not tells_kind(row)):
             raise Rejected(
-                f"{place} is taken, and PROPFIND is answered {status}: it may be a folder, and all in it would go",
+                f"{place} is taken, and PROPFIND ({status}) does not tell if it is a folder: all in it would go",
                 side=self._side,
                 store_status=status,
                 hint="What is there was left alone. Permit PROPFIND, or remove by hand what is to be replaced.",
             )
-        response = self._aimed("MOVE", part, place, (("Overwrite", "T"),))
-        if response.head.status in self.believed["MOVE"]:
-            self._see_moved(part, place)
-        return response
+        return self._aimed("MOVE", part, place, (("Overwrite", "T"),))
 
     def _see_moved(self, part: Location, place: Location) -> None:
-        """See that a MOVE over something was done: what it replaces may look as what was moved, so that only the other
-        name tells. A look may be answered from a cache (nginx's `open_file_cache`), and a DELETE is not; it is ours.
-        Raises DestinationLost where it was still there."""
+        """See that a MOVE, perhaps over something, was done: what it replaces may look as what was moved, so that only
+        the other name tells. A look may be answered from a cache (nginx's `open_file_cache`), and a DELETE is not; it
+        is ours. Raises DestinationLost where it was still there."""
         try:
             if not self._exists(part):
                 return
@@ -465,7 +476,9 @@ class WebDavStore(HttpStore):
                 name = printable(plain_name(document.root))
                 message = f"{place} answers with a document <{name}>, and no listing"
                 raise ProtocolViolation(message, side=self._side, retryable=True)
-            yield from (row for row in document if row.tag == ROW)
+            for row in document:
+                if row.tag == ROW:
+                    yield from rows_of(row)
 
     def _row_error(self, row: Element, folder: Location) -> StoreError | None:
         """Return the error that a row of a folder's listing tells of what it is about, or None."""

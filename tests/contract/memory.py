@@ -152,7 +152,7 @@ class MemoryStore:
         """As Destination.unpublished."""
         return ()
 
-    def publish(self, stored: Stored, *, if_absent: bool = False) -> Version:
+    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """As Destination.publish: `put` has done it."""
         return stored.version
 

@@ -581,3 +581,35 @@ def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
         with pytest.raises(ProtocolViolation):
             store.stored_parts(Upload(place_of("s3", peer, "f/a"), "id", checked=False))
     assert len(asked) == 3
+
+
+def test_what_a_multistatus_does_not_tell_to_be_an_object_is_not_taken_for_one(wire: Wire) -> None:
+    """GET of a folder may answer with a page, which would be stored as the object, and nothing in it."""
+    tag = "<d:propstat><d:prop><d:getetag>x</d:getetag></d:prop></d:propstat>"
+    denied = "<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 403 X</d:status></d:propstat>"
+    sized = "<d:propstat><d:prop><d:getcontentlength>5</d:getcontentlength></d:prop></d:propstat>"
+    rows = dav(("/f/", FOLDER), ("/f/a", tag + denied), ("/f/b", tag), ("/f/c", sized), ("/f/d", FILE), ("/f/e/", tag))
+    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+        found = listed(wire, place_of("webdav", peer), recursive=False)
+    assert [(entry.name, entry.error is None) for entry in found] == [
+        ("a", False),
+        ("b", False),
+        ("c", True),
+        ("d", True),
+        ("e/", True),
+    ]
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_row_of_a_multistatus_may_tell_of_several_things(wire: Wire, status: int) -> None:
+    """RFC 4918 section 14.24: several addresses have one status."""
+    more = f"<d:href>/f/b</d:href><d:href>/f/c</d:href><d:status>HTTP/1.1 {status} X</d:status>"
+    rows = dav(("/f/", FOLDER), ("/f/a", more), ("/f/d", FILE))
+    with Peer(serving(lambda *_: reply(207, rows))) as peer:
+        found = listed(wire, place_of("webdav", peer))
+    assert [(entry.name, entry.error is None) for entry in found] == [
+        ("a", False),
+        ("b", False),
+        ("c", False),
+        ("d", True),
+    ]

@@ -18,6 +18,7 @@ from relay.digest import Digester
 from relay.errors import (
     Cancelled,
     ConfigError,
+    DestinationMutates,
     IntegrityMismatch,
     NotFound,
     PermissionDenied,
@@ -181,6 +182,30 @@ def test_f54_a_store_that_knows_only_md5_proves_by_that(
     assert not any(b"x-amz-trailer" in request for request in bucket.requests[len(bucket.requests) - len(first) :])
     with Content(SEED) as content:
         assert bucket.whole == content.read("/objects/a", 0, size)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"<CompleteMultipartUploadResult/>", b"<html/>", document("CompleteMultipartUploadResult", ("ETag", "W/x"))],
+)
+@pytest.mark.parametrize("done", [True, False])
+def test_the_digests_of_parts_say_nothing_of_an_object_that_is_not_known_to_be_made_of_them(
+    engine: Engine, source: Spawned, told: bytes, done: bool
+) -> None:
+    """An old object of the same length may still be there: the answer does not say what the new one is called."""
+    bucket = Bucket({"complete": [reply(200, told)] * 9}, old=True, whole=b"o" * SIZE, tag="old")
+    with Content(SEED) as content:
+        if done:
+            bucket.whole = content.read("/objects/a", 0, SIZE)
+    with Peer(many(bucket)) as peer:
+        if done:
+            outcome = patient(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
+            assert outcome.receipt is not None
+            assert outcome.receipt.level is Level.READ_BACK
+        else:
+            with pytest.raises(DestinationMutates):
+                patient(engine).migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
+            assert bucket.whole == b"o" * SIZE
 
 
 def test_f54_a_store_that_knows_only_md5_takes_what_is_held(engine: Engine, source: Spawned) -> None:

@@ -43,7 +43,8 @@ from tests.scripted import Peer, Talk
 
 FINAL = b"/new/folder/object.bin"
 NO = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
-MULTISTATUS = b'<d:multistatus xmlns:d="DAV:"><d:response><d:href>/x</d:href></d:response></d:multistatus>'
+KIND = b"<d:propstat><d:prop><d:resourcetype/></d:prop></d:propstat>"
+MULTISTATUS = b'<d:multistatus xmlns:d="DAV:"><d:response><d:href>/x</d:href>' + KIND + b"</d:response></d:multistatus>"
 EMPTY = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -606,6 +607,52 @@ def test_a_move_that_replaced_nothing_is_no_success(engine: Engine, status: int)
     engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 10})
     assert migrate(engine, again) is State.VERIFIED
     assert again.objects == {FINAL: DATA}
+
+
+@pytest.mark.parametrize("status", [201, 204])
+def test_a_move_that_was_not_done_is_no_success_though_nothing_was_said_to_be_there(
+    engine: Engine, status: int
+) -> None:
+    """As above, of a server that does not heed `Overwrite: F`, or does no MOVE at all."""
+    old = b"x" * len(DATA)
+    dav = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % status]})
+    with pytest.raises(DestinationLost):
+        migrate(engine, dav)
+    assert dav.objects == {FINAL: old}
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_where_only_get_tells_it_tells_if_a_move_was_done(engine: Engine, moves: bool) -> None:
+    class Blind(Dav):
+        """It knows neither HEAD nor PROPFIND."""
+
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            if method in (b"HEAD", b"PROPFIND", b"MKCOL"):
+                return EMPTY % 405
+            return EMPTY % 201 if method == b"MOVE" and not moves else super()._done(method, path, request, body)
+
+    dav = Blind()
+    if moves:
+        assert migrate(engine, dav) is State.VERIFIED
+        assert dav.objects == {FINAL: DATA}
+    else:
+        with pytest.raises(DestinationLost):
+            migrate(engine, dav)
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
+def test_what_may_be_a_folder_is_not_moved_over(engine: Engine, if_exists: str) -> None:
+    """PROPFIND tells of something, and not of what kind: a MOVE that may overwrite takes a folder with all in it."""
+    href = b"<d:response><d:href>%s</d:href>%%s</d:response>" % FINAL
+    denied = b"<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 403 X</d:status></d:propstat>"
+    tag = b"<d:propstat><d:prop><d:getetag>x</d:getetag></d:prop><d:status>HTTP/1.1 200 X</d:status></d:propstat>"
+    for told in (b"", tag, tag + denied):
+        text = b'<d:multistatus xmlns:d="DAV:">%s</d:multistatus>' % (href % told)
+        dav = Taken(told=b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+        dav.objects[FINAL + b"/in"] = b"theirs"
+        with pytest.raises(RelayError, match="folder"):
+            migrate(engine, dav, if_exists=if_exists)
+        assert dav.objects == {FINAL + b"/in": b"theirs"}
 
 
 def test_a_look_that_a_cache_answers_undoes_no_move(engine: Engine) -> None:

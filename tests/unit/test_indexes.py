@@ -253,3 +253,42 @@ def test_an_empty_folder_may_have_a_base() -> None:
 def test_a_base_behind_links_is_not_passed_over() -> None:
     page = '<html><head><title>Index of /pub/</title></head><body><a href="a">a</a><base href="/x/"></body></html>'
     assert read_index(page, "/pub/", 4000) is None
+
+
+ABROAD = ("http://inside.example:8080", "//inside.example", "https://a.example:8443", "HTTP://10.0.0.7")
+
+
+@pytest.mark.parametrize("host", ABROAD)
+@pytest.mark.parametrize("path", ["/", "/pub/", "/pub/in%20it/"])
+def test_a_page_whose_links_lead_to_another_host_is_no_empty_folder(host: str, path: str) -> None:
+    """A server behind a proxy may know itself by another name."""
+    links = "".join(f'<a href="{host}{path}{name}">{name}</a>\n' for name in ("a", "in/"))
+    assert read_index(page_of('<a href="../">../</a>', links), path) is None
+    inside = links.replace(f"{host}/", f"{host}/internal/")
+    assert read_index(page_of('<a href="../">../</a>', inside), path) is None
+    found = read_index(page_of('<a href="../">../</a>', links, '<a href="b">b</a>'), path)
+    assert found is not None
+    assert [(entry.name, entry.error is None) for entry in found] == [
+        (f"{host}{path}a", False),
+        (f"{host}{path}in/", False),
+        ("b", True),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/", "/pub/"])
+def test_whom_a_page_thanks_is_nothing_in_the_folder(path: str) -> None:
+    links = (
+        '<a href="https://nginx.org/">nginx</a><a href="https://nginx.org">nginx</a>',
+        '<a href="https://github.com/mar10/wsgidav/">WsgiDAV/4.3.3</a><a href="https://larsjung.de/h5ai">thanks</a>',
+        f'<a href="https://mirror.example{path}">mirror</a>',
+    )
+    assert read_index(page_of('<a href="../">../</a>', *links), path) == []
+
+
+@pytest.mark.parametrize(
+    "row", ['{"name": "in/"}', '{"name": "in", "type": "dir"}', '{"name": "in/", "type": "directory"}']
+)
+def test_a_folder_in_json_is_none_of_its_objects(row: str) -> None:
+    found = read_index(f"[{row}]", "/pub/")
+    assert found is not None
+    assert [entry.name for entry in found] == ["in/"]
