@@ -102,6 +102,8 @@ class Bucket:
         method, target = request.split(b" ", 2)[:2]
         if target.endswith(b"?tagging="):
             return "tags"
+        if b"list-type=" in target:
+            return "list"
         if b"uploads=" in target:
             return "begin" + (" whole" if b"FULL_OBJECT" in request else "")
         if b"uploadId=" not in target:
@@ -112,8 +114,8 @@ class Bucket:
         refused = self._refused(operation, request)
         if refused is not None:
             return refused
-        if operation.startswith("begin"):
-            return BEGUN
+        if operation.startswith(("begin", "list")):
+            return BEGUN if operation != "list" else reply(200, document("ListBucketResult"))
         if operation == "part":
             number = int(request.partition(b"partNumber=")[2].partition(b"&")[0])
             self.parts[number] = self._decoded(request, body)
