@@ -120,14 +120,19 @@ def _remove_piece(
     return True
 
 
-def remove(destination: Destination, stored: Stored, error: RelayError) -> bool:
+def remove(destination: Destination, stored: Stored, error: RelayError, before: Version | None = None) -> bool:
     """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain. Returns
     whether it is gone.
 
     Where the destination did not say what it calls the object, what is there now may be another's by now; not under a
-    name that nobody else has, where whatever it is called by then is ours.
+    name that nobody else has, where whatever it is called by then is ours. What it calls as it called what was there
+    `before` is that, as far as anybody knows: an upload that was acknowledged need not have been stored.
     """
     if stored.readable is None:
+        return False
+    old = before.strong_etag if before is not None and stored.version.id is None else None
+    if stored.place is None and old is not None and old == stored.version.strong_etag:
+        _remains(error, "A damaged object", stored.readable, "the destination calls it as what was there before")
         return False
     if stored.place is None and stored.version.id is None and stored.version.strong_etag is None:
         _remains(error, "A damaged object", stored.readable, "the destination does not say which it took")

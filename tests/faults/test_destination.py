@@ -274,6 +274,30 @@ def test_f45_what_somebody_else_wrote_meanwhile_is_told_and_left_alone(
     assert b"DELETE" not in asked
 
 
+@pytest.mark.parametrize("policy", ["overwrite", "changed"])
+@pytest.mark.parametrize("theirs", [b"theirs", b"t" * len(BIG)], ids=["another size", "the same size"])
+def test_what_was_there_before_is_not_deleted_for_an_upload_that_was_not_stored(
+    engine: Engine, pair: Pair, theirs: bytes, policy: str
+) -> None:
+    """The server says yes, calls what it has v1 as it did before, and still has it."""
+    asked: list[bytes] = []
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            asked.append(request.split()[0])
+            if request.startswith(b"PUT"):
+                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                talk.body(len(BIG))
+                talk.send(b'HTTP/1.1 200 OK\r\nETag: "v1"\r\nContent-Length: 0\r\n\r\n')
+            else:
+                head = b'HTTP/1.1 200 OK\r\nETag: "v1"\r\nContent-Length: %d\r\n\r\n' % len(theirs)
+                talk.send(head, theirs if request.startswith(b"GET") else b"")
+
+    error = fails(engine, pair, IntegrityMismatch, script, if_exists=policy)
+    assert "may remain" in error.hint
+    assert b"DELETE" not in asked
+
+
 @pytest.mark.parametrize("kind", ["truncated", "longer"])
 def test_f52_the_same_damage_twice_is_the_destinations_own_doing(patient: Engine, pair: Pair, kind: str) -> None:
     cloud = Cloud()
