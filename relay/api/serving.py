@@ -29,6 +29,7 @@ from relay.config import Settings
 from relay.cooperative import collect_rarely
 from relay.engine.runner import Runner
 from relay.errors import LedgerFailed
+from relay.errors.bugs import bug
 
 DRAIN_MARGIN_SECONDS = 3.0
 """How long before gunicorn's own end the last transfers are cancelled."""
@@ -154,13 +155,16 @@ def drain_seconds(graceful_timeout: float) -> float:
 
 
 def _claim(works: Works) -> None:
-    """Work through the ledger as long as this worker lives, also after a ledger that did not answer for a while."""
+    """Work through the ledger as long as this worker lives, also after a ledger that did not answer for a while. What
+    nobody foresaw ends the work: then /readyz, and those who follow a migration, are told."""
     while not works.claimer.stopping:
         try:
             works.claimer.run()
         except LedgerFailed as error:
             works.claimer.trouble = error
             gevent.sleep(1.0)
+        except Exception as error:  # noqa: BLE001 - logged with its traceback
+            works.claimer.trouble = bug(error)
 
 
 def _watch(worker: Any, runner: Runner, seconds: float, works: Works | None) -> None:

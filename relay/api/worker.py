@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -53,6 +54,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().run()
         if self.claiming is not None:
             gevent.joinall([self.claiming], timeout=self.cfg.graceful_timeout)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """At SIGTERM: as gunicorn's; a worker that has not begun to serve, as while it waits for its ledger, has
+        nothing to bring to an end, and ends at once."""
+        if not self.booted:
+            sys.exit(0)
+        super().handle_exit(sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what the parser refused; leave the rest to gunicorn."""

@@ -30,6 +30,8 @@ from relay.wire.tls import client_context
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 90.0
 """How long an answer, or the next piece of one, may take: a stream of events tells something each second."""
+GATEWAY: Final = frozenset({502, 503, 504})
+"""What a proxy answers where the server behind it does not (RFC 9110 sections 15.6.3 to 15.6.5)."""
 PROBLEM: Final = "application/problem+json"
 PROBLEMS: Final = "/problems/"
 
@@ -110,6 +112,8 @@ class Client:
 
     def _refusal(self, response: requests.Response) -> RelayError:
         problem = _problem(response)
+        if problem is None and response.status_code in GATEWAY:
+            return ServerUnreachable(f"the server behind {self.url} does not answer ({response.status_code})")
         if problem is None:
             return self._no_relay(response)
         kind = RelayError.named(str(problem.get("type", "")).rpartition(PROBLEMS)[2]) or ServerRefused

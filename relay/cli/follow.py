@@ -74,7 +74,7 @@ def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
         if not quiet:
             say(f"relay: the migration goes on; `relay watch {plain(id)}` looks again", sys.stderr)
         return error.code
-    ended = migrations.one(id)
+    ended = migrations.end(id)
     if as_json:
         confirm(json.dumps(ended))
     elif not quiet:

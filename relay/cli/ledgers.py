@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from relay.api.told import brief, followed, summary, told
 from relay.cli.asked import whole
 from relay.config import Settings, load_settings
-from relay.errors import MigrationUnknown, NotRelay, ServerUnreachable
+from relay.errors import LedgerFailed, MigrationUnknown, NotRelay, Overloaded, ServerUnreachable
 
 if TYPE_CHECKING:
     from relay.cli.answered import Brief, Page, Row
@@ -29,6 +29,10 @@ PATIENCE_SECONDS: Final = 60.0
 """How long a server may be away while it is watched: it may be started anew."""
 
 
+AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
+"""What a server that is started anew answers for a while, it or what stands before it, or whose ledger is away."""
+
+
 class Migrations(Protocol):
     """What a command may ask and tell, of a ledger or of a server. Each raises MigrationUnknown, and what its ledger
     or its server does."""
@@ -38,6 +42,9 @@ class Migrations(Protocol):
 
     def one(self, id: str) -> Members:
         """Return all about one migration."""
+
+    def end(self, id: str) -> Members:
+        """Return all about one that was followed to its end; a server that goes away then is waited for."""
 
     def newest(self, limit: int) -> Iterator[Members]:
         """Yield the newest migrations, in brief."""
@@ -91,6 +98,10 @@ class Here:
     def one(self, id: str) -> Members:
         """As Migrations.one."""
         return summary(self._ledger.migration(id))
+
+    def end(self, id: str) -> Members:
+        """As Migrations.end."""
+        return self.one(id)
 
     def newest(self, limit: int) -> Iterator[Members]:
         """As Migrations.newest."""
@@ -156,6 +167,15 @@ class There:
         """As Migrations.one."""
         return self._migration(self._client.ask("GET", _path(id)))
 
+    def end(self, id: str) -> Members:
+        """As Migrations.end."""
+        since = self._clock()
+        while True:
+            try:
+                return self.one(id)
+            except AWAY:
+                self._wait(since)
+
     def newest(self, limit: int) -> Iterator[Members]:
         """As Migrations.newest."""
         path: str | None = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
@@ -199,11 +219,17 @@ class There:
                     since, seen = number or since, self._clock()
                     ended = kind == "progress" and members.get("ended") is not None
                     yield kind, members
-            except ServerUnreachable:
-                if self._clock() - seen > PATIENCE_SECONDS:
-                    raise
-            if not ended:
-                self._sleep(1.0)
+            except AWAY:
+                self._wait(seen)
+            else:
+                if not ended:
+                    self._sleep(1.0)
+
+    def _wait(self, since: float) -> None:
+        """Wait a moment for a server that is away; where it has been since too long ago raise again what it raised."""
+        if self._clock() - since > PATIENCE_SECONDS:
+            raise
+        self._sleep(1.0)
 
     def _events(self, id: str, since: str) -> Iterator[tuple[str, str, Members]]:
         """Yield server-sent events: the number, the kind, and the members of each."""

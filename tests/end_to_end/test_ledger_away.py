@@ -15,6 +15,9 @@ import psutil
 import pytest
 
 from relay.api.answers import Recorded
+from relay.api.app import create_app
+from relay.api.ledgered import works_of
+from relay.api.serving import _claim
 from relay.api.told import PATIENCE, followed
 from relay.cli.durable import worked
 from relay.cli.tree import Watch
@@ -97,6 +100,36 @@ def test_a_worker_that_finds_no_ledger_takes_no_other_along(tmp_path: Path) -> N
         assert server.ask("GET", "/readyz")[1]["ledger"] == "ok"
         assert server.stop() == 0
     assert list(kept.objects.values()) == [DATA]
+
+
+def test_a_server_ends_at_once_though_a_worker_waits_for_the_ledger(tmp_path: Path) -> None:
+    """It has nothing to bring to an end: the time that transfers may take is not for it."""
+    ledger = tmp_path / "ledger.db"
+    with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}", RELAY_GRACEFUL_TIMEOUT="300") as server:
+        await_workers(server.process.pid, 1)
+        (worker,) = psutil.Process(server.process.pid).children()
+        ledger.rename(tmp_path / "away.db")
+        worker.kill()
+        line_about(server, "waiting for the ledger")
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+
+
+def test_work_that_ends_by_a_bug_is_no_ready_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would go on with what is accepted then: readyz says so, and the log, without what may be a secret."""
+    ledger, runner, _ = accepted(tmp_path)
+    claimer = Claimer(ledger, runner, 1)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("planted-secret")
+
+    monkeypatch.setattr(ledger, "turn", broken)
+    _claim(works_of(ledger, claimer, 1))
+    assert claimer.trouble is not None and claimer.trouble.status == 500
+    assert "RuntimeError" in claimer.trouble.message and "planted" not in claimer.trouble.message
+    ready = create_app(runner, (), works_of(ledger, claimer, 1)).test_client().get("/readyz")
+    assert (ready.status_code, ready.get_json()["ready"]) == (503, False)
+    ledger.close()
 
 
 # -- one that can only be read

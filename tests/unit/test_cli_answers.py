@@ -15,9 +15,10 @@ from relay.api.told import brief, summary
 from relay.cli.client import Client
 from relay.cli.ledgers import There
 from relay.engine.order import End, Order
-from relay.errors import MigrationUnknown, NotRelay
+from relay.errors import LedgerFailed, MigrationUnknown, NotRelay, Overloaded, RelayError, ServerUnreachable
 from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
+from tests.scripted import Peer, answer
 
 ROW = {
     "name": "a",
@@ -107,9 +108,9 @@ def test_an_answer_without_what_a_command_goes_by_is_no_answer(asked: str, whole
         wrong = copy.deepcopy(right)
         wrong[name] = {"not": ["it"]} if not isinstance(right[name], dict) else 7
         missing = {other: value for other, value in right.items() if other != name}
-        for answer in (wrong, missing) if name not in NEWER else (wrong,):
+        for told in (wrong, missing) if name not in NEWER else (wrong,):
             with pytest.raises(NotRelay, match=f"there.example answered without a proper '{named.get(asked, name)}'"):
-                ASKED[asked](answer)
+                ASKED[asked](told)
     with pytest.raises(NotRelay):
         ASKED[asked]({})
 
@@ -169,3 +170,56 @@ def test_an_id_is_never_another_path(id: str, whole: dict[str, Any]) -> None:
     ):
         with pytest.raises(MigrationUnknown):
             asked()
+
+
+class Restarted(Answering):
+    """A client of a server that fails in some ways, after the first answer, before it is there again."""
+
+    def __init__(self, members: Any, *troubles: RelayError) -> None:
+        super().__init__(members)
+        self.troubles = list(troubles)
+        self.asked = 0
+
+    def _fail(self) -> None:
+        if self.troubles:
+            raise self.troubles.pop(0)
+
+    def ask(self, *_: Any, **__: Any) -> Any:
+        self.asked += 1
+        if self.asked > 1:
+            self._fail()
+        return self.members
+
+    def lines(self, path: str, *_: Any, **__: Any) -> Iterator[str]:
+        self._fail()
+        return super().lines(path)
+
+
+AWAY = (ServerUnreachable("away"), LedgerFailed("its database too"), Overloaded("it stops"))
+
+
+def test_a_server_that_is_started_anew_is_waited_for() -> None:
+    ended = {**WHOLE[0], "state": "succeeded", "ended": 2.0}
+    slept: list[float] = []
+    client = Restarted(ended, *AWAY)
+    assert [kind for kind, _ in There(cast(Client, client), sleep=slept.append).follow("7")] == ["progress"]
+    assert len(slept) == len(AWAY)
+
+
+def test_what_became_of_it_is_waited_for_too_and_not_for_ever() -> None:
+    client, clock = Restarted(dict(WHOLE[0]), *AWAY), iter(range(0, 1000, 20))
+    client.asked = 1
+    assert There(cast(Client, client), sleep=lambda _: None).end("7") == WHOLE[0]
+    for look in ("end", "follow"):
+        gone = Restarted(dict(WHOLE[0]), *(ServerUnreachable("away") for _ in range(20)))
+        gone.asked = int(look == "end")
+        with pytest.raises(ServerUnreachable):
+            list(cast(Any, getattr(There(cast(Client, gone), lambda: float(next(clock)), lambda _: None), look)("7")))
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxys_page_for_a_server_that_is_away_is_no_stranger(status: int) -> None:
+    page = b"<h1>Bad Gateway</h1>"
+    with Peer(answer(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (status, len(page), page))) as peer:
+        with pytest.raises(ServerUnreachable, match="behind"):
+            Client(peer.url("")).ask("GET", "/migrations/7")
