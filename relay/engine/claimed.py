@@ -29,6 +29,7 @@ def known_of(claim: Claim) -> Known:
         absent=claim.empty and claim.fence == 1,
         begun=(claim.fence > 1 or claim.attempts > 1) and claim.twins != MARKED,
         before=claim.before,
+        lapsed=claim.lapses > 0,
         token=token(claim),
         lost=lost_tokens(claim, claim.fence),
         remains=claim.remains,

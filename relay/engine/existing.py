@@ -105,7 +105,11 @@ class Existing:
             if outcome := self._sent_before(destination, place, there, found):
                 return outcome
             if self._may_be_ours(destination, place, there):
-                return self._sent_in_vain(destination, place, there, found)
+                self._refuse_other_bytes(destination, place, there, found)
+                self._progress.unproved = place  # a piece of ours, until this attempt has replaced it
+                return None
+        if self._may_be_piece(destination, place, there, found):
+            self._progress.unproved = place
         if if_exists is IfExists.CHANGED:
             return self._unchanged(place, there, found)
         if if_exists is IfExists.FAIL:
@@ -191,6 +195,14 @@ class Existing:
             return False
         return not self._is_still_open(destination, place)
 
+    def _may_be_piece(self, destination: Destination, place: Location, there: Version, found: Found | None) -> bool:
+        """Say if what is there, where everything may be overwritten, may be what a lost process left: it is shorter
+        than the object. What was there before is not noted then."""
+        terms, size = self._terms, found.version.size if found is not None else None
+        if not terms.known.lapsed or terms.plan.if_exists is not IfExists.OVERWRITE:
+            return False
+        return self._shows_unproved(destination, place) and (None in (size, there.size) or there.size != size)
+
     def _is_still_open(self, destination: Destination, place: Location) -> bool:
         """Say if the store still has the upload in parts that was begun: then it was never completed, so that nothing
         of it is visible, and what is there is another writer's."""
@@ -206,13 +218,12 @@ class Existing:
             return False
         return True
 
-    def _sent_in_vain(
+    def _refuse_other_bytes(
         self, destination: Destination, place: Location, there: Version, found: Found | None
-    ) -> Outcome | None:
-        """Return None where it may be sent again over what is there: where nothing forbids that, or it is known to be
-        ours. Raises IntegrityMismatch."""
+    ) -> None:
+        """Raise IntegrityMismatch where what is there may not be overwritten, and is not known to be ours."""
         if not self._terms.if_absent:
-            return None
+            return
         was = self._progress.before
         ours = was is not None and was.sent is not None and _names(was.sent, there)
         if not ours and not self._is_beginning(destination, place, there, found):
@@ -225,7 +236,6 @@ class Existing:
             error.leave("What came of an upload of ours", place, "or it is somebody else's, which nothing tells")
             raise error
         self._progress.replaces = True
-        return None
 
     def _is_beginning(self, destination: Destination, place: Location, there: Version, found: Found | None) -> bool:
         """Say if what is there is what a broken upload of ours leaves: the first bytes of the object."""

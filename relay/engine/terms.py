@@ -41,6 +41,8 @@ class Known:
     absent: bool = False
     begun: bool = False
     before: Before | None = None
+    lapsed: bool = False
+    """That a process ended in the middle of it, and nobody has looked since at what it left."""
     twins: tuple[Location, ...] = ()
     """Where objects of the same tree may be that this destination takes for the same, if it takes two names for one."""
     token: str | None = None

@@ -184,6 +184,9 @@ class Transfer:
             before = None  # it would be written down
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)
+        is_noted = before is not None and not before.assumed and not self.plan.destination.path.endswith("/")
+        if self.known.lapsed and is_noted:
+            self._progress.unproved = self.plan.destination  # a piece may be there, until somebody has looked
         course = Course(terms, self._progress, self.allowed)
         try:
             while True:

@@ -12,6 +12,7 @@ from relay.stores.webdav import WebDavStore, webdav_location
 from relay.wire.meter import Meter
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.test_faults import eventually
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_ours import THEIRS, flipped, hurried, plant
@@ -44,6 +45,32 @@ def test_what_a_command_left_is_told_by_the_next_one_that_fails_before_it_looks(
         code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
     assert (code, told["objects"]) == (0, {"verified": 1})
     assert TOLD not in terminal.query("SELECT receipt FROM receipts")
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
+@pytest.mark.parametrize("fails", ["upload", "source"])
+def test_a_piece_that_a_killed_process_left_is_told_by_the_next_failure(
+    tmp_path: Path, if_exists: str, fails: str
+) -> None:
+    if (fails, if_exists) == ("source", "overwrite"):
+        pytest.skip("where everything may be overwritten, what was there before is not noted")
+    shelf, data = Shelf(), bytes(300_000)
+    folder, terminal = plant(tmp_path, data), hurried(tmp_path)
+    with Peer(shelf) as there:
+        words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists
+        code, *_ = terminal.run(*words, RELAY_FAILPOINT="mid-part:1:kill9")
+        assert code == -9
+        eventually(lambda: b"/to/a" in shelf.objects)
+        assert 0 < len(shelf.objects[b"/to/a"]) < len(data)
+        if fails == "upload":
+            shelf.refused[b"PUT"] = empty(400)
+        else:
+            (folder / "a").unlink()
+            (folder / "a").symlink_to(folder / "a")
+        code, *_ = terminal.run(*words)
+        assert code == 1
+        assert b"/to/a" in shelf.objects
+        assert TOLD in errors(terminal)
 
 
 def test_an_object_of_which_only_the_length_agreed_is_told_by_the_next_failure(tmp_path: Path) -> None:
