@@ -96,8 +96,8 @@ def sweep(
                 return False  # it is somebody else's by now
         except NotFound:
             whole = False
-        except (PreconditionFailed, SourceChanged, SourceTruncated, ConnectionLost) as changed:
-            failure = changed  # it is still being written, and the next look may see all of it
+        except (DestinationLost, PreconditionFailed, SourceChanged, SourceTruncated, ConnectionLost) as changed:
+            failure = changed  # it is still being written, and the next look may see more of it, or all
         except RelayError as other:
             failure = other
             break

@@ -80,8 +80,11 @@ def test_the_level_is_the_strongest_that_the_store_gives(kind: str, engine: Engi
 @pytest.mark.parametrize("cut", [0, 1, 100_000, len(DATA) - 1])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_source_that_ends_early_leaves_no_object(
-    engine: Engine, store: Store, place: Place, framing: str, cut: int, verify: str
+    kind: str, engine: Engine, store: Store, place: Place, framing: str, cut: int, verify: str
 ) -> None:
+    """WsgiDAV makes an empty file of the name, and writes what came a moment later. An empty one begins as everybody's
+    does, so that it is not deleted, but told."""
+
     def get(talk: Talk, _: bytes) -> None:
         if framing == "length":
             talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA), DATA[:cut])
@@ -91,7 +94,8 @@ def test_a_source_that_ends_early_leaves_no_object(
     with Peer(serving(Cloud(), get)) as source, pytest.raises(RelayError) as caught:
         engine.migrate(source.url(), place("cut"), verify=verify)
     assert caught.value.side == "source"
-    assert content(store, place("cut")) is None
+    left = content(store, place("cut"))
+    assert left is None or (kind == "wsgidav" and left != DATA and "may remain" in caught.value.hint)
 
 
 def test_a_broken_upload_leaves_an_older_object_alone_where_the_server_does(

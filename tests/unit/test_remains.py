@@ -13,13 +13,14 @@ import pytest
 from relay.config import Settings
 from relay.engine.course import Course
 from relay.engine.existing import Existing
-from relay.engine.leftovers import remove, remove_lost
+from relay.engine.leftovers import Broken, remove, remove_lost, sweep
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
 from relay.engine.progress import Progress
 from relay.engine.runner import Runner
 from relay.engine.transfer import Transfer
 from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, Unavailable
+from relay.ledger.rows import Before
 from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
 from relay.stores.interfaces import Destination, Found, Stored, Unknown
@@ -166,3 +167,21 @@ def test_whatever_is_made_of_a_412_what_remains_is_kept(sendings: int) -> None:
     with pytest.raises(Unavailable):
         Existing.refused(cast(Existing, existing), refused, cast(Destination, None), PLACE, Found(Version(), SOURCE))
     assert list(progress.remains) == ["place/temporary"]
+
+
+@pytest.mark.parametrize("sizes", [(0, 5), (0, 0, 3), (0, 0, 0)])
+def test_a_piece_that_is_empty_at_first_is_looked_at_again(sizes: tuple[int, ...]) -> None:
+    """A server may make the file before it writes what came; one that stays empty is nobody's, and told."""
+    waiting, deleted = iter(sizes), []
+
+    def head(place: Location) -> Found:
+        size = next(waiting)
+        return Found(Version(size=size, etag=f'"{size}"'), place)
+
+    fake = SimpleNamespace(head=head, delete=lambda place, version: deleted.append(version.size))
+    error = Unavailable("it broke", side="destination")
+    broken = Broken(PLACE, Before(known=True), sent=5, length=9)
+    waits = [lambda: None] * len(sizes)
+    sweep(cast(Destination, fake), broken, error, waits, lambda there: True)
+    assert deleted == [size for size in sizes if size]
+    assert bool(error.remains) == (sizes[-1] == 0)
