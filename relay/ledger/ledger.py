@@ -107,9 +107,11 @@ class Ledger:
         return self.database.run(lambda c: migrations.list_again(c, id))
 
     def begin_again(self, id: str, gone: Sequence[int]) -> None:
-        """As entries.begin_again; what must be listed for that is listed again."""
+        """As entries.begin_again; what must be listed for that is listed again. Raises as migrations.unended: then
+        nothing has begun."""
 
         def begin(connection: Connection) -> None:
+            migrations.unended(connection, id)
             if entries.begin_again(connection, id, gone):
                 migrations.list_again(connection, id, anyway=True)
 
@@ -136,8 +138,13 @@ class Ledger:
         self.database.run(lambda c: migrations.learn_empty(c, id, empty))
 
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
-        """As migrations.renew_secret."""
-        self.database.run(lambda c: migrations.renew_secret(c, id, secret))
+        """As migrations.renew_secret. Raises as migrations.unended: one that has succeeded keeps no secret."""
+
+        def renew(connection: Connection) -> None:
+            migrations.unended(connection, id)
+            migrations.renew_secret(connection, id, secret)
+
+        self.database.run(renew)
         self._forgot = True  # those of before
 
     def finish(self) -> list[Migration]:

@@ -369,6 +369,15 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
     return one(connection, found.id)
 
 
+def unended(connection: Connection, id: str) -> Migration:
+    """As `locked`, of one that has not succeeded: nobody works on one that has. Raises IllegalTransition for one that
+    another process has ended well since it was looked at, MigrationUnknown."""
+    found = locked(connection, id)
+    if found.state == "succeeded":
+        raise not_now(found, "retry")
+    return found
+
+
 def trust(connection: Connection, id: str) -> None:
     """Forget how many runners were lost with the transfers that are left, and with the listing: somebody was there, and
     said go on."""
@@ -501,8 +510,10 @@ def finish(connection: Connection) -> list[Migration]:
     """End every migration that has nothing left to do, and forget its secrets; return those."""
     done = []
     for id in finishable(connection):
-        row = one(connection, id)
+        row = locked(connection, id)
         tally = {state: counted.objects for state, counted in row.tally.items()}
+        if row.state != "running" or {"queued", "running"} & tally.keys():
+            continue  # another process ended it, or began some of it again, since it was looked at
         verb = ending(tally)
         if row.listing == "failed":
             verb = "end_partial" if tally.get("verified") or tally.get("skipped") else "fail"

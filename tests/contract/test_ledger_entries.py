@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, update
 
+from relay.errors import IllegalTransition
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, Listing, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
@@ -339,3 +340,18 @@ def test_what_was_listed_and_is_not_accounted_for_is_told(ledger: Ledger) -> Non
     found = ledger.migration(id)
     assert (found.state, (found.error or {})["code"]) == ("partial", "listing-unaccounted")
     assert "2 objects, and 1 are accounted for" in (found.error or {})["detail"]
+
+
+def test_what_has_succeeded_is_not_begun_again(ledger: Ledger) -> None:
+    """Nobody would work on it: whoever finds that something of it is gone needs another migration."""
+    id, listing = begin(ledger, [listed("a")])
+    ledger.end_listing(listing)
+    assert ended(ledger, id) == "succeeded"
+    (row,) = ledger.page(id)
+    with pytest.raises(IllegalTransition):
+        ledger.begin_again(id, [row.id])
+    with pytest.raises(IllegalTransition):
+        ledger.renew_secret(id, {"source": "fresh"})
+    assert rows(ledger, id) == {"a": "verified"}
+    assert ledger.secret(id) is None
+    assert_counted(ledger, id)

@@ -14,7 +14,9 @@ from relay.engine.claimer import Claimer
 from relay.engine.order import End, Order
 from relay.engine.runner import Runner
 from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Listed, Settlement
 from relay.throttle import Bounds
+from tests.ledgers import verified
 
 
 def ledger_of(folder: Path) -> Ledger:
@@ -62,5 +64,42 @@ def test_another_process_ends_it_meanwhile(
     found, _ = accepted(ledger, order, runner, quiet=True)
     assert worked(ledger, runner, found.id) == "succeeded"
     assert (tmp_path / "to" / "a").read_bytes() == b"bytes"
+    ledger.close()
+    other.close()
+
+
+@pytest.mark.parametrize("step", ["renew_secret", "trust", "begin_again"])
+def test_what_vanished_is_moved_again_although_another_process_ends_the_migration_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Nobody works on a migration that has succeeded: what is gone from its destination is another migration's then."""
+    runner = Runner(Settings(local_folders=str(tmp_path), retry_budget=0))
+    ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "from" / name).write_bytes(b"bytes")
+    order = Order(End(f"file://{tmp_path}/from"), End(f"file://{tmp_path}/to"), recursive=True)
+    made, _ = accepted(other, order, runner, quiet=True)
+    listing = other.claim_listing(only=made.id)
+    assert listing is not None
+    other.add_page(listing, [Listed("a", 5), Listed("b", 5)], "b")
+    other.end_listing(listing)
+    one, two = other.claim(2, only=made.id)
+    other.settle([verified(one, 5), Settlement(two, "hand_back")])  # and somebody removes what has arrived
+    real, begun = getattr(ledger, step), []
+
+    def after_the_other(*arguments: Any) -> Any:
+        if not begun:
+            begun.append(step)
+            assert worked(other, runner, made.id) == "succeeded"
+        return real(*arguments)
+
+    monkeypatch.setattr(ledger, step, after_the_other)
+    found, _ = accepted(ledger, order, runner, quiet=True)
+    assert begun and worked(ledger, runner, found.id) == "succeeded"
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["a", "b"]
+    assert all(ledger.secret(each.id) is None for each in ledger.migrations())
+    assert not any(each.counted("queued").objects for each in ledger.migrations())
     ledger.close()
     other.close()
