@@ -45,6 +45,7 @@ from relay.errors import (
     StoreFull,
     Throttled,
     Unauthenticated,
+    Unavailable,
     UploadGone,
 )
 from relay.failpoints import reach
@@ -62,6 +63,7 @@ from relay.stores.interfaces import (
     Unknown,
     Upload,
 )
+from relay.wire.meter import Meter
 
 MIB = 1 << 20
 COPY_BYTES = 512 * MIB
@@ -336,13 +338,30 @@ class Parts:
         known = self.way.found.version.digests if self.way.copying else digests
         reach("before-complete")
         self.way.meter.commit()
-        stored = self.way.again(
-            "completing the upload",
-            lambda _: self._destination.complete(upload, parts, known, if_absent=self.if_absent),
-            IntegrityMismatch,
-        )
+        stored = self._asked_whole(upload, parts, known)
         reach("after-complete")
         return Moved(stored, digests, window.resent)
+
+    def _asked_whole(self, upload: Upload, parts: tuple[Part, ...], known: Digests) -> Stored:
+        """Ask for the whole, and again while that may help. Raises as PartsDestination.complete, and Unavailable where
+        something is there by the time that it is asked again: that may be ours, of which only the answer was lost."""
+        asked = 0
+
+        def ask(_: Meter) -> Stored:
+            nonlocal asked
+            asked += 1
+            return self._destination.complete(upload, parts, known, if_absent=self.if_absent)
+
+        try:
+            return self.way.again("completing the upload", ask, IntegrityMismatch)
+        except PreconditionFailed as error:
+            if asked == 1:
+                raise
+            raise Unavailable(
+                f"something came to {self.way.place} while the upload was completed: {error.message}",
+                side="destination",
+                hint="The first request to complete it may have done so: run it again, and it is looked at.",
+            ) from None
 
     def _whole(self) -> Digests:
         """Combine the parts' digests into the whole's."""

@@ -17,10 +17,11 @@ from relay.cli.watch import _Lines
 from relay.config import Settings
 from relay.engine.claimer import Claimer
 from relay.engine.order import End, Order
+from relay.engine.plan import IfExists
 from relay.engine.runner import Runner
 from relay.engine.transfer import Transfer
 from relay.engine.trouble import WHOLE, Trouble, Troubles
-from relay.errors import Cancelled, RelayError, SourceTruncated, Stalled, StoreTimeout, Unavailable
+from relay.errors import Cancelled, IntegrityMismatch, RelayError, SourceTruncated, Stalled, StoreTimeout, Unavailable
 from relay.ledger.ledger import Ledger
 from relay.receipt import State
 from relay.retry import Backoff, Patience
@@ -247,6 +248,33 @@ def test_an_upload_that_can_never_be_completed_is_thrown_away(certificates: Cert
             engine.runner.run(attempt(engine, here, there, notes))
     assert bucket.asked[-1] == "abort"
     assert notes.upload is None
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
+@pytest.mark.parametrize("if_exists", [IfExists.SKIP, IfExists.FAIL])
+@pytest.mark.parametrize("status", [500, 503, 504])
+def test_what_is_there_when_an_upload_is_completed_for_the_second_time_is_proved(
+    certificates: Certificates, status: int, if_exists: IfExists, damaged: bool
+) -> None:
+    """The first request did it, and only its answer was lost: it is neither left alone as another's, nor in the way."""
+    engine, source, bucket, notes = in_parts(certificates, 10), Ranges(), Shelf(sums=True), Book()
+    bucket.answers["complete"] = [
+        lambda talk: talk.send(refusal(status, "InternalError")),
+        refusal(412, "PreconditionFailed"),
+    ]
+    bucket.mangle = (lambda data: data[::-1]) if damaged else bytes
+    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+        transfer = attempt(engine, here, there, notes)
+        transfer.plan = replace(transfer.plan, if_exists=if_exists)
+        if damaged:
+            with pytest.raises(IntegrityMismatch) as caught:
+                engine.runner.run(transfer)
+            assert str(place(there)) in caught.value.remains
+        else:
+            assert engine.runner.run(transfer).state is State.VERIFIED
+    assert bucket.whole == (LARGE[::-1] if damaged else LARGE)
+    assert sent(bucket) == PARTS
+    engine.assert_nothing_left()
 
 
 def test_what_is_cancelled_is_thrown_away(certificates: Certificates) -> None:
