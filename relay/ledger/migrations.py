@@ -509,7 +509,7 @@ def _not_whole(listed: int | None, accounted: int) -> dict[str, Any]:
 def finish(connection: Connection) -> list[Migration]:
     """End every migration that has nothing left to do, and forget its secrets; return those."""
     done = []
-    for id in finishable(connection):
+    for id in sorted(finishable(connection)):  # in one order, since each is locked
         row = locked(connection, id)
         tally = {state: counted.objects for state, counted in row.tally.items()}
         if row.state != "running" or {"queued", "running"} & tally.keys():
