@@ -155,8 +155,7 @@ def _reread(old: Accepted) -> Accepted:
     _check_open(addresses, new.settings)
     if moves:
         _check_free(addresses)
-    if new.settings.ledger_url() != old.settings.ledger_url():
-        _check_ledger(new.settings)
+    _check_ledger(new.settings)  # also the old one: new workers would wait for it, and the old ones be gone
     return replace(new, addresses=addresses)
 
 

@@ -114,7 +114,7 @@ def _html(migration: Mapping[str, Any], rows: Rows) -> Iterator[str]:
     yield "<table><tr>" + "".join(f"<th>{name}</th>" for name in FIELDS) + "</tr>"
     for row in rows:
         cells = "".join(f"<td>{html.escape('' if row[name] is None else str(row[name]))}</td>" for name in FIELDS)
-        yield f'<tr class="{row["state"]}">{cells}</tr>'
+        yield f'<tr class="{html.escape(row["state"])}">{cells}</tr>'
     yield "</table></html>"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -113,6 +114,26 @@ def test_a_server_ends_at_once_though_a_worker_waits_for_the_ledger(tmp_path: Pa
         line_about(server, "waiting for the ledger")
         server.process.terminate()
         assert server.process.wait(20) == 0
+
+
+def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> None:
+    """New workers would only wait for it: the old ones answer, and go on with what they move."""
+    ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
+    with running(SERVE, RELAY_LEDGER=f"sqlite:///{ledger}") as server:
+        await_workers(server.process.pid, 1)
+        before = psutil.Process(server.process.pid).children()
+        ledger.rename(away)
+        server.process.send_signal(signal.SIGHUP)
+        assert "was removed" in line_about(server, "not reloaded")
+        assert server.ask("GET", "/healthz")[0] == 200
+        assert psutil.Process(server.process.pid).children() == before
+        away.rename(ledger)
+        server.process.send_signal(signal.SIGHUP)
+        psutil.wait_procs(before, timeout=20)
+        await_workers(server.process.pid, 1)
+        assert server.ask("GET", "/readyz")[1]["ledger"] == "ok"
+        assert psutil.Process(server.process.pid).children() != before
+        assert server.stop() == 0
 
 
 def test_work_that_ends_by_a_bug_is_no_ready_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

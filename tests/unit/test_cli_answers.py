@@ -13,6 +13,7 @@ import pytest
 
 from relay.api.told import brief, summary
 from relay.cli.client import Client
+from relay.cli.history import _html
 from relay.cli.ledgers import There
 from relay.engine.order import End, Order
 from relay.errors import LedgerFailed, MigrationUnknown, NotRelay, Overloaded, RelayError, ServerUnreachable
@@ -223,3 +224,11 @@ def test_a_proxys_page_for_a_server_that_is_away_is_no_stranger(status: int) -> 
     with Peer(answer(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (status, len(page), page))) as peer:
         with pytest.raises(ServerUnreachable, match="behind"):
             Client(peer.url("")).ask("GET", "/migrations/7")
+
+
+@pytest.mark.parametrize("name", [name for name, value in ROW.items() if name not in ("bytes", "seconds")])
+def test_nothing_that_a_server_says_is_a_page_of_its_own(name: str) -> None:
+    """A report is opened in a browser: what stands in it is text."""
+    planted = '"><script>alert(1)</script>'
+    page = "".join(_html({**WHOLE[0], "source": planted, "state": planted}, iter([{**ROW, name: planted}])))
+    assert "<script" not in page and "&lt;script" in page
