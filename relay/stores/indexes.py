@@ -215,7 +215,7 @@ def _listed(row: dict[str, Any], number: int, page: Page) -> Entry | None:
     if name in ("", ".", "..") or row.get("type") == "other":
         return None
     if "/" in name:
-        return Entry(f"row {number} of the list", error=_odd(given, page.side))
+        return Entry(f"row {number} of the list", error=_odd(_shown(given), page.side))
     when = _when(row.get("mod_time") or row.get("mtime"))
     return Entry(f"{name}/" if folder else name, None if folder else whole(row.get("size")), None, when)
 
@@ -290,9 +290,17 @@ def _entry(link: Link, behind: str, page: Page) -> Entry:
 
 
 def _shown(href: str) -> str:
-    """Return a link without its query, which may be a signature, and what tells it from others of its path."""
+    """Return a link without its query, which may be a signature, and without the name and password before its host
+    (RFC 3986 section 3.2.1). What is left out becomes a hash, so that two links stay two."""
     path, mark, query = href.partition("?")
-    return f"{path}?~{hashlib.sha256(query.encode(errors='replace')).hexdigest()[:8]}" if mark else href
+    before, at, after = path.rpartition("@")
+    if at and (":" in before or "//" in before):
+        path = f"~{_hash_of(before)}@{after}"
+    return f"{path}?~{_hash_of(query)}" if mark else path
+
+
+def _hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
 
 
 def _odd(name: str, side: Side) -> UnsafeKey:

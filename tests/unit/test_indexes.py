@@ -200,6 +200,10 @@ def test_no_link_ever_leaves_the_folder(href: str) -> None:
         ("b.bin?X-Amz-Signature=S3CR3T1", "b.bin?X-Amz-Signature=S3CR3T2"),
         ("b.bin?S3CR3T1", "b.bin?S3CR3T2#x"),
         ("/a/?file=b&sig=S3CR3T1",),
+        ("http://me:S3CR3T1@h/a/b", "http://me:S3CR3T2@h/a/b"),
+        ("http://me:S3CR3T1@other.example/a/b", "http://S3CR3T2@other.example/a/b"),
+        ("//me:S3CR3T1@h/a/b",),
+        ("http://me:S3CR3T1@h/a/in/b?x=S3CR3T2",),
     ],
 )
 def test_what_a_link_asks_with_is_not_shown(links: tuple[str, ...]) -> None:
