@@ -159,15 +159,18 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": None if state == "queued" else now,
-        "new_lapses": _lapses(end) if state == "failed" else None,
+        "new_lapses": _lapses(end, state),
         "new_before": _kept(was, end) if state not in ("verified", "skipped") else ARRIVED,
     }
 
 
-def _lapses(end: Settlement) -> int | None:
+def _lapses(end: Settlement, state: str) -> int | None:
     """Return what is to stand there of runners that were lost with it, by which it is known to have left something;
-    None: what stands there."""
-    return max(1, end.claim.lapses) if end.remains else 0 if end.rid else None
+    None: what stands there. One that was handed back may be cancelled, or listed no more, before it is claimed again.
+    """
+    if end.remains and state not in _ARRIVED:
+        return max(1, end.claim.lapses)
+    return 0 if end.rid and state == "failed" else None
 
 
 def _kept(was: str | None, end: Settlement) -> str | None:

@@ -355,3 +355,31 @@ def test_what_has_succeeded_is_not_begun_again(ledger: Ledger) -> None:
     assert rows(ledger, id) == {"a": "verified"}
     assert ledger.secret(id) is None
     assert_counted(ledger, id)
+
+
+@pytest.mark.parametrize("verb", ["failed", "hand_back"])
+@pytest.mark.parametrize("cancels", ["before", "after"])
+def test_what_left_something_is_not_forgotten_before_that_was_looked_for(
+    ledger: Ledger, verb: str, cancels: str
+) -> None:
+    """However its claim ended: the source may have it no more, and the migration may be cancelled meanwhile."""
+    id, listing = begin(ledger, [listed("a"), listed("b")])
+    ledger.end_listing(listing)
+    a, b = ledger.claim(2)
+    if cancels == "before":
+        ledger.act(id, "cancel")
+    error = {"code": "unavailable"} if verb == "failed" else None
+    ledger.settle([verified(a), Settlement(b, verb, error=error, remains={"https://b/x": "it may remain"})])
+    ledger.act(id, "cancel")
+    (orphan,) = ledger.orphans()
+    assert (orphan.claim.id, orphan.claim.fence) == (b.id, b.fence)
+    list_again(ledger, id, [listed("a")])
+    assert rows(ledger, id).keys() == {"a", "b"}
+    ledger.finish()
+    assert ledger.migration(id).state == "partial"
+    ledger.removed(orphan)
+    list_again(ledger, id, [listed("a")])
+    assert rows(ledger, id) == {"a": "verified"}
+    ledger.finish()
+    assert ledger.migration(id).state == "succeeded"
+    assert_counted(ledger, id)
