@@ -7,8 +7,8 @@ may be a password, so neither happens here.
 from __future__ import annotations
 
 import json
+import os
 import socket
-import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -57,9 +57,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """At SIGTERM: as gunicorn's; a worker that has not begun to serve, as while it waits for its ledger, has
-        nothing to bring to an end, and ends at once."""
+        nothing to bring to an end, and ends at once. (An exception may be lost, where the signal finds it.)"""
         if not self.booted:
-            sys.exit(0)
+            os._exit(0)
         super().handle_exit(sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:

@@ -116,6 +116,27 @@ def test_a_server_ends_at_once_though_a_worker_waits_for_the_ledger(tmp_path: Pa
         assert server.process.wait(20) == 0
 
 
+def test_a_worker_that_is_told_to_go_while_it_loads_goes_wherever_it_is() -> None:
+    """The signal may come where Python drops an exception, as in a finalizer."""
+    code = """
+import os, signal
+from relay.api.worker import Worker
+worker = Worker.__new__(Worker)
+worker.booted = False
+signal.signal(signal.SIGTERM, worker.handle_exit)
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+del_me = Finalized()
+del del_me
+os._exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> None:
     """New workers would only wait for it: the old ones answer, and go on with what they move."""
     ledger, away = tmp_path / "ledger.db", tmp_path / "away.db"
