@@ -126,7 +126,7 @@ def test_a_command_that_ended_well_is_done_again_and_one_that_was_not_verified_t
 
 
 def test_one_that_somebody_paused_says_so(seaweed: Seaweed, clouds: Terminal, planted: tuple[bytes, str]) -> None:
-    first = clouds.start(*words_of(seaweed, planted))
+    first = clouds.start(*words_of(seaweed, planted), "--bytes-per-second", "4M")  # not over before it is paused
     clouds.wait_for(first, ACKNOWLEDGED, lambda count: count >= 1)
     assert clouds.run("pause", "1")[0] == 0
     out, err = first.communicate(timeout=30)
