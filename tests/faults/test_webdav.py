@@ -689,6 +689,7 @@ class Stale(Dav):
 def test_a_place_that_shows_the_old_object_for_a_while_is_waited_for(engine: Engine, if_exists: str) -> None:
     """As nginx with `open_file_cache`, which has seen the old one when it was looked at before."""
     dav = Stale(objects={FINAL: b"old"})
+    engine.runner.limits = replace(engine.runner.limits, settle_seconds=10)
     assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
     assert dav.objects == {FINAL: DATA}
     assert dav.shown == 0
