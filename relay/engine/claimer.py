@@ -479,7 +479,7 @@ class Claimer:
         if isinstance(error, PermissionDenied) and not over:
             error = self._judge.denied(claim, error)
         if over or isinstance(error, LedgerFailed):
-            return Settlement(claim, "hand_back", resent=resent, unsent=unsent)
+            return Settlement(claim, "hand_back", resent=resent, unsent=unsent, remains=error.remains)
         verdict = self._judge.judged(claim, error)
         if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
             wait = AGAIN_SECONDS if verdict is Verdict.LATER else 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_ours import THEIRS, flipped, hurried, plant
 from tests.faults.test_webdav import Dav
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk
 
 TOLD = "may remain"
 
@@ -71,6 +73,28 @@ def test_a_piece_that_a_killed_process_left_is_told_by_the_next_failure(
         assert code == 1
         assert b"/to/a" in shelf.objects
         assert TOLD in errors(terminal)
+
+
+def test_what_an_upload_left_that_ctrl_c_ended_is_kept(tmp_path: Path) -> None:
+    shelf, begun, gate = Shelf(refused={b"DELETE": empty(405)}), threading.Event(), threading.Event()
+
+    def half(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, DATA[: len(DATA) // 2])
+        begun.set()
+        gate.wait(60)
+
+    terminal = hurried(tmp_path)
+    with Peer(serving(Cloud(), half)) as source, Peer(shelf) as there:
+        moving = terminal.start("migrate", source.url("/a"), there.url("/to/a"))
+        assert begun.wait(30)
+        eventually(lambda: b"PUT" in shelf.methods)
+        moving.send_signal(signal.SIGINT)
+        said = moving.communicate(timeout=60)
+        assert moving.returncode == 130, said
+        gate.set()
+        eventually(lambda: b"/to/a" in shelf.objects)
+    assert len(shelf.objects[b"/to/a"]) < len(DATA)
+    assert TOLD in terminal.query("SELECT before FROM transfers")
 
 
 def test_an_object_of_which_only_the_length_agreed_is_told_by_the_next_failure(tmp_path: Path) -> None:
