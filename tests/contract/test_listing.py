@@ -195,7 +195,8 @@ def reply(status: int, body: str) -> bytes:
 
 
 def dav(*hrefs: str) -> bytes:
-    rows = "".join(f"<d:response><d:href>{href}</d:href></d:response>" for href in hrefs)
+    kind = "<d:propstat><d:prop><d:resourcetype/></d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat>"
+    rows = "".join(f"<d:response><d:href>{href}</d:href>{kind}</d:response>" for href in hrefs)
     return reply(207, f'<d:multistatus xmlns:d="DAV:">{rows}</d:multistatus>')
 
 

@@ -105,9 +105,15 @@ def cut() -> Iterator[Cut]:
 
 
 @pytest.fixture(params=["nginx", "webdav+nginx", "wsgidav", "webdav+wsgidav", "seaweed", "local"])
-def place(request: pytest.FixtureRequest) -> Place:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Return which server objects go to."""
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest) -> Place:
     """Return where objects go."""
-    return place_of(request.param, request)
+    return place_of(kind, request)
 
 
 @pytest.fixture
@@ -128,6 +134,12 @@ def there(wire: Wire, location: Location) -> bool:
     return False
 
 
+def assert_gone(wire: Wire, location: Location, kind: str, error: RelayError, at: int) -> None:
+    """Assert that nothing is left, or that the error says so: WsgiDAV makes an empty file of the name and writes to it
+    a moment later, and an empty file may be anybody's."""
+    assert not there(wire, location) or (kind == "wsgidav" and "may remain" in error.hint), at
+
+
 def beside(wire: Wire, location: Location) -> list[str]:
     """Return what else lies in the folder, where the server tells."""
     folder = location.with_target(location.path.rpartition("/")[0] + "/")
@@ -141,7 +153,7 @@ def beside(wire: Wire, location: Location) -> list[str]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("chunked", [False, True], ids=["by length", "chunked"])
 def test_a_small_object_that_ends_at_any_byte(
-    wire: Wire, engine: Engine, cut: Cut, place: Place, chunked: bool
+    wire: Wire, engine: Engine, cut: Cut, kind: str, place: Place, chunked: bool
 ) -> None:
     cut.size, cut.chunked = len(SMALL), chunked
     # Where a broken upload may be seen relay looks for it, again and again for a second: fewer of those.
@@ -151,19 +163,21 @@ def test_a_small_object_that_ends_at_any_byte(
         with pytest.raises(RelayError) as caught:
             engine.migrate(cut.location, place(f"{at}"))
         assert caught.value.side == "source", (at, caught.value)
-        assert not there(wire, place(f"{at}")), at
+        assert_gone(wire, place(f"{at}"), kind, caught.value, at)
     assert beside(wire, place("x")) == []
 
 
 @pytest.mark.timeout(120)
-def test_a_large_object_that_ends_at_every_border(wire: Wire, engine: Engine, cut: Cut, place: Place) -> None:
+def test_a_large_object_that_ends_at_every_border(
+    wire: Wire, engine: Engine, cut: Cut, kind: str, place: Place
+) -> None:
     cut.size, cut.chunked = LARGE, False
     for at in BORDERS:
         cut.at = at
         with pytest.raises(RelayError) as caught:
             engine.migrate(cut.location, place(f"large-{at}"))
         assert caught.value.side == "source", (at, caught.value)
-        assert not there(wire, place(f"large-{at}")), at
+        assert_gone(wire, place(f"large-{at}"), kind, caught.value, at)
     assert beside(wire, place("x")) == []
 
 
