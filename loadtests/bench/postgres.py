@@ -59,7 +59,7 @@ class Postgres:
     def control(self, *words: str) -> None:
         """Run pg_ctl on it."""
         subprocess.run(
-            [*self.user, str(self.bin / "pg_ctl"), "-D", str(self.folder), "-w", "-t", "30", *words],
+            [*self.user, str(self.bin / "pg_ctl"), "-D", str(self.folder), "-w", "-t", "90", *words],
             check=True,
             cwd="/",
             stdout=subprocess.DEVNULL,
