@@ -106,3 +106,12 @@ class Terminal:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)  # another process's ledger can only be polled
         raise TimeoutError(sql)
+
+
+def eventually(good: Callable[[], bool]) -> None:
+    """Ask until it is so: what another process does can only be asked for."""
+    for _ in range(3000):
+        if good():
+            return
+        time.sleep(0.01)
+    raise TimeoutError(good)

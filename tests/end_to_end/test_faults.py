@@ -11,8 +11,7 @@ import signal
 import socket
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import pytest
 
 from simulators.proxy import Proxy
 from simulators.source import Source
-from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.terminal import Terminal, eventually
 from tests.end_to_end.test_migrations import digests, ended, wait_for
 from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, exchange, gated, running
 from tests.end_to_end.test_serve import order as one_object
@@ -70,15 +69,6 @@ def worker_of(server: Server) -> psutil.Process:
     """Return the server's only worker."""
     (worker,) = psutil.Process(server.process.pid).children()
     return worker
-
-
-def eventually(good: Callable[[], bool]) -> None:
-    """Ask until it is so: what another process does can only be asked for."""
-    for _ in range(3000):
-        if good():
-            return
-        time.sleep(0.01)
-    raise TimeoutError(good)
 
 
 def in_ledger(folders: Path, query: str) -> Any:

@@ -13,8 +13,7 @@ from relay.errors import NotFound, RelayError, SourceChanged
 from relay.stores.webdav import WebDavStore, webdav_location
 from relay.wire.meter import Meter
 from tests.conftest import QUICK, Engine
-from tests.end_to_end.terminal import Terminal
-from tests.end_to_end.test_faults import eventually
+from tests.end_to_end.terminal import Terminal, eventually
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_ours import THEIRS, flipped, hurried, plant

@@ -15,7 +15,7 @@ from relay.location import parse_location
 from relay.receipt import State, Version
 from relay.stores.interfaces import Stored
 from tests.conftest import Certificates, Engine
-from tests.end_to_end.test_faults import eventually
+from tests.end_to_end.terminal import eventually
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Talk
 

@@ -162,10 +162,6 @@ def _fill(case: Case, source: Store, destination: Store) -> None:
         name = case.objects[0][0]
         theirs = Upload(id="theirs", name=name, by="other", begun=time.time() - 3600, parts={1: b"theirs"})
         destination.shelf.uploads["theirs"] = theirs
-    if case.has("destination", "other-upload") and destination.manners.does("other-upload"):
-        name = case.objects[0][0]
-        theirs = Upload(id="theirs", name=name, by="other", begun=time.time() - 3600, parts={1: b"theirs"})
-        destination.shelf.uploads["theirs"] = theirs
     sizes = dict(case.objects)
     for name, how in case.before:
         size = sizes.get(name, 20)
