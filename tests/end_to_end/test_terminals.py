@@ -272,8 +272,8 @@ def test_a_terminal_says_what_is_tried_again_and_why(tmp_path: Path, columns: in
     """Also where the reason is longer than a line, and the name would be markup."""
 
     busy = answer(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", keep=True)
-    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_RETRY_BUDGET="4")
-    with Peer([busy] * 40) as peer:
+    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1", RELAY_RETRY_BUDGET="9")
+    with Peer([busy] * 80) as peer:
         (tmp_path / "list.csv").write_text(f"url,name\n{peer.url('/one')},a[/b]\n")
         words = ("migrate", "-r", f"list+{tmp_path}/list.csv", f"{tmp_path}/to")
         code, text = terminal.on_a_tty(*words, columns=columns)
