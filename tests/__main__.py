@@ -10,15 +10,15 @@ on a loop that nothing runs.) Words on the command line are for pytest, in one p
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 TESTS = Path(__file__).resolve().parent
 AT_A_TIME = 2
@@ -35,14 +35,40 @@ SHARES: tuple[tuple[str, ...], ...] = (
 """The files that one process runs, by patterns; the longest share first, so that both processes end together."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Running:
-    """One share under way, and the file that takes what it says."""
+PROGRESS = re.compile(rb"(tests/\S+ )?[.sxXFE]+ +\[ *\d+%\]")
+"""A line of dots of pytest, which is printed at once. All other lines of a share stay together, and come at its end."""
 
-    number: int
-    share: tuple[str, ...]
-    process: subprocess.Popen[bytes]
-    said: IO[bytes]
+
+class Running:
+    """One share under way: its process, and the file that takes its output, which is read while it grows."""
+
+    def __init__(self, number: int) -> None:
+        """Start pytest on one share, with a fresh cache of its own."""
+        shutil.rmtree(cache_of(number), ignore_errors=True)
+        cache = ["-o", f"cache_dir={cache_of(number)}"]
+        words = [sys.executable, "-m", "pytest", *cache, *files_of(SHARES[number])]
+        self.number = number
+        # A file and no pipe: a server that a killed test leaves behind would hold a pipe open.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+        self._printed = 0
+        self._kept: list[bytes] = []
+        self.process = subprocess.Popen(words, stdout=self._output, stderr=self._output, cwd=TESTS.parent)
+
+    def progress(self) -> Iterator[bytes]:
+        """Yield the lines of dots that came since the last call; keep the others."""
+        new = os.pread(self._output.fileno(), 1 << 24, self._printed)
+        new = new[: new.rfind(b"\n") + 1]
+        self._printed += len(new)
+        for line in new.splitlines(keepends=True):
+            if PROGRESS.match(line):
+                yield line
+            else:
+                self._kept.append(line)
+
+    def close(self) -> bytes:
+        """Return the kept lines, and the last one even where it has no end."""
+        with self._output:
+            return b"".join(self._kept) + os.pread(self._output.fileno(), 1 << 24, self._printed)
 
 
 def files_of(share: Sequence[str]) -> list[str]:
@@ -63,33 +89,21 @@ def failed_in(number: int) -> list[str]:
         return []
 
 
-def start(number: int) -> Running:
-    """Start pytest on one share, with a fresh cache of its own."""
-    shutil.rmtree(cache_of(number), ignore_errors=True)
-    said = tempfile.TemporaryFile()  # noqa: SIM115 - `report` closes it
-    cache = ["-o", f"cache_dir={cache_of(number)}"]
-    words = [sys.executable, "-m", "pytest", *cache, *files_of(SHARES[number])]
-    process = subprocess.Popen(words, stdout=said, stderr=said, cwd=TESTS.parent)
-    return Running(number=number, share=SHARES[number], process=process, said=said)
-
-
-def report(ended: Running, seconds: float) -> None:
-    """Print what a share said."""
-    sys.stdout.write(f"\n== {' '.join(ended.share)}, after {seconds:.0f} s\n")
-    sys.stdout.flush()
-    with ended.said:
-        ended.said.seek(0)
-        sys.stdout.buffer.write(ended.said.read())
+def write(text: bytes) -> None:
+    """Print bytes at once."""
+    sys.stdout.buffer.write(text)
     sys.stdout.flush()
 
 
 def ends(waiting: list[int]) -> Iterator[Running]:
-    """Run the shares, `AT_A_TIME` at a time, and yield each when it has ended."""
+    """Run the shares, `AT_A_TIME` at a time, print their dots as they come, and yield each when it has ended."""
     running: list[Running] = []
     while waiting or running:
         while waiting and len(running) < AT_A_TIME:
-            running.append(start(waiting.pop(0)))
+            running.append(Running(waiting.pop(0)))
         ended = [one for one in running if one.process.poll() is not None]
+        for one in running:
+            write(b"".join(one.progress()))
         running = [one for one in running if one not in ended]
         yield from ended
         time.sleep(0 if ended else 0.2)
@@ -97,28 +111,28 @@ def ends(waiting: list[int]) -> Iterator[Running]:
 
 def pass_alone(failed: Sequence[str]) -> bool:
     """Run failed tests once more, with nothing beside them, and return whether all of them pass."""
-    sys.stdout.write(f"\n== once more, alone: {' '.join(failed)}\n")
-    sys.stdout.flush()
+    write(f"\n== once more, alone: {' '.join(failed)}\n".encode())
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *failed]
     return subprocess.run(words, cwd=TESTS.parent, check=False).returncode == 0
 
 
 def main(words: Sequence[str]) -> int:
-    """Return 0 when every test passed, else pytest's own code; the output of a share comes when it has ended."""
+    """Return 0 when every test passed, else pytest's own code."""
     if words:
         return subprocess.run([sys.executable, "-m", "pytest", *words], check=False).returncode
     codes, failed, began = set[int](), list[str](), time.monotonic()
-    sys.stdout.write("running the tests, in two processes; their output comes when they have ended …\n")
-    sys.stdout.flush()
+    write(f"running the tests, {AT_A_TIME} processes at a time …\n".encode())
     for ended in ends(list(range(len(SHARES)))):
-        report(ended, time.monotonic() - began)
+        write(
+            f"\n== {' '.join(SHARES[ended.number])}, after {time.monotonic() - began:.0f} s\n".encode() + ended.close()
+        )
         codes.add(ended.process.returncode)
         failed += failed_in(ended.number)
     if codes <= {0}:
         return 0
     # Code 1: tests ran to the end and some failed. A crash, a broken import or a signal is no matter of load.
     if codes <= {0, 1} and 0 < len(failed) <= FEW and pass_alone(failed):
-        sys.stdout.write(f"\nSHAKY, passed alone the second time: {' '.join(failed)}\n")
+        write(f"\nSHAKY, passed alone the second time: {' '.join(failed)}\n".encode())
         return 0
     return max(codes, key=abs)  # a signal's code is negative
 
