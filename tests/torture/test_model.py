@@ -20,7 +20,7 @@ from simulators.liars.shelf import Shelf
 from simulators.liars.unsafe import MARKER, NAMES
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Ended
-from tests.torture.judge import RULES
+from tests.torture.judge import RULES, arrives
 from tests.torture.planted import PLANTED
 from tests.torture.world import Played, Row, Store
 
@@ -36,9 +36,9 @@ def case(**members: object) -> Case:
 def broken(source: Store, destination: Store, **members: object) -> list[str]:
     """Return what the judge says of these stores."""
     secrets = {"source": "ONE", "destination": "TWO", "link": "THREE"}
-    rows = members.pop("rows", {})
+    rows, stage = members.pop("rows", {}), members.pop("stage", "partial")
     played = Played(case=case(**members), source=source, destination=destination, secrets=secrets, rows=rows)  # type: ignore[arg-type]
-    played.migration = {"listing": "done", "state": "partial", "error": None}
+    played.migration = {"listing": "done", "state": stage, "error": None}
     played.runs.append(ended(1 if rows else 0))
     return [text for rule in RULES if rule.__name__ in WHERE for text in rule(played)]
 
@@ -162,6 +162,61 @@ def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
         said = [text for text in broken(source, destination, rows=told) if "rows" in text]
     assert bool(said) is (rows < 2)  # two are left besides the marker, which is none
     assert MARKER not in "".join(said)
+
+
+def test_an_unsafe_name_that_has_vanished_is_no_part_of_the_source(tmp_path: Path) -> None:
+    _, destination = stores(tmp_path)
+    with S3Liar("source", Manners(("key-and-folder",), 1), {"ONE"}) as source:
+        for name in source.odd:
+            source.shelf.put(name, b"data", "source")
+        assert any("rows" in text for text in broken(source, destination))
+        for name in source.odd:
+            source.shelf.delete(name, "source")
+        assert broken(source, destination) == []
+
+
+@pytest.mark.parametrize(
+    ("habit", "state", "stage", "accounted"),
+    [
+        ("href-bare", "queued", "paused", True),
+        ("href-bare", "queued", "partial", False),
+        ("href-bare", "skipped", "paused", False),
+        ("href-url", "queued", "paused", False),
+        ("href-url", "failed", "partial", True),
+    ],
+)
+def test_a_folder_that_waits_stands_for_what_lies_in_it(
+    tmp_path: Path, habit: str, state: str, stage: str, accounted: bool
+) -> None:
+    _, destination = stores(tmp_path)
+    with PlainLiar("source", Manners((), 1), {"ONE"}) as source:
+        source.shelf.put("sub/x.bin", b"data", "source")
+        rows = {"sub": Row("sub", state, "", "", "", ""), "a": FAILED}
+        members = {"traits": (("source", habit),), "objects": (("sub/x.bin", 4),), "stage": stage}
+        said = broken(source, destination, rows=rows, **members)
+    assert (said == []) is accounted
+
+
+@pytest.mark.parametrize(
+    ("traits", "wish", "code", "excused"),
+    [
+        (("flips-once", "tag-none"), "skip", "digest-mismatch", True),
+        (("flips-once", "tag-weak"), "fail", "digest-mismatch", True),
+        (("flips-once",), "skip", "digest-mismatch", False),
+        (("flips-once", "tag-none"), "changed", "digest-mismatch", False),
+        (("flips-once", "tag-none"), "skip", "destination-mutates", False),
+        (("short-once", "tag-none"), "skip", "digest-mismatch", False),
+    ],
+)
+def test_only_what_may_be_anothers_need_not_arrive(
+    traits: tuple[str, ...], wish: str, code: str, excused: bool
+) -> None:
+    seed = next(number for number in range(100) if PlainLiar("destination", Manners((), number), set()).tells_tags)
+    with PlainLiar("source", Manners((), 1), set()) as source, PlainLiar("destination", Manners((), seed), set()) as to:
+        made = case(traits=tuple(("destination", name) for name in traits), if_exists=wish, objects=(("a", 4),))
+        row = Row("a", "failed", code, "destination", "What came of an upload of ours may remain at …", "")
+        played = Played(case=made, source=source, destination=to, secrets={}, rows={"a": row})
+        assert (list(arrives(played)) == []) is excused
 
 
 def test_the_judge_sees_where_credentials_and_links_lead(tmp_path: Path) -> None:
