@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-stores bench-ledger ladder load soak crash torture clean help
+.PHONY: demo test check bench bench-stores bench-ledger ladder load soak crash torture docs clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
@@ -18,6 +18,7 @@ help:
 	@echo "make soak   five minutes of it at full load"
 	@echo "make crash  kill -9 relay two hundred times on its way to each kind of store, and at each failpoint (about 25 minutes)"
 	@echo "make torture SEED=1 SEEDS=5000  relay between stores that lie, by seeds, and a judge (about twenty minutes)"
+	@echo "make docs   write the generated pages, and build docs/ into out/docs; a warning or a dead link fails"
 	@echo "make clean  remove what these made"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -60,6 +61,15 @@ torture: $(VENV)/installed
 
 soak: $(VENV)/installed
 	@$(BIN)/python -m loadtests.load --seconds 300 --shape soak --report out/soak.html $(LOAD)
+
+$(VENV)/docs-installed: $(VENV)/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+docs: $(VENV)/docs-installed
+	@$(BIN)/python -m docs.generate
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs out/docs
+	@echo "open out/docs/index.html"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis out build dist *.egg-info

@@ -51,7 +51,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cipher", default=CIPHER, help=f"TLS 1.3 suite for all ({CIPHER}); '' for each one's own")
     parser.add_argument("--openssl", type=Path, metavar="DIR", help="add a relay whose Python loads OpenSSL from here")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where files go; should be memory")
-    parser.add_argument("--write", type=Path, metavar="README.md", help=f"put the result between {OPEN} and {CLOSE}")
+    parser.add_argument("--write", type=Path, metavar="PAGE.md", help=f"put the result between {OPEN} and {CLOSE}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample too")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed, too")
     return parser.parse_args(words)

@@ -85,65 +85,103 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bind: str = "127.0.0.1:8080"
-    workers: int = Field(1, ge=1, le=256)
-    graceful_timeout: int = Field(30, ge=1, le=86400)
-    """Seconds that running transfers get after SIGTERM."""
+    bind: str = Field("127.0.0.1:8080", description="Where to listen; anything but loopback needs a tokens file.")
+    workers: int = Field(1, ge=1, le=256, description="Processes; each has its own slots.")
+    graceful_timeout: int = Field(
+        30, ge=1, le=86400, description="Seconds that running transfers get to end after SIGTERM."
+    )
 
-    slots: int = Field(10, ge=1, le=100_000)
-    """Transfers at a time in a worker."""
-    waiters: int = Field(100, ge=0, le=100_000)
-    """Requests that may wait for a slot in a worker; the next one is answered 503."""
-    wait_seconds: float = Field(30.0, ge=0, le=3600)
-    """How long a request waits for a slot before it is answered 503."""
+    slots: int = Field(10, ge=1, le=100_000, description="Transfers at a time in a worker.")
+    waiters: int = Field(
+        100,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait for a slot in a worker; the next one is answered 503.",
+    )
+    wait_seconds: float = Field(
+        30.0, ge=0, le=3600, description="How long a request waits for a slot before it is answered 503."
+    )
 
-    connect_seconds: float = Field(10.0, gt=0, le=600)
-    head_seconds: float = Field(60.0, gt=0, le=3600)
-    total_seconds: float = Field(24 * 3600.0, gt=0)
-    stall_seconds: float = Field(60.0, gt=0, le=3600)
-    stall_bytes: int = Field(KIB, ge=1)
-    settle_seconds: float = Field(10.0, ge=0, le=600)
-    buffer_bytes: int = Field(MIB, ge=16 * KIB, le=64 * MIB)
+    connect_seconds: float = Field(10.0, gt=0, le=600, description="Limit of a connection with its TLS handshake.")
+    head_seconds: float = Field(60.0, gt=0, le=3600, description="Limit from a request to the head of its answer.")
+    total_seconds: float = Field(
+        24 * 3600.0, gt=0, description="Limit of one transfer with all its attempts; parts that arrived are kept."
+    )
+    stall_seconds: float = Field(
+        60.0, gt=0, le=3600, description="A store stalls when it moves fewer than stall_bytes a second for this long."
+    )
+    stall_bytes: int = Field(KIB, ge=1, description="Bytes a second below which a store stalls.")
+    settle_seconds: float = Field(
+        10.0, ge=0, le=600, description="How long a destination may take to show an object that it acknowledged."
+    )
+    buffer_bytes: int = Field(MIB, ge=16 * KIB, le=64 * MIB, description="The largest piece that is copied at once.")
 
-    parted_bytes: int = Field(64 * MIB, ge=1)
-    """Objects of at least this length go in parts, where both sides can."""
-    part_bytes: int = Field(16 * MIB, ge=5 * MIB, le=5 * 1024 * MIB)
-    """The length of a part; larger where an object would have more parts than the destination takes."""
-    parts_in_flight: int = Field(4, ge=1, le=256)
-    """Parts of one object that move at once."""
+    parted_bytes: int = Field(
+        64 * MIB, ge=1, description="Objects of at least this length go in parts, where both sides can."
+    )
+    part_bytes: int = Field(
+        16 * MIB,
+        ge=5 * MIB,
+        le=5 * 1024 * MIB,
+        description="The length of a part; larger where an object would have more parts than the destination takes.",
+    )
+    parts_in_flight: int = Field(4, ge=1, le=256, description="Parts of one object that move at once.")
 
-    retry_budget: float = Field(60.0, ge=0, le=86400)
-    """Seconds within which a failed transfer may be tried again; 0 tries once."""
+    retry_budget: float = Field(
+        60.0,
+        ge=0,
+        le=86400,
+        description="Seconds, from the first failure, within which a transfer is retried; whole again when it gets "
+        "farther than before. 0 tries once.",
+    )
 
-    request_bytes: int = Field(MIB, ge=KIB)
-    request_seconds: float = Field(10.0, gt=0, le=600)
-    """The largest request body, and how long it may take to arrive."""
+    request_bytes: int = Field(MIB, ge=KIB, description="The largest request body.")
+    request_seconds: float = Field(10.0, gt=0, le=600, description="How long a request body may take to arrive.")
 
-    egress_allow: str = ""
-    """Hosts and CIDRs that are allowed although not public, separated by commas; each may name a port."""
-    egress_ports: str = "80,443,8080,8443"
-    ca_bundle: Path | None = None
-    """Certificate authorities that are trusted besides the system's (PEM)."""
-    tokens_file: Path | None = None
-    """One token a line; needed when the server is bound to anything but loopback."""
+    egress_allow: str = Field(
+        "",
+        description="Hosts and CIDRs that may be reached although they are not public, separated by commas; each may "
+        "name a port: nas.lan:9000,10.0.0.0/8.",
+    )
+    egress_ports: str = Field("80,443,8080,8443", description="Ports of all other hosts.")
+    ca_bundle: Path | None = Field(
+        None,
+        description="Certificate authorities that are trusted besides the system's (PEM). Nothing turns checks off.",
+    )
+    tokens_file: Path | None = Field(
+        None,
+        description="One token a line, in a file that only its owner can read; needed when the server listens on "
+        "anything but loopback. Clients send Authorization: Bearer TOKEN.",
+    )
 
-    ledger: str = ""
-    """Where migrations are kept: sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name. Empty is
-    a file in the user's data folder."""
+    ledger: str = Field(
+        "",
+        description="Where migrations are kept: sqlite:////folder/relay.db, or "
+        "postgresql+psycopg://user:password@host/name. Empty is ledger.db in the user's data folder.",
+    )
+    lease_seconds: float = Field(
+        30.0,
+        ge=1,
+        le=3600,
+        description="How long a silent worker keeps its claims in the ledger; on one machine a dead worker is noticed "
+        "at once.",
+    )
 
-    lease_seconds: float = Field(30.0, ge=1, le=3600)
-    """How long a worker's claims hold without a word of it; on one machine a dead one is noticed at once."""
+    url: str = Field(
+        "",
+        description="The server that relay submit, watch, status and so on ask; empty is the ledger of this machine.",
+    )
+    token: str = Field("", repr=False, description="The token that these commands send.")
+    token_file: Path | None = Field(
+        None, description="A file with that token, which only its owner can read; wins over the token itself."
+    )
 
-    url: str = ""
-    """The server that `relay submit`, `status` and so on speak to; empty is the ledger of this machine."""
-    token: str = Field("", repr=False)
-    token_file: Path | None = None
-    """What the terminal shows a server that wants tokens; a file's is taken first."""
-
-    local_folders: str = ""
-    """Folders of this machine that the server may read and write, separated by ':'; none by default."""
-    remotes: dict[str, dict[str, str]] = Field({}, repr=False)
-    """Named stores, in relay.toml only: `[remotes.NAME]`, with rclone's options under rclone's names. SECRET."""
+    local_folders: str = Field(
+        "", description="Folders of this machine that the server may read and write, separated by ':'."
+    )
+    remotes: dict[str, dict[str, str]] = Field(
+        {}, repr=False, description="Named stores, in relay.toml only, with rclone's options under rclone's names."
+    )
 
     @field_validator("*", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""The run as Markdown, for the terminal and the README."""
+"""The run as Markdown, for the terminal and docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Report:
         }
 
     def markdown(self) -> str:
-        """Return the block that goes between the README's marks."""
+        """Return the block that goes between the page's marks."""
         tables = [self._table(section) for section in self.sections]
         return "\n\n".join(filter(None, [self._heading(), *tables, self._targets(), self._notes()])) + "\n"
 

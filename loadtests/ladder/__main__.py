@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=numbers, default=NUMBERS, metavar="1,7,8b", help="these rungs only")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one rung may take (300)")
     parser.add_argument("--folder", type=Path, default=ROOT / "out", help="where the disk is that rungs 1 to 5 use")
-    parser.add_argument("--write", type=Path, metavar="README.md", help=f"put the table between {OPEN} and {CLOSE}")
+    parser.add_argument("--write", type=Path, metavar="PAGE.md", help=f"put the table between {OPEN} and {CLOSE}")
     parser.add_argument("--chart", type=Path, metavar="FILE.svg")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()

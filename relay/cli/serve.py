@@ -10,42 +10,17 @@ import click
 
 from relay.config import Settings
 
-FLAGS: tuple[tuple[str, str], ...] = (
-    ("bind", "Where to listen; anything but loopback needs --tokens-file."),
-    ("workers", "Processes; each has its own slots."),
-    ("slots", "Transfers at a time in a worker."),
-    ("waiters", "Requests that may wait for a slot in a worker."),
-    ("wait_seconds", "How long a request waits for a slot."),
-    ("graceful_timeout", "Seconds that running transfers get after SIGTERM."),
-    ("retry_budget", "Seconds within which a failed transfer is tried again."),
-    ("connect_seconds", "For a connection with its TLS handshake."),
-    ("head_seconds", "For a store's answer to begin."),
-    ("total_seconds", "For one transfer with all its attempts."),
-    ("stall_seconds", "Without bytes, before a store counts as stalled."),
-    ("stall_bytes", "Bytes a second below which a store counts as stalled."),
-    ("settle_seconds", "How long a destination may take to show an object."),
-    ("buffer_bytes", "The largest piece that is copied at once."),
-    ("parted_bytes", "From which length on objects go in parts."),
-    ("part_bytes", "The length of a part."),
-    ("parts_in_flight", "Parts of one object that move at once."),
-    ("request_bytes", "The largest request body."),
-    ("request_seconds", "How long a request body may take."),
-    ("egress_allow", "Hosts and CIDRs that are allowed although not public."),
-    ("egress_ports", "Ports of all other hosts."),
-    ("local_folders", "Folders of this machine that may be read and written, separated by ':'."),
-    ("ledger", "Where migrations are kept: sqlite:////folder/relay.db or postgresql+psycopg://…"),
-    ("lease_seconds", "How long a worker's claims in the ledger hold without a word of it."),
-    ("ca_bundle", "Further certificate authorities (PEM)."),
-    ("tokens_file", "One token a line, readable by nobody else."),
-)
-"""Every setting with its line of help."""
+NOT_SERVED = frozenset({"url", "token", "token_file", "remotes"})
+"""Settings that are no flags of the server: those of its clients, and a table."""
 
 
 def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    for name, text in reversed(FLAGS):
-        default = Settings.model_fields[name].default
-        shown = f"  [default: {default}]" if default not in (None, "") else ""
-        command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text + shown)(command)
+    for name, field in reversed(Settings.model_fields.items()):
+        if name in NOT_SERVED:
+            continue
+        shown = f"  [default: {field.default}]" if field.default not in (None, "") else ""
+        text = f"{field.description}{shown}"
+        command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
     return command
 
 

@@ -93,22 +93,6 @@ def after(table: Mapping[str, Transition], verb: str, state: str) -> str | None:
     raise IllegalTransition(f"it is {state}, and can't {verb.replace('_', ' ')} any more")
 
 
-def diagram() -> str:
-    """Return both tables as a Mermaid state diagram, for the README."""
-    lines = ["stateDiagram-v2"]
-    for title, table in (("migration", MIGRATION), ("transfer", TRANSFER)):
-        lines.append(f"  state {title} {{")
-        names = {name for row in table.values() for name in (*row.origins, row.to)}
-        lines += [f'    state "{name}" as {title[0]}_{name}' for name in sorted(names)]
-        for verb, transition in table.items():
-            lines += [
-                f"    {title[0]}_{origin} --> {title[0]}_{transition.to}: {verb}"
-                for origin in sorted(transition.origins)
-            ]
-        lines.append("  }")
-    return "\n".join(lines) + "\n"
-
-
 def ending(tally: Mapping[str, int]) -> str:
     """Return the verb that ends a migration whose transfers are all settled, by their numbers in each state."""
     well = tally.get("verified", 0) + tally.get("skipped", 0)

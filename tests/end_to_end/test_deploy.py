@@ -23,6 +23,7 @@ from relay.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+PAGE = DEPLOY.parent / "docs/production.md"
 INSIDE = Path(__file__).with_name("inside_deploy.py")
 TOKEN = "planted-token-0123456789"
 UNSHARE = ["unshare", "--mount", "--net", "--propagation", "private"]
@@ -192,7 +193,7 @@ def test_each_recipe_names_the_ledgers_place() -> None:
     assert name in compose["volumes"]
     environment = dict(row.split("=", 1) for row in unit()["Environment"])
     assert environment["RELAY_LEDGER"].startswith(f"sqlite:////var/lib/{unit()['StateDirectory'][0]}/")
-    assert "RELAY_LEDGER" in (DEPLOY / "README.md").read_text()
+    assert "RELAY_LEDGER" in PAGE.read_text()
 
 
 def test_whoever_stops_it_waits_longer_than_it_drains() -> None:
@@ -215,9 +216,9 @@ def test_whoever_stops_it_waits_longer_than_it_drains() -> None:
     ],
 )
 def test_the_formula_of_memory_is_the_codes(given: dict[str, int]) -> None:
-    """The one on deploy's page, for the settings that there are, and its figure for the defaults."""
-    page = (DEPLOY / "README.md").read_text()
-    formula = re.search(r"\*\*Memory\*\*.*?`(.+?)`", page, re.S)
+    """The one on the page for operators, for the settings that there are, and its figure for the defaults."""
+    page = PAGE.read_text()
+    formula = re.search(r"## Memory.*?`(.+?)`", page, re.S)
     assert formula is not None
     settings = Settings(**given)
     values = {name: getattr(settings, name) for name in Settings.model_fields}

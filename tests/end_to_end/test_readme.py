@@ -17,9 +17,6 @@ from time import monotonic, sleep
 
 import pytest
 
-from relay.config import Settings
-from relay.ledger.states import diagram
-
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
@@ -104,16 +101,31 @@ def test_every_make_target_and_program_that_is_named_is_there() -> None:
         assert (BIN / program).exists(), program
 
 
-def test_every_setting_is_in_the_table_with_its_default_name() -> None:
-    named = set(re.findall(r"`RELAY_([A-Z_]+)`", README))
-    assert {name.upper() for name in Settings.model_fields} <= named | {"CONFIG", "REMOTES"}  # a table of the file
-    assert named <= {name.upper() for name in Settings.model_fields} | {"CONFIG"}
+RUNS = re.compile(r"^(?:\$ |\.venv/bin/)?relay ((?:plan|migrate|doctor|status|report)\b(?!.*(?://|list)).*)", re.M)
+"""Commands that need no cloud: their remotes `old` and `new` are folders here, and their migration 7 is number 1."""
 
 
-def test_every_file_that_is_linked_is_there() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
-
-
-def test_the_diagram_is_the_one_of_the_tables() -> None:
-    assert f"```mermaid\n{diagram()}```" in README
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
+def test_the_commands_of_a_page_run_in_their_order(page: str, tmp_path: Path) -> None:
+    (tmp_path / "old/photos/2024").mkdir(parents=True)
+    (tmp_path / "new/backup").mkdir(parents=True)
+    (tmp_path / "old/photos/2024/a b.jpg").write_bytes(b"a picture")
+    (tmp_path / "relay.toml").write_text(
+        "".join(f'[remotes.{name}]\ntype = "alias"\nremote = "{tmp_path}/{name}"\n' for name in ("old", "new"))
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")}
+    environment |= {"RELAY_LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = [line.split("  #")[0].split(" # ")[0].replace(" 7", " 1") for line in RUNS.findall(text)]
+    assert len(lines) >= 4, lines
+    for line in lines:
+        ran = subprocess.run(
+            ["bash", "-c", f"{BIN}/relay {line}"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ran.returncode == 0, (line, ran.stdout, ran.stderr)
+    assert (tmp_path / "new/backup/photos/2024/a b.jpg").read_bytes() == b"a picture"

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from relay.api.serving import drain_seconds, gunicorn_settings
-from relay.cli.serve import FLAGS
+from relay.cli.serve import serve
 from relay.config import MIB, Settings, is_loopback, load_settings, load_tokens
 from relay.errors import ConfigError
 
@@ -104,7 +105,9 @@ def test_limits_and_ceiling() -> None:
 
 def test_serve_has_a_flag_for_each_setting() -> None:
     """A new setting needs a flag, with a line of help; remotes are tables, which only a file can hold."""
-    assert {name for name, _ in FLAGS} == set(Settings.model_fields) - {"remotes", "url", "token", "token_file"}
+    flags = {option.name: option for option in serve.params if isinstance(option, click.Option)}
+    assert set(flags) == set(Settings.model_fields) - {"remotes", "url", "token", "token_file"} | {"config"}
+    assert all(option.help and len(option.help) > 20 for option in flags.values())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,278 @@
+"""Write the pages that come from the program: commands, settings, the API, states, and faults.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    write nothing; exit 1 where one is not what the program says
+
+The pages are in the repository, so that they can be read there; a test holds them to the program.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.api.openapi import document
+from relay.cli.__main__ import COMMANDS, cli
+from relay.cli.exits import Exit
+from relay.config import Settings
+from relay.ledger.states import MIGRATION, TRANSFER, Transition
+
+DOCS = Path(__file__).resolve().parent
+_NUMBERED = re.compile(r"^ *def test_((?:[fb]\d+_)+)(\w+)", re.M)
+EXITS: Mapping[Exit, str] = {
+    Exit.VERIFIED: "every object is verified, or was skipped as asked",
+    Exit.FAILED: "an object or a listing failed, or the output could not be written",
+    Exit.USAGE: "wrong usage, or a wrong setting",
+    Exit.UNVERIFIED: "everything moved, but something could not be verified",
+    Exit.INTERRUPTED: "interrupted (Ctrl-C)",
+    Exit.TERMINATED: "terminated (SIGTERM or SIGHUP)",
+}
+MADE = "<!-- Made by docs/generate.py. -->\n\n"
+
+
+def cell(text: object) -> str:
+    """Return a text as one cell of a Markdown table."""
+    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").strip()
+
+
+def code(text: object) -> str:
+    """Return a text in backquotes."""
+    return f"`{cell(text)}`"
+
+
+# -- commands
+
+
+def commands() -> str:
+    """Return the page of commands: the help of each, in order of use."""
+    context = click.Context(cli, info_name="relay")
+    pages = "".join(_command(context, name) for name in COMMANDS)
+    codes = "".join(f"| {number.value} | {EXITS[number]} |\n" for number in Exit)
+    return f"""# Commands
+
+Every command has `--help`. Commands that name a migration take its number or its id.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+{codes}
+{pages}"""
+
+
+def _command(parent: click.Context, name: str) -> str:
+    command = cli.get_command(parent, name)
+    assert command is not None
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join(["relay", name, *command.collect_usage_pieces(context)])
+    text = "\n\n".join(_unwrapped(part) for part in (command.help or "").split("\n\n"))
+    rows = "".join(_option(parameter, context) for parameter in command.params if isinstance(parameter, click.Option))
+    table = f"| flag | |\n|---|---|\n{rows}\n" if rows else ""
+    return f"## relay {name}\n\n```\n{usage}\n```\n\n{text}\n\n{table}"
+
+
+def _unwrapped(text: str) -> str:
+    return re.sub(r"(?<![`\w])'([^'\n]+)'", r"`\1`", re.sub(r"\s+", " ", text).strip())
+
+
+def _option(option: click.Option, context: click.Context) -> str:
+    record = option.get_help_record(context)
+    if record is None:
+        return ""
+    flag, text = record
+    return f"| {code(flag)} | {cell(text).replace('<', '&lt;')} |\n"
+
+
+# -- settings
+
+
+def settings() -> str:
+    """Return the page of settings: each variable with its default and bounds."""
+    rows = "".join(_setting(name) for name in Settings.model_fields)
+    return f"""# Settings
+
+Flags win over `RELAY_*` variables, those over `relay.toml`, those over the defaults. In `relay.toml` a setting stands
+under its name in lower case without `RELAY_` (`slots = 20`). `RELAY_CONFIG` names another file than `relay.toml`.
+Sizes are bytes and times are seconds.
+
+| variable | default | bounds | |
+|---|---|---|---|
+{rows}"""
+
+
+def _setting(name: str) -> str:
+    field = Settings.model_fields[name]
+    assert field.description, f"{name} has no description"
+    shown = "" if field.default in (None, "", {}) else code(field.default)
+    signs = {"ge": "≥", "gt": "\\>", "le": "≤", "lt": "\\<"}
+    bounds = [
+        f"{signs[kind]} {getattr(bound, kind)}" for bound in field.metadata for kind in signs if hasattr(bound, kind)
+    ]
+    variable = "`[remotes.NAME]`" if name == "remotes" else f"`RELAY_{name.upper()}`"
+    return f"| {variable} | {shown} | {' and '.join(bounds)} | {cell(field.description)} |\n"
+
+
+# -- the API
+
+
+def api() -> str:
+    """Return the page of the API: each call, then each object that it takes or answers with."""
+    made = document()
+    calls = "".join(
+        _call(path, method, operation)
+        for path, operations in made["paths"].items()
+        for method, operation in operations.items()
+        if isinstance(operation, dict)
+    )
+    schemas = made["components"]["schemas"]
+    objects = "".join(_schema(name, schemas[name]) for name in sorted(schemas))
+    return f"""# The API's reference
+
+This is `/openapi.json` for readers. [The API](api.md) explains the calls in order of use.
+
+## Calls
+
+{calls}
+## Objects
+
+{objects}"""
+
+
+def _call(path: str, method: str, operation: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"| {code(one['name'])} ({one['in']}) | {_type(one.get('schema', {}))} | {cell(one.get('description', ''))} |\n"
+        for one in operation.get("parameters", ())
+    )
+    asked = f"| parameter | type | |\n|---|---|---|\n{rows}\n" if rows else ""
+    body = _content(operation.get("requestBody", {}))
+    taken = f"It takes {body}.\n\n" if body else ""
+    answers = "".join(
+        f"| {status} | {cell(answer.get('description', ''))} | {_content(answer)} |\n"
+        for status, answer in operation.get("responses", {}).items()
+    )
+    summary = operation.get("summary", "").rstrip(".")
+    answered = f"| status | meaning | content |\n|---|---|---|\n{answers}"
+    return f"### {method.upper()} {path}\n\n{summary}.\n\n{asked}{taken}{answered}\n"
+
+
+def _content(part: Mapping[str, Any]) -> str:
+    kinds = part.get("content", {})
+    return ", ".join(f"{_type(kind.get('schema', {}))} ({code(name)})" for name, kind in kinds.items())
+
+
+def _schema(name: str, schema: Mapping[str, Any]) -> str:
+    said = f"{_said(schema)}\n\n" if "description" in schema else ""
+    needed = schema.get("required", ())
+    rows = "".join(
+        f"| {code(member)} | {_type(kind)} | {'yes' if member in needed else ''} | {_said(kind)} |\n"
+        for member, kind in schema.get("properties", {}).items()
+    )
+    table = f"| member | type | required | |\n|---|---|---|---|\n{rows}\n" if rows else f"{_type(schema)}\n\n"
+    return f"### {name}\n\n{said}{table}"
+
+
+def _said(schema: Mapping[str, Any]) -> str:
+    return cell(schema.get("description", ""))
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """Return a JSON schema as few words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    for kind in ("anyOf", "oneOf", "allOf"):
+        if kind in schema:
+            return " or ".join(dict.fromkeys(_type(one) for one in schema[kind]))
+    if "const" in schema:
+        return code(repr(schema["const"]))
+    if "enum" in schema:
+        return " or ".join(code(one) for one in schema["enum"])
+    if schema.get("type") == "array":
+        return f"array of {_type(schema.get('items', {}))}"
+    bounds = [f"{sign} {schema[key]}" for key, sign in (("minimum", "≥"), ("maximum", "≤")) if key in schema]
+    return " ".join([str(schema.get("type", "any")), *bounds])
+
+
+# -- states
+
+
+def states() -> str:
+    """Return the page of states: every transition that the ledger allows."""
+    return f"""# States
+
+These are all transitions of a migration and of a transfer. relay refuses every other one. A verb that leads to the
+present state changes nothing, so a request may be sent twice.
+
+## A migration
+
+{_transitions(MIGRATION)}
+## A transfer
+
+{_transitions(TRANSFER)}"""
+
+
+def _transitions(table: Mapping[str, Transition]) -> str:
+    rows = "".join(
+        f"| {verb.replace('_', ' ')} | {', '.join(code(state) for state in sorted(row.origins))} | {code(row.to)} |\n"
+        for verb, row in table.items()
+    )
+    return f"| verb | from | to |\n|---|---|---|\n{rows}"
+
+
+# -- the catalogue of faults
+
+
+def faults() -> str:
+    """Return the catalogue: each numbered fault, with the tests that hold it."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for path in sorted((DOCS.parent / "tests").rglob("test_*.py")):
+        for numbers, words in _NUMBERED.findall(path.read_text(encoding="utf-8")):
+            for number in filter(None, numbers.split("_")):
+                found[number.upper()].append((words.replace("_", " "), str(path.relative_to(DOCS.parent))))
+    rows = "".join(
+        f"| {number if index == 0 else ''} | {words} | {code(path)} |\n"
+        for number in sorted(found, key=lambda text: (text[0] != "F", int(text[1:])))
+        for index, (words, path) in enumerate(found[number])
+    )
+    return f"""# Faults
+
+The catalogue of what goes wrong between two clouds, by number. `F` is a fault of a store, a network or a process, `B`
+is bad input. Each number has tests; this table names them. The simulators produce many of the faults by the same number
+(`simulators/faults.py`).
+
+| number | what the test holds | test |
+|---|---|---|
+{rows}"""
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "commands.md": commands,
+    "settings.md": settings,
+    "api-reference.md": api,
+    "states.md": states,
+    "faults.md": faults,
+}
+
+
+def main(words: list[str]) -> int:
+    """Write the pages, or compare them; return 1 where a compared one differs."""
+    stale = []
+    for name, make in PAGES.items():
+        path, text = DOCS / name, MADE + make().rstrip("\n") + "\n"
+        if "--check" not in words:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+    if stale:
+        print(f"not what the program says: {', '.join(stale)}; run: make docs", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
