@@ -300,7 +300,7 @@ class S3Store(S3Uploading):
                 if plain_name(row.tag) == "Part" and number is not None and size is not None:
                     found.append(Part(number, size, whole(row.findtext("{*}ETag")) or "", checked=False))
                 told[plain_name(row.tag)] = (row.text or "").strip()
-        if not goes_on(told.get("IsTruncated", "")):
+        if not goes_on(told.get("IsTruncated", "")):  # nor where it is not told: what is missing is sent again
             return found, None
         return found, count(told.get("NextPartNumberMarker")) or 0
 

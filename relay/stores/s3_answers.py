@@ -157,10 +157,11 @@ PAGE_ROWS: Final = 10_000
 @dataclass(frozen=True, kw_only=True)
 class ListedPage:
     """One page of a bucket's listing. `first` and `last` are the bytes of its outermost keys, and `ascending` says that
-    they come in the order of their bytes; `after` is what a listing without tokens goes on behind."""
+    they come in the order of their bytes; `after` is what a listing without tokens goes on behind. `truncated` is None
+    where the page does not tell if there is more."""
 
     entries: tuple[Entry, ...]
-    truncated: bool
+    truncated: bool | None
     token: str | None
     after: str | None
     first: bytes | None = None
@@ -207,10 +208,11 @@ def read_page(rows: Iterable[Element], prefix: str, location: Location, side: Si
     )
 
 
-def goes_on(told: str) -> bool:
-    """Read an `IsTruncated`: what does not say that this was all says that there is more (XML Schema 2, section 3.2.2:
-    a boolean is `true` or `1` as well)."""
-    return told.strip().lower() not in ("", "false", "0")
+def goes_on(told: str) -> bool | None:
+    """Read an `IsTruncated`; None where there is none. What does not say that this was all says that there is more (XML
+    Schema 2, section 3.2.2: a boolean is `true` or `1` as well)."""
+    said = told.strip().lower()
+    return said not in ("false", "0") if said else None
 
 
 def _entry(name: str, row: Mapping[str, str]) -> Entry | None:

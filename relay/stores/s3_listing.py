@@ -24,6 +24,8 @@ from relay.stores.interfaces import Entry
 from relay.stores.s3_answers import ListedPage, in_query, read_page
 from relay.stores.s3_exchange import S3Account, S3Exchange, key_of
 
+PAGE: Final = 1000
+"""The objects that a page has where nobody asks for another number (docs.aws.amazon.com, "ListObjectsV2")."""
 BARREN: Final = 10_000
 """So many pages in a row may tell of nothing: a page that passes over a thousand deleted objects has none of them."""
 TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
@@ -55,15 +57,26 @@ class S3Listing(S3Exchange):
 
     def _listed(self, location: Location, asked: dict[str, str], prefix: str) -> Iterator[ListedPage]:
         """Yield the pages; while one is looked at, the next is on its way already. Raises ProtocolViolation for a
-        listing that goes on without end."""
+        listing that goes on without end.
+
+        S3 tells on each page if there is more. Of a page that does not tell it the next one is asked for all the same:
+        it was the last one if nothing is behind it, or if the server knows no pages, gives the same again, and that is
+        less than a page has.
+        """
         tokens, pages, barren = _Rounds(), _Rounds(), 0
+        before: list[str] | None = None
         ahead = _Ahead(partial(self._first_page, location, dict(asked), prefix))
         try:
             while True:
                 page = ahead.result()
-                if not page.truncated and not page.token:
+                untold = page.truncated is None and not page.token
+                names = [entry.name for entry in page.entries]
+                if untold and names == before and len(names) < PAGE:
+                    return
+                if (untold and not page.entries) or (page.truncated is False and not page.token):
                     yield page
                     return
+                before = names if untold else None
                 asked = _following(asked, page)
                 goes_on = asked.get("continuation-token") or asked.get("marker")
                 shown = (page.first, page.last, page.entries[0].name, page.entries[-1].name) if page.entries else None

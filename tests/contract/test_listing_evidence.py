@@ -566,6 +566,31 @@ def test_a_page_that_does_not_say_that_it_is_all_is_not_all(wire: Wire, told: st
         assert [entry.name for entry in listed(wire, place_of("s3", peer))] == ["a", "b"]
 
 
+@pytest.mark.parametrize("step", [1, 2, 5, 9])
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_page_that_does_not_tell_if_there_is_more_is_all_only_where_nothing_is_behind_it(
+    wire: Wire, step: int, pages: bool
+) -> None:
+    """Also where the server knows no pages, and gives the same one whatever it is asked for."""
+    names, asked = [f"f/{number}" for number in range(5)], []
+
+    def tell(method: str, target: str) -> bytes:
+        marker = parse_qs(urlsplit(target).query).get("marker")
+        asked.append(marker)
+        first = names.index(marker[0]) + 1 if marker and pages else 0
+        return reply(200, bucket(*names[first : first + (step if pages else 5)]))
+
+    with Peer(serving(tell)) as peer:
+        assert [f"f/{entry.name}" for entry in listed(wire, place_of("s3", peer))] == names
+    assert len(asked) == (-(-5 // step) + 1 if pages else 2)
+
+
+def test_a_full_page_that_comes_again_and_does_not_tell_if_there_is_more_is_no_whole_listing(wire: Wire) -> None:
+    page = bucket(*(f"f/{number:04}" for number in range(1000)))
+    with Peer(serving(lambda *_: reply(200, page))) as peer, pytest.raises(ProtocolViolation):
+        listed(wire, place_of("s3", peer))
+
+
 def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
     """One that goes on for ever would take all memory."""
     asked: list[str] = []
