@@ -120,22 +120,19 @@ def _remove_piece(
     return True
 
 
-def remove(destination: Destination, stored: Stored, error: RelayError, before: Version | None = None) -> bool:
+def remove(destination: Destination, stored: Stored, error: RelayError, before: Before | None = None) -> bool:
     """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain. Returns
     whether it is gone.
 
     Where the destination did not say what it calls the object, what is there now may be another's by now; not under a
     name that nobody else has, where whatever it is called by then is ours. What it calls as it called what was there
-    `before` is that, as far as anybody knows: an upload that was acknowledged need not have been stored.
+    `before` is that, as far as anybody knows: an upload that was acknowledged need not have been stored. So it is where
+    nobody looked before.
     """
     if stored.readable is None:
         return False
-    old = before.strong_etag if before is not None and stored.version.id is None else None
-    if stored.place is None and old is not None and old == stored.version.strong_etag:
-        _remains(error, "A damaged object", stored.readable, "the destination calls it as what was there before")
-        return False
-    if stored.place is None and stored.version.id is None and stored.version.strong_etag is None:
-        _remains(error, "A damaged object", stored.readable, "the destination does not say which it took")
+    if stored.place is None and stored.version.id is None and (why := _may_be_another(stored, before)):
+        _remains(error, "A damaged object", stored.readable, why)
         return False
     try:
         destination.delete(stored.readable, stored.version if stored.place is None else Version())
@@ -148,6 +145,19 @@ def remove(destination: Destination, stored: Stored, error: RelayError, before: 
             failure.message,
         )
         return False
+
+
+def _may_be_another(stored: Stored, before: Before | None) -> str:
+    """Return why what is at the object's place may be what was there `before`, or another's; empty where it may not."""
+    ours = stored.version.strong_etag
+    if ours is None:
+        return "the destination does not say which it took"
+    if before is not None and before.version is not None and before.version.strong_etag == ours:
+        return "the destination calls it as what was there before"
+    made = stored.readable is not None and stored.readable.method == "POST"
+    return (
+        "" if made or (before is not None and before.known) else "it may be what was there before, which was not seen"
+    )
 
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:

@@ -116,11 +116,7 @@ class Pipe:
         try:
             self._reading.note(opened, body)
         except SourceUnstable as error:
-            old = self._progress.before
-            if (
-                not remove(destination, stored, error, old.version if old is not None else None)
-                and stored.place is None
-            ):
+            if not remove(destination, stored, error, self._progress.before) and stored.place is None:
                 self._progress.unproved = place
             raise
         return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended, before=before)

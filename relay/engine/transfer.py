@@ -22,7 +22,7 @@ from relay.engine.allowed import Allowed
 from relay.engine.course import Course
 from relay.engine.journal import Journal
 from relay.engine.outcome import Outcome
-from relay.engine.plan import Plan
+from relay.engine.plan import IfExists, Plan
 from relay.engine.progress import Progress
 from relay.engine.terms import Known, Terms
 from relay.engine.trouble import WHOLE, Trouble, Troubles
@@ -38,6 +38,7 @@ from relay.errors import (
     SourceDigestWrong,
     StoreError,
 )
+from relay.ledger.rows import Before
 from relay.location import Location
 from relay.retry import Backoff, Patience
 from relay.stores.interfaces import Found, Opener
@@ -184,8 +185,7 @@ class Transfer:
             before = None  # it would be written down
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)
-        is_noted = before is not None and not before.assumed and not self.plan.destination.path.endswith("/")
-        if self.known.lapsed and is_noted:
+        if self.known.lapsed and self._may_show(terms, before):
             self._progress.unproved = self.plan.destination  # a piece may be there, until somebody has looked
         course = Course(terms, self._progress, self.allowed)
         try:
@@ -207,6 +207,17 @@ class Transfer:
         finally:
             self._progress.phase = "settled"
             self._troubles.over(WHOLE)
+
+    def _may_show(self, terms: Terms, before: Before | None) -> bool:
+        """Say if what a process sent that was lost may be seen at the object's own place. Where everything may be
+        overwritten nobody notes that something goes there."""
+        place = self.plan.destination
+        if place.path.endswith("/") or place.method == "POST":
+            return False
+        if self.plan.if_exists is not IfExists.OVERWRITE:
+            return before is not None and not before.assumed
+        destination = self.stores.destination(place, self.meter)
+        return not (terms.atomic(destination) or destination.unpublished(place, ""))
 
     def _judged(self, error: RelayError) -> RelayError:
         """Return a failure, or what it means: the same bytes twice that do not have the source's digest are no

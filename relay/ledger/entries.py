@@ -26,8 +26,8 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, fun
 from relay.errors import DestinationLost
 from relay.ledger.claims import chunks, first_fence
 from relay.ledger.marks import key_of, mark
-from relay.ledger.rows import Listed, Listing
-from relay.ledger.schema import TRUSTED, receipts, transfers, uploads
+from relay.ledger.rows import Before, Listed, Listing
+from relay.ledger.schema import TRUSTED, migrations, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
 
@@ -231,7 +231,7 @@ def _again(
         kept = step.state in _WELL or row.state == "running"
         values = {"listings": listing.listings} if kept else _told_of(one, listing)
         if step.anew:
-            values |= _FRESH
+            values |= _fresh(row, if_exists)
             begun.append(row.id)
             changes.proved(listing.migration_id, row.level, None)
             changes.retried(listing.migration_id, -max(0, row.attempts - 1))
@@ -254,6 +254,15 @@ _FRESH: Final[dict[str, Any]] = {
     "level": None,
     "ended": None,
 }
+
+
+_OURS: Final = Before(known=True).text()
+
+
+def _fresh(row: Any, if_exists: str) -> dict[str, Any]:
+    """Return the columns of a transfer that is begun again. Where whatever is there fails, and it had arrived, what is
+    there may be ours all the same: only a listing said that it is not."""
+    return _FRESH | ({"before": _OURS} if row.state == "verified" and if_exists == "fail" else {})
 
 
 def _step(one: Listed, row: Any, if_exists: str, is_empty: bool) -> _Step:
@@ -284,6 +293,8 @@ def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> b
     """Move again what has arrived, and is not at its destination any more. Return whether it must be listed for that:
     what a list gave has no URL left, and fails until the list gives it again."""
     changes, listed = Changes(), False
+    options = connection.execute(select(migrations.c.options).where(migrations.c.id == migration)).scalar()
+    if_exists = json.loads(options or "{}").get("if_exists", "")
     for some in chunks(ids):
         arrived = transfers.c.id.in_(some) & (transfers.c.migration_id == migration)
         arrived &= transfers.c.state.in_(sorted(_WELL))
@@ -297,7 +308,7 @@ def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> b
             changes.proved(migration, row.level, None)
             changes.retried(migration, -max(0, row.attempts - 1))
             error = None if row.identity is None else json.dumps(_VANISHED)
-            connection.execute(_UPDATE.values(state=state, error=error, **_FRESH), {"the_id": row.id})
+            connection.execute(_UPDATE.values(state=state, error=error, **_fresh(row, if_exists)), {"the_id": row.id})
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
     changes.write(connection)
     return listed
@@ -313,10 +324,15 @@ _VANISHED: Final = {
 
 def forget_gone(connection: Connection, listing: Listing) -> int:
     """Forget the transfers of which this listing did not tell any more, and that have left nothing anywhere: they could
-    only fail again. Return how many."""
-    if not listing.listings:
+    only fail again. Return how many.
+
+    A listing that tells of nothing at all proves nothing of them: a source that is not mounted looks like that.
+    """
+    of_this = transfers.c.migration_id == listing.migration_id
+    told = select(exists().where(of_this, transfers.c.listings == listing.listings))
+    if not listing.listings or not connection.execute(told).scalar():
         return 0
-    gone = (transfers.c.migration_id == listing.migration_id) & (transfers.c.listings < listing.listings)
+    gone = of_this & (transfers.c.listings < listing.listings)
     gone &= transfers.c.state.in_(TRANSFER["retry"].origins - {"unverified"}) & (transfers.c.lapses == 0)
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
     counted = (transfers.c.state, transfers.c.bytes, transfers.c.size, transfers.c.attempts, transfers.c.resent)

@@ -6,7 +6,7 @@ Decided here: what one row means. Never here: what is asked, and which document 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from xml.etree.ElementTree import Element
 
 from relay.errors import ProtocolViolation, Side, UnsafeKey
@@ -66,6 +66,20 @@ def rows_of(row: Element) -> Iterator[Element]:
         one = Element(row.tag)
         one.extend([place, *(child for child in row if child.tag != HREF)])
         yield one
+
+
+def own_row(rows: Iterable[Element], path: str) -> Element | None:
+    """Return the row that is about what lies at a path, in whatever normal form it spells that; or the only one, unless
+    that is about a folder above: behind a proxy that rewrites paths a server knows the same thing by another."""
+    asked, only, count = segments_of(path), None, 0
+    for row in rows:
+        there = segments_of(path_of(row))
+        starts = all(map(same_text, there, asked))
+        if starts and len(there) == len(asked):
+            return row
+        is_above = starts and len(there) < len(asked) and (bool(there) or not path.endswith("/"))
+        only, count = None if is_above else row, count + 1
+    return only if count == 1 else None
 
 
 def tells_kind(row: Element) -> bool:

@@ -310,6 +310,8 @@ class S3Uploading(S3Reading):
                 raise
             if isinstance(found, Found) and found.version.size == coded:
                 endpoint.learn(NO_TRAILERS)
+                if found.version.etag != stored.version.etag:
+                    return stored  # it need not be ours; the proof tells
                 try:
                     self.delete(place, found.version)
                 except RelayError:

@@ -58,6 +58,7 @@ from relay.stores.multistatus import (
     PROPERTIES,
     ROW,
     is_folder,
+    own_row,
     path_of,
     read_row,
     rows_of,
@@ -377,10 +378,7 @@ class WebDavStore(HttpStore):
             error: RelayError | None = self._refusal(response, "PROPFIND", place)
             folder = status in MOVED and (response.head.get("location") or "").endswith("/")
         else:
-            with closing(self._rows(response, place)) as rows:
-                found = next(rows, None)
-            if found is None:
-                raise ProtocolViolation(f"PROPFIND of {place} tells of nothing", side=self._side, retryable=True)
+            found = self._own_row(response, place)
             error, told = self._row_error(found, place), status_of(found)
             folder, status = error is None and is_folder(found), 207 if error is None else told
         if folder:
@@ -494,10 +492,17 @@ class WebDavStore(HttpStore):
         if response.head.status != 207:
             response.body.close()
             return response.head.status
-        with closing(self._rows(response, place)) as rows:
-            row = next(rows, None)
-        status = 200 if row is None else status_of(row)
+        status = status_of(self._own_row(response, place))
         return 207 if status == 200 else status
+
+    def _own_row(self, response: Response, place: Location) -> Element:
+        """Return the row of an answer of 207 that is about what was asked for: a server may pass over the depth, and
+        tell of others first. Raises ProtocolViolation, which may pass, where none is, and as `_rows`."""
+        with closing(self._rows(response, place)) as rows:
+            found = own_row(rows, place.path)
+        if found is None:
+            raise ProtocolViolation(f"PROPFIND of {place} tells nothing of it", side=self._side, retryable=True)
+        return found
 
     # -- folders
 

@@ -35,7 +35,7 @@ def go_on(ledger: Ledger, id: str, *pages: list[Listed]) -> Listing:
     listing = ledger.claim_listing(only=id)
     assert listing is not None
     for page in pages:
-        ledger.add_page(listing, page, page[-1].name)
+        ledger.add_page(listing, page, page[-1].name if page else None)
     return listing
 
 
@@ -302,6 +302,21 @@ def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: 
     assert rows(ledger, id) == {"arrived": "verified", "begun": "failed", "lost": "failed", "bad": "queued"}
     assert ledger.migration(id).entries == 4
     states(ledger, id)
+
+
+def test_a_listing_that_tells_of_nothing_lets_nothing_be_forgotten(ledger: Ledger) -> None:
+    """As of a source that is not mounted: what failed is still to be moved, and to be told."""
+    id, listing = begin(ledger, [listed("arrived"), listed("bad")])
+    ledger.end_listing(listing)
+    ended(ledger, id, bad="failed")
+    for page in ((), ([],)):
+        list_again(ledger, id, *page)
+        assert rows(ledger, id) == {"arrived": "verified", "bad": "failed"}
+        ledger.finish()
+        assert ledger.migration(id).state == "partial"
+        states(ledger, id)
+    list_again(ledger, id, [listed("arrived", modified=1.0)])
+    assert rows(ledger, id) == {"arrived": "verified"}
 
 
 def test_a_list_may_have_another_url_for_a_name_by_then(ledger: Ledger) -> None:

@@ -26,7 +26,7 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.stores.aws import S3Config, s3_location
-from relay.stores.interfaces import Entry, Upload
+from relay.stores.interfaces import Entry, Found, Upload
 from relay.stores.s3 import S3Store
 from relay.stores.sigv4 import Credentials, Signer
 from relay.stores.table import STORES
@@ -623,6 +623,36 @@ def test_what_a_multistatus_does_not_tell_to_be_an_object_is_not_taken_for_one(w
         ("d", True),
         ("e/", True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_folder"),
+    [
+        ((("/f/", FOLDER), ("/f/b", FILE), ("/f/a", FILE)), False),
+        ((("/f/b", FILE), ("/f/a/", FOLDER)), True),
+        ((("/f/b", FILE), ("http://other.example/f/%61", FOLDER)), True),
+        ((("/behind/a/proxy", FOLDER),), True),
+        ((("/behind/a/proxy", FILE),), False),
+        ((("/f/", FOLDER),), None),
+        ((("/", FOLDER),), None),
+        ((("/f/b", FILE), ("/f/c", FILE)), None),
+    ],
+)
+def test_what_is_asked_of_one_thing_is_read_from_its_own_row(
+    wire: Wire, rows: tuple[tuple[str, str], ...], is_folder: bool | None
+) -> None:
+    """A server may pass over the depth, and tell of others first. None: the answer tells nothing of it."""
+
+    def tell(method: str, target: str) -> bytes:
+        return reply(207, dav(*rows)) if method == "PROPFIND" else reply(405, "")
+
+    with Peer(serving(tell)) as peer:
+        store = STORES["webdav"](wire, "destination", Meter(wire.limits))
+        if is_folder is False:
+            assert isinstance(store.head(place_of("webdav", peer, "f/a")), Found)
+        else:
+            with pytest.raises(Rejected if is_folder else ProtocolViolation):
+                store.head(place_of("webdav", peer, "f/a"))
 
 
 @pytest.mark.parametrize("status", [200, 403])

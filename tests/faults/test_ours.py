@@ -266,6 +266,39 @@ def test_what_a_killed_upload_left_in_an_empty_bucket_is_proved(tmp_path: Path, 
     assert (code, told["objects"]) == (0, {"verified": 1})
 
 
+class Stale(Bucket):
+    """A bucket whose listing shows nothing of what is there."""
+
+    def _listed(self, query: dict[str, list[str]]) -> bytes:
+        return Bucket()._listed(query)
+
+
+@pytest.mark.parametrize(
+    ("if_exists", "there"), [("skip", "ours"), ("fail", "ours"), ("fail", "another's"), ("fail", "nothing")]
+)
+def test_what_has_arrived_and_is_not_listed_any_more_is_ours_if_it_is_still_there(
+    tmp_path: Path, if_exists: str, there: str
+) -> None:
+    """An object failed, so that the same command lists again; the destination's listing is stale."""
+    shelf, folder = Stale(), plant(tmp_path)
+    (folder / "dangling").symlink_to("nowhere")
+    with Peer(shelf) as peer:
+        terminal, words = bucket(tmp_path, peer), (folder, "s3://bucket/to/", "--if-exists", if_exists)
+        assert terminal.tree(*words)[1]["objects"] == {"failed": 1, "verified": 1}
+        (folder / "dangling").unlink()
+        (folder / "more").write_bytes(DATA)
+        if there == "nothing":
+            shelf.objects.clear()
+        elif there == "another's":
+            shelf.objects["to/a"] = THEIRS
+        code, told = terminal.tree(*words)
+    assert shelf.objects["to/a"] == (THEIRS if there == "another's" else DATA)
+    if there == "another's":
+        assert (code, told["objects"]) == (1, {"failed": 1, "verified": 1})
+    else:
+        assert (code, sum(told["objects"].values())) == (0, 2)
+
+
 class Broken(ClaimJournal):
     """A ledger that does not answer when it is written down what was there."""
 

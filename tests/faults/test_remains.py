@@ -53,8 +53,6 @@ def test_what_a_command_left_is_told_by_the_next_one_that_fails_before_it_looks(
 def test_a_piece_that_a_killed_process_left_is_told_by_the_next_failure(
     tmp_path: Path, if_exists: str, fails: str
 ) -> None:
-    if (fails, if_exists) == ("source", "overwrite"):
-        pytest.skip("where everything may be overwritten, what was there before is not noted")
     shelf, data = Shelf(), bytes(300_000)
     folder, terminal = plant(tmp_path, data), hurried(tmp_path)
     with Peer(shelf) as there:

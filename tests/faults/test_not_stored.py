@@ -1,0 +1,71 @@
+"""An upload that a store acknowledges and does not store: what was there before stays there, and is not believed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import pytest
+
+from relay.errors import RelayError
+from relay.receipt import State
+from tests.conftest import Engine
+from tests.faults.buckets import Bucket, many, patient, place, reply
+from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
+from tests.scripted import Peer
+
+OLD = b"the old object, and the only one" * 3
+
+
+@dataclass
+class Forgetful(Bucket):
+    """A bucket that has an object, and acknowledges an upload without storing it; its answer says `told`."""
+
+    told: tuple[str, ...] = ()
+    times: int = 99
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        if operation == "put" and self.times:
+            self.times -= 1
+            return reply(200, b"", *self.told)
+        return super()._answer(operation, request, body)
+
+
+def tags(data: bytes) -> str:
+    return f'ETag: "{hashlib.md5(data).hexdigest()}"'
+
+
+TOLD = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "other"',)}
+
+
+@pytest.mark.parametrize("what", TOLD)
+@pytest.mark.parametrize("patience", [0, 10])
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
+def test_what_was_there_before_is_not_deleted(engine: Engine, what: str, patience: int, if_exists: str) -> None:
+    """Also where nobody has looked at it before, and however often it is tried."""
+    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), told=TOLD[what])
+    engine = patient(engine) if patience else engine
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
+        with pytest.raises(RelayError) as caught:
+            engine.migrate(source.url("/a"), place(there), if_exists=if_exists)
+    assert caught.value.side == "destination"
+    assert (shelf.whole, "delete" in shelf.asked) == (OLD, False)
+    assert shelf.asked.index("put") == (if_exists == "changed"), "overwrite need not look first"
+
+
+@pytest.mark.parametrize("what", ["nothing", "the old tag"])
+def test_it_arrives_when_it_is_stored_at_last(engine: Engine, what: str) -> None:
+    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), told=TOLD[what], times=1)
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
+        outcome = patient(engine).migrate(source.url("/a"), place(there), if_exists="overwrite")
+    assert (outcome.state, shelf.whole) == (State.VERIFIED, DATA)
+
+
+def test_what_has_the_length_of_the_coding_is_not_ours_for_that(engine: Engine) -> None:
+    """A checksum behind the bytes that is stored with them makes an object of just that length."""
+    old = bytes(len(b"%x\r\n" % len(DATA)) + len(DATA) + len(b"\r\n0\r\nx-amz-checksum-crc64nvme:") + 12 + 4)
+    shelf = Forgetful(whole=old, tag="old", told=('ETag: "ours"',), times=1)
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
+        with pytest.raises(RelayError):
+            engine.migrate(source.url("/a"), place(there), if_exists="overwrite")
+    assert (shelf.whole, "delete" in shelf.asked) == (old, False)
