@@ -152,12 +152,11 @@ def _may_be_another(stored: Stored, before: Before | None) -> str:
     ours = stored.version.strong_etag
     if ours is None:
         return "the destination does not say which it took"
-    if before is not None and before.version is not None and before.version.strong_etag == ours:
+    if before is None or (stored.readable is not None and stored.readable.method == "POST"):
+        return ""
+    if before.version is not None and before.version.strong_etag == ours:
         return "the destination calls it as what was there before"
-    made = stored.readable is not None and stored.readable.method == "POST"
-    return (
-        "" if made or (before is not None and before.known) else "it may be what was there before, which was not seen"
-    )
+    return "" if before.known else "it may be what was there before, which was not seen"
 
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:
