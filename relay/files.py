@@ -44,6 +44,6 @@ def _read(path: Path, what: str, most: int, secret: bool) -> str:
     if len(data) > most:
         raise ConfigError(f"{named} has more than {most:,} bytes", hint="Name the right file: it is a small one.")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # some editors begin a text with a byte order mark
     except UnicodeDecodeError:  # its text has a byte of what may be a secret
         raise ConfigError(f"{named} is not UTF-8", hint="Save the file as UTF-8 text.") from None

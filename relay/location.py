@@ -56,6 +56,7 @@ _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 # RFC 952 / 1123 labels, plus the underscore that S3 buckets and compose services have.
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+FRAGMENT_HINT: Final = "Write a '#' in a name as %23, or leave out what begins with it."
 _NAME_BYTES: Final = 253  # RFC 1035 §2.3.4, written with dots and without the last one
 
 
@@ -224,6 +225,9 @@ def parse_location(
 ) -> Location:
     """Read one absolute http or https URL; the fragment is dropped, the rest kept byte for byte.
 
+    No fragment is ever sent (RFC 9110 section 7.1): of a destination it is refused, as it is mostly a part of a name,
+    and `img#1.jpg` and `img#2.jpg` would be written one over the other.
+
     `destination` adds what only a name that is *written* must keep to (`check_path`). `pointer` is where the
     URL stands in the request ('/source' or '/source/url'), and every error carries it. Raises a RequestError:
     UnsupportedScheme, InvalidURL, CredentialsInURL, URLTooLong, UnsafeKey, InvalidType (the method), and what
@@ -240,6 +244,12 @@ def parse_location(
         error.pointer = pointer
         raise
     return Location(scheme, host, port, target, method, checked)
+
+
+def is_base(url: str) -> bool:
+    """Say if names can be joined to a URL: behind a query or a fragment they would be no part of the path, and all of
+    them would be one object."""
+    return "?" not in url and "#" not in url
 
 
 def check_path(path: str, *, destination: bool, keyed: bool = False) -> None:
@@ -330,6 +340,8 @@ def _parse(text: str, destination: bool, limit_bytes: int) -> tuple[str, str, in
     _check_characters(rest, path_start=parts.start("path"), path_end=parts.end("path"))
     if fragment is not None and not path and query is None:
         raise InvalidURL("a '#' stands right after the host")  # http://evil.com#@127.0.0.1
+    if fragment is not None and destination:
+        raise InvalidURL("the URL has a '#' in it, and nothing behind that is sent", hint=FRAGMENT_HINT)
     host, port = _host_and_port(authority, DEFAULT_PORTS[scheme])
     check_path(path, destination=destination)
     return scheme, host, port, (path or "/") + (query or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.headers import Headers
+from relay.location import FRAGMENT_HINT
 from relay.stores.urls import SCHEME as LIST
 from relay.throttle import Bounds
 
@@ -112,9 +114,17 @@ def whole(text: str, folder: bool) -> str:
     return str(Path(text).absolute()) + "/" * (folder or text[-1] == "/")
 
 
+_FRAGMENT = re.compile(r"(?:list\+)?(?:https?|webdav(?:\+https)?)://[^#]*#", re.I)
+"""A URL with a fragment; behind other schemes a '#' is a letter like any other."""
+
+
 def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
-    """Say which secrets the process list shows. Not before all was checked: what stands where a name should be may be
-    the secret."""
+    """Say which secrets the process list shows, and what of the source's URL is not sent. Not before all was checked:
+    what stands where a name should be may be the secret."""
+    if quiet:
+        return
+    if _FRAGMENT.match(options["source"] or ""):
+        say(f"relay: warning: what begins with the '#' of the source is not sent. {FRAGMENT_HINT}", sys.stderr)
     lines = (*options["source_header"], *options["destination_header"])
-    for name in exposed(lines) if not quiet else ():
+    for name in exposed(lines):
         say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)

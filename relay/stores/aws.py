@@ -14,7 +14,7 @@ from typing import Final
 
 from relay.errors import ConfigError, ForbiddenHeader, InvalidURL, KeyTooLong, RequestError, UnsafeKey
 from relay.headers import parse_headers
-from relay.location import UNSAFE_CHARACTERS, Location, check_path, parse_location
+from relay.location import UNSAFE_CHARACTERS, Location, check_path, is_base, parse_location
 from relay.stores.fields import printable
 from relay.stores.kinds import Given
 from relay.stores.s3_exchange import KEY_BYTES, S3Account
@@ -184,6 +184,8 @@ def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) ->
         base = parse_location(config.endpoint or _aws_endpoint(config.signer.region))
     except RequestError as error:
         raise ConfigError(f"the endpoint of S3: {error.message}") from None
+    if not is_base(config.endpoint or ""):
+        raise ConfigError("the endpoint of S3 has a '?' or a '#' in it, behind which no bucket has a name")
     endpoint, virtual = base.url, config.virtual or config.endpoint is None
     if virtual and _VIRTUAL.fullmatch(bucket):
         base, prefix = replace(base, host=f"{bucket}.{base.host}"), base.path.rstrip("/")

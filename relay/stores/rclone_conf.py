@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-import configparser
+import re
 from collections.abc import Mapping
 from os.path import isfile
 from pathlib import Path
+from typing import Final, NoReturn
 
 from relay.errors import ConfigError
 from relay.files import read_small
 
 _KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
 _ENCRYPTED = "RCLONE_ENCRYPT_V"
+_OPTION: Final = re.compile(
+    r"""(?:(?P<quote>["`])(?P<quoted>[^"`]+)(?P=quote)\s*|(?P<plain>[^"`=:][^=:]*))[=:](?P<value>.*)"""
+)
+"""As rclone's parser (github.com/unknwon/goconfig, `read.go`) has it: the first '=' or ':' ends the name."""
 _FORM = "A remote is a line `[name]`, and below it lines of `option = value`."
 
 
@@ -42,24 +47,37 @@ def read(path: Path) -> dict[str, dict[str, str]]:
             f"{path} is encrypted",
             hint="Run `rclone config encryption remove`, or write the remotes that you need into relay.toml.",
         )
-    parser = configparser.ConfigParser(
-        interpolation=None, strict=False, delimiters=("=",), comment_prefixes=("#", ";"), default_section="\0"
-    )
-    try:
-        parser.read_string(text, source=str(path))
-    except configparser.Error as error:
-        raise ConfigError(_unread(path, error), hint=_FORM) from None
-    return {name: dict(parser[name]) for name in parser.sections()}
+    found: dict[str, dict[str, str]] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        if line.startswith("[") and line.endswith("]"):
+            options = found.setdefault(line[1:-1].strip(), {})
+        elif line and line[0] not in "#;":
+            if not found:
+                raise ConfigError(f"{path}: line {number} is in no section", hint=_FORM)
+            name, value = _option(line) or _refuse(path, number)
+            options[name] = value
+    return found
 
 
-def _unread(path: Path, error: configparser.Error) -> str:
-    """Return where a file is wrong. Not what stands there, as the parser's own words do: it may be a secret."""
-    if isinstance(error, configparser.MissingSectionHeaderError):
-        return f"{path}: line {error.lineno} is in no section"
-    if isinstance(error, configparser.ParsingError):
-        lines = ", ".join(str(line) for line, _ in error.errors[:10])
-        return f"{path} can't be read: look at line {lines}"
-    return f"{path} can't be read"
+def _option(line: str) -> tuple[str, str] | None:
+    """Return the name and the value of a line as rclone reads them: its blanks at both ends mean nothing, so no line
+    is a part of the one before; either may stand in quotes. None for a line that is no option."""
+    found = _OPTION.fullmatch(line)
+    if found is None:
+        return None
+    value = found["value"].strip()
+    for quote in ('"""', "`"):
+        if value.startswith(quote):
+            if len(value) < 2 * len(quote) or not value.endswith(quote):
+                return None
+            value = value[len(quote) : -len(quote)]
+    return found["quoted"] or found["plain"].strip(), value
+
+
+def _refuse(path: Path, number: int) -> NoReturn:
+    # Not what stands there: it may be a secret.
+    raise ConfigError(f"{path} can't be read: look at line {number}", hint=_FORM)
 
 
 def reveal(obscured: str) -> str:

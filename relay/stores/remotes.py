@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, UnsafeKey, Unsupported
-from relay.location import Location, parse_location
+from relay.location import Location, is_base, parse_location
 from relay.stores import rclone_conf
 from relay.stores.aws import S3Config, aws_config, aws_profiles, prepare, s3_location, split_key
 from relay.stores.kinds import Asked, Given, Kind, Options, Remote
@@ -282,6 +282,11 @@ class Remotes:
         url = remote.options.get("url", "").rstrip("/")
         if not url:
             raise ConfigError(f"the remote {remote.name!a} of {remote.origin} has no url")
+        if not is_base(url):
+            raise ConfigError(
+                f"the url of the remote {remote.name!a} of {remote.origin} has a '?' or a '#' in it",
+                hint="Names are joined to it: write %3F and %23 for a '?' and a '#' in a folder's own name.",
+            )
         headers = options_headers(remote) | dict(asked.headers) | _authorization(remote)
         return parse_location(
             f"{url}/{canonical_path(path.lstrip('/'))}",

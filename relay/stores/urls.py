@@ -24,7 +24,7 @@ from relay.digest import ALGORITHMS, Digests
 from relay.errors import InvalidURL, NotFound, ProtocolViolation, RelayError, RequestError, Side, Unsupported
 from relay.foreign import count
 from relay.identity import query_of_identity
-from relay.location import Location, parse_location
+from relay.location import FRAGMENT_HINT, Location, parse_location
 from relay.receipt import Version
 from relay.stores.interfaces import Entry, Found, Opened, Source, Span
 from relay.stores.pieces import pieces_of
@@ -208,6 +208,8 @@ def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Ent
         if wrong is not None:
             raise InvalidURL(wrong)
         location = parse_location(row.get("url", ""))
+        if "#" in row["url"]:  # a part of a name, of which the server would never hear
+            raise InvalidURL("the URL has a '#' in it, and nothing behind that is sent", hint=FRAGMENT_HINT)
         size = count(row.get("size"))
         if size is None and row.get("size"):
             raise InvalidURL("its size is no number of bytes")

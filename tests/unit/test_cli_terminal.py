@@ -15,6 +15,7 @@ import pytest
 
 from relay import errors
 from relay.api.progress import Rate
+from relay.cli.asked import warn
 from relay.cli.exits import Exit
 from relay.cli.headers import exposed, read_headers
 from relay.cli.shown import bytes_done, bytes_moved, head
@@ -201,3 +202,21 @@ def test_what_a_command_is_for_can_not_be_written(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stdout", Full())
     with pytest.raises(ReaderGone if code in (errno.EPIPE, None) else errors.OutputFailed):
         tell("hello")
+
+
+@pytest.mark.parametrize(
+    ("source", "warned"),
+    [
+        ("https://h/a#1.jpg", True),
+        ("list+webdav+https://h/a#1", True),
+        ("s3://bucket/a#1.jpg", False),
+        ("photos#1/a.jpg", False),
+        ("https://h/a%231.jpg", False),
+    ],
+)
+def test_a_source_of_which_a_part_is_not_sent(source: str, warned: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"source": source, "source_header": (), "destination_header": ()}
+    warn(options)
+    assert ("'#'" in capsys.readouterr().err) is warned
+    warn(options, quiet=True)
+    assert capsys.readouterr().err == ""

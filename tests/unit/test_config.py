@@ -203,3 +203,10 @@ def test_the_null_device_is_an_empty_file(monkeypatch: pytest.MonkeyPatch) -> No
     """Whoever wants no settings from a file says so with it, as our own load tests do."""
     monkeypatch.setenv("RELAY_CONFIG", os.devnull)
     assert load_settings().remotes == {}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    """As editors on Windows write it, with their line ends."""
+    (tmp_path / "relay.toml").write_bytes(b"\xef\xbb\xbfslots = 7\r\n")
+    assert load_settings().slots == 7
+    assert load_tokens(_tokens(tmp_path, "\xef\xbb\xbf0123456789abcdef\r\n")) == {"0123456789abcdef"}

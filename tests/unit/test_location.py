@@ -210,6 +210,16 @@ def test_B45_strips_the_fragment() -> None:
     assert parse_location("http://host?#").target == "/?"
 
 
+@pytest.mark.parametrize("text", ["https://h/img#1.jpg", "https://h/a?b#c", "https://h/folder/#", "https://h/a#"])
+def test_a_destination_has_no_fragment(text: str) -> None:
+    """Nothing of it is sent: img#1.jpg and img#2.jpg would be written one over the other."""
+    with pytest.raises(errors.InvalidURL, match="'#'") as caught:
+        parse_location(text, destination=True, pointer="/destination")
+    assert "%23" in caught.value.hint
+    assert caught.value.pointer == "/destination"
+    assert parse_location(text.replace("#", "%23"), destination=True).target.endswith(text.partition("#")[2])
+
+
 def test_the_parts_of_a_location() -> None:
     location = parse_location("HTTPS://Host.Example:8443/a/b%20c?d=e", method="PUT", headers={"X-A": "1"})
     assert location.origin == Origin("https", "host.example", 8443)

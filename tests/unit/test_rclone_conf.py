@@ -162,6 +162,37 @@ def test_a_file_that_cannot_be_read_is_named(home: Path, text: str, said: str) -
     assert remotes(home, {"mine": {"type": "s3"}}).locate("mine:photos/a").store == "s3"  # ours is found all the same
 
 
+AS_RCLONE_READS = (
+    "[a]\ntype = s3\n    access_key_id = KEY\n      secret_access_key = SECRET\n",
+    "[a]\r\n\ttype=s3\r\nsecret_access_key:S#E=C:R;ET\r\nacl=\r\n",
+    '\ufeff[a]\ntype = `s3`\nregion = """us"""\nq = "kept"\n"odd = name" = 7\n',
+    "[ a ]\ntype = s3\n  # none\n ; none\nType = x\n\n[b]\nendpoint = https://h \\\nmore = 5\n[a]\ntype = http\n",
+)
+"""Files as people edit them: blanks before an option, Windows' line ends, a byte order mark, quotes, a name twice."""
+
+
+@pytest.mark.parametrize("text", AS_RCLONE_READS)
+def test_a_file_means_what_rclone_takes_it_for(tmp_path: Path, text: str) -> None:
+    """A line that is taken for the rest of the one before is printed with it: the type of a remote would have a key."""
+    (tmp_path / "rclone.conf").write_bytes(text.encode())
+    theirs = json.loads(rclone("--config", str(tmp_path / "rclone.conf"), "config", "dump"))
+    assert rclone_conf.read(tmp_path / "rclone.conf") == theirs
+
+
+def test_blanks_before_an_option_make_it_no_part_of_another(tmp_path: Path) -> None:
+    (tmp_path / "rclone.conf").write_text(AS_RCLONE_READS[0])
+    options = {"type": "s3", "access_key_id": "KEY", "secret_access_key": "SECRET"}
+    assert rclone_conf.read(tmp_path / "rclone.conf") == {"a": options}
+
+
+@pytest.mark.parametrize("line", ["SECRET", "key = `SECRET", 'key = """SECRET', '"SECRET', "= SECRET"])
+def test_a_line_that_is_no_option_is_told_by_its_number(tmp_path: Path, line: str) -> None:
+    (tmp_path / "rclone.conf").write_text(f"[a]\ntype = s3\n{line}\n")
+    with pytest.raises(ConfigError, match="line 3") as caught:
+        rclone_conf.read(tmp_path / "rclone.conf")
+    assert "SECRET" not in f"{caught.value.message}{caught.value.hint}"
+
+
 def test_half_of_a_key_is_a_mistake(home: Path) -> None:
     with pytest.raises(ConfigError, match="secret_access_key"):
         remotes(home, {"half": {"type": "s3", "access_key_id": "KEY"}}).locate("half:photos/a")

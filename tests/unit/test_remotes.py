@@ -156,3 +156,15 @@ def test_only_digests_of_the_whole_are_digests(fields: tuple[tuple[str, str], ..
 )
 def test_only_awss_own_host_is_another_in_another_region(host: str, there: str) -> None:
     assert in_region(parse_location(f"https://{host}/key"), "eu-west-1").host == there
+
+
+@pytest.mark.parametrize("odd", ["?token=SECRET", "#part", "/x?", "/x#"])
+@pytest.mark.parametrize("type", ["http", "webdav", "s3"])
+def test_names_are_joined_to_a_path_alone(type: str, odd: str) -> None:
+    """Behind a query or a fragment every name would be the same object."""
+    address = "endpoint" if type == "s3" else "url"
+    remotes = Remotes({"x": {"type": type, address: f"https://h/base{odd}"}}, {}, profiles=list)
+    for destination in (False, True):
+        with pytest.raises(ConfigError, match=r"'\?' or a '#'") as caught:
+            remotes.locate("x:bucket/a.jpg", destination=destination)
+        assert "SECRET" not in caught.value.message
