@@ -65,6 +65,8 @@ class Course:
             before = self._before(destination, place, opened)
             if early := self._existing.enough(destination, place, before, opened):
                 return early
+        elif early := self._existing.as_opened(destination, place, before, opened):
+            return early
         self._refuse_itself(opened, place)
         self._existing.sending(destination, place, before)
         try:

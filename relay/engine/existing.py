@@ -116,6 +116,16 @@ class Existing:
             raise AlreadyExists(f"{place} exists")
         return self._terms.outcome(State.SKIPPED, place) if if_exists is IfExists.SKIP else None
 
+    def as_opened(self, destination: Destination, place: Location, before: Before, opened: Found) -> Outcome | None:
+        """Return a skip where the destination has the object as the source tells it, which told it only when it was
+        opened, since HEAD is refused where GET is not; or None, also where something of ours may be there."""
+        there = before.version
+        if self._terms.plan.if_exists is not IfExists.CHANGED or there is None:
+            return None
+        if self._has_sent(destination, place) and self._may_be_ours(destination, place, there):
+            return None
+        return self._unchanged(place, there, opened)
+
     def sending(self, destination: Destination, place: Location, before: Before) -> None:
         """Bytes are about to go there: keep what was there before the first of them, for every attempt to come, of
         whichever process. Raises LeaseLost, LedgerFailed: then none goes.

@@ -25,7 +25,12 @@ def look(destination: Destination, place: Location) -> Found | Unknown:
     Raises NotFound where nothing is there, and StoreError.
     """
     found = destination.head(place)
-    return found if isinstance(found, Found) else _first_byte(destination, place)
+    if not isinstance(found, Found):
+        return _first_byte(destination, place)
+    if found.described or found.version.size is not None:
+        return found
+    told = _first_byte(destination, place)  # another method told that something is there, and not its length
+    return told if isinstance(told, Found) else found
 
 
 def _first_byte(destination: Destination, place: Location) -> Found | Unknown:
@@ -33,7 +38,7 @@ def _first_byte(destination: Destination, place: Location) -> Found | Unknown:
     try:
         opened = destination.get(place, None, Span(0, 0))
     except (RangeIgnored, SourceChanged):  # it was answered with all of it; or it has no first byte
-        return Found(Version(), place, described=False)
+        return _opening(destination, place)
     except NotFound:
         raise
     except StoreError as error:
@@ -43,6 +48,24 @@ def _first_byte(destination: Destination, place: Location) -> Found | Unknown:
     assert opened.body is not None  # an Opened has one
     with closing(opened.body) as body:
         body.read()
+    return Found(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
+
+
+def _opening(destination: Destination, place: Location) -> Found:
+    """Return what the head of an answer to GET tells of something that is there, and has no first byte to give.
+
+    Where it tells nothing this time, something is there all the same. Raises NotFound, and what may pass.
+    """
+    try:
+        opened = destination.get(place)
+    except NotFound:
+        raise
+    except StoreError as error:
+        if error.retryable:
+            raise
+        return Found(Version(), place, described=False)
+    assert opened.body is not None  # an Opened has one
+    opened.body.close()
     return Found(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
 
 

@@ -1,0 +1,104 @@
+"""What is equal at both ends is left alone by `changed`, by whatever either end tells of it: HEAD is advice."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from simulators.liars.dav import DavLiar
+from simulators.liars.manners import Manners
+from simulators.liars.plain import PlainLiar
+from tests.faults.clouds import DATA
+from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.test_ours import hurried
+from tests.scripted import Peer, Talk
+
+OLD, NEW = 1e9, 1.2e9
+SECRET = "a-secret"
+
+
+@dataclass
+class Dated(Shelf):
+    """Tells when its objects were changed; with `ranges` it gives a range, and 416 where there is none to give."""
+
+    modified: float = NEW
+    ranges: bool = True
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        data = self.objects.get(path)
+        if method != b"GET" or data is None or b"\r\nRange: " not in request or not self.ranges:
+            return super()._other(talk, method, path, request)
+        if not data:
+            talk.send(empty(416))
+        else:
+            told = b"Content-Range: bytes 0-0/%d\r\nContent-Length: 1\r\n" % len(data)
+            talk.send(b"HTTP/1.1 206 X\r\n" + told + self._tag(data) + b"\r\n", data[:1])
+        return True
+
+    def _tag(self, data: bytes) -> bytes:  # type: ignore[override]
+        return Shelf._tag(data) + f"Last-Modified: {formatdate(self.modified, usegmt=True)}\r\n".encode()
+
+
+@pytest.mark.parametrize("data", [DATA, b""], ids=["bytes", "empty"])
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize("head", [401, 404, 405])
+def test_a_destination_that_has_no_head_is_compared_by_its_get(
+    tmp_path: Path, head: int, ranges: bool, data: bytes
+) -> None:
+    (tmp_path / "a").write_bytes(data)
+    os.utime(tmp_path / "a", (OLD, OLD))
+    there = Dated(objects={b"/b": data}, refused={b"HEAD": empty(head)}, ranges=ranges)
+    with Peer(there) as peer:
+        words = "migrate", str(tmp_path / "a"), peer.url("/b"), "--if-exists", "changed"
+        code, said, _ = hurried(tmp_path).run(*words)
+    assert code == 0, said
+    assert b"PUT" not in there.methods
+
+
+@pytest.mark.parametrize("size", [len(DATA), len(DATA) + 1], ids=["equal", "longer"])
+@pytest.mark.parametrize("head", [401, 405])
+def test_a_source_that_has_no_head_is_compared_by_its_get(tmp_path: Path, head: int, size: int) -> None:
+    here = Dated(objects={b"/a": DATA.ljust(size, b" ")}, refused={b"HEAD": empty(head)}, modified=OLD)
+    there = Dated(objects={b"/b": DATA})
+    with Peer(here) as source, Peer(there) as destination:
+        words = "migrate", source.url("/a"), destination.url("/b"), "--if-exists", "changed"
+        code, said, _ = hurried(tmp_path).run(*words)
+    assert code == 0, said
+    assert (b"PUT" in there.methods) is (size != len(DATA))
+    assert there.objects[b"/b"] == DATA.ljust(size, b" ")
+
+
+@pytest.mark.parametrize("kind", [PlainLiar, DavLiar])
+@pytest.mark.parametrize("habit", ["head-403", "head-405"])
+def test_a_tree_whose_source_has_no_head_is_compared_by_its_get(
+    tmp_path: Path, kind: type[PlainLiar], habit: str
+) -> None:
+    """Whether its listing tells entity tags, as WebDAV's does, or none, as a page of links does."""
+    terminal, headers, there = hurried(tmp_path), tmp_path / "headers", Dated()
+    headers.write_text(f"Authorization: Bearer {SECRET}\n")
+    headers.chmod(0o600)
+    with kind("source", Manners([habit], 1), [SECRET]) as source, Peer(there) as destination:
+        for name in ("a", "empty", "below/b"):
+            data = b"" if name == "empty" else DATA
+            source.shelf.put(name, data, "source", modified=OLD)
+            there.objects[f"/to/{name}".encode()] = data
+        url = source.url() if kind is PlainLiar else f"webdav+{source.url()}"
+        code, told = terminal.tree(url, destination.url("/to/"), "--source-headers-file", str(headers))
+    assert (code, told["objects"]) == (0, {"skipped": 3})
+    assert b"PUT" not in there.methods
+
+
+@pytest.mark.parametrize("head", [401, 405])
+def test_a_damaged_object_of_ours_is_not_what_was_there(tmp_path: Path, head: int) -> None:
+    """It has the length and a newer time; it was sent by us, and is not compared with the source's by those."""
+    here = Dated(objects={b"/a": DATA}, refused={b"HEAD": empty(head)}, modified=OLD)
+    there = Dated(refused={b"DELETE": empty(405)}, damages=lambda data: data[::-1])
+    with Peer(here) as source, Peer(there) as destination:
+        words = "migrate", source.url("/a"), destination.url("/b"), "--if-exists", "changed"
+        for _ in range(2):
+            code, said, _ = hurried(tmp_path).run(*words)
+            assert code == 1, said
