@@ -38,7 +38,7 @@ from relay.stores.interfaces import Destination, Found, PartsDestination, Stored
 CLOCK_SECONDS: Final = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
 DELETIONS: Final = 3
-"""So often a name is deleted that may be one of ours, where the first answer may pass."""
+"""So often a name that may be one of ours is deleted, or an upload thrown away, where the first answer may pass."""
 LOST: Final = 10
 """So many earlier claims of an object are looked for at its destination."""
 
@@ -203,12 +203,16 @@ def _is_there(destination: Destination, place: Location) -> bool | None:
 
 
 def _undeleted(destination: Destination, left: Location) -> StoreError | None:
-    """Delete what may be under a name that only we can have had; return why that can't be done, or None. What may pass
-    is tried again."""
+    """Delete what may be under a name that only we can have had; return why that can't be done, or None."""
+    return _refused(lambda: destination.delete(left, Version()))
+
+
+def _refused(remove: Callable[[], None]) -> StoreError | None:
+    """Remove something; return why that can't be done, or None. What may pass is tried again."""
     refused: StoreError | None = None
     for _ in range(DELETIONS):
         try:
-            destination.delete(left, Version())
+            remove()
             return None
         except StoreError as error:
             refused = error
@@ -218,8 +222,11 @@ def _undeleted(destination: Destination, left: Location) -> StoreError | None:
 
 
 def throw_away(destination: Destination, upload: Upload) -> None:
-    """Throw an upload away, and what the store has put together of it and nobody has published. Raises StoreError."""
-    cast(PartsDestination, destination).abort(upload)
+    """Throw an upload away, and what the store has put together of it and nobody has published. What may pass is tried
+    again. Raises StoreError."""
+    refused = _refused(lambda: cast(PartsDestination, destination).abort(upload))
+    if refused is not None:
+        raise refused
     for left in destination.unpublished(upload.location, upload.id):
         try:
             destination.delete(left, Version())

@@ -185,7 +185,8 @@ class Parts:
         """Throw away an upload that was gone on with and does not get on; return that, or None where it is kept.
 
         Some stores keep what came of a broken part, and never take that upload's parts rightly again. One that can't be
-        thrown away either is kept: then it is the store that does not answer.
+        thrown away either is kept: then it is the store that does not answer. Raises why, where that may pass and the
+        upload was refused.
         """
         upload, self.vain = self._resumed, self.vain + 1 if self._in_vain(error) else 0
         refused = self._completing and isinstance(error, Rejected)
@@ -193,7 +194,9 @@ class Parts:
             return None
         try:
             self._unfinished.discard(upload)
-        except RelayError:
+        except RelayError as failure:
+            if refused and failure.retryable:
+                raise  # it is refused again, and thrown away by an attempt to come
             return None
         self.vain = 0
         self.discarded = (

@@ -312,6 +312,29 @@ def test_an_upload_that_was_gone_on_with_and_takes_nothing_is_begun_anew(certifi
     engine.assert_nothing_left()
 
 
+@pytest.mark.parametrize("failures", [0, 1, 4])
+def test_an_upload_that_was_gone_on_with_and_can_not_be_completed_is_begun_anew(
+    certificates: Certificates, failures: int
+) -> None:
+    """Also where it can't be thrown away at once."""
+    engine, source, bucket, notes = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True), Book()
+    with Peer([source] * 60) as here, Peer(many(bucket)) as there:
+        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
+        bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
+        with pytest.raises(RelayError):
+            engine.runner.run(attempt(engine, here, there, notes))
+        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
+        bucket.answers["complete"] = [refusal(400, "InvalidPart")] * (2 if failures > 3 else 1)
+        bucket.answers["abort"] = [refusal(500, "InternalError")] * failures
+        outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
+    assert outcome.state is State.VERIFIED
+    assert outcome.receipt is not None
+    assert any("was begun anew" in note for note in outcome.receipt.notes)
+    assert bucket.asked.count("abort") == failures + 1
+    assert bucket.whole == LARGE
+    engine.assert_nothing_left()
+
+
 def test_a_store_that_is_away_costs_no_part(certificates: Certificates) -> None:
     """It says nothing about the upload, however often it is asked."""
     engine, source, bucket, notes = in_parts(certificates), Ranges(), Shelf(sums=True), Book()
