@@ -259,9 +259,11 @@ class WebDavStore(HttpStore):
 
     def _name_refused(self, location: Location, error: RelayError) -> RelayError:
         """Return the refusal of an upload; it is tried again under another name where this one may be the reason."""
+        if error.retryable:
+            return error  # it says nothing about the name, which is tried again
         memory, which = self._wire.memory, self._which(location)
         tried = memory.forget(location.origin, _tried(which, location))
-        refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED and not error.retryable
+        refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED
         if refused and which < 2 and (tried or not memory.has(location.origin, _named(which))):
             memory.learn(location.origin, _tried(which + 1, location))
             error.retryable = True

@@ -426,6 +426,23 @@ def test_b_names_that_a_server_reserves_are_not_used(patient: Engine, status: in
     assert dav.objects == {FINAL: DATA}
 
 
+@pytest.mark.parametrize("busy", [423, 429, 500, 503])
+@pytest.mark.parametrize("patterns", [(r".*\.part",), (r".*\.part", r".*\.upload")])
+def test_a_failure_that_may_pass_says_nothing_of_a_name(patient: Engine, busy: int, patterns: tuple[str, ...]) -> None:
+    """A name that was refused is not tried again after it."""
+    dav = refusing(400, *patterns)()
+    dav.names, done, busy_ones = [], dav._done, [EMPTY % busy]
+
+    def busy_once(method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        told = done(method, path, request, body)
+        return busy_ones.pop() if method == b"PUT" and told == EMPTY % 201 and busy_ones else told
+
+    dav._done = busy_once  # type: ignore[method-assign]
+    assert migrate(patient, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert len([name for name in dav.names if "relay-" in name]) == len(patterns) + 2
+
+
 @pytest.mark.parametrize("answer", [200, 201, 204])
 @pytest.mark.parametrize("patterns", [(r".*\.part",), (r"\..*",), (r".*\.part", r".*\.upload")])
 def test_a_name_under_which_an_upload_was_acknowledged_and_never_kept_is_no_name_that_is_taken(
