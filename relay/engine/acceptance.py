@@ -89,6 +89,8 @@ class Acceptance:
             undone = self._undone(error, destination, place, stored, sent.bytes if moved is None else moved)
             raise undone from error.__cause__
         progress.unproved = None
+        if stored.place is not None:
+            progress.remains.pop(str(stored.readable), None)  # what an earlier attempt left there has moved
         receipt = Receipt(
             level=proof.level,
             bytes=sent.bytes,

@@ -50,7 +50,7 @@ def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
         seconds=round(outcome.seconds, 3),
         level=outcome.receipt.level.value if outcome.receipt else None,
         receipt=receipt,
-        remains=_unproved(outcome),
+        remains={**outcome.remains, **_unproved(outcome)},
     )
 
 

@@ -6,7 +6,7 @@ Decided here: what is told of it. Never here: whether it did.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from relay.location import Location
@@ -26,6 +26,8 @@ class Outcome:
     receipt: Receipt | None
     notes: tuple[str, ...] = ()
     """Why it was skipped, where it was."""
+    remains: Mapping[str, str] = field(default_factory=dict)
+    """What attempts before the last one left, and nobody has removed: in words, by place."""
 
     def to_json(self) -> Mapping[str, Any]:
         """Return it as the API and the command line print it; locations without their secrets."""

@@ -233,9 +233,10 @@ class Transfer:
     def _and_remains(self, outcome: Outcome) -> Outcome:
         """Add what attempts before the last one left, and nobody has removed: not at the object's own place, where
         another thing is by now."""
-        notes = tuple(text for place, text in self._progress.remains.items() if place != str(outcome.destination))
-        if not notes:
+        left = {place: text for place, text in self._progress.remains.items() if place != str(outcome.destination)}
+        if not left:
             return outcome
+        outcome, notes = replace(outcome, remains=left), tuple(left.values())
         if outcome.receipt is None:
             return replace(outcome, notes=(*outcome.notes, *notes))
         return replace(outcome, receipt=replace(outcome.receipt, notes=(*outcome.receipt.notes, *notes)))

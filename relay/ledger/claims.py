@@ -25,6 +25,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     insert,
     literal_column,
     or_,
@@ -36,7 +37,7 @@ from relay.errors import LeaseLost
 from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of, tell
-from relay.ledger.rows import ARRIVED, TERMINAL, Before, Claim
+from relay.ledger.rows import ARRIVED, TERMINAL, UNNOTED, Before, Claim
 from relay.ledger.schema import (
     LARGE,
     LARGE_BYTES,
@@ -168,6 +169,9 @@ def doubt(connection: Connection) -> None:
     untold = transfers.c.before.is_(None) | (transfers.c.before == ARRIVED)
     unknown = transfers.c.migration_id.in_(running) & (queued | RUNNING) & untold
     connection.execute(update(transfers).where(unknown).values(before=Before(known=False).text()))
+    left = transfers.c.migration_id.in_(running) & (queued | RUNNING) & transfers.c.before.contains(UNNOTED)
+    noted = func.replace(transfers.c.before, UNNOTED, UNNOTED.replace("false", "true"))
+    connection.execute(update(transfers).where(left).values(before=noted))
     untouched = transfers.c.migration_id.in_(single) & queued & (transfers.c.attempts == 0)
     connection.execute(update(transfers).where(untouched).values(attempts=1))
 
@@ -289,7 +293,7 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     *told, digests, before, twins = row
     kept = Before.of(before)
     was = kept if kept is None or kept.noted else None
-    if was is None and before != ARRIVED and empty and told[2] > 1:
+    if was is None and not (kept is not None and kept.arrived) and empty and told[2] > 1:
         was = Before(known=True, assumed=True)
     fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
     more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}

@@ -164,6 +164,8 @@ class Listing:
 ARRIVED: Final = "arrived"
 """Kept in the place of a Before of an object that was proved, or left alone, or of which no byte has gone: its
 destination begins anew."""
+UNNOTED: Final = '"noted": false'
+"""Stands in the text of a Before that tells what remains, and nothing of what was there."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Before:
     `version` is None for nothing, `known` False where the destination did not tell. `sent` is what the destination
     called the object that it took from us, where it said that: what is called so is ours. `remains` tells, by place,
     what of ours may be left, as its last end said; where nothing else is `noted` no byte went there that anybody knows
-    of.
+    of, or the object has `arrived` since.
     """
 
     known: bool
@@ -183,21 +185,27 @@ class Before:
     """Nobody wrote it down: nothing was found at the destination of its tree, and the object was claimed before."""
     remains: Mapping[str, str] = field(default_factory=dict)
     noted: bool = True
+    arrived: bool = False
 
     @classmethod
     def of(cls, text: str | None) -> Before | None:
-        """Return what `text` kept, or None where nothing was, or where the object has arrived since."""
-        if text is None or text == ARRIVED:
+        """Return what `text` kept, or None where nothing was."""
+        if text is None:
             return None
+        if text == ARRIVED:
+            return cls(known=False, noted=False, arrived=True)
         found = json.loads(text)
         version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))
         remains, noted = found.get("remains") or {}, found.get("noted", True)
-        return cls(found["known"], version, sent, remains=remains, noted=noted)
+        return cls(found["known"], version, sent, remains=remains, noted=noted, arrived=found.get("arrived", False))
 
     def text(self) -> str:
         """Return it as a column keeps it; the digests of versions are left out."""
+        if self.arrived and not self.remains:
+            return ARRIVED
         kept = {"known": self.known, "version": _named(self.version), "sent": _named(self.sent)}
-        return json.dumps({**kept, "remains": dict(self.remains), "noted": self.noted} if self.remains else kept)
+        left = {"remains": dict(self.remains), "noted": self.noted, "arrived": self.arrived}
+        return json.dumps({**kept, **left} if self.remains else kept)
 
 
 def _named(version: Version | None) -> dict[str, Any] | None:

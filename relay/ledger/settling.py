@@ -160,7 +160,7 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": None if state == "queued" else now,
         "new_lapses": _lapses(end, state),
-        "new_before": _kept(was, end) if state not in ("verified", "skipped") else ARRIVED,
+        "new_before": _kept(was if state not in ("verified", "skipped") else ARRIVED, end),
     }
 
 
@@ -175,7 +175,8 @@ def _lapses(end: Settlement, state: str) -> int | None:
 
 def _kept(was: str | None, end: Settlement) -> str | None:
     """Return what is kept of what was at the destination before, with what may remain there now."""
-    was = ARRIVED if end.unsent else was
+    if end.unsent:
+        was = ARRIVED
     if not end.remains:
         return was
     return replace(Before.of(was) or Before(known=False, noted=False), remains=dict(end.remains)).text()

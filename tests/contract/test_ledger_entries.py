@@ -10,7 +10,7 @@ from sqlalchemy import delete, update
 
 from relay.errors import IllegalTransition
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listed, Listing, Settlement, Spec
+from relay.ledger.rows import Before, Claim, Listed, Listing, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
 from tests.ledgers import TREE, assert_counted, states, verified
 
@@ -398,3 +398,32 @@ def test_what_left_something_is_not_forgotten_before_that_was_looked_for(
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
     assert_counted(ledger, id)
+
+
+@pytest.mark.parametrize("verb", ["verified", "unverified", "skipped"])
+def test_what_was_left_elsewhere_is_known_to_who_moves_the_object_again(ledger: Ledger, verb: str) -> None:
+    """Its receipt told of it, and the next one takes that one's place; what was there before it is another matter."""
+    id, listing = begin(ledger, [listed("a", etag="1"), listed("b")])
+    ledger.end_listing(listing)
+
+    def claimed() -> Claim:
+        claims = {claim.name: claim for claim in ledger.claim(2)}
+        ledger.settle([settled(claims["b"], "failed")])  # a migration that succeeded is another one the next time
+        return claims["a"]
+
+    left, claim = {"https://b/a, upload 7": "An unfinished upload may remain"}, claimed()
+    ledger.note([(claim, Before(known=True))])
+    ledger.settle([replace(verified(claim), verb=verb, remains=left)])
+    ledger.finish()
+    if verb == "unverified":
+        ledger.act(id, "retry")
+    else:
+        list_again(ledger, id, [listed("a", 6, etag="2"), listed("b")])
+    again = claimed()
+    assert again.remains == left
+    assert (again.before is None) is (verb != "unverified")
+    ledger.settle([verified(again)])
+    ledger.finish()
+    list_again(ledger, id, [listed("a", 7, etag="3"), listed("b")])
+    last = claimed()
+    assert (last.remains, last.before) == ({}, None)

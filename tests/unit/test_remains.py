@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from relay.config import Settings
+from relay.engine.claimed import settled
 from relay.engine.course import Course
 from relay.engine.existing import Existing
 from relay.engine.leftovers import Broken, remove, remove_lost, sweep
@@ -20,7 +21,7 @@ from relay.engine.progress import Progress
 from relay.engine.runner import Runner
 from relay.engine.transfer import Transfer
 from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, Unavailable
-from relay.ledger.rows import Before
+from relay.ledger.rows import Before, Claim
 from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
 from relay.stores.interfaces import Destination, Found, Stored, Unknown
@@ -88,6 +89,18 @@ def test_what_lay_at_the_object_s_own_place_is_replaced(monkeypatch: pytest.Monk
     ending(monkeypatch, left(Unavailable("busy", side="destination"), str(PLACE)), done)
     ended = transfer.run()
     assert ended.receipt is not None and not ended.receipt.notes
+
+
+def test_what_was_left_elsewhere_is_kept_with_the_row_whatever_the_end(
+    monkeypatch: pytest.MonkeyPatch, transfer: Transfer
+) -> None:
+    for state in (State.VERIFIED, State.UNVERIFIED, State.SKIPPED):
+        done = Outcome("id", state, SOURCE, PLACE, 1, 0.1, None if state is State.SKIPPED else receipt())
+        ending(monkeypatch, left(Unavailable("busy", side="destination"), "place/.temporary"), done)
+        claim = Claim(1, "m", 1, "a", None, 1, None, None, 1, 0, 0)
+        kept = settled(claim, transfer.run(), 0).remains
+        assert kept.keys() - {str(PLACE)} == {"place/.temporary"}
+        assert (str(PLACE) in kept) is (state is State.UNVERIFIED)
 
 
 def test_a_skip_notes_it_too(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
