@@ -32,6 +32,8 @@ class Habit:
     stores: tuple[str, ...]
     roles: tuple[str, ...]
     group: str
+    endless: bool = False
+    """No object that it meets ever arrives: it is drawn for a share of the seeds alone (`tests/torture/cases.py`)."""
 
 
 Rows = Mapping[str, str]
@@ -262,9 +264,15 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = 
     ("places", LOCAL, DESTINATION, PLACES),
 )
 
+_ENDLESS: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] = (
+    ("trouble", EVERY, BOTH, {"hangs-always": "F23: requests of a kind for some objects are never answered"}),
+    ("storage", EVERY, DESTINATION, {"vanishes-always": "F37: no upload of some objects is stored, and each taken"}),
+)
+
 HABITS: Final[tuple[Habit, ...]] = tuple(
-    Habit(name=name, seen=seen, stores=stores, roles=roles, group=group)
-    for group, stores, roles, rows in _TABLE
+    Habit(name=name, seen=seen, stores=stores, roles=roles, group=group, endless=table is _ENDLESS)
+    for table in (_TABLE, _ENDLESS)
+    for group, stores, roles, rows in table
     for name, seen in rows.items()
 )
 """Every habit."""

@@ -25,11 +25,15 @@ class Keeping:
             body = body[: len(body) * 2 // 3]
         elif self.manners.picks("mutates", op.name):
             body += b"\n<!-- seen by the virus scanner -->"
-        elif self.manners.roll("vanish", op.name) < 0.5 and self.manners.once("vanishes", op.name):
+        elif self._vanishes(op.name):
             return None
         held = self.shelf.put(op.name, body, "relay", fields=fields, why=why)
         self.other("other-after", op.name, len(body))
         return held
+
+    def _vanishes(self, name: str) -> bool:
+        once = self.manners.roll("vanish", name) < 0.5 and self.manners.once("vanishes", name)
+        return once or self.manners.picks("vanishes-always", name)
 
     def other(self, habit: str, name: str, size: int) -> None:
         """Let somebody else write the name, if this is the moment: an object as long, or a longer or shorter one."""

@@ -124,15 +124,16 @@ class Liar(Telling, Keeping):
             return self._refused(connection, request, early, sent)
         if op.kind == "put" and self._first("early-2xx", op):
             sent.whole = False
-            done = 200 if self.kind == "s3" else 201
-            return self._play(connection, Answer(done, after=[End("finish")]), False)
+            status = 200 if self.kind == "s3" else 201
+            return self._play(connection, Answer(status, after=[End("finish")]), False)
         body = self._body(connection, request, op, sent)
         try:
             answer = early or self.respond(op, request, body)
         except BadRequest as error:
             answer = self.refusal(error.status, "InvalidRequest")
         sent.status = answer.status
-        if op.kind in WRITES and answer.status < 300 and self._first("answer-lost", op):
+        done = answer.status < 300 and (op.kind in WRITES or self.role == "source")
+        if done and self._first("answer-lost", op):
             connection.reset()
             return False
         return self._play(connection, answer, request.method == "HEAD")
@@ -183,7 +184,7 @@ class Liar(Telling, Keeping):
         """Return what a request is answered that is not done. Raises Gone where it never is."""
         if self._first("drops", op):
             raise Gone
-        if self._first("hangs", op):
+        if self._first("hangs", op) or self.manners.picks("hangs-always", op.kind, op.name, share=TROUBLED):
             connection.wait(None)
         if self._first("busy-503", op):
             answer = self.refusal(503, "SlowDown")

@@ -14,10 +14,14 @@ from dataclasses import dataclass
 
 from simulators.liars.dav import DavLiar
 from simulators.liars.folder import OUTSIDE, FolderLiar
+from simulators.liars.habits import BY_NAME
+from simulators.liars.operations import WRITES
 from simulators.liars.plain import PlainLiar
+from simulators.liars.serving import Liar
 from simulators.liars.shelf import REMOVED, Event, Held
 from simulators.liars.telling import LOGIN
 from simulators.liars.unsafe import MARKER
+from tests.torture.cases import Case
 from tests.torture.world import Played, Row
 
 ENDS = (0, 1, 2, 3, 130)
@@ -220,10 +224,12 @@ def respected(played: Played) -> Iterator[str]:
         return
     dated = not case.has("destination", "date-none", "date-odd") and not case.has("source", "date-none", "date-odd")
     sized = not case.has("source", "head-short", "head-zero", "list-bad-size", "source-changes")
-    # A listing that says that there is no folder is believed of WebDAV, and a HEAD that fails is not asked for ever.
-    # Of two names that are one there, the second is another object.
-    untold = ("head-", "stale", "hangs", "drops", "status-inside", "folds-")
-    looked = not any(name.startswith(untold) for _, name in case.traits)
+    # A listing that says that there is no folder is believed of WebDAV. An object whose HEAD tells no length, or
+    # another one, is not equal. Of two names that are one there, the second is another object.
+    untrue = ("status-inside", "head-zero", "head-no-length", "folds-")
+    told = not any(role == "destination" and name.startswith(untrue) for role, name in case.traits)
+    sized &= not _lengthless(case, "source")
+    sizes = dict(case.objects) if _lengthless(case, "destination") else {}
     for name, how in case.before:
         gone = [event for event in events(played, name) if event.by == "relay" and event.old is not None]
         for event in gone:
@@ -231,8 +237,29 @@ def respected(played: Played) -> Iterator[str]:
                 continue
             if wish in ("skip", "fail"):
                 yield f"{name!r} was overwritten in spite of {wish}"
-            elif how == "same" and dated and sized and looked and event.held is not None:
+            elif sizes.get(name) == 0:
+                continue  # of others a range tells the length
+            elif how == "same" and dated and sized and told and event.held is not None and not _unshown(played, name):
                 yield f"{name!r} was overwritten, and was equal"
+
+
+def _lengthless(case: Case, role: str) -> bool:
+    """Say if neither HEAD nor GET tells the length of an object."""
+    framed = any(side == role and BY_NAME[name].group == "framing" for side, name in case.traits)
+    return framed and case.has(role, *HEADLESS)
+
+
+def _unshown(played: Played, name: str) -> bool:
+    """Say if relay asked what lies there, before it wrote, and every answer to that was a refusal or none."""
+    key, asked = played.destination.shelf.key, []
+    for sent in played.destination.log if isinstance(played.destination, Liar) else ():
+        if key(sent.op.name) != key(name):
+            continue
+        if sent.op.kind in WRITES and 200 <= sent.status < 300:
+            break
+        if sent.op.kind in ("head", "get", "list"):
+            asked.append(sent.status)
+    return bool(asked) and not any(200 <= status < 300 for status in asked)
 
 
 def kept(played: Played) -> Iterator[str]:

@@ -42,8 +42,9 @@ TOLD = 3
 FORMATS = ("table", "jsonl", "csv", "html")
 ROLES = ("source", "destination")
 BUSY = ("busy-503", "busy-429", "error-500")
-"""Habits by which each request for an object may fail first, one after the other: that wants patience."""
-SLOW = ("hangs", "head-hangs")
+"""Habits by which each request for an object may fail first, one after the other: seven of them by WebDAV, after which
+up to 31 seconds are waited."""
+SLOW = ("hangs", "hangs-always", "head-hangs")
 """Habits that want short waits."""
 
 
@@ -187,7 +188,7 @@ def _environment(case: Case, folder: Path) -> dict[str, str]:
         "RELAY_HEAD_SECONDS": "0.5" if slow else "10",
         "RELAY_STALL_SECONDS": "0.5" if slow else "10",
         "RELAY_SETTLE_SECONDS": "0.8",
-        "RELAY_RETRY_BUDGET": "15" if case.has("destination", *BUSY) else "5",
+        "RELAY_RETRY_BUDGET": "40" if case.has("destination", *BUSY) else "5",
         "RELAY_PARTED_BYTES": str(5 << 20),
         "RELAY_PART_BYTES": str(5 << 20),
         **({"RELAY_LOCAL_FOLDERS": ":".join(trees)} if trees and case.served else {}),
