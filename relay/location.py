@@ -417,6 +417,7 @@ def _number(part: str) -> int | None:
     return None
 
 
+@lru_cache(maxsize=1024)
 def _authority_of(origin: Origin) -> str:
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return host if origin.port == DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"

@@ -6,7 +6,7 @@ once it has asked us to slow down; what one migration may use. Never here: what 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -157,7 +157,9 @@ class Bounds:
     @property
     def transfers(self) -> int | None:
         """How many transfers may run at a time: never more than may have a request each."""
-        return min((n for n in (self.slots, self.connections) if n is not None), default=None)
+        if self.slots is None or self.connections is None:
+            return self.slots if self.connections is None else self.connections
+        return min(self.slots, self.connections)
 
 
 @dataclass(eq=False)
@@ -228,7 +230,7 @@ class Gate:
     """
 
     limit: int | None = None
-    _held: Counter[object] = field(default_factory=Counter, repr=False)
+    _held: dict[object, int] = field(default_factory=dict, repr=False)
     _line: deque[Event] = field(default_factory=deque, repr=False)
 
     @property
@@ -247,7 +249,7 @@ class Gate:
         none."""
         if who not in self._held and (self._line or self._full()):
             self._wait(look, tick_seconds)
-        self._held[who] += 1
+        self._held[who] = self._held.get(who, 0) + 1
 
     def leave(self, who: object) -> None:
         """Give a turn back."""

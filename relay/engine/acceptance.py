@@ -73,7 +73,7 @@ class Acceptance:
         if not keep and not stored.found and stored.place is None:
             progress.unproved = stored.readable or place
             if progress.before is not None:
-                progress.before = replace(progress.before, sent=stored.version)
+                progress.before = progress.before.sent_as(stored.version)
         try:
             proof = prove(destination, stored, sent, terms.plan.verify, self._settling(), before)
             if stored.found and proof.level is Level.SIZE:

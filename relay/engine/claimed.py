@@ -41,10 +41,9 @@ def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
     receipt: dict[str, Any] | None = None if outcome.receipt is None else dict(outcome.receipt.to_json())
     if receipt is None and outcome.notes:
         receipt = {"notes": list(outcome.notes)}
-    verb = {State.VERIFIED: "verified", State.UNVERIFIED: "unverified", State.SKIPPED: "skipped"}[outcome.state]
     return Settlement(
         claim,
-        verb,
+        outcome.state.value,
         bytes=outcome.bytes if outcome.receipt else claim.size,
         resent=resent,
         seconds=round(outcome.seconds, 3),

@@ -301,7 +301,7 @@ class Claimer:
 
     def _throttle(self, id: str) -> Throttle:
         """Return what holds a migration's transfers back in this process."""
-        return self._jobs.throttle(id, {active.claim.migration_id for active in self.active.values()})
+        return self._jobs.throttle(id, lambda: {active.claim.migration_id for active in self.active.values()})
 
     def _crowded(self, id: str) -> bool:
         """Say if as many transfers of a migration run here as its bounds let; they were narrowed since it was claimed

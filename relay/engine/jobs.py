@@ -5,7 +5,7 @@ Decided here: how long what was asked of the ledger once is believed. Never here
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from itertools import islice
 
@@ -151,9 +151,13 @@ class Jobs:
 
     # -- what holds it back
 
-    def throttle(self, id: str, used: Collection[str] = ()) -> Throttle:
-        """Return what holds a migration's transfers back in this process; `used` are those that have some running."""
-        found = self._throttles.setdefault(id, Throttle())
-        if len(self._throttles) > JOBS:
-            self._throttles = {name: one for name, one in self._throttles.items() if name in used or name == id}
+    def throttle(self, id: str, used: Callable[[], Collection[str]] = tuple) -> Throttle:
+        """Return what holds a migration's transfers back in this process. `used` gives those that have some running; it
+        is asked where a new one is one too many."""
+        found = self._throttles.get(id)
+        if found is None:
+            found = self._throttles[id] = Throttle()
+            if len(self._throttles) > JOBS:
+                kept = {id, *used()}
+                self._throttles = {name: one for name, one in self._throttles.items() if name in kept}
         return found

@@ -153,6 +153,8 @@ def _refuse_output(name: str, destination: Location) -> None:
     back below it, and again one deeper; one that is not moved any more comes back no more, and the listing ends.
     """
     segments = name.split("/")[:-1]
+    if len(segments) < TURNS:
+        return
     last = unquote(destination.path.rstrip("/").rpartition("/")[2])
     for length in range(1, len(segments) // TURNS + 1):
         turn = segments[:length]

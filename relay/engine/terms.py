@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from relay.config import Limits
 from relay.engine.journal import Journal
@@ -23,6 +24,8 @@ from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
 from relay.stores.interfaces import Destination, Found, Opener
 from relay.wire.meter import Meter
+
+_IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Terms:
     @property
     def if_absent(self) -> bool:
         """Whether nothing may be at the destination."""
-        return self.plan.if_exists in (IfExists.SKIP, IfExists.FAIL)
+        return self.plan.if_exists in _IF_ABSENT
 
     @property
     def digested(self) -> bool:

@@ -35,8 +35,10 @@ def content_range(head: Head) -> tuple[int, int, int] | None:
 
 def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
     """Return what goes with an upload: the source's fields, unless the caller gave his own, and the precondition."""
-    own = {name.lower() for name, _ in location.headers}
-    fields = tuple((name, value) for name, value in metadata if name.lower() not in own)
+    fields = metadata
+    if location.headers:
+        own = {name.lower() for name, _ in location.headers}
+        fields = tuple((name, value) for name, value in metadata if name.lower() not in own)
     return (*fields, ("If-None-Match", "*")) if if_absent else fields
 
 
@@ -58,8 +60,10 @@ TAG_CHARACTERS = 1024
 def whole(text: str | None) -> str | None:
     """Return what a store calls a version, to be said back to it: whole, or None where it is none, is too long, or has
     other characters than the visible ones that a field may have. One that was cut would be the name of another."""
-    text = (text or "").strip()
-    return text if 0 < len(text) <= TAG_CHARACTERS and text.isprintable() and max(text) <= "\xff" else None
+    text = text.strip() if text else ""
+    if not 0 < len(text) <= TAG_CHARACTERS or not text.isprintable():
+        return None
+    return text if text.isascii() or max(text) <= "\xff" else None
 
 
 def printable(text: str) -> str:

@@ -150,6 +150,8 @@ class HttpStore:
 
     def _refuse_folder_at(self, location: Location, final: Location) -> None:
         """Raise Rejected for an object whose URL leads to the same with a '/': its page is no object."""
+        if location is final:  # it leads nowhere else
+            return
         if location.path.endswith("/") or not final.path.endswith("/"):
             return
         if self._side == "destination":
@@ -389,7 +391,7 @@ class HttpStore:
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
         """Return what goes with the object, and when it was changed."""
-        found = told(head.get, head.fields)
+        found = told(head.by_name.get, head.fields)
         changed = http_date(head.get("last-modified"))
         seconds = changed.timestamp() if changed else -1
         return (*found, (MTIME, f"{seconds:.0f}")) if seconds >= 0 else found
@@ -489,6 +491,8 @@ def _created(location: Location, reference: str) -> Location | None:
 def consume(response: Response, wire: Wire) -> bool:
     """Read an upload's answer if it is short, so that the connection can carry on; say if it had content."""
     body = response.body
+    if body.complete and not body.count:  # there is nothing to read, as of nearly all
+        return False
     if body.framing is Framing.CLOSE or (body.length or 0) > wire.limits.text_bytes:
         body.close()
         return True

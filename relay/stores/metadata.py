@@ -36,6 +36,7 @@ learn.microsoft.com, "Setting and retrieving properties and metadata")."""
 TAGGING: Final = "x-amz-tagging"
 CARRIED: Final = ("content-type", "content-encoding", "content-language", "cache-control", "content-disposition")
 """Fields that describe the object and go with it. Content-Encoding, since its bytes are passed on untouched."""
+_TITLES: Final = tuple((name, name.title()) for name in CARRIED)
 FRAMED: Final = "aws-chunked"
 """How an upload to S3 was framed, which some stores keep as if it were the object's own coding."""
 
@@ -48,22 +49,27 @@ def told(get: Callable[[str], str | None], fields: Fields) -> Fields:
 
     A field that is empty says nothing, unless it is the user's own.
     """
-    described = {name.title(): get(name) for name in CARRIED}
-    described["Content-Encoding"] = _coding(described["Content-Encoding"])
-    found = [(name, value) for name, value in described.items() if value]
+    found: list[tuple[str, str]] = []
+    for name, title in _TITLES:
+        value = get(name)
+        if value and name == "content-encoding":
+            value = _coding(value)
+        if value:
+            found.append((title, value))
     users: dict[str, tuple[str, list[str]]] = {}
     for name, value in fields:
         key = name.lower()
         if key.startswith(USER_PREFIXES):
             rest = len(next(one for one in USER_PREFIXES if key.startswith(one)))
             users.setdefault(key[rest:], (USER + name[rest:], []))[1].append(value)
-    return (*found, *((name, ", ".join(values)) for name, values in users.values()))
+    found += [(name, ", ".join(values)) for name, values in users.values()]
+    return tuple(found)
 
 
-def _coding(value: str | None) -> str | None:
+def _coding(value: str) -> str | None:
     """Return a Content-Encoding without the token that is none of the object's (docs.aws.amazon.com, "Signature
     calculations for the authorization header: Transferring payload in multiple chunks")."""
-    if value is None or FRAMED not in value.lower():
+    if FRAMED not in value.lower():
         return value
     return ", ".join(one for one in map(str.strip, value.split(",")) if one and one.lower() != FRAMED) or None
 
@@ -73,12 +79,11 @@ def unkept(metadata: Fields, holds: Callable[[str], bool], location: Location, h
 
     Not of what the caller sets by a field of the same name, nor of the type: a name's ending tells it as well.
     """
-    named = [(name, name.lower()) for name, _ in metadata]
-    lost = [name for name, key in named if key not in _ANYHOW and not holds(key)]
+    lost = [name for name, _ in metadata if (key := name.lower()) not in _ANYHOW and not holds(key)]
     if lost:
         own = {name.lower() for name, _ in location.headers}
         lost = [name for name in lost if name.lower() not in own]
-    return (*note(lost, holder), *(text for name, text in metadata if name == UNTOLD))
+    return (*note(lost, holder), *[text for name, text in metadata if name == UNTOLD])
 
 
 def unshown(metadata: Fields, shown: Fields, location: Location, notes: tuple[str, ...]) -> tuple[str, ...]:

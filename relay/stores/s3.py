@@ -67,7 +67,7 @@ from relay.stores.s3_endpoint import (
     UNTRUE_WHOLE,
     WRONG_WHOLE,
 )
-from relay.stores.s3_exchange import AWS_HOST, S3Account, at_query, key_of
+from relay.stores.s3_exchange import S3Account, at_query, aws_host, key_of
 from relay.stores.s3_reading import SYSTEM, kept_at
 from relay.stores.s3_uploads import S3Uploading, coded, digest_of, sent_md5
 from relay.stores.sigv4 import canonical_path
@@ -96,7 +96,7 @@ class S3Store(S3Uploading):
 
     def heeds(self, location: Location) -> bool:
         """As Destination.heeds: of AWS that is known; others pass over a field that they don't know."""
-        return AWS_HOST.fullmatch(location.host) is not None
+        return aws_host(location.host) is not None
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: only with a checksum behind the bytes. Of a bare upload that breaks before its first

@@ -11,6 +11,7 @@ import re
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final, cast
 from urllib.parse import unquote, unquote_to_bytes
 from xml.etree.ElementTree import Element
@@ -55,7 +56,13 @@ REASONED: Final = frozenset({301, 307, 400, 401, 403})
 """What HEAD is answered for several reasons: a denial, a token that expired, another region, a clock that is off."""
 EXPIRED: Final = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"})
 """The codes of credentials that were good once, perhaps, and that may have been replaced since."""
-AWS_HOST: Final = re.compile(r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)")
+_AWS_HOST: Final = re.compile(r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)")
+
+
+@lru_cache(maxsize=256)
+def aws_host(host: str) -> re.Match[str] | None:
+    """Return the parts of the name of one of AWS's own hosts, or None. (Each object asks for it some six times.)"""
+    return _AWS_HOST.fullmatch(host)
 
 
 @dataclass(frozen=True)
@@ -306,7 +313,7 @@ def key_of(location: Location) -> str:
 
 def in_region(location: Location, region: str) -> Location:
     """Return the same at AWS's host of a region, if it is at AWS (docs.aws.amazon.com, "Amazon S3 endpoints")."""
-    found = AWS_HOST.fullmatch(location.host)
+    found = aws_host(location.host)
     if found is None or found["region"] == region:
         return location
     return replace(location, host=f"{found['bucket'] or ''}s3.{region}.{found['rest']}")

@@ -42,22 +42,23 @@ class S3Reading(S3Listing):
     def _version(self, head: Head) -> Version:
         return Version(
             size=head.length,
-            etag=whole(head.get("etag")),
-            last_modified=printable(head.get("last-modified") or "") or None,
+            etag=whole(head.by_name.get("etag")),
+            last_modified=printable(head.by_name.get("last-modified") or "") or None,
             digests=checksums(head),
             id=version_id(head),
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
         """As HttpStore's. A time of change that is none in rclone's form is a field as all others of the user's."""
-        fields, changed = list(super()._metadata(head, location)), head.get(MTIME_FIELD) or ""
-        if _EPOCH.match(changed):
-            fields = [(name, value) for name, value in fields if name.lower() not in (MTIME, MTIME_FIELD)]
-            fields.append((MTIME, changed))
-        fields += [(name, value) for name in SYSTEM if (value := head.get(name))]
-        if self._side == "source" and (head.get("x-amz-tagging-count") or "0") != "0":
+        fields, told = super()._metadata(head, location), head.by_name.get
+        changed = told(MTIME_FIELD)
+        if changed and _EPOCH.match(changed):
+            kept = [pair for pair in fields if pair[0].lower() not in (MTIME, MTIME_FIELD)]
+            fields = (*kept, (MTIME, changed))
+        fields += tuple([(name, value) for name in SYSTEM if (value := told(name))])
+        if self._side == "source" and (told("x-amz-tagging-count") or "0") != "0":
             fields += self._tags(location)
-        return tuple(fields)
+        return fields
 
     def _tags(self, location: Location) -> Fields:
         """Return an object's tags, which no head tells; that they are not told, where we may not ask. Asks once."""

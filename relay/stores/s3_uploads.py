@@ -41,7 +41,7 @@ from relay.stores.s3_endpoint import (
     Refusal,
     metadata_bytes,
 )
-from relay.stores.s3_exchange import AWS_HOST, S3Account, key_of
+from relay.stores.s3_exchange import S3Account, aws_host, key_of
 from relay.stores.s3_reading import MTIME_FIELD, SYSTEM, S3Reading, kept_at, version_at
 from relay.wire.body import Body
 from relay.wire.exchange import Response, Wrapping
@@ -117,7 +117,7 @@ class S3Uploading(S3Reading):
         """Say if a destination's name has an empty segment, and this endpoint is not known to keep such."""
         if self._side != "destination" or "//" not in location.path or "//" not in f"/{key_of(location)}":
             return False
-        return not (AWS_HOST.fullmatch(location.host) or self._endpoint(location).has(KEEPS))
+        return not (aws_host(location.host) or self._endpoint(location).has(KEEPS))
 
     def _lists(self, location: Location) -> bool:
         """Say if what is there is listed by this very name. Raises Rejected where that can't be seen.
@@ -215,8 +215,11 @@ class S3Uploading(S3Reading):
 
     def _uploaded(self, location: Location) -> Fields:
         """Return what the remote's options want to go along with each object; what the caller says himself wins."""
+        uploaded = cast(S3Account, location.account).uploaded
+        if not (uploaded and location.headers):
+            return uploaded
         own = {name.lower() for name, _ in location.headers}
-        return tuple(pair for pair in cast(S3Account, location.account).uploaded if pair[0] not in own)
+        return tuple(pair for pair in uploaded if pair[0] not in own)
 
     def _held(self, location: Location, metadata: Fields) -> tuple[Fields, list[str]]:
         """Return the fields that a bucket takes, and the names of those that it does not for their length.
@@ -224,14 +227,13 @@ class S3Uploading(S3Reading):
         When it was changed is the user's own field, unless there is one of that name, or no room for it.
         """
         endpoint, own = self._endpoint(location), {name.lower() for name, _ in location.headers}
-        encodes = endpoint.has(ENCODES)
-        small = endpoint.has(SMALL) or AWS_HOST.fullmatch(location.host) is not None
+        encodes, small = endpoint.has(ENCODES), self._is_small(location)
         room = METADATA_BYTES - metadata_bytes(location.headers) if small else 1 << 62
         held: list[tuple[str, str]] = []
         large: list[str] = []
         named = {name.lower(): (name, value) for name, value in metadata}
-        if (changed := dict(metadata).get(MTIME)) and MTIME_FIELD not in named:
-            named[MTIME_FIELD] = (MTIME_FIELD, changed)
+        if MTIME in named and MTIME_FIELD not in named:
+            named[MTIME_FIELD] = (MTIME_FIELD, named[MTIME][1])
         if TAGGING in named and endpoint.tagless:
             del named[TAGGING]
         for key, (name, value) in named.items():
@@ -246,11 +248,18 @@ class S3Uploading(S3Reading):
             held.append(pair)
         return tuple(held), large
 
+    def _is_small(self, location: Location) -> bool:
+        """Say if no more metadata is taken there than AWS takes."""
+        return self._endpoint(location).has(SMALL) or aws_host(location.host) is not None
+
     def unkept(self, location: Location, metadata: Fields) -> tuple[str, ...]:
         """As Destination.unkept: tags where they were refused, and what is more than AWS takes."""
         endpoint = self._endpoint(location)
         untagged = (UNTAGGED,) if TAGGING in dict(metadata) and endpoint.tagless else ()
-        large = note(self._held(location, metadata)[1], f"the destination, which takes {METADATA_BYTES} bytes of it,")
+        large: tuple[str, ...] = ()
+        if self._is_small(location):
+            names = self._held(location, metadata)[1]
+            large = note(names, f"the destination, which takes {METADATA_BYTES} bytes of it,")
         return (*untagged, *large, *unkept(metadata, _is_held, location, "the destination"))
 
     def _left_out(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
@@ -297,7 +306,9 @@ class S3Uploading(S3Reading):
         assert stored.readable is not None, "S3 says where it is"
         place = stored.readable
         endpoint = self._endpoint(place)
-        if not (endpoint.has(TRAILERS) or stored.digests.keys() & {TRAILER, "md5"}):
+        if endpoint.has(TRAILERS):
+            return stored
+        if not stored.digests.keys() & {TRAILER, "md5"}:
             try:
                 found = self.head(place)
             except NotFound:
@@ -359,17 +370,19 @@ def sent_md5(fields: Fields, body: Body | bytes | memoryview = b"") -> bytes | N
     return body.digests.get("md5") if isinstance(body, Body) else None
 
 
+_CODED_BYTES: Final = len(base64.b64encode(bytes(ALGORITHMS[TRAILER].width)))
+
+
 def trailer(body: Body) -> Wrapping:
     """Put a body into one chunk, and its CRC64NVME behind it (the `aws-chunked` coding with a trailer)."""
     assert body.length is not None, "only a body of known length is wrapped"
-    width = len(base64.b64encode(bytes(ALGORITHMS[TRAILER].width)))
     end = f"{CHECKSUM}{TRAILER}:".encode()
     between = b"\r\n0\r\n" if body.length else b""
 
     def after() -> bytes:
         return between + end + base64.b64encode(body.digests[TRAILER]) + b"\r\n\r\n"
 
-    return Wrapping(b"%x\r\n" % body.length, after, len(between) + len(end) + width + 4)
+    return Wrapping(b"%x\r\n" % body.length, after, len(between) + len(end) + _CODED_BYTES + 4)
 
 
 def coded(location: Location, metadata: Fields, length: int) -> Fields:
@@ -379,7 +392,7 @@ def coded(location: Location, metadata: Fields, length: int) -> Fields:
     payload in multiple chunks"): AWS takes `aws-chunked` out of it again. Others may not: SeaweedFS keeps it.
     """
     announced: Fields = (("x-amz-decoded-content-length", str(length)), ("x-amz-trailer", CHECKSUM + TRAILER))
-    if AWS_HOST.fullmatch(location.host) is None:
+    if aws_host(location.host) is None:
         return (*metadata, *announced)
     own = [value for name, value in metadata if name.lower() == "content-encoding"]
     others = tuple(pair for pair in metadata if pair[0].lower() != "content-encoding")

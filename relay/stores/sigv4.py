@@ -67,7 +67,8 @@ class Signer:
         self.region, self._service = region, service
         self._keys = _Keys(credentials, clock, anew)
         self._moves = 0
-        self._derived: tuple[tuple[str, str, str], bytes] | None = None
+        self._derived: tuple[tuple[str, str, str], hmac.HMAC] | None = None
+        self._stamped: tuple[datetime, str] | None = None
 
     def in_region(self, region: str) -> Signer:
         """Return one for another bucket, in a region of its own, with the same credentials and clock."""
@@ -117,15 +118,15 @@ class Signer:
         credentials, now, region = self.credentials(), self._keys.now(), self.region
         if credentials is None:
             return (("x-amz-content-sha256", payload),)
-        stamp = now.strftime("%Y%m%dT%H%M%SZ")
+        stamp = self._stamp_of(now)
         own: Fields = (("x-amz-content-sha256", payload), ("x-amz-date", stamp))
         if credentials.token:
             own += (("x-amz-security-token", credentials.token),)
-        every = [(name.lower(), value) for name, value in (*fields, *own)]
         signed: dict[str, str] = {}
-        for name, value in every:
-            if name.startswith("x-amz-"):  # of a field that stands twice both values, as a server joins them
-                signed[name] = f"{signed[name]},{squeezed(value)}" if name in signed else squeezed(value)
+        for name, value in (*fields, *own):
+            key = name.lower()
+            if key.startswith("x-amz-"):  # of a field that stands twice both values, as a server joins them
+                signed[key] = f"{signed[key]},{squeezed(value)}" if key in signed else squeezed(value)
         signed["host"] = host
         pairs = sorted(signed.items())
         names = ";".join([name for name, _ in pairs])
@@ -133,18 +134,26 @@ class Signer:
         lines = [method, path, query, *[f"{name}:{value}" for name, value in pairs], "", names, payload]
         scope = f"{stamp[:8]}/{region}/{self._service}/aws4_request"
         digest = hashlib.sha256("\n".join(lines).encode("latin-1")).hexdigest()
-        text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
-        signature = hmac.digest(self._key(credentials.secret, stamp[:8], region), text.encode(), "sha256").hex()
-        value = f"{_ALGORITHM} Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
-        return (*own, ("Authorization", value))
+        signing = self._keyed(credentials.secret, stamp[:8], region)
+        signing.update(f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}".encode())
+        signed_by = f"Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signing.hexdigest()}"
+        return (*own, ("Authorization", f"{_ALGORITHM} {signed_by}"))
 
-    def _key(self, secret: str, day: str, region: str) -> bytes:
+    def _stamp_of(self, now: datetime) -> str:
+        """Return a time as it is signed. It is written once a second: that costs as much as the signature itself."""
+        second = now.replace(microsecond=0)
+        if self._stamped is None or self._stamped[0] != second:
+            self._stamped = (second, second.strftime("%Y%m%dT%H%M%SZ"))
+        return self._stamped[1]
+
+    def _keyed(self, secret: str, day: str, region: str) -> hmac.HMAC:
+        """Return an HMAC that has the signing key, and no text yet. The key is derived, and put in, once a day."""
         if self._derived is None or self._derived[0] != (secret, day, region):
             key = f"AWS4{secret}".encode()
             for step in (day, region, self._service, "aws4_request"):
                 key = hmac.digest(key, step.encode(), "sha256")
-            self._derived = ((secret, day, region), key)
-        return self._derived[1]
+            self._derived = ((secret, day, region), hmac.new(key, digestmod="sha256"))
+        return self._derived[1].copy()
 
 
 class _Keys:

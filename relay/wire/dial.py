@@ -260,7 +260,10 @@ class Pool:
         """Take it out of those that are idle: it is the oldest, or the newest of its origin."""
         origin = self._idle.pop(stream).origin
         streams = self._of[origin]
-        streams.remove(stream)
+        if streams[-1] is stream:
+            streams.pop()
+        else:
+            streams.remove(stream)
         if not streams:
             del self._of[origin]
 

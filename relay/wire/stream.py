@@ -58,6 +58,8 @@ class Stream:
         self.pushed = 0
         """The bytes that the socket has taken, in all."""
         self._held = b""
+        self._aborts = self._lingers = False
+        """Whether `close` is to be a reset, and whether the kernel makes it one."""
         self.closed = False
 
     def fileno(self) -> int:
@@ -170,19 +172,30 @@ class Stream:
     # -- the end
 
     def abort_on_close(self, aborts: bool) -> None:
-        """Let the end of this connection, even that of the process, be a reset (RST) and no orderly end (FIN), or not.
+        """Let the end of this connection, even that of the process, be a reset (RST) and no orderly end (FIN); or let
+        `close` be orderly again.
 
         Set while an upload is under way: some servers take the end of the stream for the end of a body that is shorter
         than its Content-Length, and store the piece; none takes a reset for one (socket(7), SO_LINGER of 0 seconds).
+        The kernel is told once a connection, and again by an orderly `close`: each time costs a system call, for each
+        small object. If the process is killed in between, connections that have nothing to send are reset too.
         """
+        self._aborts = aborts
+        if aborts and not self._lingers:
+            self._linger(_ABORT)
+            self._lingers = True
+
+    def _linger(self, option: bytes) -> None:
         with suppress(OSError):
-            self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORT if aborts else _ORDERLY)
+            self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, option)
 
     def close(self) -> None:
         """Close the socket at once, whatever state it is in. May be called twice."""
         if self.closed:
             return
         self.closed = True
+        if self._lingers and not self._aborts:
+            self._linger(_ORDERLY)
         for watcher in (self._reading, self._writing, self._either):
             watcher.stop()
             watcher.close()
