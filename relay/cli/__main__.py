@@ -21,7 +21,7 @@ from relay import __version__
 from relay.api.log import start_logging
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupted
-from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error
+from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, without_secrets
 from relay.errors import OutputFailed, RelayError
 from relay.errors.bugs import bug
 
@@ -96,7 +96,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; no error leaves as a traceback."""
+    """Run one command and return its exit code; no error leaves as a traceback, whose last line may hold a secret."""
     prepare()
     start_logging(logging.WARNING)
     try:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         shown = StringIO()
         error.show(shown)  # with words of the command line, which a shell may have made of names
-        say(shown.getvalue().rstrip("\n"), sys.stderr)
+        say(without_secrets(shown.getvalue().rstrip("\n")), sys.stderr)
         return Exit.USAGE
     except ReaderGone:
         return Exit.VERIFIED
@@ -117,9 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.of(error)
     except OSError as error:  # click's own words: the help, and the version
         if error.errno not in FULL:
-            raise
+            say_error(bug(error))
+            return Exit.FAILED
         prepare(stdout_gone=True)
         say_error(OutputFailed(f"the output can't be written ({error.strerror})"))
+        return Exit.FAILED
+    except Exception as error:  # noqa: BLE001 - logged with its places
+        say_error(bug(error))
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.VERIFIED
 

@@ -89,6 +89,13 @@ class Row(_Told):
     detail: str | None
 
 
+class Rows(_Told):
+    """A page of them; `next` leads to those that follow."""
+
+    transfers: list[Row]
+    next: str | None
+
+
 def lack(shape: type[_Told], members: object) -> str | None:
     """Return the name of a member that is not as the shape has it; None where all are."""
     try:

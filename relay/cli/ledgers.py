@@ -8,22 +8,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
-from relay.api.told import brief, followed, summary, told
+from relay.api.told import FIELDS, brief, followed, summary, told
 from relay.cli.asked import whole
 from relay.config import Settings, load_settings
 from relay.errors import LedgerFailed, MigrationUnknown, NotRelay, Overloaded, ServerUnreachable
 
 if TYPE_CHECKING:
-    from relay.cli.answered import Brief, Page, Row
+    from relay.cli.answered import Brief, Page, Rows
     from relay.cli.client import Client
 
 Members = dict[str, Any]
 Event = tuple[str, Members]
 
-NDJSON, SSE = "application/x-ndjson", "text/event-stream"
+SSE = "text/event-stream"
 PAGE: Final = 1000
 PATIENCE_SECONDS: Final = 60.0
 """How long a server may be away while it is watched: it may be started anew."""
@@ -178,19 +179,25 @@ class There:
 
     def newest(self, limit: int) -> Iterator[Members]:
         """As Migrations.newest."""
-        path: str | None = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
-        while path and limit > 0:
-            page = self._as(self._shapes.Page, self._client.ask("GET", path))
-            yield from page["migrations"][:limit]
-            limit, path = limit - len(page["migrations"]), page["next"]
-            if path and not (page["migrations"] and path.startswith("/migrations?")):  # it would lead elsewhere, or on
-                raise NotRelay(f"{self.where} answered with a page that leads nowhere, as no relay does")
+        first = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
+        return islice(self._paged(first, self._shapes.Page, "migrations"), limit)
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """As Migrations.rows."""
-        query = f"?{urlencode({'state': ','.join(states)})}" if states else ""
-        for line in self._client.lines(f"{_path(id)}/transfers{query}", NDJSON):
-            yield self._as(self._shapes.Row, self._object(line))
+        # In pages: of a stream of lines nothing says that it is whole where a proxy speaks HTTP/1.0 to the server.
+        query = {"limit": PAGE, **({"state": ",".join(states)} if states else {})}
+        first = f"{_path(id)}/transfers?{urlencode(query)}"
+        for row in self._paged(first, self._shapes.Rows, "transfers"):
+            yield {name: row[name] for name in FIELDS}
+
+    def _paged(self, path: str | None, shape: type[Page | Rows], member: str) -> Iterator[Members]:
+        """Yield what the pages of a list hold, from the first on, each of which is asked for when it is needed."""
+        while path:
+            page = self._as(shape, self._client.ask("GET", path))
+            yield from page[member]
+            path = page["next"]
+            if path and not (page[member] and path.startswith("/migrations")):  # it would lead elsewhere, or on
+                raise NotRelay(f"{self.where} answered with a page that leads nowhere, as no relay does")
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
         """As Migrations.act."""
@@ -245,7 +252,7 @@ class There:
     def _migration(self, members: Members) -> Members:
         return self._as(self._shapes.Whole, members)
 
-    def _as(self, shape: type[Brief | Page | Row], members: Members) -> Members:
+    def _as(self, shape: type[Brief | Page | Rows], members: Members) -> Members:
         """Return members that are as the shape has them. Raises NotRelay for others."""
         name = self._shapes.lack(shape, members)
         if name is not None:

@@ -124,7 +124,7 @@ def show_cursor() -> None:
 def say_error(error: RelayError) -> None:
     """Print an error and what to do about it to stderr."""
     side = side_of(error)
-    say(f"relay: {f'{side}: ' if side else ''}{plain(error.message)}", sys.stderr)
+    say(f"relay: {f'{side}: ' if side else ''}{plain(without_secrets(error.message))}", sys.stderr)
     say(f"hint: {plain(in_flags(error.hint, side))}", sys.stderr)
 
 
@@ -133,6 +133,18 @@ def side_of(error: RelayError) -> str | None:
     be. None where it is about neither."""
     named = (error.pointer or "").split("/")[1:2]
     return next((side for side in (error.side, *named) if side in ("source", "destination")), None)
+
+
+_EXTRA: Final = re.compile(r"(unexpected extra arguments?) \(.*\)", re.S)
+_USER: Final = re.compile(r"(://)[^\s/'\"]*@")
+_QUERY: Final = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")]*")
+
+
+def without_secrets(text: str) -> str:
+    """Return words about a command line without what may be a secret there: the query of a URL, which signs it, its
+    user, and arguments that are too many, as the rest of a header is that was not quoted."""
+    text = _EXTRA.sub(r"\1; is something not quoted?", text)
+    return _QUERY.sub(r"\1?…", _USER.sub(r"\1…@", text))
 
 
 def plain(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from relay.errors import ConfigError, Unsupported
+from relay.headers import parse_headers
 from relay.stores.kinds import Options, Remote
 from relay.wire.http1 import Fields
 
@@ -85,8 +86,9 @@ def _is_address(host: str) -> bool:
 
 
 def uploaded(options: Options) -> Fields:
-    """Return the fields that go along with every object that is written to a bucket."""
-    return tuple((field, options[name]) for name, field in _UPLOAD.items() if options.get(name))
+    """Return the fields that go along with every object that is written to a bucket. Raises InvalidHeader for a value
+    that can't be sent."""
+    return parse_headers((field, options[name]) for name, field in _UPLOAD.items() if options.get(name))
 
 
 def asked(options: Options) -> Fields:

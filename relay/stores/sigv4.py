@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Final
 from urllib.parse import quote
 
 from relay.errors import ConfigError
@@ -29,14 +31,31 @@ RENEW_AFTER = timedelta(minutes=1)
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
+_SENT: Final = re.compile(r"[!-~]+")
+"""What may stand in a field, as a key's id, a token and a region do: visible ASCII."""
+_UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
 @dataclass(frozen=True)
 class Credentials:
-    """What AWS calls an access key. All but its id is SECRET."""
+    """What AWS calls an access key. All but its id is SECRET. Raises ConfigError for one that can't be sent, or that no
+    store gave out: with the end of the line of the file that it was taken from."""
 
     key_id: str
     secret: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
     """Of temporary credentials."""
+
+    def __post_init__(self) -> None:
+        sent = (("access key's id", self.key_id), ("session token", self.token or "-"))
+        wrong = [name for name, value in sent if not _SENT.fullmatch(value)]
+        if _UNSEEN.search(self.secret):
+            wrong.append("secret access key")
+        if wrong:
+            raise ConfigError(
+                f"the {wrong[0]} of S3 has a character in it that none has",
+                hint="Is it a blank, or the end of a line? Write it without: with printf, not with echo.",
+            )
 
 
 def canonical_path(key: str) -> str:
@@ -64,6 +83,8 @@ class Signer:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         anew: Callable[[], Callable[[], Credentials | None]] | None = None,
     ) -> None:
+        if not _SENT.fullmatch(region):
+            raise ConfigError("the region of S3 has a character in it that none has")
         self.region, self._service = region, service
         self._keys = _Keys(credentials, clock, anew)
         self._moves = 0

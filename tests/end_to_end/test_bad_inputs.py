@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,55 @@ def test_doctor_leaves_nothing_where_nothing_could_be_written(terminal: Terminal
     code, out, _ = terminal.run("doctor", place.replace("{}", str(terminal.home)))
     assert code == 1
     assert "nothing of this is left" in out and "not removed" not in out
+
+
+SIGNED = "https://bucket.example/a?X-Amz-Signature=SECRET"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("migrate", SIGNED, "there", SIGNED),
+        ("migrate", SIGNED, "there", "--source-header", "Authorization:", "Bearer", "SECRET"),
+        (SIGNED, "there"),
+        ("status", SIGNED),
+    ],
+)
+def test_a_mistyped_command_repeats_no_secret(terminal: Terminal, words: tuple[str, ...]) -> None:
+    """What cron mails, and a build logs, is read by others."""
+    code, out, err = terminal.run(*words)
+    assert (code in (1, 2), out) == (True, "")
+    assert err and "SECRET" not in err
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("end", ["\n", "\r"])
+@pytest.mark.parametrize("command", ["ls", "migrate"])
+def test_credentials_with_the_end_of_a_line(terminal: Terminal, command: str, name: str, end: str) -> None:
+    """As a secret of Kubernetes has it that was made with echo, and a file of settings from Windows."""
+    keys = {"AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}
+    there = ("s3://bucket/a",) if command == "ls" else (f"{terminal.home}/one", "s3://bucket/a")
+    code, _, err = terminal.run(command, *there, **{**keys, name: f"SECRET{end}"})
+    assert (code, "has a character in it that none has" in err, "SECRET" in err) == (2, True, False), err
+
+
+BUGGY = """
+import sys
+from relay.cli.__main__ import main
+from relay.cli.remotes import remotes
+def fail(**_):
+    raise {error}
+remotes.callback = fail
+sys.exit(main(["remotes"]))
+"""
+
+
+@pytest.mark.parametrize("error", ["ValueError('SECRET')", "OSError(9, 'SECRET')", "RecursionError('SECRET')"])
+def test_a_bug_is_told_in_a_line(terminal: Terminal, error: str) -> None:
+    """The last line of a traceback is the text of an exception, which may hold a URL."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUGGY.format(error=error)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert error.partition("(")[0] in done.stderr
+    assert "SECRET" not in done.stderr and "Traceback" not in done.stderr

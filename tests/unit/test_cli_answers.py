@@ -64,7 +64,7 @@ ASKED: dict[str, Callable[[Any], object]] = {
     "limit": lambda members: there(members).limit("7", {"slots": 3, "priority": 1}),
     "follow": lambda members: next(There(cast(Client, Two(members))).follow("7")),
     "newest": lambda members: list(there({"migrations": [members], "next": None}).newest(10)),
-    "rows": lambda members: list(there(members).rows("7", ())),
+    "rows": lambda members: list(there({"transfers": [members], "next": None}).rows("7", ())),
 }
 
 
@@ -103,7 +103,7 @@ def test_what_a_server_of_today_or_an_older_one_answers_is_taken(asked: str, who
 def test_an_answer_without_what_a_command_goes_by_is_no_answer(asked: str, whole: dict[str, Any]) -> None:
     """Each member that is missing, and each of another type; what is said names the member and the server."""
     right = ROW if asked == "rows" else whole
-    named = {"newest": "migrations"}
+    named = {"newest": "migrations", "rows": "transfers"}
     needed = set(brief_names(whole) if asked in ("newest", "follow") else right) - {"options"}
     for name in needed:
         wrong = copy.deepcopy(right)
@@ -156,6 +156,30 @@ def test_pages_lead_on_and_nowhere_else(path: str, empty: bool, whole: dict[str,
         return
     with pytest.raises(NotRelay, match="leads nowhere"):
         list(islice(rows, 9))
+
+
+def test_the_rows_of_a_report_come_in_pages() -> None:
+    """What the server tells of each besides is no part of a report."""
+    paths: list[str] = []
+
+    class Paged(Answering):
+        def ask(self, _: str, path: str, **__: Any) -> Any:
+            paths.append(path)
+            row = {"id": len(paths), "receipt": {"level": "size"}, **ROW, "name": f"object {len(paths)}"}
+            return {"transfers": [row], "next": "/migrations/7/transfers?after=1" if len(paths) == 1 else None}
+
+    rows = list(There(cast(Client, Paged(None))).rows("7", ("failed", "verified")))
+    assert rows == [{**ROW, "name": "object 1"}, {**ROW, "name": "object 2"}]
+    assert paths == ["/migrations/7/transfers?limit=1000&state=failed%2Cverified", "/migrations/7/transfers?after=1"]
+
+
+def test_rows_that_are_cut_are_no_report() -> None:
+    """A proxy that speaks HTTP/1.0 to its server ends an answer by closing, also where the server has died."""
+    whole = json.dumps({"transfers": [ROW, ROW], "next": None}).encode()
+    for cut in (0, 1, len(whole) // 2, len(whole) - 1):
+        page = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + whole[:cut]
+        with Peer(answer(page)) as peer, pytest.raises(NotRelay):
+            list(There(Client(peer.url(""))).rows("7", ()))
 
 
 @pytest.mark.parametrize("id", ["", ".", ".."])

@@ -19,7 +19,7 @@ from relay.cli.asked import warn
 from relay.cli.exits import Exit
 from relay.cli.headers import exposed, read_headers
 from relay.cli.shown import bytes_done, bytes_moved, head
-from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell
+from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
 from relay.cli.tree import Watch, named
 from relay.engine.claimer import Active
 from relay.engine.outcome import Outcome
@@ -220,3 +220,17 @@ def test_a_source_of_which_a_part_is_not_sent(source: str, warned: bool, capsys:
     assert ("'#'" in capsys.readouterr().err) is warned
     warn(options, quiet=True)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("Got unexpected extra argument (SECRET)", "Got unexpected extra argument; is something not quoted?"),
+        ("Got unexpected extra arguments (a (SECRET\n) b)", "Got unexpected extra arguments; is something not quoted?"),
+        ("No such command 'https://h/a?sig=SECRET'.", "No such command 'https://h/a?…'."),
+        ("'s3+x://ada:SECRET@h/a' and http://h/?SECRET", "'s3+x://…@h/a' and http://h/?…"),
+        ("why? there is no secret (at all): a@b", "why? there is no secret (at all): a@b"),
+    ],
+)
+def test_what_is_said_of_a_command_line_is_no_secret(told: str, said: str) -> None:
+    assert without_secrets(told) == said

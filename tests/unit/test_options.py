@@ -122,3 +122,9 @@ def test_names_that_a_stores_own_accounts_have_are_taken(bucket: str) -> None:
 def test_what_is_no_bucket_is_refused(bucket: str) -> None:
     with pytest.raises(InvalidURL):
         split_key(f"{bucket}/k", destination=False)
+
+
+@pytest.mark.parametrize("name", ["storage_class", "acl", "server_side_encryption", "sse_kms_key_id"])
+def test_what_goes_along_with_an_upload_can_be_sent(name: str) -> None:
+    with pytest.raises(RelayError, match="cannot be sent"):
+        remotes("s3", endpoint=ENDPOINT, **{name: "A\r\nX-Planted: yes"}).locate("r:bkt/a", destination=True)

@@ -11,6 +11,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials as TheirCredentials
 
+from relay.errors import ConfigError
 from relay.stores.sigv4 import Credentials, Signer, canonical_path
 
 NOW = datetime(2026, 11, 23, 12, 0, 5, tzinfo=UTC)
@@ -76,3 +77,23 @@ def test_a_field_that_stands_twice_is_signed_with_both_values() -> None:
     assert authorization(signer.fields("PUT", HOST, "/a", twice)) == authorization(
         signer.fields("PUT", HOST, "/a", joined)
     )
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", " ", "\t", "\r\nX: y", "\u00a0", "\u00e9"])
+@pytest.mark.parametrize("place", ["key_id", "token", "region"])
+def test_what_goes_into_a_field_can_stand_there(place: str, end: str) -> None:
+    """A variable that was filled from a file has the end of a line in it. Nothing of a secret is said."""
+    told = {"key_id": "SECRET", "secret": "SECRET", "token": "SECRET", "region": "SECRET"}
+    told[place] += end
+    region = told.pop("region")
+    with pytest.raises(ConfigError, match="character") as caught:
+        Signer(lambda: None, region)
+        Credentials(**told)
+    assert "SECRET" not in f"{caught.value.message}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("secret", ["a\n", "a\r", "a\tb", "\0"])
+def test_no_secret_has_the_end_of_a_line_in_it(secret: str) -> None:
+    with pytest.raises(ConfigError, match="secret access key"):
+        Credentials("KEY", secret)
+    assert Credentials("KEY", "any sign, \u00e9 too").secret  # which is not sent
