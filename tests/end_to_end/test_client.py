@@ -236,28 +236,26 @@ def test_a_server_without_tls_is_not_one_of_an_unknown_authority() -> None:
 
 
 def test_an_answer_that_breaks_off_is_no_whole_report(tmp_path: Path) -> None:
-    """Neither is a line half a line."""
+    """Of a page that is not whole no row is told: a row in it may be half a row. Those of the pages before are."""
     named = {"id": "x", "number": 1, "state": "running", "source": "a", "destination": "b", "listing": "done"}
     counted: dict[str, Any] = {"created": 1.0, "ended": None, "objects": {}, "bytes": {}, "bytes_resent": 0}
     bound = {"priority": 0, "limits": {}, "levels": {}, "retries": 0, "error": None}
     one = json.dumps({**named, **counted, **bound}).encode()
-    row = json.dumps(dict.fromkeys(FIELDS) | {"name": "a", "state": "verified", "attempts": 1, "resent": 0}).encode()
-    row += b"\n"
+    row = dict.fromkeys(FIELDS) | {"name": "a", "state": "verified", "attempts": 1, "resent": 0}
+    page = json.dumps({"transfers": [row], "next": "/migrations/x/transfers?after=1"}).encode()
 
     def script(talk: Talk) -> None:
         while head := talk.head():
-            if b"/transfers" not in head:
-                talk.send(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(one), one
-                )
-                continue
-            talk.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
-            talk.send(b"%x\r\n%s\r\n" % (len(row), row))
-            return
+            talk.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+            if b"after=1" in head:
+                talk.send(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(page), page))
+                return
+            told = page if b"/transfers" in head else one
+            talk.send(b"Content-Length: %d\r\n\r\n" % len(told), told)
 
     with Peer(script) as peer:
         code, out, err = run("report", "1", "--format", "jsonl", RELAY_URL=peer.url(""))
-    assert (code, out.splitlines()) == (1, [row.decode().strip()])
+    assert (code, [json.loads(line) for line in out.splitlines()]) == (1, [row])
     assert "broke off" in err
 
 
