@@ -18,7 +18,8 @@ from typing import Any
 import click
 
 from relay.api.openapi import document
-from relay.cli.__main__ import COMMANDS, cli
+from relay.cli.__main__ import cli
+from relay.cli.commands import COMMANDS
 from relay.cli.exits import Exit
 from relay.config import Settings
 from relay.ledger.states import MIGRATION, TRANSFER, Transition

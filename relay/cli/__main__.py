@@ -9,7 +9,7 @@ import errno
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from io import StringIO
@@ -19,32 +19,12 @@ import click
 
 from relay import __version__
 from relay.api.log import start_logging
+from relay.cli.commands import COMMANDS, GROUPS
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupted
-from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, without_secrets
+from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, tell, without_secrets
 from relay.errors import OutputFailed, RelayError
 from relay.errors.bugs import bug
-
-COMMANDS: Mapping[str, str] = {
-    "cancel": "history:cancel",
-    "doctor": "doctor:doctor",
-    "limit": "history:limit",
-    "ls": "ls:ls",
-    "migrate": "migrate:migrate",
-    "pause": "history:pause",
-    "plan": "plan:plan",
-    "remotes": "remotes:remotes",
-    "report": "history:report",
-    "resume": "history:resume",
-    "retry": "history:retry",
-    "serve": "serve:serve",
-    "status": "history:status",
-    "submit": "history:submit",
-    "watch": "history:watch_command",
-}
-"""Every command, and where in `relay.cli` its function is. Only the module of the one that is given is imported: the
-engine, botocore and SQLAlchemy take a third of a second that `relay --version` need not wait."""
-
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 """What the system says where an output can't be written."""
@@ -61,9 +41,15 @@ class _Commands(click.Group):
         """Return one by its name, or None."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, function = COMMANDS[cmd_name].partition(":")
+        module, _, function = COMMANDS[cmd_name].function.partition(":")
         found: click.Command = getattr(import_module(f"relay.cli.{module}"), function)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by groups, without the import of any."""
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<10}", entry.help) for name, entry in group.items()])
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
         """As click's, which prints the help and the version here."""
@@ -89,10 +75,28 @@ def _unread() -> Iterator[None]:
         raise ReaderGone from None
 
 
+VERSIONED = ("gevent", "requests", "gunicorn", "sqlalchemy", "botocore")
+"""Packages whose version a report of a fault needs, besides Python's and OpenSSL's."""
+
+
+def _print_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    # Here and not above: other commands need neither.
+    import platform
+    import ssl
+    from importlib.metadata import version
+
+    tell(f"relay, version {__version__}")
+    tell(f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {platform.system()} {platform.release()}")
+    tell(", ".join(f"{name} {version(name)}" for name in VERSIONED))
+    ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="relay")
-def cli() -> None:
-    """Move files from one cloud to another through memory, and prove each one."""
+@click.option("--version", is_flag=True, is_eager=True, callback=_print_versions, help="Print versions and exit.")
+def cli(version: bool) -> None:
+    """Move files from one cloud to another through memory, and prove each object."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,37 +24,55 @@ FILE = click.Path(path_type=Path)
 Command = Callable[..., Any]
 
 PLACES = (
-    click.option("--source-header", multiple=True, metavar="'NAME: VALUE'", help="Repeatable; '@FILE' reads it."),
-    click.option("--source-headers-file", type=FILE, metavar="FILE", help="Lines of 'Name: value'."),
-    click.option("--destination-header", multiple=True, metavar="'NAME: VALUE'", help="As --source-header."),
-    click.option("--destination-headers-file", type=FILE, metavar="FILE", help="As --source-headers-file."),
+    click.option(
+        "--source-header",
+        multiple=True,
+        metavar="'NAME: VALUE'",
+        help="Send this header to the source. Repeatable; 'NAME: @FILE' reads the value from a file.",
+    ),
+    click.option(
+        "--source-headers-file", type=FILE, metavar="FILE", help="Send the headers of a file, one 'Name: value' a line."
+    ),
+    click.option(
+        "--destination-header", multiple=True, metavar="'NAME: VALUE'", help="As --source-header, for the destination."
+    ),
+    click.option(
+        "--destination-headers-file", type=FILE, metavar="FILE", help="As --source-headers-file, for the destination."
+    ),
 )
 """What goes along to the two stores."""
 
 WORK = (
-    click.option("--recursive", "-r", is_flag=True, help="All that is below the folder SRC, into the folder DST."),
-    click.option("--verify", type=click.Choice([v.value for v in Verify]), default="auto", help="How much proof."),
+    click.option("--recursive", "-r", is_flag=True, help="Move everything below the folder SRC into the folder DST."),
+    click.option(
+        "--verify",
+        type=click.Choice([v.value for v in Verify]),
+        default="auto",
+        help="Verification level (default: auto).",
+    ),
     click.option(
         "--if-exists",
         type=click.Choice([e.value for e in IfExists]),
-        help="What to do where something is (a tree: changed; one object: overwrite).",
+        help="What to do if the destination already exists (default: changed with -r, else overwrite).",
     ),
     click.option(
         "--server-copy/--no-server-copy",
         default=True,
-        help="Where both are one store that can copy by itself, let it (default), or move the bytes.",
+        help="Let a store that is both source and destination copy by itself (default), or move the bytes.",
     ),
     click.option(
         "--metadata",
         type=click.Choice([m.value for m in Metadata]),
         default="keep",
-        help="strict: an object fails where the destination can't keep all that describes it (default: a note).",
+        help="strict: an object fails if the destination cannot keep its metadata (default: keep, with a note).",
     ),
-    click.option("--fail-on-empty", is_flag=True, help="With -r: fail if nothing is found in the folder SRC."),
-    click.option("--method", type=click.Choice(["PUT", "POST"]), help="How to upload (default PUT)."),
-    click.option("--slots", type=COUNT, help="Transfers at a time (of submit: over all that work on it)."),
-    click.option("--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="What it may read and read back."),
-    click.option("--connections", type=COUNT, help="Requests of it at a time, to each of the two stores."),
+    click.option("--fail-on-empty", is_flag=True, help="With -r: exit with 1 if the folder SRC is empty."),
+    click.option("--method", type=click.Choice(["PUT", "POST"]), help="HTTP method of the upload (default: PUT)."),
+    click.option("--slots", type=COUNT, help="Maximum number of concurrent transfers (with submit: over all workers)."),
+    click.option(
+        "--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="Maximum bandwidth of reads and read-backs."
+    ),
+    click.option("--connections", type=COUNT, help="Maximum number of concurrent requests to each store."),
 )
 """What is to be done, and how."""
 

@@ -30,13 +30,13 @@ MEANS = {
 
 @click.command()
 @click.argument("location", metavar="LOCATION")
-@click.option("--read-only", is_flag=True, help="Write nothing: only list the folder and read one object of it.")
+@click.option("--read-only", is_flag=True, help="Write nothing: list the folder and read one of its objects.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def doctor(location: str, read_only: bool, as_json: bool) -> int:
-    """Try what the folder LOCATION can do: ranges, conditional writes, parts, digests, names, listings.
+    """Test what the folder LOCATION can do: ranges, conditional writes, parts, digests, names, listings.
 
-    Some small objects are written below a name of relay's own (and one of 5 MiB where it takes parts), and removed
-    again. Exit codes: 0 it can be used, 1 it can't, 2 wrong usage.
+    relay writes some small objects below a name of its own (and one of 5 MiB if the store takes parts), and removes
+    them. Exit codes: 0 relay can use it, 1 it cannot, 2 wrong usage.
     """
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True, destination=not read_only)

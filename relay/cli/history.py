@@ -29,16 +29,18 @@ STATES = ("queued", "running", "verified", "unverified", "skipped", "failed", "c
 FORMATS = ("table", "jsonl", "csv", "html")
 
 
-URL = click.option("--url", metavar="URL", help="The server, instead of RELAY_URL; without either the local ledger.")
+URL = click.option(
+    "--url", metavar="URL", help="Ask this server (default: RELAY_URL, else the ledger of this machine)."
+)
 
 
 @click.command()
 @click.argument("id", required=False)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="So many of the newest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="Number of migrations to show (default: 20).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @URL
 def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
-    """Show the newest migrations, or all about the migration ID (its number will do)."""
+    """Show the newest migrations, or everything about the migration ID (its number or its id)."""
     migrations, migration = migrations_of(url), None
     for migration in [migrations.one(id)] if id is not None else migrations.newest(limit):
         if as_json:
@@ -56,11 +58,13 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
 
 @click.command()
 @click.argument("id")
-@click.option("--state", type=click.Choice(STATES), multiple=True, help="Only these; repeatable.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table")
+@click.option("--state", type=click.Choice(STATES), multiple=True, help="Print only objects in this state. Repeatable.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", help="Form of the rows (default: table)."
+)
 @URL
 def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
-    """Print one row for each object of the migration ID: what was proved, or what went wrong."""
+    """Print one row for each object of the migration ID: its proof, or its error."""
     migrations = migrations_of(url)
     migration = migrations.one(id)
     rows = Counted(migrations.rows(migration["id"], state))
@@ -137,12 +141,12 @@ def _begins(name: str, text: str) -> click.Command:
     @click.argument("id")
     @click.argument("source", metavar="[SRC", required=False)
     @click.argument("destination", metavar="DST]", required=False)
-    @click.option("--list", "urls", metavar="LIST", help="A file of fresh URLs, or where one is, with the same names.")
+    @click.option("--list", "urls", metavar="LIST", help="A list of fresh URLs for the same names.")
     @with_flags(PLACES)
     @URL
     def command(id: str, url: str | None, urls: str | None, **options: Any) -> int:
         if options["source"] and not options["destination"]:
-            raise click.UsageError("SRC comes with DST: fresh credentials are for both, or neither")
+            raise click.UsageError("SRC needs DST: give both locations, or neither")
         places = {side: place(options, side) for side in ("source", "destination")} if options["source"] else {}
         if urls is not None:
             places["list"] = place({**options, "source": as_list(urls)}, "source")
@@ -153,18 +157,18 @@ def _begins(name: str, text: str) -> click.Command:
     return command
 
 
-_FRESH = """SRC and DST are the same places again, with fresh credentials or signatures. For a migration that was made
-from a list, LIST has fresh URLs for the same names; what it does not name keeps its own."""
+_FRESH = """SRC and DST are the same locations with fresh credentials or signatures. For a migration of a list, LIST has
+fresh URLs for the same names; a name that is not in it keeps its URL."""
 
 
-pause = _verb("pause", "Let nothing more of the migration ID begin; who works on it stops within about a second.")
+pause = _verb("pause", "Pause the migration ID; running transfers stop within about a second.")
 
 
 @click.command()
 @click.argument("id")
 @URL
 def cancel(id: str, url: str | None) -> int:
-    """End the migration ID. What has arrived stays, what is unfinished is removed."""
+    """Cancel the migration ID. Objects that arrived stay; unfinished uploads are removed."""
     known = migrations_of(url)
     cancelled = known.act(id, "cancel")
     try:
@@ -175,22 +179,27 @@ def cancel(id: str, url: str | None) -> int:
     return Exit.VERIFIED
 
 
-resume = _begins("resume", "Let the migration ID go on: a server's runners do, or the command that began it.")
-retry = _begins("retry", "Queue what failed, could not be verified, or was cancelled of the migration ID.")
+resume = _begins("resume", "Resume the paused migration ID: on a server at once, here with the command that began it.")
+retry = _begins("retry", "Queue the failed, unverified and cancelled objects of the migration ID again.")
 
 
 @click.command()
 @click.argument("id")
-@click.option("--slots", type=OrNone(COUNT), help="Its transfers at a time, over all that work on it.")
-@click.option("--bytes-per-second", type=OrNone(BytesPerSecond()), metavar="10M|none", help="What it may read.")
-@click.option("--connections", type=OrNone(COUNT), help="Its requests at a time, to each of the two stores.")
-@click.option("--priority", type=click.IntRange(-100, 100), help="The greater come first.")
+@click.option("--slots", type=OrNone(COUNT), help="Maximum number of concurrent transfers, over all workers.")
+@click.option(
+    "--bytes-per-second",
+    type=OrNone(BytesPerSecond()),
+    metavar="10M|none",
+    help="Maximum bandwidth of reads and read-backs.",
+)
+@click.option("--connections", type=OrNone(COUNT), help="Maximum number of concurrent requests to each store.")
+@click.option("--priority", type=click.IntRange(-100, 100), help="Priority: higher runs first.")
 @URL
 def limit(id: str, url: str | None, **change: Any) -> int:
-    """Say what the migration ID may use from now on, also while it runs; `none` takes a limit away."""
+    """Change the limits of the migration ID, also while it runs; `none` removes a limit."""
     given = {name: None if value == NONE else value for name, value in change.items() if value is not None}
     if not given:
-        raise click.UsageError("say what to limit: --slots, --bytes-per-second, --connections or --priority")
+        raise click.UsageError("give a limit: --slots, --bytes-per-second, --connections or --priority")
     limited = migrations_of(url).limit(id, given)
     held = {name: most for name, most in limited["limits"].items() if most is not None}
     limits = ", ".join(f"{name} {most:,}" for name, most in held.items()) or "no limits"
@@ -200,11 +209,11 @@ def limit(id: str, url: str | None, **change: Any) -> int:
 
 @click.command("watch", epilog=EPILOG)
 @click.argument("id")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it has ended.")
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing, and only end with it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing; end with the migration.")
 @URL
 def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
-    """Show how far the migration ID is, until it ends. Ctrl-C ends the watching, and not the migration."""
+    """Show the progress of the migration ID until it ends. Ctrl-C ends the display, not the migration."""
     return watch(migrations_of(url), id, quiet, as_json)
 
 
@@ -212,20 +221,22 @@ def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @with_flags(WORK, PLACES)
-@click.option("--priority", type=click.IntRange(-100, 100), help="The greater come first.")
-@click.option("--key", metavar="TEXT", help="The same key never makes a second migration.")
-@click.option("--wait", is_flag=True, help="Watch it until it ends.")
+@click.option("--priority", type=click.IntRange(-100, 100), help="Priority: higher runs first.")
+@click.option("--key", metavar="TEXT", help="Idempotency key: a repeated key never starts a second migration.")
+@click.option("--wait", is_flag=True, help="Show its progress until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+@click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 @URL
 def submit(url: str | None, key: str | None, wait: bool, as_json: bool, quiet: bool, **options: Any) -> int:
-    """Hand a migration over to a server, which carries it out whatever happens here; print its number and its id.
+    """Hand a migration to a server, which runs it whatever happens here; print its number and its id.
 
-    SRC and DST are looked at by the server: its remotes, its folders, its network.
+    The server reads SRC and DST: they name its remotes, its folders, and hosts of its network.
     """
     there = server_of(load_settings(), url)
     if there is None:
-        raise click.UsageError("there is no server: set RELAY_URL (or --url), or do it here with `relay migrate`")
+        raise click.UsageError(
+            "no server is named: set RELAY_URL or --url, or run `relay migrate` to move it from here"
+        )
     if key is not None and not (key.isascii() and key.isprintable()):
         raise click.UsageError("--key is not 1 to 255 visible ASCII characters")
     request = request_of(options)

@@ -24,13 +24,14 @@ LINES, SECONDS = 1000, 0.5
 
 @click.command()
 @click.argument("location", metavar="LOCATION")
-@click.option("--recursive", "-r", is_flag=True, help="All objects below it, instead of one folder.")
-@click.option("--long", "-l", "long_", is_flag=True, help="Sizes in bytes and times of change (UTC), too.")
+@click.option("--recursive", "-r", is_flag=True, help="List all objects below it, not one folder.")
+@click.option("--long", "-l", "long_", is_flag=True, help="Print sizes in bytes and times of change (UTC) too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, remote:path, or a path.
 
-    What can't be moved is named on stderr with the reason; where a folder below it can't be listed the exit code is 1.
+    An object that cannot be moved is named on stderr with the reason. If a folder below cannot be listed, the exit
+    code is 1.
     """
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)

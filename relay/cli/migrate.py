@@ -31,23 +31,26 @@ LIMITS = ("connect_seconds", "head_seconds", "total_seconds", "stall_seconds", "
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @with_flags(WORK, PLACES)
-@click.option("--ca-bundle", type=FILE, metavar="FILE", help="Further certificate authorities (PEM).")
-@click.option("--connect-seconds", type=_SECONDS, help="For a connection with its TLS handshake.")
-@click.option("--head-seconds", type=_SECONDS, help="For a store's answer to begin.")
-@click.option("--stall-seconds", type=_SECONDS, help="Without bytes, before it counts as stalled.")
-@click.option("--total-seconds", type=_SECONDS, help="For everything.")
-@click.option("--retry-budget", type=_SECONDS, help="Seconds within which a failed attempt is made again.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the outcome or the problem.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress and no receipt, only errors.")
+@click.option(
+    "--ca-bundle", type=FILE, metavar="FILE", help="Trust the certificate authorities in this file too (PEM)."
+)
+@click.option("--connect-seconds", type=_SECONDS, help="Limit of a connection with its TLS handshake, in seconds.")
+@click.option("--head-seconds", type=_SECONDS, help="Limit from a request to the head of its answer, in seconds.")
+@click.option("--stall-seconds", type=_SECONDS, help="Seconds without enough bytes before a store counts as stalled.")
+@click.option("--total-seconds", type=_SECONDS, help="Limit of one transfer with all its attempts, in seconds.")
+@click.option("--retry-budget", type=_SECONDS, help="Seconds within which a failed transfer is retried.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the outcome or the problem.")
+@click.option("--quiet", "-q", is_flag=True, help="Print errors only: no progress and no receipt.")
 def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
-    """Move one object from the URL SRC to the URL DST; a DST that ends in '/' takes the source's name.
+    """Move one object, or with -r a tree, from SRC to DST, and prove each object.
 
-    With -r everything below SRC is moved. What is there unchanged is skipped; a failure stops nothing else.
+    A DST that ends in '/' takes the source's name. With -r an object that is there unchanged is skipped, and a failure
+    stops nothing else.
 
-    Stop it with Ctrl-C, or lose the machine: the same command goes on with what is left.
+    After Ctrl-C or a crash, run the same command again: it resumes where it stopped.
 
-    The process list shows all arguments to everybody on this machine: give secrets with '@FILE' or a headers file.
-    Hosts that you name are connected to, wherever they are; redirects only lead to public ones.
+    The process list shows arguments to every user of this machine: pass secrets with '@FILE' or a headers file. relay
+    connects to the hosts that you name, wherever they are; a redirect may lead to public hosts only.
     """
     try:
         return _migrated(options, as_json, quiet)

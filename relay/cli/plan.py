@@ -32,18 +32,23 @@ FATES: Mapping[IfExists, Mapping[str, str]] = {
 
 
 @click.command(
-    epilog="Exit codes: 0 nothing stands against it · 1 some objects would fail, or it can't be listed · 2 usage"
+    epilog="Exit codes: 0 nothing would fail · 1 an object would fail, or the source cannot be listed · 2 wrong usage"
 )
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @with_flags(WORK, PLACES)
-@click.option("--sample", type=click.IntRange(0, 100_000), default=100, help="So many are looked at on both sides.")
-@click.option("--whole", "every", is_flag=True, help="Look at every object on both sides.")
+@click.option(
+    "--sample",
+    type=click.IntRange(0, 100_000),
+    default=100,
+    help="Number of objects to compare on both sides (default: 100).",
+)
+@click.option("--whole", "every", is_flag=True, help="Compare every object on both sides.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
-    """Say what `relay migrate SRC DST` would do, and write nothing anywhere.
+    """Show what `relay migrate SRC DST` would do; write nothing anywhere.
 
-    The source is listed to its end. What is there already is asked of a sample, or of all.
+    relay lists the whole source, and compares a sample (or with --whole every object) with the destination.
     """
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)

@@ -16,7 +16,7 @@ from relay.stores.remotes import Remotes
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def remotes(as_json: bool) -> int:
-    """List the remotes of relay.toml, of an rclone.conf that is there, and of AWS's profiles; never their secrets."""
+    """List the remotes of relay.toml, of your rclone.conf and of the AWS profiles, without their secrets."""
     known = Remotes(load_settings().remotes)
     found = list(known)
     if as_json:

@@ -25,10 +25,10 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.option("--config", metavar="FILE", help="Settings in TOML (default: relay.toml, if it is there).")
+@click.option("--config", metavar="FILE", help="Read settings from this TOML file (default: relay.toml, if it exists).")
 @_flags
 def serve(config: str | None, **flags: str | None) -> None:
-    """Serve POST /migrate. Flags win over RELAY_* variables, those over relay.toml, those over the defaults."""
+    """Serve POST /migrate. Flags win over RELAY_* variables, these over relay.toml, this over the defaults."""
     _hand_on(config, flags)
     # Here and not above: gunicorn and Flask take a quarter of a second that `relay migrate` need not wait.
     from relay.api.serving import Server

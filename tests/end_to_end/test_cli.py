@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -363,9 +364,51 @@ def _read(descriptor: int) -> str:
         return ""
 
 
+LOADED = """
+import sys
+from relay.cli.__main__ import main
+code = main(["--help"])
+print(code, *sorted({"sqlalchemy", "flask", "gunicorn", "botocore"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def test_the_help_names_each_command_in_one_line_and_loads_none() -> None:
+    ran = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stderr.split() == ["0"]
+    lines = re.findall(r"^  ([a-z]+) +(\S.*)$", ran.stdout, re.M)
+    assert {"migrate", "status", "serve", "completion"} <= {name for name, _ in lines}
+    assert all(text.endswith(".") and len(text) <= 64 for _, text in lines)
+
+
+BASH = """
+PATH="{bin}:$PATH"
+eval "$(relay completion bash)"
+COMP_WORDS=({words}) COMP_CWORD={last}
+_relay_completion relay
+echo "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("relay mig", "migrate"), ("relay migrate --verif", "--verify"), ("relay report --format js", "jsonl")],
+)
+def test_bash_completes_commands_flags_and_values(words: str, found: str) -> None:
+    script = BASH.format(bin=Path(sys.executable).parent, words=words, last=len(words.split()) - 1)
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.split() == [found], ran.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_there_is_a_completion_for_each_shell(shell: str) -> None:
+    assert "_RELAY_COMPLETE" in relay("completion", shell).stdout
+
+
 def test_version_and_help() -> None:
     """They work without a network, a terminal or settings."""
-    assert relay("--version").stdout.startswith("relay, version ")
+    versions = relay("--version").stdout
+    assert versions.startswith("relay, version ")
+    assert all(name in versions for name in ("Python 3", "OpenSSL", "gevent", "requests", "gunicorn"))
     assert "130 interrupted" in relay("migrate", "-h").stdout
     shown = relay("serve", "--help").stdout
     assert "--egress-allow" in shown and "--graceful-timeout" in shown

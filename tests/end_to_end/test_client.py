@@ -174,12 +174,12 @@ def test_one_that_is_not_there(anywhere: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("limit", "1"), "say what to limit"),
+        (("limit", "1"), "give a limit"),
         (("limit", "1", "--slots", "0"), "--slots"),
         (("limit", "1", "--bytes-per-second", "fast"), "such as 500K"),
         (("limit", "1", "--bytes-per-second", "0"), "such as 500K"),
         (("limit", "1", "--priority", "none"), "--priority"),
-        (("resume", "1", "only-one"), "SRC comes with DST"),
+        (("resume", "1", "only-one"), "SRC needs DST"),
         (("submit", "a", "b"), "RELAY_URL"),
         (("status", "--url", "nonsense"), "RELAY_URL"),
         (("status", "--url", "http://user:pass@127.0.0.1/"), "RELAY_URL"),

@@ -3,7 +3,6 @@ listings that say so."""
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -16,17 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from relay.cli.commands import COMMANDS
 from tests.end_to_end.terminal import ROOT, Terminal
 from tests.end_to_end.test_cli import environment
 from tests.end_to_end.test_serve import SERVE, Server, running
 from tests.scripted import Peer, Talk, length_of
 
-COMMANDS = next(
-    [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
-    for node in ast.parse((ROOT / "relay" / "cli" / "__main__.py").read_text()).body
-    if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "COMMANDS" and isinstance(node.value, ast.Dict)
-)
-"""Their names. (That module is not imported: it patches this process.)"""
 REPLY = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
 FULL = "the output can't be written (No space left on device)"
 
@@ -90,6 +84,7 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     ("plan", "--json", "--if-exists", "fail", "from/one", "to/one"): 1,
     ("doctor", "to/"): 0,
     ("doctor", "nosuch/"): 1,
+    ("completion", "bash"): 0,
     ("remotes",): 0,
     ("remotes", "--json"): 0,
     ("status",): 0,

@@ -25,8 +25,9 @@ from typing import Any
 from gevent import monkey
 
 from relay import failpoints
-from relay.cli.__main__ import COMMANDS, run
 from relay.cli.__main__ import main as relay
+from relay.cli.__main__ import run
+from relay.cli.commands import COMMANDS
 
 MODULES = (
     "relay.cli.single",
@@ -46,7 +47,7 @@ _poll = monkey.get_original("select", "poll")
 
 def main() -> None:
     """Fork a child for each line of stdin, until its end."""
-    for name in {f"relay.cli.{place.partition(':')[0]}" for place in COMMANDS.values()} | set(MODULES):
+    for name in {f"relay.cli.{entry.function.partition(':')[0]}" for entry in COMMANDS.values()} | set(MODULES):
         import_module(name)
     gc.collect()
     gc.freeze()

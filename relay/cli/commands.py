@@ -1,0 +1,49 @@
+"""The commands of `relay`: their names, their groups in the help, one line about each, and where each is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One command in the help of `relay`: where its function is in `relay.cli`, and one line about it."""
+
+    function: str
+    """`module:name`. Only the module of the command that is given is imported: the engine, botocore and SQLAlchemy take
+    a third of a second, and `relay --help` needs none of them."""
+    help: str
+
+
+GROUPS: Mapping[str, Mapping[str, Entry]] = {
+    "Move": {
+        "migrate": Entry(function="migrate:migrate", help="Move one object or a tree, and prove each object."),
+        "plan": Entry(function="plan:plan", help="Show what migrate would do; write nothing."),
+        "submit": Entry(function="history:submit", help="Hand a migration to a server."),
+    },
+    "Watch": {
+        "status": Entry(function="history:status", help="Show the newest migrations, or one of them."),
+        "watch": Entry(function="history:watch_command", help="Show the progress of a migration until it ends."),
+        "report": Entry(function="history:report", help="Print one row for each object: its proof, or its error."),
+    },
+    "Control": {
+        "pause": Entry(function="history:pause", help="Pause a migration."),
+        "resume": Entry(function="history:resume", help="Resume a paused migration, also with fresh credentials."),
+        "retry": Entry(function="history:retry", help="Queue failed and unverified objects again."),
+        "limit": Entry(function="history:limit", help="Change the limits of a migration while it runs."),
+        "cancel": Entry(function="history:cancel", help="Cancel a migration and remove its unfinished uploads."),
+    },
+    "Inspect stores": {
+        "ls": Entry(function="ls:ls", help="List a folder."),
+        "doctor": Entry(function="doctor:doctor", help="Test what a store can do, and which proof to expect."),
+        "remotes": Entry(function="remotes:remotes", help="List the remotes that you can name."),
+    },
+    "Serve": {
+        "serve": Entry(function="serve:serve", help="Serve POST /migrate."),
+        "completion": Entry(function="completion:completion", help="Print a completion script for your shell."),
+    },
+}
+"""Every command, in the order of the help."""
+
+COMMANDS: Mapping[str, Entry] = {name: entry for group in GROUPS.values() for name, entry in group.items()}
