@@ -1,7 +1,7 @@
 """When two Locations are the same object, as far as their URLs can tell.
 
-Decided here: what of a URL names the object, and what only opens it or spells it otherwise; whose account it is spoken
-to with. Never here: what a server knows by two names.
+Decided here: what of a URL, and of the headers, names the object, and what only opens it or spells it otherwise; whose
+account it is spoken to with. Never here: what a server knows by two names.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -102,6 +103,23 @@ def _user(location: Location) -> str:
             except binascii.Error:
                 return ""
     return ""
+
+
+# Headers that open a place, or tell one request from another: they are renewed, and name no object.
+_OPENING: Final = re.compile(
+    r"auth|token|secret|signature|passw|credential|session|cookie|nonce|request-?id|correlation|^(x-)?trace|^user-agent$"
+    r"|(api|access|subscription|private|account|licen[cs]e|customer|app|encryption)-?key|^(x-)?key$"
+    r"|(^|-)(date|time|timestamp|expires)(-|$)|^x-amz-content-sha256$"
+)
+
+
+def named_by(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """What of a place's headers may say which object is meant, in order: `Dropbox-API-Arg` does, and `Accept` may.
+
+    SECRET, as a query may be. What opens a place and is renewed, such as a token, is left out.
+    """
+    folded = [[name.lower().replace("_", "-"), value] for name, value in headers]
+    return sorted(pair for pair in folded if not _OPENING.search(pair[0]))
 
 
 _OVER_HTTP: Final = re.compile(r"(?P<before>(?:list\+)?(?:webdav\+)?)(?P<url>https?://.*)", re.I | re.S)

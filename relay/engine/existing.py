@@ -32,6 +32,7 @@ from relay.errors import (
     StoreError,
     Unavailable,
 )
+from relay.foreign import http_date
 from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import State, Version
@@ -40,6 +41,8 @@ from relay.stores.interfaces import Destination, Found, PartsDestination, Stored
 LISTED = frozenset({"s3"})
 """Stores that tell whoever may list that nothing is there, whether he may read or not (docs.aws.amazon.com,
 "HeadObject")."""
+CLOCKS_SECONDS = 24 * 3600.0
+"""By less than that the clocks of stores and ours differ."""
 _SENT_BEFORE = "it was there: an earlier attempt sent it, and the answer to that was lost"
 
 
@@ -101,7 +104,7 @@ class Existing:
         there, if_exists = before.version, self._terms.plan.if_exists
         if there is None:  # or it did not tell: then the precondition of the upload has to
             return None
-        if self._has_sent(destination, place):
+        if self._has_sent(destination, place, there):
             if outcome := self._sent_before(destination, place, there, found):
                 return outcome
             if self._may_be_ours(destination, place, there):
@@ -191,11 +194,20 @@ class Existing:
         """Say if an object is seen at its place before it is proved: only there may be a piece, or a damaged one."""
         return not destination.unpublished(place, "")
 
-    def _has_sent(self, destination: Destination, place: Location) -> bool:
-        """Say if an attempt before this one may have put the object there. What is noted tells, where it is noted."""
-        if not self._may_be_sent:
+    def _is_older(self, there: Version) -> bool:
+        """Say if what is there was written before our migration was accepted, for certain: whatever the ledger has
+        forgotten, it is nothing of ours."""
+        was, written = self._progress.before, http_date(there.last_modified)
+        if was is None or was.since is None or written is None:
             return False
-        noted = self._terms.plan.if_exists is not IfExists.OVERWRITE and self._shows_unproved(destination, place)
+        return written.timestamp() < was.since - CLOCKS_SECONDS
+
+    def _has_sent(self, destination: Destination, place: Location, there: Version) -> bool:
+        """Say if an attempt before this one may have put what is there. What is noted tells, where it is noted."""
+        shows = self._shows_unproved(destination, place)
+        if not self._may_be_sent or (shows and self._is_older(there)):
+            return False
+        noted = self._terms.plan.if_exists is not IfExists.OVERWRITE and shows
         return not noted or self._terms.journal is None or self._progress.before is not None
 
     def _may_be_ours(self, destination: Destination, place: Location, there: Version) -> bool:
@@ -231,14 +243,20 @@ class Existing:
     def _refuse_other_bytes(
         self, destination: Destination, place: Location, there: Version, found: Found | None
     ) -> None:
-        """Raise IntegrityMismatch where what is there may not be overwritten, and is not known to be ours."""
+        """Raise IntegrityMismatch where what is there may not be overwritten, and is not known to be ours.
+
+        What begins as the object does is a piece of ours only where nothing was there before: else it may as well be an
+        older version of somebody's.
+        """
         if not self._terms.if_absent:
             return
         was = self._progress.before
         ours = was is not None and was.sent is not None and _names(was.sent, there)
-        if not ours and not self._is_beginning(destination, place, there, found):
+        fresh = was is not None and was.known and was.version is None
+        if not ours and not (fresh and self._is_beginning(destination, place, there, found)):
+            had = "and had none before" if fresh else "and nothing tells whose they are"
             error = IntegrityMismatch(
-                f"{place} has other bytes than were sent, and had none before",
+                f"{place} has other bytes than were sent, {had}",
                 side="destination",
                 retryable=False,
                 hint="Nothing of it is overwritten, as you asked.",

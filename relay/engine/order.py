@@ -18,7 +18,7 @@ from relay.engine.levels import refuse_unprovable
 from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.errors import ConfigError, SameObject, UnsafeKey
 from relay.headers import Headers
-from relay.identity import owner_of, place_of
+from relay.identity import named_by, owner_of, place_of
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
 from relay.stores.local import nested, same_file
@@ -87,6 +87,7 @@ class Order:
             self.bounds,
             (place_of(source), place_of(destination)),
             (owner_of(source), owner_of(destination)),
+            (named_by(source.headers), named_by(destination.headers)),
         )
 
     @property

@@ -14,19 +14,23 @@ import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     String,
+    Text,
     Update,
     and_,
     bindparam,
+    cast,
     delete,
     exists,
     func,
     insert,
+    literal,
     literal_column,
     or_,
     select,
@@ -37,6 +41,7 @@ from relay.errors import LeaseLost
 from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of, tell
+from relay.ledger.names import chunks as chunks
 from relay.ledger.rows import ARRIVED, TERMINAL, UNNOTED, Before, Claim
 from relay.ledger.schema import (
     LARGE,
@@ -51,8 +56,6 @@ from relay.ledger.schema import (
 )
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
-
-T = TypeVar("T")
 
 LEASE_SECONDS: Final = 30.0
 LAPSES: Final = 5
@@ -168,12 +171,19 @@ def doubt(connection: Connection) -> None:
     # Also of what moves: where its destination was empty nobody wrote down what was there, and that is forgotten here.
     untold = transfers.c.before.is_(None) | (transfers.c.before == ARRIVED)
     unknown = transfers.c.migration_id.in_(running) & (queued | RUNNING) & untold
-    connection.execute(update(transfers).where(unknown).values(before=Before(known=False).text()))
+    connection.execute(update(transfers).where(unknown).values(before=_unknown_since()))
     left = transfers.c.migration_id.in_(running) & (queued | RUNNING) & transfers.c.before.contains(UNNOTED)
     noted = func.replace(transfers.c.before, UNNOTED, UNNOTED.replace("false", "true"))
     connection.execute(update(transfers).where(left).values(before=noted))
     untouched = transfers.c.migration_id.in_(single) & queued & (transfers.c.attempts == 0)
     connection.execute(update(transfers).where(untouched).values(attempts=1))
+
+
+def _unknown_since() -> ColumnElement[str]:
+    """Return the Before of a transfer of which nothing is known since its migration was accepted."""
+    head, _, tail = Before(known=False, since=0.5).text().partition("0.5")
+    of = select(migrations.c.created).where(migrations.c.id == transfers.c.migration_id).scalar_subquery()
+    return literal(head) + cast(of, Text) + literal(tail)
 
 
 def _strays(connection: Connection, who: Who) -> list[str]:
@@ -258,11 +268,6 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
 
 
 _POISON = f"{LAPSES} workers were lost while they had this object; it is set aside until you retry it"
-
-
-def chunks(some: Sequence[T], most: int = 500) -> Iterable[Sequence[T]]:
-    """Return ids or names a few at a time: no database takes any number of values."""
-    return (some[i : i + most] for i in range(0, len(some), most))
 
 
 # -- claims

@@ -21,34 +21,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 
 from relay.errors import DestinationLost
 from relay.ledger.claims import chunks, first_fence
 from relay.ledger.marks import key_of, mark
+from relay.ledger.names import named
 from relay.ledger.rows import Before, Listed, Listing
 from relay.ledger.schema import TRUSTED, migrations, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
+from relay.ledger.unproved import unproved
 
 MOST: Final = 2**53
 """The largest size that is believed: what every reader of JSON holds exactly (RFC 7493)."""
 _WELL: Final = frozenset({"verified", "skipped"})
 _OLDER_NAME: Final = re.compile(r"(?s)(.*~[0-9a-f]{8})[0-9a-f]{8}")
 """A name that was made of a URL with a query; older relays took half of its letters."""
-
-
-def named(connection: Connection, names: Iterable[str]) -> ColumnElement[bool]:
-    """Return the condition for transfers of some names; in PostgreSQL, for those whose names have the same MD5, which
-    is what its index has: compare the names."""
-    if connection.dialect.name == "sqlite":
-        return transfers.c.name.in_(list(names))
-    return func.md5(transfers.c.name).in_([md5(name) for name in names])
-
-
-def md5(name: str) -> str:
-    """Return what PostgreSQL's index has of a name."""
-    return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
 
 
 def write_page(
@@ -64,7 +53,7 @@ def write_page(
     this listing began. Return of how many objects no page has told before."""
     told = _Told(connection, listing, page)
     changes = Changes()
-    _insert(connection, listing, told.new, changes, folded)
+    _insert(connection, listing, told.new, if_exists, changes, folded)
     _again(connection, listing, told, if_exists, is_empty, changes)
     changes.write(connection)
     return len(told.new)
@@ -175,17 +164,20 @@ def _insert(
     connection: Connection,
     listing: Listing,
     new: Sequence[Listed],
+    if_exists: str,
     changes: Changes,
     folded: Callable[[str], str | None],
 ) -> None:
     if not new:
         return
+    left = unproved(connection, listing.migration_id, if_exists, [one.name for one in new])
     rows = [
         {
             "migration_id": listing.migration_id,
             "state": "failed" if one.error else "queued",
             "name": one.name,
-            "fence": first_fence(listing.fence),
+            "fence": first_fence(listing.fence) + (one.name in left),
+            "before": left.get(one.name),
             "folded": folded(one.name),
             **_told_of(one, listing),
         }

@@ -13,12 +13,12 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from relay.identity import is_whole, same_text
+from relay.identity import is_whole, named_by, same_text
 from relay.ledger.rows import Spec
 from relay.ledger.schema import keys
 
@@ -36,7 +36,20 @@ def marks_of(connection: Connection, spec: Spec) -> Marks:
     """Return the marks of a request."""
     key = key_of(connection)
     places = spec.places or (spec.source, spec.destination)
-    return Marks(mark(key, places, spec.options), mark(key, places), mark(key, spec.owners))
+    named = [spec.named] if any(spec.named) else []  # without any it is as it always was
+    return Marks(mark(key, places, spec.options, *named), mark(key, places, *named), mark(key, spec.owners))
+
+
+def is_unnamed(connection: Connection, row: Any, spec: Spec, secret: Mapping[str, Any] | None) -> bool:
+    """Say if the row of a relay that took no header for a name is of the same places, by all that its `secret` has."""
+    if not any(spec.named) or secret is None:
+        return False
+    plain = marks_of(connection, replace(spec, named=([], [])))
+    return bool(row.places == plain.places) and _headers(secret) == _headers(spec.secret)
+
+
+def _headers(secret: Mapping[str, Any]) -> list[list[list[str]]]:
+    return [named_by(map(tuple, secret[side]["headers"])) for side in ("source", "destination")]
 
 
 def key_of(connection: Connection) -> bytes:

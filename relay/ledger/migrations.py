@@ -33,7 +33,7 @@ from relay.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from relay.ledger.marks import Marks, is_older, is_whole_text, marks_of
+from relay.ledger.marks import Marks, is_older, is_unnamed, is_whole_text, marks_of
 from relay.ledger.movers import movers_of
 from relay.ledger.retried import parted, retried_of
 from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
@@ -50,6 +50,7 @@ from relay.ledger.schema import (
 )
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, efforts_of, parts_of, tallies_of
+from relay.ledger.unproved import unproved
 from relay.throttle import Bounds
 
 ACCEPTING = APPLICATION_ID + 1
@@ -105,7 +106,9 @@ def create(
     )
     connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(spec.secret)})
     if not spec.recursive:
-        connection.execute(insert(transfers), {"migration_id": id, "name": "", "state": "queued"})
+        left = unproved(connection, id, spec.options.get("if_exists", ""), [""]).get("")
+        begun = {"fence": int(left is not None), "before": left}
+        connection.execute(insert(transfers), {"migration_id": id, "name": "", "state": "queued", **begun})
         changes = Changes()
         changes.add(id, "queued", 1, None)
         changes.write(connection)
@@ -336,7 +339,9 @@ def is_at(connection: Connection, id: str, spec: Spec) -> bool:
     row = connection.execute(select(migrations).where(migrations.c.id == id)).one()
     if row.places is None:
         return is_older(row, spec, secret(connection, id))
-    return bool(row.places == marks_of(connection, spec).places)
+    if row.places == marks_of(connection, spec).places:
+        return True
+    return is_unnamed(connection, row, spec, secret(connection, id))
 
 
 _GIVE_AGAIN: Final = "Give its source and destination again, with their credentials; or give the same command again."

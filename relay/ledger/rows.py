@@ -30,6 +30,8 @@ class Spec:
     """What identifies source and destination (`relay.identity.place_of`); None: what is printed of them does."""
     owners: tuple[str, str] = field(default=("", ""), repr=False)
     """Whose accounts they are (`relay.identity.owner_of`)."""
+    named: tuple[list[list[str]], list[list[str]]] = field(default=([], []), repr=False)
+    """What their headers say of which object is meant (`relay.identity.named_by`)."""
 
     @property
     def recursive(self) -> bool:
@@ -175,7 +177,8 @@ class Before:
     `version` is None for nothing, `known` False where the destination did not tell. `sent` is what the destination
     called the object that it took from us, where it said that: what is called so is ours. `remains` tells, by place,
     what of ours may be left, as its last end said; where nothing else is `noted` no byte went there that anybody knows
-    of, or the object has `arrived` since.
+    of, or the object has `arrived` since. `since` is when its migration was accepted (seconds since 1970), where it is
+    not `known`: nothing of ours is older.
     """
 
     known: bool
@@ -186,6 +189,7 @@ class Before:
     remains: Mapping[str, str] = field(default_factory=dict)
     noted: bool = True
     arrived: bool = False
+    since: float | None = None
 
     @classmethod
     def of(cls, text: str | None) -> Before | None:
@@ -197,17 +201,19 @@ class Before:
         found = json.loads(text)
         version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))
         remains, noted = found.get("remains") or {}, found.get("noted", True)
-        return cls(found["known"], version, sent, remains=remains, noted=noted, arrived=found.get("arrived", False))
+        more = {"arrived": found.get("arrived", False), "since": found.get("since")}
+        return cls(found["known"], version, sent, remains=remains, noted=noted, **more)
 
     def sent_as(self, version: Version) -> Before:
         """The same, with what the destination calls what it took. (`replace` costs three times as much.)"""
-        return Before(self.known, self.version, version, self.assumed, self.remains, self.noted)
+        return Before(self.known, self.version, version, self.assumed, self.remains, self.noted, since=self.since)
 
     def text(self) -> str:
         """Return it as a column keeps it; the digests of versions are left out."""
         if self.arrived and not self.remains:
             return ARRIVED
-        kept = {"known": self.known, "version": _named(self.version), "sent": _named(self.sent)}
+        kept: dict[str, Any] = {"known": self.known, "version": _named(self.version), "sent": _named(self.sent)}
+        kept |= {} if self.since is None else {"since": self.since}
         left = {"remains": dict(self.remains), "noted": self.noted, "arrived": self.arrived}
         return json.dumps({**kept, **left} if self.remains else kept)
 

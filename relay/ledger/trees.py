@@ -14,8 +14,9 @@ from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
 
 from relay.errors import LeaseLost
 from relay.ledger.claims import SUSPECT, Who, chunks
-from relay.ledger.entries import forget_gone, named, write_page
+from relay.ledger.entries import forget_gone, write_page
 from relay.ledger.migrations import of_kind, tell
+from relay.ledger.names import named
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.twins import folded, mark

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from relay.errors import LeaseLost
 from relay.ledger.claims import Who, chunks
-from relay.ledger.entries import md5, named
+from relay.ledger.names import md5, named
 from relay.ledger.rows import Claim
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 

@@ -69,6 +69,18 @@ OTHERS: dict[str, tuple[Spec, Spec]] = {
         spec("https://a.example/d", headers=(("Authorization", "Basic dXNlcjpwdw=="),)),
         spec("https://a.example/d", headers=(("Authorization", "Basic b3RoZXI6cHc="),)),
     ),
+    "a header that names an object": (
+        spec("https://a.example/d", headers=(("Dropbox-API-Arg", '{"path": "/a"}'),)),
+        spec("https://a.example/d", headers=(("Dropbox-API-Arg", '{"path": "/b"}'),)),
+    ),
+    "the key of an object": (
+        spec("https://a.example/d", headers=(("X-Object-Key", "a"),)),
+        spec("https://a.example/d", headers=(("X-Object-Key", "b"),)),
+    ),
+    "a form of an object": (
+        spec("https://a.example/d"),
+        spec("https://a.example/d", headers=(("Accept", "text/csv"),)),
+    ),
     "an option": (spec("https://a.example/d"), spec("https://a.example/d", server_copy=False)),
     "a remote's endpoint": (
         spec("far:bucket/key", remotes=Remotes(far(), environment={})),
@@ -88,7 +100,15 @@ OTHERS: dict[str, tuple[Spec, Spec]] = {
     ),
     "a profile": (spec(S3, remotes=profile("one")), spec(S3, remotes=profile("two"))),
 }
+OPENING = ("Authorization", "PRIVATE-TOKEN", "X-Api-Key", "X-Amz-Date", "X-Request-Id", "User-Agent", "X_Auth_Token")
 SAME: dict[str, tuple[Spec, Spec]] = {
+    **{
+        name: (
+            spec("https://a.example/d", headers=((name, "one"), ("X-Object", "a"))),
+            spec("https://a.example/d", headers=(("x-object", "a"), (name, "two"))),
+        )
+        for name in OPENING
+    },
     "a signature of AWS's": (
         spec("https://a.example/d?versionId=1&X-Amz-Date=1&X-Amz-Signature=s"),
         spec("https://a.example/d?X-Amz-Date=2&X-Amz-Signature=t&versionId=1"),

@@ -28,7 +28,7 @@ class Download(BaseHTTPRequestHandler):
     gate = threading.Barrier(3, timeout=60)
 
     def do_GET(self) -> None:
-        id = self.path.partition("id=")[2]
+        id = self.path.partition("id=")[2] or self.headers.get("Download-Arg", "")
         body = f"object {id}".encode()
         if self.command == "GET":
             self.gate.wait()  # all three are under way
@@ -64,6 +64,20 @@ def test_urls_that_differ_in_their_query_alone_are_moved_at_the_same_time(termin
     assert [command.returncode for command in commands] == [0, 0, 0], ends
     found = {path.name: path.read_text() for path in folder.iterdir()}
     assert found == {"one.bin": "object one", "two.bin": "object two", "three.bin": "object three"}
+
+
+def test_what_a_header_names_is_moved_by_a_command_of_its_own(terminal: Terminal, downloads: str) -> None:
+    """As of Dropbox, where all objects have one URL, and a header says which is meant."""
+    folder, url = terminal.home / "backup", downloads.partition("?")[0]
+    folder.mkdir()
+    names = ("one", "two", "three")
+    more = [
+        ("--source-header", f"Download-Arg: {id}", "--source-header", f"Authorization: Bearer {id}") for id in names
+    ]
+    commands = [terminal.start("migrate", *words, url, f"{folder}/") for words in more]
+    ends = [command.communicate(timeout=100) for command in commands]
+    assert [command.returncode for command in commands] == [0, 0, 0], ends
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {f"{id}.bin": f"object {id}" for id in names}
 
 
 def test_a_tree_that_ended_partial_is_listed_again_by_the_same_command(terminal: Terminal) -> None:

@@ -1,0 +1,67 @@
+"""What other migrations have left at the same destination, and did not prove: found when an object is first listed.
+
+Theory of operation. The same places with other options are another migration. Where the one before it was killed, or
+failed, a piece of ours may lie at an object's place, or a damaged one. Who skips what is there, or what seems to be
+unchanged, would take that for whole. So a transfer that is written anew learns what the newest of those migrations
+knows of the object of its name; from then on it is as if it had been begun there.
+
+Decided here: which migrations are asked, and what is taken over. Never here: what follows from it
+(`relay/engine/existing.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from sqlalchemy import Connection, func, select
+
+from relay.ledger.names import chunks, named
+from relay.ledger.rows import ARRIVED, Before
+from relay.ledger.schema import migrations, transfers
+
+MOST: Final = 10
+"""So many migrations are asked."""
+_THERE: Final = frozenset({"verified", "skipped"})
+
+
+def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[str]) -> dict[str, str]:
+    """Return, by their names, what is known of the objects of a migration that another may have left: as their rows
+    keep it. Nothing for one that overwrites: it believes nothing that is there."""
+    others = [] if if_exists in ("", "overwrite") else _others(connection, id)
+    found: dict[str, str] = {}
+    asked: set[str] = set()
+    columns = (transfers.c.name, transfers.c.state, transfers.c.lapses, transfers.c.before)
+    for other in others:
+        begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
+        for some in chunks(names):
+            for row in connection.execute(select(*columns).where(begun, named(connection, some))):
+                if row.name not in asked and (left := _left(row, other.created)) is not None:
+                    found[row.name] = left
+                asked.add(row.name)
+    return found
+
+
+def _others(connection: Connection, id: str) -> Sequence[Any]:
+    """Return the migrations to the same destination that did not succeed, the newest first: not those before one of the
+    same places that did."""
+    mine = connection.execute(select(migrations).where(migrations.c.id == id)).one()
+    succeeded = migrations.c.state == "succeeded"
+    done = select(func.max(migrations.c.number)).where(migrations.c.places == mine.places, succeeded)
+    same = (migrations.c.destination == mine.destination) & ~succeeded & (migrations.c.id != id)
+    query = select(migrations.c.id, migrations.c.created).where(same)
+    query = query.where(migrations.c.number > func.coalesce(done.scalar_subquery(), 0))
+    return connection.execute(query.order_by(migrations.c.number.desc()).limit(MOST)).all()
+
+
+def _left(row: Any, since: float) -> str | None:
+    """Return what a row tells of what it may have left, or None where that is nothing."""
+    if row.before == ARRIVED or row.state in _THERE:
+        return None
+    if (kept := Before.of(row.before)) is not None and kept.arrived:
+        return None
+    if kept is not None:
+        return replace(kept, noted=True, since=None if kept.known else kept.since or since).text()
+    # One that overwrites notes nothing, nor does one whose destination was empty.
+    return Before(known=False, since=since).text() if row.lapses or row.state == "running" else None

@@ -1,0 +1,142 @@
+"""What a killed or failed command left is never believed by the same command with other options; and what a ledger may
+have forgotten is no leave to overwrite."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.terminal import Terminal
+from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.test_ours import flipped, hurried, plant
+from tests.scripted import Peer, Talk
+
+DATA = bytes(range(256)) * 8000
+OLD = b"Last-Modified: Sat, 07 Nov 2020 10:00:00 GMT\r\n"
+NEW = b"Last-Modified: Thu, 07 Nov 2199 10:00:00 GMT\r\n"
+
+
+@dataclass
+class Straight(Shelf):
+    """A server that writes straight to the name of an object, of which it gives the age. While it is `held` it keeps
+    the first `piece` bytes of the first upload, says so, and waits."""
+
+    piece: int = 1_000_000
+    held: bool = True
+    has_piece: threading.Event = field(default_factory=threading.Event)
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    theirs: dict[bytes, bytes] = field(default_factory=dict)
+    age: bytes = NEW
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        if not self.held:
+            return super()._put(talk, path, request)
+        self.held = False
+        if b"100-continue" in request:
+            talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.objects[path] = talk.body(self.piece)
+        self.has_piece.set()
+        self.goes_on.wait(60)
+        return False
+
+    def _tag(self, data: bytes) -> bytes:  # type: ignore[override]
+        return Shelf._tag(data) + (self.age if data in self.theirs.values() else NEW)
+
+
+def killed(terminal: Terminal, shelf: Straight, *words: str) -> None:
+    """Run a command, and kill its process in the middle of its first upload."""
+    process = terminal.start(*words)
+    assert shelf.has_piece.wait(60), process.communicate()
+    process.kill()
+    process.communicate()
+    shelf.goes_on.set()
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("--if-exists", "skip"), ("--if-exists", "skip", "--verify", "read_back")),
+        (("--if-exists", "fail"), ("--if-exists", "skip")),
+        (("--if-exists", "skip"), ("--if-exists", "fail", "--metadata", "strict")),
+    ],
+)
+@pytest.mark.parametrize("tree", [True, False])
+def test_a_piece_is_gone_on_with_by_the_same_command_with_other_options(
+    tmp_path: Path, tree: bool, first: tuple[str, ...], then: tuple[str, ...]
+) -> None:
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    with Peer(shelf) as there:
+        source, place = (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        words = ("migrate", *(["-r"] if tree else []), source, place)
+        killed(terminal, shelf, *words, *first)
+        assert terminal.run(*words, *then)[0] == 0
+    assert shelf.objects == {b"/to/a": DATA}
+
+
+@pytest.mark.parametrize(("if_exists", "end"), [("overwrite", (1, {"failed": 1})), ("changed", (0, {"verified": 1}))])
+def test_a_piece_of_one_who_overwrites_is_not_skipped_by_one_who_does_not(
+    tmp_path: Path, if_exists: str, end: tuple[int, dict[str, int]]
+) -> None:
+    """Who overwrites writes nothing down of what was there before: then it is neither believed nor replaced."""
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    with Peer(shelf) as there:
+        killed(terminal, shelf, "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists)
+        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
+        assert (code, told["objects"]) == end
+        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+        assert (code, told["objects"]) == (0, {"verified": 1})
+    assert shelf.objects == {b"/to/a": DATA}
+
+
+@pytest.mark.parametrize("first", ["overwrite", "changed"])
+@pytest.mark.parametrize("then", ["changed", "skip"])
+def test_what_was_damaged_is_not_unchanged_to_other_options(tmp_path: Path, first: str, then: str) -> None:
+    """It has the object's length, and is newer."""
+    shelf = Straight(refused={b"DELETE": empty(405)}, held=False, damages=flipped)
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    with Peer(shelf) as there:
+        assert terminal.tree(folder, there.url("/to/"), "--if-exists", first)[0] == 1
+        again = ("--if-exists", then, "--verify", "read_back")
+        assert terminal.tree(folder, there.url("/to/"), *again)[0] == 1
+        shelf.damages = lambda data: data
+        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "changed", "--metadata", "strict")
+        assert (code, told["objects"]) == (0, {"verified": 1})
+
+
+def test_what_somebody_has_put_there_is_skipped_also_after_another_command_failed(tmp_path: Path) -> None:
+    """Only of an object of which bytes may have gone something is taken over."""
+    shelf = Straight({b"/to/a": b"theirs"}, held=False)
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    with Peer(shelf) as there:
+        assert terminal.tree(folder, there.url("/to/"), "--if-exists", "fail")[0] == 1
+        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
+        assert (code, told["objects"]) == (0, {"skipped": 1})
+    assert shelf.objects == {b"/to/a": b"theirs"}
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+@pytest.mark.parametrize("older", [True, False])
+def test_a_ledger_that_may_have_forgotten_is_no_leave_to_overwrite(tmp_path: Path, older: bool, if_exists: str) -> None:
+    """The machine was started anew. What is there is somebody's: an empty object, an older version, one as long."""
+    sources = {"a": DATA, "b": b"something", "c": b"one\ntwo\n", "d": b"same length"}
+    theirs = {b"/to/b": b"", b"/to/c": b"one\n", b"/to/d": b"SAME LENGTH"}
+    folder, terminal = tmp_path / "from", hurried(tmp_path)
+    folder.mkdir()
+    for name, data in sources.items():
+        (folder / name).write_bytes(data)
+    shelf = Straight(dict(theirs), theirs=theirs, age=OLD if older else NEW)
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--slots", "1", "--if-exists", if_exists)
+        killed(terminal, shelf, "migrate", "-r", *words)
+        with sqlite3.connect(terminal.ledger) as connection:
+            connection.execute("UPDATE runners SET boot = 'earlier'")
+        code, told = terminal.tree(*words)
+    assert shelf.objects == {**theirs, b"/to/a": DATA}
+    skipped = older and if_exists == "skip"
+    assert (code, told["objects"]) == (
+        (0, {"verified": 1, "skipped": 3}) if skipped else (1, {"verified": 1, "failed": 3})
+    )
