@@ -66,12 +66,20 @@ def _accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tupl
         ledger.begin_again(found.id, gone)
         found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
-    if verb == "retry" and order.recursive:
-        ledger.list_again(found.id)  # the source may have more by now, and other objects
+    if order.recursive and (verb == "retry" or _rests(ledger, found)):
+        ledger.list_again(found.id, anyway=True)  # the source may have more by now, and other objects
     elif verb:
         ledger.act(found.id, verb)
     limits = order.bounds.given()
     return ledger.limit(found.id, limits) if limits else ledger.migration(found.id), False
+
+
+def _rests(ledger: Ledger, found: Migration) -> bool:
+    """Say if a tree was listed to its end, and nobody works on it: then that may have been long ago."""
+    if found.listing not in ("done", "failed"):
+        return False
+    ledger.reclaim()  # a process that was killed may still stand there as one that works on it
+    return not ledger.migration(found.id).under_way
 
 
 def _gone(ledger: Ledger, order: Order, runner: Runner, found: Migration, quiet: bool) -> list[int]:

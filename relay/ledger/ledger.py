@@ -102,9 +102,9 @@ class Ledger:
         """As migrations.act."""
         return self.database.run(lambda c: migrations.act(c, id, verb, fresh))
 
-    def list_again(self, id: str) -> Migration:
+    def list_again(self, id: str, anyway: bool = False) -> Migration:
         """As migrations.list_again."""
-        return self.database.run(lambda c: migrations.list_again(c, id))
+        return self.database.run(lambda c: migrations.list_again(c, id, anyway))
 
     def begin_again(self, id: str, gone: Sequence[int]) -> None:
         """As entries.begin_again; what must be listed for that is listed again. Raises as migrations.unended: then

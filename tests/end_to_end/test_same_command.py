@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -151,3 +152,46 @@ def test_what_is_removed_from_the_destination_while_nothing_runs_arrives_again(
     code, told = terminal.tree(source, there, "--bytes-per-second", "10M")
     assert (code, told["objects"]) == (0, {"verified": 6})
     assert sorted(path.name for path in there.iterdir()) == [f"{number}" for number in range(6)]
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted", "paused"])
+def test_a_tree_that_was_stopped_is_listed_again_by_the_same_command(terminal: Terminal, how: str) -> None:
+    """It may have been long ago: what is new at the source, and what has changed, is moved too."""
+    source, destination = terminal.home / "from", terminal.home / "to"
+    source.mkdir()
+    for name, data in (("f0", b"zero"), ("f1", b"one"), ("z", b"z" * 3_000_000)):
+        (source / name).write_bytes(data)
+    words = (str(source), str(destination))
+    process = terminal.start("migrate", "-r", *words, "--slots", "1", "--bytes-per-second", "100k")
+    sql = "SELECT objects FROM tallies WHERE state = 'verified'"
+    terminal.wait_for(process, sql, lambda objects: objects >= 2)
+    if how == "paused":
+        assert terminal.run("pause", "1")[0] == 0
+    elif how == "killed":
+        process.kill()
+    else:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=100)
+    (source / "f0").write_bytes(b"another zero")
+    (source / "new").write_bytes(b"new")
+    assert terminal.run("limit", "1", "--bytes-per-second", "none")[0] == 0
+    code, told = terminal.tree(*words)
+    assert (code, told["number"], told["objects"]) == (0, 1, {"verified": 4})
+    assert {path.name: path.read_bytes() for path in destination.iterdir()} == {
+        path.name: path.read_bytes() for path in source.iterdir()
+    }
+
+
+def test_a_tree_on_which_another_process_works_is_not_listed_again(terminal: Terminal) -> None:
+    source, destination = terminal.home / "from", terminal.home / "to"
+    source.mkdir()
+    (source / "z").write_bytes(b"z" * 3_000_000)
+    words = (str(source), str(destination))
+    first = terminal.start("migrate", "-r", *words, "--bytes-per-second", "100k")
+    terminal.wait_for(first, "SELECT objects FROM tallies WHERE state = 'running'", lambda objects: objects == 1)
+    second = terminal.start("migrate", "-r", *words)
+    terminal.wait_for(second, "SELECT count(*) FROM runners", lambda runners: runners == 2)
+    assert terminal.run("limit", "1", "--bytes-per-second", "none")[0] == 0
+    ends = [process.communicate(timeout=100) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], ends
+    assert terminal.query("SELECT listings FROM migrations") == 0
