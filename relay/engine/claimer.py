@@ -246,7 +246,7 @@ class Claimer:
             except LedgerRefused as error:
                 self.ledger.settle([Settlement(end.claim, "failed", error=told(error))])
             self._settlements.remove(end)
-            self._in_hand.pop(end.claim.id, None)
+            self._let_go(end.claim)
 
     def _wanted(self) -> Wanted:
         """Return what there is room for."""
@@ -266,10 +266,16 @@ class Claimer:
         listed = self._lister is not None and self._lister.is_suspect
         return listed or any(claim.lapses >= SUSPECT for claim in self._in_hand.values())
 
+    def _let_go(self, claim: Claim) -> None:
+        """A claim is in hand no more; one of the same object that was made since is."""
+        held = self._in_hand.get(claim.id)
+        if held is not None and held.fence == claim.fence:
+            del self._in_hand[claim.id]
+
     def _ends_settled(self, ends: Sequence[Settlement]) -> None:
         del self._settlements[: len(ends)]  # more may have come while we waited
         for end in ends:
-            self._in_hand.pop(end.claim.id, None)
+            self._let_go(end.claim)
 
     def _join(self) -> None:
         """Share in an object of another runner, where there is a slot for it and nothing else to do."""
@@ -414,19 +420,16 @@ class Claimer:
                 again = claim.attempts < LAPSES
                 end = Settlement(claim, "hand_back" if again else "failed", error=told(bug(error)))
             except BaseException:  # this process ends
-                self._ended(claim, Settlement(claim, "hand_back"))
+                self._ended(Settlement(claim, "hand_back"))
                 raise
-            self._ended(claim, end)
+            self._ended(end)
 
-    def _ended(self, claim: Claim, end: Settlement | None) -> None:
-        if end is None:
-            self._in_hand.pop(claim.id, None)
-        else:
-            self._settlements.append(end)
+    def _ended(self, end: Settlement) -> None:
+        self._settlements.append(end)
         self._wake.set()
 
-    def _made(self, claim: Claim, entry: int) -> Settlement | None:
-        """Make one transfer; return how it is settled, or None where the claim is not ours any more."""
+    def _made(self, claim: Claim, entry: int) -> Settlement:
+        """Make one transfer; return how it is settled, which the ledger passes over where it is not ours any more."""
         if self.stopping or self._crowded(claim.migration_id):
             return Settlement(claim, "hand_back")
         transfer: Transfer | None = None
@@ -451,9 +454,10 @@ class Claimer:
             try:
                 outcome = self.runner.run(transfer)
             finally:
-                del self.active[claim.id]
-        except LeaseLost:
-            return None
+                self._inactive(active)
+        except LeaseLost as error:
+            # It may be ours after all: claimed when this process was taken for gone, and had not entered itself again.
+            return self._back(claim, transfer, error)
         except RelayError as error:
             self.moved(transfer.moved if transfer else 0)
             return self._failed(claim, transfer, error, active is not None and active.stopped)
@@ -463,6 +467,16 @@ class Claimer:
         self._judge.passed(claim, active.began)
         return settled(claim, outcome, transfer.resent)
 
+    def _inactive(self, active: Active) -> None:
+        """Take note that it runs no more. Who lost its claim may have claimed the same object again meanwhile."""
+        if self.active.get(active.claim.id) is active:
+            del self.active[active.claim.id]
+
+    def _back(self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0) -> Settlement:
+        """Return the end of a claim that is handed back because of an error."""
+        resent, unsent = (transfer.resent, transfer.unsent) if transfer else (0, False)
+        return Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains)
+
     def _transfer(self, claim: Claim) -> Transfer:
         """Return what would move a claimed object, held back as its migration is."""
         job = self._jobs.job(claim.migration_id, claim.renewed)
@@ -471,7 +485,6 @@ class Claimer:
         return transfer
 
     def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
-        resent, unsent = (transfer.resent, transfer.unsent) if transfer else (0, False)
         over = stopped or self.stopping
         if isinstance(error, KeyCollision):
             with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
@@ -479,25 +492,20 @@ class Claimer:
         if isinstance(error, PermissionDenied) and not over:
             error = self._judge.denied(claim, error)
         if over or isinstance(error, LedgerFailed):
-            return Settlement(claim, "hand_back", resent=resent, unsent=unsent, remains=error.remains)
+            return self._back(claim, transfer, error)
         verdict = self._judge.judged(claim, error)
         if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
-            wait = AGAIN_SECONDS if verdict is Verdict.LATER else 0.0
-            return Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains)
+            return self._back(claim, transfer, error, AGAIN_SECONDS if verdict is Verdict.LATER else 0.0)
         if verdict is Verdict.ALL:
             # The others would fail with the same: better all wait for new credentials, or for room.
             self._jobs.pause(claim.migration_id, error)
-            return Settlement(claim, "hand_back", resent=resent, unsent=unsent, remains=error.remains)
+            return self._back(claim, transfer, error)
         self.ended(claim, error)
-        seconds = transfer.meter.seconds() if transfer else None
-        return Settlement(
-            claim,
-            "failed",
-            resent=resent,
-            unsent=unsent,
-            seconds=seconds,
+        return replace(
+            self._back(claim, transfer, error),
+            verb="failed",
+            seconds=transfer.meter.seconds() if transfer else None,
             error=told(error),
-            remains=error.remains,
             rid=transfer is not None and transfer.is_rid,
         )
 
@@ -532,9 +540,9 @@ class Claimer:
                 self._shunned[claim.id] = self.clock() + SHUN_SECONDS
                 self.ledger.give_back(claim)
         if sharing is not None:
-            self.active[claim.id] = Active(claim, sharing, self.clock())
+            self.active[claim.id] = active = Active(claim, sharing, self.clock())
             try:
                 sharing.run()
             finally:
-                del self.active[claim.id]
+                self._inactive(active)
                 self.moved(sharing.moved)

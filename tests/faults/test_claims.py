@@ -11,6 +11,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from sqlalchemy import select
 
 from relay.config import Settings
 from relay.engine.claimer import JOIN_SECONDS, Claimer
@@ -23,6 +24,7 @@ from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Counted, Listed
+from relay.ledger.schema import runners
 from relay.receipt import Version
 from relay.stores.local import LocalStore
 from tests.conftest import Engine
@@ -384,3 +386,41 @@ def both(ledger: Ledger) -> list[Claim]:
     ledger.add_page(listing, [Listed("000", 30, '"e"'), Listed("001")], "001")
     ledger.end_listing(listing)
     return ledger.claim(2)
+
+
+def test_f62_what_is_claimed_between_a_lost_lease_and_the_next_one_is_not_kept_for_ever(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """A process that was stopped, and taken for gone, may claim before it enters itself again: the same object too."""
+    cloud, goes_on = Cloud(), threading.Event()
+    runner = Runner(Settings(egress_allow="127.0.0.1"))  # whose patience is longer than a lease is looked at
+
+    def get(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, CLOUD_DATA[:10])
+        if goes_on.wait(60):
+            talk.send(CLOUD_DATA[10:])
+
+    with Peer(serving(Cloud(), get)) as source, Peer(keeping(cloud)) as peer:
+        order = Order(End(source.url()), End(peer.url("/to")))
+        id = ledger.create(order.spec(runner.remotes))[0].id
+        claimer = Claimer(ledger, runner, 2, id)
+        other = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+        working = gevent.spawn(claimer.run)
+        with gevent.Timeout(60):
+            while not claimer.active:
+                gevent.sleep(0.01)
+            first = claimer.active[1].claim
+            assert ledger.renew(-1)
+            assert other.reclaim() == 1
+            while first in [active.claim for active in claimer.active.values()]:
+                gevent.sleep(0.01)  # it is claimed once more, and begins
+            while ledger.page(id)[0].state == "running" and not ledger.database.run(
+                lambda c: c.execute(select(runners)).all(), write=False
+            ):
+                gevent.sleep(0.01)  # until it has entered itself again
+            goes_on.set()
+            working.get()
+        other.close()
+        assert [(row.state, row.error) for row in ledger.page(id)] == [("verified", None)]
+        assert claimer.active == {}
+        assert cloud.objects == {b"/to": CLOUD_DATA}
