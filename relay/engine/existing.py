@@ -125,7 +125,7 @@ class Existing:
         there = before.version
         if self._terms.plan.if_exists is not IfExists.CHANGED or there is None:
             return None
-        if self._has_sent(destination, place) and self._may_be_ours(destination, place, there):
+        if self._has_sent(destination, place, there) and self._may_be_ours(destination, place, there):
             return None
         return self._unchanged(place, there, opened)
 
