@@ -6,6 +6,7 @@ Decided here: which path is answered by what. Never here: gunicorn, the environm
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from relay.api.ledgered import View, Works, ledger_routes
 from relay.api.migrations import migrate_view
 from relay.api.parting import parting
 from relay.engine.runner import Runner
-from relay.errors import LedgerFailed, RelayError
+from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
 
 RUNNER = "relay.runner"
 """Where an application keeps its runner, among its extensions."""
@@ -39,12 +40,28 @@ def create_app(runner: Runner, tokens: Iterable[str] = (), works: Works | None =
     app.extensions[WORKS] = works
     check = guard(tokens)
     app.before_request(lambda: check(request.environ))
+    app.before_request(partial(_check_query, openapi.parameters()))
     render.register(app)
     have = partial(_had, works)
     for path, method, view in (*_routes(runner, have, works is not None), *ledger_routes(have, runner)):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     app.wsgi_app = parting(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
+
+
+def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
+    """Raise UnknownMember for a name in a query that its call does not have, and InvalidType for one that stands twice:
+    of `?stat=failed`, and of `?state=failed&state=cancelled`, the answer would be another one than was asked for."""
+    path = re.sub(r"<(\w+)>", r"{\1}", request.url_rule.rule) if request.url_rule is not None else ""
+    names = known.get((path, "GET" if request.method == "HEAD" else request.method))
+    if names is None:
+        return
+    for name, values in request.args.lists():
+        if name not in names:
+            hint = f"Its query may have {', '.join(sorted(names))}." if names else "Members stand in the body."
+            raise UnknownMember(f"{name[:100]!a} is no parameter of this call", hint=hint)
+        if len(values) > 1:
+            raise InvalidType(f"{name!a} stands twice in the query", hint="Write it once; several states with commas.")
 
 
 def _had(works: Works | None) -> Works:

@@ -96,7 +96,7 @@ ROUTES = (
         problems=(422, 503),
         asked=(_PAGE, ("query", "before", _PLACE, "Those with a smaller number.")),
     ),
-    Route("/migrations/{id}", "get", "migration", "One of them", (Recorded,), problems=(404, 503)),
+    Route("/migrations/{id}", "get", "migration", "One of them", (Recorded,), problems=(404, 422, 503)),
     Route("/migrations/{id}", "patch", "change", "Limit it while it runs", (Recorded,), Change, _TOLD_PROBLEMS),
     Route(
         "/migrations/{id}/transfers",
@@ -170,6 +170,15 @@ trees answered, requests with an `Idempotency-Key`, and those that `Prefer: resp
 _STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a second while the
 transfer runs, and the result or the problem as the last line. Whoever hangs up on a stream cancels the transfer.
 Without it the answer comes at the end, and the transfer goes on if the client leaves."""
+
+
+def parameters() -> dict[tuple[str, str], frozenset[str]]:
+    """Return the names that a query may have, by the path and the method of each call that looks at its request."""
+    return {
+        (route.path, route.method.upper()): frozenset(name for place, name, *_ in route.asked if place == "query")
+        for route in ROUTES
+        if 422 in route.problems
+    }
 
 
 def document() -> dict[str, Any]:

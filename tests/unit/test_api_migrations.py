@@ -346,3 +346,30 @@ def test_openapi(app: Flask) -> None:
     assert {"400", "401", "403", "404", "408", "409", "413", "415", "422", "502", "503", "504"} <= set(
         migrate["responses"]
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("GET", "/migrations/7/transfers?stat=failed", "'stat'"),
+        ("GET", "/migrations/7/transfers?state=failed&state=cancelled", "'state' stands twice"),
+        ("HEAD", "/migrations/7/transfers?State=failed", ""),
+        ("GET", "/migrations?limit=1&limit=2", "'limit' stands twice"),
+        ("GET", "/migrations?after=3", "'after'"),
+        ("GET", "/migrations/7?state=failed", "'state'"),
+        ("POST", "/migrate?if_exists=skip", "'if_exists'"),
+        ("POST", "/migrations/7/cancel?wait", "'wait'"),
+        ("PATCH", "/migrations/7?priority=5", "'priority'"),
+    ],
+)
+def test_a_typo_in_a_query_does_not_mean_a_default(app: Flask, method: str, path: str, said: str) -> None:
+    """Of `state=failed&state=cancelled` the first alone would count: nothing failed, says the answer."""
+    response = app.test_client().open(path, method=method, json={} if method != "HEAD" else None)
+    assert response.status_code == 422
+    assert said in response.text
+
+
+@pytest.mark.parametrize("path", ["/healthz?x=1", "/readyz?t=5&t=6", "/?x", "/openapi.json?v=1"])
+def test_what_only_tells_how_the_server_is_heeds_no_query(app: Flask, path: str) -> None:
+    """Probes and browsers add something that no cache has seen."""
+    assert app.test_client().get(path).status_code == 200
