@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-stores bench-ledger ladder load soak crash torture docs clean help
+.PHONY: demo test check bench bench-stores bench-ledger bench-before ladder load soak crash torture docs clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
 	@echo "make bench-ledger  200,000 transfers through the ledger alone, in SQLite and PostgreSQL (about five minutes)"
+	@echo "make bench-before BASE=commit  10,000 small objects by this relay and by that of an earlier commit (about five minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
@@ -46,6 +47,9 @@ bench-stores: $(VENV)/installed
 
 bench-ledger: $(VENV)/installed
 	@$(BIN)/python -m tests.ledger_bench $(BENCH)
+
+bench-before: $(VENV)/installed
+	@$(BIN)/python -m loadtests.before $(or $(BASE),HEAD) $(BENCH)
 
 ladder: $(VENV)/installed
 	@$(BIN)/python -m loadtests.ladder $(LADDER)

@@ -1,0 +1,57 @@
+"""The benchmark against an earlier commit runs the code of that commit, and tells of it as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtests.bench.seaweed import weed
+
+ROOT = Path(__file__).resolve().parents[2]
+GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(weed() is None, reason="SeaweedFS is wanted"),
+    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an earlier commit is wanted"),
+]
+
+
+def bench(checkout: Path, commit: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    words = [commit, "--rounds", "1", "--many", "100", "--folder", str(folder)]
+    command = [sys.executable, "-m", "loadtests.before", *words]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=220)
+
+
+def test_both_move_all_and_each_has_its_row(tmp_path: Path) -> None:
+    done = bench(ROOT, "HEAD", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    rows = [row for row in rows if row and row[0] in ("today", "HEAD")]
+    assert [row[0] for row in rows] == ["today", "HEAD"]
+    assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in rows), "objects a second, and CPU-ms an object"
+    assert float(rows[0][2]) > 0 and rows[1][2] == "1.00", "the ratio is to the commit"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_the_code_of_the_commit_that_runs(tmp_path: Path) -> None:
+    checkout, folder = tmp_path / "checkout", tmp_path / "folder"
+    folder.mkdir()
+    subprocess.run([*GIT, "clone", "-q", "--shared", str(ROOT), str(checkout)], check=True)
+    main = checkout / "relay" / "__main__.py"
+    whole = main.read_text()
+    main.write_text("raise SystemExit('the code of the commit')\n")
+    subprocess.run([*GIT, "-C", str(checkout), "commit", "-qam", "broken"], check=True)
+    main.write_text(whole)
+    done = bench(checkout, "HEAD", folder)
+    assert done.returncode == 1
+    assert "today: " in done.stderr and "HEAD ended with 1: the code of the commit" in done.stderr
+
+
+def test_what_is_no_commit_is_said(tmp_path: Path) -> None:
+    done = bench(ROOT, "no-such-commit", tmp_path)
+    assert done.returncode == 1
+    assert "bench: no-such-commit: " in done.stderr and list(tmp_path.iterdir()) == []
