@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
 	@echo "make test   run the tests"
-	@echo "make check  format, lint, types"
+	@echo "make check  format, lint, types, words"
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
 	@echo "make bench-ledger  200,000 transfers through the ledger alone, in SQLite and PostgreSQL (about five minutes)"
@@ -38,6 +38,7 @@ check: $(VENV)/installed
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.words
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m loadtests.peers $(BENCH)
