@@ -16,12 +16,11 @@ import click
 from relay.api.told import FIELDS, csv_line
 from relay.cli.asked import PLACES, WORK, place, request_of, warn, with_flags
 from relay.cli.exits import EPILOG, Exit
-from relay.cli.flags import in_flags
 from relay.cli.follow import watch
 from relay.cli.ledgers import migrations_of, server_of
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
-from relay.cli.shown import line
-from relay.cli.terminal import confirm, plain, say, tell, tell_empty
+from relay.cli.shown import details, line
+from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
 from relay.config import load_settings
 from relay.stores.urls import as_list
 
@@ -46,9 +45,8 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
         if as_json:
             tell(json.dumps(migration))
         elif id is not None:
-            for name, value in migration.items():
-                text = value if isinstance(value, str) else json.dumps(value)
-                tell(f"{name:<14} {plain(in_flags(text) if name == 'error' else text)}")
+            for name, value in details(migration):
+                tell(in_columns(name, value))
         else:
             tell(line(migration))
     if migration is None:

@@ -154,6 +154,47 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         yield "hint", f"{rest}`relay report {migration['number']} --state failed` names them; {AGAIN}"
 
 
+def details(migration: Members) -> Iterator[tuple[str, str]]:
+    """Yield everything about a migration, row by row, in words and local times."""
+    ended = migration["ended"]
+    took = time.time() - migration["created"] if ended is None else ended - migration["created"]
+    so_far = " so far" if ended is None else ""
+    yield from table(migration, (), f"{_clock(migration['created'])}, {_duration(took)}{so_far}")
+    if failed := objects_in(migration, "failed"):
+        yield "hint", f"`relay report {migration['number']} --state failed` names {failed:,}; {AGAIN}"
+    if ended is None:
+        yield "under way", f"{under_way(migration):,} transfers, {decimal(bytes_there(migration))} there"
+    if _listing(migration):
+        yield "listing", "the source is still being listed"
+    for text in retried(migration):
+        yield "retry", text
+    if trouble := migration.get("trouble"):
+        yield "ledger", f"waiting: {trouble['detail']}"
+    options = ", ".join(_option(name, value) for name, value in migration["options"].items() if value)
+    yield "options", options or "none"
+    limits = [f"{name.replace('_', ' ')} {most:,}" for name, most in migration["limits"].items() if most is not None]
+    yield "limits", ", ".join(limits) or "none"
+    if migration["priority"]:
+        yield "priority", str(migration["priority"])
+
+
+def _option(name: str, value: object) -> str:
+    words = name.replace("_", " ")
+    return words if value is True else f"{words} {value}"
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _duration(seconds: float) -> str:
+    """Return a number of seconds as a reader says it: 0.6 s, 12 min 3 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
 def failed_line(name: str, side: str | None, detail: str) -> str:
     """Return the line that names an object that failed, and why."""
     whose = f"{side}: " if side in ("source", "destination") else ""

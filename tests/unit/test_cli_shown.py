@@ -1,0 +1,71 @@
+"""A migration in the terminal, for people: words and local times, never raw members."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from relay.cli.shown import details
+
+ENDED: dict[str, Any] = {
+    "number": 7,
+    "id": "0f9c",
+    "state": "partial",
+    "source": "old:photos/",
+    "destination": "new:photos/",
+    "listing": "done",
+    "created": 1_795_913_899.1,
+    "ended": 1_795_913_899.1 + 125,
+    "objects": {"failed": 1, "verified": 2},
+    "bytes": {"failed": 0, "verified": 2048},
+    "bytes_in_parts": 0,
+    "under_way": 0,
+    "retried": [],
+    "trouble": None,
+    "options": {"recursive": True, "verify": "auto", "if_exists": "changed", "fail_on_empty": False},
+    "priority": 0,
+    "limits": {"slots": None, "bytes_per_second": 2_000_000, "connections": None},
+    "levels": {"read_back": 2},
+    "bytes_resent": 0,
+    "retries": 0,
+    "error": None,
+}
+
+
+def test_an_ended_migration_is_in_words() -> None:
+    rows = dict(details(ENDED))
+    assert rows["state"] == "partial"
+    assert rows["time"].endswith("2 min 5 s") and rows["time"].startswith("2026-11-")
+    assert rows["options"] == "recursive, verify auto, if exists changed"
+    assert rows["limits"] == "bytes per second 2,000,000"
+    assert "relay report 7 --state failed" in rows["hint"]
+    assert not {"under way", "listing", "retry", "ledger", "priority", "error"} & set(rows)
+    assert all("{" not in value and "None" not in value for value in rows.values())
+
+
+def test_a_running_migration_says_what_waits_and_why() -> None:
+    retried = {"name": "a.jpg", "what": "the object", "side": "source", "detail": "503", "again": time.time() + 30.4}
+    running = {
+        **ENDED,
+        "state": "running",
+        "ended": None,
+        "created": time.time() - 7500,
+        "listing": "running",
+        "under_way": 4,
+        "retried": [retried],
+        "trouble": {"detail": "the disk is full"},
+        "priority": 5,
+    }
+    rows = dict(details(running))
+    assert rows["time"].endswith("2 h 5 min so far")
+    assert rows["under way"].startswith("4 transfers")
+    assert "still being listed" in rows["listing"]
+    assert "a.jpg" in rows["retry"] and "in 30 s" in rows["retry"] and "503" in rows["retry"]
+    assert "the disk is full" in rows["ledger"] and rows["priority"] == "5"
+
+
+@pytest.mark.parametrize("missing", ["trouble", "retried", "under_way", "bytes_in_parts"])
+def test_an_older_server_may_leave_members_out(missing: str) -> None:
+    assert dict(details({name: value for name, value in ENDED.items() if name != missing}))["state"] == "partial"
