@@ -33,7 +33,8 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
         total, more = total + count, bool(count or left)
         for orphan, error in left:
             place = orphan.upload.place if orphan.upload else f"{migration.destination}{orphan.claim.name}"
-            yield f"relay: an unfinished upload may remain at {place}: {error.message}; the same command tries again"
+            again = "" if error.remains else "; the same command tries again"
+            yield f"relay: an unfinished upload may remain at {place}: {error.message}{again}"
     if total:
         yield f"relay: nothing unfinished is left at {migration.destination} ({total:,} looked for)"
 

@@ -474,8 +474,8 @@ class Claimer:
 
     def _back(self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0) -> Settlement:
         """Return the end of a claim that is handed back because of an error."""
-        resent, unsent = (transfer.resent, transfer.unsent) if transfer else (0, False)
-        return Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains)
+        resent, unsent, rid = (transfer.resent, transfer.unsent, transfer.is_rid) if transfer else (0, False, False)
+        return Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains, rid=rid)
 
     def _transfer(self, claim: Claim) -> Transfer:
         """Return what would move a claimed object, held back as its migration is."""
@@ -506,7 +506,6 @@ class Claimer:
             verb="failed",
             seconds=transfer.meter.seconds() if transfer else None,
             error=told(error),
-            rid=transfer is not None and transfer.is_rid,
         )
 
     # -- shares

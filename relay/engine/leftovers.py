@@ -39,8 +39,8 @@ CLOCK_SECONDS: Final = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
 DELETIONS: Final = 3
 """So often a name that may be one of ours is deleted, or an upload thrown away, where the first answer may pass."""
-LOST: Final = 10
-"""So many earlier claims of an object are looked for at its destination."""
+LOST: Final = 100
+"""So many earlier claims of an object are looked for at its destination, of those of which something may be left."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def sweep(
                 raise found.why
             there = found.version
             whole = there.size in (None, broken.length, broken.sent) and there != broken.before.version
-            if broken.may_be(there) and not _remove_piece(destination, broken.place, there, is_piece):
+            if broken.may_be(there) and not remove_piece(destination, broken.place, there, is_piece):
                 return False  # it is somebody else's by now
         except NotFound:
             whole = False
@@ -106,7 +106,7 @@ def sweep(
     return whole
 
 
-def _remove_piece(
+def remove_piece(
     destination: Destination, place: Location, there: Version, is_piece: Callable[[Version], bool]
 ) -> bool:
     """Delete what is there if it is a piece of ours; say if it is. Raises DestinationLost where nothing tells, as of an
@@ -172,8 +172,9 @@ def token(claim: Claim, fence: int | None = None) -> str:
 
 
 def lost_tokens(claim: Claim, before: int) -> tuple[str, ...]:
-    """Return the tokens of the last claims of a transfer, up to the one before the fence `before`."""
-    return tuple(token(claim, fence) for fence in range(max(1, before - LOST), before))
+    """Return the tokens of the last claims of a transfer of which something may be left, up to the one before the fence
+    `before`."""
+    return tuple(token(claim, fence) for fence in range(max(1, claim.rid + 1, before - LOST), before))
 
 
 def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]) -> StoreError | None:

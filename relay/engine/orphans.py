@@ -2,7 +2,9 @@
 
 Theory of operation. The ledger tells of transfers that are cancelled, or failed a while ago, and have an upload that
 was begun, or runners that were lost with them. Their uploads are thrown away, and the names that only they can have
-had are looked for and deleted; then the ledger forgets them. What can't be removed now is tried again later.
+had are looked for and deleted; then the ledger forgets them. What can't be removed now is tried again later. Where an
+upload is seen at the object's own place, a piece of it is known by its bytes, which are the source's first ones; what
+nobody can tell is left there, and told.
 
 Decided here: how one is removed, and when it is tried again. Never here: what is an orphan
 (`relay/ledger/orphans.py`).
@@ -14,19 +16,26 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Final
 
 from gevent.event import Event
 
 from relay.engine.jobs import Jobs
-from relay.engine.leftovers import lost_tokens, remove_lost, throw_away, uploads_of
+from relay.engine.leftovers import lost_tokens, remove_lost, remove_piece, throw_away, uploads_of
+from relay.engine.looks import is_piece, look
+from relay.engine.plan import Plan, Verify
 from relay.engine.runner import Runner
 from relay.engine.unfinished import place_of
-from relay.errors import ConfigError, LedgerFailed, RelayError
+from relay.engine.verify import is_same
+from relay.errors import ConfigError, DestinationLost, LedgerFailed, NotFound, RelayError, SourceChanged
 from relay.errors.bugs import bug
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Orphan
+from relay.ledger.rows import Claim, Orphan
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.interfaces import Destination, Found, Source, Unknown
 from relay.wire.meter import Meter
 
 log = logging.getLogger("relay.orphans")
@@ -75,8 +84,9 @@ class Sweeper:
             if self.over.is_set():
                 break
             try:
-                self._remove(orphan)
-                count += 1
+                told = self._remove(orphan)
+                left += [(orphan, told)] if told is not None else []
+                count += told is None
             except LedgerFailed:
                 raise
             except RelayError as error:
@@ -84,8 +94,9 @@ class Sweeper:
                 left.append((orphan, error))
         return count, left
 
-    def _remove(self, orphan: Orphan) -> None:
-        """Remove one, and let the ledger forget it. Raises RelayError."""
+    def _remove(self, orphan: Orphan) -> RelayError | None:
+        """Remove one, and let the ledger forget it; return what says that something may remain all the same. Raises
+        RelayError where another look may help."""
         claim, begun = orphan.claim, orphan.upload
         plan = self.jobs.job(claim.migration_id, claim.renewed).plan(claim)
         with self._meter() as meter:
@@ -100,7 +111,39 @@ class Sweeper:
                 left = remove_lost(destination, plan.destination, lost_tokens(claim, claim.fence + 1))
                 if left is not None:
                     raise left
-        self.ledger.removed(orphan)
+            told = self._remove_shown(destination, plan, claim, meter)
+        self.ledger.removed(orphan, told.remains if told is not None else {})
+        return told
+
+    def _remove_shown(self, destination: Destination, plan: Plan, claim: Claim, meter: Meter) -> RelayError | None:
+        """Remove a piece that a lost attempt may have left at the object's own place, if that is seen there. Returns
+        and raises as `_remove`."""
+        place = plan.destination
+        hidden = destination.atomic(plan.verify is not Verify.SIZE) or bool(destination.unpublished(place, ""))
+        if not claim.lapses or hidden or place.method == "POST" or place.path.endswith("/"):
+            return None
+        try:
+            found = look(destination, place)
+            if isinstance(found, Unknown):
+                raise found.why
+            there, was = found.version, claim.before
+            if was is not None and is_same(was.version, there):
+                return None
+            source = self.runner.stores.source(plan.source, meter)
+            listed = Version(claim.size, claim.etag)
+            size = claim.size if claim.size is not None else _size(source, plan.source)
+            if size is None or there.size is None or there.size >= size:
+                raise DestinationLost("nothing has proved it")
+            remove_piece(destination, place, there, partial(is_piece, destination, place, source, plan.source, listed))
+        except NotFound as error:
+            if error.side == "destination":
+                return None
+            return _may_remain(error, place)
+        except RelayError as error:
+            if error.retryable and not isinstance(error, DestinationLost | SourceChanged):
+                raise
+            return _may_remain(error, place)
+        return None
 
     @contextmanager
     def _meter(self) -> Iterator[Meter]:
@@ -115,3 +158,15 @@ class Sweeper:
             yield meter
         finally:
             self.over.unlink(cancel)
+
+
+def _size(source: Source, place: Location) -> int | None:
+    """Return the length in bytes of what is at the source, or None where it does not tell."""
+    found = source.head(place)
+    return found.version.size if isinstance(found, Found) else None
+
+
+def _may_remain(error: RelayError, place: Location) -> RelayError:
+    """Return the error of something that may be ours, and that nobody can tell to be."""
+    error.leave("What was sent", place, error.message)
+    return error

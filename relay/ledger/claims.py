@@ -303,6 +303,7 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
     more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}
     more |= {"twins": twins, "remains": kept.remains if kept is not None else {}}
+    more |= {"rid": kept.rid if kept is not None else 0}
     return Claim(*told, **more)
 
 

@@ -28,7 +28,7 @@ from relay.ledger.claims import chunks, first_fence
 from relay.ledger.marks import key_of, mark
 from relay.ledger.names import named
 from relay.ledger.rows import Before, Listed, Listing
-from relay.ledger.schema import TRUSTED, migrations, receipts, transfers, uploads
+from relay.ledger.schema import TRUSTED, keys, migrations, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
 from relay.ledger.unproved import unproved
@@ -171,8 +171,10 @@ def _insert(
     if not new:
         return
     left = unproved(connection, listing.migration_id, if_exists, [one.name for one in new])
+    used = _used(connection)
     rows = [
         {
+            **({"id": used + number} if used else {}),
             "migration_id": listing.migration_id,
             "state": "failed" if one.error else "queued",
             "name": one.name,
@@ -181,11 +183,30 @@ def _insert(
             "folded": folded(one.name),
             **_told_of(one, listing),
         }
-        for one in new
+        for number, one in enumerate(new, 1)
     ]
     connection.execute(insert(transfers), rows)
     for one, row in zip(new, rows, strict=True):
         changes.add(listing.migration_id, row["state"], 1, one.size)
+
+
+_USED: Final = "transfers"
+"""The key under which SQLite's ledger keeps the highest id of those that were forgotten: SQLite gives it again."""
+
+
+def _used(connection: Connection) -> int:
+    """Return the id behind which new transfers go on, since what was begun under it was forgotten; 0 where the database
+    gives them theirs."""
+    if connection.dialect.name != "sqlite":
+        return 0
+    used = int(connection.execute(select(keys.c.value).where(keys.c.name == _USED)).scalar() or 0)
+    return used if used > (connection.execute(select(func.max(transfers.c.id))).scalar() or 0) else 0
+
+
+def _keep_used(connection: Connection, highest: int) -> None:
+    if connection.dialect.name == "sqlite" and highest > _used(connection):
+        connection.execute(delete(keys).where(keys.c.name == _USED))
+        connection.execute(insert(keys), {"name": _USED, "value": str(highest)})
 
 
 def _told_of(one: Listed, listing: Listing) -> dict[str, Any]:
@@ -328,7 +349,8 @@ def forget_gone(connection: Connection, listing: Listing) -> int:
     gone &= transfers.c.state.in_(TRANSFER["retry"].origins - {"unverified"}) & (transfers.c.lapses == 0)
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
     counted = (transfers.c.state, transfers.c.bytes, transfers.c.size, transfers.c.attempts, transfers.c.resent)
-    rows = connection.execute(delete(transfers).where(gone).returning(*counted)).all()
+    rows = connection.execute(delete(transfers).where(gone).returning(transfers.c.id, *counted)).all()
+    _keep_used(connection, max((row.id for row in rows), default=0))
     changes = Changes()
     for state, count in Counter(row.state for row in rows).items():
         size = sum((row.bytes if row.bytes is not None else row.size) or 0 for row in rows if row.state == state)

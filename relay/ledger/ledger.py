@@ -344,6 +344,6 @@ class Ledger:
         """As orphans.orphans."""
         return self.database.run(lambda c: orphans.orphans(c, self.who, only, but, kept), write=False)
 
-    def removed(self, orphan: Orphan) -> None:
+    def removed(self, orphan: Orphan, remains: Mapping[str, str] | None = None) -> None:
         """As orphans.removed."""
-        self.database.run(lambda c: orphans.removed(c, orphan))
+        self.database.run(lambda c: orphans.removed(c, orphan, remains or {}))

@@ -14,15 +14,16 @@ Decided here: what is an orphan, and when. Never here: how one is removed (`rela
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from sqlalchemy import Connection, delete, exists, or_, select, update
 
 from relay.ledger.claims import CLAIMED, Who, claim_of
 from relay.ledger.migrations import KEPT_SECONDS as KEPT_SECONDS
 from relay.ledger.migrations import of_kind
-from relay.ledger.rows import Orphan
+from relay.ledger.rows import Before, Orphan
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.uploads import begun_of
 
@@ -56,11 +57,17 @@ def orphans(
     return [Orphan(claim, begun_by.get(claim.id)) for claim in claims]
 
 
-def removed(connection: Connection, orphan: Orphan) -> None:
-    """Write that nothing of it is left. Changes nothing where somebody makes the transfer again."""
+def removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:
+    """Write that nothing of it is left, or, by place and in words, what may be. Changes nothing where somebody makes the
+    transfer again."""
     claim, upload = orphan.claim, orphan.upload
     still = (transfers.c.id == claim.id) & (transfers.c.fence == claim.fence) & transfers.c.state.in_(_OVER)
-    if not connection.execute(update(transfers).where(still).values(lapses=0)).rowcount or upload is None:
+    values: dict[str, Any] = {"lapses": 0}
+    if remains:
+        was = claim.before if claim.before is not None and not claim.before.assumed else None
+        before = was or Before(known=False, noted=False)
+        values["before"] = replace(before, remains={**claim.remains, **remains}).text()
+    if not connection.execute(update(transfers).where(still).values(**values)).rowcount or upload is None:
         return
     ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload.upload_id)
     connection.execute(delete(parts).where(parts.c.transfer_id == claim.id, exists().where(ours)))

@@ -178,7 +178,8 @@ class Before:
     called the object that it took from us, where it said that: what is called so is ours. `remains` tells, by place,
     what of ours may be left, as its last end said; where nothing else is `noted` no byte went there that anybody knows
     of, or the object has `arrived` since. `since` is when its migration was accepted (seconds since 1970), where it is
-    not `known`: nothing of ours is older.
+    not `known`: nothing of ours is older. Of the claims up to the fence `rid` nothing is left there, where there were
+    many.
     """
 
     known: bool
@@ -190,6 +191,7 @@ class Before:
     noted: bool = True
     arrived: bool = False
     since: float | None = None
+    rid: int = 0
 
     @classmethod
     def of(cls, text: str | None) -> Before | None:
@@ -201,12 +203,13 @@ class Before:
         found = json.loads(text)
         version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))
         remains, noted = found.get("remains") or {}, found.get("noted", True)
-        more = {"arrived": found.get("arrived", False), "since": found.get("since")}
+        more = {"arrived": found.get("arrived", False), "since": found.get("since"), "rid": found.get("rid", 0)}
         return cls(found["known"], version, sent, remains=remains, noted=noted, **more)
 
     def sent_as(self, version: Version) -> Before:
         """The same, with what the destination calls what it took. (`replace` costs three times as much.)"""
-        return Before(self.known, self.version, version, self.assumed, self.remains, self.noted, since=self.since)
+        was = (self.remains, self.noted)
+        return Before(self.known, self.version, version, self.assumed, *was, since=self.since, rid=self.rid)
 
     def text(self) -> str:
         """Return it as a column keeps it; the digests of versions are left out."""
@@ -215,7 +218,8 @@ class Before:
         kept: dict[str, Any] = {"known": self.known, "version": _named(self.version), "sent": _named(self.sent)}
         kept |= {} if self.since is None else {"since": self.since}
         left = {"remains": dict(self.remains), "noted": self.noted, "arrived": self.arrived}
-        return json.dumps({**kept, **left} if self.remains else kept)
+        rid = {"rid": self.rid} if self.rid else {}
+        return json.dumps({**kept, **left, **rid} if self.remains or not self.noted else {**kept, **rid})
 
 
 def _named(version: Version | None) -> dict[str, Any] | None:
@@ -252,6 +256,8 @@ class Claim:
     """What of ours may be left at its destination, by place, as its last end said."""
     twins: int = 0
     """Not 0: some stores take its name and another one's of its tree for one; 1: no byte of it has gone yet."""
+    rid: int = 0
+    """Of its claims up to this fence nothing is left at its destination."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +281,7 @@ class Settlement:
     unsent: bool = False
     remains: Mapping[str, str] = field(default_factory=dict)
     rid: bool = False
-    """Nothing is left of attempts that were lost: nobody need look for it."""
+    """Nothing is left of the claims before this one: nobody need look for it."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
@@ -23,6 +23,9 @@ from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
 
+MANY: Final = 10
+"""So many claims are looked for at a destination each time; where there were more it is kept of which nothing is
+left."""
 _SETTLE = (
     update(transfers)
     .where(
@@ -177,9 +180,11 @@ def _kept(was: str | None, end: Settlement) -> str | None:
     """Return what is kept of what was at the destination before, with what may remain there now."""
     if end.unsent:
         was = ARRIVED
-    if not end.remains:
+    rid = end.claim.fence - 1 if end.rid and end.claim.fence > MANY else end.claim.rid
+    if not end.remains and (not rid or was == ARRIVED):
         return was
-    return replace(Before.of(was) or Before(known=False, noted=False), remains=dict(end.remains)).text()
+    kept = Before.of(was) or Before(known=False, noted=False)
+    return replace(kept, remains=dict(end.remains), rid=rid).text()
 
 
 def _forget(connection: Connection, ids: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ import socket as _socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -161,6 +162,16 @@ def _tune(sock: Any, limits: Limits) -> None:
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT, user_timeout)
 
 
+QUIET_SECONDS = 1.0
+"""After so long nothing comes any more behind an answer."""
+LATE_SECONDS = 4.0
+"""Within so long what comes there is such a body, and no 408 of a server that closes what is idle."""
+ORIGINS = 1000
+"""So many are remembered by what they send behind answers to HEAD."""
+LOOKED_AT = 16
+"""So many idle connections of an origin are looked at for one that may be used."""
+
+
 class _Idle(NamedTuple):
     origin: Origin
     since: float
@@ -172,6 +183,10 @@ class Pool:
 
     At most `idle_connections` are kept, those that were used last, and none for longer than `idle_seconds`, also where
     its origin is never used again.
+
+    Of an origin that nobody knows yet, a connection that had an answer to HEAD carries only exchanges about the same
+    thing, until it has kept quiet for a moment: what comes late behind that answer might be made to look like an answer
+    about something else. One that sends anything there gets none of its answers to HEAD followed by another exchange.
     """
 
     def __init__(self, dialer: Dialer, limits: Limits) -> None:
@@ -181,6 +196,8 @@ class Pool:
         self._of: dict[Origin, list[Stream]] = {}
         """... and those of each origin, in the same order."""
         self._open: set[Stream] = set()
+        self._quiet: set[Origin] = set()
+        self._loud: set[Origin] = set()
         self._timer: Any = None
 
     @property
@@ -188,16 +205,18 @@ class Pool:
         """How many connections are open, idle ones included."""
         return len(self._open)
 
-    def take(self, origin: Origin, side: Side, fresh: bool = False) -> tuple[Stream, bool]:
-        """Return a connection for one exchange, and whether it was used before. `fresh` always dials.
+    def take(self, origin: Origin, side: Side, fresh: bool = False, target: str = "") -> tuple[Stream, bool]:
+        """Return a connection for one exchange about `target`, and whether it was used before. `fresh` always dials.
 
         The newest idle one is taken; one that has something to say already (a FIN, a 408) is closed instead. Where the
         system has no more descriptors the idle connections are closed for it.
         """
-        while not fresh and (streams := self._of.get(origin)):
-            stream, since = streams[-1], self._idle[streams[-1]].since
+        while not fresh and (stream := self._newest(origin, target)) is not None:
+            age = monotonic() - self._idle[stream].since
             self._forget(stream)
-            if not stream.closed and monotonic() - since < self._limits.idle_seconds and not _spoke(stream):
+            usable = not stream.closed and age < self._limits.idle_seconds and not _spoke(stream)
+            self._note(origin, stream, usable, age)
+            if usable:
                 stream.side = side
                 return stream, True
             self.discard(stream)
@@ -213,6 +232,9 @@ class Pool:
 
     def give(self, origin: Origin, stream: Stream, reusable: bool) -> None:
         """Take a connection back after an exchange; kept if it is reusable."""
+        if stream.doubt is not None:
+            self._note(origin, stream, not stream.leftover, 0.0)
+            reusable = reusable and origin not in self._loud
         if not reusable or stream.closed:
             return self.discard(stream)
         self._idle[stream] = _Idle(origin, monotonic())
@@ -221,6 +243,37 @@ class Pool:
             self._end_oldest()
         if self._timer is None:
             self._wait(self._limits.idle_seconds)
+
+    def trust(self, origin: Origin) -> None:
+        """Nothing follows this origin's answers to HEAD."""
+        self._learn(self._quiet, origin)
+
+    def _note(self, origin: Origin, stream: Stream, quiet: bool, age: float) -> None:
+        """Learn what an origin sends behind its answers to HEAD, from a connection that was idle for so many seconds.
+
+        Much later it may say that it closes the connection.
+        """
+        if stream.doubt is None:
+            return
+        if not quiet and not stream.closed and age < LATE_SECONDS and _has_bytes(stream):
+            self._learn(self._loud, origin)
+        elif quiet and (age >= QUIET_SECONDS or origin in self._quiet):
+            self.trust(origin)
+            stream.doubt = None
+
+    def _learn(self, which: set[Origin], origin: Origin) -> None:
+        if len(which) >= ORIGINS:
+            which.clear()
+        which.add(origin)
+
+    def _newest(self, origin: Origin, target: str) -> Stream | None:
+        """Return the newest idle connection that may carry an exchange about `target`."""
+        trusted, now = origin in self._quiet and origin not in self._loud, monotonic()
+        for stream in islice(reversed(self._of.get(origin, ())), LOOKED_AT):
+            doubt = stream.doubt
+            if trusted or doubt is None or doubt.target == target or now - self._idle[stream].since >= QUIET_SECONDS:
+                return stream
+        return None
 
     def discard(self, stream: Stream) -> None:
         """Close a connection. May be called twice."""
@@ -266,6 +319,14 @@ class Pool:
             streams.remove(stream)
         if not streams:
             del self._of[origin]
+
+
+def _has_bytes(stream: Stream) -> bool:
+    """Say if bytes came, and not the end alone."""
+    try:
+        return bool(stream.leftover) or bool(stream.fill())
+    except RelayError:
+        return False
 
 
 def _spoke(stream: Stream) -> bool:

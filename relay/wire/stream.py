@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket as _socket
 import struct
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from gevent import get_hub
@@ -29,6 +30,15 @@ RECEIVE_BYTES = 128 * 1024
 """How much is asked for where one does not know how much comes: a head, with the small object behind it."""
 HELD_BYTES = 4096
 """The most of a write that is kept for the next one, if that follows at once: a head, a chunk's line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """An answer to HEAD that announced a body of so many bytes, or of a `length` that it did not tell: some servers
+    send it, though none follows (RFC 9110 section 9.3.2), and it would be the next answer."""
+
+    target: str
+    length: int | None
 
 
 class Stream:
@@ -60,6 +70,8 @@ class Stream:
         self._held = b""
         self._aborts = self._lingers = False
         """Whether `close` is to be a reset, and whether the kernel makes it one."""
+        self.doubt: Doubt | None = None
+        """Its last answer but those to the same target was one to HEAD, behind which a body may come yet."""
         self.closed = False
 
     def fileno(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, update
 
+from relay.engine.leftovers import lost_tokens
 from relay.errors import IllegalTransition
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Claim, Listed, Listing, Settlement, Spec
@@ -302,6 +303,42 @@ def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: 
     assert rows(ledger, id) == {"arrived": "verified", "begun": "failed", "lost": "failed", "bad": "queued"}
     assert ledger.migration(id).entries == 4
     states(ledger, id)
+
+
+def test_an_id_that_was_forgotten_is_given_to_nothing_else(ledger: Ledger) -> None:
+    """Temporary names are made of it. SQLite by itself gives the highest one again."""
+    id, listing = begin(ledger, [listed("kept"), listed("gone"), listed("gone too")])
+    ledger.end_listing(listing)
+    ended(ledger, id, **{"gone": "failed", "gone too": "failed"})
+    used = {row.id for row in ledger.page(id)}
+    for name in ("new", "newer"):
+        list_again(ledger, id, [listed("kept", modified=1.0), listed(name), listed(f"{name}, too")])
+        found = {row.id for row in ledger.page(id) if row.name.startswith(name)}
+        assert len(found) == 2 and not found & used
+        used |= found
+        ended(ledger, id, **{name: "failed", f"{name}, too": "failed"})
+        states(ledger, id)
+    other = ledger.create(replace(TREE, source="a:other"))[0].id
+    ledger.end_listing(go_on(ledger, other, [listed(f"{number}") for number in range(5)]))
+    assert not used & {row.id for row in ledger.page(other)}
+
+
+@pytest.mark.parametrize("verb", ["failed", "hand_back"])
+def test_what_is_left_of_many_claims_is_looked_for_and_then_known_to_be_gone(ledger: Ledger, verb: str) -> None:
+    id, listing = begin(ledger, [listed("a")])
+    ledger.end_listing(listing)
+    looked = []
+    for number in range(40):
+        (claim,) = ledger.claim(1, only=id)
+        looked.append(len(lost_tokens(claim, claim.fence)))
+        end = verb if number > 30 else "hand_back"
+        ledger.settle([Settlement(claim, end, rid=number > 30, error={"code": "x"} if end == "failed" else None)])
+        if end == "failed":
+            ledger.finish()
+            ledger.act(id, "retry")
+    assert looked == [*range(32), *[1] * 8]
+    (claim,) = ledger.claim(1, only=id)
+    assert claim.before is None
 
 
 def test_a_listing_that_tells_of_nothing_lets_nothing_be_forgotten(ledger: Ledger) -> None:

@@ -168,3 +168,58 @@ def test_an_empty_object_that_comes_while_ours_breaks_is_not_deleted(engine: Eng
         engine.migrate(source.url("/a"), there.url("/a"))
     assert shelf.objects == {b"/a": theirs}
     assert b"DELETE" not in shelf.methods
+
+
+# -- what nobody makes again
+
+
+def forsaken(tmp_path: Path, shelf: Shelf, there: Peer) -> tuple[Terminal, tuple[str, ...]]:
+    """Kill a migration in the middle of its object, and let the server keep the piece."""
+    data = bytes(range(256)) * 2000
+    folder, terminal = plant(tmp_path, data), hurried(tmp_path)
+    words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", "overwrite"
+    assert terminal.run(*words, RELAY_FAILPOINT="mid-part:1:kill9")[0] == -9
+    eventually(lambda: b"/to/a" in shelf.objects)
+    assert 0 < len(shelf.objects[b"/to/a"]) < len(data)
+    return terminal, words
+
+
+PIECES = ["a piece", "another's", "a piece without a tag", "whole", "nothing", "no source"]
+
+
+@pytest.mark.parametrize("what", PIECES)
+def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(tmp_path: Path, what: str) -> None:
+    shelf = Shelf()
+    with Peer(shelf) as there:
+        terminal, _ = forsaken(tmp_path, shelf, there)
+        source = tmp_path / "from" / "a"
+        if what == "another's":
+            shelf.objects[b"/to/a"] = THEIRS
+        elif what == "a piece without a tag":
+            shelf.tagged = False
+        elif what == "whole":
+            shelf.objects[b"/to/a"] = source.read_bytes()
+        elif what == "nothing":
+            shelf.objects.clear()
+        elif what == "no source":
+            source.unlink()
+        before = dict(shelf.objects)
+        code, out, err = terminal.run("cancel", "1")
+        assert code == 0
+        again = terminal.run("cancel", "1")[1:]
+    assert shelf.objects == ({} if what == "a piece" else before)
+    remains = what in ("a piece without a tag", "whole", "no source")
+    assert ("may remain" in out + err) == remains
+    assert "may remain" not in "".join(again), "it is said once"
+    assert terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%may remain%'") == remains
+
+
+def test_what_a_cancel_can_not_look_at_now_is_looked_at_by_the_next(tmp_path: Path) -> None:
+    shelf = Shelf()
+    with Peer(shelf) as there:
+        terminal, _ = forsaken(tmp_path, shelf, there)
+        shelf.refused[b"HEAD"] = shelf.refused[b"GET"] = empty(503)
+        assert "may remain" in "".join(terminal.run("cancel", "1")[1:])
+        shelf.refused.clear()
+        terminal.run("cancel", "1")
+    assert shelf.objects == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -177,3 +178,107 @@ def test_a_session_sends_an_order_once(wire: Wire) -> None:
         with pytest.raises(ConnectionLost):
             session.post(peer.url(), data=b"order")
     assert done == [b"POST order"]
+
+
+# -- bodies behind answers to HEAD
+
+
+LATE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake"
+HEADED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LATE)
+
+
+def lagging(talk: Talk) -> None:
+    """Send the body of what HEAD asked for, but not before the next request has come."""
+    while head := talk.head():
+        talk.body(length_of(head))
+        method, path = head.split(b" ")[:2]
+        if method != b"HEAD":
+            talk.send(LATE.replace(b"fake", b"true") if path == b"/other" else HEADED + LATE)
+            continue
+        talk.send(HEADED)
+        talk.peek(1)
+        talk.send(LATE)
+
+
+@TLS
+@pytest.mark.parametrize("path", ["/object", "/other"])
+def test_a_body_that_comes_late_behind_an_answer_to_head_is_no_answer(
+    wire: Wire, certificates: Certificates, tls: bool, path: str
+) -> None:
+    """It looks like one: whoever wrote the object may have made it so."""
+    with Peer(lagging, certificates.server if tls else None) as peer:
+        for _ in range(3):
+            assert read(wire, peer.url("/object"), "HEAD") == b""
+            assert read(wire, peer.url(path)) == (LATE if path == "/object" else b"true")
+
+
+@pytest.mark.parametrize("when", ["with the answer", "before the next request"])
+def test_an_origin_that_was_seen_to_send_a_body_behind_head_gets_a_connection_for_each(wire: Wire, when: str) -> None:
+    go = threading.Event()
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            path = head.split(b" ")[1]
+            if not head.startswith(b"HEAD"):
+                talk.send(OK)
+                continue
+            talk.send(HEADED + (LATE if path == b"/loud" and when == "with the answer" else b""))
+            if path == b"/loud" and when != "with the answer":
+                go.wait(10)
+                talk.send(LATE)
+
+    with Peer(script) as peer:
+        read(wire, peer.url("/loud"), "HEAD")
+        if when != "with the answer":
+            go.set()
+            (stream,) = wire.pool._idle
+            assert stream.wait_for_more(10)
+        assert read(wire, peer.url("/a")) == b"ok"
+        for number in range(3):
+            assert peer.connections == 2 + number
+            read(wire, peer.url("/quiet"), "HEAD")  # takes the one that is idle, which is closed then
+            assert read(wire, peer.url("/quiet/other")) == b"ok"
+
+
+def test_an_honest_origin_gets_one_connection_more_at_most(wire: Wire) -> None:
+    """Then it is known: a GET was as long as HEAD had said."""
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            talk.send(HEADED + (b"" if head.startswith(b"HEAD") else LATE))
+
+    with Peer(script) as peer:
+        read(wire, peer.url("/a"), "HEAD")
+        read(wire, peer.url("/b"), "HEAD")
+        assert peer.connections == 2
+        for name in "abcdef":
+            read(wire, peer.url(f"/{name}"), "HEAD")
+            assert read(wire, peer.url(f"/{name}")) == LATE
+        assert peer.connections == 2
+
+
+def test_a_source_that_says_another_length_to_head_is_asked_twice_once(wire: Wire) -> None:
+    asked: list[bytes] = []
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            asked.append(head.split(b" ")[0])
+            talk.send(HEADED if head.startswith(b"HEAD") else OK)
+
+    with Peer(script) as peer:
+        for name in "abc":
+            read(wire, peer.url(f"/{name}"), "HEAD")
+            assert read(wire, peer.url(f"/{name}")) == b"ok"
+    assert (asked.count(b"HEAD"), asked.count(b"GET")) == (3, 4)
+
+
+def test_who_keeps_quiet_for_a_moment_is_known(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            talk.send(HEADED if head.startswith(b"HEAD") else OK)
+
+    monkeypatch.setattr(dial, "QUIET_SECONDS", 0.0)
+    with Peer(script) as peer:
+        for name in "abc":
+            read(wire, peer.url(f"/{name}"), "HEAD")
+        assert peer.connections == 1
