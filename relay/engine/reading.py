@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from mimetypes import guess_type
 from typing import TypeVar
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
@@ -20,7 +21,7 @@ from relay.engine.progress import Progress
 from relay.engine.promised import as_listed, as_promised
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
-from relay.errors import PreconditionFailed, RangeIgnored, SourceChanged, SourceUnstable
+from relay.errors import PreconditionFailed, RangeIgnored, Rejected, SourceChanged, SourceUnstable, StoreError
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, Found, Opened, Source, Span, Unknown
 from relay.stores.metadata import STRICT
@@ -28,6 +29,8 @@ from relay.wire.body import Body
 from relay.wire.pump import drain
 
 F = TypeVar("F", bound=Found)
+PAGES = frozenset({"text/html", "application/xhtml+xml"})
+"""Types of what may be a folder's page."""
 _UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
 
 
@@ -138,6 +141,7 @@ class Reading:
             opened = self._source.get(source)  # it changed since it was listed, which is nobody's fault
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
+        self._refuse_page(opened)
         opened = as_promised(self._described(opened), promised)
         if body.length is None and promised and promised.size is not None:
             body.promise(promised.size)
@@ -146,6 +150,31 @@ class Reading:
         if terms.digested:
             body.digest_with(_wanted(opened.version), opened.version.digests)
         return opened, body
+
+    def _refuse_page(self, opened: Opened) -> None:
+        """Raise Rejected for what a folder's page links as an object, and is a folder's page itself: a server may
+        answer for a folder with or without its '/'. It is asked for the other, where the type is a page's and the name
+        is not."""
+        known, place = self._terms.known, self._terms.plan.source
+        if known.listed is None or known.promised is not None or place.store != "http":
+            return
+        kind = next((value for name, value in opened.metadata if name.lower() == "content-type"), "")
+        if kind.partition(";")[0].strip().lower() not in PAGES or guess_type(place.path)[0] in PAGES:
+            return
+        try:
+            found = self._source.head(place.folder())
+            if isinstance(found, Unknown):
+                other = self._source.get(place.folder())
+                assert other.body is not None  # an Opened has one
+                other.body.close()
+                found = other
+        except StoreError as error:
+            if error.retryable:
+                raise
+            return
+        if found.location.path.endswith("/"):
+            hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
+            raise Rejected(f"{place} is a folder, and no object", side="source", hint=hint)
 
     def read(self, there: Version, pinned: Version | None = None) -> tuple[Sent | None, Opened]:
         """Read the source, or what is `pinned` of it, without sending it, if it has as many bytes as `there`."""

@@ -58,8 +58,8 @@ def orphans(
 
 
 def removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:
-    """Write that nothing of it is left, or, by place and in words, what may be. Changes nothing where somebody makes the
-    transfer again."""
+    """Write that nothing of it is left, or, by place and in words, what may be. Changes nothing where somebody makes
+    the transfer again."""
     claim, upload = orphan.claim, orphan.upload
     still = (transfers.c.id == claim.id) & (transfers.c.fence == claim.fence) & transfers.c.state.in_(_OVER)
     values: dict[str, Any] = {"lapses": 0}

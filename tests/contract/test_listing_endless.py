@@ -90,3 +90,40 @@ def test_an_answer_that_tells_of_nothing_and_has_no_end_ends(
         for one in told(wire, place):
             found.append(one.name)  # noqa: PERF402 - what came before the error counts
     assert [name.rpartition("/")[2] for name in found] == (["a"] if kind in ("webdav", "list") else [])
+
+
+@pytest.mark.parametrize("kind", ["webdav", "http"])
+@pytest.mark.parametrize("around", [1, 2])
+def test_folders_that_branch_and_lead_in_a_circle_end_though_they_hold_objects(
+    wire: Wire, kind: str, around: int
+) -> None:
+    """Each folder leads to two that are itself, or one that is above it."""
+    count = [0]
+
+    def tell(method: str, target: str) -> bytes:
+        count[0] += 1
+        path = target.partition("?")[0]
+        depth = path.strip("/").count("/")
+        names = ("one/", "two/", f"object-{depth % around}")
+        if kind == "http":
+            return reply(200, index(path, *names))
+        return reply(207, dav((path, FOLDER), *((path + name, FOLDER if name[-1] == "/" else FILE) for name in names)))
+
+    with Peer(serving(tell)) as peer:
+        found = listed(wire, place_of(kind, peer))
+    assert count[0] < 2 ** (4 * around)
+    assert {type(entry.error) for entry in found} == {type(None), ProtocolViolation}
+    assert "one/two/one/object-1" in {entry.name for entry in found} or around == 1
+
+
+def test_folders_that_look_alike_and_end_are_listed_to_their_end(wire: Wire) -> None:
+    """As those of a program that numbers its versions."""
+
+    def tell(method: str, target: str) -> bytes:
+        names = ("1/", "object") if target.count("1/") < 4 else ("object",)
+        return reply(200, index(target, *names))
+
+    with Peer(serving(tell)) as peer:
+        found = {entry.name: entry.error for entry in listed(wire, place_of("http", peer))}
+    assert found.keys() == {f"{'1/' * depth}object" for depth in range(4)} | {"1/1/1/1/"}
+    assert [name for name, error in found.items() if error is not None] == ["1/1/1/1/"]

@@ -1,0 +1,73 @@
+"""A folder's page that a folder's page links as an object is moved as none; a page that is an object is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.terminal import Terminal
+from tests.scripted import Peer, Talk
+
+INDEX = b"<html><title>Index of %s</title><a href='../'>up</a>%s</html>"
+HTML, PLAIN = b"text/html; charset=utf-8", b"text/plain"
+
+
+def links(*names: str) -> bytes:
+    return b"".join(b"<a href='%s'>x</a>\n" % name.encode() for name in names)
+
+
+class Server:
+    """A server whose folders are linked without their '/', and answer without it too."""
+
+    def __init__(self, *, knows_head: bool = True) -> None:
+        self.asked: list[bytes] = []
+        self._knows_head = knows_head
+        names = ("sub", "readme", "page.html", "about", "plain")
+        sub = INDEX % (b"/f/sub/", links("inner"))
+        self._pages = {
+            b"/f/": (HTML, INDEX % (b"/f/", links(*names))),
+            b"/f/sub": (HTML, sub),
+            b"/f/sub/": (HTML, sub),
+            b"/f/sub/inner": (PLAIN, b"inner"),
+            b"/f/readme": (HTML, b"<p>a page"),
+            b"/f/page.html": (HTML, b"<p>another page"),
+            b"/f/about": (b"application/xhtml+xml", b"<p>a third page"),
+            b"/f/plain": (PLAIN, b"plain"),
+        }
+
+    def __call__(self, talk: Talk) -> None:
+        while head := talk.head():
+            method, path = head.split(b" ")[:2]
+            self.asked.append(method + b" " + path)
+            if method == b"HEAD" and not self._knows_head:
+                talk.send(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
+            elif path not in self._pages:
+                talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+            else:
+                kind, data = self._pages[path]
+                told = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(data))
+                talk.send(told + (data if method == b"GET" else b""))
+
+
+@pytest.mark.parametrize("knows_head", [True, False])
+def test_a_folders_page_is_no_object(tmp_path: Path, knows_head: bool) -> None:
+    server = Server(knows_head=knows_head)
+    with Peer(server) as peer:
+        code, told = Terminal(tmp_path).tree(peer.url("/f/"), tmp_path / "to")
+    assert (code, told["objects"]) == (1, {"failed": 1, "verified": 4})
+    found = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
+    assert found == {"readme": b"<p>a page", "page.html": b"<p>another page", "about": b"<p>a third page"} | {
+        "plain": b"plain"
+    }
+    doubted = {one.split(b" ")[1] for one in server.asked if one.endswith(b"/") and not one.endswith(b" /f/")}
+    assert doubted == {b"/f/sub/", b"/f/readme/", b"/f/about/"}, "what is no page by its type or name is not asked for"
+
+
+def test_a_page_that_its_user_names_is_an_object(tmp_path: Path) -> None:
+    """Many a site has its pages under both."""
+    server = Server()
+    with Peer(server) as peer:
+        assert Terminal(tmp_path).run("migrate", peer.url("/f/sub"), str(tmp_path / "sub"))[0] == 0
+    assert b"inner" in (tmp_path / "sub").read_bytes()
+    assert not any(one.endswith(b"/") for one in server.asked)
