@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pwd import getpwuid
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -239,9 +240,14 @@ class Settings(BaseModel):
         return tuple(path.resolve() for path in named)
 
     def ledger_url(self) -> str:
-        """Return the ledger's URL, or that of the file in the user's data folder (XDG Base Directory, 0.8). Raises
-        ConfigError for one that is not UTF-8."""
-        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        """Return the ledger's URL, or that of the file in the user's data folder (XDG Base Directory, 0.8: a relative
+        path counts for none). Raises ConfigError for one that is not UTF-8, and where it is not known where that is."""
+        data = Path(os.environ.get("XDG_DATA_HOME", ""))
+        if not self.ledger and not data.is_absolute():
+            data = home() / ".local" / "share"
+        if not self.ledger and not data.is_absolute():
+            hint = "Set HOME; or name the ledger in RELAY_LEDGER: sqlite:////folder/ledger.db."
+            raise ConfigError("HOME is no absolute path, and the system knows no other", hint=hint)
         url = self.ledger or f"sqlite:///{data / 'relay' / 'ledger.db'}"
         if not url.isascii() and any("\udc80" <= char <= "\udcff" for char in url):
             raise ConfigError(
@@ -259,6 +265,16 @@ class Settings(BaseModel):
         parted = self.parts_in_flight * 5 * self.buffer_bytes
         growing = self.part_bytes + 5 * self.buffer_bytes
         return self.workers * self.slots * max(parted, growing)
+
+
+def home() -> Path:
+    """Return the user's own folder: HOME, or where that is no absolute path what the system knows; where it knows none
+    either a relative path, which is another one in each folder."""
+    named = Path(os.environ.get("HOME", ""))
+    try:
+        return named if named.is_absolute() else Path(getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return named
 
 
 def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:

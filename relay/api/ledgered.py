@@ -15,13 +15,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from socket import MSG_PEEK
+from select import POLLRDHUP
 from time import monotonic
 from typing import Any
 from urllib.parse import urlencode
 
 import gevent
 from flask import Response, request
+from gevent.monkey import get_original
 from gevent.socket import wait_read
 
 from relay.api.following import LookAgain, Looks, Waiters
@@ -32,7 +33,7 @@ from relay.engine.claimer import Claimer
 from relay.engine.order import Order
 from relay.engine.renewal import Fresh, tell
 from relay.engine.runner import Runner
-from relay.errors import InvalidHeader, InvalidType, LedgerFailed
+from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED
@@ -45,9 +46,13 @@ WAIT_SECONDS = 3600.0
 PAGE, PAGES = 100, 1000
 """Rows of an answer, unless told otherwise, and at most."""
 STATES = frozenset({"queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"})
+STOPPING = {"code": Overloaded.code, "detail": "The server stops; the migration is gone on with when it is back"}
 VERBS = ("pause", "resume", "cancel", "retry")
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+){1,20}")
+_poll: Any = get_original("select", "poll")
 
 View = Callable[..., Response]
 
@@ -84,7 +89,7 @@ def accept(works: Works, runner: Runner, order: Order) -> Response:
     else:
         ended = _waited(works, runner, migration, _wait_seconds())
         response = _json(summary(ended), 200 if ended.state in ENDED else 202)
-    response.headers["Location"] = f"/migrations/{migration.id}"
+    response.headers["Location"] = f"{_prefix()}/migrations/{migration.id}"
     return response
 
 
@@ -95,8 +100,8 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
         limit, before = _number("limit", PAGE, PAGES), _number("before", 0, 2**53)
         found = works().ledger.migrations(limit, before or None)
         rows = [brief(migration) for migration in found]
-        more = f"/migrations?{urlencode({'before': found[-1].number, 'limit': limit})}" if len(found) == limit else None
-        return _json({"migrations": rows, "next": more})
+        query = urlencode({"before": found[-1].number, "limit": limit}) if found else ""
+        return _json({"migrations": rows, "next": f"{_prefix()}/migrations?{query}" if len(found) == limit else None})
 
     def one(id: str) -> Response:
         work = works()
@@ -152,6 +157,15 @@ def _prefers(word: str) -> bool:
 def _wait_seconds() -> float:
     found = _WAIT.search(",".join(request.headers.getlist("Prefer")))
     return 0.0 if found is None or _prefers("respond-async") else min(float(found[1]), WAIT_SECONDS)
+
+
+def _prefix() -> str:
+    """Return what a proxy that takes a prefix away says that it is; empty where there is none, or what is none.
+
+    Whoever sends it himself is misled by it, and nobody else: what is answered is kept by no cache.
+    """
+    told = request.headers.get("X-Forwarded-Prefix", "").strip().rstrip("/")
+    return told if len(told) <= 500 and _PREFIX.fullmatch(told) else ""
 
 
 def _key() -> str | None:
@@ -227,26 +241,37 @@ def _hung_up(seconds: float) -> bool:
     if sock is not None:
         try:
             wait_read(sock.fileno(), seconds, LookAgain())
-            if not sock.recv(1, MSG_PEEK):
+            if _is_closed(sock.fileno()):
                 return True
         except LookAgain:
             return False
-        except OSError:
+        except (OSError, ValueError):
             return True
     gevent.sleep(max(until - monotonic(), 0.0))  # what it has sent already is its next request
     return False
 
 
+def _is_closed(descriptor: int) -> bool:
+    """Say if a connection's peer has closed it, or its writing side (poll(2), POLLRDHUP). Nothing is read: it may be
+    TLS, where no byte can be looked at and left."""
+    looking = _poll()
+    looking.register(descriptor, POLLRDHUP)
+    return bool(looking.poll(0))
+
+
 def _lines(works: Works, runner: Runner, id: str) -> Iterator[str]:
-    """Yield a line at least once a second until it has ended, or is paused, and rests, or the server stops; the whole
-    of it last."""
+    """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of it last. Where the
+    server stops before that the last line says so, and there is no result yet."""
     migration = works.looks.at(id)
     while (migration.state == "running" or migration.under_way) and not runner.draining:
         yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
         with suppress(LedgerFailed):  # which is waited for: the claimer says so
             migration = works.looks.at(id)
-    yield json.dumps({"event": "result", **summary(migration)}) + "\n"
+    if migration.state == "running" or migration.under_way:
+        yield json.dumps({"event": "progress", **brief(migration), "trouble": STOPPING}) + "\n"
+    else:
+        yield json.dumps({"event": "result", **summary(migration)}) + "\n"
 
 
 def _with_trouble(works: Works, members: dict[str, Any]) -> dict[str, Any]:
@@ -286,7 +311,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
     limit = _number("limit", PAGE, PAGES)
     found = ledger.page(id, states, _number("after", 0, 2**53), limit)
     query = {"after": found[-1].id, "limit": limit} | ({"state": ",".join(states)} if states else {}) if found else {}
-    more = f"/migrations/{id}/transfers?{urlencode(query)}" if len(found) == limit else None
+    more = f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}" if len(found) == limit else None
     return _json({"transfers": [{"id": row.id, **told(row), "receipt": row.receipt} for row in found], "next": more})
 
 

@@ -169,6 +169,7 @@ trees answered, requests with an `Idempotency-Key`, and those that `Prefer: resp
 
 _STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a second while the
 transfer runs, and the result or the problem as the last line. Whoever hangs up on a stream cancels the transfer.
+Of a migration in the ledger the last line has no result where the server stops: its `trouble` says so.
 Without it the answer comes at the end, and the transfer goes on if the client leaves."""
 
 

@@ -195,9 +195,12 @@ class There:
         while path:
             page = self._as(shape, self._client.ask("GET", path))
             yield from page[member]
-            path = page["next"]
-            if path and not (page[member] and path.startswith("/migrations")):  # it would lead elsewhere, or on
+            prefix, here, rest = (page["next"] or "").rpartition("/migrations")  # a proxy may take the prefix away
+            if page["next"] and not (
+                page[member] and here and prefix[:1] in ("", "/")
+            ):  # it would lead elsewhere, or on
                 raise NotRelay(f"{self.where} answered with a page that leads nowhere, as no relay does")
+            path = here + rest
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
         """As Migrations.act."""

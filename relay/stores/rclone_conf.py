@@ -36,7 +36,9 @@ def where(environment: Mapping[str, str], home: Path) -> Path | None:
         return Path(named)
     base = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     found = (base / "rclone" / "rclone.conf", home / ".rclone.conf")
-    return next((path for path in found if isfile(path)), None)  # also where the home may not be entered: a service
+    # Also where the home may not be entered, or is not known: a service. What lies in the folder where one is, is no
+    # user's own.
+    return next((path for path in found if path.is_absolute() and isfile(path)), None)
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from relay.config import home as own_folder
 from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, UnsafeKey, Unsupported
 from relay.location import Location, is_base, parse_location
 from relay.stores import rclone_conf
@@ -62,7 +63,7 @@ class Remotes:
         scheme, as in a terminal. `kinds` bring schemes and types of their own."""
         self._own = own or {}
         self._environment = os.environ if environment is None else environment
-        self._home = home or Path.home()
+        self._home = home or own_folder()
         self._aws, self._profiles, self._apart = aws, profiles, apart
         self._buckets: dict[str, S3Config] = {}
         self._folders = folders

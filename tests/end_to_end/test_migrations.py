@@ -23,6 +23,7 @@ from tests.end_to_end.test_serve import SERVE, Server, exchange, running
 from tests.postgres import postgresql, programs
 
 MANY = 1200
+TOKEN = "a-token-0123456789"
 
 
 @pytest.fixture
@@ -88,6 +89,37 @@ def test_a_tree_is_accepted_at_once_and_can_be_followed_to_its_end(server: Serve
     assert done["levels"] == {"read_back": MANY}
     assert digests(folders / "to") == digests(folders / "from")
     assert server.ask("GET", "/migrations")[1]["migrations"][0]["id"] == told["id"]
+
+
+PREFIXES = {
+    "/relay": "/relay",
+    "/a/b-1/%20c/": "/a/b-1/%20c",
+    "": "",
+    "relay": "",
+    "//evil.example": "",
+    "/relay?x=": "",
+    "https://evil.example": "",
+    "/a, /b": "",
+}
+
+
+def test_links_lead_through_a_proxy_that_takes_a_prefix_away(tmp_path: Path) -> None:
+    """Where it says which one it was. What is no path is none."""
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "object").touch()
+    (tmp_path / "tokens").write_text(f"{TOKEN}\n")
+    (tmp_path / "tokens").chmod(0o600)
+    settings = {"RELAY_LOCAL_FOLDERS": str(tmp_path), "RELAY_TOKENS_FILE": str(tmp_path / "tokens")}
+    with running(SERVE, **settings) as server:
+        for number, (told, prefix) in enumerate(PREFIXES.items()):
+            headers = {"X-Forwarded-Prefix": told, "Prefer": "wait=60", "Authorization": f"Bearer {TOKEN}"}
+            wanted = order(tmp_path) | {"destination": f"file://{tmp_path}/{number}"}
+            with closing(server.connect()) as connection:
+                _, made, response = exchange(connection, "POST", "/migrate", wanted, **headers)
+            assert (made["state"], response.headers["Location"]) == ("succeeded", f"{prefix}/migrations/{made['id']}")
+            for path in ("/migrations", f"/migrations/{made['id']}/transfers"):
+                _, page = server.ask("GET", f"{path}?limit=1", **headers)
+                assert page["next"].startswith(f"{prefix}{path}?"), told
 
 
 def test_whoever_prefers_to_wait_gets_the_end(server: Server, folders: Path) -> None:

@@ -160,6 +160,20 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
     assert kept.objects == {b"/b": DATA}
 
 
+@WAYS
+def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None:
+    """Workers that are told to go while they load, or while they wait for what they load, end as quickly."""
+    with running(command, RELAY_GRACEFUL_TIMEOUT="300", RELAY_WORKERS="2") as server:
+        await_workers(server.process.pid, 2)
+        assert server.ask("GET", "/readyz")[0] == 200
+        for _ in range(6):
+            server.process.send_signal(signal.SIGHUP)
+            server.ask("GET", "/healthz")
+        begun = psutil.Process(server.process.pid).children()
+        assert server.stop(60) == 0  # and not after three hundred
+        assert psutil.wait_procs(begun, timeout=10)[1] == []
+
+
 # -- unix sockets
 
 

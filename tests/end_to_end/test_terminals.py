@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import signal
 import sqlite3
@@ -12,11 +13,14 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relay import config
 from relay.config import load_settings
 from relay.errors import ConfigError
+from relay.stores import rclone_conf
 from tests.end_to_end.terminal import Terminal
 from tests.scripted import Peer, Talk, answer
 
@@ -125,6 +129,36 @@ def test_a_ledger_whose_place_is_not_utf_8_is_a_wrong_setting(terminal: Terminal
     text = f"sqlite:///{place}.db" if setting == "RELAY_LEDGER" else place
     code, _, said = terminal.run("status", **{"RELAY_LEDGER": "", "XDG_DATA_HOME": "", setting: text})
     assert code == 2 and "RELAY_LEDGER" in said
+
+
+@pytest.mark.parametrize(("setting", "text"), [("HOME", ""), ("HOME", "."), ("XDG_DATA_HOME", "data")])
+def test_a_ledger_never_lies_below_the_folder_where_one_is(terminal: Terminal, setting: str, text: str) -> None:
+    """It would be another one in each. What the system knows of the user counts then."""
+    program = "import os, sys; from relay.config import Settings; os.chdir(sys.argv[1]); print(Settings().ledger_url())"
+    clean = {name: value for name, value in os.environ.items() if name not in ("XDG_DATA_HOME", "HOME")}
+    known = pwd.getpwuid(os.getuid()).pw_dir
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(terminal.home)],
+        env=clean | {"HOME": "/homes/one", setting: text},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    there = "/homes/one" if setting == "XDG_DATA_HOME" else known
+    assert done.stdout == f"sqlite:///{there}/.local/share/relay/ledger.db\n"
+
+
+def test_a_user_whom_nothing_knows_names_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: int) -> Any:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(config, "getpwuid", unknown)
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    with pytest.raises(ConfigError, match="HOME"):
+        config.Settings().ledger_url()
+    assert config.Settings(ledger="sqlite:////x.db").ledger_url() == "sqlite:////x.db"
+    assert rclone_conf.where({}, config.home()) is None
 
 
 HOSTILE = [

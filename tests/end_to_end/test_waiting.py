@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import trustme
 
 from relay.api.answers import Recorded
-from tests.end_to_end.test_serve import SERVE, Server, await_workers, running
+from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, await_workers, running
 from tests.faults.clouds import Cloud, keeping
 from tests.scripted import Peer, Talk
 
@@ -24,26 +27,31 @@ HEADERS = {"Content-Type": "application/json", "Idempotency-Key": "one", "Prefer
 
 
 @contextmanager
-def endless(**settings: str) -> Iterator[tuple[Server, dict[str, Any]]]:
+def endless(command: tuple[str, ...] = SERVE, **settings: str) -> Iterator[tuple[Server, dict[str, Any]]]:
     """Run a server and a store that never answers; yield the server, and the order of an object of that store."""
 
     def silent(talk: Talk) -> None:
         talk.head()
         talk.linger()
 
-    with Peer(silent) as peer, running(SERVE, **settings) as server:
+    with Peer(silent) as peer, running(command, **settings) as server:
         await_workers(server.process.pid, 1)
         yield server, {"source": peer.url("/a"), "destination": peer.url("/b")}
 
 
 def wait_for(server: Server, wanted: dict[str, Any], **headers: str) -> socket.socket:
     """Send a request that waits, and return its connection."""
+    sock = socket.create_connection((server.host, server.port), timeout=60)
+    sock.sendall(request_of(wanted, **headers))
+    return sock
+
+
+def request_of(wanted: dict[str, Any], **headers: str) -> bytes:
+    """Return a request that waits."""
     body = json.dumps(wanted).encode()
     fields = HEADERS | headers | {"Host": "localhost", "Content-Length": str(len(body))}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    sock = socket.create_connection((server.host, server.port), timeout=60)
-    sock.sendall(f"POST /migrate HTTP/1.1\r\n{head}\r\n".encode() + body)
-    return sock
+    return f"POST /migrate HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 def held(worker: psutil.Process, port: int) -> int:
@@ -122,11 +130,48 @@ def test_a_stop_waits_for_nobody_who_waits(number: signal.Signals) -> None:
         until_held(worker, server.port, 3)
         server.process.send_signal(number)
         assert status_of(waits) == 202
-        last = lines.makefile("rb").read().splitlines()[-4]  # the last chunk of all, and its end, follow it
-        assert json.loads(last)["event"] == "result"
+        last = json.loads(lines.makefile("rb").read().splitlines()[-4])  # the last chunk, and its end, follow it
+        assert (last["event"], last["state"]) == ("progress", "running"), "there is no result yet"
+        assert last["trouble"]["code"] == "overloaded" and "stops" in last["trouble"]["detail"]
         worker.wait(20)  # and not after sixty
         if number == signal.SIGTERM:
             assert server.finish() == 0
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> Path:
+    """Return a file with a key and a certificate of its own."""
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
+    return tmp_path / "pem"
+
+
+def test_who_waits_over_gunicorns_own_tls_is_noticed_and_answered(certified: Path) -> None:
+    """Also when it has sent something behind its request, where no byte can be looked at and left."""
+    told = f"--certfile {certified} --keyfile {certified}"
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def waiting(more: bytes = b"") -> ssl.SSLSocket:
+        sock = context.wrap_socket(socket.create_connection((server.host, server.port), timeout=60))
+        sock.sendall(request_of(wanted) + more)
+        return sock
+
+    with endless(command=GUNICORN, GUNICORN_CMD_ARGS=told) as (server, wanted), ExitStack() as open_:
+        (worker,) = psutil.Process(server.process.pid).children()
+        stays, talks, *gone = (open_.enter_context(closing(waiting(b"G" * (n == 1)))) for n in range(10))
+        until_held(worker, server.port, 10)
+        for number, sock in enumerate(gone):
+            if number % 2:
+                sock.settimeout(0)
+                with suppress(OSError):  # it says that it closes, and waits for nobody to say so too
+                    sock.unwrap()
+            sock.close()
+        until_held(worker, server.port, 2)
+        server.process.send_signal(signal.SIGTERM)
+        assert status_of(stays) == status_of(talks) == 202
+        assert server.finish(60) == 0
+    assert "Error" not in server.stderr
 
 
 def test_what_is_paused_and_rests_is_not_waited_for() -> None:

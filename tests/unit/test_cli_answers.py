@@ -147,11 +147,20 @@ def test_a_page_that_is_none(page: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("empty", [True, False])
-@pytest.mark.parametrize("path", ["/migrations?before=1", "@elsewhere.example/", ".elsewhere.example/", "/other"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/migrations?before=1",
+        "/behind/a/proxy/migrations?before=1",
+        "@elsewhere.example/",
+        ".elsewhere.example/",
+        "/other",
+    ],
+)
 def test_pages_lead_on_and_nowhere_else(path: str, empty: bool, whole: dict[str, Any]) -> None:
     """The token goes to the server that was named, and a page without rows has none after it."""
     rows = there({"migrations": [] if empty else [whole], "next": path}).newest(5)
-    if path.startswith("/migrations?") and not empty:
+    if "/migrations?" in path and not empty:
         assert len(list(islice(rows, 9))) == 5
         return
     with pytest.raises(NotRelay, match="leads nowhere"):
