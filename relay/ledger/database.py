@@ -21,8 +21,10 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -150,8 +152,9 @@ class Database:
             raise LedgerFailed(f"the ledger {self.where} was removed or replaced while relay used it")
 
     def opened(self) -> None:
-        """Remember which file it is."""
+        """Remember which file it is, and see that it is read by nobody else."""
         if self.sqlite:
+            _close_to_others(Path(str(self.url.database)))
             found = os.stat(str(self.url.database))
             self._file = (found.st_dev, found.st_ino)
 
@@ -210,10 +213,12 @@ def _parsed(address: str) -> URL:
     driver = DRIVERS.get(url.drivername) if url is not None else None
     # What a query asks of SQLite (mode=memory, immutable, nolock) a ledger can't have.
     on_disk = url is not None and url.database not in (None, "", ":memory:") and not (url.host or url.query)
-    if url is None or driver is None or (driver == "sqlite" and not on_disk):
+    cut = url is not None and "@" in (url.host or "")  # what is left of a password after the first '@' is its end
+    if url is None or driver is None or cut or (driver == "sqlite" and not on_disk):
         raise ConfigError(
             "RELAY_LEDGER is not the URL of a ledger",
-            hint="Write sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name.",
+            hint="Write sqlite:////folder/relay.db, or postgresql+psycopg://user:password@host/name; an '@' in a "
+            "password is %40.",
         )
     return url.set(drivername=driver)
 
@@ -233,6 +238,16 @@ def _prepare(path: Path) -> None:
             hint="Put the file back beside it; or remove that too, and begin with an empty ledger.",
         )
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _close_to_others(path: Path) -> None:
+    """Let nobody else read a ledger of our own that everybody may, as `touch` has made it or a backup gave it back;
+    one that a group shares stays so."""
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with suppress(OSError):  # the log comes and goes; a file system without modes has none to change
+            found = file.stat()
+            if found.st_mode & stat.S_IRWXO and found.st_uid == os.geteuid():
+                file.chmod(found.st_mode & stat.S_IRWXU)
 
 
 def _engine(url: URL) -> Engine:

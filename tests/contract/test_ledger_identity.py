@@ -4,6 +4,7 @@ works on its own migrations alone."""
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,29 @@ def test_no_identity_of_a_request_shows(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "then"), [(0o644, 0o600), (0o666, 0o600), (0o604, 0o600), (0o660, 0o660), (0o600, 0o600)]
+)
+@pytest.mark.parametrize("made", [False, True], ids=["empty", "ledger"])
+def test_a_ledger_is_closed_to_others(tmp_path: Path, made: bool, mode: int, then: int) -> None:
+    """It holds credentials. One that a group shares was meant so; what is no ledger is nobody's to change."""
+    path, other = tmp_path / "l.db", tmp_path / "photo.jpg"
+    path.touch()
+    if made:
+        open_database(f"sqlite:///{path}").close()
+    path.chmod(mode)
+    database = open_database(f"sqlite:///{path}")
+    found = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    database.close()
+    assert found["l.db"] == then
+    assert all(mode & ~then == 0 for mode in found.values()), found
+    other.write_bytes(b"no ledger")
+    other.chmod(mode)
+    with pytest.raises(ConfigError):
+        open_database(f"sqlite:///{other}")
+    assert stat.S_IMODE(other.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(
     "address",
     [
         "sqlite://",
@@ -333,6 +357,7 @@ def test_no_identity_of_a_request_shows(ledger: Ledger) -> None:
         "postgresql+asyncpg://u:hunter2@127.0.0.1/x",
         "postgresql+psycopg2://u:hunter2@127.0.0.1/x",
         "postgresql+psycopg://u:hunter2@127.0.0.1:port/x",
+        "postgresql+psycopg://u:a@hunter2@127.0.0.1:1/x",
         "mysql://u:hunter2@127.0.0.1/x",
         "hunter2",
     ],
