@@ -26,6 +26,7 @@ from relay.engine.runner import Runner
 from relay.errors import IllegalTransition, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
+from relay.stores.urls import SCHEME
 
 STOP_SECONDS: Final = 10.0
 AGAIN: Final = 5
@@ -75,8 +76,9 @@ def _accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tupl
 
 
 def _rests(ledger: Ledger, found: Migration) -> bool:
-    """Say if a tree was listed to its end, and nobody works on it: then that may have been long ago."""
-    if found.listing not in ("done", "failed"):
+    """Say if a tree was listed to its end, and nobody works on it: then that may have been long ago. A list of URLs is
+    what it was, and `relay retry --list` may have given fresher ones since."""
+    if found.listing not in ("done", "failed") or found.source.startswith(SCHEME):
         return False
     ledger.reclaim()  # a process that was killed may still stand there as one that works on it
     return not ledger.migration(found.id).under_way

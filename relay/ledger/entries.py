@@ -35,6 +35,8 @@ from relay.ledger.unproved import unproved
 
 MOST: Final = 2**53
 """The largest size that is believed: what every reader of JSON holds exactly (RFC 7493)."""
+JUST_SECONDS: Final = 26 * 3600.0
+"""A listed time that is no longer before the arrival says nothing of later: it may be of any time zone."""
 _WELL: Final = frozenset({"verified", "skipped"})
 _OLDER_NAME: Final = re.compile(r"(?s)(.*~[0-9a-f]{8})[0-9a-f]{8}")
 """A name that was made of a URL with a query; older relays took half of its letters."""
@@ -296,10 +298,18 @@ def _is_other(one: Listed, row: Any, if_exists: str) -> bool:
     if None not in (one.size, row.size) and one.size != row.size:
         return True
     digests = json.loads(row.digests) if row.digests and one.digests else {}
-    pairs = [(one.etag, row.etag), (one.modified, row.modified)]
+    pairs: list[tuple[Any, Any]] = [(one.etag, row.etag)]
+    if one.modified != row.modified or not _just_before(one.modified, row.ended):
+        pairs.append((one.modified, row.modified))
     pairs += [(digest, digests.get(name)) for name, digest in one.digests.items()]
     compared = [ours == theirs for ours, theirs in pairs if ours is not None and theirs is not None]
     return not all(compared) if compared else if_exists in ("changed", "overwrite")
+
+
+def _just_before(modified: float | None, arrived: float | None) -> bool:
+    """Say if an object may have changed once more after it arrived, and be listed with the same time: many indexes tell
+    minutes, and of their own time zone."""
+    return modified is not None and arrived is not None and arrived - modified < JUST_SECONDS
 
 
 def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from relay.ledger.rows import Before, Claim, Listed, Listing, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
 from tests.ledgers import TREE, assert_counted, states, verified
 
+NOW = time.time()
 SPECS = {exists: Spec("a:x", "b:x", {"recursive": True, "if_exists": exists}, {}) for exists in ("changed", "fail")}
 
 
@@ -219,6 +221,12 @@ def test_where_the_listing_tells_nothing_the_destination_is_looked_at(ledger: Le
     [
         ({}, {}, "queued"),
         ({"modified": 1.0}, {"modified": 1.0}, "verified"),
+        (
+            {"modified": NOW},
+            {"modified": NOW},
+            "queued",
+        ),  # it may have changed in the same minute, after it had arrived
+        ({"modified": NOW, "etag": '"a"'}, {"modified": NOW, "etag": '"a"'}, "verified"),
         ({"digests": {"md5": "aa"}}, {"digests": {"md5": "aa"}}, "verified"),
         ({"digests": {"md5": "aa"}}, {"digests": {"md5": "bb"}}, "queued"),
         ({"digests": {"md5": "aa"}}, {"digests": {"crc32c": "bb"}}, "queued"),
