@@ -26,12 +26,23 @@ def refuse_twins(destination: Destination, place: Location, twins: tuple[Locatio
             continue
         if not (isinstance(theirs, Found) and isinstance(ours, Found)):
             raise _collision(place, twin, "may be one name there, which the destination does not tell")
-        if _is_one(ours.version, theirs.version) and not _lists_both(destination, place, twin):
+        tagged = ours.version.etag != theirs.version.etag and _is_steady(destination, twin, theirs.version)
+        if not tagged and _looks_one(ours.version, theirs.version) and not _lists_both(destination, place, twin):
             raise _collision(place, twin, "are one name there")
 
 
-def _is_one(one: Version, other: Version) -> bool:
-    return (one.etag, one.size, one.last_modified) == (other.etag, other.size, other.last_modified)
+def _looks_one(one: Version, other: Version) -> bool:
+    return (one.size, one.last_modified) == (other.size, other.last_modified)
+
+
+def _is_steady(destination: Destination, place: Location, there: Version) -> bool:
+    """Say if what is there is called as it was before: some servers behind a balancer give each answer another entity
+    tag, which tells no two objects apart. Raises StoreError."""
+    try:
+        found = look(destination, place)
+    except NotFound:
+        return False
+    return isinstance(found, Found) and found.version.etag == there.etag
 
 
 def _lists_both(destination: Destination, place: Location, twin: Location) -> bool:

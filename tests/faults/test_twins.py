@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import unicodedata
 from pathlib import Path
@@ -20,7 +21,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from relay.ledger.twins import fold
 from tests.end_to_end.terminal import Terminal
-from tests.faults.plain_shelf import Shelf
+from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_explosions import exploding
 from tests.ledgers import TREE, verified
 from tests.scripted import Peer
@@ -81,6 +82,31 @@ def test_b60_two_names_that_are_one_there_are_told_before_the_second_is_sent(
     assert terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision") == 1
     error = terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
     assert quote(one.split("/")[0][:2]) in error or one[:2] in error
+
+
+class Balanced(Shelf):
+    """Gives each answer another entity tag, as servers do that count in memory, each its own, behind a balancer."""
+
+    numbers = itertools.count()
+
+    @staticmethod
+    def _tag(data: bytes) -> bytes:
+        return b'ETag: "%d-%d"\r\n' % (next(Balanced.numbers), len(data))
+
+
+@pytest.mark.parametrize("head", [403, 405])
+@pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
+def test_b60_an_entity_tag_that_changes_with_each_answer_tells_no_two_names_apart(
+    tmp_path: Path, head: int, if_exists: str
+) -> None:
+    plant(tmp_path / "from", "name", "Name")
+    shelf, terminal = Balanced(folds=_without_case), Terminal(tmp_path)
+    shelf.refused = {b"HEAD": empty(head)}
+    with Peer(shelf) as there:
+        code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    assert (code, told["objects"]) == (1, {"verified": 1, "failed": 1})
+    assert "key-collision" in terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
+    assert shelf.methods.count(b"PUT") == 1
 
 
 @pytest.mark.parametrize(("folds", "one", "other"), FOLDING.values(), ids=FOLDING)
