@@ -117,8 +117,8 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="a tag of more than 128 characters is cut",
         file="relay/stores/fields.py",
-        old='    text = (text or "").strip()\n    return text if 0 < len(text) <= TAG_CHARACTERS',
-        new='    text = (text or "").strip()[:128]\n    return text if 0 < len(text) <= TAG_CHARACTERS',
+        old='    text = text.strip() if text else ""\n    if not 0 < len(text) <= TAG_CHARACTERS',
+        new='    text = text.strip()[:128] if text else ""\n    if not 0 < len(text) <= TAG_CHARACTERS',
         traits=(
             ("source", "tag-long"),
             ("destination", "tag-long"),
