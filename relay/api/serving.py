@@ -27,6 +27,7 @@ from relay.api.app import RUNNER, WORKS
 from relay.api.ledgered import Works
 from relay.config import Settings
 from relay.cooperative import collect_rarely
+from relay.dumps import forbid_dumps
 from relay.engine.runner import Runner
 from relay.errors import LedgerFailed
 from relay.errors.bugs import bug
@@ -89,8 +90,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 
 def on_starting(server: Any) -> None:
-    """In the master, before it listens: what gunicorn was told besides, the ledger, the addresses, the limit of open
-    files."""
+    """In the master, before it listens: what gunicorn was told besides, the ledger, the addresses, the limits of open
+    files and of core files, which its workers inherit."""
+    forbid_dumps()
     _check_told(server.cfg)
     check_start(server.cfg.address, inherited=any(name in os.environ for name in ("GUNICORN_FD", "LISTEN_FDS")))
     _raise_open_files()

@@ -23,6 +23,7 @@ from relay.cli.commands import COMMANDS, GROUPS
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupted
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, tell, without_secrets
+from relay.dumps import forbid_dumps
 from relay.errors import OutputFailed, RelayError
 from relay.errors.bugs import bug
 
@@ -101,6 +102,7 @@ def cli(version: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; no error leaves as a traceback, whose last line may hold a secret."""
+    forbid_dumps()
     prepare()
     start_logging(logging.WARNING)
     try:

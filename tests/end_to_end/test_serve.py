@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -562,3 +563,37 @@ def test_no_path_and_no_field_makes_an_answer_of_html_or_a_redirect(server: Serv
     fields, _, body = rest.partition(b"\r\n\r\n")
     assert re.search(rb"(?im)^Content-Type: application/(problem\+)?json", fields), answered
     assert json.loads(body)
+
+
+@contextmanager
+def dumping() -> Iterator[None]:
+    """Let what is started meanwhile write core files of any length, as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard == 0:
+        pytest.skip("no process here may write a core file")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+@WAYS
+def test_no_process_of_a_server_leaves_an_image_of_its_memory(command: tuple[str, ...]) -> None:
+    """It has credentials in it, and pieces of objects, which are never written to a disk."""
+    with dumping(), running(command, RELAY_WORKERS="2") as server:
+        assert server.ask("GET", "/healthz")[0] == 200
+        master = psutil.Process(server.process.pid)
+        processes = [master, *master.children(recursive=True)]
+        assert len(processes) >= 2
+        assert {process.rlimit(psutil.RLIMIT_CORE)[0] for process in processes} == {0}
+
+
+def test_no_command_leaves_an_image_of_its_memory() -> None:
+    asked = "import resource\nfrom relay.cli.__main__ import main\nmain(['remotes'])\n"
+    asked += "print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
+    with dumping():
+        done = subprocess.run(
+            [sys.executable, "-c", asked], cwd=ROOT, env=environment(), capture_output=True, text=True
+        )
+    assert done.stdout.splitlines()[-1] == "0", done.stderr

@@ -30,6 +30,7 @@ ORDER: tuple[str, ...] = (
     "relay.retry",
     "relay.interrupted",
     "relay.cooperative",
+    "relay.dumps",
     "relay.wire.memory",
     "relay.wire.native",
     "relay.wire.names",
