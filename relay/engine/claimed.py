@@ -50,6 +50,7 @@ def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
         level=outcome.receipt.level.value if outcome.receipt else None,
         receipt=receipt,
         remains={**outcome.remains, **_unproved(outcome)},
+        sent=outcome.receipt.destination if outcome.receipt and outcome.state is State.UNVERIFIED else None,
     )
 
 

@@ -43,7 +43,7 @@ LISTED = frozenset({"s3"})
 "HeadObject")."""
 CLOCKS_SECONDS = 24 * 3600.0
 """By less than that the clocks of stores and ours differ."""
-_SENT_BEFORE = "it was there: an earlier attempt sent it, and the answer to that was lost"
+_SENT_BEFORE = "it was there: an earlier attempt sent it, and its end was not known, or nothing had proved it"
 
 
 class Existing:
@@ -198,7 +198,7 @@ class Existing:
         """Say if what is there was written before our migration was accepted, for certain: whatever the ledger has
         forgotten, it is nothing of ours."""
         was, written = self._progress.before, http_date(there.last_modified)
-        if was is None or was.since is None or written is None:
+        if was is None or was.since is None or written is None or self._may_be_left(there):
             return False
         return written.timestamp() < was.since - CLOCKS_SECONDS
 
@@ -213,9 +213,25 @@ class Existing:
     def _may_be_ours(self, destination: Destination, place: Location, there: Version) -> bool:
         """Say if what is there, and is not the whole object, may be a piece of ours, or damaged."""
         was = self._progress.before
-        if was is None or not self._shows_unproved(destination, place) or is_same(was.version, there):
+        if was is None:
+            return False
+        if self._may_be_left(there):
+            return True
+        over = was.sent is not None and _is_over(was.sent, there)
+        if over or not self._shows_unproved(destination, place) or is_same(was.version, there):
             return False
         return not self._is_still_open(destination, place)
+
+    def _may_be_left(self, there: Version) -> bool:
+        """Say if what is there may be what an attempt of ours put there, and nothing has proved since: nothing that the
+        store tells of both says otherwise. (A tag alone does not: some servers give each answer another one.)"""
+        was = self._progress.before
+        if was is None or was.sent is None or is_same(was.version, there):
+            return False
+        sizes, dates = (was.sent.size, there.size), (was.sent.last_modified, there.last_modified)
+        if None not in sizes and sizes[0] != sizes[1]:
+            return False
+        return dates[0] == dates[1] if None not in dates else not _differ(was.sent, there)
 
     def _may_be_piece(self, destination: Destination, place: Location, there: Version, found: Found | None) -> bool:
         """Say if what is there, where everything may be overwritten, may be what a lost process left: it is shorter
@@ -321,6 +337,8 @@ class Existing:
     def _is_new(self, there: Version) -> bool:
         """Say if what is there is not what was there before, for certain."""
         was = self._progress.before
+        if self._terms.plan.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
+            return True
         if was is None or not was.known or was.assumed:
             return False
         return was.version is None or _differ(was.version, there)
@@ -338,6 +356,13 @@ def _differ(one: Version, other: Version) -> bool:
     """Say if two versions of one place are two, by what the store tells of both."""
     pairs = ((one.etag, other.etag), (one.size, other.size), (one.last_modified, other.last_modified))
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def _is_over(ours: Version, there: Version) -> bool:
+    """Say if another object is there by now, for certain: its tag is another one, and so is its date. (One of them says
+    nothing: some servers give each answer another one.)"""
+    pairs = ((ours.strong_etag, there.strong_etag), (ours.last_modified, there.last_modified))
+    return all(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def _names(ours: Version, there: Version) -> bool:

@@ -282,6 +282,8 @@ class Settlement:
     remains: Mapping[str, str] = field(default_factory=dict)
     rid: bool = False
     """Nothing is left of the claims before this one: nobody need look for it."""
+    sent: Version | None = None
+    """What the destination calls an object that is there, and that nothing has proved."""
 
 
 @dataclass(frozen=True)

@@ -177,14 +177,15 @@ def _lapses(end: Settlement, state: str) -> int | None:
 
 
 def _kept(was: str | None, end: Settlement) -> str | None:
-    """Return what is kept of what was at the destination before, with what may remain there now."""
+    """Return what is kept of what was at the destination before, with what may remain there now, or is there and
+    unproved."""
     if end.unsent:
         was = ARRIVED
     rid = end.claim.fence - 1 if end.rid and end.claim.fence > MANY else end.claim.rid
-    if not end.remains and (not rid or was == ARRIVED):
+    if not end.remains and end.sent is None and (not rid or was == ARRIVED):
         return was
-    kept = Before.of(was) or Before(known=False, noted=False)
-    return replace(kept, remains=dict(end.remains), rid=rid).text()
+    kept = replace(Before.of(was) or Before(known=False, noted=False), remains=dict(end.remains), rid=rid)
+    return (kept if end.sent is None else replace(kept, sent=end.sent, noted=True, arrived=False)).text()
 
 
 def _forget(connection: Connection, ids: Sequence[int]) -> None:

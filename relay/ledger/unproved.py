@@ -11,6 +11,7 @@ Decided here: which migrations are asked, and what is taken over. Never here: wh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -37,9 +38,10 @@ def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[st
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
         for some in chunks(names):
             for row in connection.execute(select(*columns).where(begun, named(connection, some))):
-                if row.name not in asked and (left := _left(row, other.created)) is not None:
+                if row.name not in asked and (left := _left(row, other)) is not None:
                     found[row.name] = left
-                asked.add(row.name)
+                if row.name in found or row.before is not None or row.state in _THERE:
+                    asked.add(row.name)  # one that failed before it sent anything hides nothing
     return found
 
 
@@ -50,18 +52,26 @@ def _others(connection: Connection, id: str) -> Sequence[Any]:
     succeeded = migrations.c.state == "succeeded"
     done = select(func.max(migrations.c.number)).where(migrations.c.places == mine.places, succeeded)
     same = (migrations.c.destination == mine.destination) & ~succeeded & (migrations.c.id != id)
-    query = select(migrations.c.id, migrations.c.created).where(same)
+    told = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination_empty)
+    query = select(*told).where(same)
     query = query.where(migrations.c.number > func.coalesce(done.scalar_subquery(), 0))
     return connection.execute(query.order_by(migrations.c.number.desc()).limit(MOST)).all()
 
 
-def _left(row: Any, since: float) -> str | None:
-    """Return what a row tells of what it may have left, or None where that is nothing."""
+def _left(row: Any, other: Any) -> str | None:
+    """Return what a row of another migration tells of what it may have left, or None where that is nothing."""
     if row.before == ARRIVED or row.state in _THERE:
         return None
     if (kept := Before.of(row.before)) is not None and kept.arrived:
         return None
     if kept is not None:
-        return replace(kept, noted=True, since=None if kept.known else kept.since or since).text()
-    # One that overwrites notes nothing, nor does one whose destination was empty.
-    return Before(known=False, since=since).text() if row.lapses or row.state == "running" else None
+        return replace(kept, noted=True, since=None if kept.known else kept.since or other.created).text()
+    lost = row.lapses or row.state == "running"
+    return Before(known=False, since=other.created).text() if lost and _notes_nothing(other) else None
+
+
+def _notes_nothing(other: Any) -> bool:
+    """Say if bytes may have gone without a note of what was there before: of one that overwrites, or that replaces
+    what differs and found nothing at its destination."""
+    wish = json.loads(other.options).get("if_exists", "")
+    return wish == "overwrite" or (wish == "changed" and bool(other.destination_empty))

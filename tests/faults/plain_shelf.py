@@ -28,6 +28,8 @@ class Shelf:
     tells_put: bool = False
     """Whether its answer to an upload has the entity tag."""
     heeds: bool = False
+    dated: bytes = b""
+    """When each object was written, as it tells; nothing: it tells no dates."""
     cut: int | None = None
     damages: Callable[[bytes], bytes] = lambda data: data
     before: Callable[[Shelf, bytes, bytes], None] = lambda shelf, method, path: None
@@ -92,6 +94,7 @@ class Shelf:
                 talk.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         else:
             fields = b"Content-Length: %d\r\n" % len(data) + (self._tag(data) if self.tagged else b"")
+            fields += b"Last-Modified: %s\r\n" % self.dated if self.dated else b""
             talk.send(b"HTTP/1.1 200 X\r\n" + fields + b"\r\n", data if method == b"GET" else b"")
         return True
 

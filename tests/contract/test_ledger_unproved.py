@@ -1,0 +1,96 @@
+"""What is unproved of an object passes to the next migration to the same place, until it has arrived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
+from relay.receipt import Version
+from tests.ledgers import verified
+
+THERE = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT")
+UNPROVED = Before(known=False, sent=THERE, remains={"b": "something"})
+OLD = Before(known=True, version=Version(3, '"old"'))
+FAILED: dict[str, Any] = {"error": {"code": "x", "side": "source", "detail": "no"}}
+
+
+def accept(ledger: Ledger, wish: str = "changed", *, verify: str = "auto", owner: str = "me") -> str:
+    """Accept a migration of one object."""
+    options = {"recursive": False, "if_exists": wish, "verify": verify}
+    return ledger.create(Spec("a", "b", options, {}, places=("a", "b"), owners=(owner, owner)))[0].id
+
+
+def claim(ledger: Ledger, id: str) -> Claim:
+    (found,) = ledger.claim(1, only=id)
+    return found
+
+
+def kept(found: Claim) -> Before | None:
+    """Return what a claim knows, but for when the migration was accepted that left it."""
+    return found.before and replace(found.before, since=None)
+
+
+def end(ledger: Ledger, found: Claim, verb: str, **more: Any) -> None:
+    ledger.settle([verified(found) if verb == "verified" else Settlement(found, verb, **more)])
+    ledger.finish()
+
+
+def unverified(ledger: Ledger, id: str) -> None:
+    end(ledger, claim(ledger, id), "unverified", remains=UNPROVED.remains, sent=THERE)
+
+
+@pytest.mark.parametrize("wish", ["changed", "skip", "fail"])
+@pytest.mark.parametrize("first", ["changed", "overwrite"])
+def test_what_is_unverified_is_known_to_the_next_and_what_it_is_called(ledger: Ledger, first: str, wish: str) -> None:
+    """Whatever its options, and by whichever account; and it stands in its own row from then on."""
+    unverified(ledger, accept(ledger, first, verify="size"))
+    id = accept(ledger, wish, owner="another")
+    for _ in range(2):
+        found = claim(ledger, id)
+        assert kept(found) == UNPROVED
+        assert found.fence > 1  # as if it had been begun
+        end(ledger, found, "hand_back")
+
+
+def test_what_was_noted_before_a_failure_is_known_to_the_next(ledger: Ledger) -> None:
+    found = claim(ledger, accept(ledger))
+    ledger.note([(found, OLD)])
+    end(ledger, found, "failed", **FAILED)
+    assert kept(claim(ledger, accept(ledger))) == OLD
+
+
+@pytest.mark.parametrize("verb", ["verified", "skipped"])
+def test_what_has_arrived_is_not(ledger: Ledger, verb: str) -> None:
+    unverified(ledger, accept(ledger))
+    end(ledger, claim(ledger, accept(ledger)), verb)
+    assert claim(ledger, accept(ledger)).before is None
+
+
+def test_one_that_failed_before_it_sent_anything_hides_nothing(ledger: Ledger) -> None:
+    unverified(ledger, accept(ledger))
+    for _ in range(2):
+        failed = claim(ledger, accept(ledger, "overwrite"))
+        assert failed.before is None  # all is overwritten: what is there does not matter
+        end(ledger, failed, "failed", **FAILED)
+    assert kept(claim(ledger, accept(ledger))) == UNPROVED
+
+
+def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
+    """Of one that arrived, that failed before it sent anything, or that is new, nothing is known."""
+    for verify, names in (("auto", "abc"), ("size", "abcd")):
+        options = {"recursive": True, "if_exists": "changed", "verify": verify}
+        id = ledger.create(Spec("a", "b", options, {}, places=("a", "b")))[0].id
+        listing = ledger.claim_listing(only=id)
+        assert listing is not None
+        ledger.add_page(listing, [Listed(name, 5) for name in names], names[-1])
+        ledger.end_listing(listing)
+        claims = {found.name: found for found in ledger.claim(9, only=id)}
+        if verify == "auto":
+            end(ledger, claims["a"], "unverified", remains=UNPROVED.remains, sent=THERE)
+            end(ledger, claims["b"], "verified")
+            end(ledger, claims["c"], "failed", **FAILED)
+    assert {name: kept(found) for name, found in claims.items()} == {"a": UNPROVED, "b": None, "c": None, "d": None}

@@ -1,0 +1,175 @@
+"""What an earlier migration between the same places sent and did not prove is never what was there before."""
+
+from __future__ import annotations
+
+import os
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.config import Settings
+from relay.engine.order import End, Order
+from relay.engine.plan import IfExists, Verify
+from relay.engine.runner import Runner
+from relay.ledger.ledger import Ledger
+from tests.conftest import Engine
+from tests.faults.clouds import DATA
+from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.test_ours import THEIRS, claimed, flipped, hurried, plant
+from tests.scripted import Peer
+
+WRITTEN, LATER = (formatdate(time.time() + more, usegmt=True).encode() for more in (0, 3600))
+"""When the destination wrote, as it tells: after the source's files."""
+BAD = flipped(DATA)
+
+
+class Commands:
+    """Migrations of one file, or of the tree that it is in, one after the other, in one ledger."""
+
+    def __init__(self, engine: Engine, ledger: Ledger, folder: Path, there: str) -> None:
+        self._engine, self._ledger, self._folder, self._there = engine, ledger, folder, there
+        self.states: list[str] = []
+
+    def migrate(self, verify: str, wish: str, tree: bool = True, **options: Any) -> str:
+        """Accept a migration, and work it to its end; return how its object ended."""
+        name = "" if tree else "a"
+        places = f"file://{self._folder}/{name}", f"{self._there}/{name}"
+        order = Order(End(places[0]), End(places[1]), tree, Verify(verify), IfExists(wish), **options)
+        id = self._ledger.create(order.spec(self._engine.runner.remotes))[0].id
+        claimed(self._ledger, self._engine, id, attempts=1000)
+        (row,) = self._ledger.page(id)
+        self.states.append(row.state)
+        return row.state
+
+
+@pytest.fixture
+def commands(engine: Engine, ledger: Ledger, tmp_path: Path) -> Any:
+    """Return what makes Commands, by where they go."""
+    folder = plant(tmp_path)
+    engine.runner.remotes = Runner(Settings(local_folders=str(tmp_path))).remotes
+    return lambda there: Commands(engine, ledger, folder, there)
+
+
+@pytest.mark.parametrize("wish", ["changed", "skip"])
+@pytest.mark.parametrize("tells", ["tags", "dates", "both"])
+@pytest.mark.parametrize("tree", [True, False])
+def test_what_was_left_unverified_is_unverified_or_proved_by_the_next_migration(
+    commands: Any, wish: str, tells: str, tree: bool
+) -> None:
+    """What is there is as long, and not older, and damaged."""
+    shelf = Shelf(damages=flipped, tagged=tells != "dates", dated=b"" if tells == "tags" else WRITTEN)
+    with Peer(shelf) as there:
+        made = commands(there.url("/to"))
+        assert made.migrate("size", "overwrite", tree) == "unverified"
+        assert shelf.objects == {b"/to/a": BAD}
+        shelf.damages = lambda data: data
+        assert made.migrate("size", wish, tree) == "unverified"
+        assert shelf.methods.count(b"PUT") == 1
+        made.migrate("auto", wish, tree)
+    replaced = wish == "changed" or tells != "dates"  # else nothing tells whose it is
+    assert made.states[-1] == ("verified" if replaced else "failed")
+    assert shelf.objects == {b"/to/a": DATA if replaced else BAD}
+
+
+@pytest.mark.parametrize("wish", ["changed", "skip", "fail"])
+def test_what_was_left_unverified_and_is_right_is_proved_and_not_sent_again(commands: Any, wish: str) -> None:
+    shelf = Shelf(dated=WRITTEN)
+    with Peer(shelf) as there:
+        made = commands(there.url("/to"))
+        assert [made.migrate("size", "changed"), made.migrate("auto", wish)] == ["unverified", "verified"]
+    assert shelf.methods.count(b"PUT") == 1
+
+
+@pytest.mark.parametrize("wish", ["changed", "skip"])
+def test_the_same_request_said_twice_to_a_server_is_no_success(commands: Any, wish: str) -> None:
+    """There it is another migration each time."""
+    shelf = Shelf(damages=flipped, dated=WRITTEN)
+    with Peer(shelf) as there:
+        made = commands(there.url("/to"))
+        assert {made.migrate("size", wish) for _ in range(3)} == {"unverified"}
+    assert shelf.methods.count(b"PUT") == 1
+
+
+@pytest.mark.parametrize("wish", ["changed", "skip"])
+def test_a_damaged_object_that_could_not_be_removed_is_not_what_was_there_before(commands: Any, wish: str) -> None:
+    shelf = Shelf(refused={b"DELETE": empty(405)}, damages=flipped, dated=WRITTEN)
+    with Peer(shelf) as there:
+        made = commands(there.url("/to"))
+        assert [made.migrate("auto", wish) for _ in range(3)] == ["failed"] * 3
+
+
+@pytest.mark.parametrize("verify", ["auto", "size"])
+@pytest.mark.parametrize("wish", ["changed", "skip"])
+def test_a_file_that_was_left_unverified_is_not_skipped(commands: Any, tmp_path: Path, verify: str, wish: str) -> None:
+    """A file has its name only once it is whole: what may be damaged there is what was left unverified."""
+    made, there = commands(f"file://{tmp_path}/to"), tmp_path / "to" / "a"
+    assert made.migrate("size", "changed") == "unverified"
+    written = there.stat()
+    there.write_bytes(BAD)
+    os.utime(there, ns=(written.st_atime_ns, written.st_mtime_ns))
+    made.migrate(verify, wish)
+    if verify == "size":
+        assert (made.states[-1], there.read_bytes()) == ("unverified", BAD)
+    elif wish == "changed":
+        assert (made.states[-1], there.read_bytes()) == ("verified", DATA)
+    else:  # its tag is another one by now: somebody wrote to it
+        assert (made.states[-1], there.read_bytes()) == ("failed", BAD)
+
+
+def test_a_file_that_was_left_unverified_is_so_when_the_command_is_given_again(tmp_path: Path) -> None:
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    for _ in range(2):
+        assert terminal.tree(folder, tmp_path / "to", "--verify", "size")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "wish"), [("changed", "changed"), ("skip", "skip"), ("overwrite", "skip"), ("overwrite", "changed")]
+)
+def test_what_a_killed_process_left_is_not_what_was_there_before(tmp_path: Path, before: str, wish: str) -> None:
+    shelf = Shelf(damages=flipped, dated=WRITTEN, tells_put=True)
+    folder, terminal = plant(tmp_path), hurried(tmp_path)
+    with Peer(shelf) as there:
+        words = ("migrate", "-r", str(folder), there.url("/to/"), "--if-exists")
+        assert terminal.run(*words, before, RELAY_FAILPOINT="before-verify:1:kill9")[0] == -9
+        assert shelf.objects == {b"/to/a": BAD}
+        shelf.damages = lambda data: data
+        code = terminal.run(*words, wish, "--verify", "read_back")[0]
+    assert code == (1 if wish == "skip" else 0)
+    assert shelf.objects == {b"/to/a": BAD if wish == "skip" else DATA}
+
+
+# -- what is not ours
+
+
+def test_what_has_arrived_since_is_what_was_there_before(commands: Any) -> None:
+    shelf = Shelf(dated=WRITTEN)
+    with Peer(shelf) as there:
+        made = commands(there.url("/to"))
+        assert [made.migrate("size", "changed"), made.migrate("auto", "changed")] == ["unverified", "verified"]
+        shelf.objects[b"/to/a"] = bytes(len(DATA))
+        assert made.migrate("auto", "skip") == "skipped"
+    assert shelf.objects == {b"/to/a": bytes(len(DATA))}
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_what_somebody_put_over_what_was_left_unverified_is_left_alone(commands: Any, tagged: bool) -> None:
+    """And it is skipped, where the destination tells it from what was left."""
+    shelf = Shelf(dated=WRITTEN, tagged=tagged)
+    with Peer(shelf) as there:
+        made = commands(there.url("/to"))
+        assert made.migrate("size", "overwrite") == "unverified"
+        shelf.objects[b"/to/a"], shelf.dated = bytes(len(DATA)), LATER
+        assert made.migrate("auto", "skip") == ("skipped" if tagged else "failed")
+    assert shelf.objects == {b"/to/a": bytes(len(DATA))}
+
+
+def test_what_was_there_before_a_process_that_sent_nothing_was_killed_is_skipped(tmp_path: Path) -> None:
+    shelf, folder, terminal = Shelf({b"/to/a": THEIRS}, dated=WRITTEN), plant(tmp_path), hurried(tmp_path)
+    with Peer(shelf) as there:
+        words = ("migrate", "-r", str(folder), there.url("/to/"), "--if-exists", "skip")
+        assert terminal.run(*words, RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
+        assert terminal.run(*words, "--verify", "read_back")[0] == 0
+    assert shelf.objects == {b"/to/a": THEIRS}
