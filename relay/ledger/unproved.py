@@ -32,17 +32,14 @@ def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[st
     keep it. Nothing for one that overwrites: it believes nothing that is there."""
     others = [] if if_exists in ("", "overwrite") else _others(connection, id)
     found: dict[str, str] = {}
-    asked: set[str] = set()
     columns = (transfers.c.name, transfers.c.state, transfers.c.lapses, transfers.c.before)
     for other in others:
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
         for some in chunks(names):
             for row in connection.execute(select(*columns).where(begun, named(connection, some))):
-                if row.name not in asked and (left := _left(row, other)) is not None:
+                if row.name not in found and (left := _left(row, other)) is not None:
                     found[row.name] = left
-                if row.name in found or row.before is not None or row.state in _THERE:
-                    asked.add(row.name)  # one that failed before it sent anything hides nothing
-    return found
+    return {name: left for name, left in found.items() if left != ARRIVED}
 
 
 def _others(connection: Connection, id: str) -> Sequence[Any]:
@@ -59,13 +56,13 @@ def _others(connection: Connection, id: str) -> Sequence[Any]:
 
 
 def _left(row: Any, other: Any) -> str | None:
-    """Return what a row of another migration tells of what it may have left, or None where that is nothing."""
-    if row.before == ARRIVED or row.state in _THERE:
-        return None
-    if (kept := Before.of(row.before)) is not None and kept.arrived:
-        return None
-    if kept is not None:
-        return replace(kept, noted=True, since=None if kept.known else kept.since or other.created).text()
+    """Return what a row of another migration tells of what it may have left: ARRIVED where that is nothing, None where
+    it never sent anything, and so hides nothing of what one before it left."""
+    kept = Before.of(row.before)
+    if row.state in _THERE or (kept is not None and kept.arrived):
+        return ARRIVED
+    if kept is not None and (kept.noted or kept.remains):
+        return replace(kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created).text()
     lost = row.lapses or row.state == "running"
     return Before(known=False, since=other.created).text() if lost and _notes_nothing(other) else None
 
