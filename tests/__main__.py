@@ -46,7 +46,7 @@ class Running:
         """Start pytest on one share, with a fresh cache of its own."""
         shutil.rmtree(cache_of(number), ignore_errors=True)
         cache = ["-o", f"cache_dir={cache_of(number)}"]
-        words = [sys.executable, "-m", "pytest", *cache, *files_of(SHARES[number])]
+        words = [sys.executable, "-m", "pytest", "--durations=12", *cache, *files_of(SHARES[number])]
         self.number = number
         # A file and no pipe: a server that a killed test leaves behind would hold a pipe open.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
