@@ -1,4 +1,4 @@
-"""Write the pages that come from the program: commands, settings, the API, states, and faults.
+"""Write the pages that come from the program: commands, settings, the API, states, modules, faults.
 
     python docs/generate.py            write them
     python docs/generate.py --check    write nothing; exit 1 where one is not what the program says
@@ -8,6 +8,7 @@ The pages are in the repository, so that they can be read there; a test holds th
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections import defaultdict
@@ -226,6 +227,40 @@ def _transitions(table: Mapping[str, Transition]) -> str:
     return f"| verb | from | to |\n|---|---|---|\n{rows}"
 
 
+# -- modules
+
+PACKAGES = ("errors", "", "wire", "stores", "ledger", "engine", "api", "cli")
+"""The packages of relay/ in the order in which they may import one another; "" are the modules at its top."""
+
+
+def modules() -> str:
+    """Return the map of modules: the first sentence of each one's docstring."""
+    return f"""# Modules
+
+The map of the code, in the order in which packages may import one another (`tests/unit/test_house.py` holds it). A line
+is the first of the module's docstring.
+
+{"".join(map(_package, PACKAGES))}"""
+
+
+def _package(name: str) -> str:
+    folder = DOCS.parent / "relay" / name
+    rows = "".join(
+        f"| `{path.name}` | {cell(_first(path))} |\n"
+        for path in sorted(folder.glob("*.py"))
+        if not path.name.startswith("__")
+    )
+    said = "" if not name else f"{cell(_first(folder / '__init__.py'))}\n\n"
+    return f"## relay/{name + '/' if name else ''}\n\n{said}| module | |\n|---|---|\n{rows}\n"
+
+
+def _first(path: Path) -> str:
+    """Return the first paragraph of a module's docstring."""
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert said, f"{path} has no docstring"
+    return said.split("\n\n")[0]
+
+
 # -- the catalogue of faults
 
 
@@ -257,6 +292,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings,
     "api-reference.md": api,
     "states.md": states,
+    "modules.md": modules,
     "faults.md": faults,
 }
 

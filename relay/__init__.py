@@ -1,14 +1,16 @@
 """relay: moves a person's files from one cloud to another through memory, never the disk.
 
-Layout, in the order in which modules may import one another (a test draws the arrows):
+Layout, in the order in which packages may import one another (a test holds the arrows; docs/modules.md has a line about
+each module):
 
-    errors  location  identity  egress  disposition  digest  receipt  config     values and laws: no sockets
-    throttle  retry                                                    who may go, how long to wait
+    errors/    every failure: side, retryable, hint
+    location  identity  egress  headers  digest  receipt  config  throttle  retry
     wire/      one HTTP exchange, and bytes from one socket to another
-    stores/    one file a store, the same methods in the same order
-    engine/    migrate() and what drives it
+    stores/    one implementation for each protocol, the same methods in the same order
+    ledger/    durable state and its transitions (SQL)
+    engine/    transfers, parts, proofs, retries, listings, workers
     api/       the WSGI application
-    cli/       relay serve | migrate
+    cli/       the commands
 
 Read it in this order: errors, location, wire/stream, wire/body, wire/pump, wire/exchange, stores/interfaces,
 stores/http, engine/transfer, engine/course, api/app.

@@ -1,4 +1,4 @@
-"""The settings: every limit that relay has, where it is read from, and what they add up to in memory.
+"""Settings: every limit of relay, where it is read from, and the memory that all of them add up to.
 
 Decided here: names, defaults and bounds. A flag wins over a `RELAY_*` variable, that over `relay.toml`, that over
 the default. Never here: anything that acts on a setting.

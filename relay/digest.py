@@ -1,4 +1,4 @@
-"""Digests: what is computed while bytes pass, and how HTTP writes them down.
+"""Digests: computed while bytes pass, and read from and written to HTTP fields.
 
 Decided here: the algorithms, their order of preference, and the three header fields that carry them. Never here:
 when a digest is asked for, or what it proves (`engine/verify.py`).

@@ -1,4 +1,4 @@
-"""What to call an object whose destination is a folder: the source's own word for it, made safe.
+"""Name an object whose destination is a folder: the source's own name for it, made safe.
 
 Decided here: which name is taken from a Content-Disposition or a path, and when there is none. Never here:
 where it is written (`Location.named` does that, and checks again).

@@ -1,4 +1,4 @@
-"""Places at which a test can let relay end: `RELAY_FAILPOINT=name:count:action`, for tests only.
+"""Places at which a test can end relay: `RELAY_FAILPOINT=name:count:action`, for tests only.
 
 Theory of operation. Where a crash would hurt most the code says `reach("name")`. Without the variable that is a
 function that does nothing (some tens of nanoseconds). With it the `count`th visit of the place that it names does the

@@ -1,4 +1,4 @@
-"""Small files that a user names: settings, tokens, headers. No more of one is read than a small file has.
+"""Read small files that a user names (settings, tokens, headers), up to the size that a small file has.
 
 Decided here: how much is read, and that a secret is closed to others. Never here: what stands in one.
 """

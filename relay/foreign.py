@@ -1,4 +1,4 @@
-"""Numbers and dates that somebody else wrote: each is read here, and nowhere else.
+"""Numbers and dates from outside: the only place that parses them.
 
 A peer's number may have any number of digits, or digits of another script; its date may lie in the year 33658, or be
 none. So nothing here raises, whatever it is given: what is no number or no date of a kind that relay, its ledger and

@@ -1,4 +1,4 @@
-"""The headers that a caller may send along with a location.
+"""Headers that a caller may send along with a location.
 
 Decided here: which of them can be sent safely, and which are relay's own. Never here: what relay itself
 sends.

@@ -1,4 +1,4 @@
-"""When two Locations are the same object, as far as their URLs can tell.
+"""Tell whether two Locations name the same object, as far as their URLs can tell.
 
 Decided here: what of a URL, and of the headers, names the object, and what only opens it or spells it otherwise; whose
 account it is spoken to with. Never here: what a server knows by two names.

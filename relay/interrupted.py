@@ -1,4 +1,4 @@
-"""Ctrl-C while a command has nothing to bring to an end: the process ends with 130, and prints nothing.
+"""Ctrl-C before a command has anything to clean up: the process ends with 130 and prints nothing.
 
 Python itself raises KeyboardInterrupt wherever the main thread is: in the middle of an import, or in gevent's hub, and
 prints a traceback. A command that has something to end catches the signal for that time (`relay/cli/interrupt.py`).

@@ -1,4 +1,4 @@
-"""Where one object lives, decided once, on one strict parse.
+"""A Location: where one object lives, parsed once and strictly.
 
 Decided here: what an acceptable URL is, how it prints, where a redirect leads. Never here: whether an address may be
 dialled (`egress.py`), when two are one object (`identity.py`), and any second parser. We dial `host` and `port` of the

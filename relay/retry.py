@@ -1,4 +1,4 @@
-"""How long to wait before trying again, and for how long that goes on.
+"""Backoff: how long to wait before the next attempt, and when to stop.
 
 Decided here: the waits. Never here: what is tried again (`engine/transfer.py`: a whole transfer with a fresh body, and
 `engine/window.py`: a part with its bytes still at hand; `stores/relisting.py`: a page of a listing; law 7).

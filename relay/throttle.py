@@ -1,4 +1,4 @@
-"""Who may go now.
+"""Limits of concurrency, request rate and bandwidth.
 
 Decided here: how many transfers run, how many wait and how long; how many requests one side of one store gets at a time
 once it has asked us to slow down; what one migration may use. Never here: what a transfer is.

@@ -1,4 +1,4 @@
-"""The settings that a server goes by: checked before it starts, and again before a reload gives anything up.
+"""The settings of a server: checked before it starts, and again before a reload replaces any.
 
 Theory of operation. gunicorn's master reads the settings, at the start and at SIGHUP, and forks each worker. What the
 master found right is held here, in its memory, so every worker has it, also one that replaces another while relay.toml

@@ -1,4 +1,4 @@
-"""The shapes of answers, for the OpenAPI document. A test holds every real answer against them."""
+"""Response schemas for the OpenAPI document. A test holds every real response to them."""
 
 from __future__ import annotations
 

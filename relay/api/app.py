@@ -1,4 +1,4 @@
-"""The WSGI application: its routes, and what stands in front of all of them.
+"""The WSGI application: its routes, and the checks before all of them.
 
 Decided here: which path is answered by what. Never here: gunicorn, the environment, start-up.
 """

@@ -1,4 +1,4 @@
-"""Who may ask.
+"""Authentication and authorization of requests.
 
 With tokens: whoever sends one. Without: only this machine, which is checked twice, as a browser on this machine will
 send anything anywhere that a page tells it to. The connection must have come in on loopback, or from the server's own

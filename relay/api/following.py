@@ -1,4 +1,4 @@
-"""What clients that follow a migration cost: a bounded number of them waits, and one look serves all of one migration.
+"""Clients that follow a migration: a bounded number waits, and one look serves all of one migration.
 
 Decided here: how many wait, how often the ledger is asked. Never here: what they are answered.
 """

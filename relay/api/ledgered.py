@@ -1,4 +1,4 @@
-"""What the API says of migrations in the ledger: accepted, shown, told what to do, followed while they run.
+"""Migrations in the ledger over HTTP: accept, show, control, follow.
 
 Theory of operation. A request for a tree, one with an Idempotency-Key, or one that prefers an answer at once
 (`Prefer: respond-async`, RFC 7240) is written to the ledger before it is answered 202; from then on no end of any

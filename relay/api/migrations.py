@@ -1,4 +1,4 @@
-"""`POST /migrate`: an object, or a tree, checked, moved, answered for.
+"""`POST /migrate`: check an object or a tree, move it, answer.
 
 Theory of operation. The request is read and checked to its end before anything is dialled. A tree, and whatever is to
 be answered before it is done, goes to the ledger (`relay/api/ledgered.py`). One object goes one of two ways:

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the same models that check requests, and of one table of routes.
+"""The OpenAPI 3.1 document, made from the models that check requests and from one table of routes.
 
 Decided here: the table. Never here: the models' members.
 """

@@ -1,4 +1,4 @@
-"""How a connection ends whose request was not read to its end.
+"""Close a connection whose request was not read to its end, so that the client still gets the answer.
 
 An answer that is followed at once by a close is lost: the kernel resets a connection that is closed with unread
 bytes, and the reset overtakes the answer. gunicorn alone would read on for as long as bytes keep coming, without

@@ -1,4 +1,4 @@
-"""How fast something moves, and a transfer's progress as plain values."""
+"""Rates, and the progress of a transfer as plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every answer that is an error, as application/problem+json.
+"""Render every error as application/problem+json.
 
 Decided here: headers and statuses around a problem. Never here: its members (`relay/api/problems.py`).
 """

@@ -1,4 +1,4 @@
-"""What `POST /migrate` takes: the members, their types, and the plan that they make.
+"""The request of `POST /migrate`: its members, their types, and the plan that they make.
 
 Decided here: names and types, strictly (a typo must not mean a default, and nothing is converted). Never here: what a
 good URL is (`relay/location.py`), which headers may be sent (`relay/headers.py`).

@@ -1,4 +1,4 @@
-"""One JSON object out of a request's body, or one clear refusal.
+"""Parse one JSON object of a request's body, or refuse it with one clear error.
 
 Decided here: what is read, for how long, and which JSON is JSON. Never here: what the members mean.
 

@@ -1,4 +1,4 @@
-"""Migrations and their objects as plain values: for the API, the terminal and reports alike."""
+"""Migrations and their objects as plain values, for the API, the terminal and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker, answering requests that are not HTTP as the rest of relay answers.
+"""gunicorn's gevent worker, with relay's own answer to requests that are not HTTP.
 
 gunicorn's own answer is HTML that repeats what was sent, and its log repeats it too. A header line without its colon
 may be a password, so neither happens here.

@@ -1,4 +1,4 @@
-"""What the answers of a relay server must hold before a command goes by them.
+"""Check the answers of a relay server before a command uses them.
 
 Decided here: which members a command needs, and their types; others, and those that an older server does not tell, may
 be there or not. Never here: what a server answers (`relay/api/answers.py`), how an answer is printed.

@@ -1,4 +1,4 @@
-"""What is asked for on a command line: the flags that `migrate` and `submit` have in common, and what they say."""
+"""The flags that `migrate`, `plan` and `submit` share, and the request that they make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bars in a terminal: lines of text that wrap, and rows of bars below them.
+"""Progress bars in a terminal: lines of text that wrap, and rows of bars below them.
 
 Decided here: that a name is shown as it is (no markup, no emoji), and what is left out where the terminal is narrow.
 Never here: what is shown. rich's console takes some hundredths of a second, so this is imported by what shows bars.

@@ -1,4 +1,4 @@
-"""A relay server, as the terminal speaks to it.
+"""The client of a relay server, for commands.
 
 Theory of operation. One `requests` session that reads nothing from its environment, keeps to one address, and is never
 sent elsewhere: a redirect is no answer of relay's. Every answer is JSON, or lines; a problem (RFC 9457) becomes the

@@ -1,4 +1,4 @@
-"""The commands of `relay`: their names, their groups in the help, one line about each, and where each is."""
+"""The table of commands: their names, their groups in the help, one line about each, and their modules."""
 
 from __future__ import annotations
 

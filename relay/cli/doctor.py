@@ -1,4 +1,4 @@
-"""`relay doctor LOCATION`: what a store can really do, tried and told in a table."""
+"""`relay doctor LOCATION`: test what a store can do, and print a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a command durable: a migration that the same command goes on with, and a claimer that works on it.
+"""Run a migration of this machine's ledger in a command, so that the same command resumes it.
 
 Decided here: which migration a command means, and what Ctrl-C does to it. Never here: what is shown meanwhile.
 """

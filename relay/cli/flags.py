@@ -1,4 +1,4 @@
-"""Hints in the words of a command line: an error speaks of a request's members, as over the API; a terminal has flags.
+"""Translate hints from members of a request (the API's words) to flags of a command.
 
 Decided here: which words of a hint become which flag, when it is printed. Never here: what an error says; what a
 program reads (`--json`) has the API's words.

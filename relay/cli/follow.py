@@ -1,4 +1,4 @@
-"""`relay watch`, and `relay submit --wait`: a migration that others carry out, shown until it ends.
+"""`relay watch` and `relay submit --wait`: show a migration that other processes run, until it ends.
 
 Ctrl-C ends the watching and nothing else.
 """

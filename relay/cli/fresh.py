@@ -1,4 +1,4 @@
-"""What `relay resume` and `relay retry` bring to a migration of this machine's ledger: credentials, a list of URLs."""
+"""Fresh credentials and URLs that `relay resume` and `relay retry` give to a migration of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers from the command line, and from files that keep them out of the process list."""
+"""Read headers from the command line, and from files that keep them out of the process list."""
 
 from __future__ import annotations
 

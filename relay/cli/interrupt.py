@@ -1,4 +1,4 @@
-"""Ctrl-C in the terminal: the first lets what runs come to a clean end, the second ends at once.
+"""Ctrl-C in the terminal: the first lets running work end cleanly, the second ends at once.
 
 Decided here: that, for what has something to end. Never here: what Ctrl-C does to all else (`relay/interrupted.py`).
 """

@@ -1,4 +1,4 @@
-"""The migrations that a command speaks of: those in the ledger of this machine, or those of a server.
+"""Find the migrations of a command: in the ledger of this machine, or on a server.
 
 Decided here: that both give the same plain values, by the same names. Never here: how they are printed.
 """

@@ -1,4 +1,4 @@
-"""`relay ls LOCATION`: what a folder holds, without a server."""
+"""`relay ls LOCATION`: list a folder."""
 
 from __future__ import annotations
 

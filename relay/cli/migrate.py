@@ -1,4 +1,4 @@
-"""`relay migrate SRC DST`: an object or a tree, through the same engine as the server's, without a server."""
+"""`relay migrate SRC DST`: move an object or a tree with the server's engine, without a server."""
 
 from __future__ import annotations
 

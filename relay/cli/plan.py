@@ -1,4 +1,4 @@
-"""`relay plan SRC DST`: what a migration would do, without doing any of it."""
+"""`relay plan SRC DST`: a dry run of a migration."""
 
 from __future__ import annotations
 

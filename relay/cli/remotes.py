@@ -1,4 +1,4 @@
-"""`relay remotes`: the stores that can be named, and where each name comes from."""
+"""`relay remotes`: list the stores that have a name, and where each name comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine of a command that works on this machine's ledger."""
+"""Build the engine of a command that works on this machine's ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`relay serve`: the application under gunicorn, in this process, as `gunicorn -c deploy/gunicorn.conf.py` runs it."""
+"""`relay serve`: run the application under gunicorn, as `gunicorn -c deploy/gunicorn.conf.py` does."""
 
 from __future__ import annotations
 

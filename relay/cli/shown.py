@@ -1,4 +1,4 @@
-"""How a migration looks in the terminal: one line in a list, one line while it runs, the table of its end.
+"""Format a migration for the terminal: a line in a list, a line of progress, a table.
 
 Decided here: the words, and which exit code its end is. Never here: where the values come from.
 """

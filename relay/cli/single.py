@@ -1,4 +1,4 @@
-"""`relay migrate` of one object: through the ledger, so that the same command goes on after every end.
+"""`relay migrate` of one object, through the ledger, so that the same command resumes it.
 
 Decided here: what is shown of it, and what of its end. Never here: what a ledger is for (`durable.py`).
 """

@@ -1,4 +1,4 @@
-"""What `relay cancel` removes at a destination: what stopped or lost attempts have left, and nobody goes on with."""
+"""Remove what stopped or lost attempts left at a destination, for `relay cancel`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed, and that printing never breaks a transfer.
+"""Print to the terminal, without ever breaking a transfer by a failed print.
 
 The receipt (or one JSON object) goes to stdout, everything else to stderr. A closed stdout, an ASCII terminal or a
 hostile store's escape sequences change nothing but the print. What a command is given for (`relay ls`) is `tell`ed: it

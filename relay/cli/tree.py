@@ -1,4 +1,4 @@
-"""`relay migrate -r`: a tree through the ledger, shown while it runs; the same command goes on with what is left."""
+"""`relay migrate -r`: move a tree through the ledger and show its progress; the same command resumes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command waits for that prints nothing before a store has answered (`relay ls`, `relay plan`)."""
+"""Report retries of a command that prints nothing before a store has answered (`relay ls`, `relay plan`)."""
 
 from __future__ import annotations
 

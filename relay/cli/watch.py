@@ -1,4 +1,4 @@
-"""One object in the terminal: its progress while it moves, and Ctrl-C.
+"""Show the progress of one object in the terminal while it moves.
 
 The first Ctrl-C lets it come to a clean end, for which it has a moment; the second ends at once.
 """

@@ -1,4 +1,4 @@
-"""What follows an upload: the object is proved, published where it lay under another name, and gets its receipt.
+"""Finish an upload: prove the object, publish it from its temporary name, write its receipt.
 
 An object that turns out wrong is deleted again, unless it may be another's. One that is right, and can't be proved
 since the credentials were withdrawn, stays: it need only be proved.

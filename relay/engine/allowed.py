@@ -1,4 +1,4 @@
-"""Which destinations let us read what we had sent them: one that denies it later has withdrawn the credentials.
+"""Remember the destinations that let relay read what it sent; a later denial means withdrawn credentials.
 
 Decided here: whom that is remembered of. Never here: what a denial means (`acceptance.py`).
 """

@@ -1,4 +1,4 @@
-"""Whether objects that have arrived are still at their destination, when their command is given again.
+"""Check that objects which had arrived are still at their destination, when their command runs again.
 
 Theory of operation. A receipt holds at the time of its proof. Between two runs of one command somebody may remove
 objects, and no listing of the source tells that. So each object that has arrived is looked at: one HEAD (a GET of one

@@ -1,4 +1,4 @@
-"""From a claim to a transfer, and from how that ended to how the claim is settled.
+"""Convert a claim to a transfer, and the end of a transfer to the settlement of its claim.
 
 Decided here: what a row of the ledger says of an object before it moves, and what of its end is kept. Never here: when
 something is claimed (`claimer.py`).

@@ -1,4 +1,4 @@
-"""What works through the ledger in one process: lists trees, claims transfers, makes them, and settles them.
+"""The worker of one process: list trees, claim transfers from the ledger, run them, settle them.
 
 Theory of operation. A fixed number of greenlets, one a slot, each make one transfer after the other. One greenlet
 keeps them fed: in one transaction it settles what has ended and claims as much as there is room for; it waits a moment

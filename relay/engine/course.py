@@ -1,4 +1,4 @@
-"""The course of one attempt: pin, look, copy or pipe, and what follows.
+"""One attempt, step by step: pin the source, look at the destination, copy or upload, finish.
 
 Theory of operation. The order is fixed: pin the source's version, look at the destination where that is wanted, let
 the store copy the object where it can, else send it in parts or in one request, and prove it. Where the destination

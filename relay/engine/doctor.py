@@ -1,4 +1,4 @@
-"""What a store can really do: tried on scratch objects, told in plain words, and cleaned up.
+"""Test what a store can do with scratch objects, and remove them.
 
 Theory of operation. Every probe is one function over the Store contract and knows no vendor; it returns what it found,
 and never raises what a store says. What it writes, the patient remembers and removes (`patient.py`).

@@ -1,4 +1,4 @@
-"""What is at the destination before an upload, and whether that is enough already.
+"""Look at the destination before an upload, and decide whether an upload is needed.
 
 Theory of operation. The destination is looked at where `if_exists` asks for it, where an upload that breaks could be
 seen, and where an earlier attempt may have sent the object without anybody having learned of it. What is there is

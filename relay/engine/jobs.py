@@ -1,4 +1,4 @@
-"""The migrations that one process works on: what each is to do, with today's credentials, and what holds it back.
+"""The migrations that one process works on: their jobs, credentials and limits, cached.
 
 Decided here: how long what was asked of the ledger once is believed. Never here: what happens to a migration.
 """

@@ -1,4 +1,4 @@
-"""What a transfer writes down on its way, so that another process can go on with it (intent before effect, fact after).
+"""The journal of a transfer: intent before an effect, fact after it, so that another process can resume.
 
 Decided here: what is worth writing, and what may be kept of an upload that somebody else began. Never here: where it
 is written.

@@ -1,4 +1,4 @@
-"""What a failed upload may have left at the destination, and its removal.
+"""Remove what a failed upload may have left at the destination.
 
 A server that keeps to HTTP shows nothing of an upload that broke off (nginx), but some write straight to the final
 name and leave what came (WsgiDAV). A failed transfer must leave nothing that could be taken for a whole object, and

@@ -1,4 +1,4 @@
-"""Which level of proof a destination can give, as far as that can be known before anything is sent.
+"""Predict the level of proof that a destination can give, before anything is sent.
 
 Decided here: what `relay plan` tells to expect, and which wish is refused when it is made. Never here: what was proved
 (`engine/verify.py`); what only trying shows (`engine/doctor.py`).

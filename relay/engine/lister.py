@@ -1,4 +1,4 @@
-"""What lists the trees of a ledger's migrations in one process, one after the other.
+"""List the trees of the ledger's migrations in one process, one after the other.
 
 Decided here: when a tree is listed, and what becomes of a listing that fails. Never here: what a listing writes.
 """

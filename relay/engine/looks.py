@@ -1,4 +1,4 @@
-"""What is at a destination: a HEAD, and where that is only advice the first byte.
+"""Look at a destination by HEAD, and by the first byte where HEAD is only advice.
 
 Decided here: what an answer says of what is there. Never here: what follows from it (`existing.py`).
 """

@@ -1,4 +1,4 @@
-"""What one request asks for, as it is kept in the ledger, and as it is carried out.
+"""A migration's request: as a caller sends it, as the ledger keeps it, and as a job that runs.
 
 An Order is what came in: two texts with their headers, and options. Accepted, it becomes a Spec, whose secrets lie
 apart. A Job is what a runner makes of a migration again: two Locations, with today's remotes and credentials, and the

@@ -1,4 +1,4 @@
-"""What removes, in one process, what attempts left at destinations that nobody will make again.
+"""Remove, in one process, what attempts left at destinations and no later attempt will replace.
 
 Theory of operation. The ledger tells of transfers that are cancelled, or failed a while ago, and have an upload that
 was begun, or runners that were lost with them. Their uploads are thrown away, and the names that only they can have

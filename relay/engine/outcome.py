@@ -1,4 +1,4 @@
-"""How a transfer ended well.
+"""The outcome of a transfer that succeeded.
 
 Decided here: what is told of it. Never here: whether it did.
 """

@@ -1,4 +1,4 @@
-"""How far ahead of its slots a runner claims, and how long it gathers what has ended before it asks the ledger again.
+"""How far ahead of its slots a worker claims, and how long it collects settlements before the next transaction.
 
 Theory of operation. A turn at the ledger costs much the same for one object as for a hundred, and while it writes every
 other runner waits: few turns and large ones are what lets two runners be faster than one. So small objects are claimed

@@ -1,4 +1,4 @@
-"""One object in parts: an upload that is begun, filled with ranged reads of the pinned version, and completed.
+"""One object as a multipart upload: begin it, fill it with ranged reads of the pinned version, complete it.
 
 Theory of operation. The object is cut into spans of one size, so large that the destination's limits hold; a window
 moves some of them at a time (`window.py`). The CRC64NVME of each part is computed on the way and all of them are

@@ -1,4 +1,4 @@
-"""A folder of a store that is tried out: what is written into it is remembered, and removed whatever happens.
+"""A scratch folder of a store under test: every object written into it is remembered and removed.
 
 All scratch objects lie below one random name; each that may exist is remembered before it is written.
 

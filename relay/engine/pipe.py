@@ -1,4 +1,4 @@
-"""One object into its destination: in one request, or in parts.
+"""Upload one object, in one request or in parts.
 
 Theory of operation. Whatever ends an upload, its body is closed, which breaks one that is not whole. What a broken
 one may have left is looked for and deleted; what arrived is proved.

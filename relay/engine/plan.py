@@ -1,4 +1,4 @@
-"""What is asked for: one transfer, checked before anything is dialled."""
+"""The plan of one transfer, checked before any connection is made."""
 
 from __future__ import annotations
 

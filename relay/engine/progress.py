@@ -1,4 +1,4 @@
-"""Where a transfer stands: what each part of its work notes, and others may see while it runs.
+"""The progress of a transfer: its steps write it, and others read it while it runs.
 
 Decided here: nothing. Never here: what follows from it.
 """

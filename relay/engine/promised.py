@@ -1,4 +1,4 @@
-"""What a list of URLs promises of an object, and what a listing tells of it, held against what the source gives.
+"""Check the source against what a list of URLs promised and what the listing said of the object.
 
 Decided here: when an object is not the one that was promised. Never here: what a list looks like (`stores/urls.py`).
 """

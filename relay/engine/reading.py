@@ -1,4 +1,4 @@
-"""The source's side of a transfer: its version is pinned, its bytes are opened, and two readings are held together.
+"""The source side of a transfer: pin the version, open the bytes, compare two readings.
 
 Theory of operation. A version is pinned by what a listing told of a small object, by a HEAD, or by the first byte of
 what allows GET alone; what was found is held to what was promised and listed of it. An object is opened at the pinned

@@ -1,4 +1,4 @@
-"""What it means that a store wants credentials for one object (401): is that the object's own, or everybody's?
+"""Decide what a 401 for one object means: that object's own refusal, or expired credentials for all.
 
 Theory of operation. One protected object must not stop all others, and withdrawn credentials must not fail all that is
 left. One such answer does not tell which it is, but the others do: an object that is refused waits a moment, and comes

@@ -1,4 +1,4 @@
-"""Fresh URLs for a migration that was made from a list: taken from another list, by the names of the objects.
+"""Fresh URLs for a migration of a list: taken from another list, matched by the names of the objects.
 
 Theory of operation. The list is read twice, page by page: first to see that the migration has each of its names, and
 none stands there twice; then to keep the URLs. So a list that is refused has changed nothing, and nothing grows with

@@ -1,4 +1,4 @@
-"""What drives transfers in one process: the wire, the slots, and the transfers that run.
+"""Run transfers in one process: the wire, the slots, and the transfers under way.
 
 Decided here: who may start, and how everything comes to its end when the process must stop.
 """

@@ -1,4 +1,4 @@
-"""An object that its store copies by itself: no byte passes through relay.
+"""Let a store copy an object by itself: no byte passes through relay.
 
 Decided here: what is copied that way, and what it is proved by. Never here: which stores can (`stores/`).
 """

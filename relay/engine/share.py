@@ -1,4 +1,4 @@
-"""Parts of an object that another runner has claimed, moved here too.
+"""Move parts of an object that another worker has claimed.
 
 Theory of operation. The other has begun the upload, and completes it or throws it away; all that happens here is that
 parts are taken from the ledger one after the other, as the other takes them, and moved. Whatever fails here is given

@@ -1,4 +1,4 @@
-"""What a migration would do, found out by listing and looking alone: nothing is written, to a store or to a ledger.
+"""A dry run: find out what a migration would do by listing and looking alone.
 
 Theory of operation. The source's listing is counted as it comes, and nothing of it is kept but a sample: of so many
 objects, chosen by chance among all (Vitter's algorithm R), both sides are asked what they have. Where every object is

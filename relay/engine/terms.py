@@ -1,4 +1,4 @@
-"""What one transfer is made on: its plan, what is known of its object before, the stores, the limits and the clocks.
+"""The context of one transfer: plan, prior knowledge of the object, stores, limits and clocks.
 
 Decided here: what follows from the terms alone. Never here: what is done about it.
 """

@@ -1,4 +1,4 @@
-"""One transfer, from queued to settled: a slot, an attempt, and another one while that may help.
+"""One transfer, from queued to settled: take a slot, run an attempt, retry while that may help.
 
 Theory of operation. `Transfer.run` makes attempts until one succeeds, one fails for good, or the budget of seconds
 is spent, which counts from when the trouble began. Each attempt starts from nothing: a fresh head, a fresh body, a

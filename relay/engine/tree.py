@@ -1,4 +1,4 @@
-"""A tree's listing, page by page into the ledger, so that its transfers start while it still goes on.
+"""Write a tree's listing into the ledger page by page, so that transfers start while it continues.
 
 Decided here: what of a listing is kept, and how much at a time. Never here: what a listing looks like.
 """

@@ -1,4 +1,4 @@
-"""What is tried again at the moment: what it is, why, and when next.
+"""What is retried at the moment: the object, the reason, and the time of the next attempt.
 
 Decided here: what is told of it, and of which of several. Never here: whether, and when, something is tried again.
 """

@@ -1,4 +1,4 @@
-"""Whether a destination takes two names of one tree for one: seen before the second object is sent.
+"""Detect a destination that folds two names of one tree into one, before the second object is sent.
 
 Theory of operation. One of them is there, or may be. Where nothing is under the name of the other the destination tells
 them apart; where the same version shows under both, and no listing has both names, it does not.

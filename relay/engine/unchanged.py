@@ -1,4 +1,4 @@
-"""Whether the destination has an object already, as it is at the source.
+"""Decide whether the destination already has an object as it is at the source.
 
 Decided here: what counts as the same, the strongest reason first. Never here: what is done about it.
 """

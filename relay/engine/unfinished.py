@@ -1,4 +1,4 @@
-"""An upload in parts, from the note that one is about to begin to the note that it is no more.
+"""The life of a multipart upload in the journal: from the note before it begins to the note after it ended.
 
 Theory of operation. A store remembers an upload that was begun until it is completed or thrown away, and its owner pays
 for what is in it. So with a journal it is written down that one is about to begin, and then which one it is; only then

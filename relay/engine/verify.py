@@ -1,4 +1,4 @@
-"""What was proved about one object at its destination.
+"""Prove one object at its destination.
 
 Theory of operation. After the destination said yes, the strongest proof that was asked for is looked for, in this
 order: the destination's own digest in its answer to the upload; its digest in an answer to HEAD; the bytes read back.

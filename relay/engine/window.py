@@ -1,4 +1,4 @@
-"""The window of one upload in parts: so many of its parts on their way at a time, and a part's second chance.
+"""Concurrent part transfers of one multipart upload, with retries of each part.
 
 Theory of operation. Greenlets each ask which part is theirs to move, read its span of the pinned version with
 If-Match, and upload it; with the next question they say that the destination has it. Who answers decides who moves

@@ -1,4 +1,4 @@
-"""What can go wrong, whose fault it is, and what to do about it.
+"""Everything that can go wrong: whose fault it is, and what to do about it.
 
 Decided here: every error that may leave any part of relay. Never here: HTTP, sockets, retries.
 

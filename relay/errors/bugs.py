@@ -1,4 +1,4 @@
-"""What nobody foresaw: an exception that is not of relay's own.
+"""Exceptions that are not relay's own: bugs.
 
 Decided here: what may be said of one. Never here: who meets it.
 """

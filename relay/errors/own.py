@@ -1,4 +1,4 @@
-"""What relay itself can't do: no slot, no ledger, not in this state, or, to the terminal, no server.
+"""Errors of relay itself: no slot, no ledger, a wrong state, no server.
 
 Decided here: the failures that are no store's and no byte's. Never here: what a store said.
 """

@@ -1,4 +1,4 @@
-"""The caller's mistakes, and what he may not ask for: found before anything was dialled.
+"""Errors of the caller's request, found before any connection is made.
 
 Decided here: what a request can be refused for, and with which HTTP status. Never here: the refusing.
 """

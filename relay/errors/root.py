@@ -1,4 +1,4 @@
-"""What every error of relay's own says: the fact, the side, whether trying again makes sense, and what to do.
+"""The root of relay's errors: fact, side, whether a retry may help, hint.
 
 Decided here: that, and how one is printed. Never here: what can go wrong.
 """

@@ -1,4 +1,4 @@
-"""What a store said, or how its connection failed.
+"""Errors of stores: refusals, failures, broken connections.
 
 Decided here: the failures of one exchange with a store, and which of them pass by themselves. Never here: which status
 means which (`stores/`).

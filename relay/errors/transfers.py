@@ -1,4 +1,4 @@
-"""The bytes are not what was promised, at the source, on the way, or at the destination.
+"""Errors of the bytes: at the source, on the way, or at the destination, they are not what was promised.
 
 Decided here: the failures of an object, whatever its stores said. Never here: how that is found out.
 """

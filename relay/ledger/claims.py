@@ -1,4 +1,4 @@
-"""Who works on what: runners and their leases, and claims by compare-and-set. (How claims end: `settling.py`.)
+"""Workers, their leases, and claims by compare-and-set (`settling.py` ends claims).
 
 Theory of operation. A runner enters itself with a time until which its claims hold, and puts that off every few
 seconds. A claim takes queued rows and writes the runner's id and a new fence into them; everything that is written

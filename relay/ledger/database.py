@@ -1,4 +1,4 @@
-"""The ledger's database: opened, looked at before it is trusted, and run so that the hub never waits for it.
+"""The ledger's database: open it, check it, and run transactions without blocking the hub.
 
 Theory of operation. SQLite's calls never yield, and a wait for its lock sleeps inside C; so one native thread does
 them all, one transaction at a time, and the greenlet that asked is woken when it is done. psycopg waits by gevent's

@@ -1,4 +1,4 @@
-"""What a page of a listing changes in the ledger.
+"""Apply one page of a listing to the ledger.
 
 Theory of operation. An entry of which no listing has told yet becomes a transfer. One of which this listing has told is
 the same again, since a listing that was lost is begun anew. One of which an earlier listing has told, which its user

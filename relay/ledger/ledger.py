@@ -1,4 +1,4 @@
-"""The ledger's face: every call is one transaction, and has happened when it returns.
+"""The public interface of the ledger: every call is one transaction, and is durable when it returns.
 
 Each raises LedgerFailed or LedgerBusy where the database does not answer; then nothing of it counts as done.
 """

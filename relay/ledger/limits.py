@@ -1,4 +1,4 @@
-"""What a migration may use: told, and kept to by every runner.
+"""Limits of a migration: stored here, applied by every worker.
 
 Decided here: how many more transfers of it may be claimed, and who shares its bounds. Never here: how bytes and
 requests are held back (`relay/throttle.py`).

@@ -1,4 +1,4 @@
-"""What identifies a migration, and an object of a list, as the ledger keeps it: keyed hashes.
+"""Keyed hashes that identify a migration, and an object of a list.
 
 Theory of operation. What tells one place from another is its store, its endpoint, and the whole of its URL, and a query
 may hold a secret. So only an HMAC of it is kept, under a random key of the ledger's own: whoever sees a row can't try

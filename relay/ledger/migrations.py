@@ -1,4 +1,4 @@
-"""Migrations in the ledger: accepted, looked at, told what to do, and brought to their end."""
+"""Migrations in the ledger: create, show, control, end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who moves parts of an object that is another runner's, or at the moment nobody's.
+"""Workers that move parts of an object which another worker owns, or which has no owner at the moment.
 
 Decided here: how they are found. Never here: what they count for (`limits.py`, `migrations.py`).
 """

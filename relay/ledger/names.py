@@ -1,4 +1,4 @@
-"""How transfers are found by their names in either database: some at a time."""
+"""Find transfers by their names in either database, some at a time."""
 
 from __future__ import annotations
 

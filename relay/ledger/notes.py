@@ -1,4 +1,4 @@
-"""What was at a destination before an object of ours went there: written before the first byte of it, kept for good.
+"""What lay at a destination before relay wrote there: recorded before the first byte, kept for good.
 
 Never here: what follows from it (`relay/engine/existing.py`).
 """

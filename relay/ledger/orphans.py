@@ -1,4 +1,4 @@
-"""What was left at destinations by attempts that nobody will make again: found here, and forgotten when it is gone.
+"""Leftovers of attempts that no later attempt will replace: found here, and forgotten when they are gone.
 
 Theory of operation. An attempt that ends removes what it began, and one that was killed leaves that to the next. Where
 there is no next one, since its migration was cancelled meanwhile, an unfinished upload would stay for ever, and cost

@@ -1,4 +1,4 @@
-"""The transfers of a migration, page by page: for the API, the terminal and reports."""
+"""Read the transfers of a migration page by page, for the API, the terminal and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is tried again at the moment, as the processes that try it say: for whoever looks from elsewhere.
+"""What each worker retries at the moment, visible to every other process.
 
 It stands in the `error` of a transfer that runs, and goes with the end of that; that of a listing in the `error` of
 its migration, which has none of its own while it is listed. Never here: what is tried again, and

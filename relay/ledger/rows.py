@@ -1,4 +1,4 @@
-"""What the ledger takes and gives: plain values."""
+"""The plain values that the ledger takes and returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger's tables. A change here wants a new file in `versions/`, and a new HEAD.
+"""The ledger's tables. A change needs a new file in `versions/`, and a new HEAD.
 
 Theory of operation. A row of `transfers` belongs to whoever's `owner` and `fence` stand in it while its state is
 `running`; every change of it compares both, so that a runner that was thought dead changes nothing any more. How long

@@ -1,4 +1,4 @@
-"""How claims end.
+"""End claims: verified, failed, handed back.
 
 Theory of operation. What this runner has is read and kept from being taken; then every end is written at once, of
 those alone that are still ours. The receipts are kept, and what an object that has arrived needs no more is forgotten.

@@ -1,4 +1,4 @@
-"""Who shares in an object that another runner has claimed.
+"""Workers that help with an object which another worker has claimed.
 
 Theory of operation. A runner that has nothing to claim looks for an upload in parts that another has begun, and of
 which parts are left, and takes one of them; from then on it takes one after the other, as the other does, until none

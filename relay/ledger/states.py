@@ -1,4 +1,4 @@
-"""The states of a migration and of a transfer, and everything that may happen to one (law 5).
+"""The states of a migration and of a transfer, and every transition between them (law 5).
 
 Decided here: which verb leads from which states to which. Never here: SQL, and who says the verb.
 """

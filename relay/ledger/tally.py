@@ -1,5 +1,5 @@
-"""How many transfers of a migration are in each state, on which level they are proved, and how often they were begun
-again: kept beside every change of those, in its transaction."""
+"""Counters of a migration: transfers in each state, levels of proof, retries. Updated in the transaction of each
+change."""
 
 from __future__ import annotations
 

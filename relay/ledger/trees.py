@@ -1,4 +1,4 @@
-"""Listing a tree into the ledger: claimed like any work, written page by page, and gone on with after a crash.
+"""Listings in the ledger: claimed like other work, written page by page, resumed after a crash.
 
 What a page changes is such that a listing may safely begin anew (`entries.py`); where the store can list from a name
 on, `cursor` saves the way.

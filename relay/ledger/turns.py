@@ -1,5 +1,4 @@
-"""One turn of a runner: it settles what has ended, claims as much as it has room for, and is told how its migrations
-stand. All in one transaction: a commit is what waits for the disk, and keeps everybody else from writing.
+"""One poll of a worker, in one transaction: settle what has ended, claim new work, read the state of its migrations.
 
 Decided here: the order in which that is done. Never here: when a turn is due, and what there is room for.
 """

@@ -1,4 +1,4 @@
-"""Names that are two here, and one where case, the form of letters, or what stands at a name's end does not count.
+"""Names that differ here, and that a store may fold into one (case, Unicode form, trailing characters).
 
 Theory of operation. Each name that is another in its folded form is kept with a digest of that; the names of a page
 that share one are marked when they are listed. Whoever has claimed a marked one enters it before it is sent: no two of

@@ -1,4 +1,4 @@
-"""What other migrations have left at the same destination, and did not prove: found when an object is first listed.
+"""What other migrations left unproved at the same destination: found when an object is first listed.
 
 Theory of operation. The same places with other options are another migration. Where the one before it was killed, or
 failed, a piece of ours may lie at an object's place, or a damaged one. Who skips what is there, or what seems to be

@@ -1,4 +1,4 @@
-"""Uploads in parts in the ledger: intent before the effect, fact after it; and who moves which part.
+"""Multipart uploads in the ledger: intent before the effect, fact after it, and the mover of each part.
 
 Theory of operation. Whoever has claimed the transfer begins the upload, and completes it. Its parts are moved by that
 runner and by any other that shares in it: each takes one number after the other, all fresh ones first and then those

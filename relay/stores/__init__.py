@@ -1,4 +1,4 @@
-"""The stores: something that holds objects, each in one file, with the same methods in the same order.
+"""The stores: one implementation for each protocol, with the same methods in the same order.
 
 Decided here: what a store's answers mean. Never here: when to try again, and what was proved.
 """

@@ -1,4 +1,4 @@
-"""Buckets: from AWS's own chain of settings, and from a bucket and a key, to a Location.
+"""S3 locations: from AWS's chain of settings, a bucket and a key.
 
 Whoever can use the `aws` command configures nothing here: environment, profiles, container and machine roles,
 `AWS_ENDPOINT_URL_S3`, all as botocore reads them.

@@ -1,4 +1,4 @@
-"""XML documents that stores answer with, read as they come: one child of the root after the other.
+"""Read XML documents as they arrive: one child of the root after the other.
 
 Theory of operation. The parser (expat) is fed small pieces, and each child of the root is given away as soon as it has
 ended, so that nothing grows with the document. The document is whole once its root has ended, and only then does the

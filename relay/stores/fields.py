@@ -1,4 +1,4 @@
-"""What the fields of an HTTP answer say of an object, and which of them go on with it.
+"""What the fields of an HTTP answer say of an object, and which of them travel with it.
 
 Decided here: how a date, a time to wait and a range are read, and what of a peer's text may be printed or passed on.
 Never here: which answer is believed (`http.py`).

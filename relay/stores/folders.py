@@ -1,4 +1,4 @@
-"""Trees of stores whose protocol lists one folder at a time: HTTP indexes and WebDAV.
+"""List trees of stores whose protocol lists one folder at a time: HTTP indexes and WebDAV.
 
 Decided here: the order of the folders, and whose failure it is that one can't be listed. Never here: how one is listed.
 """

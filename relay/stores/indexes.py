@@ -1,4 +1,4 @@
-"""The pages on which web servers list a folder: nginx, Apache, Caddy, Python's http.server.
+"""Parse the index pages of web servers: nginx, Apache, Caddy, Python's http.server.
 
 Theory of operation. A page is read as it comes, so that it may have any length: what it lists is given away link by
 link, and nothing grows but a bounded memory of names. It is a list of a folder if its title says so; its links say what

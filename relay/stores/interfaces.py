@@ -1,4 +1,4 @@
-"""What a store promises, whatever it speaks (law 9: one contract, one suite, every store).
+"""The contract of a store (law 9: one contract, one suite, every store).
 
 **Contract.** A destination either has the whole object after `put` returned, or, as far as the store's protocol lets
 anybody promise that, what it had before. No call retries, but for a page of `list`

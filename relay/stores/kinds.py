@@ -1,4 +1,4 @@
-"""What one kind of store is, in one value: all that the rest of relay has to know of a new one.
+"""The description of one kind of store: all that the rest of relay needs to know of it.
 
 Decided here: what a kind consists of. Never here: which kinds there are (`stores/table.py`).
 """

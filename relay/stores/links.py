@@ -1,4 +1,4 @@
-"""Where a link of a folder's page leads: to something right in the folder, elsewhere, or nobody can say.
+"""Classify a link of an index page: directly in the folder, elsewhere, or unclear.
 
 Theory of operation. A server may spell its links otherwise than the URL that was asked for: other characters
 percent-encoded, in lower case, or not at all; as whole paths, as whole URLs with its host in capitals; in another

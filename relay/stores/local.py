@@ -1,4 +1,4 @@
-"""Folders of this machine: for who runs relay in the terminal, and for servers whose operator allowed some.
+"""Local folders as stores: for the terminal, and for servers whose operator allowed some.
 
 Theory of operation. Reading is a Body like any other, over a file instead of a socket (`local_files.py`). Writing goes
 to a file of another name, which gets its place when it is proved (`local_upload.py`). Every path is opened anew by

@@ -1,4 +1,4 @@
-"""A file of this machine as a source: its version, its bytes, and what a folder holds.
+"""A local file as a source: its version, its bytes, and the listing of a folder.
 
 Theory of operation. A file is read like a socket. What is in the page cache is read at once (RWF_NOWAIT, preadv2(2));
 what a disk, or a server behind a mount, must fetch is read in a native thread, so that it holds nobody else up. That

@@ -1,4 +1,4 @@
-"""Opens paths of this machine, and those of a server only below the folders that its operator allowed.
+"""Open local paths; on a server only below the folders that its operator allowed.
 
 Theory of operation. A check of a path proves nothing of what is opened by it later: a link may be made in between. So
 a path is opened below an allowed folder by openat2(2), which refuses every link on the way (RESOLVE_BENEATH,

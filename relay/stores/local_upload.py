@@ -1,4 +1,4 @@
-"""A file of this machine as a destination: written under a name of its own, and then given its place.
+"""A local file as a destination: written under a temporary name, then renamed.
 
 Theory of operation. The bytes go to a `.relay-….part` in the folder of the file that they are to become, and to the
 disk. It is then renamed, or, where nothing may be at its place, linked to its name; a file system without links has

@@ -1,4 +1,4 @@
-"""What describes an object besides its bytes: which fields go with it, in which form, and how a loss is told.
+"""Metadata of an object: which fields travel with it, in which form, and how a loss is reported.
 
 Theory of operation. A source tells all of its object's fields, whatever their length or alphabet. A destination passes
 on what it can hold; of the rest it gives a note (law 15). Some members of an object's metadata are no fields: their

@@ -1,4 +1,4 @@
-"""What the options of a remote mean that are no part of its address: how its buckets are named, and what goes along.
+"""Options of a remote that are no part of its address: bucket style, fields that go along.
 
 Decided here: which of rclone's options are heeded, which are refused since they change what is read or written
 (rclone.org/s3, rclone.org/webdav, rclone.org/http), and that all others only tune rclone. Never here: endpoints and

@@ -1,4 +1,4 @@
-"""A listing's answer in small pieces, between which everybody else gets a turn (law 10).
+"""Read a listing's answer in small pieces, and yield to the hub between them (law 10).
 
 Decided here: how much of a listing is looked at without a break. Never here: what it says.
 """

@@ -1,4 +1,4 @@
-"""The remotes of an rclone.conf that somebody already has.
+"""Read the remotes of an existing rclone.conf.
 
 Decided here: where that file is, how it is read, how its obscured passwords are revealed (rclone's
 fs/config/obscure: AES-CTR under a key that is published in its source, so it hides nothing from anybody; it only keeps

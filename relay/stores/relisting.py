@@ -1,4 +1,4 @@
-"""A page of a listing that failed is asked for again: the third place of retries (law 7).
+"""Retry a failed page of a listing: the third place of retries (law 7).
 
 Theory of operation. A listing may take hours and thousands of requests, so that one that fails in a way that passes
 must not end it: its page is asked for again, with backoff and Retry-After, within the budget of seconds since the

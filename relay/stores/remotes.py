@@ -1,4 +1,4 @@
-"""From what a user writes to a Location: URLs, `s3://bucket/key`, and `remote:path`.
+"""Turn what a user writes into a Location: URLs, `s3://bucket/key`, and `remote:path`.
 
 Theory of operation. A remote is a name for a store with its endpoint and credentials. It is looked for in relay's own
 settings (`[remotes.NAME]` of relay.toml), then in the rclone.conf that is there anyway, then among AWS's profiles: a

@@ -1,4 +1,4 @@
-"""S3, and everything that speaks it: one request an object, proved by CRC64NVME where the server has it.
+"""S3 and its dialects: one request for each object, proved by CRC64NVME where the server has it.
 
 Theory of operation. An upload whose bytes pass through the process goes in the `aws-chunked` coding: one chunk, then a
 trailer with the CRC64NVME that was computed on the way. The server compares it before it stores anything, so that a

@@ -1,4 +1,4 @@
-"""What S3 answers: its documents, its error codes, the checksums that it tells.
+"""Parse what S3 answers: documents, error codes, checksums.
 
 Decided here: what an answer says (docs.aws.amazon.com, "Error responses", "Checking object integrity"). Never here:
 what is asked (`stores/s3.py`).

@@ -1,4 +1,4 @@
-"""What an S3 endpoint was found not to take, so that it is found out once and then left out.
+"""What an S3 endpoint was found not to accept, remembered so that later requests leave it out.
 
 Theory of operation. Endpoints differ in what of S3 they know, and few say which field it was that they did not
 understand. So of what need not be said one thing after the other is left out, the least loss first: tags, the checksum,

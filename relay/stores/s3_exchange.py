@@ -1,4 +1,4 @@
-"""What is asked of S3, signed, and what its refusals mean: the exchange under all that `stores/s3.py` does.
+"""Send one signed S3 request, and classify its refusal.
 
 Decided here: how a request is signed, and when it is asked again (another region, another clock, newer credentials).
 Never here: what is asked.

@@ -1,4 +1,4 @@
-"""How a bucket is listed: page by page, each believed only if it is a whole page of a listing.
+"""List a bucket page by page; a page is believed only if it is whole.
 
 Theory of operation. A page is read to its end before anything of it is given away, since S3 has pages of a thousand;
 while one is looked at the next is on its way. A listing can go on behind a key after a crash, as long as the keys come

@@ -1,4 +1,4 @@
-"""How S3's objects are read, with what describes them: versions, tags.
+"""Read S3 objects with their metadata, versions and tags.
 
 Decided here: what is believed of an object's head. Never here: listings (`s3_listing.py`), how an answer's text is read
 (`s3_answers.py`).

@@ -1,4 +1,4 @@
-"""How an object comes to a bucket: what goes along with it, what the endpoint does not take, and under which name.
+"""Write S3 objects: fields that go along, features that the endpoint lacks, the final name.
 
 Theory of operation. What an endpoint does not take shows when it refuses it; the object is sent again without, and
 that is remembered (`stores/s3_endpoint.py`). A name with an empty segment is stored only where it is seen to stay what

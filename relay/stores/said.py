@@ -1,4 +1,4 @@
-"""What a store says of a refusal, in its own words, where relay knows no better ones.
+"""A store's own words for a refusal, where relay has no better ones.
 
 Decided here: where in an answer's text the words are, and that they are short, printable, and without a query, which
 may be a signature, nor anything else of the request that is secret. Never here: what a refusal means.

@@ -1,4 +1,4 @@
-"""The table of stores: one line for each kind.
+"""The table of stores, one line for each kind.
 
 Decided here: which kinds there are. The texts and remotes of those that share AWS's settings, the terminal's paths or
 each other's URLs are told apart in `stores/remotes.py`; any other kind brings its own with it.

@@ -1,4 +1,4 @@
-"""Lists of URLs as sources of trees: a text with one a line, a CSV file, or Google's list format.
+"""Lists of URLs as sources of trees: a text, a CSV file, or Google's list format.
 
 Theory of operation. `list+URL` or `list+PATH` names the list itself, which is read line by line from wherever it lies,
 so that nothing grows with its length. What a line tells of an object (its size, its digests) is a promise that the

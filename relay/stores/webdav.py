@@ -1,4 +1,4 @@
-"""WebDAV (RFC 4918): an object is uploaded under a temporary name beside its own, proved there, and then moved.
+"""WebDAV (RFC 4918): upload under a temporary name beside the final one, prove it there, then move it.
 
 Theory of operation. Many a WebDAV server writes an upload straight to the name that it was given, and shows what has
 come so far. So nothing is ever put to the final name: a `.relay-….part` in the same folder takes the bytes, and MOVE

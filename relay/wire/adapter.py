@@ -1,4 +1,4 @@
-"""The wire's ordinary face: a transport adapter for `requests`.
+"""A transport adapter for `requests` over relay's wire.
 
     session = wire_session(wire)
     with session.get(source, stream=True) as response:

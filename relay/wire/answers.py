@@ -1,4 +1,4 @@
-"""The heads of answers as they come in on one connection, interim ones skipped.
+"""Read the heads of answers on one connection; skip interim ones.
 
 Decided here: how long a head is waited for, and how many interim heads are borne. Never here: what a status means.
 """

@@ -1,4 +1,4 @@
-"""Memory that is lent: buffers to copy through, and pipes to splice through.
+"""Pools of buffers to copy through, and of pipes to splice through.
 
 Decided here: that a slow stream holds none. A buffer or pipe is taken when bytes are ready and given back at once,
 so ten thousand slow streams share a few.

@@ -1,4 +1,4 @@
-"""A chunked body as it comes from its connection (RFC 9112 section 7.1).
+"""Decode a chunked body as it arrives (RFC 9112 section 7.1).
 
 Decided here: how much is decoded at once. A peer chooses how small its chunks are, so one read does a bounded amount of
 work, and all work is linear in the bytes that came. Never here: what a chunk's line may say (`http1.py`).

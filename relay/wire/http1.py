@@ -1,4 +1,4 @@
-"""HTTP/1.1 heads and framings, without any I/O (RFC 9112).
+"""HTTP/1.1 heads and framings, without I/O (RFC 9112).
 
 Rule 1: everything that decides where a message begins and ends lives in this file.
 Rule 2: this file never reads or writes. It takes bytes and gives values, so every case is tested by feeding it.

@@ -1,4 +1,4 @@
-"""What was learned about stores, so that it need not be found out again for each object.
+"""Facts learned about stores, kept so that later objects need not learn them again.
 
 Only what may be wrong without harm: that a folder was there, that a request was not understood.
 """

@@ -1,4 +1,4 @@
-"""What a transfer's waits ask: may I go on?
+"""Deadlines, stalls and cancels of a transfer, checked at each wait.
 
 Decided here: the stall rule, the total time, and how a cancel is seen. A pump and every wait for an answer call
 `tick` (or `look`, where no bytes are expected) at least once a second. Never here: waiting.

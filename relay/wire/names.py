@@ -1,4 +1,4 @@
-"""Names and their addresses, by the system's rules.
+"""Resolve names to addresses by the system's rules.
 
 Theory of operation. The system's resolver blocks its thread, for half a minute where a name's servers are silent, and
 can't be told to stop. So lookups have threads of their own, apart from those that write files, and not more than

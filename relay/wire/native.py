@@ -1,4 +1,4 @@
-"""What would block the hub is done in a native thread (law 10): a disk's wait, an import, another's settings."""
+"""Run what would block the hub in a native thread (law 10)."""
 
 from __future__ import annotations
 

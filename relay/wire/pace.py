@@ -1,4 +1,4 @@
-"""When a loop over a peer's bytes lets others run, looks at its clocks, and waits for the throttle.
+"""When a loop over a peer's bytes yields to the hub, checks its clocks, and waits for the throttle.
 
 A fast socket never blocks, so whoever reads it in a loop would starve every other greenlet of the worker. Decided here:
 how often such a loop yields. Never here: what it reads.

@@ -1,4 +1,4 @@
-"""Bytes from one socket to another: the loop that everything else is a promise about.
+"""Move bytes from one socket to another: by splice, by copy, or through TLS.
 
 Theory of operation. `pump` pulls from a Body and pushes into an Outlet until the body ends, by the cheapest way that
 is allowed:
