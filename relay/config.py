@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -289,7 +290,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     named = os.environ.get("RELAY_CONFIG")
     try:
         # /dev/null is how one says: no file.
-        if named is not None and named != os.devnull and not Path(named).is_file():
+        if named and named != os.devnull and not Path(named).is_file():
             raise ConfigError(f"RELAY_CONFIG {named} is no file that is there")
         settings = Settings(**{**_in_file(), **_set(variables), **given})
     except ValidationError as error:
@@ -344,11 +345,26 @@ def _set(variables: Mapping[str, str]) -> dict[str, Any]:
 def _in_file() -> dict[str, Any]:
     """Return what stands in the file, if there is one. Raises ConfigError, or ValueError for what is no TOML."""
     path = _file()
-    return tomllib.loads(read_small(path)) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    if not os.environ.get("RELAY_CONFIG") and _is_planted(path):
+        raise ConfigError(
+            f"{path} of the current folder may be another user's",
+            hint="Name it in RELAY_CONFIG if it is meant, or work in a folder that others can't write to.",
+        )
+    return tomllib.loads(read_small(path))
+
+
+def _is_planted(path: Path) -> bool:
+    """Say if anybody may have put a file where it lies, as into /tmp, or may write to it: it says which store a remote
+    is, and which server gets a token."""
+    found = path.stat()
+    others = found.st_uid not in (0, os.geteuid()) and path.absolute().parent.stat().st_mode & stat.S_IWOTH
+    return bool(others or found.st_mode & stat.S_IWOTH)
 
 
 def _file() -> Path:
-    return Path(os.environ.get("RELAY_CONFIG", "relay.toml"))
+    return Path(os.environ.get("RELAY_CONFIG") or "relay.toml")
 
 
 def _place(name: str) -> str:

@@ -47,6 +47,8 @@ def test_empty_variables_count_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """As compose files leave them."""
     monkeypatch.setenv("RELAY_SLOTS", "")
     assert load_settings().slots == 10
+    monkeypatch.setenv("RELAY_CONFIG", "")
+    assert load_settings().slots == 10
 
 
 @pytest.mark.parametrize(
@@ -210,3 +212,35 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_bytes(b"\xef\xbb\xbfslots = 7\r\n")
     assert load_settings().slots == 7
     assert load_tokens(_tokens(tmp_path, "\xef\xbb\xbf0123456789abcdef\r\n")) == {"0123456789abcdef"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "user", "taken"),
+    [
+        (0o755, 0o644, None, True),
+        (0o1777, 0o644, None, True),  # one's own, in /tmp
+        (0o755, 0o666, None, False),
+        (0o755, 0o644, 4321, True),  # as a container sees one that its host has put there
+        (0o1777, 0o644, 4321, False),
+        (0o777, 0o600, 4321, False),
+    ],
+)
+def test_a_file_that_somebody_may_have_planted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: int, file: int, user: int | None, taken: bool
+) -> None:
+    """The settings of the current folder say which server gets a token; those that are named are meant."""
+    path = tmp_path / "relay.toml"
+    path.write_text("slots = 7\n")
+    path.chmod(file)
+    tmp_path.chmod(folder)
+    if user is not None:
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a file away")
+        os.chown(path, user, user)
+    if taken:
+        assert load_settings().slots == 7
+    else:
+        with pytest.raises(ConfigError, match="another user's"):
+            load_settings()
+    monkeypatch.setenv("RELAY_CONFIG", str(path))
+    assert load_settings().slots == 7
