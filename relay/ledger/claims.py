@@ -410,7 +410,7 @@ class _Claiming:
             return 0
         told = {"migration": migration.id, "most": most, "now": time.time(), "the_owner": self.who.id}
         about = migration.renewed, migration.looked, migration.destination_empty
-        taken = [claim_of(row, *about) for row in self.connection.execute(which, told)]
+        taken = [claim_of(row, *about) for row in self.connection.execute(which, told).all()]
         taken.sort(key=lambda claim: claim.id)
         for one in taken:
             self.changes.moved(migration.id, "queued", "running", one.size, one.size)

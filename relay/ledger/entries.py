@@ -104,6 +104,8 @@ def fitting(one: Listed) -> Listed:
         one = replace(one, error=_TOO_LARGE)
     modified = one.modified if one.modified is None or abs(one.modified) < MOST else None
     etag = one.etag if one.etag is None or "\0" not in one.etag else None
+    if (size, modified, etag) == (one.size, one.modified, one.etag):
+        return one  # as nearly all are
     return replace(one, size=size, modified=modified, etag=etag)
 
 

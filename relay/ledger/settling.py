@@ -12,9 +12,10 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, func, select, text, update
+from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from relay.ledger.claims import Who, chunks, free
 from relay.ledger.migrations import tell
@@ -26,29 +27,22 @@ from relay.ledger.tally import Changes
 MANY: Final = 10
 """So many claims are looked for at a destination each time; where there were more it is kept of which nothing is
 left."""
-_SETTLE = (
-    update(transfers)
-    .where(
-        transfers.c.id == bindparam("the_id"),
-        transfers.c.fence == bindparam("the_fence"),
-        transfers.c.owner == bindparam("the_owner"),
-        RUNNING,
-    )
-    .values(
-        state=bindparam("new_state"),
-        owner=None,
-        bytes=bindparam("new_bytes"),
-        size=bindparam("new_size"),
-        resent=transfers.c.resent + bindparam("more_resent"),
-        seconds=bindparam("new_seconds"),
-        level=bindparam("new_level"),
-        error=bindparam("new_error"),
-        not_before=bindparam("new_not_before"),
-        ended=bindparam("new_ended"),
-        lapses=func.coalesce(bindparam("new_lapses"), transfers.c.lapses),
-        before=bindparam("new_before"),
-    )
+_ENDS: Final = (
+    "UPDATE transfers SET state = ?, owner = NULL, bytes = ?, size = ?, resent = resent + ?, seconds = ?, level = ?,"
+    " error = ?, not_before = ?, ended = ?, lapses = coalesce(?, lapses), before = ?"
+    " WHERE id = ? AND fence = ? AND owner = ? AND state = 'running'"
 )
+_IN_ORDER: Final = itemgetter(
+    *("new_state", "new_bytes", "new_size", "more_resent", "new_seconds", "new_level"),
+    *("new_error", "new_not_before", "new_ended", "new_lapses", "new_before"),
+    *("the_id", "the_fence", "the_owner"),
+)
+_PROOFS: Final = (
+    "INSERT INTO receipts (transfer_id, receipt) VALUES (?, ?)"
+    " ON CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
+)
+"""These are for SQLite, as its driver takes them: SQLAlchemy would go over the values of each row once more, which
+costs twice as much as SQLite's own work."""
 _HELD = (
     select(transfers.c.id, transfers.c.fence, transfers.c.size, transfers.c.level, migrations.c.state.label("stage"))
     .add_columns(uploads.c.transfer_id.label("begun"), transfers.c.before)
@@ -59,10 +53,6 @@ _HELD = (
     .with_for_update(of=transfers)
 )
 """Nobody who takes this runner for gone can have its rows until this is over; all lock them in the same order."""
-_PROOF = text(
-    "INSERT INTO receipts (transfer_id, receipt) VALUES (:transfer, :receipt)"
-    " ON CONFLICT (transfer_id) DO UPDATE SET receipt = excluded.receipt"
-)
 _ALL = text(
     "WITH ends AS (SELECT * FROM json_to_recordset(CAST(:ends AS json)) AS rows("
     "the_id bigint, the_fence integer, the_owner text, new_state text, new_bytes bigint, new_size bigint,"
@@ -113,14 +103,13 @@ def _write(connection: Connection, ending: _Ending) -> None:
         rows = [{**row, "receipt": ending.receipts.get(row["the_id"])} for row in ending.rows]
         connection.execute(_ALL, {"ends": json.dumps(rows)})
         return
-    connection.execute(_SETTLE, ending.rows)
+    connection.exec_driver_sql(_ENDS, [_IN_ORDER(row) for row in ending.rows])
     if ending.receipts:
-        proofs = [{"transfer": id, "receipt": receipt} for id, receipt in ending.receipts.items()]
-        connection.execute(_PROOF, proofs)
+        connection.exec_driver_sql(_PROOFS, list(ending.receipts.items()))
 
 
 def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], changes: Changes) -> _Ending:
-    held = {(row.id, row.fence): row for row in connection.execute(_HELD, {"the_owner": who.id})}
+    held = {(row.id, row.fence): row for row in connection.execute(_HELD, {"the_owner": who.id}).all()}
     now, ending = time.time(), _Ending()
     for end in ends:
         claim = end.claim

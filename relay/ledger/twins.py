@@ -10,6 +10,7 @@ Decided here: which names may be one. Never here: whether they are (`relay/engin
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, Final
@@ -32,6 +33,8 @@ LONGEST: Final = 1024
 """So many letters a segment may have, and be folded: the stores that compose take 255."""
 DECODINGS: Final = 4
 """So often a name is decoded: each server and proxy on its way may do it once."""
+_OWN: Final = re.compile(r"[a-z0-9_-]+(?:[./][a-z0-9_-]+)*+")
+"""Names that are their own folded form, as most are: it takes a tenth of the time to see that at once."""
 _THERE: Final = frozenset({"verified", "unverified", "skipped"})
 _COLUMNS: Final = (
     transfers.c.id,
@@ -48,6 +51,8 @@ def fold(name: str) -> str:
     SMB), composed (APFS, HFS+), decoded once more (servers behind proxies), with '+' for a blank (servers that decode a
     path as a form), without empty segments (file systems), and without dots and blanks at the end of a segment
     (Windows)."""
+    if _OWN.fullmatch(name):
+        return name
     plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
     text = name.lower() if plain else "/".join(map(_composed, _decoded(name).split("/")))
     if not any(end in f"{text}/" for end in ("./", " /", "//")):
@@ -81,9 +86,11 @@ def mark(connection: Connection, migration: str, names: Sequence[str]) -> None:
     """Mark those of some names that were just written, and of those that were written before, of which two are one.
 
     One that was claimed before anybody knew of the other is entered with that: it may be under way, or have been."""
-    keys = {name: fold(name) for name in names}
+    of = (transfers.c.migration_id == migration) & FOLDED
+    if connection.execute(select(transfers.c.id).where(of).limit(1)).first() is None:
+        return  # no name has another form, so no two have the same
     groups: dict[str, set[int]] = defaultdict(set)
-    odd = _rows(connection, migration, keys=set(keys.values()))
+    odd = _rows(connection, migration, keys={fold(name) for name in names})
     plain = _rows(connection, migration, plain={fold(row.name) for row in odd})
     for row in (*odd, *plain):
         groups[fold(row.name)].add(row.id)
