@@ -17,9 +17,8 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NoReturn
-from xml.etree.ElementTree import Element
-from xml.parsers import expat
+from typing import Final, cast
+from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
 from relay.errors import ConnectionLost, ProtocolViolation, Side
 
@@ -33,6 +32,8 @@ _FORBIDDEN: Final = re.compile(f"[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uf
 _REFERENCE: Final = re.compile(r"&#(?:x0{0,6}([0-9A-Fa-f]{1,6})|0{0,7}([0-9]{1,7}));")
 _CODED: Final = re.compile(f"{_OPEN}([0-9a-f]{{1,6}}){_CLOSE}")
 _LONGEST_REFERENCE: Final = 18
+_TYPE: Final = "<!DOCTYPE"
+"""What begins the declaration of a type (XML 1.0, section 2.8)."""
 
 
 class Document:
@@ -45,28 +46,26 @@ class Document:
     def __init__(self, pieces: Iterable[bytes], what: str, side: Side) -> None:
         self._pieces, self._what, self._side = iter(pieces), what, side
         self._readable = _Readable()
-        self._root: str | None = None
+        self._parser: XMLPullParser[Element] = XMLPullParser(("start", "end"))
+        self._root: Element | None = None
+        self._before = ""
+        """The last characters that came before the root: they may be the beginning of a type's declaration."""
         self._over = False
-        self._open: list[Element] = []
-        self._texts: list[str] = []
+        self._depth = 0
         self._ended: list[Element] = []
         self._since = 0
-        self._parser = expat.ParserCreate("utf-8", "}")
-        self._parser.buffer_text = True
-        self._parser.StartDoctypeDeclHandler = self._refuse_type
-        self._parser.StartElementHandler = self._started
-        self._parser.EndElementHandler = self._ends
-        self._parser.CharacterDataHandler = self._texts.append
+        self._is_coded = False
+        """Whether any text has characters that are written in another way on their way to the parser."""
 
     @property
     def root(self) -> str:
         """The name of the root."""
         while self._root is None:
             self._read()
-        return self._root
+        return self._root.tag
 
     def __iter__(self) -> Iterator[Element]:
-        """Yield the children, to the proven end of the document."""
+        """Yield the children, to the proven end of the document. The text of one that has none is empty."""
         while True:
             ended, self._ended = self._ended, []
             yield from ended
@@ -78,45 +77,54 @@ class Document:
         """Read one piece more, or the end."""
         piece = next(self._pieces, None)
         self._since += len(piece or b"")
+        text = self._readable.text(piece or b"", final=piece is None)
+        self._is_coded |= _OPEN in text
+        self._refuse_type(text)
         try:
-            self._parser.Parse(self._readable.text(piece or b"", final=piece is None), piece is None)
-        except (expat.ExpatError, ValueError):
-            self._cut()
+            self._parser.feed(text)
+            if piece is None:
+                self._parser.close()
+            self._take()
+        except (ParseError, ValueError):
+            raise self._cut() from None
         self._over = piece is None
         if self._ended:
             self._since = 0
-        if self._since > CHILD_BYTES or len(self._open) > DEEPEST:
+        if self._since > CHILD_BYTES or self._depth - 1 > DEEPEST:
             message = f"{self._what} has one element of more than {CHILD_BYTES} bytes, or {DEEPEST} levels"
             raise ProtocolViolation(message, side=self._side)
 
-    def _cut(self) -> NoReturn:
-        raise ConnectionLost(f"{self._what} is cut off, or is no XML", side=self._side) from None
+    def _refuse_type(self, text: str) -> None:
+        """Raise ConnectionLost for a document that declares its type, before the parser sees that."""
+        if self._root is None:  # it can be declared nowhere else
+            text = self._before + text
+            if _TYPE in text:
+                raise self._cut()
+            self._before = text[1 - len(_TYPE) :]
 
-    # -- what the parser tells
+    def _take(self) -> None:
+        """Take what has ended out of what the parser has read. (It tells of all elements at once, in C: a Python call
+        at the beginning and the end of each costs twice as much.) Raises ParseError."""
+        for event, element in cast(Iterator[tuple[str, Element]], self._parser.read_events()):
+            if event == "start":
+                self._depth += 1
+                self._root = element if self._root is None else self._root
+                continue
+            self._depth -= 1
+            if self._depth == 1:
+                self._ended.append(self._readied(element))
+        if self._root is not None:
+            self._root.clear()  # what has ended is given away, and nothing grows with the document
 
-    def _refuse_type(self, *_: Any) -> None:
-        self._cut()
+    def _readied(self, child: Element) -> Element:
+        child.text = child.text or ""
+        if self._is_coded:
+            for element in child.iter():
+                element.text = _CODED.sub(_decoded, element.text or "")
+        return child
 
-    def _started(self, name: str, _: Any) -> None:
-        self._texts.clear()
-        named = f"{{{name}" if "}" in name else name
-        if self._root is None:
-            self._root = named
-            return
-        element = Element(named)
-        if self._open:
-            self._open[-1].append(element)
-        self._open.append(element)
-
-    def _ends(self, _: str) -> None:
-        if not self._open:
-            return  # the root
-        element = self._open.pop()
-        text = "".join(self._texts)
-        element.text = _CODED.sub(_decoded, text) if _OPEN in text else text
-        self._texts.clear()
-        if not self._open:
-            self._ended.append(element)
+    def _cut(self) -> ConnectionLost:
+        return ConnectionLost(f"{self._what} is cut off, or is no XML", side=self._side)
 
 
 class _Readable:

@@ -180,7 +180,7 @@ def read_page(rows: Iterable[Element], prefix: str, location: Location, side: Si
     for row in rows:
         name = plain_name(row.tag)
         if name == "Contents":
-            objects.append({plain_name(cell.tag): cell.text or "" for cell in row})
+            objects.append({cell.tag.rpartition("}")[2]: cell.text or "" for cell in row})
         elif name == "CommonPrefixes":
             folders += [cell.text or "" for cell in row if plain_name(cell.tag) == "Prefix"]
         elif name not in told:
