@@ -9,8 +9,10 @@ Decided here: what is right. Never here: how a case is played.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from simulators.liars.dav import DavLiar
 from simulators.liars.folder import OUTSIDE, FolderLiar
@@ -29,8 +31,8 @@ ARRIVED = ("verified", "unverified", "skipped")
 
 UNSIZED = "does not tell the object's size"
 UNREAD = "could not be read back"
-REMAINS = ("may remain", "what came of an upload of ours")
-"""How it is told that something of relay's may lie there."""
+REMAINS = re.compile(r"may remain at (.+?)(?: \(|: )")
+"""How it is told that something of relay's may lie at a place."""
 EXPECTED = (
     "connection-lost",
     "destination-exists",
@@ -114,9 +116,21 @@ def temporary(name: str) -> bool:
 def told_of(name: str, played: Played) -> bool:
     """Say if a failure, or a receipt, says that something may remain: of the object, or of another one that the
     destination takes for it, in this migration or in one before it."""
-    key = played.destination.shelf.key
-    rows = (row for row in (*played.rows.values(), *played.earlier) if key(played.name(row.name)) == key(name))
-    return any(text in row.told for row in rows for text in REMAINS) or "may remain" in _said(played)
+    names = tuple({name, *(event.name for event in events(played, name))})
+    return any(place.endswith(names) for place in remaining(played))
+
+
+def remaining(played: Played) -> list[str]:
+    """Return the places at which something may remain, as rows, receipts and the last command tell them."""
+    told = (row.told for row in (*played.rows.values(), *played.earlier))
+    said = " ".join((*told, _said(played)))
+    return [_plain(place) for place in REMAINS.findall(said)]
+
+
+def _plain(place: str) -> str:
+    """Return a place as people read it: JSON and URLs write some of its letters otherwise."""
+    text = re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), place)
+    return unquote(text)
 
 
 def _said(played: Played) -> str:
@@ -183,7 +197,7 @@ def verified(played: Played) -> Iterator[str]:
         if row.state not in ("verified", "unverified"):
             continue
         wrote = [event.held for event in events(played, name) if event.held is not None and event.held.by == "relay"]
-        if held is None and row.state == "unverified" and UNREAD in row.told:
+        if held is None and row.state == "unverified" and UNREAD in row.told and _unshown(played, name, written=True):
             continue
         if held is None:
             yield f"{name!r} is {row.state}, and nothing is there"
@@ -249,17 +263,20 @@ def _lengthless(case: Case, role: str) -> bool:
     return framed and case.has(role, *HEADLESS)
 
 
-def _unshown(played: Played, name: str) -> bool:
-    """Say if relay asked what lies there, before it wrote, and every answer to that was a refusal or none."""
+def _unshown(played: Played, name: str, written: bool = False) -> bool:
+    """Say if relay asked what lies there, before it wrote, or what it has `written` last, and every answer to that was
+    a refusal or none. That nothing is there is an answer of GET."""
     key, asked = played.destination.shelf.key, []
     for sent in played.destination.log if isinstance(played.destination, Liar) else ():
         if key(sent.op.name) != key(name):
             continue
         if sent.op.kind in WRITES and 200 <= sent.status < 300:
-            break
+            if not written:
+                break
+            asked.clear()
         if sent.op.kind in ("head", "get", "list"):
-            asked.append(sent.status)
-    return bool(asked) and not any(200 <= status < 300 for status in asked)
+            asked.append(200 <= sent.status < 300 or (written and sent.status == 404 and sent.op.kind == "get"))
+    return bool(asked) and not any(asked)
 
 
 def kept(played: Played) -> Iterator[str]:
@@ -355,16 +372,15 @@ def tidy(played: Played) -> Iterator[str]:
     """No unfinished upload and no temporary name is left that nothing tells of."""
     if played.last.code == 130:
         return
-    rows = (*played.rows.values(), *played.earlier)
-    told = _said(played) + " ".join(row.told for row in rows)
+    told = remaining(played)
     for upload in played.destination.shelf.uploads.values():
         unknown = upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
-        if unknown and "may remain" not in told:
+        if unknown and not any(place.endswith(f"upload {upload.id}") for place in told):
             yield f"an unfinished upload to {upload.name!r} is left, and nothing tells of it"
     # What waits for credentials begins by removing what it left: the ledger knows of it.
     waits = played.migration.get("state") == "paused" and any(row.state == "queued" for row in played.rows.values())
     for name in played.destination.shelf.names():
-        if temporary(name) and "may remain" not in told and not waits:
+        if temporary(name) and not any(place.endswith(name) for place in told) and not waits:
             yield f"{name!r} is left, and nothing tells of it"
 
 
@@ -439,7 +455,7 @@ def _may_be_anothers(played: Played, row: Row) -> bool:
     store, case = played.destination, played.case
     unnamed = isinstance(store, PlainLiar) and not isinstance(store, DavLiar)
     unnamed = unnamed and (not store.tells_tags or case.has("destination", "tag-none", "tag-weak"))
-    told = row.code == "digest-mismatch" and any(text in row.told.lower() for text in REMAINS)
+    told = row.code == "digest-mismatch" and "may remain at" in row.told
     return unnamed and told and case.if_exists in ("skip", "fail") and case.has("destination", "flips-once")
 
 

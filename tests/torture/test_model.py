@@ -20,7 +20,7 @@ from simulators.liars.shelf import Shelf
 from simulators.liars.unsafe import MARKER, NAMES
 from tests.torture.cases import Case, draw
 from tests.torture.commands import ROOT, Ended
-from tests.torture.judge import RULES, arrives
+from tests.torture.judge import RULES, arrives, told_of
 from tests.torture.planted import PLANTED
 from tests.torture.world import Played, Row, Store
 
@@ -239,3 +239,22 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
         store.renew("NEW")
         assert asked(store, path, "Bearer OLD")[0] == 401
         assert [asked(store, path, "Bearer NEW")[0] for _ in range(16)] == [200] * 16
+
+
+@pytest.mark.parametrize(
+    ("told", "excused"),
+    [
+        ("A partial object may remain at http://h/d/sub/%C3%BC (refused); look, and delete it.", True),
+        ("A partial object may remain at s3://b/sub/\\u00fc (refused); look, and delete it.", True),
+        ("A partial object may remain at http://h/d/sub/other (refused); look, and delete it.", False),
+        ("something may remain", False),
+    ],
+)
+def test_what_remains_is_told_with_its_place(tmp_path: Path, told: str, excused: bool) -> None:
+    source, destination = stores(tmp_path)
+    with PlainLiar("destination", Manners((), 1), {"TWO"}) as to:
+        to.shelf.put("sub/ü", b"a piece", "relay", whole=False)
+        row = Row("a", "failed", "store-timeout", "destination", told, "")
+        played = Played(case=case(), source=source, destination=to, secrets={}, rows={"a": row})
+        played.runs.append(ended(1))
+        assert told_of("sub/ü", played) is excused
