@@ -19,7 +19,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, func, select
 
 from relay.ledger.names import chunks, named
-from relay.ledger.rows import ARRIVED, Before
+from relay.ledger.rows import Before
 from relay.ledger.schema import migrations, transfers
 
 MOST: Final = 10
@@ -44,24 +44,32 @@ def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[st
 
 def _others(connection: Connection, id: str) -> Sequence[Any]:
     """Return the migrations to the same destination that did not succeed, the newest first: not those before one of the
-    same places that did."""
+    same places that did. `is_same` says if both places are the same for certain, and not only what is printed of one.
+    """
     mine = connection.execute(select(migrations).where(migrations.c.id == id)).one()
-    succeeded = migrations.c.state == "succeeded"
-    done = select(func.max(migrations.c.number)).where(migrations.c.places == mine.places, succeeded)
+    succeeded, places = migrations.c.state == "succeeded", migrations.c.places == mine.places
+    done = select(func.max(migrations.c.number)).where(places, succeeded)
     same = (migrations.c.destination == mine.destination) & ~succeeded & (migrations.c.id != id)
+    if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
+        same &= places  # of another source another object goes into that folder
     told = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination_empty)
-    query = select(*told).where(same)
+    query = select(*told, places.label("is_same")).where(same)
     query = query.where(migrations.c.number > func.coalesce(done.scalar_subquery(), 0))
     return connection.execute(query.order_by(migrations.c.number.desc()).limit(MOST)).all()
 
 
 def _left(row: Any, other: Any) -> str | None:
     """Return what a row of another migration tells of what it may have left: ARRIVED where that is nothing, None where
-    it never sent anything, and so hides nothing of what one before it left."""
+    it never sent anything, and so hides nothing of what one before it left.
+
+    What was there before, and what it is called, is of the very same places alone: two that print alike may be two, as
+    where a remote leads to another endpoint by now.
+    """
     kept = Before.of(row.before)
     if row.state in _THERE or (kept is not None and kept.arrived):
-        return ARRIVED
+        return ARRIVED if other.is_same else None
     if kept is not None and (kept.noted or kept.remains):
+        kept = kept if other.is_same else Before(known=False, remains=kept.remains, since=kept.since)
         return replace(kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created).text()
     lost = row.lapses or row.state == "running"
     return Before(known=False, since=other.created).text() if lost and _notes_nothing(other) else None

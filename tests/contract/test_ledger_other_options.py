@@ -1,0 +1,137 @@
+"""What a migration takes over of an object that another to the same destination may have left unproved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
+from relay.receipt import Version
+from tests.ledgers import Opened, verified
+
+OPTIONS = {"recursive": True, "if_exists": "changed"}
+FIRST = Spec("a:photos", "b:photos", OPTIONS, {}, places=("a", "b"))
+SECOND = replace(FIRST, options={**OPTIONS, "if_exists": "skip"})
+NAMES = ("fresh", "noted", "handed", "arrived", "left", "killed")
+THERE = Version(3, '"e"')
+
+
+def listed(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str:
+    """Accept a tree, list it to its end, and return its id."""
+    migration, new = ledger.create(spec, go_on=True)
+    assert new
+    listing = ledger.claim_listing(migration.id)
+    assert listing is not None
+    assert ledger.add_page(listing, [Listed(name, 5) for name in names], None)
+    ledger.end_listing(listing)
+    return migration.id
+
+
+def killed(opened: Opened, spec: Spec) -> Ledger:
+    """Return a ledger in which the runner of a migration was lost in the middle of its work."""
+    one, two = opened(), opened()
+    id = listed(one, spec)
+    one.learn_empty(id, True)  # then nothing need be noted before bytes go
+    claims = {claim.name: claim for claim in one.claim(9, id)}
+    one.note([(claims["noted"], Before(known=True, version=THERE)), (claims["arrived"], Before(known=True))])
+    remains = {"b/left": "What was sent may remain at b/left"}
+    one.settle(
+        [
+            Settlement(claims["fresh"], "failed"),
+            Settlement(claims["handed"], "hand_back"),
+            verified(claims["arrived"]),
+            Settlement(claims["left"], "failed", remains=remains),
+        ]
+    )
+    one.renew(-1)
+    two.reclaim()
+    two.renew()
+    return two
+
+
+def claimed(ledger: Ledger, id: str) -> dict[str, Claim]:
+    return {claim.name: claim for claim in ledger.claim(9, id)}
+
+
+def test_what_may_be_there_is_taken_over(opened: Opened) -> None:
+    ledger = killed(opened, FIRST)
+    claims = claimed(ledger, listed(ledger, SECOND))
+    assert {name: claim.fence for name, claim in claims.items() if claim.fence > 1} == {
+        "noted": 2,
+        "left": 2,
+        "killed": 2,
+    }
+    noted, left, lost = (claims[name].before for name in ("noted", "left", "killed"))
+    assert noted == Before(known=True, version=THERE)
+    assert left is not None and lost is not None
+    assert (left.known, lost.known) == (False, False)
+    assert left.since is not None and left.since == lost.since
+    assert claims["left"].remains == {"b/left": "What was sent may remain at b/left"}
+    assert all(claims[name].before is None for name in ("fresh", "handed", "arrived"))
+
+
+def test_what_was_there_before_is_not_known_where_only_the_names_of_the_places_are_the_same(opened: Opened) -> None:
+    """A remote's endpoint is another by now, or the source is."""
+    ledger = killed(opened, FIRST)
+    claims = claimed(ledger, listed(ledger, replace(SECOND, places=("a", "c"))))
+    found = {name: claim.before for name, claim in claims.items() if claim.before is not None}
+    assert found.keys() == {"noted", "left", "killed"}
+    assert {(before.known, before.version, before.sent) for before in found.values()} == {(False, None, None)}
+
+
+@pytest.mark.parametrize(
+    ("destination", "places", "takes"),
+    [("b:x", ("a", "b"), True), ("b:x", ("c", "b"), True), ("b:f/", ("a", "b"), True), ("b:f/", ("c", "b"), False)],
+)
+def test_a_single_object_takes_over_too(opened: Opened, destination: str, places: tuple[str, str], takes: bool) -> None:
+    """Not that of another source, where its name at the destination is its source's."""
+    one, two = opened(), opened()
+    spec = Spec("a:x", destination, {"if_exists": "overwrite"}, {}, places=("a", "b"))
+    first, _ = one.create(spec)
+    assert one.claim(1, first.id)
+    one.renew(-1)
+    two.reclaim()
+    second, new = two.create(replace(spec, options={"if_exists": "skip"}, places=places), go_on=True)
+    assert new
+    (claim,) = two.claim(1, second.id)
+    assert (claim.fence, claim.attempts) == (2 if takes else 1, 1)
+    assert (claim.before is not None and not claim.before.known) == takes
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"options": {**OPTIONS, "if_exists": "overwrite"}},
+        {"destination": "b:others", "places": ("a", "c")},
+    ],
+    ids=["who overwrites", "another destination"],
+)
+def test_nothing_is_taken_over_by(opened: Opened, other: dict[str, Any]) -> None:
+    ledger = killed(opened, FIRST)
+    claims = claimed(ledger, listed(ledger, replace(SECOND, **other)))
+    assert {(claim.fence, claim.before) for claim in claims.values()} == {(1, None)}
+
+
+def test_nothing_is_taken_over_of_what_has_succeeded_since(opened: Opened) -> None:
+    """Neither of what the newer one did, nor of what was left before."""
+    ledger = killed(opened, FIRST)
+    id = listed(ledger, SECOND)
+    ledger.settle([verified(claim) for claim in ledger.claim(9, id)])
+    ledger.finish()
+    assert ledger.migration(id).state == "succeeded"
+    third = replace(SECOND, options={**OPTIONS, "if_exists": "fail"})
+    claims = claimed(ledger, listed(ledger, third))
+    assert {(claim.fence, claim.before) for claim in claims.values()} == {(1, None)}
+
+
+def test_the_newest_that_has_begun_an_object_tells_of_it(opened: Opened) -> None:
+    ledger = killed(opened, FIRST)
+    id = listed(ledger, SECOND)
+    claims = ledger.claim(9, id)
+    ledger.settle([verified(c) if c.name == "noted" else Settlement(c, "hand_back") for c in claims])
+    third = replace(SECOND, options={**OPTIONS, "if_exists": "fail"})
+    found = claimed(ledger, listed(ledger, third))
+    assert {name for name, claim in found.items() if claim.fence > 1} == {"left", "killed"}
