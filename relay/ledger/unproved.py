@@ -19,7 +19,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, func, select
 
 from relay.ledger.names import chunks, named
-from relay.ledger.rows import Before
+from relay.ledger.rows import ARRIVED, Before
 from relay.ledger.schema import migrations, transfers
 
 MOST: Final = 10
