@@ -154,7 +154,7 @@ class Acceptance:
         if stored.place is None and noted is not None and self._terms.journal is not None:
             self._terms.journal.note(noted)  # what is called so is ours
         wrong = isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None
-        if wrong and remove(destination, stored, judged, self._progress.before):
+        if wrong and remove(destination, stored, judged, self._progress.before, self._terms.began):
             self._progress.absent(place)
         return judged
 

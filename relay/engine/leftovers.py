@@ -30,6 +30,7 @@ from relay.errors import (
     StoreError,
 )
 from relay.failpoints import reach
+from relay.foreign import http_date
 from relay.ledger.rows import Before, Begun, Claim
 from relay.location import Location
 from relay.receipt import Version
@@ -120,19 +121,25 @@ def remove_piece(
     return True
 
 
-def remove(destination: Destination, stored: Stored, error: RelayError, before: Before | None = None) -> bool:
+def remove(
+    destination: Destination, stored: Stored, error: RelayError, before: Before | None = None, since: float = 0.0
+) -> bool:
     """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain. Returns
     whether it is gone.
 
     Where the destination did not say what it calls the object, what is there now may be another's by now; not under a
     name that nobody else has, where whatever it is called by then is ours. What it calls as it called what was there
-    `before` is that, as far as anybody knows: an upload that was acknowledged need not have been stored. So it is where
-    nobody looked before.
+    `before` is that, as far as anybody knows: an upload that was acknowledged need not have been stored. So is, where
+    nobody looked before, what is older than our work on it, which began at `since` (seconds since 1970).
     """
     if stored.readable is None:
         return False
     if stored.place is None and stored.version.id is None and (why := _may_be_another(stored, before)):
         _remains(error, "A damaged object", stored.readable, why)
+        return False
+    unseen = before is not None and not before.known and stored.place is None and stored.version.id is None
+    if unseen and _is_older(destination, stored.readable, since):
+        _remains(error, "A damaged object", stored.readable, "it is older than the upload, and was there before")
         return False
     try:
         destination.delete(stored.readable, stored.version if stored.place is None else Version())
@@ -152,11 +159,19 @@ def _may_be_another(stored: Stored, before: Before | None) -> str:
     ours = stored.version.strong_etag
     if ours is None:
         return "the destination does not say which it took"
-    if before is None or (stored.readable is not None and stored.readable.method == "POST"):
-        return ""
-    if before.version is not None and before.version.strong_etag == ours:
+    if before is not None and before.version is not None and before.version.strong_etag == ours:
         return "the destination calls it as what was there before"
-    return "" if before.known else "it may be what was there before, which was not seen"
+    return ""
+
+
+def _is_older(destination: Destination, place: Location, since: float) -> bool:
+    """Say if what is there was last changed before a time, for certain."""
+    try:
+        found = destination.head(place)
+    except StoreError:
+        return False
+    changed = http_date(found.version.last_modified) if isinstance(found, Found) else None
+    return changed is not None and changed.timestamp() < since - CLOCK_SECONDS
 
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:

@@ -116,7 +116,8 @@ class Pipe:
         try:
             self._reading.note(opened, body)
         except SourceUnstable as error:
-            if not remove(destination, stored, error, self._progress.before) and stored.place is None:
+            gone = remove(destination, stored, error, self._progress.before, terms.began)
+            if not gone and stored.place is None:
                 self._progress.unproved = place
             raise
         return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended, before=before)

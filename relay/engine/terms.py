@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import time
 from typing import Final
 
 from relay.config import Limits
@@ -78,6 +79,11 @@ class Terms:
     def if_absent(self) -> bool:
         """Whether nothing may be at the destination."""
         return self.plan.if_exists in _IF_ABSENT
+
+    @property
+    def began(self) -> float:
+        """When the transfer began, in seconds since 1970."""
+        return time() - self.meter.seconds()
 
     @property
     def digested(self) -> bool:

@@ -35,6 +35,7 @@ def tags(data: bytes) -> str:
     return f'ETag: "{hashlib.md5(data).hexdigest()}"'
 
 
+LONG_AGO = ("Last-Modified: Mon, 02 Jan 2023 03:04:05 GMT",)
 TOLD = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "other"',)}
 
 
@@ -43,7 +44,7 @@ TOLD = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "othe
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 def test_what_was_there_before_is_not_deleted(engine: Engine, what: str, patience: int, if_exists: str) -> None:
     """Also where nobody has looked at it before, and however often it is tried."""
-    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), told=TOLD[what])
+    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=LONG_AGO, told=TOLD[what])
     engine = patient(engine) if patience else engine
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
         with pytest.raises(RelayError) as caught:
@@ -55,7 +56,7 @@ def test_what_was_there_before_is_not_deleted(engine: Engine, what: str, patienc
 
 @pytest.mark.parametrize("what", ["nothing", "the old tag"])
 def test_it_arrives_when_it_is_stored_at_last(engine: Engine, what: str) -> None:
-    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), told=TOLD[what], times=1)
+    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=LONG_AGO, told=TOLD[what], times=1)
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
         outcome = patient(engine).migrate(source.url("/a"), place(there), if_exists="overwrite")
     assert (outcome.state, shelf.whole) == (State.VERIFIED, DATA)
