@@ -244,6 +244,8 @@ def _again(
 ) -> None:
     begun: list[int] = []
     for one, row in told.earlier:
+        if one.error is not None and row.lapses and row.url is None:
+            one = replace(one, error=None)  # something may be left of it: its own end tells that, and fails by the same
         step = _step(one, row, if_exists, is_empty)
         kept = step.state in _WELL or row.state == "running"
         values = {"listings": listing.listings} if kept else _told_of(one, listing)

@@ -313,6 +313,19 @@ def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: 
     states(ledger, id)
 
 
+def test_what_may_have_left_something_fails_by_itself_and_tells_that(ledger: Ledger) -> None:
+    """And not by what a listing says of it, which knows nothing of that."""
+    id, listing = begin(ledger, [listed("lost"), listed("begun"), listed("arrived")])
+    ledger.end_listing(listing)
+    ended(ledger, id, lost="failed", begun="failed")
+    lapsed = update(transfers).where(transfers.c.name == "lost").values(lapses=1)
+    ledger.database.run(lambda c: c.execute(lapsed))
+    error = {"code": "store-rejected", "side": "source", "detail": "a loop of links"}
+    list_again(ledger, id, [listed(name, None, error=error) for name in ("lost", "begun", "arrived")])
+    assert rows(ledger, id) == {"lost": "queued", "begun": "failed", "arrived": "verified"}
+    states(ledger, id)
+
+
 def test_an_id_that_was_forgotten_is_given_to_nothing_else(ledger: Ledger) -> None:
     """Temporary names are made of it. SQLite by itself gives the highest one again."""
     id, listing = begin(ledger, [listed("kept"), listed("gone"), listed("gone too")])
