@@ -8,8 +8,10 @@ Decided here: when two names are one. Never here: which names may be (`relay/led
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from relay.engine.looks import look
-from relay.errors import KeyCollision, NotFound, RelayError
+from relay.errors import KeyCollision, NotFound, Rejected, RelayError
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, Found
@@ -24,11 +26,24 @@ def refuse_twins(destination: Destination, place: Location, twins: tuple[Locatio
             ours = look(destination, place)
         except NotFound:
             continue
+        except Rejected:
+            if _is_no_object(destination, twin):
+                continue  # if `place` is that too, its upload is refused as well
+            raise
         if not (isinstance(theirs, Found) and isinstance(ours, Found)):
             raise _collision(place, twin, "may be one name there, which the destination does not tell")
         tagged = ours.version.etag != theirs.version.etag and _is_steady(destination, twin, theirs.version)
         if not tagged and _looks_one(ours.version, theirs.version) and not _lists_both(destination, place, twin):
             raise _collision(place, twin, "are one name there")
+
+
+def _is_no_object(destination: Destination, twin: Location) -> bool:
+    """Say if what is there is a folder, or has another name than this."""
+    try:
+        destination.head(twin)
+    except Rejected:
+        return True
+    return False
 
 
 def _looks_one(one: Version, other: Version) -> bool:
@@ -46,20 +61,26 @@ def _is_steady(destination: Destination, place: Location, there: Version) -> boo
 
 
 def _lists_both(destination: Destination, place: Location, twin: Location) -> bool:
-    """Say if a listing has both names: then two objects only look alike."""
-    folders = [one.with_target(one.path.rpartition("/")[0] + "/") for one in (place, twin)]
-    return all(_lists(destination, folder, one) for folder, one in zip(folders, (place, twin), strict=True))
+    """Say if a listing has both names: then two objects only look alike.
 
-
-def _lists(destination: Destination, folder: Location, one: Location) -> bool:
-    try:
-        return any(
-            not entry.folder and folder.below(entry.name, destination=True).path == one.path
-            for entry in destination.list(folder, False)
-            if entry.error is None
-        )
-    except RelayError:
+    Asked of the folder that both are in, for the first segments that differ: a listing spells what lies above as it was
+    asked, also where that is another folder's name.
+    """
+    names = [one.path.split("/") for one in (place, twin)]
+    same = next((at for at, (one, other) in enumerate(zip(*names, strict=False)) if one != other), 0)
+    wanted = {unquote(name[same], errors="surrogateescape") + "/" * (same + 1 < len(name)) for name in names}
+    if not same or len(wanted) < len(names):
         return False
+    try:
+        folder = place.with_target("/".join([*names[0][:same], ""]))
+        for entry in destination.list(folder, False):
+            if entry.error is None:
+                wanted.discard(entry.name)
+            if not wanted:
+                return True
+    except RelayError:
+        pass
+    return False
 
 
 def _collision(place: Location, twin: Location, what: str) -> KeyCollision:

@@ -50,14 +50,14 @@ def fold(name: str) -> str:
     """Return the form in which a name is the same as all that any store may take for it: without case (NTFS, APFS,
     SMB), composed (APFS, HFS+), decoded once more (servers behind proxies), with '+' for a blank (servers that decode a
     path as a form), without empty segments (file systems), and without dots and blanks at the end of a segment
-    (Windows)."""
+    (Windows), or blanks at its begin (servers that trim what they read)."""
     if _OWN.fullmatch(name):
         return name
     plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
     text = name.lower() if plain else "/".join(map(_composed, _decoded(name).split("/")))
-    if not any(end in f"{text}/" for end in ("./", " /", "//")):
+    if not (text.startswith(" ") or any(end in f"{text}/" for end in ("./", " /", "//", "/ "))):
         return text
-    segments = (segment.rstrip(". ") or segment for segment in text.split("/"))
+    segments = (segment.rstrip(". ").lstrip(" ") or segment for segment in text.split("/"))
     return "/".join(segment for segment in segments if segment)
 
 

@@ -157,8 +157,7 @@ class HttpStore:
         if self._side == "destination":
             raise folder_there(location)
         if segments_of(location.path)[-1:] == segments_of(final.path)[-1:]:
-            hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
-            raise Rejected(f"{location} is a folder, and no object", side=self._side, hint=hint)
+            raise folder_here(location)
 
     def _is_elsewhere_at(self, location: Location, final: Location) -> bool:
         """Say if what a destination's redirect led to has another name: a login page is no proof of an object."""
@@ -477,6 +476,12 @@ def folder_there(location: Location) -> Rejected:
     """Return the error of an object that has the name of a folder at its destination."""
     hint = "An object can't have a folder's name: rename one of the two, or choose another destination."
     return Rejected(f"{location} is a folder there", side="destination", hint=hint)
+
+
+def folder_here(location: Location) -> Rejected:
+    """Return the error of a source's folder that was taken for an object."""
+    hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
+    return Rejected(f"{location} is a folder, and no object", side="source", hint=hint)
 
 
 def _created(location: Location, reference: str) -> Location | None:

@@ -341,7 +341,7 @@ class _Parser(HTMLParser):
         """What the page's links are relative to, where they are not to its own address (HTML, section 4.2.3)."""
         self._has_links = False
         self._title = ""
-        self._in_title = self._in_link = False
+        self._in_title = self._in_link = self._in_address = False
         self._links: list[tuple[str, str, str]] = []
         self._href: str | None = None
         self._inside = ""
@@ -397,7 +397,8 @@ class _Parser(HTMLParser):
             if self._has_links:
                 raise ValueError("links before it would lead elsewhere")
             self.base = base.strip()
-        if tag == "a":
+        self._in_address = self._in_address or tag == "address"
+        if tag == "a" and not (self._in_address and "://" in (dict(attrs).get("href") or "")):
             self._link_ended()
             self._in_link, self._href, self._has_links = True, self.joined(dict(attrs).get("href") or ""), True
 
@@ -407,6 +408,8 @@ class _Parser(HTMLParser):
             self._in_title = False
         elif tag == "a":
             self._in_link = False
+        elif tag == "address":  # of the page's maker (HTML, section 4.3.10); a whole URL in it is none of the list
+            self._in_address = False
         elif tag in ("td", "tr"):
             self._follow("\t" if tag == "td" else "\n")
         elif tag == "html":

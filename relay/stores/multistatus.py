@@ -94,6 +94,14 @@ def is_folder(row: Element) -> bool:
     return _is_folder(path_of(row), properties_of(row))
 
 
+def is_object(row: Element) -> bool:
+    """Say if a row tells of an object for certain: its type is none of a folder, and it has a length. Its address may
+    end in '/' all the same, since many a server repeats what it was asked for."""
+    told = properties_of(row)
+    kind = told.get("{DAV:}resourcetype")
+    return kind is not None and kind.find("{DAV:}collection") is None and "{DAV:}getcontentlength" in told
+
+
 def _is_folder(path: str, told: Mapping[str, Element]) -> bool:
     kind = told.get("{DAV:}resourcetype")
     return (kind is not None and kind.find("{DAV:}collection") is not None) or path.endswith("/")

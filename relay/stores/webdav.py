@@ -39,7 +39,7 @@ from relay.receipt import Version
 from relay.stores.documents import Document, plain_name
 from relay.stores.fields import printable
 from relay.stores.folders import walk
-from relay.stores.http import BELIEVED, ERRORS, GONE, MOVED, HttpStore, folder_there
+from relay.stores.http import BELIEVED, ERRORS, GONE, MOVED, HttpStore, folder_here, folder_there
 from relay.stores.interfaces import (
     Entry,
     Found,
@@ -58,6 +58,7 @@ from relay.stores.multistatus import (
     PROPERTIES,
     ROW,
     is_folder,
+    is_object,
     own_row,
     path_of,
     read_row,
@@ -184,12 +185,15 @@ class WebDavStore(HttpStore):
         return replace(stored, place=location)
 
     def head(self, location: Location) -> Found | Unknown:
-        """As Source.head. At a destination PROPFIND tells what HEAD does not. Raises Rejected for a folder there, which
-        many servers answer HEAD for too, or have no HEAD of; it is looked for where there is no entity tag, or no
-        length, as folders seldom have both."""
+        """As Source.head. At a destination PROPFIND tells what HEAD does not. Raises Rejected for a folder, which many
+        servers answer HEAD for too, or have no HEAD of; it is looked for where there is no entity tag, or no length, as
+        folders seldom have both, and at a source where nothing dates the answer: then it may be the folder's page."""
         found = super().head(location)
-        told = isinstance(found, Found) and found.version.etag is not None and found.version.size
-        if self._side == "source" or told:
+        if self._side == "source":
+            if isinstance(found, Found) and found.version.etag is None and found.version.last_modified is None:
+                self._refuse_folder(location)
+            return found
+        if isinstance(found, Found) and found.version.etag is not None and found.version.size:
             return found
         status, row = self._refuse_folder(location)
         if isinstance(found, Found):
@@ -384,7 +388,7 @@ class WebDavStore(HttpStore):
             error, told = self._row_error(found, place), status_of(found)
             folder, status = error is None and is_folder(found), 207 if error is None else told
         if folder:
-            raise folder_there(place)
+            raise folder_there(place) if self._side == "destination" else folder_here(place)
         if error is not None and error.retryable:
             raise error
         return status, found if error is None else None
@@ -446,19 +450,22 @@ class WebDavStore(HttpStore):
         return walk(partial(self._members, root), self._patience, recursive)
 
     def _members(self, root: Location, name: str = "") -> Generator[Entry, None, None]:
-        """Yield what a folder holds. Raises what its own row says; UnsafeKey for a folder that has no URL;
-        ProtocolViolation, which may pass, for an answer that tells of nothing at all: the folder at least would be."""
+        """Yield what a folder holds. Raises what its own row says, Rejected where that is an object's; UnsafeKey for a
+        folder that has no URL; ProtocolViolation, which may pass, for an answer that tells of nothing at all: the
+        folder at least would be."""
         folder = root.below(name) if name else root
         response = self._send("PROPFIND", folder, (("Depth", "1"), *XML), PROPERTIES)
         if response.head.status != 207:
             raise self._refusal(response, "PROPFIND", folder)
-        segments, found = segments_of(folder.path), False
+        segments, found, holds, own = segments_of(folder.path), False, False, None
         with closing(self._rows(response, folder)) as rows:
             for row in rows:
                 found = True
                 entry, error = read_row(row, segments, self._side), self._row_error(row, folder)
                 if entry is None and error is not None:
                     raise error
+                own = row if entry is None else own
+                holds = holds or entry is not None
                 if entry is not None and is_unpublished(entry.name):
                     entry = as_named(entry, self._side)
                 if entry is not None:
@@ -466,6 +473,9 @@ class WebDavStore(HttpStore):
         if not found:
             message = f"the listing of {folder} is empty, and does not even tell of the folder itself"
             raise ProtocolViolation(message, side=self._side, retryable=True)
+        if self._side == "source" and own is not None and not holds and is_object(own):
+            hint = "Move it without -r in the terminal, or `recursive` in a request."
+            raise Rejected(f"{folder} is an object, and no folder", side=self._side, hint=hint)
 
     def _rows(self, response: Response, place: Location) -> Generator[Element, None, None]:
         """Yield what an answer of 207 tells of each thing. Raises ConnectionLost for one that is cut, or no XML;

@@ -350,6 +350,45 @@ def test_a_page_that_an_objects_url_leads_to_is_no_object(wire: Wire, side: str)
                 ask(place)
 
 
+@pytest.mark.parametrize("more", ["", "Content-Type: text/html"])
+def test_a_webdav_folder_that_answers_with_its_page_is_no_object(wire: Wire, more: str) -> None:
+    """Without a redirect, as copyparty does: its page has neither an entity tag nor a date."""
+
+    def tell(method: str, target: str) -> bytes:
+        if method == "PROPFIND":
+            return reply(207, dav((target, FOLDER if target == "/f/sub" else FILE)))
+        date = "" if target == "/f/sub" else "Last-Modified: Sun, 29 Nov 2026 00:07:35 GMT"
+        answer = reply(200, b"5 byt", *(field for field in (more, date) if field))
+        return answer if method != "HEAD" else answer.removesuffix(b"5 byt")
+
+    with Peer(serving(tell)) as peer:
+        store = STORES["webdav"](wire, "source", Meter(wire.limits))
+        with pytest.raises(Rejected, match="is a folder"):
+            store.head(webdav_location(peer.url("/f/sub")))
+        assert isinstance(store.head(webdav_location(peer.url("/f/dated"))), Found)
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+def test_an_object_without_a_date_is_read_where_propfind_does_not_tell(wire: Wire, status: int) -> None:
+    def tell(method: str, target: str) -> bytes:
+        return reply(status, "") if method == "PROPFIND" else reply(200, "")
+
+    with Peer(serving(tell)) as peer:
+        store = STORES["webdav"](wire, "source", Meter(wire.limits))
+        assert isinstance(store.head(webdav_location(peer.url("/f/a"))), Found)
+
+
+@pytest.mark.parametrize("href", ["/f/a", "/f/a/", "http://elsewhere.example/f/a"])
+def test_a_webdav_object_that_is_listed_as_a_folder_is_told(wire: Wire, href: str) -> None:
+    """Many servers answer PROPFIND of `a/` with what `a` is, and an object holds nothing: no success of nothing."""
+    with Peer(serving(lambda method, target: reply(207, dav((href, FILE))))) as peer:
+        with pytest.raises(Rejected, match="is an object"):
+            listed(wire, place_of("webdav", peer, "f/a/"))
+    for rows in ([(href, FOLDER)], [(href, FILE), ("/f/a/b", FILE)]):
+        with Peer(serving(lambda method, target, rows=rows: reply(207, dav(*rows)))) as peer:  # type: ignore[misc]
+            assert [entry.name for entry in listed(wire, place_of("webdav", peer, "f/a/"))] == ["b"][: len(rows) - 1]
+
+
 # -- S3's pages
 
 

@@ -39,6 +39,10 @@ def _without_ends(path: bytes) -> bytes:
     return quote("/".join(one.rstrip(". ") for one in unquote(path.decode()).split("/")), safe="/.").encode()
 
 
+def _trimmed(path: bytes) -> bytes:
+    return quote("/".join(one.strip(" ") for one in unquote(path.decode()).split("/")), safe="/.").encode()
+
+
 def _decoded(path: bytes) -> bytes:
     return quote(unquote(unquote(path.decode())), safe="/.").encode()
 
@@ -53,6 +57,8 @@ FOLDING = {
     "form": (_composed, "caf\u00e9", "cafe\u0301"),
     "dots": (_without_ends, "name", "name."),
     "blanks": (_without_ends, "name", "name "),
+    "blanks before": (_trimmed, "name", " name"),
+    "blanks before, a folder's": (_trimmed, "x/name/a", "x/ name/a"),
     "encoding": (_decoded, "a b", "a%20b"),
     "a form": (_as_a_form, "a b", "a+b"),
     "a form, a folder's": (_as_a_form, "c+d/e", "c d/e"),
@@ -124,6 +130,67 @@ def test_b60_what_lay_there_before_under_a_name_that_is_one_there_is_left_alone(
         code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
     assert (code, told["objects"]) == ((0, {"skipped": 1}) if if_exists == "skip" else (1, {"failed": 1}))
     assert shelf.objects == before
+
+
+def _listing(shelf: Shelf, path: bytes) -> bytes | None:
+    """Show a folder as nginx does: its links are relative, so that a page says nothing of how its folder is called."""
+    if not path.endswith(b"/"):
+        return shelf.objects.get(path)
+    below = [key[len(path) :] for key in shelf.objects if key.startswith(path)]
+    names = sorted({name.partition(b"/")[0] + b"/" * (b"/" in name) for name in below})
+    links = b"".join(b'<a href="%s">x</a>\r\n' % name for name in names)
+    return b"<html><title>Index of /</title>%s</html>" % links
+
+
+FOLDERS = {
+    "case": (_without_case, "Photos/a.jpg", "photos/a.jpg"),
+    "case, deep": (_without_case, "x/Photos/2024/a.jpg", "x/photos/2024/a.jpg"),
+    "form": (_composed, "caf\u00e9/a", "cafe\u0301/a"),
+    "dots": (_without_ends, "name/a", "name./a"),
+    "a form": (_as_a_form, "c d/a", "c+d/a"),
+    "an object": (_without_case, "A", "a"),
+}
+
+
+@pytest.mark.parametrize(("folds", "one", "other"), FOLDERS.values(), ids=FOLDERS)
+@pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
+def test_b60_a_listing_that_spells_a_folder_as_it_was_asked_tells_no_two_apart(
+    tmp_path: Path, folds: object, one: str, other: str, if_exists: str
+) -> None:
+    """Each of the two folders lists the object, since they are one: only the folder above them can tell."""
+    plant(tmp_path / "from", one, other, "plain")
+    shelf, terminal = Shelf(folds=folds, shown=_listing), Terminal(tmp_path)  # type: ignore[arg-type]
+    with Peer(shelf) as there:
+        code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    assert (code, told["objects"]) == (1, {"failed": 1, "verified": 2})
+    assert len(shelf.objects) == 2
+    assert terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision") == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDERS.values()], ids=FOLDERS)
+def test_b60_two_objects_that_look_alike_are_two_where_the_folder_above_lists_both(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    for name in (one, other):
+        path = tmp_path / "from" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"the same")
+    shelf, terminal = Shelf(shown=_listing), Terminal(tmp_path)
+    with Peer(shelf) as there:
+        for options in ((), ("--if-exists", "overwrite")):
+            code, told = terminal.tree(tmp_path / "from", there.url("/to/"), *options)
+            assert (code, told["objects"].get("failed")) == (0, None)
+    assert len(shelf.objects) == 2
+
+
+@pytest.mark.parametrize("names", [("a%2Fb", "a/b/c"), ("x+", "x /y"), ("A", "a/b"), ("a%252Fb", "a/b/c", "a%2Fb")])
+def test_b60_a_folder_of_another_name_is_no_object_that_may_be_lost(tmp_path: Path, names: tuple[str, ...]) -> None:
+    plant(tmp_path / "from", *names)
+    for to in (tmp_path / "to", None):
+        shelf, terminal = Shelf(shown=_listing), Terminal(tmp_path)
+        with Peer(shelf) as there:
+            code, told = terminal.tree(tmp_path / "from", to or there.url("/to/"))
+        assert (code, told["objects"]) == (0, {"verified": len(names)})
 
 
 @pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDING.values()], ids=FOLDING)

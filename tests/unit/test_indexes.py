@@ -289,6 +289,16 @@ def test_whom_a_page_thanks_is_nothing_in_the_folder(path: str) -> None:
     assert read_index(page_of('<a href="../">../</a>', *links), path) == []
 
 
+@pytest.mark.parametrize("path", ["/", "/pub/", "/pub/http-server/"])
+def test_a_page_that_tells_its_maker_lists_an_empty_folder(path: str) -> None:
+    """As Node.js's http-server does, whose own name is the last of its address."""
+    made = '<address>Node.js <a href="https://github.com/http-party/http-server">http-server</a> running</address>'
+    assert read_index(page_of('<a href="./../">../</a>', made), path) == []
+    found = read_index(page_of("<address>", '<a href="a">a</a>', '<a href="./b/">b/</a>'), path)
+    assert found is not None
+    assert [entry.name for entry in found] == ["a", "b/"], "what lies in the folder is listed wherever it stands"
+
+
 @pytest.mark.parametrize(
     "row", ['{"name": "in/"}', '{"name": "in", "type": "dir"}', '{"name": "in/", "type": "directory"}']
 )
