@@ -150,6 +150,8 @@ def version_id(head: Head) -> str | None:
     return None if told == "null" else told
 
 
+_UNENCODED: Final = re.compile(r"[ \xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]|%(?![0-9A-Fa-f]{2})")
+"""What no percent-encoding leaves in a key."""
 PAGE_ROWS: Final = 10_000
 """The most that one page of a listing may tell of: it is asked for without a number, and a thousand are the custom."""
 
@@ -167,10 +169,15 @@ class ListedPage:
     first: bytes | None = None
     last: bytes | None = None
     ascending: bool = True
+    plain: bool = False
+    """Its keys are as they are, although it may say that they are encoded."""
 
 
-def read_page(rows: Iterable[Element], prefix: str, location: Location, side: Side) -> ListedPage:
-    """Read a page's folders and objects, but for the marker of the folder itself.
+def read_page(
+    rows: Iterable[Element], prefix: str, location: Location, side: Side, *, plain: bool = False
+) -> ListedPage:
+    """Read a page's folders and objects, but for the marker of the folder itself. Of a server whose keys are `plain`,
+    or show that here, none is decoded, whatever it says: `a+b` would become another key.
 
     Raises ProtocolViolation for one that does not lie in the folder that was asked for, or has too many.
     """
@@ -187,7 +194,9 @@ def read_page(rows: Iterable[Element], prefix: str, location: Location, side: Si
             told[name] = row.text or ""
         if len(objects) + len(folders) + len(told) > PAGE_ROWS:
             raise ProtocolViolation(f"one page of {location} tells of more than {PAGE_ROWS} objects", side=side)
-    decode = _unquoted if told.get("EncodingType") == "url" else str
+    texts = [*folders, *(row.get("Key", "") for row in objects)]
+    plain = plain or any(map(_UNENCODED.search, texts))
+    decode = _unquoted if told.get("EncodingType") == "url" and not plain else str
     found = [decode(text) for text in folders]
     keys = [decode(row.get("Key", "")) for row in objects]
     if not all(name.startswith(prefix) for name in (*found, *keys)):
@@ -205,6 +214,7 @@ def read_page(rows: Iterable[Element], prefix: str, location: Location, side: Si
         first=order[0] if order else None,
         last=order[-1] if order else None,
         ascending=all(one < other for one, other in pairwise(order)),
+        plain=plain,
     )
 
 

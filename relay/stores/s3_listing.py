@@ -22,6 +22,7 @@ from relay.errors import ProtocolViolation, Rejected, RelayError
 from relay.location import Location
 from relay.stores.interfaces import Entry
 from relay.stores.s3_answers import ListedPage, in_query, read_page
+from relay.stores.s3_endpoint import PLAIN_KEYS
 from relay.stores.s3_exchange import S3Account, S3Exchange, key_of
 
 PAGE: Final = 1000
@@ -115,7 +116,10 @@ class S3Listing(S3Exchange):
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
         with closing(self._told(response, "GET", location, "ListBucketResult")) as rows:
-            return read_page(rows, prefix, location, self._side)
+            page = read_page(rows, prefix, location, self._side, plain=self._endpoint(location).has(PLAIN_KEYS))
+        if page.plain:
+            self._endpoint(location).learn(PLAIN_KEYS)
+        return page
 
 
 def _following(asked: Mapping[str, str], page: ListedPage) -> dict[str, str]:

@@ -431,6 +431,31 @@ def test_a_server_that_refuses_the_newer_listing_is_asked_the_older_way(wire: Wi
         assert [entry.name for entry in listed(wire, place_of("s3", peer))] == list("01234")
 
 
+KEYS = ["a b", "a%20b", "a%2Bb", "a+b", "caf\u00e9", "x&y", "z+"]
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize(("encoded", "says"), [(True, True), (False, True), (False, False)])
+def test_keys_that_only_claim_to_be_encoded_are_taken_as_they_are(
+    wire: Wire, encoded: bool, step: int, says: bool
+) -> None:
+    """`a+b`, read as if it were encoded, is `a b`: one of the two was listed twice then, and the other never."""
+
+    def tell(method: str, target: str) -> bytes:
+        asked = parse_qs(urlsplit(target).query, keep_blank_values=True)
+        first = int(asked.get("continuation-token", ["0"])[0])
+        shown = [quote(key) if encoded else key.replace("&", "&amp;") for key in KEYS[first : first + step]]
+        rows = "".join(f"<Contents><Key>f/{key}</Key><Size>5</Size></Contents>" for key in shown)
+        last = first + step >= len(KEYS)
+        more = f"<IsTruncated>{str(not last).lower()}</IsTruncated>"
+        more += "" if last else f"<NextContinuationToken>{first + step}</NextContinuationToken>"
+        kind = "<EncodingType>url</EncodingType>" if says else ""
+        return reply(200, f"<ListBucketResult>{kind}{more}{rows}</ListBucketResult>")
+
+    with Peer(serving(tell)) as peer:
+        assert [entry.name for entry in listed(wire, place_of("s3", peer))] == KEYS
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 10])
 def test_pages_that_go_round_in_a_circle_end(wire: Wire, length: int) -> None:
     count = [0]
