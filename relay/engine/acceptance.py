@@ -154,9 +154,28 @@ class Acceptance:
         if stored.place is None and noted is not None and self._terms.journal is not None:
             self._terms.journal.note(noted)  # what is called so is ours
         wrong = isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None
+        if wrong and stored.place is None and (stored.digests or stored.version.digests):
+            self._wait_until_shown(destination, stored)
         if wrong and remove(destination, stored, judged, self._progress.before, self._terms.began):
             self._progress.absent(place)
         return judged
+
+    def _wait_until_shown(self, destination: Destination, stored: Stored) -> None:
+        """Wait until an object shows, as long as its destination may take: one that its own answer told to be damaged
+        was not looked at, and is there a while after a DELETE that found nothing."""
+        if stored.readable is None:
+            return
+        poll = self._settling()
+        try:
+            while True:
+                try:
+                    destination.head(stored.readable)
+                    return
+                except NotFound:
+                    if not poll():
+                        return
+        except RelayError:
+            return  # what follows tells of it
 
     def _judged(self, error: RelayError, place: Location) -> RelayError:
         """Return the failure of a proof, or what it means: the same other bytes twice are no accident."""

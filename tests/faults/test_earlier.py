@@ -141,6 +141,30 @@ def test_what_a_killed_process_left_is_not_what_was_there_before(tmp_path: Path,
     assert shelf.objects == {b"/to/a": BAD if wish == "skip" else DATA}
 
 
+class Late(Shelf):
+    """A server that tells a digest in its answer to an upload, and shows what is new only at the third look."""
+
+    looks = 0
+
+    @staticmethod
+    def _tag(data: bytes) -> bytes:
+        return Shelf._tag(data) + (b"Repr-Digest: crc32c=:AAAAAA==:\r\n" if data == BAD else b"")
+
+
+@pytest.mark.parametrize("wish", ["changed", "skip"])
+def test_a_damaged_object_that_shows_late_is_removed_all_the_same(commands: Any, wish: str) -> None:
+    shelf = Late(damages=flipped, tells_put=True)
+
+    def shown(one: Shelf, path: bytes) -> bytes | None:
+        shelf.looks += b"PUT" in one.methods
+        return one.objects.get(path) if shelf.looks > 2 else None
+
+    shelf.shown = shown
+    with Peer(shelf) as there:
+        assert commands(there.url("/to")).migrate("auto", wish) == "failed"
+    assert shelf.objects == {}
+
+
 # -- what is not ours
 
 
