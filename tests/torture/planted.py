@@ -61,9 +61,9 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="a document that is cut off is whole",
         file="relay/stores/documents.py",
-        old="        except (expat.ExpatError, ValueError):\n            self._cut()\n",
-        new="        except (expat.ExpatError, ValueError):\n            if self._root is None:\n"
-        "                self._cut()\n            piece = None\n",
+        old="        except (ParseError, ValueError):\n            raise self._cut() from None\n",
+        new="        except (ParseError, ValueError):\n            if self._root is None:\n"
+        "                raise self._cut() from None\n            piece = None\n",
         traits=(("source", "list-cut"),),
         stores=(
             "webdav",
