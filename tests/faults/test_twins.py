@@ -16,10 +16,12 @@ from relay.engine.claimed import known_of
 from relay.engine.claimer import Claimer
 from relay.engine.order import End, Order
 from relay.engine.runner import Runner
+from relay.engine.twins import _looks_one
 from relay.errors import LedgerBusy
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from relay.ledger.twins import fold
+from relay.receipt import Version
 from tests.end_to_end.terminal import Terminal
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_explosions import exploding
@@ -319,3 +321,10 @@ def test_a_ledger_that_is_busy_when_a_name_is_entered_fails_no_object(
     with gevent.Timeout(30):
         Claimer(ledger, runner, 1, id).run()
     assert {row.name: (row.state, row.error) for row in ledger.page(id)} == dict.fromkeys("aA", ("verified", None))
+
+
+def test_one_tag_looks_alike_whatever_its_date() -> None:
+    one = Version(size=9, etag='"a"', last_modified="Sun, 29 Nov 2026 01:35:21 GMT")
+    assert _looks_one(one, Version(size=9, etag='"a"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT"))
+    assert not _looks_one(one, Version(size=9, etag='"b"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT"))
+    assert not _looks_one(one, Version(size=8, etag='"a"', last_modified=one.last_modified))
