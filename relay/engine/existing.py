@@ -90,10 +90,11 @@ class Existing:
 
     @property
     def _goes_unseen(self) -> bool:
-        """Whether an upload goes also where the destination lets nobody look: what is there is not to be left alone,
-        and nobody before us may have been let."""
-        terms = self._terms
-        return not (terms.if_absent or terms.known.begun or self._progress.answered)
+        """Whether to upload without a look: overwriting is allowed, and no attempt before this one could look either.
+        (Where an earlier one could, a denial means that the credentials have been withdrawn.)"""
+        terms, was = self._terms, self._progress.before
+        looked = terms.known.begun and not (was is not None and not was.known)
+        return not (terms.if_absent or looked or self._progress.answered)
 
     def enough(self, destination: Destination, place: Location, before: Before, found: Found | None) -> Outcome | None:
         """Return how it ends if what is at the destination already is enough, or None.

@@ -123,9 +123,9 @@ def test_credentials_that_stay_away_are_withdrawn(engine: Engine, source: Spawne
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (f"[a]\ntype = s3\nsecret_access_key: {SECRET}\n", "line 3"),
+        (f"[a]\ntype = s3\nsecret_access_key {SECRET}\n", "line 3"),
         (f"secret_access_key = {SECRET}\n[a]\ntype = s3\n", "line 1"),
-        (f"[a]\ntype = s3\n{SECRET}\nx y z\n", "line 3, 4"),
+        (f"[a]\ntype = s3\n{SECRET}\nx y z\n", "line 3"),
         (f"[a\nsecret_access_key = {SECRET}\n", "line 1"),
     ],
 )
