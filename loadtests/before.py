@@ -23,7 +23,6 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from loadtests.bench.measures import BenchError
 from loadtests.bench.rounds import Program, Section, run, say, table
@@ -79,15 +78,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _stopped(*_: object) -> NoReturn:
-    """Unwind, which stops and removes everything."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Return 0 when all was measured and arrived, 1 when not, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
-    signal.signal(signal.SIGTERM, _stopped)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, which stops and removes everything
     home = Path(tempfile.mkdtemp(prefix="relay-before-", dir=args.folder))
     try:
         if weed() is None:
@@ -95,7 +89,7 @@ def main() -> int:
         with ExitStack() as stack:
             section = compared(stack, home, args.base, args.many)
             run(section, args.rounds, args.timeout)
-        print("\n".join(table(section, args.rounds)), f"{os.cpu_count()} cores; each start is part of what it costs.")
+        print(*table(section, args.rounds), f"{os.cpu_count()} cores; each start is part of what it costs.", sep="\n")
     except (BenchError, OSError, TimeoutError) as error:
         say(f"bench: {error}")
         return 1

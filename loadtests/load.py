@@ -14,7 +14,6 @@ import sys
 import tempfile
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NoReturn
 
 from loadtests.bench.measures import BenchError
 from loadtests.bench.proc import raise_open_files, stop
@@ -90,14 +89,10 @@ def command(args: argparse.Namespace, port: int) -> list[str]:
     return [*words, *args.scenarios, "Watcher"]
 
 
-def _stopped(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Return the exit code."""
     args = arguments()
-    signal.signal(signal.SIGTERM, _stopped)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, which stops and removes everything
     try:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         raise_open_files(8192)

@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
@@ -213,15 +212,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _stopped(*_: object) -> NoReturn:
-    """Unwind, which stops and removes everything."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Return 0 when all was measured and arrived, 1 when not, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
-    signal.signal(signal.SIGTERM, _stopped)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, which stops and removes everything
     names = args.only.split(",")
     wrong = [name for name in names if name not in SECTIONS]
     if wrong:

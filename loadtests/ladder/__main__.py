@@ -11,7 +11,7 @@ import tempfile
 from contextlib import ExitStack, closing
 from datetime import date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from loadtests.bench.measures import MIB, BenchError, told
 from loadtests.bench.report import check_outputs, machine, write_into
@@ -138,14 +138,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _stopped(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Return 0 when the ladder shows what it must, 1 when not, 2 when it cannot be run, 130 on Ctrl-C."""
     args = arguments()
-    signal.signal(signal.SIGTERM, _stopped)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, which stops and removes everything
     objects = Objects.chosen(args.seed, args.objects, args.min, max(args.min, args.max))
     try:
         check_outputs(args.write, args.chart, args.json, opening=OPEN, closing=CLOSE)

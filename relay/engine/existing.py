@@ -93,7 +93,7 @@ class Existing:
         """Whether to upload without a look: overwriting is allowed, and no attempt before this one could look either.
         (Where an earlier one could, a denial means that the credentials have been withdrawn.)"""
         terms, was = self._terms, self._progress.before
-        looked = terms.known.begun and not (was is not None and not was.known)
+        looked = terms.known.begun and (was is None or was.known)
         return not (terms.if_absent or looked or self._progress.answered)
 
     def enough(self, destination: Destination, place: Location, before: Before, found: Found | None) -> Outcome | None:

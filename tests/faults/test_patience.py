@@ -293,14 +293,19 @@ def test_what_is_cancelled_is_thrown_away(certificates: Certificates) -> None:
     assert notes.upload is None
 
 
+def leave_two_parts(engine: Engine, here: Peer, there: Peer, bucket: Shelf, notes: Book) -> None:
+    """Let one attempt, without retries, send two parts and fail; the next ones have twenty seconds of retries."""
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
+    bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
+    with pytest.raises(RelayError):
+        engine.runner.run(attempt(engine, here, there, notes))
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
+
+
 def test_an_upload_that_was_gone_on_with_and_takes_nothing_is_begun_anew(certificates: Certificates) -> None:
     engine, source, bucket, notes = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True), Book()
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
-        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
-        bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
-        with pytest.raises(RelayError):
-            engine.runner.run(attempt(engine, here, there, notes))
-        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
+        leave_two_parts(engine, here, there, bucket, notes)
         bucket.spoilt = True
         outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
     assert outcome.state is State.VERIFIED
@@ -319,11 +324,7 @@ def test_an_upload_that_was_gone_on_with_and_can_not_be_completed_is_begun_anew(
     """Also where it can't be thrown away at once."""
     engine, source, bucket, notes = in_parts(certificates, budget=20), Ranges(), Shelf(sums=True), Book()
     with Peer([source] * 60) as here, Peer(many(bucket)) as there:
-        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
-        bucket.answers["part"] = [taken(1), taken(2), refusal(503, "SlowDown")]
-        with pytest.raises(RelayError):
-            engine.runner.run(attempt(engine, here, there, notes))
-        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
+        leave_two_parts(engine, here, there, bucket, notes)
         bucket.answers["complete"] = [refusal(400, "InvalidPart")] * (2 if failures > 3 else 1)
         bucket.answers["abort"] = [refusal(500, "InternalError")] * failures
         outcome = engine.runner.run(attempt(engine, here, there, notes, begun=True))
