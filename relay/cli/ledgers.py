@@ -196,9 +196,8 @@ class There:
             page = self._as(shape, self._client.ask("GET", path))
             yield from page[member]
             prefix, here, rest = (page["next"] or "").rpartition("/migrations")  # a proxy may take the prefix away
-            if page["next"] and not (
-                page[member] and here and prefix[:1] in ("", "/")
-            ):  # it would lead elsewhere, or on
+            # An empty page with a `next` could repeat without end; a `next` with another prefix leads elsewhere.
+            if page["next"] and not (page[member] and here and prefix[:1] in ("", "/")):
                 raise NotRelay(f"{self.where} answered with a page that leads nowhere, as no relay does")
             path = here + rest
 
