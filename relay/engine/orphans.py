@@ -22,6 +22,7 @@ from typing import Final
 
 from gevent.event import Event
 
+from relay.engine.existing import CLOCKS_SECONDS
 from relay.engine.jobs import Jobs
 from relay.engine.leftovers import lost_tokens, remove_lost, remove_piece, throw_away, uploads_of
 from relay.engine.looks import is_piece, look
@@ -31,8 +32,9 @@ from relay.engine.unfinished import place_of
 from relay.engine.verify import is_same
 from relay.errors import ConfigError, DestinationLost, LedgerFailed, NotFound, RelayError, SourceChanged
 from relay.errors.bugs import bug
+from relay.foreign import http_date
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Orphan
+from relay.ledger.rows import Before, Orphan
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, Found, Source, Unknown
@@ -111,30 +113,31 @@ class Sweeper:
                 left = remove_lost(destination, plan.destination, lost_tokens(claim, claim.fence + 1))
                 if left is not None:
                     raise left
-            told = self._remove_shown(destination, plan, claim, meter)
+            told = self._remove_shown(destination, plan, orphan, meter)
         self.ledger.removed(orphan, told.remains if told is not None else {})
         return told
 
-    def _remove_shown(self, destination: Destination, plan: Plan, claim: Claim, meter: Meter) -> RelayError | None:
+    def _remove_shown(self, destination: Destination, plan: Plan, orphan: Orphan, meter: Meter) -> RelayError | None:
         """Remove a piece that a lost attempt may have left at the object's own place, if that is seen there. Returns
         and raises as `_remove`."""
-        place = plan.destination
+        place, claim, was = plan.destination, orphan.claim, orphan.before
         hidden = destination.atomic(plan.verify is not Verify.SIZE) or bool(destination.unpublished(place, ""))
-        if not claim.lapses or hidden or place.method == "POST" or place.path.endswith("/"):
+        if was is None or not claim.lapses or hidden or place.method == "POST" or place.path.endswith("/"):
             return None
         try:
             found = look(destination, place)
             if isinstance(found, Unknown):
                 raise found.why
-            there, was = found.version, claim.before
-            if was is not None and is_same(was.version, there):
+            there = found.version
+            if is_same(was.version, there) or _is_older(there, was):
                 return None
             source = self.runner.stores.source(plan.source, meter)
             listed = Version(claim.size, claim.etag)
             size = claim.size if claim.size is not None else _size(source, plan.source)
             if size is None or there.size is None or there.size >= size:
                 raise DestinationLost("nothing has proved it")
-            remove_piece(destination, place, there, partial(is_piece, destination, place, source, plan.source, listed))
+            begins = partial(is_piece, destination, place, source, plan.source, listed)
+            remove_piece(destination, place, there, lambda there: begins(there) and _is_ours(there, was))
         except NotFound as error:
             if error.side == "destination":
                 return None
@@ -158,6 +161,21 @@ class Sweeper:
             yield meter
         finally:
             self.over.unlink(cancel)
+
+
+def _is_older(there: Version, was: Before) -> bool:
+    """Say if what is there was written before any byte of ours went there, for certain."""
+    written = http_date(there.last_modified)
+    return was.since is not None and written is not None and written.timestamp() < was.since - CLOCKS_SECONDS
+
+
+def _is_ours(there: Version, was: Before) -> bool:
+    """Say if the first bytes of an object are a piece of ours. Raises DestinationLost where nothing tells: where nobody
+    wrote down what was there before they may be an older version of somebody's, unless they were written since."""
+    written = http_date(there.last_modified)
+    if was.known or (was.since is not None and written is not None and written.timestamp() >= was.since):
+        return True
+    raise DestinationLost("it begins as the object does, and may be an older version of it: nothing tells whose it is")
 
 
 def _size(source: Source, place: Location) -> int | None:

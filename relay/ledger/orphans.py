@@ -13,6 +13,7 @@ Decided here: what is an orphan, and when. Never here: how one is removed (`rela
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,17 +45,32 @@ def orphans(
         & ((migrations.c.state == "cancelled") | (transfers.c.ended < time.time() - kept)),
     )
     query = (
-        select(*CLAIMED, migrations.c.renewed)
+        select(*CLAIMED, migrations.c.renewed, migrations.c.created, migrations.c.options)
+        .add_columns(migrations.c.destination_empty)
         .join(migrations, migrations.c.id == transfers.c.migration_id)
         .where(transfers.c.id.in_(begun.union(lapsed)), forsaken, transfers.c.id.not_in(but))
         .order_by(transfers.c.id)
         .limit(MOST)
     )
     query = query.where(of_kind(who.kind) if only is None else transfers.c.migration_id == only)
-    claims = [claim_of(row[:-1], row[-1]) for row in connection.execute(query)]
-    found = connection.execute(select(uploads).where(uploads.c.transfer_id.in_([claim.id for claim in claims])))
+    rows = connection.execute(query).all()
+    found = connection.execute(select(uploads).where(uploads.c.transfer_id.in_([row.id for row in rows])))
     begun_by = {row.transfer_id: begun_of(row) for row in found}
-    return [Orphan(claim, begun_by.get(claim.id)) for claim in claims]
+    return [Orphan(claim_of(row[:-4], row.renewed), begun_by.get(row.id), _before(row)) for row in rows]
+
+
+def _before(row: Any) -> Before | None:
+    """Return what was there before the first byte of one went there; None where none went: who does not overwrite
+    writes that down first, but for what his tree's destination was empty of."""
+    kept = Before.of(row.before)
+    if kept is not None and kept.noted:
+        return kept if kept.known else replace(kept, since=kept.since or row.created)
+    wish = json.loads(row.options).get("if_exists", "overwrite")
+    if wish == "overwrite":
+        return Before(known=False, since=row.created)
+    arrived = kept is not None and kept.arrived
+    assumed = wish == "changed" and bool(row.destination_empty) and not arrived
+    return Before(known=True, assumed=True, since=row.created) if assumed else None
 
 
 def removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:

@@ -344,7 +344,12 @@ class StoredPart:
 
 @dataclass(frozen=True)
 class Orphan:
-    """A transfer that nobody makes any more, as its last claim; and the upload in parts that it has begun, if any."""
+    """A transfer that nobody makes any more, as its last claim; and the upload in parts that it has begun, if any.
+
+    `before` is what was at its destination before the first byte went there, also where nobody wrote that down; None
+    where none went there at all.
+    """
 
     claim: Claim
     upload: Begun | None
+    before: Before | None = None

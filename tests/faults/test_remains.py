@@ -184,12 +184,13 @@ def forsaken(tmp_path: Path, shelf: Shelf, there: Peer) -> tuple[Terminal, tuple
     return terminal, words
 
 
-PIECES = ["a piece", "another's", "a piece without a tag", "whole", "nothing", "no source"]
+NOW, EARLIER = b"Thu, 07 Nov 2199 10:00:00 GMT", b"Sat, 07 Nov 2020 10:00:00 GMT"
+PIECES = ["a piece", "another's", "a piece without a tag", "a piece without a date", "whole", "nothing", "no source"]
 
 
 @pytest.mark.parametrize("what", PIECES)
 def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(tmp_path: Path, what: str) -> None:
-    shelf = Shelf()
+    shelf = Shelf(dated=NOW)
     with Peer(shelf) as there:
         terminal, _ = forsaken(tmp_path, shelf, there)
         source = tmp_path / "from" / "a"
@@ -197,6 +198,8 @@ def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(tmp_
             shelf.objects[b"/to/a"] = THEIRS
         elif what == "a piece without a tag":
             shelf.tagged = False
+        elif what == "a piece without a date":
+            shelf.dated = b""
         elif what == "whole":
             shelf.objects[b"/to/a"] = source.read_bytes()
         elif what == "nothing":
@@ -208,14 +211,30 @@ def test_a_cancel_removes_a_piece_at_the_objects_own_place_and_nothing_else(tmp_
         assert code == 0
         again = terminal.run("cancel", "1")[1:]
     assert shelf.objects == ({} if what == "a piece" else before)
-    remains = what in ("a piece without a tag", "whole", "no source")
+    remains = what in ("a piece without a tag", "a piece without a date", "whole", "no source")
     assert ("may remain" in out + err) == remains
     assert "may remain" not in "".join(again), "it is said once"
     assert terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%may remain%'") == remains
 
 
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
+@pytest.mark.parametrize("dated", [EARLIER, NOW, b""])
+def test_a_cancel_leaves_an_older_version_that_nobody_has_touched(tmp_path: Path, if_exists: str, dated: bytes) -> None:
+    """A log that has grown since: it begins as the object does. Its process was killed before it sent anything."""
+    log = b"one line\n" * 1000
+    folder, terminal, shelf = plant(tmp_path, log), hurried(tmp_path), Shelf({b"/to/a": log[:4500]}, dated=dated)
+    with Peer(shelf) as there:
+        words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists
+        assert terminal.run(*words, RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
+        code, out, err = terminal.run("cancel", "1")
+    assert code == 0
+    written_since = if_exists == "overwrite" and dated == NOW  # which nobody can tell from a piece
+    assert shelf.objects == ({} if written_since else {b"/to/a": log[:4500]})
+    assert (TOLD in out + err) == (if_exists == "overwrite" and not dated)
+
+
 def test_what_a_cancel_can_not_look_at_now_is_looked_at_by_the_next(tmp_path: Path) -> None:
-    shelf = Shelf()
+    shelf = Shelf(dated=NOW)
     with Peer(shelf) as there:
         terminal, _ = forsaken(tmp_path, shelf, there)
         shelf.refused[b"HEAD"] = shelf.refused[b"GET"] = empty(503)
