@@ -44,12 +44,13 @@ def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[st
 
 def _others(connection: Connection, id: str) -> Sequence[Any]:
     """Return the migrations to the same destination that did not succeed, the newest first: not those before one of the
-    same places that did. `is_same` says if both places are the same for certain, and not only what is printed of one.
+    same places that did. `is_same` says if both places are the same for certain, and not only what is printed of one;
+    they may be printed in two ways, as where one is by a remote's name.
     """
     mine = connection.execute(select(migrations).where(migrations.c.id == id)).one()
     succeeded, places = migrations.c.state == "succeeded", migrations.c.places == mine.places
     done = select(func.max(migrations.c.number)).where(places, succeeded)
-    same = (migrations.c.destination == mine.destination) & ~succeeded & (migrations.c.id != id)
+    same = ((migrations.c.destination == mine.destination) | places) & ~succeeded & (migrations.c.id != id)
     if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
         same &= places  # of another source another object goes into that folder
     told = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination_empty)

@@ -92,6 +92,21 @@ def test_a_piece_of_one_who_overwrites_is_not_skipped_by_one_who_does_not(
     assert shelf.objects == {b"/to/a": DATA}
 
 
+@pytest.mark.parametrize("remote_first", [True, False])
+def test_a_piece_is_known_also_where_its_place_is_called_otherwise(tmp_path: Path, remote_first: bool) -> None:
+    """By a remote's name, or by its URL."""
+    folder, shelf = plant(tmp_path, DATA), Straight()
+    with Peer(shelf) as there:
+        config = tmp_path / "relay.toml"
+        config.write_text(f'[remotes.far]\ntype = "http"\nurl = "{there.url("/")}"\n')
+        terminal = Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.2", RELAY_RETRY_BUDGET="3", RELAY_CONFIG=str(config))
+        one, other = ("far:to/", there.url("/to/"))[:: 1 if remote_first else -1]
+        killed(terminal, shelf, "migrate", "-r", str(folder), one, "--if-exists", "changed")
+        code, told = terminal.tree(folder, other, "--if-exists", "skip")
+    assert (code, told["objects"]) == (0, {"verified": 1})
+    assert shelf.objects == {b"/to/a": DATA}
+
+
 @pytest.mark.parametrize("first", ["overwrite", "changed"])
 @pytest.mark.parametrize("then", ["changed", "skip"])
 def test_what_was_damaged_is_not_unchanged_to_other_options(tmp_path: Path, first: str, then: str) -> None:
