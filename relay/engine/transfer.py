@@ -11,6 +11,7 @@ Decided here: what is tried again (law 7), and when. Never here: what an attempt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import random
 from typing import Any
@@ -201,12 +202,22 @@ class Transfer:
                     self._wait_after(error)
         except RelayError as error:
             left = self._progress.unproved
-            if left is not None and not isinstance(error, UNSETTLED):
+            if left is not None and isinstance(error, UNSETTLED):
+                self._note_sent()
+            elif left is not None:
                 error.leave("What was sent", left, "nothing has proved it")
             raise
         finally:
             self._progress.phase = "settled"
             self._troubles.over(WHOLE)
+
+    def _note_sent(self) -> None:
+        """Write down that something of ours may be there, for whoever comes next: also for another migration, which may
+        leave alone what is there."""
+        noted = self._progress.to_note
+        if noted is not None and self.journal is not None:
+            with suppress(LedgerFailed, LeaseLost):  # then it counts as lost, or is another's
+                self.journal.note(noted)
 
     def _may_show(self, terms: Terms, before: Before | None) -> bool:
         """Say if what a process sent that was lost may be seen at the object's own place. Where everything may be

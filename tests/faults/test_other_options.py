@@ -3,6 +3,7 @@ have forgotten is no leave to overwrite."""
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import threading
 from dataclasses import dataclass, field
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.terminal import Terminal, eventually
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_ours import flipped, hurried, plant
-from tests.scripted import Peer, Talk
+from tests.scripted import Peer, Talk, length_of
 
 DATA = bytes(range(256)) * 8000
 OLD = b"Last-Modified: Sat, 07 Nov 2020 10:00:00 GMT\r\n"
@@ -105,6 +106,33 @@ def test_a_piece_is_known_also_where_its_place_is_called_otherwise(tmp_path: Pat
         code, told = terminal.tree(folder, other, "--if-exists", "skip")
     assert (code, told["objects"]) == (0, {"verified": 1})
     assert shelf.objects == {b"/to/a": DATA}
+
+
+@dataclass
+class Silent(Straight):
+    """Damages what is put, and never answers the first upload."""
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        self.piece = length_of(request)
+        going_on = super()._put(talk, path, request)
+        self.objects[path] = flipped(self.objects[path])
+        return going_on
+
+
+@pytest.mark.parametrize("tree", [True, False])
+def test_what_was_sent_when_ctrl_c_came_is_not_skipped_by_another_command(tmp_path: Path, tree: bool) -> None:
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Silent()
+    with Peer(shelf) as there:
+        source, place = (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        words = ("migrate", *(["-r"] if tree else []), source, place, "--if-exists")
+        process = terminal.start(*words, "overwrite")
+        assert shelf.has_piece.wait(60), process.communicate()
+        process.send_signal(signal.SIGINT)
+        assert "stopped" in process.communicate()[1]
+        assert process.returncode == 130
+        shelf.goes_on.set()
+        eventually(lambda: shelf.objects[b"/to/a"] == flipped(DATA))
+        assert terminal.run(*words, "skip")[0] == 1
 
 
 @pytest.mark.parametrize("first", ["overwrite", "changed"])
