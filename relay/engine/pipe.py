@@ -46,9 +46,7 @@ SWEEP_SECONDS = 5.0
 """How long looking for what a broken upload left may take."""
 
 NOT_ASKED = (ConnectFailed, CertificateRefused, EgressDenied)
-"""Failures of an upload of which the destination knows nothing, and ..."""
-NOTHING_SENT = (*NOT_ASKED, PreconditionFailed)
-"""... those after which nothing of it can be there."""
+"""Failures of a request of which the destination knows nothing."""
 
 
 class Pipe:
@@ -102,7 +100,7 @@ class Pipe:
             absent = terms.if_absent and not self._progress.replaces
             stored = destination.put(place, body, opened.metadata, if_absent=absent, token=terms.known.token, **begins)
         except RelayError as error:
-            if isinstance(error, NOT_ASKED):
+            if _is_unasked(body, error):
                 self._progress.unsend()
             shows = _may_be_whole(body, error) and not destination.unpublished(place, "") and place.method != "POST"
             seen = self._broke(Broken(place, before, body.count, body.length), opened, body, atomic, error)
@@ -144,7 +142,7 @@ class Pipe:
         self._progress.close()
         self._reading.note(opened, body)
         self._progress.resent += body.count
-        if broken.place.method == "POST" or atomic or isinstance(error, NOTHING_SENT):
+        if broken.place.method == "POST" or atomic or _is_unsent(body, error):
             return True
         return self._sweep(broken, opened.version, error)
 
@@ -169,10 +167,21 @@ def _twins(source: Version, there: Version | None) -> bool:
     return ours == theirs and None not in ours
 
 
+def _is_unasked(body: Body, error: RelayError) -> bool:
+    """Say if the destination knows nothing of an upload that failed so: it was not reached with the first byte. (It may
+    be lost later, as where it is started anew while it puts the parts of an object together.)"""
+    return isinstance(error, NOT_ASKED) and not body.count
+
+
+def _is_unsent(body: Body, error: RelayError) -> bool:
+    """Say if nothing can be there of an upload that failed so."""
+    return isinstance(error, PreconditionFailed) or _is_unasked(body, error)
+
+
 def _may_be_whole(body: Body, error: RelayError) -> bool:
     """Say if an upload that failed so may have been taken whole: only its answer was lost, or a gateway's."""
     status = getattr(error, "store_status", None)
-    return body.complete and not isinstance(error, NOTHING_SENT) and status in (None, 502, 504)
+    return body.complete and not _is_unsent(body, error) and status in (None, 502, 504)
 
 
 def _alias(place: Location) -> SameObject:

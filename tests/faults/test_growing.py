@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
-from contextlib import closing
+import threading
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ from relay.config import Settings
 from relay.engine.claimer import Claimer
 from relay.engine.order import End, Order
 from relay.engine.runner import Runner
+from relay.errors import IntegrityMismatch
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun
-from tests.faults.buckets import PART, Bucket, Scripted, many, refusal
+from relay.receipt import State
+from tests.conftest import Engine
+from tests.faults.buckets import IN_PARTS, PART, Bucket, Scripted, many, patient, place, refusal
 from tests.scripted import Peer, Script, Talk
 
 SIZE = 2 * PART + 1000
@@ -141,3 +146,29 @@ def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(ledger: Ledger,
         worked(ledger, runner_of(there), id)
     assert [row.state for row in ledger.page(id)] == ["verified"]
     assert bucket.asked.index("abort") < next(i for i, one in enumerate(bucket.asked) if one.startswith("begin"))
+
+
+def _begin_anew(peer: Peer) -> None:
+    peer._listener = socket.create_server(("127.0.0.1", peer.port), backlog=256)
+    peer.__enter__()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_what_a_store_put_together_before_it_was_started_anew_is_ours(
+    engine: Engine, if_exists: str, damaged: bool
+) -> None:
+    """Its answer is lost, and nobody can ask it for a moment."""
+    patient(engine).runner.limits = engine.runner.wire.limits = IN_PARTS
+    bucket = Bucket(mangle=(lambda data: b"x" + data[1:]) if damaged else bytes)
+    with Peer(many(bucket)) as there, Peer(growing(SIZE)) as source:
+
+        def restart(talk: Talk) -> None:
+            there._listener.shutdown(socket.SHUT_RDWR)
+            there._listener.close()
+            talk.reset()
+            threading.Timer(0.2, _begin_anew, [there]).start()
+
+        bucket.answers["complete"] = [restart]
+        with pytest.raises(IntegrityMismatch) if damaged else nullcontext():
+            assert engine.migrate(source.url("/x"), place(there), if_exists=if_exists).state is State.VERIFIED
