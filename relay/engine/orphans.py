@@ -137,7 +137,9 @@ class Sweeper:
             if size is None or there.size is None or there.size >= size:
                 raise DestinationLost("nothing has proved it")
             begins = partial(is_piece, destination, place, source, plan.source, listed)
-            remove_piece(destination, place, there, lambda there: begins(there) and _is_ours(there, was))
+            # It takes a while to compare them, and somebody may make it again meanwhile.
+            is_ours = lambda there: begins(there) and _is_ours(there, was) and self.ledger.is_over(orphan)  # noqa: E731
+            remove_piece(destination, place, there, is_ours)
         except NotFound as error:
             if error.side == "destination":
                 return None

@@ -26,6 +26,7 @@ from relay.errors import (
     CertificateRefused,
     ConnectFailed,
     EgressDenied,
+    LeaseLost,
     LengthRequired,
     PreconditionFailed,
     RangeIgnored,
@@ -154,8 +155,18 @@ class Pipe:
         waits = [partial(terms.sleep, wait) for wait in terms.limits.sweep_waits]
         destination = terms.stores.destination(broken.place, meter)
         source = terms.stores.source(terms.plan.source, meter)
-        piece = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
-        return sweep(destination, broken, error, waits, piece)
+        begins = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
+        return sweep(destination, broken, error, waits, lambda there: begins(there) and self._is_held())
+
+    def _is_held(self) -> bool:
+        """Say if the object is still ours: what another makes of it by now looks as a piece of ours does. Raises
+        LedgerFailed."""
+        try:
+            if self._terms.journal is not None:
+                self._terms.journal.held()
+        except LeaseLost:
+            return False
+        return True
 
 
 def _twins(source: Version, there: Version | None) -> bool:

@@ -344,6 +344,10 @@ class Ledger:
         """As orphans.orphans."""
         return self.database.run(lambda c: orphans.orphans(c, self.who, only, but, kept), write=False)
 
+    def is_over(self, orphan: Orphan) -> bool:
+        """As orphans.is_over."""
+        return self.database.run(lambda c: orphans.is_over(c, orphan), write=False)
+
     def removed(self, orphan: Orphan, remains: Mapping[str, str] | None = None) -> None:
         """As orphans.removed."""
         self.database.run(lambda c: orphans.removed(c, orphan, remains or {}))

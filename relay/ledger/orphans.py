@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
 
 from relay.ledger.claims import CLAIMED, Who, claim_of
 from relay.ledger.migrations import KEPT_SECONDS as KEPT_SECONDS
 from relay.ledger.migrations import of_kind
-from relay.ledger.rows import Before, Orphan
+from relay.ledger.rows import Before, Claim, Orphan
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.uploads import begun_of
 
@@ -73,17 +73,26 @@ def _before(row: Any) -> Before | None:
     return Before(known=True, assumed=True, since=row.created) if assumed else None
 
 
+def is_over(connection: Connection, orphan: Orphan) -> bool:
+    """Say if nobody has begun to make one again since. Writes nothing."""
+    still = select(transfers.c.id).where(_still(orphan.claim))
+    return connection.execute(still).first() is not None
+
+
+def _still(claim: Claim) -> ColumnElement[bool]:
+    return (transfers.c.id == claim.id) & (transfers.c.fence == claim.fence) & transfers.c.state.in_(_OVER)
+
+
 def removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:
     """Write that nothing of it is left, or, by place and in words, what may be. Changes nothing where somebody makes
     the transfer again."""
     claim, upload = orphan.claim, orphan.upload
-    still = (transfers.c.id == claim.id) & (transfers.c.fence == claim.fence) & transfers.c.state.in_(_OVER)
     values: dict[str, Any] = {"lapses": 0}
     if remains:
         was = claim.before if claim.before is not None and not claim.before.assumed else None
         before = was or Before(known=False, noted=False)
         values["before"] = replace(before, remains={**claim.remains, **remains}).text()
-    if not connection.execute(update(transfers).where(still).values(**values)).rowcount or upload is None:
+    if not connection.execute(update(transfers).where(_still(claim)).values(**values)).rowcount or upload is None:
         return
     ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload.upload_id)
     connection.execute(delete(parts).where(parts.c.transfer_id == claim.id, exists().where(ours)))

@@ -103,6 +103,20 @@ class Shelf:
         return b'ETag: "%s"\r\n' % hashlib.md5(data).hexdigest().encode()
 
 
+class Meanwhile(Shelf):
+    """Something happens once while a piece is read back: what is given is the piece, as of a file that is open."""
+
+    again: Callable[[], object] | None = None
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        if method != b"GET" or self.again is None:
+            return super()._other(talk, method, path, request)
+        data, again, self.again = self.objects[path], self.again, None
+        again()
+        talk.send(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n" % len(data) + self._tag(data) + b"\r\n", data)
+        return True
+
+
 def empty(status: int) -> bytes:
     """Return an answer of a status that has no text."""
     return b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status

@@ -30,6 +30,7 @@ from relay.stores.local import LocalStore
 from tests.conftest import Engine
 from tests.faults.clouds import DATA as CLOUD_DATA
 from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving
+from tests.faults.plain_shelf import Meanwhile
 from tests.faults.test_explosions import exploding
 from tests.ledgers import hand_back_suspect, verified
 from tests.scripted import Peer, Talk
@@ -150,6 +151,34 @@ def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
             other.close()
     assert (cloud.objects, cloud.broken) == ({}, 1)
     assert bool(spliced) == (verify == "size")
+
+
+def test_f62_who_lost_his_lease_leaves_what_its_new_owner_makes(ledger: Ledger, tmp_path: Path, engine: Engine) -> None:
+    """It looks as a piece of his own does; and the server does not heed that only that is to be deleted."""
+    half, gone, shelf = len(CLOUD_DATA) // 2, threading.Event(), Meanwhile()
+
+    def get(talk: Talk, _: bytes) -> None:
+        talk.send(GET_HEAD, CLOUD_DATA[:half])
+        if gone.wait(20):
+            talk.send(CLOUD_DATA[half:])
+
+    with Peer(serving(Cloud(), get)) as source, Peer(shelf) as peer:
+        order = Order(End(source.url()), End(peer.url("/to")))
+        ledger.create(order.spec(engine.runner.remotes))
+        ledger.renew()
+        (claim,) = ledger.claim(1)
+        transfer = engine.runner.transfer(engine.plan(source.url(), peer.url("/to")))
+        transfer.journal = ClaimJournal(ledger, claim)
+        job = gevent.spawn(failure, transfer.run)
+        with gevent.Timeout(20):
+            while transfer.bytes < half:
+                gevent.sleep(0.005)
+        ledger.disown(())
+        shelf.again = lambda: shelf.objects.update({b"/to": CLOUD_DATA})
+        gone.set()
+        assert isinstance(job.get(timeout=20), LeaseLost)
+    assert shelf.again is None
+    assert shelf.objects == {b"/to": CLOUD_DATA}
 
 
 def test_f62_an_empty_object_asks_too(ledger: Ledger, tmp_path: Path, engine: Engine) -> None:

@@ -15,7 +15,7 @@ from relay.wire.meter import Meter
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal, eventually
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
-from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.plain_shelf import Meanwhile, Shelf, empty
 from tests.faults.test_ours import THEIRS, flipped, hurried, plant
 from tests.faults.test_webdav import Dav
 from tests.scripted import Peer, Talk
@@ -231,6 +231,17 @@ def test_a_cancel_leaves_an_older_version_that_nobody_has_touched(tmp_path: Path
     written_since = if_exists == "overwrite" and dated == NOW  # which nobody can tell from a piece
     assert shelf.objects == ({} if written_since else {b"/to/a": log[:4500]})
     assert (TOLD in out + err) == (if_exists == "overwrite" and not dated)
+
+
+def test_a_cancel_leaves_what_is_made_again_while_it_looks(tmp_path: Path) -> None:
+    """The server does not heed that only the piece is to be deleted."""
+    shelf, ends = Meanwhile(dated=NOW), []
+    with Peer(shelf) as there:
+        terminal, words = forsaken(tmp_path, shelf, there)
+        shelf.again = lambda: ends.append(terminal.run(*words)[0])
+        assert terminal.run("cancel", "1")[0] == 0
+    assert ends == [0]
+    assert shelf.objects == {b"/to/a": (tmp_path / "from" / "a").read_bytes()}
 
 
 def test_what_a_cancel_can_not_look_at_now_is_looked_at_by_the_next(tmp_path: Path) -> None:
