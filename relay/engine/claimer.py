@@ -486,7 +486,7 @@ class Claimer:
 
     def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
         over = stopped or self.stopping
-        if isinstance(error, KeyCollision):
+        if isinstance(error, KeyCollision) and not (transfer and transfer.has_sent):
             with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
                 self.ledger.step_back(claim)
         if isinstance(error, PermissionDenied) and not over:

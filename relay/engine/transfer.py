@@ -128,6 +128,11 @@ class Transfer:
         return self._progress.noted and not self._progress.sendings
 
     @property
+    def has_sent(self) -> bool:
+        """Whether an attempt may have put something there, those of lost processes included."""
+        return self._progress.sendings > 0
+
+    @property
     def trouble(self) -> Trouble | None:
         """What of it is tried again, why, and when next; None while all goes well, or bytes move again."""
         worst, progress = self._troubles.worst, self._progress

@@ -26,7 +26,7 @@ from tests.end_to_end.terminal import Terminal
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_explosions import exploding
 from tests.ledgers import TREE, verified
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk, length_of
 
 
 def _without_case(path: bytes) -> bytes:
@@ -328,3 +328,39 @@ def test_one_tag_looks_alike_whatever_its_date() -> None:
     assert _looks_one(one, Version(size=9, etag='"a"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT"))
     assert not _looks_one(one, Version(size=9, etag='"b"', last_modified="Sun, 29 Nov 2026 01:37:11 GMT"))
     assert not _looks_one(one, Version(size=8, etag='"a"', last_modified=one.last_modified))
+
+
+class Unsteady(Shelf):
+    """Refuses all looks until the second object comes, and stores the first upload without an answer."""
+
+    refuses = True
+    answers = False
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        self.refuses &= b"/to/name" not in request
+        if not self.refuses:
+            return super()._other(talk, method, path, request)
+        talk.send(empty(403))
+        return True
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        if self.answers:
+            return super()._put(talk, path, request)
+        self.answers = True
+        if b"100-continue" in request:
+            talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.objects[path] = talk.body(length_of(request))
+        talk.reset()
+        return False
+
+
+def test_b60_what_one_has_sent_is_not_what_the_other_finds_there(tmp_path: Path) -> None:
+    """The second object was sent, and its answer lost, before it was seen that both names are one."""
+    plant(tmp_path / "from", "Name", "name")
+    shelf, terminal = Unsteady(folds=_without_case), Terminal(tmp_path, RELAY_RETRY_BUDGET="3")
+    with Peer(shelf) as there:
+        for ends in ({"failed": 2}, {"failed": 1, "verified": 1}):
+            code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", "skip", "--slots", "1")
+            assert (code, told["objects"]) == (1, ends)
+    assert terminal.query("SELECT name FROM transfers WHERE state = 'verified'") == "name"
+    assert shelf.objects == {b"/to/name": (tmp_path / "from" / "name").read_bytes()}
