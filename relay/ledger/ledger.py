@@ -27,6 +27,7 @@ from relay.ledger import (
     trees,
     turns,
     twins,
+    unproved,
     uploads,
 )
 from relay.ledger.database import Database, open_database
@@ -99,8 +100,15 @@ class Ledger:
         return self.database.run(lambda c: migrations.is_at(c, id, spec), write=False)
 
     def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
-        """As migrations.act."""
-        return self.database.run(lambda c: migrations.act(c, id, verb, fresh))
+        """As migrations.act; what is gone on with learns what others left meanwhile (`unproved.learn`)."""
+
+        def acted(connection: Connection) -> Migration:
+            found = migrations.act(connection, id, verb, fresh)
+            if verb in ("resume", "retry"):
+                unproved.learn(connection, found.id)
+            return found
+
+        return self.database.run(acted)
 
     def list_again(self, id: str, anyway: bool = False) -> Migration:
         """As migrations.list_again."""
@@ -114,6 +122,7 @@ class Ledger:
             migrations.unended(connection, id)
             if entries.begin_again(connection, id, gone):
                 migrations.list_again(connection, id, anyway=True)
+            unproved.learn(connection, id)
 
         self.database.run(begin)
 

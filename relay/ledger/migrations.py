@@ -50,7 +50,7 @@ from relay.ledger.schema import (
 )
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
 from relay.ledger.tally import Changes, efforts_of, parts_of, tallies_of
-from relay.ledger.unproved import unproved
+from relay.ledger.unproved import learn, unproved
 from relay.throttle import Bounds
 
 ACCEPTING = APPLICATION_ID + 1
@@ -80,6 +80,7 @@ def create(
     if go_on and (id := _unfinished(connection, spec, marks, runner)) is not None:
         known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
         connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
+        learn(connection, id)
         return one(connection, id), False
     number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
     id = str(uuid.uuid4())

@@ -166,6 +166,10 @@ class Listing:
 ARRIVED: Final = "arrived"
 """Kept in the place of a Before of an object that was proved, or left alone, or of which no byte has gone: its
 destination begins anew."""
+MARKED: Final = 1
+"""Kept as the `twins` of a marked transfer that has not gone to its destination (`twins.py`). Of one that has it is the
+fence of the claim that went there, and one more: of two that killed attempts have entered neither is under way, and the
+first to enter again is."""
 UNNOTED: Final = '"noted": false'
 """Stands in the text of a Before that tells what remains, and nothing of what was there."""
 

@@ -22,13 +22,10 @@ from sqlalchemy import ColumnElement, Connection, case, select, update
 from relay.errors import LeaseLost
 from relay.ledger.claims import Who, chunks
 from relay.ledger.names import md5, named
+from relay.ledger.rows import MARKED as MARKED
 from relay.ledger.rows import Claim
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 
-MARKED = 1
-"""Kept of a marked transfer that has not gone to its destination. Of one that has it is the fence of the claim that
-went there, and one more: of two that killed attempts have entered neither is under way, and the first to enter again
-is."""
 LONGEST: Final = 1024
 """So many letters a segment may have, and be folded: the stores that compose take 255."""
 DECODINGS: Final = 4

@@ -1,9 +1,11 @@
-"""What other migrations left unproved at the same destination: found when an object is first listed.
+"""What other migrations left unproved at the same destination: found when an object is first listed, and when its
+migration is gone on with.
 
 Theory of operation. The same places with other options are another migration. Where the one before it was killed, or
 failed, a piece of ours may lie at an object's place, or a damaged one. Who skips what is there, or what seems to be
 unchanged, would take that for whole. So a transfer that is written anew learns what the newest of those migrations
-knows of the object of its name; from then on it is as if it had been begun there.
+knows of the object of its name; from then on it is as if it had been begun there. So does one that was written before,
+and has noted nothing by itself: two commands may take turns.
 
 Decided here: which migrations are asked, and what is taken over. Never here: what follows from it
 (`relay/engine/existing.py`).
@@ -12,15 +14,15 @@ Decided here: which migrations are asked, and what is taken over. Never here: wh
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
 from relay.ledger.names import chunks, named
-from relay.ledger.rows import ARRIVED, Before
-from relay.ledger.schema import migrations, transfers
+from relay.ledger.rows import ARRIVED, MARKED, Before
+from relay.ledger.schema import LAPSED, RUNNING, migrations, transfers
 
 MOST: Final = 10
 """So many migrations are asked."""
@@ -40,6 +42,35 @@ def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[st
                 if row.name not in found and (left := _left(row, other)) is not None:
                     found[row.name] = left
     return {name: left for name, left in found.items() if left != ARRIVED}
+
+
+def learn(connection: Connection, id: str) -> None:
+    """Take over what another left since the objects of a migration were listed, for those that have not arrived: it is
+    gone on with."""
+    options = connection.execute(select(migrations.c.options).where(migrations.c.id == id)).scalar_one()
+    if_exists = json.loads(options).get("if_exists", "")
+    names: set[str] = set()
+    for other in [] if if_exists in ("", "overwrite") else _others(connection, id):
+        noted = transfers.c.before.is_not(None) & (transfers.c.before != ARRIVED)
+        left = noted | LAPSED | RUNNING
+        begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0) & transfers.c.state.not_in(_THERE)
+        names |= set(connection.execute(select(transfers.c.name).where(begun, left)).scalars())
+    for some in chunks(sorted(names)):
+        _learn(connection, id, unproved(connection, id, if_exists, some))
+
+
+def _learn(connection: Connection, id: str, left: Mapping[str, str]) -> None:
+    """As `learn`, of some objects of which something may be `left`."""
+    ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(_THERE)
+    for row in connection.execute(select(transfers).where(ours, named(connection, list(left)))).all():
+        kept, told = Before.of(row.before), Before.of(left.get(row.name))
+        if told is None or (kept is not None and kept.noted):
+            continue
+        remains = {**(kept.remains if kept is not None else {}), **told.remains}
+        fence = max(1, row.fence)
+        twins = fence + 1 if row.twins == MARKED else row.twins
+        values = {"before": replace(told, remains=remains).text(), "fence": fence, "twins": twins}
+        connection.execute(update(transfers).where(transfers.c.id == row.id).values(**values))
 
 
 def _others(connection: Connection, id: str) -> Sequence[Any]:

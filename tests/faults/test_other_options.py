@@ -108,6 +108,41 @@ def test_a_piece_is_known_also_where_its_place_is_called_otherwise(tmp_path: Pat
     assert shelf.objects == {b"/to/a": DATA}
 
 
+@pytest.mark.parametrize("between", ["overwrite", "fail"])
+@pytest.mark.parametrize("tree", [True, False])
+@pytest.mark.parametrize("again", ["command", "retry"])
+def test_two_commands_may_take_turns(tmp_path: Path, between: str, tree: bool, again: str) -> None:
+    """The first has listed its object before the second, which is killed, sends a piece of it."""
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    with Peer(shelf) as there:
+        source, place = (str(folder), there.url("/to/")) if tree else (f"{folder}/a", there.url("/to/a"))
+        words = ("migrate", *(["-r"] if tree else []), source, place, "--if-exists")
+        assert terminal.run(*words, "skip", RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
+        if again == "retry":
+            terminal.run("cancel", "1")
+        killed(terminal, shelf, *words, between)
+        if again == "retry":
+            terminal.run("retry", "1")
+        terminal.run(*words, "skip")
+    assert terminal.query(FIRST) == ("verified" if between == "fail" else "failed")
+    assert len(shelf.objects[b"/to/a"]) == (len(DATA) if between == "fail" else shelf.piece)
+
+
+FIRST = "SELECT transfers.state FROM transfers JOIN migrations ON migrations.id = migration_id WHERE number = 1"
+
+
+def test_what_had_arrived_and_another_command_wrote_over_is_not_skipped(tmp_path: Path) -> None:
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    (folder / "b").symlink_to(folder / "b")
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists")
+        assert terminal.tree(*words, "skip")[1]["objects"] == {"verified": 1, "failed": 1}
+        shelf.held = True
+        killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
+        code, told = terminal.tree(*words, "skip")
+    assert (code, told["objects"]) == (1, {"failed": 2})
+
+
 @dataclass
 class Silent(Straight):
     """Damages what is put, and never answers the first upload."""
