@@ -22,7 +22,7 @@ from sqlalchemy import Connection, func, select, update
 
 from relay.ledger.names import chunks, named
 from relay.ledger.rows import ARRIVED, MARKED, Before
-from relay.ledger.schema import LAPSED, RUNNING, migrations, transfers
+from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 
 MOST: Final = 10
 """So many migrations are asked."""
@@ -75,18 +75,23 @@ def _learn(connection: Connection, id: str, left: Mapping[str, str]) -> None:
 
 def _others(connection: Connection, id: str) -> Sequence[Any]:
     """Return the migrations to the same destination that did not succeed, the newest first: not those before one of the
-    same places that did. `is_same` says if both places are the same for certain, and not only what is printed of one;
-    they may be printed in two ways, as where one is by a remote's name.
+    same places that did, unless they were gone on with since. `is_same` says if both places are the same for certain,
+    and not only what is printed of one; they may be printed in two ways, as where one is by a remote's name.
     """
     mine = connection.execute(select(migrations).where(migrations.c.id == id)).one()
     succeeded, places = migrations.c.state == "succeeded", migrations.c.places == mine.places
-    done = select(func.max(migrations.c.number)).where(places, succeeded)
+    done = connection.execute(
+        select(func.max(migrations.c.number), func.max(migrations.c.ended)).where(places, succeeded)
+    ).one()
     same = ((migrations.c.destination == mine.destination) | places) & ~succeeded & (migrations.c.id != id)
     if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
         same &= places  # of another source another object goes into that folder
     told = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination_empty)
     query = select(*told, places.label("is_same")).where(same)
-    query = query.where(migrations.c.number > func.coalesce(done.scalar_subquery(), 0))
+    if done[0] is not None:
+        told_of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
+        last = told_of.order_by(events.c.id.desc()).limit(1).scalar_subquery()
+        query = query.where((migrations.c.number > done[0]) | (last > done[1]))
     return connection.execute(query.order_by(migrations.c.number.desc()).limit(MOST)).all()
 
 

@@ -143,6 +143,22 @@ def test_what_had_arrived_and_another_command_wrote_over_is_not_skipped(tmp_path
     assert (code, told["objects"]) == (1, {"failed": 2})
 
 
+def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(tmp_path: Path) -> None:
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    (folder / "b").symlink_to(folder / "b")
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists")
+        assert terminal.tree(*words, "overwrite")[0] == 1
+        (folder / "b").unlink()
+        (folder / "b").write_bytes(b"small")
+        assert terminal.tree(*words, "changed")[0] == 0
+        (folder / "b").write_bytes(DATA)
+        shelf.held = True
+        killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
+        code, told = terminal.tree(*words, "skip")
+    assert (code, told["objects"]) == (1, {"failed": 1, "skipped": 1})
+
+
 @dataclass
 class Silent(Straight):
     """Damages what is put, and never answers the first upload."""
