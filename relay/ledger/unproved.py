@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, false, func, literal, select, update
 
 from relay.ledger.names import chunks, named
 from relay.ledger.rows import ARRIVED, MARKED, Before
@@ -38,10 +38,22 @@ def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[st
     for other in others:
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
         for some in chunks(names):
-            for row in connection.execute(select(*columns).where(begun, named(connection, some))):
+            lefts: dict[str, str] = {}
+            for row in connection.execute(select(*columns).where(begun, named(connection, some))).all():
                 if row.name not in found and (left := _left(row, other)) is not None:
-                    found[row.name] = left
+                    lefts[row.name] = left
+            if lefts and other.is_over:
+                lefts |= dict.fromkeys(_arrived_since(connection, other, list(lefts)), ARRIVED)
+            found |= lefts
     return {name: left for name, left in found.items() if left != ARRIVED}
+
+
+def _arrived_since(connection: Connection, other: Any, names: Sequence[str]) -> Sequence[str]:
+    """Return those of some names that have arrived since with a migration of the same places that succeeded."""
+    newer = (migrations.c.places == other.our_places) & (migrations.c.state == "succeeded")
+    query = select(transfers.c.name).join(migrations, migrations.c.id == transfers.c.migration_id)
+    query = query.where(newer, migrations.c.number > other.number, named(connection, names))
+    return connection.execute(query.where(transfers.c.state.in_(_THERE))).scalars().all()
 
 
 def learn(connection: Connection, id: str) -> None:
@@ -74,25 +86,27 @@ def _learn(connection: Connection, id: str, left: Mapping[str, str]) -> None:
 
 
 def _others(connection: Connection, id: str) -> Sequence[Any]:
-    """Return the migrations to the same destination that did not succeed, the newest first: not those before one of the
-    same places that did, unless they were gone on with since. `is_same` says if both places are the same for certain,
-    and not only what is printed of one; they may be printed in two ways, as where one is by a remote's name.
+    """Return the migrations to the same destination that did not succeed, first that of which anything was told last:
+    one may have been gone on with after a newer one. `is_over` says that one of the same places has succeeded since;
+    `is_same` if both places are the same for certain, and not only what is printed of one; they may be printed in two
+    ways, as where one is by a remote's name.
     """
     mine = connection.execute(select(migrations).where(migrations.c.id == id)).one()
-    succeeded, places = migrations.c.state == "succeeded", migrations.c.places == mine.places
+    succeeded = migrations.c.state == "succeeded"
+    places = migrations.c.places == mine.places if mine.places is not None else false()  # an older relay's
     done = connection.execute(
         select(func.max(migrations.c.number), func.max(migrations.c.ended)).where(places, succeeded)
     ).one()
     same = ((migrations.c.destination == mine.destination) | places) & ~succeeded & (migrations.c.id != id)
     if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
         same &= places  # of another source another object goes into that folder
-    told = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination_empty)
-    query = select(*told, places.label("is_same")).where(same)
-    if done[0] is not None:
-        told_of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
-        last = told_of.order_by(events.c.id.desc()).limit(1).scalar_subquery()
-        query = query.where((migrations.c.number > done[0]) | (last > done[1]))
-    return connection.execute(query.order_by(migrations.c.number.desc()).limit(MOST)).all()
+    of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
+    last = func.coalesce(of.order_by(events.c.id.desc()).limit(1).scalar_subquery(), migrations.c.created)
+    is_over = (migrations.c.number < (done[0] or 0)) & (last <= (done[1] or 0.0))
+    told = (migrations.c.id, migrations.c.number, migrations.c.created, migrations.c.options)
+    query = select(*told, migrations.c.destination_empty, literal(mine.places).label("our_places")).where(same)
+    query = query.add_columns(places.label("is_same"), is_over.label("is_over"))
+    return connection.execute(query.order_by(last.desc(), migrations.c.number.desc()).limit(MOST)).all()
 
 
 def _left(row: Any, other: Any) -> str | None:

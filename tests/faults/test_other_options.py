@@ -159,6 +159,35 @@ def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(t
     assert (code, told["objects"]) == (1, {"failed": 1, "skipped": 1})
 
 
+def test_a_piece_of_a_command_that_was_gone_on_with_is_newer_than_what_arrived(tmp_path: Path) -> None:
+    """By a migration that was accepted later, and did not succeed."""
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    for name in "bc":
+        (folder / name).symlink_to(folder / name)
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists")
+        assert terminal.tree(*words, "overwrite")[1]["objects"] == {"verified": 1, "failed": 2}
+        (folder / "b").unlink()
+        (folder / "b").write_bytes(b"small")
+        assert terminal.tree(*words, "changed")[1]["objects"] == {"skipped": 1, "verified": 1, "failed": 1}
+        (folder / "b").write_bytes(DATA)
+        shelf.held = True
+        killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
+        assert terminal.tree(*words, "skip")[1]["objects"] == {"skipped": 1, "failed": 2}
+
+
+def test_what_a_migration_that_succeeded_did_not_list_has_not_arrived(tmp_path: Path) -> None:
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists")
+        killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
+        (folder / "a").rename(tmp_path / "aside")
+        (folder / "b").write_bytes(b"another")
+        assert terminal.tree(*words, "changed")[1]["objects"] == {"verified": 1}
+        (tmp_path / "aside").rename(folder / "a")
+        assert terminal.tree(*words, "skip")[1]["objects"] == {"failed": 1, "skipped": 1}
+
+
 @dataclass
 class Silent(Straight):
     """Damages what is put, and never answers the first upload."""
