@@ -263,3 +263,16 @@ def test_a_ledger_that_may_have_forgotten_is_no_leave_to_overwrite(tmp_path: Pat
     assert (code, told["objects"]) == (
         (0, {"verified": 1, "skipped": 3}) if skipped else (1, {"verified": 1, "failed": 3})
     )
+
+
+@pytest.mark.parametrize("theirs", [DATA[:1000], b""])
+def test_what_somebody_put_in_the_place_of_what_had_arrived_is_not_overwritten(tmp_path: Path, theirs: bytes) -> None:
+    """An older version, which begins as the object does, or an empty object: what had arrived was proved."""
+    folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight(held=False)
+    (folder / "b").symlink_to(folder / "b")
+    with Peer(shelf) as there:
+        words = (str(folder), there.url("/to/"), "--if-exists", "fail")
+        assert terminal.tree(*words)[1]["objects"] == {"verified": 1, "failed": 1}
+        shelf.objects[b"/to/a"] = theirs
+        assert terminal.tree(*words)[1]["objects"] == {"failed": 2}
+    assert shelf.objects == {b"/to/a": theirs}
