@@ -50,7 +50,7 @@ ANEW = 2
 """So often an object begins anew because its source became another version, or its upload was thrown away. The budget
 of seconds is for what may pass; these may come after hours."""
 UNSETTLED = (Cancelled, CredentialsWithdrawn, LeaseLost, LedgerFailed)
-"""Ends after which the object is gone on with: what it left is not told yet."""
+"""Ends after which the object is gone on with, where there is a journal: what it left is not told yet."""
 
 
 @dataclass(eq=False)
@@ -207,8 +207,8 @@ class Transfer:
                     self._wait_after(error)
         except RelayError as error:
             left = self._progress.unproved
-            if left is not None and isinstance(error, UNSETTLED):
-                self._note_sent()
+            if left is not None and isinstance(error, UNSETTLED) and self.journal is not None:
+                self._note_sent(self.journal)
             elif left is not None:
                 error.leave("What was sent", left, "nothing has proved it")
             raise
@@ -216,13 +216,13 @@ class Transfer:
             self._progress.phase = "settled"
             self._troubles.over(WHOLE)
 
-    def _note_sent(self) -> None:
+    def _note_sent(self, journal: Journal) -> None:
         """Write down that something of ours may be there, for whoever comes next: also for another migration, which may
         leave alone what is there."""
         noted = self._progress.to_note
-        if noted is not None and self.journal is not None:
+        if noted is not None:
             with suppress(LedgerFailed, LeaseLost):  # then it counts as lost, or is another's
-                self.journal.note(noted)
+                journal.note(noted)
 
     def _may_show(self, terms: Terms, before: Before | None) -> bool:
         """Say if what a process sent that was lost may be seen at the object's own place. Where everything may be

@@ -9,10 +9,16 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import gevent
 import pytest
 
+from relay.errors import Cancelled
+from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal, eventually
+from tests.faults.clouds import DATA as CLOUD_DATA
+from tests.faults.clouds import GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
+from tests.faults.test_explosions import failure
 from tests.faults.test_ours import flipped, hurried, plant
 from tests.scripted import Peer, Talk, length_of
 
@@ -276,3 +282,19 @@ def test_what_somebody_put_in_the_place_of_what_had_arrived_is_not_overwritten(t
         shelf.objects[b"/to/a"] = theirs
         assert terminal.tree(*words)[1]["objects"] == {"failed": 2}
     assert shelf.objects == {b"/to/a": theirs}
+
+
+def test_what_was_sent_when_its_client_went_away_is_told(engine: Engine) -> None:
+    """Without a ledger nobody goes on with it."""
+    shelf = Straight(piece=len(CLOUD_DATA))
+    with Peer(serving(Cloud(), sending(GET_HEAD, CLOUD_DATA))) as source, Peer(shelf) as there:
+        job = gevent.spawn(failure, engine, source.url(), there.url("/a"))
+        with gevent.Timeout(20):
+            while not shelf.has_piece.is_set():
+                gevent.sleep(0.01)
+        assert engine.last is not None
+        engine.last.cancel()
+        error = job.get(timeout=20)
+        shelf.goes_on.set()
+    assert isinstance(error, Cancelled)
+    assert "may remain at" in error.hint
