@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -22,6 +22,7 @@ from typing import Final
 
 from gevent.event import Event
 
+from relay.disposition import safe_name
 from relay.engine.existing import CLOCKS_SECONDS
 from relay.engine.jobs import Jobs
 from relay.engine.leftovers import lost_tokens, remove_lost, remove_piece, throw_away, uploads_of
@@ -30,7 +31,7 @@ from relay.engine.plan import Plan, Verify
 from relay.engine.runner import Runner
 from relay.engine.unfinished import place_of
 from relay.engine.verify import is_same
-from relay.errors import ConfigError, DestinationLost, LedgerFailed, NotFound, RelayError, SourceChanged
+from relay.errors import ConfigError, DestinationLost, LedgerFailed, NotFound, RelayError, SourceChanged, StoreError
 from relay.errors.bugs import bug
 from relay.foreign import http_date
 from relay.ledger.ledger import Ledger
@@ -109,21 +110,34 @@ class Sweeper:
                     raise ConfigError(f"an upload to {begun.place} was begun, and its remote leads elsewhere by now")
                 for upload in uploads_of(destination, place, begun, self.runner.limits):
                     throw_away(destination, upload)
-            if not plan.destination.path.endswith("/"):
-                left = remove_lost(destination, plan.destination, lost_tokens(claim, claim.fence + 1))
-                if left is not None:
-                    raise left
+            left = remove_lost(destination, self._named(plan, meter), lost_tokens(claim, claim.fence + 1))
+            if left is not None:
+                raise left
             told = self._remove_shown(destination, plan, orphan, meter)
         self.ledger.removed(orphan, told.remains if told is not None else {})
         return told
+
+    def _named(self, plan: Plan, meter: Meter) -> Location:
+        """Return where an object goes: under the source's name, where the destination is a folder. Where the source
+        does not tell its name any more it has another: nearly all names of uploads depend on the folder alone."""
+        place = plan.destination
+        if not place.path.endswith("/"):
+            return place
+        told: str | None = None
+        with suppress(StoreError):
+            found = self.runner.stores.source(plan.source, meter).head(plan.source)
+            told = safe_name(found.disposition, found.location) if isinstance(found, Found) else None
+        return place.named(told or safe_name(None, plan.source) or "object")
 
     def _remove_shown(self, destination: Destination, plan: Plan, orphan: Orphan, meter: Meter) -> RelayError | None:
         """Remove a piece that a lost attempt may have left at the object's own place, if that is seen there. Returns
         and raises as `_remove`."""
         place, claim, was = plan.destination, orphan.claim, orphan.before
         hidden = destination.atomic(plan.verify is not Verify.SIZE) or bool(destination.unpublished(place, ""))
-        if was is None or not claim.lapses or hidden or place.method == "POST" or place.path.endswith("/"):
+        if was is None or not claim.lapses or hidden or place.method == "POST":
             return None
+        if place.path.endswith("/"):
+            return _may_remain(DestinationLost("it went under the source's name, which nobody wrote down"), place)
         try:
             found = look(destination, place)
             if isinstance(found, Unknown):

@@ -83,6 +83,21 @@ def test_the_receipt_notes_what_the_next_attempt_can_not_remove(killed: Killed) 
     assert f"may remain at {killed.to}{killed.dav.left[0]}" in said
 
 
+@pytest.mark.parametrize("source", ["there", "gone"])
+def test_a_cancel_removes_what_took_its_name_from_the_source(tmp_path: Path, source: str) -> None:
+    file, dav = tmp_path / "a", Keeping()
+    file.write_bytes(b"bytes")
+    with Peer(dav) as server:
+        terminal = Terminal(tmp_path, RELAY_RETRY_BUDGET="2")
+        to = f"webdav+{server.url('/to/')}"
+        assert terminal.run("migrate", str(file), to, RELAY_FAILPOINT=KILL)[0] == -9
+        assert len(dav.left) == 1
+        if source == "gone":
+            file.unlink()
+        assert "nothing unfinished is left" in terminal.run("cancel", "1")[2]
+    assert dav.left == []
+
+
 @pytest.mark.parametrize("verb", ["retry", None])
 def test_what_is_gone_from_the_source_leaves_nothing(killed: Killed, verb: str | None) -> None:
     (killed.folder / "a").unlink()
