@@ -25,6 +25,7 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    case,
     cast,
     delete,
     exists,
@@ -42,7 +43,7 @@ from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of, tell
 from relay.ledger.names import chunks as chunks
-from relay.ledger.rows import ARRIVED, TERMINAL, UNNOTED, Before, Claim
+from relay.ledger.rows import ARRIVED, MARKED, TERMINAL, UNNOTED, Before, Claim
 from relay.ledger.schema import (
     LARGE,
     LARGE_BYTES,
@@ -165,7 +166,9 @@ def doubt(connection: Connection) -> None:
     single = running.where(migrations.c.listing == "none")
     queued = transfers.c.state == "queued"
     forgotten = transfers.c.fence + FORGOTTEN
-    connection.execute(update(transfers).where(transfers.c.migration_id.in_(running), queued).values(fence=forgotten))
+    entered = case((transfers.c.twins == MARKED, forgotten + 1), else_=transfers.c.twins)
+    skipped = {"fence": forgotten, "twins": entered}
+    connection.execute(update(transfers).where(transfers.c.migration_id.in_(running), queued).values(**skipped))
     again = (migrations.c.state == "running") & (migrations.c.listing == "due")
     connection.execute(update(migrations).where(again).values(listing_fence=migrations.c.listing_fence + DOUBTED))
     # Also of what moves: where its destination was empty nobody wrote down what was there, and that is forgotten here.

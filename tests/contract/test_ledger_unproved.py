@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from relay.engine.claimed import known_of
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
 from relay.receipt import Version
@@ -77,6 +78,17 @@ def test_one_that_failed_before_it_sent_anything_hides_nothing(ledger: Ledger) -
         assert failed.before is None  # all is overwritten: what is there does not matter
         end(ledger, failed, "failed", **FAILED)
     assert kept(claim(ledger, accept(ledger))) == UNPROVED
+
+
+def test_a_name_that_may_be_anothers_may_have_been_sent_before_its_ledger_forgot_that(ledger: Ledger) -> None:
+    id = ledger.create(Spec("a", "b", {"recursive": True, "if_exists": "skip"}, {}, places=("a", "b")))[0].id
+    listing = ledger.claim_listing(only=id)
+    assert listing is not None
+    ledger.add_page(listing, [Listed(name, 5) for name in ("name", "Name", "plain")], "z")
+    assert [known_of(found).begun for found in ledger.claim(9, only=id)] == [False] * 3
+    ledger.disown(())  # as after a failure: what was claimed last may be forgotten
+    ledger.disown(())
+    assert [known_of(found).begun for found in ledger.claim(9, only=id)] == [True] * 3
 
 
 def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
