@@ -79,7 +79,7 @@ class Pipe:
             raise
         progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
-        notes = uncompared(terms.known.promised) + progress.discarded
+        notes = uncompared(terms.known.promised, found.version) + progress.discarded
         return self._acceptance.settle(destination, place, moved.stored, found, sent, notes, before=before)
 
     def whole(self, destination: Destination, place: Location, before: Before, opened: Opened, body: Body) -> Outcome:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 
 import pytest
 
+from relay.digest import Digester
 from relay.engine.plan import Verify
 from relay.engine.verify import Sent, prove
 from relay.errors import IntegrityMismatch, SourceDigestWrong
@@ -16,6 +18,7 @@ from relay.receipt import State, Version
 from relay.stores.interfaces import Stored
 from tests.conftest import Certificates, Engine
 from tests.end_to_end.terminal import eventually
+from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Talk
 
@@ -72,3 +75,28 @@ def test_a_declared_digest_that_contradicts_what_arrived_is_the_sources(ours: bo
     with pytest.raises(IntegrityMismatch) as caught:
         prove(None, Stored(Version(), place, theirs), sent, Verify.AUTO, lambda: False, Before(known=True))  # type: ignore[arg-type]
     assert caught.value.side == ("source" if ours else "destination")
+
+
+@pytest.mark.parametrize(("name", "compared"), [("sha-256", False), ("crc32c", False), ("crc64nvme", True)])
+def test_what_is_not_compared_of_an_object_in_parts_is_noted(engine: Engine, name: str, compared: bool) -> None:
+    data = bytes(SIZE)
+    digester = Digester((name,))
+    digester.update(data)
+    told = b"Repr-Digest: %s=:%s:\r\n" % (name.encode(), base64.b64encode(digester.digests()[name]))
+
+    def ranged(talk: Talk) -> None:
+        while request := talk.head():
+            asked = re.search(rb"Range: bytes=(\d+)-(\d+)", request)
+            first, last = map(int, asked.groups()) if asked else (0, SIZE - 1)
+            status = b"206 X\r\nContent-Range: bytes %d-%d/%d" % (first, last, SIZE) if asked else b"200 X"
+            head = b'HTTP/1.1 %s\r\nETag: "a"\r\nAccept-Ranges: bytes\r\n' % status + told
+            body = b"" if request.startswith(b"HEAD") else data[first : last + 1]
+            talk.send(head + b"Content-Length: %d\r\n\r\n" % (last + 1 - first), body)
+
+    engine.runner.limits = engine.runner.wire.limits = IN_PARTS
+    bucket = Bucket(sums=True)
+    with Peer(many(bucket)) as there, Peer([ranged] * 40) as source:
+        receipt = engine.migrate(source.url("/x"), place(there)).receipt
+    assert bucket.asked.count("part") == 2
+    assert receipt is not None
+    assert any("was not compared" in note for note in receipt.notes) != compared
