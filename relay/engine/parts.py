@@ -43,6 +43,7 @@ from relay.errors import (
     RelayError,
     SourceUnstable,
     StoreFull,
+    StoreTimeout,
     Throttled,
     Unauthenticated,
     Unavailable,
@@ -94,6 +95,8 @@ AWAY = (UploadGone, ConnectFailed, CertificateRefused, EgressDenied, Throttled, 
 USELESS = (UploadGone, RangeIgnored, SourceUnstable)
 """Failures after which what has arrived is of no use to anybody."""
 
+UNHEARD = (Cancelled, ConnectFailed, LeaseLost, StoreTimeout)
+"""Failures after which it is not known if an upload was completed."""
 NEVER_COMPLETED = (Rejected, PreconditionFailed, AlreadyExists, IntegrityMismatch)
 """Answers to an upload that is to be completed after which nobody asks again: of the whole, and not of one part."""
 
@@ -130,6 +133,8 @@ class Parts:
         self._resumed: Upload | None = None
         """The upload that this attempt went on with."""
         self._completing = False
+        self._asked = 0
+        """So often the destination was asked to complete the upload."""
         self.discarded = ""
         """What is to be said of an upload that this attempt went on with, and threw away."""
 
@@ -348,17 +353,15 @@ class Parts:
     def _asked_whole(self, upload: Upload, parts: tuple[Part, ...], known: Digests) -> Stored:
         """Ask for the whole, and again while that may help. Raises as PartsDestination.complete, and Unavailable where
         something is there by the time that it is asked again: that may be ours, of which only the answer was lost."""
-        asked = 0
 
         def ask(_: Meter) -> Stored:
-            nonlocal asked
-            asked += 1
+            self._asked += 1
             return self._destination.complete(upload, parts, known, if_absent=self.if_absent)
 
         try:
             return self.way.again("completing the upload", ask, IntegrityMismatch)
         except PreconditionFailed as error:
-            if asked == 1:
+            if self._asked == 1:
                 raise
             raise Unavailable(
                 f"something came to {self.way.place} while the upload was completed: {error.message}",
@@ -373,6 +376,11 @@ class Parts:
             digest = int.from_bytes(self._window.digests[number], "big")
             value = checksums.combine_crc64nvme(value, digest, span.length)
         return {COMBINED: value.to_bytes(8, "big")}
+
+    def may_be_whole(self, error: RelayError) -> bool:
+        """Say if the object may be there after it failed so: it was to be completed, and nobody heard what came of
+        that, nor could ask."""
+        return bool(self._asked) and isinstance(error, UNHEARD)
 
     def _goes_on(self, error: BaseException) -> bool:
         """Say if another attempt, or another process, may go on with what was acknowledged.

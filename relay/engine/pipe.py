@@ -76,6 +76,8 @@ class Pipe:
             if isinstance(error, RangeIgnored):
                 progress.parts = None
                 return None
+            if parts.may_be_whole(error) and not destination.unpublished(place, ""):
+                progress.unproved = place
             raise
         progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)

@@ -15,6 +15,7 @@ import pytest
 from relay.errors import Cancelled
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal, eventually
+from tests.faults.buckets import PART, SIZE, Bucket, many
 from tests.faults.clouds import DATA as CLOUD_DATA
 from tests.faults.clouds import GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Shelf, empty
@@ -298,3 +299,34 @@ def test_what_was_sent_when_its_client_went_away_is_told(engine: Engine) -> None
         shelf.goes_on.set()
     assert isinstance(error, Cancelled)
     assert "may remain at" in error.hint
+
+
+@pytest.mark.parametrize(("damaged", "ends"), [(True, {"failed": 1}), (False, {"verified": 1})])
+def test_an_upload_that_was_being_completed_when_ctrl_c_came_is_not_skipped(
+    tmp_path: Path, damaged: bool, ends: dict[str, int]
+) -> None:
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def hold(talk: Talk) -> None:
+        asked.set()
+        goes_on.wait(60)
+        talk.reset()
+
+    bucket = Bucket({"complete": [hold]}, mangle=flipped if damaged else bytes)
+    folder = plant(tmp_path, b"a" * SIZE)
+    with Peer(many(bucket)) as server:
+        config = tmp_path / "relay.toml"
+        config.write_text(
+            f'[remotes.far]\ntype = "s3"\nendpoint = "{server.url("")}"\nregion = "eu-1"\n'
+            'access_key_id = "key"\nsecret_access_key = "secret"\n'
+        )
+        limits = {"RELAY_PART_BYTES": str(PART), "RELAY_PARTED_BYTES": str(PART), "RELAY_SETTLE_SECONDS": "0.2"}
+        terminal = Terminal(tmp_path, RELAY_CONFIG=str(config), RELAY_RETRY_BUDGET="3", **limits)
+        words = (str(folder), "far:bucket/to", "--if-exists")
+        process = terminal.start("migrate", "-r", *words, "changed")
+        assert asked.wait(60), process.communicate()
+        process.send_signal(signal.SIGINT)
+        assert "stopped" in process.communicate()[1]
+        goes_on.set()
+        assert bucket.whole is not None
+        assert terminal.tree(*words, "skip")[1]["objects"] == ends
