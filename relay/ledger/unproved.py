@@ -1,5 +1,4 @@
-"""What other migrations left unproved at the same destination: found when an object is first listed, and when its
-migration is gone on with.
+"""What other migrations left unproved at the same destination: found when an object is first listed.
 
 Theory of operation. The same places with other options are another migration. Where the one before it was killed, or
 failed, a piece of ours may lie at an object's place, or a damaged one. Who skips what is there, or what seems to be
