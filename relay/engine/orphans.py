@@ -186,10 +186,12 @@ def _is_older(there: Version, was: Before) -> bool:
 
 
 def _is_ours(there: Version, was: Before) -> bool:
-    """Say if the first bytes of an object are a piece of ours. Raises DestinationLost where nothing tells: where nobody
-    wrote down what was there before they may be an older version of somebody's, unless they were written since."""
+    """Say if the first bytes of an object are a piece of ours. Raises DestinationLost where nothing tells: where an
+    object was there before they may be another version of that; and where nobody wrote down what was, unless they were
+    written since."""
     written = http_date(there.last_modified)
-    if was.known or (was.since is not None and written is not None and written.timestamp() >= was.since):
+    since = was.since is not None and written is not None and written.timestamp() >= was.since
+    if was.version is None and (was.known or since):
         return True
     raise DestinationLost("it begins as the object does, and may be an older version of it: nothing tells whose it is")
 

@@ -233,6 +233,21 @@ def test_a_cancel_leaves_an_older_version_that_nobody_has_touched(tmp_path: Path
     assert (TOLD in out + err) == (if_exists == "overwrite" and not dated)
 
 
+def test_a_cancel_leaves_what_came_in_the_place_of_an_older_version(tmp_path: Path) -> None:
+    """It begins as the object does, and may as well be a version that somebody else wrote since."""
+    log = b"one line\n" * 50_000
+    folder, terminal, shelf = plant(tmp_path, log), hurried(tmp_path), Shelf({b"/to/a": log[:4500]}, dated=NOW)
+    with Peer(shelf) as there:
+        words = "migrate", "-r", str(folder), there.url("/to/")
+        assert terminal.run(*words, RELAY_FAILPOINT="mid-part:1:kill9")[0] == -9
+        eventually(lambda: len(shelf.objects[b"/to/a"]) > 4500)
+        shelf.objects[b"/to/a"] = log[:9000]
+        code, out, err = terminal.run("cancel", "1")
+    assert code == 0
+    assert shelf.objects == {b"/to/a": log[:9000]}
+    assert TOLD in out + err
+
+
 def test_a_cancel_leaves_what_is_made_again_while_it_looks(tmp_path: Path) -> None:
     """The server does not heed that only the piece is to be deleted."""
     shelf, ends = Meanwhile(dated=NOW), []
