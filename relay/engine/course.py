@@ -14,6 +14,7 @@ from relay.engine.acceptance import Acceptance
 from relay.engine.allowed import Allowed
 from relay.engine.existing import Existing
 from relay.engine.leftovers import remove_lost
+from relay.engine.links import refuse_other, refuse_source
 from relay.engine.outcome import Outcome
 from relay.engine.pipe import Pipe
 from relay.engine.progress import Progress
@@ -68,6 +69,7 @@ class Course:
         elif early := self._existing.as_opened(destination, place, before, opened):
             return early
         self._refuse_itself(opened, place)
+        refuse_other(plan, place)
         self._existing.sending(destination, place, before)
         try:
             return self._pipe.whole(destination, place, before, opened, body)
@@ -96,6 +98,7 @@ class Course:
     def _before(self, destination: Destination, place: Location, found: Found | None) -> Before:
         """Return what is at the place, when it was made sure that it is not the source, and is rid of our leavings."""
         self._refuse_itself(found, place)
+        refuse_source(self._terms.plan, place)
         refuse_twins(destination, place, self._terms.known.twins)
         if self._terms.plan.destination.path.endswith("/"):
             self._rid(destination, place)

@@ -235,10 +235,11 @@ class Job:
     def plan(self, claim: Claim) -> Plan:
         """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree, SameObject for what
         this migration itself wrote."""
-        source, destination = self.source, self.destination
+        source, destination, tree = self.source, self.destination, None
         if self.recursive:
+            tree = (source, destination)
             _refuse_folder(claim.name)
             _refuse_output(claim.name, destination)
             source = _listed_at(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
-        return Plan(source, destination, self.verify, self.if_exists, self.server_copy, self.metadata)
+        return Plan(source, destination, self.verify, self.if_exists, self.server_copy, self.metadata, tree)

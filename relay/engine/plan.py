@@ -51,6 +51,8 @@ class Plan:
     server_copy: bool = True
     """Where both ends are one store that can copy by itself, let it."""
     metadata: Metadata = Metadata.KEEP
+    tree: tuple[Location, Location] | None = None
+    """The folders of the source and of the destination, where it is one of a tree."""
 
     def __post_init__(self) -> None:
         """Refuse what would truncate the only copy."""

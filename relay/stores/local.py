@@ -162,6 +162,17 @@ def same_file(one: Location, other: Location) -> bool:
     return ours is not None and ours == theirs
 
 
+def led_into(place: Location, tree: Location, folder: Location) -> bool:
+    """Say if links lead from a place in a `tree` to another one that lies in a `folder`: this tree itself, or another.
+    Where the tree lies by links of its own counts for nothing."""
+    return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
+
+
+def _led_into(place: Path, tree: Path, folder: Path) -> bool:
+    there, own = os.path.realpath(place), os.path.join(os.path.realpath(tree), place.relative_to(tree))
+    return there != own and Path(there).is_relative_to(os.path.realpath(folder))
+
+
 def _above(path: Path) -> list[tuple[int, int] | None]:
     """Return what tells a folder, and each above it, from all others; None for what can't be looked at."""
     with suppress(OSError, RuntimeError):  # a loop of links

@@ -12,10 +12,12 @@ import pytest
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy
-from relay.engine.order import End, Order
+from relay.engine.order import End, Job, Order
 from relay.engine.outcome import Outcome
+from relay.engine.plan import IfExists, Verify
 from relay.engine.runner import Runner, Stores
-from relay.errors import LocalDenied, RelayError, SameObject
+from relay.errors import KeyCollision, LocalDenied, RelayError, SameObject
+from relay.ledger.rows import Claim
 from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores import local_folders
@@ -272,3 +274,75 @@ def test_a_file_is_not_moved_onto_itself(tmp_path: Path, by: str, turned: bool) 
         Order(End(str(source)), End(str(destination))).located(Remotes(folders=None))
     (tmp_path / "c").write_bytes(b"x")
     Order(End(str(source)), End(str(tmp_path / "c"))).located(Remotes(folders=None))
+
+
+# -- a link in a tree that is the destination
+
+
+def arrive(engine: Engine, folder: Path, name: str, if_exists: str) -> Outcome:
+    """Move one object of the tree in `from` to the one in `to`."""
+    source, destination = local_location(folder / "from", destination=False), folder / "to"
+    place = local_location(destination, destination=True).folder()
+    job = Job("1", source.folder(), place, True, Verify.AUTO, IfExists(if_exists))
+    plan = job.plan(Claim(1, "1", 1, name, None, None, None, None, 1, 0, 0))
+    return engine.runner.run(engine.runner.transfer(plan))
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> Path:
+    """Return where two trees are; what each link leads to is told by its name."""
+    for name in ("from/a", "from/sub/a", "from/b", "to/b", "apart/a"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "to" / "real").mkdir()
+    return tmp_path
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
+@pytest.mark.parametrize(("linked", "target", "name"), [("a", "../from/b", "a"), ("sub", "../from/sub", "sub/a")])
+def test_no_link_leads_an_object_of_a_tree_back_to_its_source(
+    engine: Engine, trees: Path, linked: str, target: str, name: str, if_exists: str
+) -> None:
+    """Neither is it overwritten, nor is a file of its own what has arrived."""
+    link(trees / "to" / linked, target)
+    before = held(trees)
+    with pytest.raises(SameObject, match="into the source"):
+        arrive(engine, trees, name, if_exists)
+    assert held(trees) == before
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
+def test_nor_one_object_that_takes_its_own_name(engine: Engine, trees: Path, if_exists: str) -> None:
+    link(trees / "to" / "a", "../from/a")
+    into = local_location(trees / "to", destination=True)
+    with pytest.raises(SameObject, match="into the source"):
+        engine.migrate(local_location(trees / "from" / "a", destination=False), into, if_exists=if_exists)
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
+@pytest.mark.parametrize(
+    ("linked", "target", "name"), [("a", "b", "a"), ("a", "new", "a"), ("sub", "real", "sub/a"), ("sub", ".", "sub/a")]
+)
+def test_no_link_makes_two_objects_of_a_tree_one(
+    engine: Engine, trees: Path, linked: str, target: str, name: str, if_exists: str
+) -> None:
+    link(trees / "to" / linked, target)
+    before = held(trees)
+    with pytest.raises(KeyCollision, match="another place of the same tree"):
+        arrive(engine, trees, name, if_exists)
+    assert held(trees) == before
+
+
+def test_a_link_that_leads_out_of_a_tree_is_written_through(engine: Engine, trees: Path) -> None:
+    """Also where the tree itself is named by a link."""
+    (trees / "to").rename(trees / "there")
+    link(trees / "to", "there")
+    link(trees / "there" / "sub", "../apart")
+    assert arrive(engine, trees, "sub/a", "overwrite").state is State.VERIFIED
+    assert arrive(engine, trees, "b", "overwrite").state is State.VERIFIED
+    assert (trees / "apart" / "a").read_bytes() == b"from/sub/a"
+    assert (trees / "there" / "b").read_bytes() == b"from/b"
