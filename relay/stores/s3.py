@@ -96,7 +96,7 @@ class S3Store(S3Uploading):
 
     def heeds(self, location: Location) -> bool:
         """As Destination.heeds: of AWS that is known; others pass over a field that they don't know."""
-        return aws_host(location.host) is not None
+        return aws_host(location.host) is not None and not self._endpoint(location).unconditional
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: only with a checksum behind the bytes. Of a bare upload that breaks before its first

@@ -194,6 +194,17 @@ class Endpoint:
         return f"unseen {self.bucket}"
 
     @property
+    def unconditional(self) -> bool:
+        """Whether the upload is to go without a precondition. That another one is taken says nothing of that: it may
+        have gone with its own."""
+        return self.has(NO_CONDITION) or self.has(self._conditional)
+
+    @property
+    def _conditional(self) -> str:
+        """The name under which it is remembered that this object was refused with a precondition."""
+        return f"refused with a precondition {self.bucket} {self.path}"
+
+    @property
     def _takes_trailers(self) -> bool:
         """Whether an upload with a checksum behind its bytes was taken, of an object or of a part."""
         return self.has(TRAILERS) or self.has(PART_TRAILERS)
@@ -227,9 +238,9 @@ class Endpoint:
             return TRAILER
         self._withdraw(NO_TRAILERS)
         if conditional:
-            self._try(NO_CONDITION)
+            self.learn(self._conditional)
             return CONDITION
-        self._withdraw(NO_CONDITION)
+        self.memory.forget(self.origin, self._conditional)
         return None
 
     def _doubted(self, refusal: Refusal) -> str | None:
@@ -250,8 +261,12 @@ class Endpoint:
             self.learn(KNOWN)
         if self.memory.forget(self.origin, self._trial) and not self._takes_trailers:
             self.learn(NO_TRAILERS)
-        for fact in (NO_TRAILERS, NO_CONDITION):
-            self.memory.forget(self.origin, _TRIAL + fact)
+        self.memory.forget(self.origin, _TRIAL + NO_TRAILERS)
+
+    def taken_bare(self) -> None:
+        """Note that the object was taken, and was to go only where nothing is: without that, if it was refused with."""
+        if self.memory.forget(self.origin, self._conditional):
+            self.learn(NO_CONDITION)
 
     def begun(self) -> None:
         """Note that an upload was taken, or one in parts begun: of what goes with it nothing else was wrong."""

@@ -29,7 +29,6 @@ from relay.stores.s3_endpoint import (
     KEEPS,
     MD5_TAGS,
     METADATA_BYTES,
-    NO_CONDITION,
     NO_PART_TRAILERS,
     NO_TRAILERS,
     SMALL,
@@ -185,7 +184,7 @@ class S3Uploading(S3Reading):
 
     def _conditional(self, location: Location, if_absent: bool) -> bool:
         """Say if an upload is to carry the precondition that nothing is there."""
-        return if_absent and not self._endpoint(location).has(NO_CONDITION)
+        return if_absent and not self._endpoint(location).unconditional
 
     def _wrapped(self, location: Location, body: Body, part: bool = False) -> Wrapping | None:
         """Return the checksum behind the bytes of an object, or of a `part`; where the endpoint takes none their MD5 is
@@ -263,9 +262,12 @@ class S3Uploading(S3Reading):
         return (*untagged, *large, *unkept(metadata, _is_held, location, "the destination"))
 
     def _left_out(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
-        """Return what of an upload this endpoint does not take, in words."""
-        notes = self.unkept(location, metadata)
-        return (*notes, UNCONDITIONAL) if if_absent and self._endpoint(location).has(NO_CONDITION) else notes
+        """Return what of an upload that was taken this endpoint does not take, in words."""
+        notes, endpoint = self.unkept(location, metadata), self._endpoint(location)
+        if not (if_absent and endpoint.unconditional):
+            return notes
+        endpoint.taken_bare()
+        return (*notes, UNCONDITIONAL)
 
     def _upload_refusal(
         self,

@@ -23,7 +23,7 @@ from relay.errors import (
     UploadGone,
 )
 from relay.receipt import Level, State
-from relay.stores.s3_endpoint import TRAILERS, UNCONDITIONAL
+from relay.stores.s3_endpoint import TRAILERS, UNCONDITIONAL, Endpoint
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
@@ -350,6 +350,29 @@ def test_f54_what_was_left_out_in_vain_is_said_again(engine: Engine, source: Spa
     assert not outcome.receipt.notes
     last = next(request for request in reversed(bucket.requests) if request.startswith(b"PUT"))
     assert b"x-amz-trailer" in last and b"If-None-Match: *" in last
+
+
+def test_f54_what_another_upload_is_answered_says_nothing_of_what_one_leaves_out(
+    engine: Engine, source: Spawned
+) -> None:
+    """One that is refused goes without a precondition by then; another one is taken meanwhile, with it."""
+    bucket = Bucket(sums=True)
+
+    def meanwhile(talk: Talk) -> None:
+        Endpoint(engine.runner.wire.memory, place(peer).origin, "bucket", "/bucket/other").taken(told=True)
+        bucket.whole = None
+        talk.send(INVALID)
+
+    bucket.answers["put"] = [INVALID, INVALID, meanwhile, INVALID, INVALID]
+    with Peer(many(bucket)) as peer:
+        with pytest.raises(Rejected):
+            patient(engine).migrate(url(source, SMALL), place(peer), if_exists="fail")
+        bucket.answers.clear()
+        outcome = engine.migrate(url(source, SMALL), place(peer), if_exists="fail")
+    assert outcome.receipt is not None
+    assert UNCONDITIONAL not in outcome.receipt.notes
+    last = next(request for request in reversed(bucket.requests) if request.startswith(b"PUT"))
+    assert b"If-None-Match: *" in last
 
 
 DENIED = refusal(403, "AccessDenied")
