@@ -32,9 +32,20 @@ def refuse_twins(destination: Destination, place: Location, twins: tuple[Locatio
             raise
         if not (isinstance(theirs, Found) and isinstance(ours, Found)):
             raise _collision(place, twin, "may be one name there, which the destination does not tell")
-        tagged = ours.version.etag != theirs.version.etag and _is_steady(destination, twin, theirs.version)
-        if not tagged and _looks_one(ours.version, theirs.version) and not _lists_both(destination, place, twin):
+        if (
+            not _is_tagged(destination, twin, theirs.version, ours.version)
+            and _looks_one(ours.version, theirs.version)
+            and not _lists_both(destination, place, twin)
+        ):
             raise _collision(place, twin, "are one name there")
+
+
+def _is_tagged(destination: Destination, twin: Location, theirs: Version, ours: Version) -> bool:
+    """Say if their tags tell the two apart. Not those of files, which have their inodes in them: FUSE numbers a file by
+    each name that it was asked by (fuse(8), `use_ino`), and a folder always tells. Raises StoreError."""
+    if twin.store == "local":
+        return False
+    return ours.etag != theirs.etag and _is_steady(destination, twin, theirs)
 
 
 def _is_no_object(destination: Destination, twin: Location) -> bool:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 import unicodedata
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import gevent
 import pytest
 
-from relay.config import Settings
+from relay.config import Limits, Settings
 from relay.engine.claimed import known_of
 from relay.engine.claimer import Claimer
 from relay.engine.order import End, Order
 from relay.engine.runner import Runner
-from relay.engine.twins import _looks_one
-from relay.errors import LedgerBusy
+from relay.engine.twins import _looks_one, refuse_twins
+from relay.errors import KeyCollision, LedgerBusy
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from relay.ledger.twins import fold
+from relay.location import Location
 from relay.receipt import Version
+from relay.stores.interfaces import Found
+from relay.stores.local import LocalStore, local_location, path_of
+from relay.wire.exchange import Wire
+from relay.wire.meter import Meter
 from tests.end_to_end.terminal import Terminal
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_explosions import exploding
@@ -364,3 +372,29 @@ def test_b60_what_one_has_sent_is_not_what_the_other_finds_there(tmp_path: Path)
             assert (code, told["objects"]) == (1, ends)
     assert terminal.query("SELECT name FROM transfers WHERE state = 'verified'") == "name"
     assert shelf.objects == {b"/to/name": (tmp_path / "from" / "name").read_bytes()}
+
+
+class Numbering(LocalStore):
+    """A file system that folds case, and numbers a file by each name, as FUSE does of itself (exfat-fuse)."""
+
+    folds = True
+
+    def head(self, location: Location) -> Found:
+        """As of the name in whatever case; its tag is another one for each."""
+        path = path_of(location)
+        there = [one for one in path.parent.iterdir() if one.name.lower() == path.name.lower()]
+        real = there[0] if self.folds else path
+        found = super().head(local_location(real, destination=False))
+        return replace(found, version=replace(found.version, etag=f'"{path.name}"'))
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_b60_a_file_that_has_another_number_by_each_name_is_one(wire: Wire, tmp_path: Path, folds: bool) -> None:
+    store = Numbering(wire, "destination", Meter(Limits()))
+    store.folds = folds
+    for name in ["Name"] if folds else ["Name", "name"]:
+        (tmp_path / name).write_bytes(b"four")
+        os.utime(tmp_path / name, (1e9, 1e9))
+    twin, place = (local_location(tmp_path, destination=True).below(name) for name in ("Name", "name"))
+    with pytest.raises(KeyCollision) if folds else nullcontext():
+        refuse_twins(store, place, (twin,))
