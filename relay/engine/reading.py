@@ -24,6 +24,7 @@ from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, RangeIgnored, Rejected, SourceChanged, SourceUnstable, StoreError
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, Found, Opened, Source, Span, Unknown
+from relay.stores.links import segments_of
 from relay.stores.metadata import STRICT
 from relay.wire.body import Body
 from relay.wire.pump import drain
@@ -152,14 +153,24 @@ class Reading:
         return opened, body
 
     def _refuse_page(self, opened: Opened) -> None:
-        """Raise Rejected for what a folder's page links as an object, and is a folder's page itself: a server may
-        answer for a folder with or without its '/'. It is asked for the other, where the type is a page's and the name
-        is not."""
+        """Raise Rejected for an object that comes as a page, where its name is none of one, and is something else.
+
+        One that was led elsewhere: who has no credentials is led to a page. And what a folder's page links as an
+        object, and is a folder's page itself: a server may answer for a folder with or without its '/'; it is asked
+        for the other.
+        """
         known, place = self._terms.known, self._terms.plan.source
-        if known.listed is None or known.promised is not None or place.store != "http":
-            return
         kind = next((value for name, value in opened.metadata if name.lower() == "content-type"), "")
-        if kind.partition(";")[0].strip().lower() not in PAGES or guess_type(place.path)[0] in PAGES:
+        if place.store != "http" or kind.partition(";")[0].strip().lower() not in PAGES:
+            return
+        listed, named = known.listed is not None and known.promised is None, guess_type(place.path)
+        if named[0] in PAGES or (known.promised is not None and known.promised.digests):
+            return
+        away = segments_of(opened.location.path)[-1:] != segments_of(place.path)[-1:]
+        if away and (listed or any(named)):
+            hint = "Are the credentials still good? Many a server leads who has none to a page."
+            raise Rejected(f"{place} leads to {opened.location}, which is a page", side="source", hint=hint)
+        if not listed:
             return
         try:
             found = self._source.head(place.folder())

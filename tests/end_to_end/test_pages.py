@@ -22,6 +22,8 @@ class Server:
 
     def __init__(self, *, knows_head: bool = True) -> None:
         self.asked: list[bytes] = []
+        self.moved: dict[bytes, bytes] = {}
+        """Where it leads whoever asks for something."""
         self._knows_head = knows_head
         names = ("sub", "readme", "page.html", "about", "plain")
         sub = INDEX % (b"/f/sub/", links("inner"))
@@ -40,7 +42,9 @@ class Server:
         while head := talk.head():
             method, path = head.split(b" ")[:2]
             self.asked.append(method + b" " + path)
-            if method == b"HEAD" and not self._knows_head:
+            if path in self.moved:
+                talk.send(b"HTTP/1.1 302 No\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % self.moved[path])
+            elif method == b"HEAD" and not self._knows_head:
                 talk.send(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
             elif path not in self._pages:
                 talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
@@ -71,3 +75,34 @@ def test_a_page_that_its_user_names_is_an_object(tmp_path: Path) -> None:
         assert Terminal(tmp_path).run("migrate", peer.url("/f/sub"), str(tmp_path / "sub"))[0] == 0
     assert b"inner" in (tmp_path / "sub").read_bytes()
     assert not any(one.endswith(b"/") for one in server.asked)
+
+
+LOGIN = b"/f/about"
+
+
+def test_a_page_that_a_link_leads_to_under_another_name_is_no_object(tmp_path: Path) -> None:
+    server = Server()
+    server.moved = {b"/f/readme": LOGIN, b"/f/plain": b"/f/sub/inner"}
+    with Peer(server) as peer:
+        code, told = Terminal(tmp_path).tree(peer.url("/f/"), tmp_path / "to")
+    assert (code, told["objects"]) == (1, {"failed": 2, "verified": 3})
+    assert not (tmp_path / "to" / "readme").exists()
+    assert (tmp_path / "to" / "plain").read_bytes() == b"inner"
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"), [("photo.jpg", False), ("all.tar.gz", False), ("one", True), ("a.html", True)]
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_nor_one_that_its_user_names_or_lists_where_its_name_is_none_of_a_page(
+    tmp_path: Path, name: str, moved: bool, listed: bool
+) -> None:
+    server, terminal = Server(), Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.0/8")
+    server.moved = {f"/f/{name}".encode(): LOGIN}
+    with Peer(server) as peer:
+        (tmp_path / "list.csv").write_text(f"url,name\n{peer.url(f'/f/{name}')},there\n")
+        words = ("-r", f"list+{tmp_path}/list.csv", f"{tmp_path}/to")
+        words = words if listed else (peer.url(f"/f/{name}"), f"{tmp_path}/to/there")
+        code, _, told = terminal.run("migrate", *words)
+    assert (code, (tmp_path / "to" / "there").exists()) == ((0, True) if moved else (1, False)), told
+    assert moved or "which is a page" in told
