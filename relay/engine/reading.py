@@ -23,6 +23,7 @@ from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, RangeIgnored, Rejected, SourceChanged, SourceUnstable, StoreError
 from relay.receipt import Version
+from relay.stores.http import PAGES
 from relay.stores.interfaces import Destination, Found, Opened, Source, Span, Unknown
 from relay.stores.links import segments_of
 from relay.stores.metadata import STRICT
@@ -30,8 +31,6 @@ from relay.wire.body import Body
 from relay.wire.pump import drain
 
 F = TypeVar("F", bound=Found)
-PAGES = frozenset({"text/html", "application/xhtml+xml"})
-"""Types of what may be a folder's page."""
 _UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
 
 

@@ -22,6 +22,7 @@ from relay.errors import (
     NotFound,
     PermissionDenied,
     PreconditionFailed,
+    RedirectRefused,
     Rejected,
     SourceChanged,
     StoreError,
@@ -34,7 +35,7 @@ from relay.receipt import Level, Version
 from relay.stores.interfaces import Destination, Found, Stored, Unknown
 from relay.wire.pump import drain
 
-CANT_READ = (NotFound, PermissionDenied, Unauthenticated, Rejected)
+CANT_READ = (NotFound, PermissionDenied, RedirectRefused, Unauthenticated, Rejected)
 """Refusals that say that this destination is not to be read, rather than that something broke."""
 
 

@@ -71,6 +71,8 @@ COMPLAINTS = frozenset({429, 503})
 """What a store answers that is asked too much at a time; S3's SlowDown is a 503."""
 HEAD_UNTOLD = frozenset({400, 401, 403, 405, 406, 500, 501})
 """Answers to HEAD that don't say anything about GET: many presigned URLs and small servers only know GET."""
+PAGES = frozenset({"text/html", "application/xhtml+xml"})
+"""Types of pages: a folder's, or one that asks who one is."""
 FRESH: Fields = (("Cache-Control", "no-cache"),)
 GONE = frozenset({404, 410})
 HEAD_KNOWN = "answers HEAD with 200"
@@ -163,6 +165,14 @@ class HttpStore:
         """Say if what a destination's redirect led to has another name: a login page is no proof of an object."""
         return self._side == "destination" and segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
 
+    def _is_unlike(self, head: Head, pinned: Version | None, span: Span | None) -> bool:
+        """Say if what a redirect led to need not be the object: where nobody knows its version, and it is looked for,
+        or where it is a page that is not called so."""
+        if pinned is None:
+            return span is not None
+        kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
+        return kind in PAGES and (pinned.etag is None or whole(head.get("etag")) != pinned.etag)
+
     def _leads_elsewhere(self, location: Location, final: Location) -> RedirectRefused:
         hint = "Are the credentials still good? Many a server leads who has none to a page."
         said = f"{location} leads to {final}, which does not tell if the object is there"
@@ -186,7 +196,7 @@ class HttpStore:
         response, final = self._read("GET", location, fields)
         try:
             self._refuse_folder_at(location, final)
-            if span is not None and pinned is None and self._is_elsewhere_at(location, final):
+            if self._is_elsewhere_at(location, final) and self._is_unlike(response.head, pinned, span):
                 raise self._leads_elsewhere(location, final)
         except RelayError:
             response.body.close()

@@ -84,6 +84,30 @@ def test_a_login_page_is_no_object_that_is_there_already(
     assert (caught.value.side, isinstance(caught.value, AlreadyExists)) == ("destination", False)
 
 
+def test_a_login_page_is_no_object_that_is_read_back(engine: Engine) -> None:
+    """Where who writes has credentials, and who reads would need others: what was sent is not damaged, and stays."""
+    methods: list[bytes] = []
+
+    def there(talk: Talk) -> None:
+        while head := talk.head():
+            method, path = head.split(b" ", 2)[:2]
+            talk.body(length_of(head))
+            methods.append(method)
+            page = b"HTTP/1.1 200 X\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(PAGE)
+            if method == b"PUT":
+                talk.send(b'HTTP/1.1 201 X\r\nETag: "v1"\r\nContent-Length: 0\r\n\r\n')
+            elif path == b"/login":
+                talk.send(page, PAGE if method != b"HEAD" else b"")
+            else:
+                talk.send(b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n")
+
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([there] * 20) as peer:
+        outcome = engine.migrate(source.url("/a"), peer.url("/a"))
+    assert outcome.state is State.UNVERIFIED
+    assert outcome.receipt is not None and "could not be read back" in outcome.receipt.notes[0]
+    assert (methods.count(b"PUT"), b"DELETE" in methods) == (1, False)
+
+
 def test_an_object_that_moved_to_another_folder_is_there(engine: Engine) -> None:
     moved = b"HTTP/1.1 307 X\r\nLocation: /kept/a?sig=x\r\nContent-Length: 0\r\n\r\n"
     found = b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\n"
