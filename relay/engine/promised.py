@@ -18,7 +18,7 @@ from relay.stores.interfaces import Found, PartLimits
 F = TypeVar("F", bound=Found)
 
 UNCOMPARED = "the digest that the list gives was not compared: the object is so large that it went in parts"
-UNDECLARED = "the digest that the source declares was not compared: the object is so large that it went in parts"
+UNDECLARED = "the {} that the source declares was not compared: the object went in parts"
 
 
 def as_promised(found: F, promised: Version | None) -> F:
@@ -71,9 +71,9 @@ def one_piece(promised: Version | None, limits: PartLimits | None, size: int | N
     return size is not None and size <= limits.largest
 
 
-def uncompared(promised: Version | None, found: Version) -> tuple[str, ...]:
-    """Return the note of an object that went in parts, if what was promised, or its source declares, could not be
-    compared then."""
-    if promised and promised.digests and COMBINED not in promised.digests:
-        return (UNCOMPARED,)
-    return (UNDECLARED,) if found.digests and COMBINED not in found.digests else ()
+def uncompared(promised: Version | None, declared: Digests) -> tuple[str, ...]:
+    """Return the note of an object that went in parts, if what was promised, or what its source has `declared`, could
+    not be compared then."""
+    if promised and promised.digests:
+        return (UNCOMPARED,) if COMBINED not in promised.digests else ()
+    return (UNDECLARED.format(", ".join(declared)),) if declared and COMBINED not in declared else ()

@@ -77,26 +77,31 @@ def test_a_declared_digest_that_contradicts_what_arrived_is_the_sources(ours: bo
     assert caught.value.side == ("source" if ours else "destination")
 
 
-@pytest.mark.parametrize(("name", "compared"), [("sha-256", False), ("crc32c", False), ("crc64nvme", True)])
-def test_what_is_not_compared_of_an_object_in_parts_is_noted(engine: Engine, name: str, compared: bool) -> None:
-    data = bytes(SIZE)
+WHOLE = (bytes(range(250)) * (SIZE // 250 + 1))[:SIZE]
+
+
+@pytest.mark.parametrize(
+    ("name", "verify", "noted"), [("sha-256", "auto", True), ("crc64nvme", "auto", False), ("sha-256", "size", False)]
+)
+def test_a_declared_digest_that_parts_can_not_be_compared_with_is_told(
+    certificates: Certificates, name: str, verify: str, noted: bool
+) -> None:
     digester = Digester((name,))
-    digester.update(data)
-    told = b"Repr-Digest: %s=:%s:\r\n" % (name.encode(), base64.b64encode(digester.digests()[name]))
+    digester.update(WHOLE)
+    value = base64.b64encode(digester.digests()[name]).decode()
 
-    def ranged(talk: Talk) -> None:
+    def source(talk: Talk) -> None:
         while request := talk.head():
-            asked = re.search(rb"Range: bytes=(\d+)-(\d+)", request)
-            first, last = map(int, asked.groups()) if asked else (0, SIZE - 1)
-            status = b"206 X\r\nContent-Range: bytes %d-%d/%d" % (first, last, SIZE) if asked else b"200 X"
-            head = b'HTTP/1.1 %s\r\nETag: "a"\r\nAccept-Ranges: bytes\r\n' % status + told
-            body = b"" if request.startswith(b"HEAD") else data[first : last + 1]
-            talk.send(head + b"Content-Length: %d\r\n\r\n" % (last + 1 - first), body)
+            span = re.search(rb"Range: bytes=(\d+)-(\d+)", request)
+            first, last = map(int, span.groups()) if span else (0, SIZE - 1)
+            told = f"Content-Range: bytes {first}-{last}/{SIZE}" if span else "Accept-Ranges: bytes"
+            head = f'Content-Length: {last + 1 - first}\r\nETag: "v1"\r\nRepr-Digest: {name}=:{value}:\r\n{told}'
+            data = b"" if request.startswith(b"HEAD") else WHOLE[first : last + 1]
+            talk.send(f"HTTP/1.1 {206 if span else 200} X\r\n{head}\r\n\r\n".encode(), data)
 
-    engine.runner.limits = engine.runner.wire.limits = IN_PARTS
-    bucket = Bucket(sums=True)
-    with Peer(many(bucket)) as there, Peer([ranged] * 40) as source:
-        receipt = engine.migrate(source.url("/x"), place(there)).receipt
-    assert bucket.asked.count("part") == 2
-    assert receipt is not None
-    assert any("was not compared" in note for note in receipt.notes) != compared
+    engine, bucket = Engine(certificates.ca_file, IN_PARTS), Bucket(sums=True)
+    with Peer([source] * 9) as peer, Peer(many(bucket)) as there:
+        outcome = engine.migrate(peer.url("/a"), place(there), verify=verify)
+    assert outcome.receipt is not None
+    assert any(f"the {name} that the source declares" in note for note in outcome.receipt.notes) == noted
+    assert "part" in bucket.asked
