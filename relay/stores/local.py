@@ -70,6 +70,7 @@ from relay.wire.meter import Meter
 from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
 
+_NO_NAME = "The file system takes no such name (exFAT, NTFS and SMB no ':', '?', '*', '|'): rename the object."
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
     errno.ENOTDIR: (
@@ -87,6 +88,8 @@ ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.EDQUOT: (StoreFull, None),
     errno.EFBIG: (Rejected, "The file system takes no file of this size."),
     errno.ENAMETOOLONG: (Rejected, "Choose a shorter name."),
+    errno.EINVAL: (Rejected, _NO_NAME),
+    errno.EILSEQ: (Rejected, _NO_NAME),
     errno.ELOOP: (Rejected, "The path leads through a loop of symbolic links."),
     errno.EEXIST: (PreconditionFailed, None),
     errno.ENXIO: (Rejected, "Name a file: a pipe, a socket or a device is neither read nor written."),
@@ -322,8 +325,8 @@ class LocalStore:
         which = (folders_of(stored.place), path_of(stored.readable), path_of(stored.place))
         with self._told(stored.place):
             if not if_absent:
-                return version_of(in_native_thread(partial(upload.replace, *which)))
-            linked = in_native_thread(partial(upload.link, *which))
+                return version_of(in_native_thread(partial(upload.named, upload.replace, *which)))
+            linked = in_native_thread(partial(upload.named, upload.link, *which))
             reach("mid-publish")
             return version_of(in_native_thread(partial(upload.settle, *which, linked=linked)))
 

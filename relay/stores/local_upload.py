@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from relay.stores.local_files import regular
 from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync
 
+T = TypeVar("T")
 UNDATED: Final = "the file system does not let the file's time of change be set"
 UNOWNED: Final = "the file that was replaced had another owner or group, which could not be given to this one"
 UNSAFE: Final = "the file system can't be told to write the file to its disk: a power loss may still take it"
@@ -113,6 +114,16 @@ def _synced(descriptor: int) -> bool:
             raise
         return False
     return True
+
+
+def named(publish: Callable[[Folders, Path, Path], T], folders: Folders, part: Path, place: Path) -> T:
+    """Do `replace` or `link`. Raises EINVAL where there is nothing at the place, says the file system, and what was to
+    get it is there: some say so of a name that they don't take (exfat-fuse)."""
+    try:
+        return publish(folders, part, place)
+    except FileNotFoundError:
+        folders.stat(part)
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
 
 
 def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:

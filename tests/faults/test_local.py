@@ -661,3 +661,26 @@ def test_a_write_that_outlives_its_transfer_goes_to_no_other_file(
         assert os.fstat(other).st_size == 0
         os.close(other)
     assert not list(tmp_path.glob(".relay-*"))
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EILSEQ, errno.ENOENT])
+@pytest.mark.parametrize("if_exists", ["overwrite", "fail"])
+def test_a_name_that_the_file_system_does_not_take_fails_at_once(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, if_exists: str
+) -> None:
+    """exfat-fuse says of such a name that nothing is there."""
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for call in ("rename", "link"):
+        monkeypatch.setattr(local_upload.os, call, refuse)
+    monkeypatch.setattr(local_upload, "_renameat2", refuse)
+    (tmp_path / "to").mkdir()
+    (tmp_path / "a").write_bytes(b"bytes")
+    places = local_location(tmp_path / "a", destination=False), local_location(tmp_path / "to" / "a:b", destination=True)
+    with pytest.raises(Rejected) as caught:
+        engine.migrate(*places, if_exists=if_exists)
+    assert "no such name" in (caught.value.hint or "")
+    assert not list((tmp_path / "to").iterdir())
