@@ -317,7 +317,8 @@ class LocalStore:
         if token:  # without one it is only asked if there is such a place
             with self._told(location):
                 path = in_native_thread(partial(folders_of(location).target, path))
-        return (self._at(location, path.with_name(unpublished_name(token))),)
+        name = unpublished_name(token)
+        return (self._at(location, path.with_name(name)), self._at(location, path.with_name(upload.note_of(name))))
 
     def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """As Destination.publish: a rename, or a link where nothing may be there, and the folder to the disk."""

@@ -2,8 +2,9 @@
 
 Theory of operation. The bytes go to a `.relay-….part` in the folder of the file that they are to become, and to the
 disk. It is then renamed, or, where nothing may be at its place, linked to its name; a file system without links has
-RENAME_NOREPLACE (renameat2(2)), or at least O_EXCL. A crash at any moment leaves the old file or the new one. A link at
-the place is written through: the file that it leads to is replaced, and keeps its owner, mode and access list.
+RENAME_NOREPLACE (renameat2(2)), or at least O_EXCL: an empty file keeps the name for a moment then, and a note beside
+it tells whoever comes after a crash that it is none. A crash at any moment leaves the old file or the new one. A link
+at the place is written through: the file that it leads to is replaced, and keeps its owner, mode and access list.
 
 Decided here: how a file is written, and what of it may be missing with a note. Never here: what may be opened
 (`local_folders.py`), what the system's errors mean (`local.py`). Every function raises OSError, and is made to be
@@ -25,6 +26,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
 
+from relay.disposition import NAME_BYTES
+from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local_files import regular
 from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync
 
@@ -37,6 +40,7 @@ UNLINKED: Final = frozenset(
 )
 """What link(2) says on file systems that have no hard links, or none to this file."""
 _SECONDS: Final = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,19})?")
+_NOTE: Final = f"-name{SUFFIX}"
 _NO_REPLACE: Final = 1
 """RENAME_NOREPLACE (linux/fs.h)."""
 _ACCESS_LIST: Final = "system.posix_acl_access"
@@ -169,6 +173,8 @@ def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bo
     with folders.opened(path.parent, FOLDER) as folder:
         if not is_ours(os.stat(path.name, dir_fd=folder, follow_symlinks=False)):
             return False
+        if path.name.startswith(PREFIX) and path.name.endswith(_NOTE):
+            _forgotten(folder, path.name)
         os.unlink(path.name, dir_fd=folder)
         return True
 
@@ -210,8 +216,56 @@ def _rename_if_absent(folder: int, old: str, new: str) -> None:
         if error.errno not in UNLINKED:
             raise
     # Nobody else can have the name any more; who looks between the two finds an empty file there.
-    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
-    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+    note = note_of(old)
+    try:
+        _noted(folder, note, new)
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
+        try:
+            os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            _remove_empty(folder, new, 0)
+            raise
+    finally:
+        with suppress(OSError):
+            os.unlink(note, dir_fd=folder)
+
+
+def note_of(part: str) -> str:
+    """Return the name of the file that tells, of one that is being written, which name an empty file keeps for it."""
+    return f"{part.removesuffix(SUFFIX)}{_NOTE}"
+
+
+def _noted(folder: int, note: str, name: str) -> None:
+    """Write that an empty file is about to have this name, and is nobody's: we may be killed before it is replaced."""
+    descriptor = os.open(
+        note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+    )
+    try:
+        os.write(descriptor, os.fsencode(name))
+        _synced(descriptor)
+    finally:
+        os.close(descriptor)
+    sync(folder)
+
+
+def _forgotten(folder: int, note: str) -> None:
+    """Remove the empty file of which a note tells; an older one is somebody's."""
+    with suppress(OSError):
+        descriptor = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            name, since = os.fsdecode(os.read(descriptor, NAME_BYTES)), os.fstat(descriptor).st_mtime_ns
+        finally:
+            os.close(descriptor)
+        if name not in ("", ".", "..") and "/" not in name and "\0" not in name:
+            _remove_empty(folder, name, since)
+
+
+def _remove_empty(folder: int, name: str, since: int) -> None:
+    """Remove a file, if there is one that is empty, and was written `since` then (nanoseconds since 1970)."""
+    with suppress(OSError):
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and not found.st_size and found.st_mtime_ns >= since:
+            os.unlink(name, dir_fd=folder)
 
 
 def _renameat2(folder: int, old: str, new: str) -> None:

@@ -25,6 +25,7 @@ from gevent.monkey import get_original
 
 from relay.config import Limits, Settings, load_settings
 from relay.egress import EgressPolicy
+from relay.engine.leftovers import remove_lost
 from relay.engine.runner import Runner
 from relay.errors import (
     AlreadyExists,
@@ -36,6 +37,7 @@ from relay.errors import (
     RelayError,
     SourceChanged,
     SourceTruncated,
+    Unavailable,
     UnsafeKey,
     UnsupportedScheme,
 )
@@ -435,6 +437,39 @@ def test_a_folder_without_links(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+def test_a_name_that_was_kept_for_nothing_is_free_again(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "to").mkdir()
+    refuse(monkeypatch, os, "link", errno.EPERM)
+    refuse(monkeypatch, local_upload, "_renameat2", errno.EINVAL)
+    refuse(monkeypatch, os, "rename", errno.EIO)
+    with pytest.raises(Unavailable):
+        engine.migrate(here(tmp_path / "a"), there(tmp_path / "to" / "b"), if_exists="fail")  # type: ignore[arg-type]
+    assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("data", "seconds", "left"), [(b"", 0, []), (b"", -10, ["b"]), (b"x", 0, ["b"]), (None, 0, [])]
+)
+def test_an_empty_file_that_kept_a_name_for_one_who_was_killed_is_none(
+    wire: Wire, tmp_path: Path, data: bytes | None, seconds: int, left: list[str]
+) -> None:
+    """There are no links there, so that it was to be replaced by the file that was written; what is older, or has
+    bytes, is somebody's."""
+    store, place = LocalStore(wire, "destination", Meter(Limits())), local_location(tmp_path / "b", destination=True)
+    part, note = (tmp_path / one.path.rpartition("/")[2] for one in store.unpublished(place, "1-2-3"))
+    part.write_bytes(b"all of it")
+    note.write_text("b")
+    if data is not None:
+        (tmp_path / "b").write_bytes(data)
+        when = note.stat().st_mtime + seconds
+        os.utime(tmp_path / "b", (when, when)) if seconds else None
+    assert remove_lost(store, place, ["1-2-3"]) is None
+    assert [path.name for path in tmp_path.iterdir()] == left
+
+
 @pytest.mark.parametrize(
     ("name", "code", "note"),
     [
@@ -679,7 +714,10 @@ def test_a_name_that_the_file_system_does_not_take_fails_at_once(
     monkeypatch.setattr(local_upload, "_renameat2", refuse)
     (tmp_path / "to").mkdir()
     (tmp_path / "a").write_bytes(b"bytes")
-    places = local_location(tmp_path / "a", destination=False), local_location(tmp_path / "to" / "a:b", destination=True)
+    places = (
+        local_location(tmp_path / "a", destination=False),
+        local_location(tmp_path / "to" / "a:b", destination=True),
+    )
     with pytest.raises(Rejected) as caught:
         engine.migrate(*places, if_exists=if_exists)
     assert "no such name" in (caught.value.hint or "")
