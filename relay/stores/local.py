@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 from urllib.parse import quote, unquote_to_bytes
 
 from relay.errors import (
@@ -155,13 +156,19 @@ def path_of(location: Location) -> Path:
 def nested(one: Location, other: Location) -> bool:
     """Say if one of two folders lies in the other, or is the other, by whatever names: links and bind mounts lead to
     one device and one inode. Of what is not there yet the folders above it are looked at."""
-    ours, theirs = in_native_thread(lambda: (_above(path_of(one)), _above(path_of(other))))
+    paths = path_of(one), path_of(other)
+    ours, theirs = in_native_thread(lambda: tuple(map(_above, paths)))
+    if in_native_thread(lambda: _are_folded(*paths)):
+        return True
     return any(first is not None and first in others for first, others in ((ours[0], theirs), (theirs[0], ours)))
 
 
 def same_file(one: Location, other: Location) -> bool:
     """Say if two places are one file, by whatever names: by links of both kinds, or where a mount shows it twice."""
-    ours, theirs = in_native_thread(lambda: (_identity(path_of(one)), _identity(path_of(other))))
+    paths = path_of(one), path_of(other)
+    ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)))
+    if len(paths[0].parts) == len(paths[1].parts) and in_native_thread(lambda: _are_folded(*paths)):
+        return True
     return ours is not None and ours == theirs
 
 
@@ -181,6 +188,33 @@ def _above(path: Path) -> list[tuple[int, int] | None]:
     with suppress(OSError, RuntimeError):  # a loop of links
         path = path.resolve()
     return [_identity(folder) for folder in (path, *path.parents)]
+
+
+def _are_folded(one: Path, other: Path) -> bool:
+    """Say if one of two paths leads into the other, or to the same, by names that their file system folds: where that
+    is FUSE, it gives one file a number of its own by each name (fuse(8), `use_ino`)."""
+    with suppress(OSError, RuntimeError):  # a loop of links
+        one, other = one.resolve(), other.resolve()
+    pairs = list(zip(one.parts, other.parts, strict=False))
+    if one.parts == other.parts or any(_folded(first) != _folded(second) for first, second in pairs):
+        return False
+    return all(first == second for first, second in zip(_listed(one), _listed(other), strict=False))
+
+
+def _listed(path: Path) -> list[str]:
+    """Return the names of a path as the folders list them that they are in."""
+    names: list[str] = []
+    for name in path.parts:
+        above = Path(*names) if names else None
+        with suppress(OSError):
+            if above is not None and os.path.lexists(above / name) and name not in (listed := os.listdir(above)):
+                name = next((found for found in listed if _folded(found) == _folded(name)), name)
+        names.append(name)
+    return names
+
+
+def _folded(name: str) -> str:
+    return normalize("NFC", normalize("NFD", name).casefold())
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -23,6 +23,7 @@ from relay.errors import InvalidURL, SameObject
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim
 from relay.location import parse_location
+from relay.stores import local
 from relay.stores.remotes import Remotes
 from tests.end_to_end.test_cli import ROOT, environment
 from tests.faults.shelf import Shelf
@@ -75,6 +76,34 @@ def test_a_folder_in_itself_by_a_link_is_refused(folders: Path, source: str, des
 def test_a_folder_beside_it_is_not(folders: Path, source: str, destination: str) -> None:
     """Also one that a link in the source leads to: such are not followed."""
     located(folders, source, destination)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "folds"),
+    [("from", "FROM", True), ("from", "From/new", True), ("from/inside", "From", True), ("from", "FROM", False)],
+)
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
+    folders: Path, source: str, destination: str, folds: bool, twice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FUSE numbers a file by each name that it was asked by, so that no inode tells; what a folder lists does."""
+
+    def there(path: Path) -> bool:
+        return any(one.name.lower() == path.name.lower() for one in path.parent.iterdir())
+
+    monkeypatch.setattr(local, "_identity", lambda path: (1, hash(path)))
+    if folds:
+        monkeypatch.setattr(local.os.path, "lexists", there)
+    if twice:
+        (folders / destination.partition("/")[0]).mkdir()
+    if folds and not twice:
+        with pytest.raises(SameObject, match="lie in each other"):
+            located(folders, source, destination)
+        with pytest.raises(SameObject, match="one file"):
+            order = Order(End(f"{folders}/from/a"), End(f"{folders}/from/A"))
+            order.located(Remotes(folders=None))
+    else:
+        located(folders, source, destination)
 
 
 @pytest.mark.parametrize("ends", [("loop", "apart"), ("from", "loop/new")])
