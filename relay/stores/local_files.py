@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -58,9 +58,23 @@ def regular(found: os.stat_result) -> os.stat_result:
 def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
     """Return what tells one version of a file from another; the entity tag is ours. Not `sized` is one whose size
     the system does not tell."""
-    tag = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+    number = found.st_ino if _is_numbered(found.st_dev) else 0
+    tag = (found.st_dev, number, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
     etag = f'"{"-".join(f"{number:x}" for number in tag)}"'
     return Version(size=found.st_size if sized else None, etag=etag, last_modified=http_text(found.st_mtime))
+
+
+@lru_cache(maxsize=256)
+def _is_numbered(device: int) -> bool:
+    """Say if a file keeps its inode's number as long as it is there: not on FUSE, which gives it another one whenever
+    the system had forgotten it (fuse(8), `use_ino`)."""
+    mounted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return True
+    types = [line.partition(" - ")[2].split(" ", 1)[0] for line in lines if line.split(" ", 3)[2:3] == [mounted]]
+    return not any(type.startswith("fuse") for type in types)
 
 
 def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:

@@ -722,3 +722,21 @@ def test_a_name_that_the_file_system_does_not_take_fails_at_once(
         engine.migrate(*places, if_exists=if_exists)
     assert "no such name" in (caught.value.hint or "")
     assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize(("kind", "same"), [("fuseblk", True), ("fuse.sshfs", True), ("ext4", False)])
+def test_a_file_is_the_same_under_another_number_of_fuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, same: bool
+) -> None:
+    (tmp_path / "a").write_bytes(b"bytes")
+    found = (tmp_path / "a").stat()
+    told = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
+    numbers = os.major(found.st_dev), os.minor(found.st_dev)
+    mounts = "1 1 0:0 / /proc rw - proc x rw\n2 1 {}:{} / / rw shared:1 - {} x rw\n".format(*numbers, kind)
+    monkeypatch.setattr(local_files.Path, "read_text", lambda *_, **__: mounts)
+    local_files._is_numbered.cache_clear()
+    try:
+        tags = {local_files.version_of(SimpleNamespace(**told | {"st_ino": ino})).etag for ino in (1, 2)}  # type: ignore[arg-type]
+    finally:
+        local_files._is_numbered.cache_clear()
+    assert (len(tags) == 1) == same
