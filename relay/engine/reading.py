@@ -22,6 +22,7 @@ from relay.engine.promised import as_listed, as_promised
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, RangeIgnored, Rejected, SourceChanged, SourceUnstable, StoreError
+from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import PAGES
 from relay.stores.interfaces import Destination, Found, Opened, Source, Span, Unknown
@@ -152,24 +153,26 @@ class Reading:
         return opened, body
 
     def _refuse_page(self, opened: Opened) -> None:
-        """Raise Rejected for an object that comes as a page, where its name is none of one, and is something else.
+        """Raise Rejected for an object that comes as a page, and is something else.
 
-        One that was led elsewhere: who has no credentials is led to a page. And what a folder's page links as an
-        object, and is a folder's page itself: a server may answer for a folder with or without its '/'; it is asked
-        for the other.
+        One that was led elsewhere: who has no credentials is led to a page. (A page's own name may lose its ending,
+        and that of a folder's all of it.) And what a folder's page links as an object, and is a folder's page itself: a
+        server may answer for a folder with or without its '/'; it is asked for the other.
         """
         known, place = self._terms.known, self._terms.plan.source
         kind = next((value for name, value in opened.metadata if name.lower() == "content-type"), "")
         if place.store != "http" or kind.partition(";")[0].strip().lower() not in PAGES:
             return
         listed, named = known.listed is not None and known.promised is None, guess_type(place.path)
-        if named[0] in PAGES or (known.promised is not None and known.promised.digests):
+        if known.promised is not None and known.promised.digests:
             return
-        away = segments_of(opened.location.path)[-1:] != segments_of(place.path)[-1:]
-        if away and (listed or any(named)):
+        page, there, here = named[0] in PAGES, _last(opened.location), _last(place)
+        stem = here.split(".")[0]
+        away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
+        if away and (listed or (any(named) and not page)):
             hint = "Are the credentials still good? Many a server leads who has none to a page."
             raise Rejected(f"{place} leads to {opened.location}, which is a page", side="source", hint=hint)
-        if not listed:
+        if page or not listed:
             return
         try:
             found = self._source.head(place.folder())
@@ -210,6 +213,11 @@ class Reading:
             if differing:
                 raise SourceUnstable(f"{opened.location} was read twice, and its bytes were others, under {etag}")
         self._before = (etag, body.digests)
+
+
+def _last(place: Location) -> str:
+    """Return the last name of a path."""
+    return next(reversed(segments_of(place.path)), "")
 
 
 def end_of(found: Found) -> tuple[tuple[str, ...], bool]:
