@@ -26,6 +26,7 @@ from relay.errors import (
     CertificateRefused,
     ConnectFailed,
     EgressDenied,
+    LeaseLost,
     LengthRequired,
     PreconditionFailed,
     RangeIgnored,
@@ -46,9 +47,7 @@ SWEEP_SECONDS = 5.0
 """How long looking for what a broken upload left may take."""
 
 NOT_ASKED = (ConnectFailed, CertificateRefused, EgressDenied)
-"""Failures of an upload of which the destination knows nothing, and ..."""
-NOTHING_SENT = (*NOT_ASKED, PreconditionFailed)
-"""... those after which nothing of it can be there."""
+"""Failures of a request of which the destination knows nothing."""
 
 
 class Pipe:
@@ -77,6 +76,8 @@ class Pipe:
             if isinstance(error, RangeIgnored):
                 progress.parts = None
                 return None
+            if parts.may_be_whole(error) and not destination.unpublished(place, ""):
+                progress.unproved = place
             raise
         progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
@@ -103,7 +104,7 @@ class Pipe:
             absent = terms.if_absent and not self._progress.replaces
             stored = destination.put(place, body, opened.metadata, if_absent=absent, token=terms.known.token, **begins)
         except RelayError as error:
-            if isinstance(error, NOT_ASKED):
+            if _is_unasked(body, error):
                 self._progress.unsend()
             shows = _may_be_whole(body, error) and not destination.unpublished(place, "") and place.method != "POST"
             seen = self._broke(Broken(place, before, body.count, body.length), opened, body, atomic, error)
@@ -145,7 +146,7 @@ class Pipe:
         self._progress.close()
         self._reading.note(opened, body)
         self._progress.resent += body.count
-        if broken.place.method == "POST" or atomic or isinstance(error, NOTHING_SENT):
+        if broken.place.method == "POST" or atomic or _is_unsent(body, error):
             return True
         return self._sweep(broken, opened.version, error)
 
@@ -157,8 +158,18 @@ class Pipe:
         waits = [partial(terms.sleep, wait) for wait in terms.limits.sweep_waits]
         destination = terms.stores.destination(broken.place, meter)
         source = terms.stores.source(terms.plan.source, meter)
-        piece = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
-        return sweep(destination, broken, error, waits, piece)
+        begins = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
+        return sweep(destination, broken, error, waits, lambda there: begins(there) and self._is_held())
+
+    def _is_held(self) -> bool:
+        """Say if the object is still ours: what another makes of it by now looks as a piece of ours does. Raises
+        LedgerFailed."""
+        try:
+            if self._terms.journal is not None:
+                self._terms.journal.held()
+        except LeaseLost:
+            return False
+        return True
 
 
 def _twins(source: Version, there: Version | None) -> bool:
@@ -170,10 +181,21 @@ def _twins(source: Version, there: Version | None) -> bool:
     return ours == theirs and None not in ours
 
 
+def _is_unasked(body: Body, error: RelayError) -> bool:
+    """Say if the destination knows nothing of an upload that failed so: it was not reached with the first byte. (It may
+    be lost later, as where it is started anew while it puts the parts of an object together.)"""
+    return isinstance(error, NOT_ASKED) and not body.count
+
+
+def _is_unsent(body: Body, error: RelayError) -> bool:
+    """Say if nothing can be there of an upload that failed so."""
+    return isinstance(error, PreconditionFailed) or _is_unasked(body, error)
+
+
 def _may_be_whole(body: Body, error: RelayError) -> bool:
     """Say if an upload that failed so may have been taken whole: only its answer was lost, or a gateway's."""
     status = getattr(error, "store_status", None)
-    return body.complete and not isinstance(error, NOTHING_SENT) and status in (None, 502, 504)
+    return body.complete and not _is_unsent(body, error) and status in (None, 502, 504)
 
 
 def _alias(place: Location) -> SameObject:
