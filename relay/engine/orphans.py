@@ -87,9 +87,9 @@ class Sweeper:
             if self.over.is_set():
                 break
             try:
-                told = self._remove(orphan)
-                left += [(orphan, told)] if told is not None else []
-                count += told is None
+                remaining = self._remove(orphan)
+                left += [(orphan, remaining)] if remaining is not None else []
+                count += remaining is None
             except LedgerFailed:
                 raise
             except RelayError as error:
@@ -113,9 +113,9 @@ class Sweeper:
             left = remove_lost(destination, self._named(plan, meter), lost_tokens(claim, claim.fence + 1))
             if left is not None:
                 raise left
-            told = self._remove_shown(destination, plan, orphan, meter)
-        self.ledger.removed(orphan, told.remains if told is not None else {})
-        return told
+            remaining = self._remove_shown(destination, plan, orphan, meter)
+        self.ledger.removed(orphan, remaining.remains if remaining is not None else {})
+        return remaining
 
     def _named(self, plan: Plan, meter: Meter) -> Location:
         """Return where an object goes: under the source's name, where the destination is a folder. Where the source
@@ -123,11 +123,11 @@ class Sweeper:
         place = plan.destination
         if not place.path.endswith("/"):
             return place
-        told: str | None = None
+        name: str | None = None
         with suppress(StoreError):
             found = self.runner.stores.source(plan.source, meter).head(plan.source)
-            told = safe_name(found.disposition, found.location) if isinstance(found, Found) else None
-        return place.named(told or safe_name(None, plan.source) or "object")
+            name = safe_name(found.disposition, found.location) if isinstance(found, Found) else None
+        return place.named(name or safe_name(None, plan.source) or "object")
 
     def _remove_shown(self, destination: Destination, plan: Plan, orphan: Orphan, meter: Meter) -> RelayError | None:
         """Remove a piece that a lost attempt may have left at the object's own place, if that is seen there. Returns

@@ -134,7 +134,7 @@ class Parts:
         """The upload that this attempt went on with."""
         self._completing = False
         self._asked = 0
-        """So often the destination was asked to complete the upload."""
+        """How often the destination was asked to complete the upload."""
         self.discarded = ""
         """What is to be said of an upload that this attempt went on with, and threw away."""
 

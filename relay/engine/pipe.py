@@ -183,7 +183,7 @@ def _twins(source: Version, there: Version | None) -> bool:
 
 def _is_unasked(body: Body, error: RelayError) -> bool:
     """Say if the destination knows nothing of an upload that failed so: it was not reached with the first byte. (It may
-    be lost later, as where it is started anew while it puts the parts of an object together.)"""
+    be lost later, as when the server restarts while it puts the parts of an object together.)"""
     return isinstance(error, NOT_ASKED) and not body.count
 
 

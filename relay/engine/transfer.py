@@ -50,7 +50,7 @@ ANEW = 2
 """So often an object begins anew because its source became another version, or its upload was thrown away. The budget
 of seconds is for what may pass; these may come after hours."""
 UNSETTLED = (Cancelled, CredentialsWithdrawn, LeaseLost, LedgerFailed)
-"""Ends after which the object is gone on with, where there is a journal: what it left is not told yet."""
+"""Ends after which a later run resumes the object, where there is a journal: its leftovers are not reported yet."""
 
 
 @dataclass(eq=False)
@@ -292,7 +292,7 @@ class Transfer:
         if wait is None:
             raise error
         self._progress.phase = "waiting"
-        self.meter.look()  # what was told to end is not tried again
+        self.meter.look()  # a cancelled transfer is not tried again
         self._troubles.note(WHOLE, error, self._patience.failures, wait)
         pause(wait, self.meter, self.sleep)
 

@@ -280,8 +280,8 @@ _OURS: Final = Before(known=False).text()
 
 def _fresh(row: Any, if_exists: str) -> dict[str, Any]:
     """Return the columns of a transfer that is begun again. Where whatever is there fails, and it had arrived, what is
-    there may be ours all the same: only a listing said that it is not. It is no piece of ours then, which might be
-    overwritten: what had arrived was whole."""
+    there may be ours all the same: only a listing said that it is not. A piece of ours, which could be
+    overwritten, it is not: the object had arrived whole."""
     return _FRESH | ({"before": _OURS} if row.state == "verified" and if_exists == "fail" else {})
 
 

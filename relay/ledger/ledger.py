@@ -100,7 +100,7 @@ class Ledger:
         return self.database.run(lambda c: migrations.is_at(c, id, spec), write=False)
 
     def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
-        """As migrations.act; what is gone on with learns what others left meanwhile (`unproved.learn`)."""
+        """As migrations.act; a resumed migration learns what others left meanwhile (`unproved.learn`)."""
 
         def acted(connection: Connection) -> Migration:
             found = migrations.act(connection, id, verb, fresh)

@@ -60,8 +60,8 @@ def orphans(
 
 
 def _before(row: Any) -> Before | None:
-    """Return what was there before the first byte of one went there; None where none went: who does not overwrite
-    writes that down first, but for what his tree's destination was empty of."""
+    """Return what was there before the first byte of one went there; None where none went: a migration that does not
+    overwrite writes that down first, but for names of which its tree's destination was empty."""
     kept = Before.of(row.before)
     if kept is not None and kept.noted:
         return kept if kept.known else replace(kept, since=kept.since or row.created)

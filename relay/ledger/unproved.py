@@ -56,8 +56,8 @@ def _arrived_since(connection: Connection, other: Any, names: Sequence[str]) -> 
 
 
 def learn(connection: Connection, id: str) -> None:
-    """Take over what another left since the objects of a migration were listed, for those that have not arrived: it is
-    gone on with."""
+    """Take over what another left since the objects of a migration were listed, for those that have not arrived: the
+    migration is resumed."""
     options = connection.execute(select(migrations.c.options).where(migrations.c.id == id)).scalar_one()
     if_exists = json.loads(options).get("if_exists", "")
     names: set[str] = set()
@@ -74,19 +74,19 @@ def _learn(connection: Connection, id: str, left: Mapping[str, str]) -> None:
     """As `learn`, of some objects of which something may be `left`."""
     ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(_THERE)
     for row in connection.execute(select(transfers).where(ours, named(connection, list(left)))).all():
-        kept, told = Before.of(row.before), Before.of(left.get(row.name))
-        if told is None or (kept is not None and kept.noted):
+        kept, new = Before.of(row.before), Before.of(left.get(row.name))
+        if new is None or (kept is not None and kept.noted):
             continue
-        remains = {**(kept.remains if kept is not None else {}), **told.remains}
+        remains = {**(kept.remains if kept is not None else {}), **new.remains}
         fence = max(1, row.fence)
         twins = fence + 1 if row.twins == MARKED else row.twins
-        values = {"before": replace(told, remains=remains).text(), "fence": fence, "twins": twins}
+        values = {"before": replace(new, remains=remains).text(), "fence": fence, "twins": twins}
         connection.execute(update(transfers).where(transfers.c.id == row.id).values(**values))
 
 
 def _others(connection: Connection, id: str) -> Sequence[Any]:
-    """Return the migrations to the same destination that did not succeed, first that of which anything was told last:
-    one may have been gone on with after a newer one. `is_over` says that one of the same places has succeeded since;
+    """Return the migrations to the same destination that did not succeed, the one with the latest news first:
+    an older one may have been resumed after a newer one. `is_over` says that one of the same places has succeeded since;
     `is_same` if both places are the same for certain, and not only what is printed of one; they may be printed in two
     ways, as where one is by a remote's name.
     """
@@ -102,8 +102,8 @@ def _others(connection: Connection, id: str) -> Sequence[Any]:
     of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
     last = func.coalesce(of.order_by(events.c.id.desc()).limit(1).scalar_subquery(), migrations.c.created)
     is_over = (migrations.c.number < (done[0] or 0)) & (last <= (done[1] or 0.0))
-    told = (migrations.c.id, migrations.c.number, migrations.c.created, migrations.c.options)
-    query = select(*told, migrations.c.destination_empty, literal(mine.places).label("our_places")).where(same)
+    columns = (migrations.c.id, migrations.c.number, migrations.c.created, migrations.c.options)
+    query = select(*columns, migrations.c.destination_empty, literal(mine.places).label("our_places")).where(same)
     query = query.add_columns(places.label("is_same"), is_over.label("is_over"))
     return connection.execute(query.order_by(last.desc(), migrations.c.number.desc()).limit(MOST)).all()
 

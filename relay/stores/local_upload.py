@@ -121,8 +121,8 @@ def _synced(descriptor: int) -> bool:
 
 
 def named(publish: Callable[[Folders, Path, Path], T], folders: Folders, part: Path, place: Path) -> T:
-    """Do `replace` or `link`. Raises EINVAL where there is nothing at the place, says the file system, and what was to
-    get it is there: some say so of a name that they don't take (exfat-fuse)."""
+    """Do `replace` or `link`. Raises EINVAL where there is nothing at the place, says the file system, and the file
+    that gets it is there: some say so of a name that they don't take (exfat-fuse)."""
     try:
         return publish(folders, part, place)
     except FileNotFoundError:

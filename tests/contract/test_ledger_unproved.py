@@ -86,7 +86,7 @@ def test_a_name_that_may_be_anothers_may_have_been_sent_before_its_ledger_forgot
     assert listing is not None
     ledger.add_page(listing, [Listed(name, 5) for name in ("name", "Name", "plain")], "z")
     assert [known_of(found).begun for found in ledger.claim(9, only=id)] == [False] * 3
-    ledger.disown(())  # as after a failure: what was claimed last may be forgotten
+    ledger.disown(())  # as after a failure: the last claims may be forgotten
     ledger.disown(())
     assert [known_of(found).begun for found in ledger.claim(9, only=id)] == [True] * 3
 

@@ -51,16 +51,16 @@ class Server:
                 talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
             else:
                 kind, data = self._pages[path]
-                told = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(data))
-                talk.send(told + (data if method == b"GET" else b""))
+                printed = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(data))
+                talk.send(printed + (data if method == b"GET" else b""))
 
 
 @pytest.mark.parametrize("knows_head", [True, False])
 def test_a_folders_page_is_no_object(tmp_path: Path, knows_head: bool) -> None:
     server = Server(knows_head=knows_head)
     with Peer(server) as peer:
-        code, told = Terminal(tmp_path).tree(peer.url("/f/"), tmp_path / "to")
-    assert (code, told["objects"]) == (1, {"failed": 1, "verified": 4})
+        code, printed = Terminal(tmp_path).tree(peer.url("/f/"), tmp_path / "to")
+    assert (code, printed["objects"]) == (1, {"failed": 1, "verified": 4})
     found = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
     assert found == {"readme": b"<p>a page", "page.html": b"<p>another page", "about": b"<p>a third page"} | {
         "plain": b"plain"
@@ -87,8 +87,8 @@ def test_a_page_that_a_link_leads_to_under_another_name_is_no_object(tmp_path: P
     server = Server()
     server.moved = {b"/f/readme": LOGIN, b"/f/plain": b"/f/sub/inner", b"/f/page.html": page}
     with Peer(server) as peer:
-        code, told = Terminal(tmp_path).tree(peer.url("/f/"), tmp_path / "to")
-    assert (code, told["objects"]) == (
+        code, printed = Terminal(tmp_path).tree(peer.url("/f/"), tmp_path / "to")
+    assert (code, printed["objects"]) == (
         1,
         {"failed": 3, "verified": 2} if page == LOGIN else {"failed": 2, "verified": 3},
     )
@@ -110,6 +110,6 @@ def test_nor_one_that_its_user_names_or_lists_where_its_name_is_none_of_a_page(
         (tmp_path / "list.csv").write_text(f"url,name\n{peer.url(f'/f/{name}')},there\n")
         words = ("-r", f"list+{tmp_path}/list.csv", f"{tmp_path}/to")
         words = words if listed else (peer.url(f"/f/{name}"), f"{tmp_path}/to/there")
-        code, _, told = terminal.run("migrate", *words)
-    assert (code, (tmp_path / "to" / "there").exists()) == ((0, True) if moved else (1, False)), told
-    assert moved or "which is a page" in told
+        code, _, printed = terminal.run("migrate", *words)
+    assert (code, (tmp_path / "to" / "there").exists()) == ((0, True) if moved else (1, False)), printed
+    assert moved or "which is a page" in printed

@@ -104,7 +104,7 @@ class Shelf:
 
 
 class Meanwhile(Shelf):
-    """Something happens once while a piece is read back: what is given is the piece, as of a file that is open."""
+    """Something happens once while a piece is read back: the answer is the piece, as of an open file."""
 
     again: Callable[[], object] | None = None
 

@@ -85,7 +85,7 @@ def test_a_login_page_is_no_object_that_is_there_already(
 
 
 def test_a_login_page_is_no_object_that_is_read_back(engine: Engine) -> None:
-    """Where who writes has credentials, and who reads would need others: what was sent is not damaged, and stays."""
+    """The writer has credentials, and a reader would need others: the object is not damaged, and stays."""
     methods: list[bytes] = []
 
     def there(talk: Talk) -> None:

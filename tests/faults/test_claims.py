@@ -153,8 +153,8 @@ def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
     assert bool(spliced) == (verify == "size")
 
 
-def test_f62_who_lost_his_lease_leaves_what_its_new_owner_makes(ledger: Ledger, tmp_path: Path, engine: Engine) -> None:
-    """It looks as a piece of his own does; and the server does not heed that only that is to be deleted."""
+def test_f62_a_worker_that_lost_its_lease_leaves_its_successor_s(ledger: Ledger, tmp_path: Path, engine: Engine) -> None:
+    """It looks like a piece of its own; and the server does not heed that only that is to be deleted."""
     half, gone, shelf = len(CLOUD_DATA) // 2, threading.Event(), Meanwhile()
 
     def get(talk: Talk, _: bytes) -> None:

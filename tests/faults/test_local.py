@@ -380,10 +380,10 @@ def test_what_can_not_be_moved_is_named(wire: Wire, tmp_path: Path) -> None:
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
     store = LocalStore(wire, "source", Meter(Limits()))
-    told = {entry.name: entry.error for entry in store.list(here(tmp_path).folder(), recursive=True)}  # type: ignore[attr-defined]
-    assert {name for name, error in told.items() if error is None} == {"fine", "ok"}
-    assert set(told) == {"fine", *ours, "fifo", "socket", "device", *links}
-    assert all(error.side == "source" for error in told.values() if error)
+    printed = {entry.name: entry.error for entry in store.list(here(tmp_path).folder(), recursive=True)}  # type: ignore[attr-defined]
+    assert {name for name, error in printed.items() if error is None} == {"fine", "ok"}
+    assert set(printed) == {"fine", *ours, "fifo", "socket", "device", *links}
+    assert all(error.side == "source" for error in printed.values() if error)
 
 
 def test_a_tree_tells_what_it_left_out(tmp_path: Path) -> None:
@@ -730,13 +730,13 @@ def test_a_file_is_the_same_under_another_number_of_fuse(
 ) -> None:
     (tmp_path / "a").write_bytes(b"bytes")
     found = (tmp_path / "a").stat()
-    told = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
+    printed = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
     numbers = os.major(found.st_dev), os.minor(found.st_dev)
     mounts = "1 1 0:0 / /proc rw - proc x rw\n2 1 {}:{} / / rw shared:1 - {} x rw\n".format(*numbers, kind)
     monkeypatch.setattr(local_files.Path, "read_text", lambda *_, **__: mounts)
     local_files._is_numbered.cache_clear()
     try:
-        tags = {local_files.version_of(SimpleNamespace(**told | {"st_ino": ino})).etag for ino in (1, 2)}  # type: ignore[arg-type]
+        tags = {local_files.version_of(SimpleNamespace(**printed | {"st_ino": ino})).etag for ino in (1, 2)}  # type: ignore[arg-type]
     finally:
         local_files._is_numbered.cache_clear()
     assert (len(tags) == 1) == same

@@ -133,10 +133,10 @@ def test_a_listing_names_a_link_that_leads_out_and_tells_nothing_of_what_is_ther
     name: str, house: House, store: LocalStore
 ) -> None:
     OUT[name](house)
-    told = {entry.name: entry for entry in store.list(house.root(), recursive=True)}
-    assert told.pop("deep/fine").error is None
-    assert told
-    for entry in told.values():
+    printed = {entry.name: entry for entry in store.list(house.root(), recursive=True)}
+    assert printed.pop("deep/fine").error is None
+    assert printed
+    for entry in printed.values():
         assert isinstance(entry.error, LocalDenied), entry
         assert (entry.size, entry.etag, entry.modified) == (None, None, None)
 

@@ -93,10 +93,10 @@ def test_a_piece_of_one_who_overwrites_is_not_skipped_by_one_who_does_not(
     folder, terminal, shelf = plant(tmp_path, DATA), hurried(tmp_path), Straight()
     with Peer(shelf) as there:
         killed(terminal, shelf, "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists)
-        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
-        assert (code, told["objects"]) == end
-        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
-        assert (code, told["objects"]) == (0, {"verified": 1})
+        code, printed = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
+        assert (code, printed["objects"]) == end
+        code, printed = terminal.tree(folder, there.url("/to/"), "--if-exists", if_exists)
+        assert (code, printed["objects"]) == (0, {"verified": 1})
     assert shelf.objects == {b"/to/a": DATA}
 
 
@@ -110,8 +110,8 @@ def test_a_piece_is_known_also_where_its_place_is_called_otherwise(tmp_path: Pat
         terminal = Terminal(tmp_path, RELAY_SETTLE_SECONDS="0.2", RELAY_RETRY_BUDGET="3", RELAY_CONFIG=str(config))
         one, other = ("far:to/", there.url("/to/"))[:: 1 if remote_first else -1]
         killed(terminal, shelf, "migrate", "-r", str(folder), one, "--if-exists", "changed")
-        code, told = terminal.tree(folder, other, "--if-exists", "skip")
-    assert (code, told["objects"]) == (0, {"verified": 1})
+        code, printed = terminal.tree(folder, other, "--if-exists", "skip")
+    assert (code, printed["objects"]) == (0, {"verified": 1})
     assert shelf.objects == {b"/to/a": DATA}
 
 
@@ -146,8 +146,8 @@ def test_what_had_arrived_and_another_command_wrote_over_is_not_skipped(tmp_path
         assert terminal.tree(*words, "skip")[1]["objects"] == {"verified": 1, "failed": 1}
         shelf.held = True
         killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
-        code, told = terminal.tree(*words, "skip")
-    assert (code, told["objects"]) == (1, {"failed": 2})
+        code, printed = terminal.tree(*words, "skip")
+    assert (code, printed["objects"]) == (1, {"failed": 2})
 
 
 def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_a_piece_of_an_older_command_is_known_also_after_a_newer_one_succeeded(t
         (folder / "b").write_bytes(DATA)
         shelf.held = True
         killed(terminal, shelf, "migrate", "-r", *words, "overwrite")
-        code, told = terminal.tree(*words, "skip")
-    assert (code, told["objects"]) == (1, {"failed": 1, "skipped": 1})
+        code, printed = terminal.tree(*words, "skip")
+    assert (code, printed["objects"]) == (1, {"failed": 1, "skipped": 1})
 
 
 def test_a_piece_of_a_command_that_was_gone_on_with_is_newer_than_what_arrived(tmp_path: Path) -> None:
@@ -233,8 +233,8 @@ def test_what_was_damaged_is_not_unchanged_to_other_options(tmp_path: Path, firs
         again = ("--if-exists", then, "--verify", "read_back")
         assert terminal.tree(folder, there.url("/to/"), *again)[0] == 1
         shelf.damages = lambda data: data
-        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "changed", "--metadata", "strict")
-        assert (code, told["objects"]) == (0, {"verified": 1})
+        code, printed = terminal.tree(folder, there.url("/to/"), "--if-exists", "changed", "--metadata", "strict")
+        assert (code, printed["objects"]) == (0, {"verified": 1})
 
 
 def test_what_somebody_has_put_there_is_skipped_also_after_another_command_failed(tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_what_somebody_has_put_there_is_skipped_also_after_another_command_faile
     folder, terminal = plant(tmp_path), hurried(tmp_path)
     with Peer(shelf) as there:
         assert terminal.tree(folder, there.url("/to/"), "--if-exists", "fail")[0] == 1
-        code, told = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
-        assert (code, told["objects"]) == (0, {"skipped": 1})
+        code, printed = terminal.tree(folder, there.url("/to/"), "--if-exists", "skip")
+        assert (code, printed["objects"]) == (0, {"skipped": 1})
     assert shelf.objects == {b"/to/a": b"theirs"}
 
 
@@ -264,10 +264,10 @@ def test_a_ledger_that_may_have_forgotten_is_no_leave_to_overwrite(tmp_path: Pat
         killed(terminal, shelf, "migrate", "-r", *words)
         with sqlite3.connect(terminal.ledger) as connection:
             connection.execute("UPDATE runners SET boot = 'earlier'")
-        code, told = terminal.tree(*words)
+        code, printed = terminal.tree(*words)
     assert shelf.objects == {**theirs, b"/to/a": DATA}
     skipped = older and if_exists == "skip"
-    assert (code, told["objects"]) == (
+    assert (code, printed["objects"]) == (
         (0, {"verified": 1, "skipped": 3}) if skipped else (1, {"verified": 1, "failed": 3})
     )
 
@@ -286,7 +286,7 @@ def test_what_somebody_put_in_the_place_of_what_had_arrived_is_not_overwritten(t
 
 
 def test_what_was_sent_when_its_client_went_away_is_told(engine: Engine) -> None:
-    """Without a ledger nobody goes on with it."""
+    """Without a ledger no run resumes it."""
     shelf = Straight(piece=len(CLOUD_DATA))
     with Peer(serving(Cloud(), sending(GET_HEAD, CLOUD_DATA))) as source, Peer(shelf) as there:
         job = gevent.spawn(failure, engine, source.url(), there.url("/a"))

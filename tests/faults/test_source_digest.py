@@ -94,8 +94,8 @@ def test_a_declared_digest_that_parts_can_not_be_compared_with_is_told(
         while request := talk.head():
             span = re.search(rb"Range: bytes=(\d+)-(\d+)", request)
             first, last = map(int, span.groups()) if span else (0, SIZE - 1)
-            told = f"Content-Range: bytes {first}-{last}/{SIZE}" if span else "Accept-Ranges: bytes"
-            head = f'Content-Length: {last + 1 - first}\r\nETag: "v1"\r\nRepr-Digest: {name}=:{value}:\r\n{told}'
+            printed = f"Content-Range: bytes {first}-{last}/{SIZE}" if span else "Accept-Ranges: bytes"
+            head = f'Content-Length: {last + 1 - first}\r\nETag: "v1"\r\nRepr-Digest: {name}=:{value}:\r\n{printed}'
             data = b"" if request.startswith(b"HEAD") else WHOLE[first : last + 1]
             talk.send(f"HTTP/1.1 {206 if span else 200} X\r\n{head}\r\n\r\n".encode(), data)
 

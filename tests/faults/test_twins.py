@@ -91,8 +91,8 @@ def test_b60_two_names_that_are_one_there_are_told_before_the_second_is_sent(
     shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
     with Peer(shelf) as there:
         for _ in range(2):  # and the same command says it again
-            code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
-            assert (code, told["objects"].get("failed")) == (1, 1)
+            code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+            assert (code, printed["objects"].get("failed")) == (1, 1)
     assert shelf.methods.count(b"PUT") == 2
     assert len(shelf.objects) == 2
     assert terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision") == 1
@@ -119,8 +119,8 @@ def test_b60_an_entity_tag_that_changes_with_each_answer_tells_no_two_names_apar
     shelf, terminal = Balanced(folds=_without_case), Terminal(tmp_path)
     shelf.refused = {b"HEAD": empty(head)}
     with Peer(shelf) as there:
-        code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
-    assert (code, told["objects"]) == (1, {"verified": 1, "failed": 1})
+        code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    assert (code, printed["objects"]) == (1, {"verified": 1, "failed": 1})
     assert "key-collision" in terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
     assert shelf.methods.count(b"PUT") == 1
 
@@ -137,8 +137,8 @@ def test_b60_what_lay_there_before_under_a_name_that_is_one_there_is_left_alone(
     with Peer(shelf) as there:
         assert terminal.tree(tmp_path / "before", there.url("/to/"))[0] == 0
         before = dict(shelf.objects)
-        code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
-    assert (code, told["objects"]) == ((0, {"skipped": 1}) if if_exists == "skip" else (1, {"failed": 1}))
+        code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    assert (code, printed["objects"]) == ((0, {"skipped": 1}) if if_exists == "skip" else (1, {"failed": 1}))
     assert shelf.objects == before
 
 
@@ -171,8 +171,8 @@ def test_b60_a_listing_that_spells_a_folder_as_it_was_asked_tells_no_two_apart(
     plant(tmp_path / "from", one, other, "plain")
     shelf, terminal = Shelf(folds=folds, shown=_listing), Terminal(tmp_path)  # type: ignore[arg-type]
     with Peer(shelf) as there:
-        code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
-    assert (code, told["objects"]) == (1, {"failed": 1, "verified": 2})
+        code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    assert (code, printed["objects"]) == (1, {"failed": 1, "verified": 2})
     assert len(shelf.objects) == 2
     assert terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision") == 1
 
@@ -188,8 +188,8 @@ def test_b60_two_objects_that_look_alike_are_two_where_the_folder_above_lists_bo
     shelf, terminal = Shelf(shown=_listing), Terminal(tmp_path)
     with Peer(shelf) as there:
         for options in ((), ("--if-exists", "overwrite")):
-            code, told = terminal.tree(tmp_path / "from", there.url("/to/"), *options)
-            assert (code, told["objects"].get("failed")) == (0, None)
+            code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), *options)
+            assert (code, printed["objects"].get("failed")) == (0, None)
     assert len(shelf.objects) == 2
 
 
@@ -199,8 +199,8 @@ def test_b60_a_folder_of_another_name_is_no_object_that_may_be_lost(tmp_path: Pa
     for to in (tmp_path / "to", None):
         shelf, terminal = Shelf(shown=_listing), Terminal(tmp_path)
         with Peer(shelf) as there:
-            code, told = terminal.tree(tmp_path / "from", to or there.url("/to/"))
-        assert (code, told["objects"]) == (0, {"verified": len(names)})
+            code, printed = terminal.tree(tmp_path / "from", to or there.url("/to/"))
+        assert (code, printed["objects"]) == (0, {"verified": len(names)})
 
 
 @pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDING.values()], ids=FOLDING)
@@ -208,13 +208,13 @@ def test_b60_both_arrive_where_the_destination_tells_them_apart(tmp_path: Path, 
     plant(tmp_path / "from", one, other)
     shelf, terminal = Shelf(), Terminal(tmp_path)
     with Peer(shelf) as there:
-        code, told = terminal.tree(tmp_path / "from", there.url("/to/"))
-        assert (code, told["objects"]) == (0, {"verified": 2})
+        code, printed = terminal.tree(tmp_path / "from", there.url("/to/"))
+        assert (code, printed["objects"]) == (0, {"verified": 2})
     assert len(shelf.objects) == 2
-    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, told["objects"]) == (0, {"verified": 2})
-    code, told = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, told["objects"]) == (0, {"skipped": 2})
+    code, printed = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, printed["objects"]) == (0, {"verified": 2})
+    code, printed = terminal.tree(tmp_path / "from", tmp_path / "to")
+    assert (code, printed["objects"]) == (0, {"skipped": 2})
 
 
 def test_a_name_is_its_own_form_but_for_what_stores_fold() -> None:
@@ -237,8 +237,8 @@ def test_a_name_whose_decoding_is_no_text_is_a_name_like_any_other(ledger: Ledge
 
 def test_such_names_arrive(tmp_path: Path) -> None:
     plant(tmp_path / "from", "100%FFa", "100%FEa", "%ed%a0%80", "plain")
-    code, told = Terminal(tmp_path).tree(tmp_path / "from", tmp_path / "to")
-    assert (code, told["objects"]) == (0, {"verified": 4})
+    code, printed = Terminal(tmp_path).tree(tmp_path / "from", tmp_path / "to")
+    assert (code, printed["objects"]) == (0, {"verified": 4})
 
 
 @pytest.mark.parametrize("name", ["%" + "25" * 500_000 + "41", "a" + "\u0300\u0316" * 500_000, "%ff" * 300_000])
@@ -368,8 +368,8 @@ def test_b60_what_one_has_sent_is_not_what_the_other_finds_there(tmp_path: Path)
     shelf, terminal = Unsteady(folds=_without_case), Terminal(tmp_path, RELAY_RETRY_BUDGET="3")
     with Peer(shelf) as there:
         for ends in ({"failed": 2}, {"failed": 1, "verified": 1}):
-            code, told = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", "skip", "--slots", "1")
-            assert (code, told["objects"]) == (1, ends)
+            code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", "skip", "--slots", "1")
+            assert (code, printed["objects"]) == (1, ends)
     assert terminal.query("SELECT name FROM transfers WHERE state = 'verified'") == "name"
     assert shelf.objects == {b"/to/name": (tmp_path / "from" / "name").read_bytes()}
 
