@@ -86,8 +86,8 @@ def _learn(connection: Connection, id: str, left: Mapping[str, str]) -> None:
 
 def _others(connection: Connection, id: str) -> Sequence[Any]:
     """Return the migrations to the same destination that did not succeed, the one with the latest news first:
-    an older one may have been resumed after a newer one. `is_over` says that one of the same places has succeeded since;
-    `is_same` if both places are the same for certain, and not only what is printed of one; they may be printed in two
+    an older one may have been resumed after a newer one. `is_over` says that one of the same places has succeeded
+    since; `is_same` if both places are the same for certain, and not only what is printed of one; they may be printed in two
     ways, as where one is by a remote's name.
     """
     mine = connection.execute(select(migrations).where(migrations.c.id == id)).one()

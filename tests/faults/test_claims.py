@@ -153,8 +153,10 @@ def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
     assert bool(spliced) == (verify == "size")
 
 
-def test_f62_a_worker_that_lost_its_lease_leaves_its_successor_s(ledger: Ledger, tmp_path: Path, engine: Engine) -> None:
-    """It looks like a piece of its own; and the server does not heed that only that is to be deleted."""
+def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
+    ledger: Ledger, tmp_path: Path, engine: Engine
+) -> None:
+    """The piece looks like its own, and the server ignores the precondition of DELETE."""
     half, gone, shelf = len(CLOUD_DATA) // 2, threading.Event(), Meanwhile()
 
     def get(talk: Talk, _: bytes) -> None:
