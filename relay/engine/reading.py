@@ -155,8 +155,8 @@ class Reading:
     def _refuse_page(self, opened: Opened) -> None:
         """Raise Rejected for an object that comes as a page, and is something else.
 
-        A redirect elsewhere: a server redirects a reader without credentials to a page. (A page's own name may lose its ending,
-        and that of a folder's all of it.) And what a folder's page links as an object, and is a folder's page itself: a
+        A redirect elsewhere: a server redirects a reader without credentials to a page. (A page's own name may lose
+        its ending, and that of a folder's all of it.) And what a folder's page links as an object, and is a folder's page itself: a
         server may answer for a folder with or without its '/'; it is asked for the other.
         """
         known, place = self._terms.known, self._terms.plan.source

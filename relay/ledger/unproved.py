@@ -87,8 +87,8 @@ def _learn(connection: Connection, id: str, left: Mapping[str, str]) -> None:
 def _others(connection: Connection, id: str) -> Sequence[Any]:
     """Return the migrations to the same destination that did not succeed, the one with the latest news first:
     an older one may have been resumed after a newer one. `is_over` says that one of the same places has succeeded
-    since; `is_same` if both places are the same for certain, and not only what is printed of one; they may be printed in two
-    ways, as where one is by a remote's name.
+    since; `is_same` that both places are the same for certain, and do not only print alike; one place may print in
+    two ways, as where one of them is given by a remote's name.
     """
     mine = connection.execute(select(migrations).where(migrations.c.id == id)).one()
     succeeded = migrations.c.state == "succeeded"
