@@ -21,7 +21,7 @@ from relay import __version__
 from relay.api.log import start_logging
 from relay.cli.commands import COMMANDS, GROUPS
 from relay.cli.exits import Exit
-from relay.cli.interrupt import Interrupted
+from relay.cli.interrupt import Interrupted, look_for_signals
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, tell, without_secrets
 from relay.dumps import forbid_dumps
 from relay.errors import OutputFailed, RelayError
@@ -136,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """Run one command as this process, and end with its exit code at once."""
+    look_for_signals()
     leave(main())
 
 

@@ -20,6 +20,17 @@ from relay.cli.terminal import say, show_cursor
 from relay.interrupted import end_on_interrupt
 
 STOPPING = "relay: stopping; once more to stop at once"
+LOOK_SECONDS = 0.25
+"""How often a waiting process looks whether a signal came that its wait has missed."""
+
+
+def look_for_signals() -> None:
+    """Let a signal take effect within a moment, also where this process waits for an answer that never comes.
+
+    gevent looks for signals before each wait, and a signal ends the wait; one that arrives between the two would take
+    effect at the next event alone (gevent's own look, each 0.3 s, is for Windows only).
+    """
+    gevent.get_hub().loop.timer(LOOK_SECONDS, LOOK_SECONDS, ref=False).start(lambda: None)
 
 
 class Interrupted(Exception):

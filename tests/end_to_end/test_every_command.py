@@ -216,6 +216,42 @@ def test_ctrl_c_while_a_store_or_a_server_does_not_answer(tmp_path: Path, words:
     assert not any(word in out + err for word in ("Traceback", "KeyboardInterrupt", "Exception"))
 
 
+BEFORE_A_WAIT = """
+import ctypes, os, signal
+from relay.cli.__main__ import run
+import gevent
+
+def arm():
+    gevent.get_hub().loop.prepare(ref=False, priority=-2).start(ctypes.CDLL(None).kill, os.getpid(), signal.SIGINT)
+
+gevent.signal_handler(signal.SIGUSR1, arm)
+run()
+"""
+"""A process that gets Ctrl-C right before a wait of the system, from SIGUSR1 on: after gevent looked for signals."""
+
+
+def test_ctrl_c_right_before_a_wait(tmp_path: Path) -> None:
+    """That wait has no end: nothing comes any more."""
+
+    def silent(talk: Talk) -> None:
+        talk.head()
+        asked.set()
+        talk.linger(60)
+
+    asked = threading.Event()
+    with Peer([silent]) as peer:
+        process = subprocess.Popen(
+            [sys.executable, "-c", BEFORE_A_WAIT, "retry", "1", "--url", peer.url("")],
+            cwd=ROOT,
+            env=environment(RELAY_LEDGER=f"sqlite:///{tmp_path}/l.db"),
+            stderr=subprocess.PIPE,
+        )
+        assert asked.wait(20)
+        process.send_signal(signal.SIGUSR1)
+        err = process.communicate(timeout=20)[1]
+    assert (process.returncode, err) == (130, b"")
+
+
 # -- files that a flag or a setting names
 
 
