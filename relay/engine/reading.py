@@ -156,8 +156,8 @@ class Reading:
         """Raise Rejected for an object that comes as a page, and is something else.
 
         A redirect elsewhere: a server redirects a reader without credentials to a page. (A page's own name may lose
-        its ending, and that of a folder's all of it.) And what a folder's page links as an object, and is a folder's page itself: a
-        server may answer for a folder with or without its '/'; it is asked for the other.
+        its ending, and that of a folder's all of it.) And what a folder's page links as an object, and is a folder's
+        page itself: a server may answer for a folder with or without its '/'; it is asked for the other.
         """
         known, place = self._terms.known, self._terms.plan.source
         kind = next((value for name, value in opened.metadata if name.lower() == "content-type"), "")
