@@ -46,7 +46,7 @@ _NO_REPLACE: Final = 1
 _ACCESS_LIST: Final = "system.posix_acl_access"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Part:
     """A file that is being written: its `name` in `folder`, an open descriptor, as `descriptor` is of the file."""
 
@@ -56,9 +56,16 @@ class Part:
     path: Path
     notes: tuple[str, ...] = ()
 
+    def shut(self) -> None:
+        """Close the file itself: a mount may send it to its server only then, and fail then (close(2))."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
     def close(self) -> None:
         """Close its descriptors."""
-        os.close(self.descriptor)
+        with suppress(OSError):
+            self.shut()
         os.close(self.folder)
 
 
@@ -91,14 +98,15 @@ def write(part: Part, data: memoryview) -> None:
 
 
 def finish(part: Part, data: memoryview, changed: str | None) -> tuple[os.stat_result, tuple[str, ...]]:
-    """Write the last of it, give it its time, `changed` in seconds since 1970, and write it to the disk; return what is
-    known of it then, and what could not be done."""
+    """Write the last of it, give it its time, `changed` in seconds since 1970, write it to the disk, and shut it;
+    return what is known of it then, and what could not be done."""
     notes = part.notes
     write(part, data)
     if changed is not None and not _dated(part.descriptor, changed):
         notes += (UNDATED,)
     if not _synced(part.descriptor):
         notes += (UNSAFE,)
+    part.shut()
     return os.stat(part.name, dir_fd=part.folder, follow_symlinks=False), notes
 
 

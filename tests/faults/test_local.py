@@ -437,6 +437,30 @@ def test_a_folder_without_links(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+def test_a_mount_may_fail_when_the_file_is_closed(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    close, this_thread, threads = os.close, get_original("_thread", "get_ident"), []
+
+    def closed(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        close(descriptor)
+        if name.endswith(".part") and not threads:  # as `rclone mount`, which uploads the file only now
+            threads.append(this_thread())
+            raise OSError(errno.EIO, "it was not uploaded")
+
+    monkeypatch.setattr(os, "close", closed)
+    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
+    before = len(os.listdir("/proc/self/fd"))
+    outcome = engine.migrate(here(tmp_path / "a"), there(tmp_path / "to" / "b"))  # type: ignore[arg-type]
+    assert outcome.state is State.VERIFIED
+    assert outcome.receipt is not None and outcome.receipt.attempts == 2
+    assert threads and threads[0] != this_thread(), "nobody waits for it on the hub"
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["b"]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_name_that_was_kept_for_nothing_is_free_again(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
