@@ -10,11 +10,10 @@ Decided here: what a line means. Never here: how the objects are read (each is a
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -251,8 +250,8 @@ def _digests(row: Mapping[str, str]) -> Digests:
 
 
 def _bytes(text: str, width: int) -> bytes | None:
-    try:
-        value = bytes.fromhex(text) if len(text) == 2 * width else base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
-        return None
-    return value if len(value) == width else None
+    for read in (bytes.fromhex, partial(base64.b64decode, validate=True)):
+        with suppress(ValueError):  # binascii.Error is one
+            if len(value := read(text)) == width:
+                return value
+    return None

@@ -7,6 +7,7 @@ import hashlib
 
 import pytest
 
+from relay.digest import ALGORITHMS
 from relay.errors import InvalidURL, Unsupported
 from relay.stores.interfaces import Entry
 from relay.stores.remotes import Remotes
@@ -56,6 +57,14 @@ def test_a_csv_file_names_its_columns() -> None:
     (found,) = read("Name, size,URL,sha-256", f'"a, b/c",7,https://a.example/x,{hashlib.sha256(b"x").hexdigest()}')
     assert (found.name, found.size, found.url) == ("a, b/c", 7, "https://a.example/x")
     assert found.digests == {"sha-256": hashlib.sha256(b"x").digest()}
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_a_digest_is_in_hex_or_in_base64(name: str) -> None:
+    value = bytes(range(150, 150 + ALGORITHMS[name].width))
+    for text in (value.hex(), value.hex().upper(), base64.b64encode(value).decode()):
+        (found,) = read(f"url,{name}", f"https://a.example/x,{text}")
+        assert found.error is None and found.digests == {name: value}
 
 
 @pytest.mark.parametrize(
