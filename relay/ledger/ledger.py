@@ -17,6 +17,7 @@ from relay.ledger import (
     claims,
     entries,
     limits,
+    links,
     migrations,
     notes,
     orphans,
@@ -296,6 +297,17 @@ class Ledger:
     def step_back(self, claim: Claim) -> None:
         """As twins.step_back."""
         self.database.run(lambda c: twins.step_back(c, self.who, claim))
+
+    def led(self, claim: Claim, link: str, target: str, there: str) -> dict[str, str]:
+        """As links.meeting, of a link that is kept (`links.keep`); looks first without keeping anybody from writing."""
+        id = claim.migration_id
+        if not self.database.run(lambda c: links.is_kept(c, id, link, target), write=False):
+            self.database.run(lambda c: links.keep(c, id, link, target))
+        return self.database.run(lambda c: links.meeting(c, claim, link, there), write=False)
+
+    def met(self, claim: Claim, link: str, there: str, tree: str) -> dict[str, str]:
+        """As links.meeting."""
+        return self.database.run(lambda c: links.meeting(c, claim, link, there, tree), write=False)
 
     # -- uploads in parts
 

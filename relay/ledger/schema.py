@@ -30,7 +30,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0008"
+HEAD: Final = "0009"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -82,6 +82,8 @@ runners that were lost with it, `listings` how often it was begun again by its u
 them told of (null: an older relay did not count). `slots` to `connections` are what it may use, null what nobody
 bounds. `renewed` counts how often its secrets were replaced, so that whoever holds the old ones knows. `looked` is when
 nothing was found at the destination, null where that says nothing of today."""
+Index("migrations_by_destination", migrations.c.destination)  # PostgreSQL's is a hash index, which takes long URLs
+Index("migrations_by_places", migrations.c.places)
 
 keys = Table("keys", metadata, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False))
 """Random keys of this ledger; `identity` is that of the keyed hashes."""
@@ -231,6 +233,17 @@ runners = Table(
 )
 """Who claims, and until when its claims hold. `process` is its number and its start, so that one that was killed is
 known to be gone at once on the same machine."""
+
+links = Table(
+    "links",
+    metadata,
+    Column("migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), primary_key=True),
+    Column("mark", String(32), primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("target", Text, nullable=False),
+)
+"""A link of a destination on this machine, and where it leads, by which a tree was written elsewhere; `path` is that
+of the link in the tree, both are percent-encoded, and `mark` is the MD5 of `path`."""
 
 events = Table(
     "events",

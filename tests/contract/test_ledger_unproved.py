@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
 
 from relay.engine.claimed import known_of
+from relay.ledger import unproved
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
 from relay.receipt import Version
@@ -106,3 +109,35 @@ def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
             end(ledger, claims["b"], "verified")
             end(ledger, claims["c"], "failed", **FAILED)
     assert {name: kept(found) for name, found in claims.items()} == {"a": UNPROVED, "b": None, "c": None, "d": None}
+
+
+# -- how they are found
+
+
+def test_the_migrations_of_one_destination_are_found_by_an_index(ledger: Ledger) -> None:
+    """Also of a URL that no B-tree of PostgreSQL takes."""
+    long = Spec("a", f"https://b/{random_text(6000)}", {"if_exists": "skip"}, {}, places=("a", "b"))
+    id = ledger.create(long)[0].id
+    plans: list[str] = []
+
+    def explain(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "destination_empty" in statement and "EXPLAIN" not in statement:
+            plan = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+            plans.append(str(connection.exec_driver_sql(plan + statement, parameters).all()))
+
+    def others(connection: Connection) -> None:
+        if connection.dialect.name != "sqlite":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # which is the quickest where there are few
+        event.listen(connection, "before_cursor_execute", explain)
+        try:
+            unproved.unproved(connection, id, "skip", ["x"])
+        finally:
+            event.remove(connection, "before_cursor_execute", explain)
+
+    ledger.database.run(others, write=False)
+    assert any("migrations_by_destination" in plan and "migrations_by_places" in plan for plan in plans), plans
+
+
+def random_text(length: int) -> str:
+    """Return a text that no compression makes shorter than a page of an index."""
+    return Random(1).randbytes(length // 2).hex()  # noqa: S311 - the same each time
