@@ -69,7 +69,7 @@ class Course:
         elif early := self._existing.as_opened(destination, place, before, opened):
             return early
         self._refuse_itself(opened, place)
-        refuse_other(plan, place)
+        refuse_other(plan, place, self._terms.journal)
         self._existing.sending(destination, place, before)
         try:
             return self._pipe.whole(destination, place, before, opened, body)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import cast
 
 from relay.engine.acceptance import Acceptance
+from relay.engine.links import refuse_skipped
 from relay.engine.looks import is_piece, look, look_before, untold
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
@@ -118,7 +119,7 @@ class Existing:
             return self._unchanged(place, there, found)
         if if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists")
-        return self._terms.outcome(State.SKIPPED, place) if if_exists is IfExists.SKIP else None
+        return self._skipped(place) if if_exists is IfExists.SKIP else None
 
     def as_opened(self, destination: Destination, place: Location, before: Before, opened: Found) -> Outcome | None:
         """Return a skip where the destination has the object as the source tells it, which told it only when it was
@@ -177,7 +178,12 @@ class Existing:
             ) from None
         if self._terms.plan.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
-        return self._terms.outcome(State.SKIPPED, place)
+        return self._skipped(place)
+
+    def _skipped(self, place: Location, notes: tuple[str, ...] = ()) -> Outcome:
+        """Return a skip of what is there. Raises KeyCollision where that is another object of the same tree."""
+        refuse_skipped(self._terms.plan, place, self._terms.journal)
+        return self._terms.outcome(State.SKIPPED, place, notes=notes)
 
     def _is_absent(self, destination: Destination, place: Location) -> bool:
         """Say if nothing is there for certain."""
@@ -299,7 +305,7 @@ class Existing:
             return None
         found = self._reading.told(found)  # a listing tells no digest
         why = unchanged(found.version, there) if found else None
-        return self._terms.outcome(State.SKIPPED, place, notes=(why,)) if why else None
+        return self._skipped(place, (why,)) if why else None
 
     @property
     def _may_be_sent(self) -> bool:

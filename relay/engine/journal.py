@@ -46,6 +46,14 @@ class Journal(Protocol):
         """Bytes are about to go to the destination, where this was before any of ours; or it is known by now what the
         destination calls what it took."""
 
+    def led(self, link: str, target: str, there: str) -> Mapping[str, str]:
+        """A link of the destination's tree leads the object elsewhere; return the others that go there as well, with
+        their states, by their names."""
+
+    def met(self, link: str, there: str, tree: str) -> Mapping[str, str]:
+        """Return the other objects that go where a link of the destination's tree leads this one, or lie there in the
+        tree itself; as `led`, which writes the link down."""
+
     def commit(self, digest: str) -> None:
         """The upload is about to be completed; `digest` is the whole's, in hex, or empty."""
 
@@ -148,6 +156,14 @@ class ClaimJournal:
     def note(self, before: Before) -> None:
         """As Journal.note."""
         (self.notes or Notes(self.ledger)).write(self.claim, before)
+
+    def led(self, link: str, target: str, there: str) -> Mapping[str, str]:
+        """As Journal.led."""
+        return self.ledger.led(self.claim, link, target, there)
+
+    def met(self, link: str, there: str, tree: str) -> Mapping[str, str]:
+        """As Journal.met."""
+        return self.ledger.met(self.claim, link, there, tree)
 
     def commit(self, digest: str) -> None:
         """As Journal.commit."""

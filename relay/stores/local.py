@@ -172,15 +172,50 @@ def same_file(one: Location, other: Location) -> bool:
     return ours is not None and ours == theirs
 
 
+@dataclass(frozen=True)
+class Led:
+    """By which link another place is meant than one in a tree: where that `link` lies in the tree, what its `target`
+    is, where the place is really, and the tree. All are percent-encoded paths, without links but the first."""
+
+    link: str
+    target: str
+    there: str
+    tree: str
+
+
 def led_into(place: Location, tree: Location, folder: Location) -> bool:
-    """Say if links lead from a place in a `tree` to another one that lies in a `folder`: this tree itself, or another.
-    Where the tree lies by links of its own counts for nothing."""
+    """Say if links lead from a place in a `tree` to another one that lies in a `folder`. Where the tree lies by links
+    of its own counts for nothing."""
     return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
 
 
+def led_from(place: Location, tree: Location) -> Led | None:
+    """Return where links lead from a place in a `tree`, and by which of them; None where none does."""
+    return in_native_thread(lambda: _led_from(path_of(place), path_of(tree)))
+
+
+def is_at(place: Location, there: str) -> bool:
+    """Say if a place is really `there`, as Led tells it."""
+    return in_native_thread(lambda: quote(os.fsencode(os.path.realpath(path_of(place))))) == there
+
+
 def _led_into(place: Path, tree: Path, folder: Path) -> bool:
-    there, own = os.path.realpath(place), os.path.join(os.path.realpath(tree), place.relative_to(tree))
+    there, own = _real(place, tree)
     return there != own and Path(there).is_relative_to(os.path.realpath(folder))
+
+
+def _led_from(place: Path, tree: Path) -> Led | None:
+    there, own = _real(place, tree)
+    if there == own:
+        return None
+    link = next((path for path in (place, *place.parents) if path.is_symlink()), place)
+    paths = (link.relative_to(tree), os.path.realpath(link), there, os.path.realpath(tree))
+    return Led(*(quote(os.fsencode(path)) for path in paths))
+
+
+def _real(place: Path, tree: Path) -> tuple[str, str]:
+    """Return where a place is, and where it would be if no link led from its tree."""
+    return os.path.realpath(place), os.path.join(os.path.realpath(tree), place.relative_to(tree))
 
 
 def _above(path: Path) -> list[tuple[int, int] | None]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy
+from relay.engine.journal import ClaimJournal
 from relay.engine.order import End, Job, Order
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Verify
 from relay.engine.runner import Runner, Stores
 from relay.errors import KeyCollision, LocalDenied, RelayError, SameObject
-from relay.ledger.rows import Claim
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, Listed, Settlement
 from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores import local_folders
@@ -28,6 +30,7 @@ from relay.stores.remotes import Remotes
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
 from tests.conftest import Engine
+from tests.ledgers import TREE
 
 
 @pytest.fixture(params=["openat2", "walk"])
@@ -346,3 +349,98 @@ def test_a_link_that_leads_out_of_a_tree_is_written_through(engine: Engine, tree
     assert arrive(engine, trees, "b", "overwrite").state is State.VERIFIED
     assert (trees / "apart" / "a").read_bytes() == b"from/sub/a"
     assert (trees / "there" / "b").read_bytes() == b"from/b"
+
+
+# -- two links of a destination that lead to one place outside of it
+
+PAIRS = {
+    "two files": {"a": "../apart/f", "b": "../apart/f"},
+    "two folders": {"p": "../apart", "q": "../apart"},
+    "one in the other": {"p": "../apart/deep", "q": "../apart"},
+    "a link of a link": {"p": "../apart/way", "q": "../apart/deep"},
+}
+NAMED = {
+    "two files": ("a", "b"),
+    "two folders": ("p/f", "q/f"),
+    "one in the other": ("p/f", "q/deep/f"),
+    "a link of a link": ("p/f", "q/f"),
+}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger.at(f"sqlite:///{tmp_path / 'relay.db'}")
+    ledger.renew()
+    yield ledger
+    ledger.close()
+
+
+def claims(ledger: Ledger, *names: str) -> dict[str, Claim]:
+    """List a tree of these objects, and claim them."""
+    ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, [Listed(name) for name in names], None)
+    ledger.end_listing(listing)
+    return {claim.name: claim for claim in ledger.claim(10)}
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_of_two_objects_that_links_lead_to_one_place_the_second_fails(
+    engine: Engine, ledger: Ledger, tmp_path: Path, pair: str, if_exists: str
+) -> None:
+    """Also where another process moved the first one. Without the link it arrives."""
+    names = NAMED[pair]
+    (tmp_path / "apart" / "deep").mkdir(parents=True)
+    link(tmp_path / "apart" / "way", "deep")
+    for name in names:
+        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / name).write_bytes(name.encode())
+    for name, target in PAIRS[pair].items():
+        link(tmp_path / "to" / name, target)
+    held = claims(ledger, *names)
+    assert move(engine, ledger, tmp_path, held[names[0]], if_exists).state is State.VERIFIED
+    ledger.settle([Settlement(held[names[0]], "verified", bytes=1)])
+    before = [(tmp_path / "to" / name).read_bytes() for name in names]
+    with pytest.raises(KeyCollision, match=names[0]):
+        move(engine, ledger, tmp_path, held[names[1]], if_exists)
+    assert [(tmp_path / "to" / name).read_bytes() for name in names] == before == [names[0].encode()] * 2
+    (tmp_path / "to" / names[1].partition("/")[0]).unlink()
+    assert move(engine, ledger, tmp_path, held[names[1]], if_exists).state is State.VERIFIED
+    assert [(tmp_path / "to" / name).read_bytes() for name in names] == [name.encode() for name in names]
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
+def test_two_links_to_one_folder_part_objects_of_other_names(
+    engine: Engine, ledger: Ledger, tmp_path: Path, if_exists: str
+) -> None:
+    (tmp_path / "apart").mkdir()
+    for name in ("p/a", "q/b"):
+        (tmp_path / "from" / name).parent.mkdir(parents=True)
+        (tmp_path / "from" / name).write_bytes(name.encode())
+        link(tmp_path / "to" / name[0], "../apart")
+    for claim in claims(ledger, "p/a", "q/b").values():
+        assert move(engine, ledger, tmp_path, claim, if_exists).state is State.VERIFIED
+    assert (tmp_path / "apart" / "a").read_bytes() == b"p/a"
+    assert (tmp_path / "apart" / "b").read_bytes() == b"q/b"
+
+
+def test_what_was_there_before_is_left_there_for_both(engine: Engine, ledger: Ledger, trees: Path) -> None:
+    """Neither of them was sent, as `skip` asks."""
+    for name in ("a", "b"):
+        (trees / "to" / name).unlink(missing_ok=True)
+        link(trees / "to" / name, "../apart/a")
+    for claim in claims(ledger, "a", "b").values():
+        assert move(engine, ledger, trees, claim, "skip").state is State.SKIPPED
+    assert (trees / "apart" / "a").read_bytes() == b"apart/a"
+
+
+def move(engine: Engine, ledger: Ledger, folder: Path, claim: Claim, if_exists: str) -> Outcome:
+    """Move an object that is claimed from a ledger."""
+    source, destination = local_location(folder / "from", destination=False), folder / "to"
+    place = local_location(destination, destination=True).folder()
+    plan = Job(claim.migration_id, source.folder(), place, True, Verify.AUTO, IfExists(if_exists)).plan(claim)
+    transfer = engine.runner.transfer(plan)
+    transfer.journal = ClaimJournal(ledger, claim, lambda: True)
+    return engine.runner.run(transfer)
