@@ -331,10 +331,21 @@ def _told(error: Any, given: Mapping[str, Any]) -> str:
 _NOT_SETTINGS = frozenset({"config", "failpoint"})
 """Our variables that are no settings."""
 
+_SERVICE = re.compile(
+    r"RELAY_(?:\w+_)?(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=[0-9]+|PORT=[a-z]+://.*"
+    r"|PORT_[0-9]+_[A-Z]+(?:=[a-z]+://.*|_(?:PROTO|PORT|ADDR)=.*))"
+)
+"""What Kubernetes gives every container of a namespace that has a Service `relay` or `relay-…`, and Docker one with a
+link to such a container (kubernetes.io, "Service", "Environment variables")."""
+
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return our variables, without what they begin with."""
-    return {name[6:].lower(): text for name, text in environment.items() if name.startswith("RELAY_")}
+    return {
+        name[6:].lower(): text
+        for name, text in environment.items()
+        if name.startswith("RELAY_") and not _SERVICE.fullmatch(f"{name}={text}")
+    }
 
 
 def _set(variables: Mapping[str, str]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def accept(works: Works, runner: Runner, order: Order) -> Response:
     migration, _ = works.ledger.create(order.spec(runner.remotes), _key())
     works.claimer.look()
     if _streams(NDJSON):
-        response = Response(_lines(works, runner, migration.id), mimetype=NDJSON)
+        response = Response(_lines(works, runner, migration), mimetype=NDJSON)
     else:
         ended = _waited(works, runner, migration, _wait_seconds())
         response = _json(summary(ended), 200 if ended.state in ENDED else 202)
@@ -225,7 +225,8 @@ def _waited(works: Works, runner: Runner, migration: Migration, seconds: float) 
         while has_place and not runner.draining and _goes_on(migration) and (left := until - monotonic()) > 0:
             if _hung_up(min(LOOK_SECONDS, left)):
                 break
-            migration = works.looks.at(migration.id)
+            with suppress(LedgerFailed):  # it is accepted: a failure would have the client send it once more
+                migration = works.looks.at(migration.id)
     return migration
 
 
@@ -259,15 +260,14 @@ def _is_closed(descriptor: int) -> bool:
     return bool(looking.poll(0))
 
 
-def _lines(works: Works, runner: Runner, id: str) -> Iterator[str]:
+def _lines(works: Works, runner: Runner, migration: Migration) -> Iterator[str]:
     """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of it last. Where the
     server stops before that the last line says so, and there is no result yet."""
-    migration = works.looks.at(id)
     while (migration.state == "running" or migration.under_way) and not runner.draining:
         yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
         gevent.sleep(LOOK_SECONDS)
         with suppress(LedgerFailed):  # which is waited for: the claimer says so
-            migration = works.looks.at(id)
+            migration = works.looks.at(migration.id)
     if migration.state == "running" or migration.under_way:
         yield json.dumps({"event": "progress", **brief(migration), "trouble": STOPPING}) + "\n"
     else:

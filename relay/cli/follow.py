@@ -54,9 +54,9 @@ class Seen:
         """Take note of an event."""
         if kind == "failed":
             self.failures.append(members)
-        elif kind == "retry":
+        elif kind in ("retry", "list_again"):
             self.failures.clear()
-        if kind in ("paused", "resume", "retry", "cancel"):
+        if kind in ("paused", "resume", "retry", "list_again", "cancel"):
             self.waits = members if kind == "paused" else None
 
     def fresh(self) -> list[Members]:

@@ -12,6 +12,8 @@ from relay.config import Settings
 
 NOT_SERVED = frozenset({"url", "token", "token_file", "remotes"})
 """Settings that are no flags of the server: those of its clients, and a table."""
+EMPTY = {"egress_allow": ",", "egress_ports": ",", "local_folders": ":"}
+"""Lists, each with how its variable says that it is empty: one without text counts as none."""
 
 
 def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,5 +44,4 @@ def _hand_on(config: str | None, flags: dict[str, str | None]) -> None:
         os.environ["RELAY_CONFIG"] = config
     for name, value in flags.items():
         if value is not None:
-            # An empty variable counts as none; an empty list, which closes what relay.toml opened, is a comma.
-            os.environ[f"RELAY_{name.upper()}"] = value or ("," if name.startswith("egress_") else value)
+            os.environ[f"RELAY_{name.upper()}"] = value or EMPTY.get(name, "")  # closes what relay.toml opened

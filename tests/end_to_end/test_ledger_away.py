@@ -274,10 +274,19 @@ claimer.trouble = LedgerFailed("database or disk is full")
 print(json.dumps(client.get(f"/migrations/{id}").get_json()))
 claimer.trouble = None
 print(json.dumps(client.get(f"/migrations/{id}").get_json()))
+def away(id):
+    raise LedgerFailed("database or disk is full")
+works.looks._look = away
+waited = client.post("/migrate", json=order, headers={"Prefer": "wait=1"})
+lines = client.post("/migrate", json=order, headers={"Accept": "application/x-ndjson"})
+print(json.dumps([waited.status_code, waited.headers["Location"].startswith("/migrations/"), lines.status_code]))
+print(next(iter(lines.response)).decode())
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    troubled, well = map(json.loads, done.stdout.splitlines())
+    troubled, well, accepted, first = map(json.loads, filter(None, done.stdout.splitlines()))
+    assert accepted == [202, True, 200]  # it was written before the ledger went away
+    assert (first["event"], first["number"]) == ("progress", 3)
     assert troubled["trouble"] == {"code": "ledger-failed", "detail": LedgerFailed.title}
     assert well["trouble"] is None
     Recorded.model_validate(troubled, strict=True)

@@ -17,6 +17,7 @@ from relay import errors
 from relay.api.progress import Rate
 from relay.cli.asked import warn
 from relay.cli.exits import Exit
+from relay.cli.follow import Seen
 from relay.cli.headers import exposed, read_headers
 from relay.cli.shown import bytes_done, bytes_moved, head
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
@@ -156,6 +157,16 @@ def test_rate() -> None:
     assert 80 <= rate.add(1000) <= 100
     now = 30.0
     assert rate.add(1000) < 10
+
+
+@pytest.mark.parametrize("verb", ["retry", "list_again"])
+def test_a_watch_forgets_what_a_new_attempt_has_overtaken(verb: str) -> None:
+    """`relay retry`, and the same command, which lists again: older failures, and an older pause, are over."""
+    seen = Seen()
+    seen.event("failed", {"name": "a", "detail": "gone"})
+    seen.event("paused", {"code": "unauthenticated"})
+    seen.event(verb, {})
+    assert (seen.fresh(), seen.waits) == ([], None)
 
 
 def test_a_quiet_terminal_keeps_no_failure_and_another_keeps_a_line() -> None:

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from relay.api.serving import drain_seconds, gunicorn_settings
+from relay.cli.serve import _hand_on as hand_on
 from relay.cli.serve import serve
 from relay.config import MIB, Settings, is_loopback, load_settings, load_tokens
 from relay.errors import ConfigError
@@ -77,6 +78,38 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: s
     with pytest.raises(ConfigError) as caught:
         load_settings()
     assert f"RELAY_{name}" in caught.value.message or "egress allow list" in caught.value.message
+
+
+def test_variables_of_a_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes and Docker name the address of a service `relay` in its containers; a typo stays a mistake."""
+    for name, value in {
+        "RELAY_SERVICE_HOST": "10.0.0.9",
+        "RELAY_SERVICE_PORT": "8080",
+        "RELAY_SERVICE_PORT_HTTP": "8080",
+        "RELAY_PORT": "tcp://10.0.0.9:8080",
+        "RELAY_PORT_8080_TCP": "tcp://10.0.0.9:8080",
+        "RELAY_PORT_8080_TCP_PROTO": "tcp",
+        "RELAY_API_PORT_8080_TCP_ADDR": "10.0.0.9",
+        "RELAY_API_SERVICE_HOST": "10.0.0.9",
+        "RELAY_API_PORT": "tcp://10.0.0.9:8080",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == Settings()
+    for name, value in (("RELAY_PORT", "8080"), ("RELAY_EGRESS_PORT", "443"), ("RELAY_SERVICE", "x")):
+        with monkeypatch.context() as mistaken, pytest.raises(ConfigError, match=f"{name} is not a setting"):
+            mistaken.setenv(name, value)
+            load_settings()
+
+
+def test_an_empty_flag_closes_what_the_file_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As `relay serve --local-folders ''` says it: the flag wins over the file."""
+    opened = f'local_folders = "{tmp_path}"\negress_allow = "10.0.0.0/8"\negress_ports = "1"\n'
+    (tmp_path / "relay.toml").write_text(opened)
+    assert load_settings().folders()
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    hand_on(None, {"local_folders": "", "egress_allow": "", "egress_ports": ""})
+    settings = load_settings()
+    assert (settings.folders(), settings.egress().ports) == ((), frozenset())
 
 
 @pytest.mark.parametrize("text", ["slots = \n", "slots = 1\nslots = 2\n", 'slots = "ten"\n', "slot = 1\n", "\x00"])
