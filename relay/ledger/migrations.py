@@ -426,20 +426,27 @@ _HALF: Final = 1 << 20
 def _all(connection: Connection, id: str, state: str, verb: str, changes: Changes) -> None:
     """Let the same happen to every transfer of one state; what that changes in the tallies goes to `changes`."""
     to = TRANSFER[verb].to
-    rows = (transfers.c.migration_id == id) & (transfers.c.state == state)
-    more = case((transfers.c.attempts > 1, transfers.c.attempts - 1), else_=0)
-    size_of = func.coalesce(transfers.c.bytes, transfers.c.size, 0)
-    # In two halves: SQLite refuses a sum beyond 64 bits.
-    sums = (func.sum(size_of.op("/")(_HALF)), func.sum(size_of.op("%")(_HALF)), func.sum(more))
-    count, high, low, retries = connection.execute(select(func.count(), *sums).where(rows)).one()
-    if not count:
-        return
-    size = int(high or 0) * _HALF + int(low or 0)
     # A retry begins anew what was counted against it: somebody looked at it and said so.
     fresh: dict[str, Any] = {"ended": time.time()}
     if verb == "retry":
         fresh = {"attempts": 0, "lapses": TRUSTED, "not_before": 0, "error": None}
-    connection.execute(update(transfers).where(rows).values(state=to, **fresh))
+    change = update(transfers).values(state=to, **fresh)
+    more = case((transfers.c.attempts > 1, transfers.c.attempts - 1), else_=0)
+    size_of = func.coalesce(transfers.c.bytes, transfers.c.size, 0)
+    rows = select(transfers.c.id, size_of.label("size"), more.label("more"))
+    rows = rows.where(transfers.c.migration_id == id, transfers.c.state == state)
+    # In PostgreSQL one statement counts and changes: between two, others may claim some of these, or end more.
+    alone = connection.dialect.name == "sqlite"
+    held = rows.order_by(transfers.c.id).with_for_update().cte("held").prefix_with("MATERIALIZED")
+    changed = change.where(transfers.c.id.in_(select(held.c.id))).returning(transfers.c.id).cte("changed")
+    counted = rows.subquery() if alone else held
+    # In two halves: SQLite refuses a sum beyond 64 bits.
+    halves = (func.sum(counted.c.size.op("/")(_HALF)), func.sum(counted.c.size.op("%")(_HALF)))
+    sums = select(func.count(), *halves, func.sum(counted.c.more)).select_from(counted)
+    count, high, low, retries = connection.execute(sums if alone else sums.add_cte(changed)).one()
+    if alone:
+        connection.execute(change.where(transfers.c.migration_id == id, transfers.c.state == state))
+    size = int(high or 0) * _HALF + int(low or 0)
     changes.add(id, state, -count, -size)
     changes.add(id, to, count, size)
     if verb == "retry":

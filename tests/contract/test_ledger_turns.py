@@ -11,12 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import Connection
 
 from relay.errors import LedgerBusy, LedgerFailed
-from relay.ledger import database
+from relay.ledger import database, turns
 from relay.ledger.claims import Wanted
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Counted, Settlement
+from relay.ledger.rows import Begun, Claim, Counted, Settlement
 from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
 from tests.postgres import Postgres
 
@@ -277,3 +278,26 @@ def test_f76_a_turn_of_which_nobody_heard_happens_once(postgres: Postgres) -> No
         assert turn.lost == (claim,)
         assert [(one.name, one.lapses) for one in turn.claims] == [("001", 0)]
         assert states(near, id) == ["verified", "running"]
+
+
+def test_what_is_claimed_while_all_that_is_queued_is_cancelled_is_counted_once(
+    pair: tuple[Ledger, Ledger, str],
+) -> None:
+    one, two, dsn = pair
+    id = tree(one, 5, 6, 7)
+
+    def claimed(connection: Connection) -> list[Claim]:
+        claims = turns.turn(connection, one.who, (), Wanted(1), id).claims
+        thread.start()
+        await_waiting(dsn)
+        return list(claims)
+
+    thread = threading.Thread(target=lambda: two.act(id, "cancel"))
+    (claim,) = one.database.run(claimed)
+    thread.join(30)
+    assert states(one, id) == ["running", "cancelled", "cancelled"]
+    one.settle([Settlement(claim, "hand_back")])
+    two.act(id, "retry")
+    assert states(one, id) == ["queued"] * 3
+    one.settle([verified(claim) for claim in one.claim(3)])
+    assert [migration.state for migration in one.finish()] == ["succeeded"]
