@@ -155,6 +155,9 @@ _UNENCODED: Final = re.compile(r"[ \xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U000100
 PAGE_ROWS: Final = 10_000
 """The most that one page of a listing may tell of: it is asked for without a number, and a thousand are the custom."""
 
+SHOWN: Final = frozenset({"Name", "IsTruncated", "KeyCount"})
+"""What an empty page has at least one of: S3 sends all three, ListObjects and every dialect the first two."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListedPage:
@@ -179,7 +182,8 @@ def read_page(
     """Read a page's folders and objects, but for the marker of the folder itself. Of a server whose keys are `plain`,
     or show that here, none is decoded, whatever it says: `a+b` would become another key.
 
-    Raises ProtocolViolation for one that does not lie in the folder that was asked for, or has too many.
+    Raises ProtocolViolation for one that does not lie in the folder that was asked for, or has too many, and for a
+    document that neither has any nor shows that it is a page (law 13).
     """
     told: dict[str, str] = {}
     folders: list[str] = []
@@ -194,6 +198,8 @@ def read_page(
             told[name] = row.text or ""
         if len(objects) + len(folders) + len(told) > PAGE_ROWS:
             raise ProtocolViolation(f"one page of {location} tells of more than {PAGE_ROWS} objects", side=side)
+    if not (objects or folders or SHOWN & told.keys()):
+        raise ProtocolViolation(f"{location} answers with an empty document, and not with a listing", side=side)
     texts = [*folders, *(row.get("Key", "") for row in objects)]
     plain = plain or any(map(_UNENCODED.search, texts))
     decode = _unquoted if told.get("EncodingType") == "url" and not plain else str

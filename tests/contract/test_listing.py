@@ -248,7 +248,7 @@ def bucket_at(peer: Peer, key: str = "") -> Location:
 def keys(*names: str, coded: bool = False) -> bytes:
     rows = "".join(f"<Contents><Key>{name}</Key><Size>1</Size></Contents>" for name in names)
     coding = "<EncodingType>url</EncodingType>" if coded else ""
-    return reply(200, f"<ListBucketResult>{coding}{rows}</ListBucketResult>")
+    return reply(200, f"<ListBucketResult><Name>bucket</Name>{coding}{rows}</ListBucketResult>")
 
 
 @pytest.mark.parametrize("name", ["elsewhere", "folde", "Folder/a", "/folder/a"])
@@ -321,9 +321,13 @@ def test_b68_an_index_whose_links_lead_out_lists_none_of_them(wire: Wire) -> Non
         ("<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>", ProtocolViolation),
         (BOMB, ConnectionLost),
         ("<ListBucketResult>", ConnectionLost),
+        ("<ListBucketResult/>", ProtocolViolation),
+        ("<ListBucketResult><EncodingType>url</EncodingType></ListBucketResult>", ProtocolViolation),
     ],
 )
-def test_a_listing_of_a_bucket_that_never_ends_is_refused(wire: Wire, told: str, error: type[RelayError]) -> None:
+def test_a_listing_of_a_bucket_that_never_ends_or_is_none_is_refused(
+    wire: Wire, told: str, error: type[RelayError]
+) -> None:
     with Peer(telling(reply(200, told))) as peer:
         place = bucket_at(peer)
         with pytest.raises(error):

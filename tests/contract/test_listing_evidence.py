@@ -82,7 +82,7 @@ FILE = "<d:propstat><d:prop><d:resourcetype/><d:getcontentlength>5</d:getcontent
 
 def bucket(*keys: str, more: str = "") -> str:
     rows = "".join(f"<Contents><Key>{quote(key)}</Key><Size>5</Size></Contents>" for key in keys)
-    return f"<ListBucketResult><EncodingType>url</EncodingType>{more}{rows}</ListBucketResult>"
+    return f"<ListBucketResult><Name>b</Name><EncodingType>url</EncodingType>{more}{rows}</ListBucketResult>"
 
 
 def place_of(kind: str, peer: Peer, path: str = "f/") -> Location:

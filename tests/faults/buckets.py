@@ -28,6 +28,9 @@ def document(name: str, *members: tuple[str, str]) -> bytes:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<{name}>{inner}</{name}>'.encode()
 
 
+EMPTY_PAGE = document("ListBucketResult", ("Name", "bucket"), ("KeyCount", "0"), ("IsTruncated", "false"))
+
+
 def reply(status: int, body: bytes = b"", *fields: str) -> bytes:
     head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *fields))
     return head.encode() + b"\r\n" + body
@@ -115,7 +118,7 @@ class Bucket:
         if refused is not None:
             return refused
         if operation.startswith(("begin", "list")):
-            return BEGUN if operation != "list" else reply(200, document("ListBucketResult"))
+            return BEGUN if operation != "list" else reply(200, EMPTY_PAGE)
         if operation == "part":
             number = int(request.partition(b"partNumber=")[2].partition(b"&")[0])
             self.parts[number] = self._decoded(request, body)

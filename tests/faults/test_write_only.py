@@ -21,7 +21,7 @@ from relay.engine.runner import Runner
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.stores.s3_endpoint import UNSEEN
-from tests.faults.buckets import GONE, PART, SIZE, Bucket, document, many, refusal, reply
+from tests.faults.buckets import EMPTY_PAGE, GONE, PART, SIZE, Bucket, many, refusal, reply
 from tests.scripted import Peer
 
 DENIED = refusal(403, "AccessDenied")
@@ -46,7 +46,7 @@ class WriteOnly(Bucket):
 
     def _denied(self, operation: str, key: bytes, listing: bool) -> bytes:
         if self.lists and listing:
-            return reply(200, document("ListBucketResult"))
+            return reply(200, EMPTY_PAGE)
         if self.lists and key not in self.there:
             return GONE
         return reply(403) if operation == "head" else DENIED
