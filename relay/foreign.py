@@ -53,6 +53,13 @@ def http_date(text: str | None) -> datetime | None:
         return None
 
 
+def is_before(text: str | None, seconds: float | None, tolerance: float) -> bool:
+    """Say if an HTTP date is before the moment so many seconds after 1970 for certain: by more than `tolerance`. False
+    where one of them is not known."""
+    when = http_date(text)
+    return when is not None and seconds is not None and when.timestamp() < seconds - tolerance
+
+
 def iso_date(text: str | None) -> datetime | None:
     """Read a date of ISO 8601, in UTC, which one without a zone is in; None for none, or for what is no date."""
     if not text or len(text) > DATE_CHARACTERS:

@@ -33,7 +33,7 @@ from relay.errors import (
     StoreError,
     Unavailable,
 )
-from relay.foreign import http_date
+from relay.foreign import is_before
 from relay.ledger.rows import Before
 from relay.location import Location
 from relay.receipt import State, Version
@@ -204,10 +204,10 @@ class Existing:
     def _is_older(self, there: Version) -> bool:
         """Say if what is there was written before our migration was accepted, for certain: whatever the ledger has
         forgotten, it is nothing of ours."""
-        was, written = self._progress.before, http_date(there.last_modified)
-        if was is None or was.since is None or written is None or self._may_be_left(there):
+        was = self._progress.before
+        if was is None or self._may_be_left(there):
             return False
-        return written.timestamp() < was.since - CLOCKS_SECONDS
+        return is_before(there.last_modified, was.since, CLOCKS_SECONDS)
 
     def _has_sent(self, destination: Destination, place: Location, there: Version) -> bool:
         """Say if an attempt before this one may have put what is there. What is noted tells, where it is noted."""

@@ -30,7 +30,7 @@ from relay.errors import (
     StoreError,
 )
 from relay.failpoints import reach
-from relay.foreign import http_date
+from relay.foreign import is_before
 from relay.ledger.rows import Before, Begun, Claim
 from relay.location import Location
 from relay.receipt import Version
@@ -170,8 +170,7 @@ def _is_older(destination: Destination, place: Location, since: float) -> bool:
         found = destination.head(place)
     except StoreError:
         return False
-    changed = http_date(found.version.last_modified) if isinstance(found, Found) else None
-    return changed is not None and changed.timestamp() < since - CLOCK_SECONDS
+    return isinstance(found, Found) and is_before(found.version.last_modified, since, CLOCK_SECONDS)
 
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:

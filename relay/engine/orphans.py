@@ -33,7 +33,7 @@ from relay.engine.unfinished import place_of
 from relay.engine.verify import is_same
 from relay.errors import ConfigError, DestinationLost, LedgerFailed, NotFound, RelayError, SourceChanged, StoreError
 from relay.errors.bugs import bug
-from relay.foreign import http_date
+from relay.foreign import http_date, is_before
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Orphan
 from relay.location import Location
@@ -143,7 +143,7 @@ class Sweeper:
             if isinstance(found, Unknown):
                 raise found.why
             there = found.version
-            if is_same(was.version, there) or _is_older(there, was):
+            if is_same(was.version, there) or is_before(there.last_modified, was.since, CLOCKS_SECONDS):
                 return None
             source = self.runner.stores.source(plan.source, meter)
             listed = Version(claim.size, claim.etag)
@@ -177,12 +177,6 @@ class Sweeper:
             yield meter
         finally:
             self.over.unlink(cancel)
-
-
-def _is_older(there: Version, was: Before) -> bool:
-    """Say if what is there was written before any byte of ours went there, for certain."""
-    written = http_date(there.last_modified)
-    return was.since is not None and written is not None and written.timestamp() < was.since - CLOCKS_SECONDS
 
 
 def _is_ours(there: Version, was: Before) -> bool:
