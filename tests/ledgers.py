@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from sqlalchemy import func, select, update
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Efforts, Listed, Settlement, Spec
-from relay.ledger.schema import parts, transfers, uploads
+from relay.ledger.schema import migrations, parts, transfers, uploads
 from tests.postgres import Postgres, deaf_to_commits
 
 OBJECT = Spec("https://a/x", "https://b/x", {"verify": "auto"}, {"source": {"url": "https://a/x?secret"}})
@@ -35,6 +36,12 @@ def tree(ledger: Ledger, *sizes: int) -> str:
 def verified(claim: Claim, size: int = 5) -> Settlement:
     """Return the good end of a claim."""
     return Settlement(claim, "verified", size, 0, 0.5, "whole_digest", {"level": "whole_digest"})
+
+
+def learn_empty(ledger: Ledger, id: str, empty: bool = True) -> None:
+    """Let a ledger know that nothing was at the destination a moment ago."""
+    values = {"looked": time.time(), "destination_empty": True} if empty else {"looked": None}
+    ledger.database.run(lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values)))
 
 
 def hand_back_suspect(ledger: Ledger, claim: Claim) -> None:

@@ -87,7 +87,7 @@ class Lister:
             if job is None:
                 return
             if listing.cursor is None:
-                self.ledger.learn_empty(id, self.jobs.finds_nothing(job, meter))
+                self.ledger.learn_empty(listing, self.jobs.finds_nothing(job, meter))
             meter.throttle = self.jobs.throttle(id)
             source = self.runner.stores.source(job.source, meter)
             entries = self._told(source.list(job.source, True, listing.cursor))

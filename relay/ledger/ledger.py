@@ -143,10 +143,6 @@ class Ledger:
         """As migrations.pause_for."""
         return self.database.run(lambda c: migrations.pause_for(c, id, error))
 
-    def learn_empty(self, id: str, empty: bool) -> None:
-        """As migrations.learn_empty."""
-        self.database.run(lambda c: migrations.learn_empty(c, id, empty))
-
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
         """As migrations.renew_secret. Raises as migrations.unended: one that has succeeded keeps no secret."""
 
@@ -263,6 +259,10 @@ class Ledger:
         if not self.database.run(lambda c: trees.due(c, self.who, only, alone), write=False):
             return None
         return self.database.run(lambda c: trees.claim_listing(c, self.who, only, alone))
+
+    def learn_empty(self, listing: Listing, empty: bool) -> None:
+        """As trees.learn_empty."""
+        self.database.run(lambda c: trees.learn_empty(c, self.who, listing, empty))
 
     def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
         """As trees.add_page."""

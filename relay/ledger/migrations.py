@@ -403,15 +403,6 @@ def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migr
     return one(connection, id)
 
 
-def learn_empty(connection: Connection, id: str, empty: bool) -> None:
-    """Keep whether anything was at the destination when the listing began, and when that was. One that was empty once
-    was so before anything of ours went there."""
-    values: dict[str, Any] = {"looked": time.time() if empty else None}
-    if empty:
-        values["destination_empty"] = True
-    connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
-
-
 def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> None:
     """Keep new credentials in the place of the old ones, and let everybody who holds those know."""
     row = migrations.c.id == id

@@ -7,6 +7,7 @@ on, `cursor` saves the way.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,13 @@ def claim_listing(connection: Connection, who: Who, only: str | None = None, alo
         .values(listing="running", listing_owner=who.id, listing_fence=fence, error=None)  # what a lost one told
     )
     return Listing(row.id, fence, row.cursor, row.renewed, row.listings, row.entries is not None, row.listing_lapses)
+
+
+def learn_empty(connection: Connection, who: Who, listing: Listing, empty: bool) -> None:
+    """Keep whether anything was at the destination when the listing began, and when that was. A destination that was
+    empty once was so before anything of ours went there. Raises LeaseLost."""
+    values: dict[str, Any] = {"looked": time.time() if empty else None}
+    _change(connection, who, listing, values | ({"destination_empty": True} if empty else {}))
 
 
 def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from contextlib import closing
@@ -14,7 +15,7 @@ from sqlalchemy import inspect, update
 
 from relay.api.told import followed
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
-from relay.ledger import database, schema
+from relay.ledger import database, schema, settling
 from relay.ledger.claims import EMPTY_SECONDS, LAPSES
 from relay.ledger.database import namespace
 from relay.ledger.ledger import Ledger
@@ -22,7 +23,7 @@ from relay.ledger.rows import Before, Begun, Claim, Counted, Efforts, Listed, Se
 from relay.ledger.schema import migrations
 from relay.receipt import Version
 from relay.throttle import Bounds
-from tests.ledgers import OBJECT, TREE, Opened, assert_counted, states, tree, verified
+from tests.ledgers import OBJECT, TREE, Opened, assert_counted, learn_empty, states, tree, verified
 
 VERSIONS = Path(database.__file__).parent / "versions"
 
@@ -802,7 +803,7 @@ def test_whoever_holds_old_credentials_learns_that_there_are_new_ones(ledger: Le
 def test_an_empty_destination_is_believed_once_and_for_a_while(ledger: Ledger) -> None:
     """It was empty then: who comes later, or again, looks."""
     id = tree(ledger, 5, 6, 7)
-    ledger.learn_empty(id, True)
+    learn_empty(ledger, id, True)
     (first,) = ledger.claim(1)
     assert first.empty
     ledger.settle([Settlement(first, "failed", error={"code": "x", "side": "source", "detail": "no"})])
@@ -810,7 +811,7 @@ def test_an_empty_destination_is_believed_once_and_for_a_while(ledger: Ledger) -
     ledger.act(id, "resume")
     (second,) = ledger.claim(1)
     assert not second.empty
-    ledger.learn_empty(id, True)
+    learn_empty(ledger, id, True)
     ledger.settle([verified(second)])
     long_ago = update(migrations).where(migrations.c.id == id).values(looked=time.time() - EMPTY_SECONDS - 1)
     ledger.database.run(lambda c: c.execute(long_ago))
@@ -895,3 +896,24 @@ def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:
     finally:
         ledger.close()
     assert found == {name: {column.name for column in table.c} for name, table in schema.metadata.tables.items()}
+
+
+# -- the end of a claim, which each database has in words of its own
+
+
+def test_both_databases_settle_the_same_columns_under_the_same_conditions() -> None:
+    (*names,) = settling._IN_ORDER.__reduce__()[1]
+    sqlite = re.sub(r"\?", lambda _: names.pop(0), settling._ENDS)
+    assert not names
+    both = str(settling._ALL)
+    postgresql = re.findall(r"(UPDATE .*) FROM ends( WHERE .*) RETURNING", both)[0]
+    assert clauses(sqlite) == clauses("".join(postgresql))
+    kept = re.findall(r"AS rows\((.*?)\)\)", both)[0]
+    told = [column.split()[0] for column in kept.split(", ")]
+    assert sorted(told) == sorted([*settling._IN_ORDER.__reduce__()[1], "receipt"])
+
+
+def clauses(statement: str) -> tuple[set[str], set[str]]:
+    """Return what an UPDATE sets, and where."""
+    sets, _, where = statement.partition(" SET ")[2].partition(" WHERE ")
+    return set(re.split(r", (?=\w+ = )", sets)), set(where.split(" AND "))

@@ -14,7 +14,7 @@ from relay.errors import IllegalTransition
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Claim, Listed, Listing, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
-from tests.ledgers import TREE, assert_counted, states, verified
+from tests.ledgers import TREE, assert_counted, learn_empty, states, verified
 
 NOW = time.time()
 SPECS = {exists: Spec("a:x", "b:x", {"recursive": True, "if_exists": exists}, {}) for exists in ("changed", "fail")}
@@ -251,7 +251,7 @@ def test_nothing_has_arrived_where_nothing_is_by_now(ledger: Ledger, exists: str
     ledger.end_listing(listing)
     assert ended(ledger, id, b="skipped", bad="failed") == "partial"
     ledger.list_again(id)
-    ledger.learn_empty(id, empty)
+    learn_empty(ledger, id, empty)
     ledger.end_listing(go_on(ledger, id, page))
     assert rows(ledger, id) == ({"a": "queued", "b": "queued"} if empty else {"a": "verified", "b": "skipped"}) | {
         "bad": "queued"

@@ -19,7 +19,7 @@ from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, Wante
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Listed, Settlement, Spec, Turn
 from relay.receipt import Version
-from tests.ledgers import OBJECT, TREE, Opened, hand_back_suspect, lossy, states, tree, verified
+from tests.ledgers import OBJECT, TREE, Opened, hand_back_suspect, learn_empty, lossy, states, tree, verified
 from tests.postgres import Postgres
 
 T = TypeVar("T")
@@ -245,13 +245,30 @@ def test_f59_an_upload_that_is_about_to_be_begun_is_written_down(opened: Opened)
     assert before <= found.at <= time.time()
 
 
+def test_an_empty_destination_is_learned_from_the_holder_of_the_listing_alone(opened: Opened) -> None:
+    """A look that took longer than its lease says nothing of what others have sent there since."""
+    one, two = opened(), opened()
+    id = one.create(TREE)[0].id
+    late = one.claim_listing()
+    assert late is not None
+    one.renew(-1)
+    two.reclaim()
+    listing = two.claim_listing()
+    assert listing is not None
+    with pytest.raises(LeaseLost):
+        one.learn_empty(late, True)
+    assert not two.migration(id).destination_empty
+    two.learn_empty(listing, True)
+    assert two.migration(id).destination_empty
+
+
 # -- what the database may have lost
 
 
 def test_f74_after_a_start_of_the_machine_nothing_is_known_of_the_destination(opened: Opened) -> None:
     one = opened(boot="earlier")
     id = tree(one, 5)
-    one.learn_empty(id, True)
+    learn_empty(one, id, True)
     single, _ = one.create(OBJECT)
     two = opened()
     if not two.database.sqlite:
@@ -291,7 +308,7 @@ def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(
 def test_what_moves_to_a_place_that_was_empty_may_be_there_after_another_runner_doubts(opened: Opened) -> None:
     """That nothing was there stands with its migration alone, and a doubt forgets that."""
     one, other = opened(), opened()
-    one.learn_empty(tree(one, 5), True)
+    learn_empty(one, tree(one, 5), True)
     (claim,) = one.claim(1)
     assert (claim.empty, claim.before) == (True, None)
     other.disown(())

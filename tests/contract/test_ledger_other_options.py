@@ -10,7 +10,7 @@ import pytest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
 from relay.receipt import Version
-from tests.ledgers import Opened, verified
+from tests.ledgers import Opened, learn_empty, verified
 
 OPTIONS = {"recursive": True, "if_exists": "changed"}
 FIRST = Spec("a:photos", "b:photos", OPTIONS, {}, places=("a", "b"))
@@ -34,7 +34,7 @@ def killed(opened: Opened, spec: Spec) -> Ledger:
     """Return a ledger in which the runner of a migration was lost in the middle of its work."""
     one, two = opened(), opened()
     id = listed(one, spec)
-    one.learn_empty(id, True)  # then nothing need be noted before bytes go
+    learn_empty(one, id, True)  # then nothing need be noted before bytes go
     claims = {claim.name: claim for claim in one.claim(9, id)}
     one.note([(claims["noted"], Before(known=True, version=THERE)), (claims["arrived"], Before(known=True))])
     remains = {"b/left": "What was sent may remain at b/left"}
