@@ -128,7 +128,8 @@ def local_location(path: Path, *, destination: bool, folders: Folders = Folders(
     device; LocalDenied for what does not lie below `folders`.
     """
     try:
-        resolved = path.parent.resolve() / path.name if destination and path.name else path.resolve()
+        named = destination and path.name not in ("", "..")
+        resolved = path.parent.resolve() / path.name if named else path.resolve()
     except RuntimeError:
         raise InvalidURL("the path leads through a loop of symbolic links", hint="Correct the link.") from None
     try:
@@ -167,7 +168,7 @@ def same_file(one: Location, other: Location) -> bool:
     """Say if two places are one file, by whatever names: by links of both kinds, or where a mount shows it twice."""
     paths = path_of(one), path_of(other)
     ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)))
-    if len(paths[0].parts) == len(paths[1].parts) and in_native_thread(lambda: _are_folded(*paths)):
+    if in_native_thread(lambda: _are_folded(*paths, whole=True)):
         return True
     return ours is not None and ours == theirs
 
@@ -225,11 +226,13 @@ def _above(path: Path) -> list[tuple[int, int] | None]:
     return [_identity(folder) for folder in (path, *path.parents)]
 
 
-def _are_folded(one: Path, other: Path) -> bool:
+def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
     """Say if one of two paths leads into the other, or to the same, by names that their file system folds: where that
-    is FUSE, it gives one file a number of its own by each name (fuse(8), `use_ino`)."""
+    is FUSE, it gives one file a number of its own by each name (fuse(8), `use_ino`). If `whole`, to the same only."""
     with suppress(OSError, RuntimeError):  # a loop of links
         one, other = one.resolve(), other.resolve()
+    if whole and len(one.parts) != len(other.parts):
+        return False
     pairs = list(zip(one.parts, other.parts, strict=False))
     if one.parts == other.parts or any(_folded(first) != _folded(second) for first, second in pairs):
         return False

@@ -106,6 +106,16 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
         located(folders, source, destination)
 
 
+@pytest.mark.parametrize("destination", ["from/inside/..", "from/inside/../", "link/..", "apart/up"])
+def test_an_object_may_go_to_a_folder_above_its_own(folders: Path, destination: str) -> None:
+    """As `relay migrate b ..` says it: the folder is named as it is, and is not the object itself."""
+    (folders / "from/inside/b").write_bytes(b"bytes")
+    (folders / "apart/up").symlink_to(folders / "from")
+    order = Order(End(f"{folders}/from/inside/b"), End(f"{folders}/{destination}"))
+    there = order.located(Remotes(folders=None))[1]
+    assert (there.path[-1], ".." in there.path) == ("/", False)
+
+
 @pytest.mark.parametrize("ends", [("loop", "apart"), ("from", "loop/new")])
 def test_a_loop_of_links_is_no_place(folders: Path, ends: tuple[str, str]) -> None:
     with pytest.raises(InvalidURL, match="loop"):
