@@ -428,7 +428,19 @@ class HttpStore:
             expect=expect,
             wrapping=wrapping,
         )
-        flow = self._wire.flow(location.origin, self._side)
+        throttle = self._meter.throttle
+        if throttle is None:
+            return self._in_flow(request)
+        # The migration's own turn comes first: a request that waits for it holds no turn of the store's meanwhile.
+        leave = throttle.enter(self._side, self._meter, self._meter.look, self._meter.tick_seconds)
+        try:
+            return self._in_flow(request)
+        finally:
+            leave()
+
+    def _in_flow(self, request: Request) -> Response:
+        """Do the exchange when it is its turn among all requests to this side of the store."""
+        flow = self._wire.flow(request.origin, self._side)
         turn = flow.enter(self._meter.look, self._meter.tick_seconds)
         complained, after = False, None
         try:

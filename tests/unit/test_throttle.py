@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from relay.config import Limits
 from relay.errors import Cancelled, ConnectFailed, Stalled
 from relay.location import parse_location
+from relay.stores.http import HttpStore
 from relay.throttle import BURST_SECONDS, Bounds, Bucket, Gate, Throttle, bounded
+from relay.wire.body import Body
 from relay.wire.exchange import Request, Response, Wire
 from relay.wire.meter import Meter
 from relay.wire.pump import Pace
@@ -277,6 +279,30 @@ def test_a_request_is_under_way_until_its_answer_was_read(wire: Wire) -> None:
         assert first.body.read() == b"hello"
         assert second.get(timeout=10).body.read() == b"hello"
         assert throttle.gates["source"].under_way == 0
+
+
+def test_a_request_that_waits_for_its_migration_holds_up_no_other(wire: Wire) -> None:
+    """A transfer may need an answer before it reads on: it waited for the one that waited for it."""
+    throttle = Throttle()
+    throttle.allow(Bounds(connections=1))
+
+    def ask(peer: Peer, meter: Meter) -> Body:
+        meter.throttle = throttle
+        body = HttpStore(wire, "source", meter).get(parse_location(peer.url())).body
+        assert body is not None
+        return body
+
+    with Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")) as peer:
+        one, other = Meter(QUICK), Meter(QUICK)
+        first = ask(peer, one)
+        flow = wire.flow(parse_location(peer.url()).origin, "source")
+        flow.limit = 1.0
+        waiting = gevent.spawn(ask, peer, other)
+        gevent.idle()
+        beside = gevent.spawn(ask, peer, one).get(timeout=10)
+        assert (beside.read(), first.read()) == (b"hello", b"hello")
+        assert waiting.get(timeout=10).read() == b"hello"
+    assert (throttle.gates["source"].under_way, flow.under_way) == (0, 0)
 
 
 def test_a_request_that_fails_gives_its_turn_back(wire: Wire) -> None:
