@@ -28,7 +28,7 @@ from relay.ledger.claims import chunks, first_fence
 from relay.ledger.marks import key_of, mark
 from relay.ledger.names import named
 from relay.ledger.rows import Before, Listed, Listing
-from relay.ledger.schema import TRUSTED, keys, migrations, receipts, transfers, uploads
+from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
 from relay.ledger.tally import Changes
 from relay.ledger.unproved import unproved
@@ -352,7 +352,8 @@ _VANISHED: Final = {
 
 def forget_gone(connection: Connection, listing: Listing) -> int:
     """Forget the transfers of which this listing did not tell any more, and that have left nothing anywhere: they could
-    only fail again. Return how many.
+    only fail again. Return how many. A transfer that failed since this listing began stays, so that its command ends
+    with that failure, whichever of the two came first.
 
     A listing that tells of nothing at all proves nothing of them: a source that is not mounted looks like that.
     """
@@ -363,6 +364,9 @@ def forget_gone(connection: Connection, listing: Listing) -> int:
     gone = of_this & (transfers.c.listings < listing.listings)
     gone &= transfers.c.state.in_(TRANSFER["retry"].origins - {"unverified"}) & (transfers.c.lapses == 0)
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
+    again = (events.c.migration_id == listing.migration_id) & (events.c.kind == "list_again")
+    began = connection.execute(select(func.max(events.c.at)).where(again)).scalar() or 0.0
+    gone &= transfers.c.ended.is_(None) | (transfers.c.ended <= began)
     counted = (transfers.c.state, transfers.c.bytes, transfers.c.size, transfers.c.attempts, transfers.c.resent)
     rows = connection.execute(delete(transfers).where(gone).returning(transfers.c.id, *counted)).all()
     _keep_used(connection, max((row.id for row in rows), default=0))

@@ -313,6 +313,27 @@ def test_what_is_gone_from_the_source_and_has_left_nothing_is_forgotten(ledger: 
     states(ledger, id)
 
 
+@pytest.mark.parametrize("first", ["the listing", "the transfer"])
+def test_an_object_that_is_gone_since_a_kill_fails_once_and_is_forgotten_then(ledger: Ledger, first: str) -> None:
+    """Whether its transfer fails before the listing ends that does not name it any more, or after."""
+    id, listing = begin(ledger, [listed("kept"), listed("gone")])
+    ledger.end_listing(listing)
+    ledger.list_again(id, anyway=True)
+    listing = go_on(ledger, id, [listed("kept")])
+    if first == "the listing":
+        ledger.end_listing(listing)
+    for claim in ledger.claim(9):
+        ledger.settle([Settlement(claim, "failed", error={"code": "not-found", "side": "source", "detail": "gone"})])
+    if first == "the transfer":
+        ledger.end_listing(listing)
+    ledger.finish()
+    assert (ledger.migration(id).state, rows(ledger, id)) == ("failed", {"kept": "failed", "gone": "failed"})
+    list_again(ledger, id, [listed("kept")])
+    assert rows(ledger, id) == {"kept": "queued"}
+    states(ledger, id)
+    assert ended(ledger, id) == "succeeded"
+
+
 def test_what_may_have_left_something_fails_by_itself_and_tells_that(ledger: Ledger) -> None:
     """And not by what a listing says of it, which knows nothing of that."""
     id, listing = begin(ledger, [listed("lost"), listed("begun"), listed("arrived")])
