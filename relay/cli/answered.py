@@ -59,6 +59,7 @@ class Brief(_Told):
 class Whole(Brief):
     """A migration, whole."""
 
+    options: dict[str, object]
     priority: int
     limits: dict[str, Count | None]
     levels: dict[str, Count]
