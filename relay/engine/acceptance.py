@@ -70,10 +70,8 @@ class Acceptance:
         terms, progress = self._terms, self._progress
         progress.phase = "verifying"
         reach("before-verify")
-        if not keep and not stored.found and stored.place is None:
-            progress.unproved = stored.readable or place
-            if progress.before is not None:
-                progress.before = progress.before.sent_as(stored.version)
+        if not keep and not stored.found:
+            self._note_taken(place, stored)
         try:
             proof = prove(destination, stored, sent, terms.plan.verify, self._settling(), before)
             if stored.found and proof.level is Level.SIZE:
@@ -103,6 +101,20 @@ class Acceptance:
             whole=whole,
         )
         return terms.outcome(receipt.state, place, receipt)
+
+    def given_up(self, error: RelayError, destination: Destination, place: Location, stored: Stored) -> RelayError:
+        """Remove what the destination took where that may not stay, since an `error` came before its proof; return the
+        error to raise."""
+        self._note_taken(place, stored)
+        return self._undone(error, destination, place, stored, 0)
+
+    def _note_taken(self, place: Location, stored: Stored) -> None:
+        """Note that the destination shows an object of ours, and what it calls that, until it is proved."""
+        progress = self._progress
+        if stored.place is None:
+            progress.unproved = stored.readable or place
+            if progress.before is not None:
+                progress.before = progress.before.sent_as(stored.version)
 
     def _lost(self, place: Location, stored: Stored, found: Found, proof: Proof) -> tuple[str, ...]:
         """Return a note of what the destination took of the metadata, and does not show. Raises MetadataUnkept where

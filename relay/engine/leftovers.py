@@ -20,8 +20,11 @@ from typing import Final, cast
 
 from relay.config import Limits
 from relay.errors import (
+    CertificateRefused,
+    ConnectFailed,
     ConnectionLost,
     DestinationLost,
+    EgressDenied,
     NotFound,
     PreconditionFailed,
     RelayError,
@@ -40,8 +43,15 @@ CLOCK_SECONDS: Final = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
 DELETIONS: Final = 3
 """So often a name that may be one of ours is deleted, or an upload thrown away, where the first answer may pass."""
+NOT_ASKED: Final = (ConnectFailed, CertificateRefused, EgressDenied)
+"""Failures of a request of which the destination knows nothing."""
 LOST: Final = 100
 """So many earlier claims of an object are looked for at its destination, of those of which something may be left."""
+
+
+def may_be_done(error: RelayError) -> bool:
+    """Say if a request that failed so may have been carried out: its answer was lost, or is a gateway's."""
+    return getattr(error, "store_status", None) in (None, 502, 504)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,6 @@ from relay.errors import (
     RelayError,
     SourceUnstable,
     StoreFull,
-    StoreTimeout,
     Throttled,
     Unauthenticated,
     Unavailable,
@@ -95,8 +94,6 @@ AWAY = (UploadGone, ConnectFailed, CertificateRefused, EgressDenied, Throttled, 
 USELESS = (UploadGone, RangeIgnored, SourceUnstable)
 """Failures after which what has arrived is of no use to anybody."""
 
-UNHEARD = (Cancelled, ConnectFailed, LeaseLost, StoreTimeout)
-"""Failures after which it is not known if an upload was completed."""
 NEVER_COMPLETED = (Rejected, PreconditionFailed, AlreadyExists, IntegrityMismatch)
 """Answers to an upload that is to be completed after which nobody asks again: of the whole, and not of one part."""
 
@@ -378,9 +375,11 @@ class Parts:
         return {COMBINED: value.to_bytes(8, "big")}
 
     def may_be_whole(self, error: RelayError) -> bool:
-        """Say if the object may be there after it failed so: it was to be completed, and nobody heard what came of
-        that, nor could ask."""
-        return bool(self._asked) and isinstance(error, UNHEARD)
+        """Say if the object may be there after `error`: the destination was asked to complete it, and has not refused
+        the only request."""
+        status = getattr(error, "store_status", None)
+        refused = isinstance(error, (*NEVER_COMPLETED, UploadGone)) or 400 <= (status or 0) < 500
+        return self._asked > int(refused)
 
     def _goes_on(self, error: BaseException) -> bool:
         """Say if another attempt, or another process, may go on with what was acknowledged.

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from relay.engine.acceptance import Acceptance
-from relay.engine.leftovers import Broken, remove, sweep
+from relay.engine.leftovers import NOT_ASKED, Broken, may_be_done, remove, sweep
 from relay.engine.looks import is_piece
 from relay.engine.outcome import Outcome
 from relay.engine.parts import Parts
@@ -23,9 +23,6 @@ from relay.engine.reading import Reading, end_of
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import (
-    CertificateRefused,
-    ConnectFailed,
-    EgressDenied,
     LeaseLost,
     LengthRequired,
     PreconditionFailed,
@@ -45,9 +42,6 @@ from relay.wire.meter import Meter
 
 SWEEP_SECONDS = 5.0
 """How long looking for what a broken upload left may take."""
-
-NOT_ASKED = (ConnectFailed, CertificateRefused, EgressDenied)
-"""Failures of a request of which the destination knows nothing."""
 
 
 class Pipe:
@@ -193,9 +187,8 @@ def _is_unsent(body: Body, error: RelayError) -> bool:
 
 
 def _may_be_whole(body: Body, error: RelayError) -> bool:
-    """Say if an upload that failed so may have been taken whole: only its answer was lost, or a gateway's."""
-    status = getattr(error, "store_status", None)
-    return body.complete and not _is_unsent(body, error) and status in (None, 502, 504)
+    """Say if an upload that failed so may have been taken whole."""
+    return body.complete and not _is_unsent(body, error) and may_be_done(error)
 
 
 def _alias(place: Location) -> SameObject:

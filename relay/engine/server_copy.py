@@ -8,18 +8,21 @@ from __future__ import annotations
 from typing import cast
 
 from relay.engine.acceptance import Acceptance
+from relay.engine.leftovers import NOT_ASKED, may_be_done
 from relay.engine.outcome import Outcome
 from relay.engine.parts import COPY_BYTES, Parts
 from relay.engine.progress import Progress
 from relay.engine.reading import Reading
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
-from relay.errors import PreconditionFailed, StoreError
+from relay.errors import MetadataUnkept, PreconditionFailed, Rejected, RelayError, SourceChanged, StoreError
 from relay.ledger.rows import Before
 from relay.location import Location
 from relay.stores.interfaces import CopyDestination, Destination, Found, Stored
 
 _COPIED = "the store copied it by itself: no byte passed through relay"
+_UNDONE = (*NOT_ASKED, MetadataUnkept, PreconditionFailed, Rejected, SourceChanged)
+"""Failures of a copy after which there is none."""
 
 
 class ServerCopy:
@@ -33,7 +36,7 @@ class ServerCopy:
         what: it is piped then.
 
         Where the source has no digest of the whole object it is read, once, so that the copy can be proved. Raises
-        PreconditionFailed, what may pass, and as Acceptance.settle.
+        PreconditionFailed, what may pass, as Source.get, and as Acceptance.settle.
         """
         told, progress = self._reading.told(found), self._progress
         if told is None or told.version.size is None:
@@ -41,16 +44,27 @@ class ServerCopy:
         progress.phase, progress.total = "copying", told.version.size
         try:
             stored = self._copy(destination, place, told)
-        except StoreError as error:
-            progress.parts = None
-            if error.retryable or isinstance(error, PreconditionFailed):
+        except RelayError as error:
+            if self._may_be_copied(error) and not destination.unpublished(place, ""):
+                progress.unproved = place
+            if not isinstance(error, StoreError) or error.retryable or isinstance(error, PreconditionFailed):
                 raise
+            progress.parts = None
             return None
         progress.phase = "verifying"
         sent = Sent(told.version.size, {}, told.version.digests)
         if not sent.declared and self._terms.digested:
-            sent = self._reading.read(told.version, told.version)[0] or sent
+            try:
+                sent = self._reading.read(told.version, told.version)[0] or sent
+            except RelayError as error:
+                raise self._acceptance.given_up(error, destination, place, stored) from error.__cause__
         return self._acceptance.settle(destination, place, stored, told, sent, (_COPIED,), moved=0, before=before)
+
+    def _may_be_copied(self, error: RelayError) -> bool:
+        """Say if the copy may be there after it failed so."""
+        if self._progress.parts is not None:
+            return self._progress.parts.may_be_whole(error)
+        return may_be_done(error) and not isinstance(error, _UNDONE)
 
     def _copy(self, destination: Destination, place: Location, found: Found) -> Stored:
         """Have it copied; in parts, if it is too large for one request. Raises as CopyDestination.copy."""

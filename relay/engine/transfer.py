@@ -206,6 +206,7 @@ class Transfer:
                         raise self._withdrawn(error) from None
                     self._wait_after(error)
         except RelayError as error:
+            error.keep(self._progress.remains)  # a cancel between two attempts has none
             left = self._progress.unproved
             if left is not None and isinstance(error, UNSETTLED) and self.journal is not None:
                 self._note_sent(self.journal)

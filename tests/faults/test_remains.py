@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from relay.engine.leftovers import remove_lost
-from relay.errors import NotFound, RelayError, SourceChanged
+from relay.errors import Cancelled, NotFound, RelayError, SourceChanged, StoreError
+from relay.stores.aws import S3Config, s3_location
+from relay.stores.sigv4 import Credentials, Signer
 from relay.stores.webdav import WebDavStore, webdav_location
 from relay.wire.meter import Meter
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal, eventually
+from tests.faults.buckets import refusal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
 from tests.faults.plain_shelf import Meanwhile, Shelf, empty
+from tests.faults.shelf import Shelf as Bucket
 from tests.faults.test_ours import THEIRS, flipped, hurried, plant
 from tests.faults.test_webdav import Dav
 from tests.scripted import Peer, Talk
@@ -268,3 +273,41 @@ def test_what_a_cancel_can_not_look_at_now_is_looked_at_by_the_next(tmp_path: Pa
         shelf.refused.clear()
         terminal.run("cancel", "1")
     assert shelf.objects == {}
+
+
+def test_a_cancel_between_two_attempts_reports_a_piece(patient: Engine) -> None:
+    shelf = Shelf(cut=1000, tagged=False)
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(shelf) as there:
+        transfer = patient.runner.transfer(patient.plan(source.url("/a"), there.url("/a")))
+        transfer.sleep = lambda _: transfer.cancel()
+        with pytest.raises(Cancelled) as caught:
+            patient.runner.run(transfer)
+    assert shelf.methods.count(b"PUT") == 1
+    assert list(caught.value.remains) == [there.url("/a")]
+
+
+@dataclass
+class Copying(Bucket):
+    """It knows no digests. Its source can't be read, or the answer to a copy is a gateway's."""
+
+    fails: str = ""
+
+    def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+        answer = super()._done(method, key, request, body)
+        if (method, key, self.fails) == ("GET", "old", "source"):
+            return refusal(403, "AccessDenied")
+        if (method, key, self.fails) == ("PUT", "new", "answer"):
+            return refusal(504, "Timeout")
+        return b"\r\n".join(line for line in answer.split(b"\r\n") if not line.startswith(b"x-amz-checksum"))
+
+
+@pytest.mark.parametrize("fails", ["source", "answer"])
+def test_an_error_names_a_copy_that_nothing_has_proved(engine: Engine, fails: str) -> None:
+    bucket = Copying({"old": DATA}, fails=fails)
+    with Peer([bucket] * 10) as peer:
+        config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+        old, new = (s3_location(config, "bucket", key) for key in ("old", "new"))
+        with pytest.raises(StoreError) as caught:
+            engine.migrate(old, new)
+    assert bucket.objects == dict.fromkeys(("old", "new"), DATA)
+    assert list(caught.value.remains) == [str(new)]

@@ -25,6 +25,7 @@ from relay.errors import (
     ProtocolViolation,
     Rejected,
     RelayError,
+    StoreError,
     Throttled,
     Unauthenticated,
     Unavailable,
@@ -341,6 +342,17 @@ def test_f38_an_upload_that_was_completed_without_an_answer_is_not_sent_again(en
     assert (outcome.receipt.level, outcome.receipt.attempts) == (Level.READ_BACK, 1)
     assert bucket.asked.count("part") == 2
     assert "abort" not in bucket.asked
+
+
+@pytest.mark.parametrize(("status", "named"), [(504, True), (403, False)])
+def test_f38_an_error_names_an_upload_that_may_have_been_completed(
+    engine: Engine, source: Spawned, status: int, named: bool
+) -> None:
+    """A gateway's answer says nothing of what the store does; a refusal says that it does nothing."""
+    bucket = Bucket({"complete": [lambda talk: talk.send(refusal(status, "Code"))]})
+    with Peer(many(bucket)) as peer, pytest.raises(StoreError) as caught:
+        engine.migrate(source.url(f"/objects/a?size={SIZE}"), place(peer))
+    assert ("may remain" in caught.value.hint) is named
 
 
 def test_f38_an_object_whose_answer_was_lost_is_known_as_ours(engine: Engine, source: Spawned) -> None:

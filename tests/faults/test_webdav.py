@@ -9,12 +9,14 @@ import http.client
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from relay.engine.server_copy import _COPIED
+from relay.engine.terms import Known
 from relay.errors import (
     AlreadyExists,
     DestinationLost,
@@ -243,6 +245,20 @@ def test_who_comes_between_is_not_overwritten_by_a_copy_either(engine: Engine, i
     assert b"COPY" in dav.asked
     assert b"PUT" not in dav.asked
     assert dav.objects == {b"/old": DATA, FINAL: b"theirs"}
+
+
+@pytest.mark.parametrize(("status", "error"), [(500, None), (403, PermissionDenied)])
+def test_a_copy_whose_source_can_not_be_read_leaves_nothing(
+    patient: Engine, status: int, error: type[RelayError] | None
+) -> None:
+    """The next attempt copies to the same name."""
+    dav = Dav(objects={b"/old": DATA}, answers={b"GET": [EMPTY % status]})
+    with Peer([dav] * 40) as peer:
+        transfer = patient.runner.transfer(patient.plan(webdav_location(peer.url("/old")), place(peer)))
+        transfer.known = Known(token="0123456789abcdef")
+        with pytest.raises(error) if error else nullcontext():
+            assert patient.runner.run(transfer).state is State.VERIFIED
+    assert dav.objects == {b"/old": DATA} | ({} if error else {FINAL: DATA})
 
 
 def test_a_part_that_cannot_be_removed_is_told_of(engine: Engine) -> None:
