@@ -38,6 +38,8 @@ UTF_8: Final = ("utf-8", "surrogateescape")
 """How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang on that."""
 _NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE})
 """What preadv2 says where the bytes are not in memory, or where the file system can't tell."""
+_UNNUMBERED: Final = ("fuse", "vfat ", "msdos ", "exfat ")
+"""The types of file systems that make up their inodes' numbers, as they begin a mount's line (proc(5), "mountinfo")."""
 TICK_NS: Final = 20_000_000
 """The system's clock, by which it stamps files, goes on at least so often (CONFIG_HZ of 100, and a little)."""
 Failed = Callable[[OSError, str], RelayError]
@@ -66,15 +68,16 @@ def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
 
 @lru_cache(maxsize=256)
 def _is_numbered(device: int) -> bool:
-    """Say if a file keeps its inode's number as long as it is there: not on FUSE, which gives it another one whenever
-    the system had forgotten it (fuse(8), `use_ino`)."""
+    """Say if a file keeps its inode's number as long as it is there. FUSE, FAT and exFAT give it another one whenever
+    the system had forgotten it (fuse(8), `use_ino`; Linux, fs/fat/inode.c and fs/exfat/inode.c, iunique), and so does
+    SMB where the server's numbers are not taken (mount.cifs(8), `noserverino`)."""
     mounted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
     except OSError:
         return True
-    types = [line.partition(" - ")[2].split(" ", 1)[0] for line in lines if line.split(" ", 3)[2:3] == [mounted]]
-    return not any(type.startswith("fuse") for type in types)
+    mounts = [line.partition(" - ")[2] for line in lines if line.split(" ", 3)[2:3] == [mounted]]
+    return not any(mount.startswith(_UNNUMBERED) or "noserverino" in mount.split(",") for mount in mounts)
 
 
 def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:

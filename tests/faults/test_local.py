@@ -748,15 +748,26 @@ def test_a_name_that_the_file_system_does_not_take_fails_at_once(
     assert not list((tmp_path / "to").iterdir())
 
 
-@pytest.mark.parametrize(("kind", "same"), [("fuseblk", True), ("fuse.sshfs", True), ("ext4", False)])
-def test_a_file_is_the_same_under_another_number_of_fuse(
+@pytest.mark.parametrize(
+    ("kind", "same"),
+    [
+        ("fuseblk /dev/sdb1 rw", True),
+        ("fuse.sshfs host:/folder rw", True),
+        ("exfat /dev/sdb1 rw,uid=0,errors=remount-ro", True),
+        ("vfat /dev/sdb1 rw,uid=0", True),
+        ("cifs //nas/share rw,vers=3.1.1,noserverino,actimeo=1", True),
+        ("cifs //nas/share rw,vers=3.1.1,serverino,actimeo=1", False),
+        ("ext4 /dev/vda rw", False),
+    ],
+)
+def test_a_file_is_the_same_under_another_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, same: bool
 ) -> None:
     (tmp_path / "a").write_bytes(b"bytes")
     found = (tmp_path / "a").stat()
     printed = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
     numbers = os.major(found.st_dev), os.minor(found.st_dev)
-    mounts = "1 1 0:0 / /proc rw - proc x rw\n2 1 {}:{} / / rw shared:1 - {} x rw\n".format(*numbers, kind)
+    mounts = "1 1 0:0 / /proc rw - proc x rw\n2 1 {}:{} / / rw shared:1 - {}\n".format(*numbers, kind)
     monkeypatch.setattr(local_files.Path, "read_text", lambda *_, **__: mounts)
     local_files._is_numbered.cache_clear()
     try:
