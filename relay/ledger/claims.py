@@ -255,6 +255,7 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     more = 1 if verb == "lapse" else 0
     cancelled = _cancelled(connection, {row.migration_id for row in rows})
     changed: dict[str, list[int]] = {}
+    now = time.time()
     for row in rows:
         step = "quarantine" if row.lapses + more >= LAPSES else "cancel" if row.migration_id in cancelled else verb
         changed.setdefault(step, []).append(row.id)
@@ -262,8 +263,7 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON})
     for step, ids in changed.items():
         values: dict[str, Any] = {"state": TRANSFER[step].to, "owner": None, "lapses": transfers.c.lapses + more}
-        values |= {"error": error} if step == "quarantine" else {}
-        values |= {"ended": time.time()} if TRANSFER[step].to != "queued" else {}
+        values |= {"error": error, "ended": now} if step == "quarantine" else {"ended": now}
         for some in chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
     changes.write(connection)

@@ -150,7 +150,7 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_level": end.level,
         "new_error": None if end.error is None else json.dumps(end.error, separators=(",", ":")),
         "new_not_before": now + end.wait if end.wait else 0.0,
-        "new_ended": None if state == "queued" else now,
+        "new_ended": now,
         "new_lapses": _lapses(end, state),
         "new_before": _kept(was if state not in ("verified", "skipped") else ARRIVED, end),
     }

@@ -2,9 +2,9 @@
 
 Theory of operation. The same places with other options are another migration. Where the one before it was killed, or
 failed, a piece of ours may lie at an object's place, or a damaged one. Who skips what is there, or what seems to be
-unchanged, would take that for whole. So a transfer that is written anew learns what the newest of those migrations
-knows of the object of its name; from then on it is as if it had been begun there. So does one that was written before,
-and has noted nothing by itself: two commands may take turns.
+unchanged, would take that for whole. So a transfer that is written anew learns what those migrations know of the object
+of its name; from then on it is as if it had been begun there. So does one that was written before, and has noted
+nothing by itself: two commands may take turns.
 
 Decided here: which migrations are asked, and what is taken over. Never here: what follows from it
 (`relay/engine/existing.py`).
@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, Final
 
-from sqlalchemy import Connection, false, func, literal, select, update
+from sqlalchemy import Connection, case, false, func, select, update
 
 from relay.ledger.names import chunks, named
 from relay.ledger.rows import ARRIVED, MARKED, Before
@@ -30,38 +31,54 @@ _THERE: Final = frozenset({"verified", "skipped"})
 
 def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[str]) -> dict[str, str]:
     """Return, by their names, what is known of the objects of a migration that another may have left: as their rows
-    keep it. Nothing for one that overwrites: it believes nothing that is there."""
-    others = [] if if_exists in ("", "overwrite") else _others(connection, id)
-    found: dict[str, str] = {}
-    columns = (transfers.c.name, transfers.c.state, transfers.c.lapses, transfers.c.before)
-    for other in others:
+    keep it. Nothing for one that overwrites: it believes nothing that is there. Of several that tell of one object that
+    counts which had it last, whatever its number: two may take turns, or run at the same time."""
+    if if_exists in ("", "overwrite"):
+        return {}
+    mine = _mine(connection, id)
+    found: dict[str, tuple[float, str]] = {}
+    columns = (transfers.c.name, transfers.c.state, transfers.c.lapses, transfers.c.before, transfers.c.ended)
+    for other in _others(connection, mine):
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
         for some in chunks(names):
-            lefts: dict[str, str] = {}
             for row in connection.execute(select(*columns).where(begun, named(connection, some))).all():
-                if row.name not in found and (left := _left(row, other)) is not None:
-                    lefts[row.name] = left
-            if lefts and other.is_over:
-                lefts |= dict.fromkeys(_arrived_since(connection, other, list(lefts)), ARRIVED)
-            found |= lefts
-    return {name: left for name, left in found.items() if left != ARRIVED}
+                left = _left(row, other)
+                if left is not None and (at := _had_last(row, other, left)) > found.get(row.name, (-1.0, ""))[0]:
+                    found[row.name] = (at, left)
+    lefts = {name: one for name, one in found.items() if one[1] != ARRIVED}
+    for some in chunks(sorted(lefts)):
+        for row in _arrived(connection, mine, some):
+            if row.name in lefts and row.ended > lefts[row.name][0]:
+                del lefts[row.name]
+    return {name: left for name, (_, left) in lefts.items()}
 
 
-def _arrived_since(connection: Connection, other: Any, names: Sequence[str]) -> Sequence[str]:
-    """Return those of some names that have arrived since with a migration of the same places that succeeded."""
-    newer = (migrations.c.places == other.our_places) & (migrations.c.state == "succeeded")
-    query = select(transfers.c.name).join(migrations, migrations.c.id == transfers.c.migration_id)
-    query = query.where(newer, migrations.c.number > other.number, named(connection, names))
-    return connection.execute(query.where(transfers.c.state.in_(_THERE))).scalars().all()
+def _had_last(row: Any, other: Any, left: str) -> float:
+    """Return when a migration had an object for the last time. What arrived there and was begun again did so at a time
+    that is not kept, and hides nothing. Where an older relay handed it back the newest event tells."""
+    if row.state == "running":
+        return inf
+    if left == ARRIVED and row.state not in _THERE:
+        return 0.0
+    return float(other.last if row.ended is None else row.ended)
+
+
+def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequence[Any]:
+    """Return when some objects have arrived last, with migrations of the same places that succeeded."""
+    succeeded = (migrations.c.places == mine.places) & (migrations.c.state == "succeeded")
+    query = select(transfers.c.name, func.max(transfers.c.ended).label("ended"))
+    query = query.join(migrations, migrations.c.id == transfers.c.migration_id).where(succeeded)
+    query = query.where(transfers.c.state.in_(_THERE), named(connection, names))
+    return connection.execute(query.group_by(transfers.c.name)).all()
 
 
 def learn(connection: Connection, id: str) -> None:
     """Take over what another left since the objects of a migration were listed, for those that have not arrived: the
     migration is resumed."""
-    options = connection.execute(select(migrations.c.options).where(migrations.c.id == id)).scalar_one()
-    if_exists = json.loads(options).get("if_exists", "")
+    mine = _mine(connection, id)
+    if_exists = json.loads(mine.options).get("if_exists", "")
     names: set[str] = set()
-    for other in [] if if_exists in ("", "overwrite") else _others(connection, id):
+    for other in [] if if_exists in ("", "overwrite") else _others(connection, mine):
         noted = transfers.c.before.is_not(None) & (transfers.c.before != ARRIVED)
         left = noted | LAPSED | RUNNING
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0) & transfers.c.state.not_in(_THERE)
@@ -84,28 +101,26 @@ def _learn(connection: Connection, id: str, left: Mapping[str, str]) -> None:
         connection.execute(update(transfers).where(transfers.c.id == row.id).values(**values))
 
 
-def _others(connection: Connection, id: str) -> Sequence[Any]:
-    """Return the migrations to the same destination that did not succeed, the one with the latest news first:
-    an older one may have been resumed after a newer one. `is_over` says that one of the same places has succeeded
-    since; `is_same` that both places are the same for certain, and do not only print alike; one place may print in
-    two ways, as where one of them is given by a remote's name.
+def _mine(connection: Connection, id: str) -> Any:
+    return connection.execute(select(migrations).where(migrations.c.id == id)).one()
+
+
+def _others(connection: Connection, mine: Any) -> Sequence[Any]:
+    """Return the migrations to the same destination that did not succeed, those with the latest news first. `is_same`
+    says that both places are the same for certain, and do not only print alike; one place may print in two ways, as
+    where one of them is given by a remote's name.
     """
-    mine = connection.execute(select(migrations).where(migrations.c.id == id)).one()
-    succeeded = migrations.c.state == "succeeded"
     places = migrations.c.places == mine.places if mine.places is not None else false()  # an older relay's
-    done = connection.execute(
-        select(func.max(migrations.c.number), func.max(migrations.c.ended)).where(places, succeeded)
-    ).one()
-    same = ((migrations.c.destination == mine.destination) | places) & ~succeeded & (migrations.c.id != id)
+    same = ((migrations.c.destination == mine.destination) | places) & (migrations.c.state != "succeeded")
+    same &= migrations.c.id != mine.id
     if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
         same &= places  # of another source another object goes into that folder
     of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
     last = func.coalesce(of.order_by(events.c.id.desc()).limit(1).scalar_subquery(), migrations.c.created)
-    is_over = (migrations.c.number < (done[0] or 0)) & (last <= (done[1] or 0.0))
-    columns = (migrations.c.id, migrations.c.number, migrations.c.created, migrations.c.options)
-    query = select(*columns, migrations.c.destination_empty, literal(mine.places).label("our_places")).where(same)
-    query = query.add_columns(places.label("is_same"), is_over.label("is_over"))
-    return connection.execute(query.order_by(last.desc(), migrations.c.number.desc()).limit(MOST)).all()
+    columns = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination_empty)
+    query = select(*columns, places.label("is_same"), last.label("last")).where(same)
+    first = case((places, 0), else_=1)  # those of other sources are many where they are put together
+    return connection.execute(query.order_by(first, last.desc(), migrations.c.number.desc()).limit(MOST)).all()
 
 
 def _left(row: Any, other: Any) -> str | None:

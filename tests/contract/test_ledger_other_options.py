@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -135,3 +136,61 @@ def test_the_newest_that_has_begun_an_object_tells_of_it(opened: Opened) -> None
     third = replace(SECOND, options={**OPTIONS, "if_exists": "fail"})
     found = claimed(ledger, listed(ledger, third))
     assert {name for name, claim in found.items() if claim.fence > 1} == {"left", "killed"}
+
+
+def lost(opened: Opened, ledger: Ledger, claim: Claim) -> None:
+    """Let the runner that has a claim be lost."""
+    ledger.renew(-1)
+    opened().reclaim()
+
+
+def failed(opened: Opened, ledger: Ledger, claim: Claim) -> None:
+    """Let a claim end with something left at its place."""
+    ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain at b/a"})])
+
+
+def handed_back(opened: Opened, ledger: Ledger, claim: Claim) -> None:
+    """Note what was there before a claim, and hand it back, as at Ctrl-C."""
+    ledger.note([(claim, Before(known=True))])
+    ledger.settle([Settlement(claim, "hand_back")])
+
+
+@pytest.mark.parametrize("leave", [lost, failed, handed_back])
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_what_is_left_after_another_has_moved_the_object_is_known(
+    opened: Opened, leave: Callable[[Opened, Ledger, Claim], None], succeeds: bool
+) -> None:
+    """Two commands move it at the same time; the one that was accepted first has it last."""
+    one, two = opened(), opened()
+    first = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a", "b"))
+    (mine,) = (claim for claim in one.claim(9, first) if claim.name == "a")
+    second = listed(two, FIRST, ("a",) if succeeds else ("a", "b"))
+    two.settle([verified(claim) for claim in two.claim(9, second) if claim.name == "a"])
+    two.finish()
+    leave(opened, one, mine)
+    if not succeeds:
+        two.act(second, "pause")  # its news are the latest, and not of this object
+    (found,) = (claim for claim in two.claim(9, listed(two, SECOND, ("a", "b"))) if claim.name == "a")
+    assert found.before is not None
+
+
+def test_what_waits_again_and_was_not_sent_hides_nothing(opened: Opened) -> None:
+    one = opened()
+    first = listed(one, FIRST, ("a",))
+    second = listed(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a",))
+    failed(opened, one, *one.claim(1, second))
+    (claim,) = one.claim(1, first)
+    one.settle([Settlement(claim, "failed", unsent=True)])
+    (found,) = one.claim(1, listed(one, SECOND, ("a",)))
+    assert found.before is not None
+
+
+def test_many_other_sources_hide_no_migration_of_the_same_places(opened: Opened) -> None:
+    ledger = killed(opened, FIRST)
+    for number in range(12):
+        listed(ledger, replace(FIRST, places=(f"c{number}", "b")), ("x",))
+    assert {claim.name for claim in ledger.claim(9, listed(ledger, SECOND)) if claim.before} == {
+        "noted",
+        "left",
+        "killed",
+    }
