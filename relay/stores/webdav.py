@@ -550,17 +550,28 @@ class WebDavStore(HttpStore):
         return True
 
     def _make(self, folder: Location, missing_above: bool = False) -> bool:
-        """Make one folder; somebody else may just have. Raises StoreError, but where `missing_above` and it is so."""
+        """Make one folder; somebody else may just have (Apache answers 403 then). Raises StoreError, but where
+        `missing_above` and it is so."""
         response = self._send("MKCOL", folder, ())
         status = response.head.status
         if missing_above and status in (404, 409):
             response.body.close()
             return False
         if status not in self.believed["MKCOL"] and status != 405:
-            raise self._refusal(response, "MKCOL", folder)
+            refusal = self._refusal(response, "MKCOL", folder)
+            if not self._is_listed(folder):
+                raise refusal
         response.body.close()
         self._wire.memory.learn(folder.origin, _folder(folder))
         return True
+
+    def _is_listed(self, folder: Location) -> bool:
+        """Say if PROPFIND tells that something is there for certain."""
+        try:
+            response = self._send("PROPFIND", folder, (("Depth", "0"), *XML), PROPERTIES)
+            return self._found_status(response, folder) == 207
+        except StoreError:
+            return False
 
     def _folder_gone(self, location: Location, error: RelayError) -> RelayError:
         """Return `error`, or one to try again after, where a folder that was seen before may be what is missing."""

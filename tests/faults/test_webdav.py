@@ -328,6 +328,26 @@ def test_f49_a_folder_that_never_comes_to_be_is_not_made_for_ever(engine: Engine
     assert dav.asked.count(b"MKCOL") == 1
 
 
+@pytest.mark.parametrize("status", [403, 409, 500])
+def test_a_folder_that_another_makes_at_the_same_moment_is_there(patient: Engine, status: int) -> None:
+    """Two objects of one new folder: Apache answers 403 to the second MKCOL where the first is done meanwhile."""
+
+    class Slower(Dav):
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            if method != b"MKCOL":
+                shown = MULTISTATUS.replace(b"<d:resourcetype/>", b"<d:resourcetype><d:collection/></d:resourcetype>")
+                folder = method == b"PROPFIND" and path in self.folders
+                head = b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(shown), shown)
+                return head if folder else super()._done(method, path, request, body)
+            self.folders.add(path)
+            return EMPTY % status
+
+    dav = Slower()
+    assert migrate(patient, dav) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.asked.count(b"PUT") == 1
+
+
 def test_f52_a_server_that_changes_what_is_moved_is_told_once_and_the_object_left_alone(patient: Engine) -> None:
     """As one that writes its own properties into documents, which it knows by their final name."""
     dav = Dav()
