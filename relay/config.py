@@ -378,6 +378,11 @@ def _file() -> Path:
     return Path(os.environ.get("RELAY_CONFIG") or "relay.toml")
 
 
+def settings_file() -> Path | None:
+    """Return the file that settings are read from; None where there is none."""
+    return _file() if _file().is_file() else None
+
+
 def _place(name: str) -> str:
     """Return where a setting stands: its variable, or the file and the line."""
     variable = f"RELAY_{name.upper()}"

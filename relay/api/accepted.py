@@ -17,11 +17,12 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gunicorn.util import parse_address
 
-from relay.config import Settings, is_loopback, load_settings, load_tokens
+from relay.config import Settings, is_loopback, load_settings, load_tokens, settings_file
 from relay.errors import ConfigError
 from relay.errors.bugs import bug
 from relay.ledger.database import open_database
@@ -44,9 +45,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """Settings that were found right, the tokens that they name, and the addresses that this server listens on."""
+    """Settings that were found right, the file that they stand in, the tokens that they name, and the addresses that
+    this server listens on."""
 
     settings: Settings
+    file: Path | None
     tokens: frozenset[str]
     addresses: tuple[Any, ...] = ()
 
@@ -141,15 +144,17 @@ def _say_kept(refused: Refused) -> None:
 
 
 def _read() -> Accepted:
-    settings = load_settings()
+    settings, file = load_settings(), settings_file()
     _parsed(settings.bind)
     client_context(settings.ca_bundle)
-    return Accepted(settings=settings, tokens=load_tokens(settings.tokens_file))
+    return Accepted(settings=settings, file=file, tokens=load_tokens(settings.tokens_file))
 
 
 def _reread(old: Accepted) -> Accepted:
     """Return what the settings say now. Raises ConfigError or Refused before anything of the old was given up."""
     new = _read()
+    if old.file is not None and new.file is None:  # an editor may be replacing it: no setting is meant to be forgotten
+        raise Refused(f"{old.file} was removed", "Put it back, or restart the server to serve without it.")
     moves = new.settings.bind != old.settings.bind
     addresses = (_parsed(new.settings.bind),) if moves else old.addresses
     _check_open(addresses, new.settings)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from relay.api import accepted
 from relay.api.serving import drain_seconds, gunicorn_settings
 from relay.cli.serve import _hand_on as hand_on
 from relay.cli.serve import serve
@@ -78,6 +79,21 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: s
     with pytest.raises(ConfigError) as caught:
         load_settings()
     assert f"RELAY_{name}" in caught.value.message or "egress allow list" in caught.value.message
+
+
+def test_a_reload_without_the_file_keeps_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An editor may be replacing it; the defaults are another ledger, and no tokens."""
+    file = tmp_path / "relay.toml"
+    file.write_text(f'slots = 3\nbind = "127.0.0.1:0"\nledger = "sqlite:///{tmp_path}/relay.db"\n')
+    monkeypatch.setattr(accepted, "_HOLDER", accepted.Holder())
+    assert accepted.accepted().settings.slots == 3
+    file.rename(tmp_path / "kept")
+    assert (accepted.accept_again(), accepted.accepted().settings.slots) == (False, 3)
+    assert "not reloaded: relay.toml was removed" in capsys.readouterr().err
+    (tmp_path / "kept").rename(file)
+    assert accepted.accept_again()
 
 
 def test_variables_of_a_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
