@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench bench-stores bench-ledger bench-before ladder load soak crash torture docs clean help
+.PHONY: demo test test-all check bench bench-stores bench-ledger bench-before ladder load soak crash torture docs clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
-	@echo "make test   run the tests"
+	@echo "make test   run the tests that a change can break (about ten minutes on two cores)"
+	@echo "make test-all  run all tests, as CI does: the campaigns and the benchmarks' own tests too"
 	@echo "make check  format, lint, types, words"
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
@@ -33,6 +34,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	@$(BIN)/python -m tests $(PYTEST)
+
+test-all: $(VENV)/installed
+	@$(BIN)/python -m tests --all
 
 check: $(VENV)/installed
 	@$(BIN)/ruff format --check .

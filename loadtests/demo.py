@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from loadtests.bench.ports import free_port
 from simulators.quantities import parse_bytes
 from simulators.spawn import Spawned, spawn
 
@@ -101,12 +101,6 @@ def _jobs(count: int, least: int, most: int, seed: int) -> Iterator[Job]:
 
 
 # -- the processes
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

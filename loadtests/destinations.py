@@ -23,7 +23,8 @@ from urllib.request import Request, urlopen
 from botocore.exceptions import BotoCoreError, ClientError
 
 from loadtests.bench.measures import BenchError
-from loadtests.bench.nginx import await_port, free_ports
+from loadtests.bench.nginx import await_port
+from loadtests.bench.ports import free_ports
 from loadtests.bench.proc import clean_environment, stop
 from loadtests.bench.seaweed import KEY, REGION, SECRET, Seaweed, seaweedfs
 from simulators.proxy import Proxy

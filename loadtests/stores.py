@@ -29,7 +29,8 @@ from pathlib import Path
 
 from loadtests.bench.clouds import buckets, filled, remotes
 from loadtests.bench.measures import BenchError
-from loadtests.bench.nginx import await_port, free_ports
+from loadtests.bench.nginx import await_port
+from loadtests.bench.ports import free_ports
 from loadtests.bench.proc import clean_environment
 from loadtests.bench.programs import rclone_mover, relay_mover
 from loadtests.bench.report import write_into

@@ -7,6 +7,7 @@ import signal
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(ca_file, context, authority)
 
 
+trusting = cache(client_context)
+"""`client_context`, once for each file: to read the system's authorities costs more CPU than most tests do besides."""
+
+
 @pytest.fixture
 def wire(certificates: Certificates) -> Iterator[Wire]:
     """Return a wire to loopback on short clocks. At the end no connection may be open that is not idle."""
-    pool = Pool(Dialer(LOOPBACK, QUICK, client_context(certificates.ca_file)), QUICK)
+    pool = Pool(Dialer(LOOPBACK, QUICK, trusting(certificates.ca_file)), QUICK)
     yield Wire(pool, QUICK)
     pool.close()
     PIPES.close()
@@ -104,10 +109,11 @@ class Engine:
     def __init__(
         self, ca_file: Path, limits: Limits = QUICK, retry_budget: float = 0, kinds: tuple[Kind, ...] = KINDS
     ) -> None:
-        settings = Settings(egress_allow="127.0.0.0/8,localhost", ca_bundle=ca_file, retry_budget=retry_budget)
+        settings = Settings(egress_allow="127.0.0.0/8,localhost", retry_budget=retry_budget)
         self.runner = Runner(settings, LOOPBACK, kinds=kinds)
         self.runner.limits = self.runner.wire.limits = limits
-        self.runner.wire.pool = Pool(Dialer(LOOPBACK, limits, client_context(ca_file)), limits)
+        self.runner.dialer = Dialer(LOOPBACK, limits, trusting(ca_file))
+        self.runner.wire.pool = Pool(self.runner.dialer, limits)
         self.last: Transfer | None = None
 
     def plan(self, source: str | Location, destination: str | Location, **options: object) -> Plan:

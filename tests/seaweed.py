@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.bench import seaweed
-from loadtests.bench.seaweed import KEY, REGION, SECRET, free_ports, weed
+from loadtests.bench.seaweed import KEY, REGION, SECRET, weed
 from relay.stores.aws import S3Config
 from relay.stores.sigv4 import Credentials, Signer
 
-__all__ = ["KEY", "REGION", "SECRET", "Seaweed", "free_ports", "seaweedfs", "weed"]
+__all__ = ["KEY", "REGION", "SECRET", "Seaweed", "seaweedfs", "weed"]
 
 
 @dataclass(frozen=True)

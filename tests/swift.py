@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
-from loadtests.bench.seaweed import free_ports
+from loadtests.bench.ports import free_ports
 from relay.stores.aws import S3Config
 from relay.stores.sigv4 import Credentials, Signer
 

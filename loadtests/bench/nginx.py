@@ -17,6 +17,7 @@ from time import monotonic, sleep
 import trustme
 
 from loadtests.bench.measures import BenchError
+from loadtests.bench.ports import free_ports
 from loadtests.bench.proc import clean_environment, last_line, stop
 
 PIECE = 8 << 20
@@ -197,18 +198,6 @@ def same(left: Path, right: Path) -> bool:
         mmap.mmap(b.fileno(), 0, access=mmap.ACCESS_READ) as y,
     ):
         return all(x[at : at + PIECE] == y[at : at + PIECE] for at in range(0, len(x), PIECE))
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 def await_port(port: int, process: subprocess.Popen[bytes], log: Path, name: str, seconds: float = 30.0) -> None:

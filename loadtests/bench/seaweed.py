@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,8 @@ from urllib.request import urlopen
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
+
+from loadtests.bench.ports import free_ports
 
 KEY, SECRET = "relaybench", "not-a-secret-on-loopback"
 REGION = "us-east-1"
@@ -110,13 +111,3 @@ def _await(server: Seaweed, process: subprocess.Popen[bytes], log: Path) -> None
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.kill()  # it would wait for everybody to hang up, and nobody needs its files any more
     process.wait(15)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(sock.getsockname()[1]) for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()

@@ -15,7 +15,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from loadtests.bench.measures import BenchError, Cost
-from loadtests.bench.nginx import free_ports
+from loadtests.bench.ports import free_ports
 from loadtests.bench.proc import children, clean_environment, cpu_seconds, last_line, stop
 from loadtests.bench.sections import Job
 from loadtests.bench.tools import ROOT

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from loadtests.bench.drip import RATE, Objects
 from loadtests.bench.measures import MIB, BenchError, Verdict
-from loadtests.bench.nginx import Nginx, await_port, free_ports
+from loadtests.bench.nginx import Nginx, await_port
+from loadtests.bench.ports import free_ports
 from loadtests.bench.proc import Growth, clean_environment, raise_open_files, stop
 from loadtests.bench.sections import WARM
 from loadtests.bench.server import Relay

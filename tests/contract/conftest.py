@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.bench.ports import free_port
 from relay.config import Limits
 from relay.engine.runner import Stores
 from relay.ledger.claims import Who
@@ -82,11 +83,6 @@ def opened(address: str) -> Iterator[Opened]:
 def ledger(opened: Opened) -> Ledger:
     """Return the ledger, as one runner sees it."""
     return opened()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

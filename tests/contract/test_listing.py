@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from loadtests.bench.ports import free_port
 from relay.config import Limits
 from relay.errors import ConnectionLost, NotFound, ProtocolViolation, RelayError, ReservedKey, Unsupported
 from relay.location import Location, parse_location
@@ -26,7 +27,7 @@ from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
-from tests.contract.conftest import free_port, wait_for
+from tests.contract.conftest import wait_for
 from tests.scripted import Peer, Script, Talk, length_of
 from tests.seaweed import Seaweed
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
 
 pytestmark = [
+    pytest.mark.campaign,
     pytest.mark.timeout(240),
     pytest.mark.skipif(weed() is None, reason="SeaweedFS is wanted"),
     pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an earlier commit is wanted"),

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OPEN, CLOSE = "<!-- bench-stores workers -->", "<!-- /bench-stores workers -->"
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(weed() is None or shutil.which("rclone") is None, reason="SeaweedFS and rclone are wanted")
 def test_a_short_run_of_one_worker_and_of_two_fills_its_table(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.postgres import programs
 
 ROOT = Path(__file__).resolve().parents[2]
 OPEN, CLOSE = "<!-- bench-ledger -->", "<!-- /bench-ledger -->"
 
 
+@pytest.mark.campaign
 def test_a_short_run_fills_its_table(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"before\n{OPEN}\n{CLOSE}\nafter\n")

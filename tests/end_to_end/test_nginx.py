@@ -19,6 +19,7 @@ from urllib.parse import quote
 import gevent
 import pytest
 
+from loadtests.bench.ports import free_ports
 from relay.engine.outcome import Outcome
 from relay.errors import AlreadyExists, NotFound, Rejected, RelayError
 from relay.location import parse_location
@@ -96,16 +97,6 @@ class Nginx:
     def requests(self) -> list[str]:
         """Return the lines of the access log so far."""
         return (self.home / "access.log").read_text().splitlines()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago, all different."""
-    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [sock.getsockname()[1] for sock in socks]
-    finally:
-        for sock in socks:
-            sock.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.conftest import free_port, listening
+from loadtests.bench.ports import free_port
+from tests.contract.conftest import listening
 from tests.end_to_end.conftest import MIB, PARTS
 from tests.end_to_end.terminal import Terminal
 

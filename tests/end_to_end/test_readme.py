@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+
+from loadtests.bench.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,8 +42,7 @@ def commands(block: str) -> Iterator[tuple[str, bool]]:
 def with_free_ports(text: str, *ports: str) -> str:
     """Return the text with each port replaced by one that is free, since another test may use them."""
     for port in ports:
-        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-            text = re.sub(rf"\b{port}\b", str(listener.getsockname()[1]), text)
+        text = re.sub(rf"\b{port}\b", str(free_port()), text)
     return text
 
 

@@ -238,6 +238,7 @@ def test_a_listing_that_is_tried_again_is_told() -> None:
         follow.request("GET", "/migrations/1/events")
         data = (line.partition(b"data: ")[2] for line in follow.getresponse() if line.startswith(b"data: "))
         told.append(first_retried(data))
+        assert server.ask("POST", "/migrations/1/cancel")[0] == 200  # a worker lists one tree at a time
         headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
         post.request("POST", "/migrate", json.dumps(wanted | {"destination": peer.url("/u/")}), headers)
         told.append(first_retried(post.getresponse()))

@@ -1,0 +1,219 @@
+"""A plugin for pytest: the files of a run are shared among processes. `python -m tests` uses it.
+
+Theory of operation. pytest collects all tests once, in one process. That process forks workers, each of which takes the
+number of the next file from a pipe as soon as it has run its last one, so the workers end together. What a worker would
+tell pytest's terminal goes back through a pipe of its own, and is replayed in the first process file by file: output,
+summary, exit code and cache are pytest's own.
+
+pytest-xdist does the same with more processes and one more dependency, but its workers wait in ways that gevent, which
+many tests patch in, turns into waits on a loop that nothing runs.
+
+Decided here: which process runs which file, and in which order. Never here: what a test is.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from typing import Any, NoReturn
+
+import pytest
+
+FIRST = ("torture", "end_to_end", "contract", "faults", "properties", "unit")
+"""The folders in the order in which their files are taken: small files come last, so that all workers end together."""
+NUMBER_BYTES = 4
+CRASHED = 70
+"""The exit code of a worker that could not go on; it has printed why. (EX_SOFTWARE of sysexits.h)"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that says how many workers there are."""
+    parser.addoption("--share", type=int, default=0, metavar="N", help="share the files of the run among N processes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run the tests in workers, where there are to be some."""
+    count = session.config.getoption("share")
+    if not count or session.config.option.collectonly or session.testsfailed:
+        return None  # pytest's own loop, which also knows what to do about files that could not be collected
+    Sharing(session, count).run()
+    return True
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker, as the first process sees it."""
+
+    pid: int
+    pipe: int
+    under_way: str = ""
+    """The test that it runs, or ran last."""
+    reports: list[Any] = field(default_factory=list)
+    """Those of the file that it runs."""
+    unread: bytes = b""
+
+    def messages(self) -> Iterator[dict[str, Any]] | None:
+        """Return what came from it since the last call, or None at its end."""
+        if not (piece := os.read(self.pipe, 1 << 20)):
+            return None
+        *lines, self.unread = (self.unread + piece).split(b"\n")
+        return map(json.loads, lines)
+
+
+class Sharing:
+    """A run whose files are shared among workers."""
+
+    def __init__(self, session: pytest.Session, count: int) -> None:
+        self._session, self._count = session, count
+        self._files = files_of(session.items)
+
+    def run(self) -> None:
+        """Run all files, print the result of each as it ends, and fail the run where a worker did not end well."""
+        queue, numbers = os.pipe()
+        for number in range(len(self._files)):
+            os.write(numbers, number.to_bytes(NUMBER_BYTES, "big"))
+        os.close(numbers)
+        self._session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # one, in which each has its own
+        sys.stdout.flush()
+        gc.collect()
+        gc.freeze()  # what all tests import together is neither looked through nor copied by the workers' collectors
+        workers = [self._fork(number, queue) for number in range(self._count)]
+        os.close(queue)
+        try:
+            self._follow(workers)
+        except BaseException:
+            for worker in workers:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGINT)
+            raise
+        finally:
+            ends = [os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1]) for worker in workers]
+        if bad := [(end, worker) for end, worker in zip(ends, workers, strict=True) if end]:
+            names = ", ".join(f"{worker.under_way} ({end})" for end, worker in bad)
+            pytest.exit(f"a process ended in the middle of {names}", returncode=max((end for end, _ in bad), key=abs))
+
+    def _fork(self, number: int, queue: int) -> Worker:
+        reads, writes = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reads)
+            Inside(self._session, self._files, number, queue, writes).be()
+        os.close(writes)
+        return Worker(pid, reads)
+
+    def _follow(self, workers: list[Worker]) -> None:
+        with DefaultSelector() as selector:
+            for worker in workers:
+                selector.register(worker.pipe, EVENT_READ, worker)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    if (messages := key.data.messages()) is None:
+                        selector.unregister(key.fileobj)
+                        os.close(key.data.pipe)
+                        self._replay(key.data)  # of a file that did not end
+                        continue
+                    for message in messages:
+                        self._take(key.data, message)
+
+    def _take(self, worker: Worker, message: dict[str, Any]) -> None:
+        """Keep a report until its file has ended; then let pytest have all of them."""
+        worker.under_way = message.get("begun", worker.under_way)
+        if "report" in message:
+            worker.reports.append(message["report"])
+        if "ended" in message:
+            self._replay(worker)
+
+    def _replay(self, worker: Worker) -> None:
+        hook, config = self._session.config.hook, self._session.config
+        for data in worker.reports:
+            report = hook.pytest_report_from_serializable(config=config, data=data)
+            if report.when == "setup":
+                hook.pytest_runtest_logstart(nodeid=report.nodeid, location=report.location)
+            hook.pytest_runtest_logreport(report=report)
+            if report.when == "teardown":
+                hook.pytest_runtest_logfinish(nodeid=report.nodeid, location=report.location)
+        worker.reports.clear()
+        if stop := self._session.shouldfail or self._session.shouldstop:
+            raise self._session.Failed(stop)
+
+
+class Inside:
+    """A run as one of its workers sees it. It is a plugin of pytest's too, which passes each report on."""
+
+    def __init__(
+        self, session: pytest.Session, files: list[tuple[Path, list[pytest.Item]]], number: int, queue: int, pipe: int
+    ) -> None:
+        self._session, self._files, self._number, self._queue, self._pipe = session, files, number, queue, pipe
+
+    def be(self) -> NoReturn:
+        """Run files until the queue is empty, and end this process."""
+        code = CRASHED
+        try:
+            self._settle_in()
+            self._run()
+            code = 0
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
+        except BaseException:  # noqa: BLE001 - whatever it is, this process must not return into pytest
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            with suppress(BaseException):
+                self._session._setupstate.teardown_exact(None)
+            os._exit(code)
+
+    def _settle_in(self) -> None:
+        """Take what must not be shared with the other processes: folders, captured output, the terminal."""
+        config: Any = self._session.config
+        factory = config._tmp_path_factory
+        factory._basetemp = factory.getbasetemp() / f"worker-{self._number}"
+        factory._basetemp.mkdir(mode=0o700)
+        capture = config.pluginmanager.getplugin("capturemanager")
+        capture.stop_global_capturing()
+        capture.start_global_capturing()
+        capture.suspend_global_capture()
+        config.pluginmanager.getplugin("terminalreporter")._tw._file = open(os.devnull, "w")  # noqa: SIM115
+        config.pluginmanager.register(self)
+
+    def _run(self) -> None:
+        """Run file after file. The next one is taken before the last test of one ends, since what both want stays."""
+        items = self._next()
+        while items:
+            here, number = items, 0
+            for number, item in enumerate(here):
+                last = number == len(here) - 1
+                items = self._next() if last else items
+                following = (items[0] if items else None) if last else here[number + 1]
+                self._tell({"begun": item.nodeid})
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            self._tell({"ended": str(here[0].path)})
+
+    def _next(self) -> list[pytest.Item]:
+        number = os.read(self._queue, NUMBER_BYTES)  # at once, or at the end of the pipe: it holds all numbers
+        return self._files[int.from_bytes(number, "big")][1] if number else []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Pass a report on."""
+        config = self._session.config
+        self._tell({"report": config.hook.pytest_report_to_serializable(config=config, report=report)})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        piece = json.dumps(message).encode() + b"\n"
+        while piece:
+            piece = piece[os.write(self._pipe, piece) :]
+
+
+def files_of(items: list[pytest.Item]) -> list[tuple[Path, list[pytest.Item]]]:
+    """Return the files of some tests with their tests, in the order in which they are to be run."""
+    files = [(path, list(tests)) for path, tests in groupby(items, key=lambda item: item.path)]
+    return sorted(files, key=lambda pair: FIRST.index(pair[0].parent.name) if pair[0].parent.name in FIRST else 0)
