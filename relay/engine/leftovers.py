@@ -33,7 +33,7 @@ from relay.errors import (
     StoreError,
 )
 from relay.failpoints import reach
-from relay.foreign import is_before
+from relay.foreign import http_date
 from relay.ledger.rows import Before, Begun, Claim
 from relay.location import Location
 from relay.receipt import Version
@@ -140,7 +140,8 @@ def remove(
     Where the destination did not say what it calls the object, what is there now may be another's by now; not under a
     name that nobody else has, where whatever it is called by then is ours. What it calls as it called what was there
     `before` is that, as far as anybody knows: an upload that was acknowledged need not have been stored. So is, where
-    nobody looked before, what is older than our work on it, which began at `since` (seconds since 1970).
+    no look came before, an object that does not show that it was written after `since`, when our work on it began
+    (seconds since 1970).
     """
     if stored.readable is None:
         return False
@@ -148,8 +149,8 @@ def remove(
         _remains(error, "A damaged object", stored.readable, why)
         return False
     unseen = before is not None and not before.known and stored.place is None and stored.version.id is None
-    if unseen and _is_older(destination, stored.readable, since):
-        _remains(error, "A damaged object", stored.readable, "it is older than the upload, and was there before")
+    if unseen and not _is_written_since(destination, stored.readable, since):
+        _remains(error, "A damaged object", stored.readable, "nothing shows that it was not there before the upload")
         return False
     try:
         destination.delete(stored.readable, stored.version if stored.place is None else Version())
@@ -174,13 +175,14 @@ def _may_be_another(stored: Stored, before: Before | None) -> str:
     return ""
 
 
-def _is_older(destination: Destination, place: Location, since: float) -> bool:
-    """Say if what is there was last changed before a time, for certain."""
+def _is_written_since(destination: Destination, place: Location, since: float) -> bool:
+    """Say if an object was last changed after a time, for certain; its date has whole seconds."""
     try:
         found = destination.head(place)
     except StoreError:
         return False
-    return isinstance(found, Found) and is_before(found.version.last_modified, since, CLOCK_SECONDS)
+    changed = http_date(found.version.last_modified) if isinstance(found, Found) else None
+    return changed is not None and changed.timestamp() >= int(since)
 
 
 def _remains(error: RelayError, what: str, place: Location, why: str) -> None:

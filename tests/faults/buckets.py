@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 
 from relay.digest import Digester
 from relay.location import Location
@@ -82,6 +83,8 @@ class Bucket:
     parts: dict[int, bytes] = field(default_factory=dict)
     whole: bytes | None = None
     tag: str = "whole-2"
+    changed: str | None = None
+    """When the last upload was stored, as its Last-Modified says it; None: it says nothing."""
 
     def __call__(self, talk: Talk) -> None:
         for request, body in asked(talk):
@@ -127,7 +130,7 @@ class Bucket:
             return self._completed()
         if operation == "put":
             self.whole = self.mangle(data := self._decoded(request, body))
-            self.tag = self._tag(data, "one")
+            self.tag, self.changed = self._tag(data, "one"), formatdate(usegmt=True)
             return self._taken(data, "one")
         if operation == "parts":
             return GONE if self.whole is not None else reply(200, document("ListPartsResult"))
@@ -137,7 +140,7 @@ class Bucket:
             return b"HTTP/1.1 204 X\r\n\r\n"
         if self.whole is None:
             return GONE
-        told = (*self.fields, *self._sums(self.whole))
+        told = (*self.fields, *self._sums(self.whole), *self._changed())
         extra = "".join(f"{line}\r\n" for line in told)
         span = re.search(rb"\r\nRange: bytes=(\d+)-(\d+)\r\n", request)
         first, last = map(int, span.groups()) if span else (0, len(self.whole) - 1)
@@ -160,11 +163,15 @@ class Bucket:
     def _sums(self, data: bytes) -> tuple[str, ...]:
         return (f"x-amz-checksum-crc64nvme: {crc64nvme(data)}",) if self.sums else ()
 
+    def _changed(self) -> tuple[str, ...]:
+        dated = any(line.lower().startswith("last-modified:") for line in self.fields)
+        return () if dated or self.changed is None else (f"Last-Modified: {self.changed}",)
+
     def _completed(self) -> bytes:
         if not self.parts:
             return refusal(404, "NoSuchUpload")
         self.whole = self.mangle(b"".join(self.parts[number] for number in self.order(list(self.parts))))
-        self.tag = "whole-2"
+        self.tag, self.changed = "whole-2", formatdate(usegmt=True)
         self.parts.clear()
         return reply(200, DONE)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import formatdate
+from time import time
 
 import pytest
 
@@ -36,15 +39,23 @@ def tags(data: bytes) -> str:
 
 
 LONG_AGO = ("Last-Modified: Mon, 02 Jan 2023 03:04:05 GMT",)
+AGES: dict[str, Callable[[], tuple[str, ...]]] = {
+    "long ago": lambda: LONG_AGO,
+    "just now": lambda: (f"Last-Modified: {formatdate(time() - 2, usegmt=True)}",),
+    "untold": tuple,
+}
 TOLD = {"nothing": (), "the old tag": (tags(OLD),), "another tag": ('ETag: "other"',)}
 
 
 @pytest.mark.parametrize("what", TOLD)
 @pytest.mark.parametrize("patience", [0, 10])
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
-def test_what_was_there_before_is_not_deleted(engine: Engine, what: str, patience: int, if_exists: str) -> None:
+@pytest.mark.parametrize("age", AGES)
+def test_what_was_there_before_is_not_deleted(
+    engine: Engine, what: str, patience: int, if_exists: str, age: str
+) -> None:
     """Also where nobody has looked at it before, and however often it is tried."""
-    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=LONG_AGO, told=TOLD[what])
+    shelf = Forgetful(whole=OLD, tag=hashlib.md5(OLD).hexdigest(), fields=AGES[age](), told=TOLD[what])
     engine = patient(engine) if patience else engine
     with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer(many(shelf)) as there:
         with pytest.raises(RelayError) as caught:
