@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.flags import in_flags
-from relay.cli.terminal import plain
+from relay.cli.terminal import plain, size
 from relay.engine.trouble import WHOLE
 
 NAMED: Final = 10
@@ -134,8 +134,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     yield "source", migration["source"]
     yield "destination", migration["destination"]
     yield "objects", " · ".join(f"{count:,} {state}" for state, count in migration["objects"].items()) or "none"
-    well = bytes_in(migration, *WELL)
-    yield "bytes", f"{well:,} ({decimal(well)})"
+    yield "bytes", size(bytes_in(migration, *WELL))
     yield "time", took
     if migration["levels"]:
         yield "proved", " · ".join(f"{count:,} by {level}" for level, count in sorted(migration["levels"].items()))

@@ -164,6 +164,11 @@ def in_columns(name: str, value: str) -> str:
     return f"{name:<12} {plain(value)}"
 
 
+def size(count: int) -> str:
+    """Return a number of bytes, with the rounded one where that is shorter to read."""
+    return f"{count:,} ({decimal(count)})" if count >= 1000 else f"{count:,}"
+
+
 def receipt_lines(outcome: Outcome) -> Iterable[str]:
     """Return the receipt as a table of two columns."""
     rows = [("state", outcome.state.value), ("source", str(outcome.source)), ("destination", str(outcome.destination))]
@@ -175,7 +180,7 @@ def receipt_lines(outcome: Outcome) -> Iterable[str]:
 def _rows(outcome: Outcome, receipt: Receipt) -> Iterable[tuple[str, str]]:
     seconds = max(outcome.seconds, 0.001)
     yield "level", receipt.level.value
-    yield "bytes", f"{receipt.bytes:,} ({decimal(receipt.bytes)})"
+    yield "bytes", size(receipt.bytes)
     yield "time", f"{outcome.seconds:.2f} s, {decimal(int(receipt.bytes / seconds))}/s"
     yield from _digests(receipt.to_json()["digests"])
     yield from _version("read", receipt.source)

@@ -45,6 +45,11 @@ def test_an_ended_migration_is_in_words() -> None:
     assert all("{" not in value and "None" not in value for value in rows.values())
 
 
+@pytest.mark.parametrize(("count", "shown"), [(0, "0"), (6, "6"), (999, "999"), (2048, "2,048 (2.0 kB)")])
+def test_a_number_of_bytes_is_not_said_twice(count: int, shown: str) -> None:
+    assert dict(details({**ENDED, "bytes": {"verified": count}}))["bytes"] == shown
+
+
 def test_a_running_migration_says_what_waits_and_why() -> None:
     retried = {"name": "a.jpg", "what": "the object", "side": "source", "detail": "503", "again": time.time() + 30.4}
     running = {
