@@ -366,6 +366,12 @@ def _in_file() -> dict[str, Any]:
     return tomllib.loads(read_small(path))
 
 
+def is_found(name: str) -> bool:
+    """Say if a setting stands in the relay.toml of the current folder alone: it may have come along with the folder, as
+    of a cloned repository, without the user's knowledge. Raises as `load_settings`."""
+    return not (os.environ.get("RELAY_CONFIG") or os.environ.get(f"RELAY_{name.upper()}")) and name in _in_file()
+
+
 def _is_planted(path: Path) -> bool:
     """Say if anybody may have put a file where it lies, as into /tmp, or may write to it: it says which store a remote
     is, and which server gets a token."""

@@ -6,6 +6,7 @@ Decided here: that both give the same plain values, by the same names. Never her
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,8 +15,8 @@ from urllib.parse import quote, urlencode
 
 from relay.api.told import FIELDS, brief, followed, summary, told
 from relay.cli.asked import whole
-from relay.config import Settings, load_settings
-from relay.errors import LedgerFailed, MigrationUnknown, NotRelay, Overloaded, ServerUnreachable
+from relay.config import Settings, is_found, load_settings
+from relay.errors import ConfigError, LedgerFailed, MigrationUnknown, NotRelay, Overloaded, ServerUnreachable
 
 if TYPE_CHECKING:
     from relay.cli.answered import Brief, Page, Rows
@@ -78,6 +79,11 @@ def server_of(settings: Settings, url: str | None) -> There | None:
     """Return the server that `--url` or RELAY_URL names, or None. Raises ConfigError."""
     if not (url or settings.url):
         return None
+    if not url and is_found("url") and (os.environ.get("RELAY_TOKEN") or os.environ.get("RELAY_TOKEN_FILE")):
+        raise ConfigError(
+            "no token of the environment goes to a server that only the relay.toml of the current folder names",
+            hint="Name the server in RELAY_URL or --url, or this file in RELAY_CONFIG, if it is meant.",
+        )
     # Here and not above: `requests` takes a twentieth of a second that `relay --help` need not wait.
     from relay.cli.client import client_of
 

@@ -11,6 +11,7 @@ import pytest
 
 from relay.api import accepted
 from relay.api.serving import drain_seconds, gunicorn_settings
+from relay.cli.ledgers import server_of
 from relay.cli.serve import _hand_on as hand_on
 from relay.cli.serve import serve
 from relay.config import MIB, Settings, is_loopback, load_settings, load_tokens
@@ -43,6 +44,25 @@ def test_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "missing.toml"))
     with pytest.raises(ConfigError, match=r"missing\.toml"):
         load_settings()
+
+
+@pytest.mark.parametrize("token", ["RELAY_TOKEN", "RELAY_TOKEN_FILE"])
+def test_no_token_goes_to_a_server_that_came_with_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: str
+) -> None:
+    """As that of a cloned repository; one that the user names gets it."""
+    (tmp_path / "relay.toml").write_text('url = "http://127.0.0.1:9"\n')
+    (tmp_path / "token").write_text("planted-secret-0123456789")
+    (tmp_path / "token").chmod(0o600)
+    assert server_of(load_settings(), None)
+    monkeypatch.setenv(token, str(tmp_path / "token"))
+    with pytest.raises(ConfigError, match="no token of the environment"):
+        server_of(load_settings(), None)
+    assert server_of(load_settings(), "http://127.0.0.1:9")
+    for name, value in (("RELAY_URL", "http://127.0.0.1:9"), ("RELAY_CONFIG", "relay.toml")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert server_of(load_settings(), None)
 
 
 def test_empty_variables_count_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
