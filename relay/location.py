@@ -57,6 +57,8 @@ _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 FRAGMENT_HINT: Final = "Write a '#' in a name as %23, or leave out what begins with it."
+_FRAGMENT: Final = re.compile(r"(?:list\+)?(?:https?|webdav(?:\+https)?)://[^#]*#", re.I)
+"""A URL with a fragment; behind other schemes a '#' is a letter like any other."""
 _NAME_BYTES: Final = 253  # RFC 1035 §2.3.4, written with dots and without the last one
 
 
@@ -244,6 +246,11 @@ def parse_location(
         error.pointer = pointer
         raise
     return Location(scheme, host, port, target, method, checked)
+
+
+def has_fragment(text: str) -> bool:
+    """Say if a location has a fragment, which no server ever hears of (RFC 9110 section 7.1)."""
+    return _FRAGMENT.match(text) is not None
 
 
 def is_base(url: str) -> bool:

@@ -167,6 +167,9 @@ PHRASES: Mapping[int, str] = {
 _ACCEPTED = """It stands in the ledger, and is carried out whatever happens; `Location` says where to look. So are
 trees answered, requests with an `Idempotency-Key`, and those that `Prefer: respond-async`. `Prefer: wait=60` waits."""
 
+_MOVED = """The object was moved, or needed no move. Of a migration in the ledger (`Prefer: wait=60`): it has ended,
+and its `state` says how, also where that is `failed`."""
+
 _STREAMED = """With `Accept: application/x-ndjson` the answer is a line of JSON at least once a second while the
 transfer runs, and the result or the problem as the last line. Whoever hangs up on a stream cancels the transfer.
 Of a migration in the ledger the last line has no result where the server stops: its `trouble` says so.
@@ -242,7 +245,7 @@ def _answer(route: Route) -> dict[str, Any]:
         content[_NDJSON] = {"schema": _any_of(route.lines)}
     for kind in route.texts:
         content[kind] = {"schema": {"type": "string"}}
-    return {"description": "Done", "content": content}
+    return {"description": _MOVED if route.moves else "Done", "content": content}
 
 
 def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:

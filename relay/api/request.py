@@ -15,10 +15,10 @@ from pydantic_core import ErrorDetails
 from relay.engine.order import End, Order
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.renewal import Fresh
-from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
+from relay.errors import InvalidType, InvalidURL, MissingMember, RequestError, UnknownMember
 from relay.ledger.migrations import other_places
 from relay.ledger.rows import Migration, Spec
-from relay.location import Location
+from relay.location import FRAGMENT_HINT, Location, has_fragment
 from relay.stores.remotes import Remotes
 from relay.stores.urls import as_list
 from relay.throttle import Bounds
@@ -141,7 +141,7 @@ def parse_order(members: Mapping[str, Any]) -> Order:
     if asked.recursive and isinstance(asked.destination, DestinationObject) and asked.destination.method == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave the method out.", pointer="/destination/method")
     return Order(
-        _end(asked.source),
+        _source(asked.source),
         _end(asked.destination),
         recursive=asked.recursive,
         verify=Verify(asked.verify),
@@ -185,7 +185,7 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
         raise MissingMember(f"{missing!a} is missing", pointer=f"/{missing}")
     options = migration.options
     order = Order(
-        _end(given.source),
+        _source(given.source),
         _end(given.destination),
         migration.recursive,
         Verify(options["verify"]),
@@ -202,8 +202,18 @@ def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
     """Return where the list of fresh URLs is, or None where there is none."""
     if given.list is None:
         return None
-    end = _end(given.list)
+    end = _source(given.list, "list")
     return remotes.locate(as_list(end.text), headers=end.headers, pointer=end.pointer("list"), folder=True)
+
+
+def _source(given: str | SourceObject, name: str = "source") -> End:
+    """As `_end`, of a place that is read. Raises InvalidURL where it has a fragment: the object of the name without it
+    may be another one, and no warning reaches the caller of an API."""
+    end = _end(given)
+    if has_fragment(end.text):
+        message = "the URL has a '#' in it, and nothing behind that is sent"
+        raise InvalidURL(message, hint=FRAGMENT_HINT, pointer=end.pointer(name))
+    return end
 
 
 def _end(given: str | SourceObject | DestinationObject) -> End:

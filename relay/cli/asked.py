@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.headers import Headers
-from relay.location import FRAGMENT_HINT
+from relay.location import FRAGMENT_HINT, has_fragment
 from relay.stores.urls import SCHEME as LIST
 from relay.throttle import Bounds
 
@@ -132,16 +131,12 @@ def whole(text: str, folder: bool) -> str:
     return str(Path(text).absolute()) + "/" * (folder or text[-1] == "/")
 
 
-_FRAGMENT = re.compile(r"(?:list\+)?(?:https?|webdav(?:\+https)?)://[^#]*#", re.I)
-"""A URL with a fragment; behind other schemes a '#' is a letter like any other."""
-
-
 def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
     """Say which secrets the process list shows, and what of the source's URL is not sent. Not before all was checked:
     what stands where a name should be may be the secret."""
     if quiet:
         return
-    if _FRAGMENT.match(options["source"] or ""):
+    if has_fragment(options["source"] or ""):
         say(f"relay: warning: what begins with the '#' of the source is not sent. {FRAGMENT_HINT}", sys.stderr)
     lines = (*options["source_header"], *options["destination_header"])
     for name in exposed(lines):
