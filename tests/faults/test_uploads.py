@@ -359,7 +359,7 @@ def test_f54_what_another_upload_is_answered_says_nothing_of_what_one_leaves_out
     bucket = Bucket(sums=True)
 
     def meanwhile(talk: Talk) -> None:
-        Endpoint(engine.runner.wire.memory, place(peer).origin, "bucket", "/bucket/other").taken(printed=True)
+        Endpoint(engine.runner.wire.memory, place(peer).origin, "bucket", "/bucket/other").taken(told=True)
         bucket.whole = None
         talk.send(INVALID)
 
