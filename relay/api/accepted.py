@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +98,16 @@ def accept_again() -> bool:
     else:
         return True
     return False
+
+
+def inherited_sockets() -> Sequence[int]:
+    """Return the descriptors that a service manager gave this process to listen on (sd_listen_fds(3)). Ends the process
+    where what it says of them can't be read."""
+    told = [os.environ.get(name, "0") for name in ("LISTEN_FDS", "LISTEN_PID")]
+    if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in told):
+        refuse(Refused("LISTEN_FDS or LISTEN_PID is not a number", "A service manager sets both; unset them."))
+    count, pid = map(int, told)
+    return range(3, 3 + count) if pid == os.getpid() else ()
 
 
 def check_start(addresses: Iterable[Any], inherited: bool) -> None:

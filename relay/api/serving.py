@@ -22,11 +22,21 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 
-from relay.api.accepted import Refused, accept_again, accept_or_exit, check_listening, check_start, refuse, url_of
+from relay.api.accepted import (
+    Refused,
+    accept_again,
+    accept_or_exit,
+    check_listening,
+    check_start,
+    inherited_sockets,
+    refuse,
+    url_of,
+)
 from relay.api.app import RUNNER, WORKS
 from relay.api.ledgered import Works
 from relay.config import Settings
 from relay.cooperative import collect_rarely
+from relay.descriptors import require_descriptors
 from relay.dumps import forbid_dumps
 from relay.engine.runner import Runner
 from relay.errors import LedgerFailed
@@ -93,8 +103,10 @@ def on_starting(server: Any) -> None:
     """In the master, before it listens: what gunicorn was told besides, the ledger, the addresses, the limits of open
     files and of core files, which its workers inherit."""
     forbid_dumps()
+    require_descriptors()
     _check_told(server.cfg)
-    check_start(server.cfg.address, inherited=any(name in os.environ for name in ("GUNICORN_FD", "LISTEN_FDS")))
+    inherited = inherited_sockets()
+    check_start(inherited or server.cfg.address, inherited="GUNICORN_FD" in os.environ)
     _raise_open_files()
 
 

@@ -3,6 +3,7 @@
 # ruff: noqa: E402 - Ctrl-C may come at once, and sockets are patched before anything can import them
 
 from relay.interrupted import end_on_interrupt; end_on_interrupt()  # fmt: skip  # noqa: E702, I001
+from relay.descriptors import require_descriptors; require_descriptors()  # fmt: skip  # noqa: E702, I001
 from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
 import errno

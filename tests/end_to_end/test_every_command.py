@@ -252,6 +252,37 @@ def test_ctrl_c_right_before_a_wait(tmp_path: Path) -> None:
     assert (process.returncode, err) == (130, b"")
 
 
+@pytest.mark.parametrize("most", [5, 6, 10])
+@pytest.mark.parametrize("words", [("status",), ("migrate", "from/one", "new"), ("serve", "--bind", "127.0.0.1:0")])
+def test_too_few_open_files_are_one_clear_line(terminal: Terminal, most: int, words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -n "$0"; exec "$@"', str(most), sys.executable, "-m", "relay", *words],
+        cwd=terminal.home,
+        env=environment(PYTHONPATH=str(ROOT), RELAY_LEDGER=f"sqlite:///{terminal.ledger}"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"at most {most} files" in done.stderr and "ulimit -n" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("count", "said"), [("1", "cannot listen on fd://3"), ("x", "LISTEN_FDS")])
+def test_inherited_sockets_that_are_none_are_one_clear_line(terminal: Terminal, count: str, said: str) -> None:
+    """`exec` keeps the shell's process id, which is the one that they are for."""
+    command = 'exec 3</dev/null; export LISTEN_FDS="$0" LISTEN_PID=$$; exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", command, count, sys.executable, "-m", "relay", "serve"],
+        cwd=terminal.home,
+        env=environment(PYTHONPATH=str(ROOT), RELAY_LEDGER=f"sqlite:///{terminal.ledger}"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode in (1, 2)
+    assert said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 # -- files that a flag or a setting names
 
 

@@ -29,6 +29,7 @@ ORDER: tuple[str, ...] = (
     "relay.throttle",
     "relay.retry",
     "relay.interrupted",
+    "relay.descriptors",
     "relay.cooperative",
     "relay.dumps",
     "relay.wire.memory",
