@@ -70,7 +70,9 @@ def _accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tupl
     if order.recursive and (verb == "retry" or _rests(ledger, found)):
         ledger.list_again(found.id, anyway=True)  # the source may have more by now, and other objects
     elif verb:
-        ledger.act(found.id, verb)
+        ledger.act(found.id, verb, order.secret())
+    if ledger.secret(found.id) is None:  # another process forgot it, since the migration had ended until now
+        ledger.renew_secret(found.id, order.secret())
     limits = order.bounds.given()
     return ledger.limit(found.id, limits) if limits else ledger.migration(found.id), False
 

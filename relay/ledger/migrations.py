@@ -494,7 +494,9 @@ def forgettable(connection: Connection, now: float) -> list[str]:
 
 def forget_secrets(connection: Connection, now: float) -> None:
     """Forget the credentials of what is `forgettable`, and the URLs that its lists gave."""
-    for id in forgettable(connection, now):
+    for id in sorted(forgettable(connection, now)):  # in one order, since each is locked
+        if locked(connection, id).state not in ENDED:
+            continue  # it was resumed since it was looked at
         connection.execute(delete(secrets).where(secrets.c.migration_id == id))
         gone = (transfers.c.migration_id == id) & transfers.c.url.is_not(None)
         connection.execute(update(transfers).where(gone).values(url=None))

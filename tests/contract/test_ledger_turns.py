@@ -301,3 +301,15 @@ def test_what_is_claimed_while_all_that_is_queued_is_cancelled_is_counted_once(
     assert states(one, id) == ["queued"] * 3
     one.settle([verified(claim) for claim in one.claim(3)])
     assert [migration.state for migration in one.finish()] == ["succeeded"]
+
+
+def test_what_is_retried_while_its_credentials_are_forgotten_keeps_them(pair: tuple[Ledger, Ledger, str]) -> None:
+    one, two, dsn = pair
+    id = one.create(OBJECT)[0].id
+    one.act(id, "cancel")
+    with psycopg.connect(dsn) as other:
+        other.execute("UPDATE migrations SET state = 'running'")
+        with beside(two.finish):
+            await_waiting(dsn)
+            other.commit()
+    assert one.secret(id) == OBJECT.secret

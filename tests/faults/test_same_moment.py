@@ -103,3 +103,28 @@ def test_what_vanished_is_moved_again_although_another_process_ends_the_migratio
     assert not any(each.counted("queued").objects for each in ledger.migrations())
     ledger.close()
     other.close()
+
+
+@pytest.mark.parametrize("recursive", [True, False], ids=["tree", "object"])
+@pytest.mark.parametrize("step", ["renew_secret", "trust", "list_again", "act", "limit"])
+def test_another_process_forgets_what_a_cancelled_one_needs_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, step: str
+) -> None:
+    runner = Runner(Settings(local_folders=str(tmp_path), retry_budget=0))
+    ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
+    name = "/" if recursive else "/a"
+    source = End(f"https://a.example{name}", (("X-Key", "secret"),))
+    order = Order(source, End(f"file://{tmp_path}/to{name}"), recursive=recursive, bounds=Bounds(slots=2))
+    made, _ = accepted(ledger, order, runner, quiet=True)
+    ledger.act(made.id, "cancel")
+    real = getattr(ledger, step)
+
+    def after_the_other(*arguments: Any, **named: Any) -> Any:
+        other.finish()
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(ledger, step, after_the_other)
+    found, _ = accepted(ledger, order, runner, quiet=True)
+    assert (found.id, found.state, ledger.secret(found.id)) == (made.id, "running", order.secret())
+    ledger.close()
+    other.close()
