@@ -279,11 +279,12 @@ class LocalStore:
 
     def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
         """As Source.get. Only regular files: a pipe or a device may have no end."""
+        path, settled = path_of(location), self._side == "source"  # what we have written just now is nobody else's
         with self._told(location):
-            settled = self._side == "source"  # what we have written just now is nobody else's
-            opened = in_native_thread(partial(opened_at, folders_of(location), path_of(location), settled=settled))
+            opened = in_native_thread(partial(opened_at, folders_of(location), path, settled=settled))
         descriptor, found, version = opened
-        if pinned is not None and pinned.etag not in (None, version.etag):
+        known = None if pinned is None or (not settled and _is_unpublished(path)) else pinned.etag
+        if known not in (None, version.etag):
             os.close(descriptor)
             raise SourceChanged(f"{location} is another version now", side=self._side)
         first, length = (span.first, span.length) if span else (0, version.size)

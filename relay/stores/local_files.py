@@ -11,6 +11,7 @@ Decided here: what tells two versions apart, and what of a folder can be moved. 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -40,6 +41,12 @@ _NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno
 """What preadv2 says where the bytes are not in memory, or where the file system can't tell."""
 _UNNUMBERED: Final = ("fuse", "vfat ", "msdos ", "exfat ")
 """The types of file systems that make up their inodes' numbers, as they begin a mount's line (proc(5), "mountinfo")."""
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_STATX_FORCE_SYNC: Final = 0x2000
+_STATX_BASIC_STATS: Final = 0x7FF
+_STATX_BYTES: Final = 256
+"""Flags of statx(2), and the size of its answer (linux/fcntl.h, linux/stat.h)."""
 TICK_NS: Final = 20_000_000
 """The system's clock, by which it stamps files, goes on at least so often (CONFIG_HZ of 100, and a little)."""
 Failed = Callable[[OSError, str], RelayError]
@@ -55,6 +62,21 @@ def regular(found: os.stat_result) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.ENXIO, f"it is {_special(found.st_mode)}, and no regular file")
     return found
+
+
+def fresh(folder: int, name: str = "") -> os.stat_result:
+    """Return what is known of a name in a folder, or of what is open, by the server behind a mount: what the system
+    keeps of its answers may be older than the last write (FUSE a second, NFS up to a minute). Raises OSError."""
+    statx = _libc_statx()
+    if statx is not None:  # its answer is the next one's too
+        flags = _AT_STATX_FORCE_SYNC | (_AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH)
+        statx(folder, os.fsencode(name), flags, _STATX_BASIC_STATS, ctypes.create_string_buffer(_STATX_BYTES))
+    return os.stat(name, dir_fd=folder, follow_symlinks=False) if name else os.fstat(folder)
+
+
+@lru_cache(maxsize=1)
+def _libc_statx() -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), "statx", None)
 
 
 def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
@@ -102,7 +124,7 @@ def opened_at(folders: Folders, path: Path, *, settled: bool) -> tuple[int, os.s
     could not be seen by its times."""
     descriptor = folders.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        found = regular(os.fstat(descriptor))
+        found = regular(fresh(descriptor))
         if settled and 0 <= time.time_ns() - found.st_ctime_ns < TICK_NS:
             get_original("time", "sleep")(
                 TICK_NS / 1e9
@@ -166,7 +188,8 @@ class FileStream(Stream):
 
     def _changed(self) -> bool:
         longer = self._whole and self._version.size is not None and bool(os.pread(self._descriptor, 1, self._at))
-        return longer or version_of(os.fstat(self._descriptor)).etag != self._version.etag
+        found = fresh(self._descriptor) if self._slow else os.fstat(self._descriptor)
+        return longer or version_of(found).etag != self._version.etag
 
     def close(self) -> None:
         """As Stream's."""

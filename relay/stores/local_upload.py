@@ -28,10 +28,12 @@ from typing import Final, TypeVar
 
 from relay.disposition import NAME_BYTES
 from relay.stores.interfaces import PREFIX, SUFFIX
-from relay.stores.local_files import regular
+from relay.stores.local_files import fresh, regular
 from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync
 
 T = TypeVar("T")
+DATED_SECONDS: Final = 2.0
+"""File systems keep a time to two seconds at least (FAT)."""
 UNDATED: Final = "the file system does not let the file's time of change be set"
 UNOWNED: Final = "the file that was replaced had another owner or group, which could not be given to this one"
 UNSAFE: Final = "the file system can't be told to write the file to its disk: a power loss may still take it"
@@ -102,12 +104,15 @@ def finish(part: Part, data: memoryview, changed: str | None) -> tuple[os.stat_r
     return what is known of it then, and what could not be done."""
     notes = part.notes
     write(part, data)
-    if changed is not None and not _dated(part.descriptor, changed):
-        notes += (UNDATED,)
+    dated = changed is not None and _dated(part.descriptor, changed)
     if not _synced(part.descriptor):
         notes += (UNSAFE,)
     part.shut()
-    return os.stat(part.name, dir_fd=part.folder, follow_symlinks=False), notes
+    found = fresh(part.folder, part.name)
+    # A mount may give the file the time of its upload instead.
+    if changed is not None and not (dated and abs(found.st_mtime - float(changed)) <= DATED_SECONDS):
+        notes += (UNDATED,)
+    return found, notes
 
 
 def abandon(part: Part) -> None:
@@ -213,7 +218,7 @@ def _target(folders: Folders, part: Path, place: Path) -> Path:
 
 def _placed(folder: int, name: str) -> os.stat_result:
     sync(folder)
-    return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return fresh(folder, name)
 
 
 def _rename_if_absent(folder: int, old: str, new: str) -> None:

@@ -461,6 +461,49 @@ def test_a_mount_may_fail_when_the_file_is_closed(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_mount_may_give_a_file_the_time_of_its_upload(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """When it is closed, as `rclone mount` of WebDAV does; an empty file's time may change later still."""
+    (tmp_path / "a").write_bytes(b"" if late else b"new")
+    (tmp_path / "to").mkdir()
+    place, finish = tmp_path / "to" / "b", local_upload.finish
+
+    def dated(part: local_upload.Part) -> None:
+        os.utime(part.path, (10**9, 10**9))
+
+    def finished(part: local_upload.Part, *words: object) -> object:
+        if not late:
+            shut = part.shut
+            part.shut = lambda: (shut(), dated(part))  # type: ignore[assignment, method-assign, func-returns-value]
+        found = finish(part, *words)  # type: ignore[arg-type]
+        if late:
+            dated(part)
+        return found
+
+    monkeypatch.setattr(local_upload, "finish", finished)
+    outcome = engine.migrate(here(tmp_path / "a"), there(place))  # type: ignore[arg-type]
+    assert outcome.state is State.VERIFIED
+    assert outcome.receipt is not None
+    assert (local_upload.UNDATED in outcome.receipt.notes) == (not late)
+
+
+def test_a_file_is_looked_at_past_the_systems_cache(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"bytes")
+    (tmp_path / "link").symlink_to("a")
+    folder = os.open(tmp_path, os.O_PATH)
+    file = os.open(tmp_path / "a", os.O_RDONLY)
+    try:
+        assert local_files.fresh(file) == local_files.fresh(folder, "a") == (tmp_path / "a").stat()
+        assert local_files.fresh(folder, "link") == (tmp_path / "link").lstat()
+        with pytest.raises(FileNotFoundError):
+            local_files.fresh(folder, "nothing")
+    finally:
+        os.close(file)
+        os.close(folder)
+
+
 def test_a_name_that_was_kept_for_nothing_is_free_again(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
