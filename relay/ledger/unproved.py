@@ -18,9 +18,10 @@ from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
-from sqlalchemy import Connection, case, false, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, case, desc, false, func, select, update
 
 from relay.ledger.names import chunks, named
+from relay.ledger.nested import left_near, nested
 from relay.ledger.rows import ARRIVED, MARKED, Before
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 
@@ -38,13 +39,17 @@ def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[st
     mine = _mine(connection, id)
     found: dict[str, tuple[float, str]] = {}
     columns = (transfers.c.name, transfers.c.state, transfers.c.lapses, transfers.c.before, transfers.c.ended)
-    for other in _others(connection, mine):
+    same = dict(zip(names, names, strict=True))
+    asked: list[tuple[Any, Mapping[str, str]]] = [(other, same) for other in _others(connection, mine)]
+    for other, ours in asked + nested(connection, mine, names, _query(mine)):
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
-        for some in chunks(names):
+        for some in chunks(list(ours)):
             for row in connection.execute(select(*columns).where(begun, named(connection, some))).all():
-                left = _left(row, other)
-                if left is not None and (at := _had_last(row, other, left)) > found.get(row.name, (-1.0, ""))[0]:
-                    found[row.name] = (at, left)
+                name, left = ours.get(row.name), _left(row, other)
+                if name is None or left is None:
+                    continue
+                if (at := _had_last(row, other, left)) > found.get(name, (-1.0, ""))[0]:
+                    found[name] = (at, left)
     lefts = {name: one for name, one in found.items() if one[1] != ARRIVED}
     for some in chunks(sorted(lefts)):
         for row in _arrived(connection, mine, some):
@@ -78,11 +83,13 @@ def learn(connection: Connection, id: str) -> None:
     mine = _mine(connection, id)
     if_exists = json.loads(mine.options).get("if_exists", "")
     names: set[str] = set()
-    for other in [] if if_exists in ("", "overwrite") else _others(connection, mine):
+    if if_exists not in ("", "overwrite"):
         noted = transfers.c.before.is_not(None) & (transfers.c.before != ARRIVED)
-        left = noted | LAPSED | RUNNING
-        begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0) & transfers.c.state.not_in(_THERE)
-        names |= set(connection.execute(select(transfers.c.name).where(begun, left)).scalars())
+        left = (noted | LAPSED | RUNNING) & (transfers.c.fence > 0) & transfers.c.state.not_in(_THERE)
+        for other in _others(connection, mine):
+            of = select(transfers.c.name).where(transfers.c.migration_id == other.id, left)
+            names |= set(connection.execute(of).scalars())
+        names |= left_near(connection, mine, left)
     for some in chunks(sorted(names)):
         _learn(connection, id, unproved(connection, id, if_exists, some))
 
@@ -106,21 +113,29 @@ def _mine(connection: Connection, id: str) -> Any:
 
 
 def _others(connection: Connection, mine: Any) -> Sequence[Any]:
-    """Return the migrations to the same destination that did not succeed, those with the latest news first. `is_same`
-    says that both places are the same for certain, and do not only print alike; one place may print in two ways, as
-    where one of them is given by a remote's name.
-    """
-    places = migrations.c.places == mine.places if mine.places is not None else false()  # an older relay's
-    same = ((migrations.c.destination == mine.destination) | places) & (migrations.c.state != "succeeded")
-    same &= migrations.c.id != mine.id
+    """Return the migrations to the same destination, as `_query` selects them, those with the latest news first."""
+    places = _same_places(mine)
+    same = (migrations.c.destination == mine.destination) | places
     if mine.destination.endswith("/") and not json.loads(mine.options).get("recursive"):
         same &= places  # of another source another object goes into that folder
+    first = case((places, 0), else_=1)  # those of other sources are many where they are put together
+    query = _query(mine).where(same).order_by(first, desc("last"), migrations.c.number.desc())
+    return connection.execute(query.limit(MOST)).all()
+
+
+def _same_places(mine: Any) -> ColumnElement[bool]:
+    return migrations.c.places == mine.places if mine.places is not None else false()  # an older relay's
+
+
+def _query(mine: Any) -> Select[Any]:
+    """Return what selects the other migrations that did not succeed. `is_same` says that both places are the same for
+    certain, and do not only print alike; one place may print in two ways, as where one of them is given by a remote's
+    name. `last` is the time of the latest news."""
     of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
     last = func.coalesce(of.order_by(events.c.id.desc()).limit(1).scalar_subquery(), migrations.c.created)
-    columns = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination_empty)
-    query = select(*columns, places.label("is_same"), last.label("last")).where(same)
-    first = case((places, 0), else_=1)  # those of other sources are many where they are put together
-    return connection.execute(query.order_by(first, last.desc(), migrations.c.number.desc()).limit(MOST)).all()
+    columns = (migrations.c.id, migrations.c.created, migrations.c.options, migrations.c.destination)
+    query = select(*columns, migrations.c.destination_empty, _same_places(mine).label("is_same"), last.label("last"))
+    return query.where(migrations.c.state != "succeeded", migrations.c.id != mine.id)
 
 
 def _left(row: Any, other: Any) -> str | None:

@@ -1,0 +1,105 @@
+"""Find migrations whose destination lies in that of another one: a tree and a single object, or a tree in a tree.
+
+Theory of operation. Destinations are compared as they print. For the objects of a migration that are asked for, the
+places above and at each are looked up by the index of destinations, as the name of an object is written there, and
+percent-encoded.
+
+Decided here: which object of another migration has the same place. Never here: what is left of it (`unproved.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from sqlalchemy import Connection, Select, exists, func, or_, select
+
+from relay.ledger.names import chunks
+from relay.ledger.schema import migrations, transfers
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~/-]*")
+"""A name that is the same when it is percent-encoded."""
+_SCHEME: Final = re.compile(r"[^/:]+:")
+
+
+def nested(
+    connection: Connection, mine: Any, names: Sequence[str], query: Select[Any]
+) -> list[tuple[Any, Mapping[str, str]]]:
+    """Return the rows of a `query` for migrations in whose destination some objects of a migration lie, or that lie in
+    its own; each with the names that the other gives them, and ours."""
+    if _names_later(mine) or not connection.execute(select(exists().where(migrations.c.id != mine.id))).scalar():
+        return []
+    places = _places(mine, names)
+    found: list[tuple[Any, Mapping[str, str]]] = []
+    for some in chunks(sorted({*places, *_above(places)} - {mine.destination, f"{mine.destination}/"})):
+        for row in connection.execute(query.where(migrations.c.destination.in_(some))).all():
+            theirs = _theirs(row, places)
+            found += [(row, theirs)] if theirs else []
+    return found
+
+
+def left_near(connection: Connection, mine: Any, is_left: Any) -> set[str]:
+    """Return the names of those objects of a migration of which a nested one may have left something, and more;
+    `is_left` is the condition of their transfers."""
+    if _names_later(mine):
+        return set()
+    if not _is_tree(mine):
+        return {""}
+    base = _base(mine.destination)
+    of = select(transfers.c.name, migrations.c.destination).join(
+        migrations, migrations.c.id == transfers.c.migration_id
+    )
+    below = func.substr(migrations.c.destination, 1, len(base)) == base
+    above = migrations.c.destination.in_(sorted(_above([mine.destination])))
+    rows = connection.execute(of.where(or_(below, above), migrations.c.destination != mine.destination, is_left)).all()
+    places = (_base(row.destination) + row.name if row.name else row.destination for row in rows)
+    names = {place.removeprefix(base) for place in places if place.startswith(base)}
+    return names | {unquote(name) for name in names}
+
+
+def _names_later(migration: Any) -> bool:
+    """Say if it is a single object that takes the name of its source: its place is not known here."""
+    return not _is_tree(migration) and str(migration.destination).endswith("/")
+
+
+def _is_tree(migration: Any) -> bool:
+    return bool(json.loads(migration.options).get("recursive"))
+
+
+def _base(destination: str) -> str:
+    return destination if destination.endswith(("/", ":")) else f"{destination}/"
+
+
+def _places(mine: Any, names: Iterable[str]) -> dict[str, str]:
+    """Return the names of some objects by their places, as these may print."""
+    if not _is_tree(mine):
+        return {mine.destination: ""}
+    base = _base(mine.destination)
+    places = {base + name: name for name in names}
+    return places | {base + quote(name): name for name in names if not _PLAIN.fullmatch(name)}
+
+
+def _above(places: Iterable[str]) -> set[str]:
+    """Return the folders in which some places lie, with '/' at the end and without."""
+    found: set[str] = set()
+    for place in places:
+        while "/" in place:
+            place = place.rpartition("/")[0]
+            if place in found:
+                break
+            found |= {place, f"{place}/"}
+        if scheme := _SCHEME.match(place):
+            found.add(scheme[0])
+    return found
+
+
+def _theirs(other: Any, places: Mapping[str, str]) -> dict[str, str]:
+    """Return our names of the objects that another migration has, too, by the names that it gives them."""
+    if not _is_tree(other):
+        return {"": places[other.destination]} if other.destination in places else {}
+    base = _base(other.destination)
+    names = {place.removeprefix(base): ours for place, ours in places.items() if place.startswith(base)}
+    return names | {unquote(name): ours for name, ours in names.items()}

@@ -1,0 +1,120 @@
+"""What is unproved of an object is known to a migration whose destination lies in that of another, or around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
+from relay.receipt import Version
+from tests.ledgers import Opened, verified
+
+SENT = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT")
+REMAINS = {"place": "something"}
+PAIRS = {
+    "a single object, then a tree": (("https://h/to/a/b", ""), ("https://h/to/", "a/b")),
+    "a tree, then a single object": (("https://h/to/", "a/b"), ("https://h/to/a/b", "")),
+    "a tree in the tree": (("https://h/to/a/", "b"), ("https://h/to/", "a/b")),
+    "a tree around the tree": (("https://h/to/", "a/b"), ("https://h/to/a/", "b")),
+    "an encoded single object": (("https://h/to/a%20b/%C3%BC", ""), ("https://h/to/", "a b/ü")),
+    "an encoded tree": (("https://h/to/a%20b/", "ü"), ("https://h/to/", "a b/ü")),
+    "a tree around what is encoded": (("https://h/to/", "a b/ü"), ("https://h/to/a%20b/%C3%BC", "")),
+    "a plain key": (("s3://h/a b%", ""), ("s3://h/", "a b%")),
+    "a remote": (("r:a/b", ""), ("r:", "a/b")),
+    "a folder of a remote": (("r:a", "b"), ("r:a/b", "")),
+}
+"""Of both migrations the destination, and the name of the object: empty where it is a single one."""
+APART = {
+    "another object": (("https://h/to/a/c", ""), ("https://h/to/", "a/b")),
+    "another folder": (("https://h/to/a", ""), ("https://h/to/", "a/b")),
+    "a longer name": (("https://h/to/a/bb", ""), ("https://h/to/", "a/b")),
+    "an object that takes its source's name": (("https://h/to/a/", ""), ("https://h/to/", "a/b")),
+    "a folder of another name": (("https://h/to/a", "b"), ("https://h/to/aa/b", "")),
+}
+
+
+def accept(ledger: Ledger, at: tuple[str, str], wish: str, source: str = "a") -> str:
+    """Accept a migration of one object, as a tree where it has a name."""
+    destination, name = at
+    options = {"recursive": bool(name), "if_exists": wish}
+    places = (f"{source} of {destination}", destination)
+    id = ledger.create(Spec(source, destination, options, {"secret": 1}, places=places))[0].id
+    if name:
+        relist(ledger, id, name)
+    return id
+
+
+def relist(ledger: Ledger, id: str, name: str) -> None:
+    listing = ledger.claim_listing(id)
+    assert listing is not None
+    ledger.add_page(listing, [Listed(name, 5), Listed("other", 5)], None)
+    ledger.end_listing(listing)
+
+
+def claim(ledger: Ledger, id: str) -> Claim:
+    """Claim the object of a migration, and end the other one that its tree has."""
+    claims = {found.name: found for found in ledger.claim(9, only=id)}
+    if (other := claims.pop("other", None)) is not None:
+        assert other.before is None
+        ledger.settle([verified(other)])
+    (found,) = claims.values()
+    return found
+
+
+def fail(ledger: Ledger, found: Claim, **more: Any) -> None:
+    ledger.settle([Settlement(found, "failed", error={"code": "x", "side": "source", "detail": "no"}, **more)])
+    ledger.finish()
+
+
+def assert_doubted(found: Claim) -> None:
+    assert found.before is not None and not found.before.known and found.before.since is not None
+    assert found.fence > 1 and found.remains == REMAINS
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_second_knows_what_the_first_left_until_it_has_arrived(ledger: Ledger, pair: str) -> None:
+    first, second = PAIRS[pair]
+    left = claim(ledger, accept(ledger, first, "changed"))
+    ledger.note([(left, Before(known=True, sent=SENT))])
+    fail(ledger, left, remains=REMAINS)
+    id = accept(ledger, second, "skip")
+    found = claim(ledger, id)
+    assert_doubted(found)
+    ledger.settle([verified(found)])
+    ledger.finish()
+    assert ledger.migration(id).state == "succeeded"
+    assert claim(ledger, accept(ledger, second, "skip")).before is None
+
+
+@pytest.mark.parametrize("pair", APART)
+def test_other_places_know_nothing_of_it(ledger: Ledger, pair: str) -> None:
+    first, second = APART[pair]
+    left = claim(ledger, accept(ledger, first, "changed"))
+    ledger.note([(left, Before(known=True, sent=SENT))])
+    fail(ledger, left, remains=REMAINS)
+    found = claim(ledger, accept(ledger, second, "skip"))
+    assert (found.before, found.remains) == (None, {})
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_command_that_is_given_again_learns_what_the_other_left_meanwhile(ledger: Ledger, pair: str) -> None:
+    first, second = PAIRS[pair]
+    id = accept(ledger, second, "skip")
+    fail(ledger, claim(ledger, id))
+    left = claim(ledger, accept(ledger, first, "changed"))
+    ledger.note([(left, Before(known=True, sent=SENT))])
+    fail(ledger, left, remains=REMAINS)
+    ledger.act(id, "retry")
+    assert_doubted(claim(ledger, id))
+
+
+def test_what_a_lost_runner_overwrote_is_known_to_the_other(opened: Opened) -> None:
+    """It notes nothing before bytes go."""
+    one, two = opened(), opened()
+    claim(one, accept(one, ("https://h/to/a/b", ""), "overwrite"))
+    one.renew(-1)
+    two.reclaim()
+    found = claim(two, accept(two, ("https://h/to/", "a/b"), "skip"))
+    assert found.before is not None and not found.before.known
