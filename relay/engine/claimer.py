@@ -291,9 +291,17 @@ class Claimer:
 
     def _finished(self) -> bool:
         self._look_at = self.clock() + LOOK_SECONDS
+        self._finish()
+        return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
+
+    def _finish(self) -> None:
+        """End every migration that has nothing left to do; a line of the log names each, without secrets."""
         for migration in self.ledger.finish():
             self._jobs.forget(migration.id)
-        return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
+            named = ("id", "number", "state", "source", "destination")
+            objects = {state: counted.objects for state, counted in sorted(migration.tally.items())}
+            members = {name: getattr(migration, name) for name in named}
+            log.info("migration", extra={"members": {**members, "objects": objects, "error": migration.error}})
 
     def _obey(self, standings: Mapping[str, Standing]) -> None:
         """Stop the transfers of migrations that were cancelled or paused by somebody, and keep to the bounds as they
@@ -329,7 +337,7 @@ class Claimer:
                 reach("after-settle")
             self._ends_settled(ends)
             self.ledger.leave()
-            self.ledger.finish()
+            self._finish()
         except LedgerFailed as error:
             self.trouble = error
 

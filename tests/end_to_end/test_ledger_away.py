@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -183,6 +184,17 @@ def accepted(tmp_path: Path) -> tuple[Ledger, Runner, str]:
     ledger, runner = Ledger.at(f"sqlite:///{tmp_path}/l.db"), Runner(Settings(local_folders=str(tmp_path)))
     order = Order(End(f"file://{tmp_path}/from"), End(f"file://{tmp_path}/to"), recursive=True)
     return ledger, runner, ledger.create(order.spec(runner.remotes))[0].id
+
+
+def test_the_log_names_a_migration_that_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also one of the ledger: its objects have no request that could be answered."""
+    ledger, runner, id = accepted(tmp_path)
+    with caplog.at_level(logging.INFO, "relay.claimer"):
+        Claimer(ledger, runner, 1, id).run()
+    ledger.close()
+    (members,) = [record.members for record in caplog.records if record.message == "migration"]  # type: ignore[attr-defined]
+    assert (members["id"], members["state"], members["objects"]) == (id, "succeeded", {"verified": 1})
+    json.dumps(members)
 
 
 def fill(monkeypatch: pytest.MonkeyPatch) -> None:
