@@ -54,10 +54,16 @@ def as_listed(found: Version, listed: Version) -> None:
     )
 
 
+def listed_length(found: Version, listed: Version) -> int | None:
+    """Return the length in bytes that a listing gives an object whose answer has none (errors and login pages seldom
+    have one). None where the object may be newer, and for 0, which some listings give for an unknown length."""
+    return None if not listed.size or _newer(found, listed) else listed.size
+
+
 def _newer(found: Version, listed: Version) -> bool:
     """Say if what was found is another version than was listed, as far as either tells."""
     if listed.etag is None and listed.last_modified is None:
-        return bool(found.size) and (found.etag or found.last_modified) is not None
+        return found.size != 0 and (found.etag or found.last_modified) is not None
     if None not in (listed.etag, found.etag) and listed.etag != found.etag:
         return True
     ours, theirs = http_date(listed.last_modified), http_date(found.last_modified)

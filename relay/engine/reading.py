@@ -18,7 +18,7 @@ from typing import TypeVar
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.engine.plan import Metadata
 from relay.engine.progress import Progress
-from relay.engine.promised import as_listed, as_promised
+from relay.engine.promised import as_listed, as_promised, listed_length
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
 from relay.errors import PreconditionFailed, RangeIgnored, Rejected, SourceChanged, SourceUnstable, StoreError
@@ -144,13 +144,22 @@ class Reading:
         assert body is not None  # an Opened has one
         self._refuse_page(opened)
         opened = as_promised(self._described(opened), promised)
-        if body.length is None and promised and promised.size is not None:
-            body.promise(promised.size)
         self._hold_to_listing(opened)
+        if body.length is None and (length := self._foretold(opened)) is not None:
+            body.promise(length)
         progress.total = body.length
         if terms.digested:
             body.digest_with(_wanted(opened.version), opened.version.digests)
         return opened, body
+
+    def _foretold(self, opened: Opened) -> int | None:
+        """Return the length of an object whose answer has none, as the list promised it or the listing gave it; not of
+        one in a content coding, since a listing gives the length without."""
+        known = self._terms.known
+        if known.promised is not None:
+            return known.promised.size
+        coded = any(name.lower() == "content-encoding" for name, _ in opened.metadata)
+        return None if known.listed is None or coded else listed_length(opened.version, known.listed)
 
     def _refuse_page(self, opened: Opened) -> None:
         """Raise Rejected for an object that comes as a page, and is something else.

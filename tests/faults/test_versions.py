@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +17,10 @@ from relay.digest import Digester
 from relay.engine.promised import as_listed
 from relay.engine.terms import Known
 from relay.engine.transfer import Transfer
-from relay.errors import SameObject, SourceChanged, SourceUnstable, Unauthenticated
+from relay.errors import SameObject, SourceChanged, SourceTruncated, SourceUnstable, Unauthenticated
 from relay.location import Location
 from relay.receipt import Level, State, Version
+from relay.stores.local import local_location
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal
 from tests.faults.clouds import DATA, GET_HEAD, TAGGED, Cloud, Versions, keeping, looked_at, sending, serving
@@ -161,6 +164,25 @@ def test_f27_f28_what_is_not_what_was_listed_is_not_taken_for_it(engine: Engine,
         engine.runner.run(listed(engine, there.url(), peer.url("/b"), LISTED))
     assert str(len(DATA)) in caught.value.message
     assert cloud.objects == {}
+
+
+@pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_f27_f28_an_answer_without_a_length_has_the_listed_one(
+    engine: Engine, tmp_path: Path, chunked: bool, dated: bool
+) -> None:
+    """Unless its date is another one. Errors and login pages come in chunks, and with a 200."""
+    fields = b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"
+    for moment, error in ((b"Wed, 21 Oct 2015", SourceTruncated), (b"Thu, 22 Oct 2015", None)):
+        date = b"Last-Modified: %s 07:28:00 GMT\r\n" % moment if dated or error is None else b""
+        told = b"HTTP/1.1 200 OK\r\n" + date + fields + b"\r\n"
+        script = serving(Cloud(), sending(told, b"3\r\nnew\r\n0\r\n\r\n" if chunked else b"new"), told)
+        with Peer([script] * 4) as there, pytest.raises(error) if error else nullcontext():
+            transfer = engine.runner.transfer(
+                engine.plan(there.url(), local_location(tmp_path / "b", destination=True))
+            )
+            engine.runner.run(replace(transfer, known=Known(listed=LISTED)))
+        assert (tmp_path / "b").exists() is (error is None)
 
 
 def test_f10_what_changed_since_it_was_listed_is_moved_as_it_is(engine: Engine) -> None:
