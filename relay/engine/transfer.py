@@ -11,7 +11,6 @@ Decided here: what is tried again (law 7), and when. Never here: what an attempt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import random
 from typing import Any
@@ -208,22 +207,27 @@ class Transfer:
         except RelayError as error:
             error.keep(self._progress.remains)  # a cancel between two attempts has none
             left = self._progress.unproved
-            if left is not None and isinstance(error, UNSETTLED) and self.journal is not None:
-                self._note_sent(self.journal)
-            elif left is not None:
+            if left is not None and not (isinstance(error, UNSETTLED) and self._is_noted()):
                 error.leave("What was sent", left, "nothing has proved it")
             raise
         finally:
             self._progress.phase = "settled"
             self._troubles.over(WHOLE)
 
-    def _note_sent(self, journal: Journal) -> None:
+    def _is_noted(self) -> bool:
         """Write down that something of ours may be there, for whoever comes next: also for another migration, which may
-        leave alone what is there."""
+        leave alone what is there. Return whether that is known: not without a journal, nor where the ledger is away."""
         noted = self._progress.to_note
-        if noted is not None:
-            with suppress(LedgerFailed, LeaseLost):  # then it counts as lost, or is another's
-                journal.note(noted)
+        if self.journal is None:
+            return False
+        try:
+            if noted is not None:
+                self.journal.note(noted)
+        except LeaseLost:
+            pass  # another runner has the object, and counts this one as lost
+        except LedgerFailed:
+            return False
+        return True
 
     def _may_show(self, terms: Terms, before: Before | None) -> bool:
         """Say if what a process sent that was lost may be seen at the object's own place. Where everything may be

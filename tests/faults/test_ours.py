@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,28 @@ class Broken(ClaimJournal):
         """As Journal.note: it has happened, and nobody knows."""
         super().note(before)
         raise LedgerFailed("the ledger does not answer")
+
+
+class Away(ClaimJournal):
+    """A ledger that writes nothing down."""
+
+    def note(self, before: Before) -> None:
+        """As Journal.note."""
+        raise LedgerFailed("the ledger does not answer")
+
+
+def test_a_damaged_object_that_could_not_be_noted_is_known_to_other_options(
+    engine: Engine, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is away when the damage shows, and answers when the object is handed back."""
+    with Peer(Shelf(damages=flipped)) as there, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
+        order = Order(End(source.url("/a")), End(there.url("/a")))
+        id = ledger.create(order.spec(engine.runner.remotes))[0].id
+        monkeypatch.setattr(claimer, "ClaimJournal", Away)
+        claimed(ledger, engine, id, attempts=1)
+        other = ledger.create(replace(order, if_exists=IfExists.SKIP).spec(engine.runner.remotes))[0].id
+    (claim,) = ledger.claim(1, only=other)
+    assert claim.before is not None
 
 
 STOPS = ["ledger", "source", "destination"]
