@@ -22,6 +22,7 @@ from relay.errors import (
     CredentialsWithdrawn,
     IntegrityMismatch,
     KeyTooLong,
+    NotFound,
     PermissionDenied,
     ProtocolViolation,
     Rejected,
@@ -34,6 +35,7 @@ from relay.location import Location
 from relay.stores.documents import Document, plain_name
 from relay.stores.fields import printable, retry_after
 from relay.stores.http import PAGE_BYTES, HttpStore
+from relay.stores.interfaces import Found, Unknown
 from relay.stores.pieces import pieces_of
 from relay.stores.s3_answers import CODES, error_region, error_told, parsed
 from relay.stores.s3_endpoint import KNOWN, NO_PART_TRAILERS, NO_TRAILERS, PART_TRAILERS, TRAILERS, Endpoint
@@ -111,6 +113,20 @@ class S3Exchange(HttpStore):
     _signed_by: Credentials | None = None
     _signed_for: str = ""
     """The region that the last request was signed for; others may have learned of another one meanwhile."""
+
+    def head(self, location: Location) -> Found | Unknown:
+        """As Source.head; keeps in mind that a destination's bucket answers."""
+        if self._side != "destination":
+            return super().head(location)
+        endpoint = self._endpoint(location)
+        try:
+            found = super().head(location)
+        except NotFound:
+            endpoint.learn(_readable(location))
+            raise
+        endpoint.learn(_readable(location))
+        endpoint.memory.forget(location.origin, _unreadable(location))
+        return found
 
     def _untold(self, status: int) -> bool:
         """Never: S3 answers HEAD by the same rules as GET."""
@@ -196,11 +212,14 @@ class S3Exchange(HttpStore):
         return Unavailable(f"HEAD {location} was refused, and is answered now", side=self._side)
 
     def _only_denied(self, location: Location) -> bool:
-        """Say if a 403 can only mean that the object may not be read: a bucket to which we write has taken an upload
-        already, or denied one byte."""
+        """Say if a 403 can only mean that the object may not be read: one byte was denied since HEAD last found an
+        object, or a bucket that has answered no HEAD has taken an upload. Of one that answers HEAD the credentials may
+        have expired."""
         endpoint = self._endpoint(location)
-        facts = (_unreadable(location), KNOWN, TRAILERS, NO_TRAILERS, PART_TRAILERS, NO_PART_TRAILERS)
-        return self._side == "destination" and any(endpoint.has(fact) for fact in facts)
+        if self._side != "destination" or endpoint.has(_unreadable(location)):
+            return self._side == "destination"
+        facts = (KNOWN, TRAILERS, NO_TRAILERS, PART_TRAILERS, NO_PART_TRAILERS)
+        return not endpoint.has(_readable(location)) and any(endpoint.has(fact) for fact in facts)
 
     def _refused(self, response: Response, method: str, location: Location, text: str) -> RelayError:
         code, message = error_told(text)
@@ -304,6 +323,11 @@ class S3Exchange(HttpStore):
 def _unreadable(location: Location) -> str:
     """Return the fact that who may write to a bucket may not read there."""
     return f"unreadable {cast(S3Account, location.account).bucket}"
+
+
+def _readable(location: Location) -> str:
+    """Return the fact that a bucket says what is there, and what is not."""
+    return f"readable {cast(S3Account, location.account).bucket}"
 
 
 def key_of(location: Location) -> str:

@@ -265,7 +265,8 @@ class Notes(Journal):
         return
 
 
-DENIED = {"head": [reply(403)], "get": [refusal(403, "AccessDenied")]}
+DENIED = {"head": [reply(403)], "get": [refusal(403, "AccessDenied")] * 2}
+"""HEAD, the reason of its refusal, which is asked for where HEAD was answered before, and the read-back."""
 
 
 @pytest.mark.parametrize("size", [len(DATA), SIZE])

@@ -120,3 +120,33 @@ def test_f54_what_is_to_be_left_alone_is_not_written_over_unseen(ledger: Ledger,
         _, rows = moved(ledger, tmp_path, peer, IfExists.SKIP)
     assert {(row.state, row.error["code"]) for row in rows} == {("failed", "store-permission-denied")}
     assert not bucket.there
+
+
+@dataclass
+class Expiring(Bucket):
+    """A bucket of many objects that knows its credentials for so many uploads."""
+
+    takes: int = 2
+    objects: set[bytes] = field(default_factory=set)
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        key = request.split(b" ", 2)[1].partition(b"?")[0]
+        if len(self.objects) >= self.takes and operation != "list":
+            return reply(403) if operation == "head" else refusal(403, "InvalidAccessKeyId")
+        if operation == "put":
+            self.objects.add(key)
+        elif operation in ("head", "get") and key not in self.objects:
+            return GONE
+        return super()._answer(operation, request, body)
+
+
+def test_a_head_that_is_refused_since_the_credentials_have_expired_fails_no_object(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """HEAD has no text, and MinIO answers 403 for keys that it does not know any more."""
+    bucket = Expiring(sums=True)
+    with Peer(many(bucket)) as peer:
+        migration, rows = moved(ledger, tmp_path, peer, IfExists.SKIP)
+    assert sorted(row.state for row in rows) == ["queued"] * 3 + ["verified"] * 2
+    assert migration.error is not None
+    assert migration.error["code"] == "store-unauthenticated"
