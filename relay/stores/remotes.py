@@ -240,7 +240,8 @@ class Remotes:
         if endpoint and "://" not in endpoint:
             endpoint = f"https://{endpoint}"
         region = options.get("region") or ""
-        if options.get("env_auth", "").lower() in YES or options.get("profile"):
+        key, secret = options.get("access_key_id"), options.get("secret_access_key")
+        if not (key or secret) and (options.get("env_auth", "").lower() in YES or options.get("profile")):
             self._apart(prepare)
             # Not apart: a helper's process can be waited for on this hub alone.
             found = self._aws(options.get("profile") or None)
@@ -254,7 +255,6 @@ class Remotes:
                 uploaded=uploaded(options),
                 asked=asked_always(options),
             )
-        key, secret = options.get("access_key_id"), options.get("secret_access_key")
         if bool(key) != bool(secret):
             raise ConfigError(f"the remote {remote.name!a} has one of access_key_id and secret_access_key only")
         token = options.get("session_token") or None

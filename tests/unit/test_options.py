@@ -18,7 +18,7 @@ def remotes(type: str, aws: S3Config | None = None, folders: tuple[Path, ...] | 
     found = aws or S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"))
     keys = {"access_key_id": "k", "secret_access_key": "s"} if type == "s3" and "env_auth" not in options else {}
     return Remotes(
-        {"r": {"type": type, **keys, **options}}, {}, Path("/nowhere"), lambda _: found, list, folders=folders
+        {"r": {"type": type, **(keys | options)}}, {}, Path("/nowhere"), lambda _: found, list, folders=folders
     )
 
 
@@ -49,6 +49,16 @@ def test_awss_own_addressing_style_is_heeded() -> None:
     aws = S3Config(Signer(lambda: None, "us-east-1"), ENDPOINT, virtual=True)
     assert remotes("s3", aws, env_auth="true").locate("r:bkt/a").host == "bkt.oss.example.com"
     assert remotes("s3", aws).locate("s3://bkt/a").host == "bkt.oss.example.com"
+
+
+@pytest.mark.parametrize("options", [{"env_auth": "true"}, {"profile": "other"}])
+def test_a_remotes_own_key_comes_before_those_of_the_environment(options: dict[str, str]) -> None:
+    """As in rclone ("Only applies if access_key_id and secret_access_key is blank"): another key is another account."""
+    keys = {"access_key_id": "OWN", "secret_access_key": "s"}
+    account = cast(S3Account, remotes("s3", endpoint=ENDPOINT, **keys, **options).locate("r:bkt/a").account)
+    credentials = account.signer.credentials()
+    assert credentials is not None
+    assert credentials.key_id == "OWN"
 
 
 def test_what_goes_along_with_each_object() -> None:
