@@ -215,7 +215,9 @@ class Acceptance:
             while (old := _may_be_old(before, size, version)) and poll():
                 version = _version_at(destination, stored.place)
         except NotFound as error:
-            raise DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}") from None
+            lost = DestinationLost(f"{stored.place} is not there after it was moved there: {error.message}")
+            lost.keep(error.remains)
+            raise lost from None
         if old and before.known:
             raise DestinationLost(f"{stored.place} still shows what was there before something was moved there")
         if None not in (size, version.size) and size != version.size:

@@ -152,17 +152,16 @@ def remove(
     if unseen and not _is_written_since(destination, stored.readable, since):
         _remains(error, "A damaged object", stored.readable, "nothing shows that it was not there before the upload")
         return False
+    place, version = stored.readable, stored.version if stored.place is None else Version()
+    failure: RelayError | None
     try:
-        destination.delete(stored.readable, stored.version if stored.place is None else Version())
-        return True
-    except RelayError as failure:
-        _remains(
-            error,
-            "A damaged object" if stored.place is None else "An unpublished object",
-            stored.readable,
-            failure.message,
-        )
-        return False
+        failure = _refused(lambda: destination.delete(place, version))
+    except RelayError as other:
+        failure = other
+    if failure is not None:
+        what = "A damaged object" if stored.place is None else "An unpublished object"
+        _remains(error, what, place, failure.message)
+    return failure is None
 
 
 def _may_be_another(stored: Stored, before: Before | None) -> str:

@@ -9,9 +9,10 @@ Decided here: the temporary name, MOVE, MKCOL. Never here: what else HTTP says (
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from string import hexdigits
@@ -78,6 +79,8 @@ DEEPEST = 100
 """Folders that are made for one object at most."""
 XML: Fields = (("Content-Type", "application/xml"),)
 _OC_NAMES: Mapping[str, str] = {"SHA256": "sha-256", "SHA1": "sha", "MD5": "md5"}
+_CUT = re.compile(r"%3f|%3b(?=[^/]*$)", re.I)
+"""Where the path of a URL ends that was decoded before it was taken apart: a query or a parameter follows."""
 NO_METHOD = frozenset({405, 501})
 """A server answers these to a method that it does not have."""
 NO_COPY = "no COPY"
@@ -317,7 +320,11 @@ class WebDavStore(HttpStore):
         response.body.close()
         if not fresh:
             self._see_moved(part, place)
-        return self._there(place)
+        try:
+            return self._there(place)
+        except NotFound as error:
+            self._name_misread(place, error)
+            raise
 
     def _moved(self, part: Location, place: Location, if_absent: bool) -> Response:
         """Ask for the MOVE. One that may overwrite removes a folder of that name with all that is in it (section
@@ -341,6 +348,14 @@ class WebDavStore(HttpStore):
                 hint="What is there was left alone. Permit PROPFIND, or remove by hand what is to be replaced.",
             )
         return self._aimed("MOVE", part, place, (("Overwrite", "T"),))
+
+    def _name_misread(self, place: Location, error: RelayError) -> None:
+        """Let `error` name what lies where a server moves an object to that reads a Destination as a URL once more,
+        after its decoding: WsgiDAV cuts the name there at a '?', and at a ';' of its last part."""
+        other = place.with_target(_CUT.split(place.path, maxsplit=1)[0])
+        with suppress(RelayError):
+            if other.path != place.path and not other.path.endswith("/") and self._exists(other):
+                error.leave("The object", other, "the server reads the name as this one; rename the object")
 
     def _see_moved(self, part: Location, place: Location) -> None:
         """See that a MOVE, perhaps over something, was done: what it replaces may look as what was moved, so that only

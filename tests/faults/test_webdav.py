@@ -268,6 +268,30 @@ def test_a_part_that_cannot_be_removed_is_told_of(engine: Engine) -> None:
     assert "may remain" in caught.value.hint
 
 
+@pytest.mark.parametrize("refused", [1, 2, 3])
+def test_what_is_damaged_is_removed_where_a_server_refuses_for_a_moment(engine: Engine, refused: int) -> None:
+    dav = Dav(answers={b"DELETE": [EMPTY % 503] * refused}, damage=True)
+    with pytest.raises(IntegrityMismatch) as caught:
+        migrate(engine, dav)
+    assert ("may remain" in caught.value.hint, bool(dav.objects)) == (refused == 3,) * 2
+
+
+class Misreading(Dav):
+    """Takes a Destination apart after it has decoded it, as WsgiDAV does."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        return super()._done(method, path, re.sub(rb"(Destination: [^\r]*?)%3[FB][^\r/]*\r", rb"\1\r", request), body)
+
+
+@pytest.mark.parametrize("name", ["q%3Fx", "q%3Bx"])
+def test_what_is_moved_to_another_name_is_named(engine: Engine, name: str) -> None:
+    dav = Misreading()
+    with Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source, Peer([dav] * 40) as peer:
+        with pytest.raises(DestinationLost) as caught:
+            engine.migrate(source.url("/a"), webdav_location(peer.url(f"/{name}")))
+    assert (set(dav.objects), f"webdav+{peer.url('/q')} (" in caught.value.hint) == ({b"/q"}, True), caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("text", "url"),
     [
