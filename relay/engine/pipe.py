@@ -167,12 +167,13 @@ class Pipe:
 
 
 def _twins(source: Version, there: Version | None) -> bool:
-    """Say if two versions are the same in all that tells versions apart, as those of one object by two names are.
+    """Say if two versions are the same in all that tells versions apart, as those of one object by two names are: also
+    without entity tags, which some servers have none of.
 
     For two objects of one server that says little: nginx makes its tags of the second and the size.
     """
     ours, theirs = ((one.etag, one.size, one.last_modified) for one in (source, there or Version()))
-    return ours == theirs and None not in ours
+    return ours == theirs and None not in ours[1:]
 
 
 def _is_unasked(body: Body, error: RelayError) -> bool:

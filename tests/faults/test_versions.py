@@ -23,7 +23,18 @@ from relay.receipt import Level, State, Version
 from relay.stores.local import local_location
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, many, patient, place, refusal
-from tests.faults.clouds import DATA, GET_HEAD, TAGGED, Cloud, Versions, keeping, looked_at, sending, serving
+from tests.faults.clouds import (
+    DATA,
+    GET_HEAD,
+    TAGGED,
+    Cloud,
+    Versions,
+    keeping,
+    looked_at,
+    received,
+    sending,
+    serving,
+)
 from tests.scripted import Peer, Script, Talk, answer
 
 OLD, NEW = b"o" * SIZE, b"n" * SIZE
@@ -262,6 +273,33 @@ def test_f58_the_same_object_by_two_hosts_names_is_refused_before_it_is_emptied(
     with Peer(serving(cloud, sending(head, DATA), head)) as peer:
         _refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
     assert b"PUT" not in cloud.methods
+
+
+def test_f58_the_same_object_is_refused_also_without_entity_tags(engine: Engine) -> None:
+    head = GET_HEAD.replace(b'ETag: "v1"\r\n', b"Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n")
+    cloud = Cloud()
+    with Peer(serving(cloud, sending(head, DATA), head)) as peer:
+        _refused(engine, peer.url("/a"), f"http://localhost:{peer.port}/a")
+    assert b"PUT" not in cloud.methods
+
+
+def test_f58_a_mirror_with_other_tags_is_another_object(engine: Engine) -> None:
+    """As on Apache, which may make its tags of the inode: size and time are the same."""
+    version = b'ETag: "%s"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n'
+    head, other_head = (GET_HEAD.replace(b'ETag: "v1"\r\n', version % tag) for tag in (b"one", b"other"))
+    cloud = Cloud()
+
+    def there(talk: Talk) -> None:
+        while request := talk.head():
+            if request.startswith(b"PUT"):
+                cloud.objects[b"/a"] = received(talk, request) or b""
+                talk.send(b"HTTP/1.1 201 X\r\nContent-Length: 0\r\n\r\n")
+            else:
+                talk.send(other_head, DATA if request.startswith(b"GET") else b"")
+
+    with Peer(serving(Cloud(), sending(head, DATA), head)) as peer, Peer([there] * 9) as other:
+        assert engine.migrate(peer.url("/a"), other.url("/a")).state is State.VERIFIED
+    assert cloud.objects == {b"/a": DATA}
 
 
 def test_f58_another_object_of_the_same_second_and_size_is_another_object(engine: Engine) -> None:
