@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import quote, unquote_to_bytes
@@ -58,6 +59,7 @@ from relay.stores.local_files import (
     body_of,
     found_at,
     metadata_of,
+    names_in,
     opened_at,
     scanned,
     version_of,
@@ -99,6 +101,8 @@ ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
 """What the system's errors mean; every other one (EIO, EMFILE) may pass."""
 
 
+SCANNED = 1000
+"""How many names of a folder become entries at a time."""
 PATH_BYTES = 4096
 """The longest path that Linux takes, and so more folders than any has."""
 
@@ -295,24 +299,33 @@ class LocalStore:
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, in the order of the names. Links to files are followed; what can't be moved (links to
         folders, pipes, devices) is an entry with its error."""
-        folders, root, waiting = folders_of(location), path_of(location), [""]
+        root, waiting = path_of(location), [""]
         while waiting:
             folder = waiting.pop()
-            here = root / os.fsdecode(folder.encode(*UTF_8))
             try:
-                found = in_native_thread(partial(scanned, folders, here, self._failed, self._side))
+                for entry in self._scanned(location, root / os.fsdecode(folder.encode(*UTF_8))):
+                    entry = replace(entry, name=folder + entry.name)
+                    if entry.folder and recursive:
+                        waiting.append(entry.name)
+                    else:
+                        yield entry
             except (OSError, RelayError) as error:
                 failed = self._failed(error, f"{location}{folder}") if isinstance(error, OSError) else error
                 if not folder:
                     raise failed from None
                 yield Entry(folder, error=failed)
-                continue
-            for entry in found:
-                entry = replace(entry, name=folder + entry.name)
-                if entry.folder and recursive:
-                    waiting.append(entry.name)
-                else:
-                    yield entry
+
+    def _scanned(self, location: Location, folder: Path) -> Iterator[Entry]:
+        """Yield what one folder holds, in the order of the names. Raises OSError, and RelayError."""
+        folders = folders_of(location)
+        descriptor, names = in_native_thread(partial(names_in, folders, folder))
+        try:
+            while some := list(islice(names, SCANNED)):
+                yield from in_native_thread(
+                    partial(scanned, folders, folder, descriptor, some, self._failed, self._side)
+                )
+        finally:
+            os.close(descriptor)
 
     # -- destination
 

@@ -16,8 +16,9 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
+from heapq import merge
 from pathlib import Path
 from typing import Final
 
@@ -49,6 +50,8 @@ _STATX_BYTES: Final = 256
 """Flags of statx(2), and the size of its answer (linux/fcntl.h, linux/stat.h)."""
 TICK_NS: Final = 20_000_000
 """The system's clock, by which it stamps files, goes on at least so often (CONFIG_HZ of 100, and a little)."""
+SORTED: Final = 10_000
+"""How many names are sorted at a time: some milliseconds."""
 Failed = Callable[[OSError, str], RelayError]
 """Makes an error of ours of the system's, about the object of this name."""
 
@@ -231,32 +234,45 @@ def _released(stream: Stream, reusable: bool) -> None:
 # -- what a folder holds
 
 
-def scanned(folders: Folders, folder: Path, failed: Failed, side: Side) -> list[Entry]:
-    """Return what one folder holds, in the order of the names. Raises OSError.
+def names_in(folders: Folders, folder: Path) -> tuple[int, Iterator[str]]:
+    """Open a folder; return its descriptor, and the names in it in their order. Raises OSError.
 
-    What can't be moved is there with its error; what vanishes meanwhile is not, and at a destination no upload that is
-    not published yet.
+    A name takes a fifth of the memory that its Entry takes, and a folder may have millions. They are sorted in pieces:
+    no other thread runs while Python sorts (law 10).
     """
-    with folders.opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor, os.scandir(descriptor) as rows:
-        found = [_entry(folders, folder, row, failed, side) for row in rows]
-    return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.name)
-
-
-def _entry(folders: Folders, folder: Path, row: os.DirEntry[str], failed: Failed, side: Side) -> Entry | None:
-    name = os.fsencode(row.name).decode(*UTF_8)
+    descriptor = folders.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if row.is_dir(follow_symlinks=False):
+        names = os.listdir(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, merge(*(sorted(names[first : first + SORTED]) for first in range(0, len(names), SORTED)))
+
+
+def scanned(
+    folders: Folders, folder: Path, descriptor: int, names: Iterable[str], failed: Failed, side: Side
+) -> list[Entry]:
+    """Return what some names of a folder that is open are. What can't be moved is there with its error; what vanishes
+    meanwhile is not, and at a destination no upload that is not published yet."""
+    found = (_entry(folders, folder, descriptor, name, failed, side) for name in names)
+    return [entry for entry in found if entry is not None]
+
+
+def _entry(folders: Folders, folder: Path, descriptor: int, raw: str, failed: Failed, side: Side) -> Entry | None:
+    name, linked = os.fsencode(raw).decode(*UTF_8), False
+    try:
+        found = os.stat(raw, dir_fd=descriptor, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
             return Entry(f"{name}/")
-        if row.is_symlink():
-            found = folders.stat(folder / row.name)
+        linked = stat.S_ISLNK(found.st_mode)
+        if linked:
+            found = folders.stat(folder / raw)
             if stat.S_ISDIR(found.st_mode):
                 return Entry(name, error=_left_out("a link to a folder is not followed", "Move that folder by itself."))
-        else:
-            found = row.stat(follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode):
             return Entry(name, error=_left_out(f"{_special(found.st_mode)} holds no bytes", "Only files can be moved."))
     except FileNotFoundError as error:
-        return Entry(name, error=failed(error, name)) if row.is_symlink() else None
+        return Entry(name, error=failed(error, name)) if linked else None
     except OSError as error:
         return Entry(name, error=failed(error, name))
     entry = Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))

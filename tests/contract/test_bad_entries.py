@@ -10,7 +10,7 @@ import pytest
 
 from relay.config import Limits
 from relay.errors import NotFound, PermissionDenied, Rejected, RelayError
-from relay.stores import local
+from relay.stores import local, local_files
 from relay.stores.local import LocalStore, local_location
 from relay.wire.exchange import Wire
 from relay.wire.meter import Meter
@@ -53,6 +53,35 @@ def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
     monkeypatch.setattr(local, "scanned", lambda *_: scan(None, Path("denied")))
     with pytest.raises(PermissionDenied):
         list(LocalStore(wire, "source", Meter(Limits())).list(place.folder(), True))
+
+
+def test_a_large_local_folder_becomes_entries_in_pieces(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the names, and without what vanishes meanwhile."""
+    monkeypatch.setattr(local, "SCANNED", 10)
+    monkeypatch.setattr(local_files, "SORTED", 7)
+    names = [f"{number * 37 % 100:02}" for number in range(100)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "folder").mkdir()
+    store, place = LocalStore(wire, "source", Meter(Limits())), local_location(tmp_path, destination=False).folder()
+    looked, scanned, opened = [0], local.scanned, len(os.listdir("/proc/self/fd"))
+
+    def scan(*args: Any) -> Any:
+        found = scanned(*args)
+        looked[0] += len(found)
+        return found
+
+    monkeypatch.setattr(local, "scanned", scan)
+    entries = store.list(place)
+    assert (next(entries).name, looked[0]) == ("00", 10)
+    (tmp_path / "42").unlink()
+    assert [entry.name for entry in entries] == [*(f"{n:02}" for n in range(1, 100) if n != 42), "folder/"]
+    entries = store.list(place, True)
+    assert next(entries).name == "00"
+    del entries
+    assert len(os.listdir("/proc/self/fd")) == opened
 
 
 def test_a_retry_lists_again_what_could_not_be_listed(tmp_path: Path) -> None:
