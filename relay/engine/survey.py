@@ -28,7 +28,7 @@ from relay.errors import InvalidURL, NotFound, RelayError
 from relay.ledger.rows import Claim, Listed
 from relay.location import Location
 from relay.receipt import Level
-from relay.stores.interfaces import Destination, Found, Opener, Source, Unknown
+from relay.stores.interfaces import Destination, Found, Opener, Unknown
 from relay.wire.meter import Meter
 
 PAGE: Final = 256
@@ -181,7 +181,7 @@ class Surveyor:
         """Look at both sides; a store that does not answer is told, and stops nothing."""
         plan = self.job.plan(_claim(self.job.id, one))
         try:
-            found = self._source().head(plan.source)
+            found = self.stores.source(plan.source, Meter(self.limits)).head(plan.source)
             place = _named(plan.destination, found, plan.source)
         except RelayError:
             return Look("untold")
@@ -198,9 +198,6 @@ class Surveyor:
             return Look("untold", ranges, unkept=unkept)
         same = unchanged(found.version, there.version) is not None
         return Look("unchanged" if same else "differs", ranges, bool(there.version.digests), unkept)
-
-    def _source(self) -> Source:
-        return self.stores.source(self.job.source, Meter(self.limits))
 
     def _destination(self) -> Destination:
         return self.stores.destination(self.job.destination, Meter(self.limits))

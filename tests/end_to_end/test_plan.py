@@ -14,6 +14,7 @@ from relay.engine.survey import _sampled
 from relay.ledger.rows import Listed
 from tests.end_to_end.test_client import run
 from tests.faults.clouds import DATA, Cloud, keeping
+from tests.faults.plain_shelf import Shelf
 from tests.scripted import Peer, Talk
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
@@ -77,6 +78,15 @@ def test_an_empty_source_is_told(tmp_path: Path, flags: tuple[str, ...], code: i
     assert (found, "nothing was found" in out) == (code, True)
     moved, _, err = run("migrate", *words, RELAY_LEDGER=f"sqlite:///{tmp_path}/x.db")
     assert moved == code, err
+
+
+def test_the_objects_of_a_list_are_looked_at_where_they_are(tmp_path: Path) -> None:
+    with Peer(Shelf({b"/same": b"1234", b"/other": b"12345", b"/new": b"1"})) as there:
+        tree(tmp_path / "to" / there.url("").partition("//")[2].replace(":", "_"), same=b"1234", other=b"1")
+        (tmp_path / "list").write_text("".join(f"{there.url(name)}\n" for name in ("/same", "/other", "/new")))
+        words = ("-r", f"list+{tmp_path}/list", str(tmp_path / "to"), "--if-exists", "skip")
+        found, plan = planned(tmp_path, *words, RELAY_EGRESS_ALLOW="127.0.0.0/8")
+    assert (found, plan["fates"]) == (0, {"moved": 1, "skipped": 2})
 
 
 def test_names_that_would_fail_are_told(tmp_path: Path) -> None:
