@@ -11,6 +11,7 @@ import re
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import lru_cache
 from typing import Final, cast
 from urllib.parse import unquote, unquote_to_bytes
@@ -113,6 +114,8 @@ class S3Exchange(HttpStore):
     _signed_by: Credentials | None = None
     _signed_for: str = ""
     """The region that the last request was signed for; others may have learned of another one meanwhile."""
+    _signed_skew: timedelta = timedelta(0)
+    """As far as that the clock by which it was signed was set."""
 
     def head(self, location: Location) -> Found | Unknown:
         """As Source.head; keeps in mind that a destination's bucket answers."""
@@ -172,7 +175,7 @@ class S3Exchange(HttpStore):
         """Return where a request goes, and the fields that sign it. Raises CredentialsWithdrawn where there are none to
         sign with now: they were to be renewed, which may work in a moment."""
         try:
-            self._signed_by, self._signed_for = signer.credentials(), signer.region
+            self._signed_by, self._signed_for, self._signed_skew = signer.credentials(), signer.region, signer.skew
             there = in_region(location, self._signed_for)
             return there, signer.fields(method, there.host_header, there.target, there.headers + fields, payload)
         except ConfigError as error:
@@ -261,7 +264,8 @@ class S3Exchange(HttpStore):
     def _clock_set(self, response: Response, location: Location) -> bool:
         """Sign by the server's clock from now on; False where that was done, or it tells no time."""
         theirs = http_date(response.head.get("date"))
-        set_now = theirs is not None and cast(S3Account, location.account).signer.learn_time(theirs)
+        signer = cast(S3Account, location.account).signer
+        set_now = theirs is not None and signer.learn_time(theirs, self._signed_skew)
         if set_now:
             log.warning("clock", extra={"members": {"detail": f"{location.origin} says that it is {theirs}"}})
         return set_now

@@ -127,12 +127,18 @@ class Signer:
             self.region, self._moves = region, self._moves + 1
         return True
 
-    def learn_time(self, theirs: datetime) -> bool:
-        """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it allows.
+    @property
+    def skew(self) -> timedelta:
+        """By how much the server's clock is ahead of ours, as far as it was learned."""
+        return self._keys.skew
 
-        Returns False where that is what was done already, so that it was something else.
+    def learn_time(self, theirs: datetime, signed: timedelta) -> bool:
+        """Sign by the server's clock from now on: ours is wrong by more than the 15 minutes that it allows. `signed` is
+        the skew of the request that was refused: others may have learned another one meanwhile.
+
+        Returns False where that request was signed by the server's clock already, so that it was something else.
         """
-        return self._keys.learn_time(theirs)
+        return self._keys.learn_time(theirs, signed)
 
     def fields(self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED) -> Fields:
         """Return the fields that sign a request with these `fields`; they are to be sent beside them."""
@@ -188,11 +194,11 @@ class _Keys:
     ) -> None:
         self.credentials, self._clock, self._anew = credentials, clock, anew
         self._renewed = datetime.min.replace(tzinfo=UTC)
-        self._skew = timedelta(0)
+        self.skew = timedelta(0)
 
     def now(self) -> datetime:
         """Return the time by the store's clock."""
-        return self._clock() + self._skew
+        return self._clock() + self.skew
 
     def renew(self, refused: Credentials | None) -> bool:
         """As Signer.renew."""
@@ -201,8 +207,7 @@ class _Keys:
             self.credentials = self._anew()
         return self.credentials() != refused
 
-    def learn_time(self, theirs: datetime) -> bool:
+    def learn_time(self, theirs: datetime, signed: timedelta) -> bool:
         """As Signer.learn_time."""
-        skew, before = theirs - self._clock(), self._skew
-        self._skew = skew
-        return abs(skew - before) > SKEW
+        self.skew = theirs - self._clock()
+        return abs(self.skew - signed) > SKEW

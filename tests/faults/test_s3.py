@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -37,7 +38,7 @@ from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, SEED, Certificates, Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, document, many, patient, place, refusal, reply
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk
 
 
 @pytest.fixture
@@ -97,6 +98,25 @@ def test_f55_a_wrong_clock_is_set_by_the_servers_and_the_request_made_again(engi
     assert outcome.receipt.attempts == 2
     stamp = dict(signer.fields("GET", "host", "/"))["x-amz-date"]
     assert stamp.startswith(theirs.strftime("%Y%m%dT%H"))
+
+
+def test_f55_two_requests_that_were_signed_by_a_wrong_clock_are_both_made_again(
+    engine: Engine, source: Spawned
+) -> None:
+    """Each was under way when the other's refusal set the clock."""
+    theirs = datetime.now(UTC) + timedelta(hours=3)
+    skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
+    signer, both = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), threading.Barrier(2)
+
+    def late(talk: Talk) -> None:
+        both.wait(20)
+        talk.send(skewed)
+
+    with Peer(many(Bucket({"put": [late, late]}))) as peer:
+        patient(engine)
+        url = source.url("/objects/a?size=1000")
+        moves = [gevent.spawn(engine.migrate, url, place(peer, signer)) for _ in range(2)]
+        assert [move.get(timeout=60).receipt.attempts for move in moves] == [2, 2]
 
 
 def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(engine: Engine, source: Spawned) -> None:
