@@ -27,7 +27,7 @@ def known_of(claim: Claim) -> Known:
         listed=listed,
         promised=Version(claim.size, digests=digests) if claim.url else None,
         absent=claim.empty and claim.fence == 1,
-        begun=(claim.fence > 1 or claim.attempts > 1) and claim.twins != MARKED,
+        begun=(claim.fence > 1 or claim.attempts > 1) and claim.twins != MARKED and not claim.untouched,
         before=claim.before,
         lapsed=claim.lapses > 0,
         token=token(claim),

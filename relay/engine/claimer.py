@@ -483,7 +483,8 @@ class Claimer:
     def _back(self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0) -> Settlement:
         """Return the end of a claim that is handed back because of an error."""
         resent, unsent, rid = (transfer.resent, transfer.unsent, transfer.is_rid) if transfer else (0, False, False)
-        return Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains, rid=rid)
+        end = Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains, rid=rid)
+        return replace(end, untouched=transfer.untouched) if transfer else end
 
     def _transfer(self, claim: Claim) -> Transfer:
         """Return what would move a claimed object, held back as its migration is."""

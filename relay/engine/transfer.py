@@ -127,6 +127,11 @@ class Transfer:
         return self._progress.noted and not self._progress.sendings
 
     @property
+    def untouched(self) -> bool:
+        """Whether no byte has gone to the destination, nor has any of a process before this one."""
+        return not (self.known.begun or self._progress.sendings or self._progress.noted)
+
+    @property
     def has_sent(self) -> bool:
         """Whether an attempt may have put something there, those of lost processes included."""
         return self._progress.sendings > 0

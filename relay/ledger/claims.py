@@ -301,12 +301,13 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     *told, digests, before, twins = row
     kept = Before.of(before)
     was = kept if kept is None or kept.noted else None
-    if was is None and not (kept is not None and kept.arrived) and empty and told[2] > 1:
+    untouched = kept is not None and 0 < kept.unsent == told[2] - 1
+    if was is None and not (untouched or (kept is not None and kept.arrived)) and empty and told[2] > 1:
         was = Before(known=True, assumed=True)
     fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
     more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}
     more |= {"twins": twins, "remains": kept.remains if kept is not None else {}}
-    more |= {"rid": kept.rid if kept is not None else 0}
+    more |= {"rid": kept.rid if kept is not None else 0, "untouched": untouched}
     return Claim(*told, **more)
 
 

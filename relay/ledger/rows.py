@@ -183,7 +183,7 @@ class Before:
     what of ours may be left, as its last end said; where nothing else is `noted` no byte went there that anybody knows
     of, or the object has `arrived` since. `since` is when its migration was accepted (seconds since 1970), where it is
     not `known`: nothing of ours is older. Of the claims up to the fence `rid` nothing is left there, where there were
-    many.
+    many; those up to the fence `unsent` have sent nothing.
     """
 
     known: bool
@@ -196,6 +196,7 @@ class Before:
     arrived: bool = False
     since: float | None = None
     rid: int = 0
+    unsent: int = 0
 
     @classmethod
     def of(cls, text: str | None) -> Before | None:
@@ -208,6 +209,7 @@ class Before:
         version, sent = (found[name] and Version(**found[name]) for name in ("version", "sent"))
         remains, noted = found.get("remains") or {}, found.get("noted", True)
         more = {"arrived": found.get("arrived", False), "since": found.get("since"), "rid": found.get("rid", 0)}
+        more["unsent"] = found.get("unsent", 0)
         return cls(found["known"], version, sent, remains=remains, noted=noted, **more)
 
     def sent_as(self, version: Version) -> Before:
@@ -223,6 +225,7 @@ class Before:
         kept |= {} if self.since is None else {"since": self.since}
         left = {"remains": dict(self.remains), "noted": self.noted, "arrived": self.arrived}
         rid = {"rid": self.rid} if self.rid else {}
+        rid |= {"unsent": self.unsent} if self.unsent else {}
         return json.dumps({**kept, **left, **rid} if self.remains or not self.noted else {**kept, **rid})
 
 
@@ -262,6 +265,8 @@ class Claim:
     """Not 0: some stores take its name and another one's of its tree for one; 1: no byte of it has gone yet."""
     rid: int = 0
     """Of its claims up to this fence nothing is left at its destination."""
+    untouched: bool = False
+    """No claim before this one has sent anything."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +291,8 @@ class Settlement:
     remains: Mapping[str, str] = field(default_factory=dict)
     rid: bool = False
     """Nothing is left of the claims before this one: nobody need look for it."""
+    untouched: bool = False
+    """No byte of the object has gone, with this claim or one before it."""
     sent: Version | None = None
     """What the destination calls an object that is there, and that nothing has proved."""
 

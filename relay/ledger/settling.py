@@ -170,6 +170,8 @@ def _kept(was: str | None, end: Settlement) -> str | None:
     unproved."""
     if end.unsent:
         was = ARRIVED
+    elif end.untouched and ((kept := Before.of(was)) is None or kept.unsent):
+        was = Before(known=False, noted=False, unsent=end.claim.fence).text()
     rid = end.claim.fence - 1 if end.rid and end.claim.fence > MANY else end.claim.rid
     if not end.remains and end.sent is None and (not rid or was == ARRIVED):
         return was

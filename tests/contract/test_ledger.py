@@ -838,6 +838,26 @@ def test_what_was_there_before_the_first_byte_is_kept_for_good(ledger: Ledger) -
     assert again.before == before
 
 
+@pytest.mark.parametrize("end", ["untouched", "sent", "lapsed"])
+def test_that_no_claim_has_sent_anything_is_known_until_one_may_have(opened: Opened, end: str) -> None:
+    one, two = opened(), opened()
+    id = tree(one, 5)
+    (first,) = one.claim(1)
+    assert not first.untouched
+    one.settle([Settlement(first, "hand_back", untouched=True)])
+    (second,) = one.claim(1)
+    assert second.untouched and second.before is None
+    if end == "lapsed":
+        one.renew(-1)
+        two.reclaim()
+    else:
+        one.settle([Settlement(second, "failed", untouched=end == "untouched", error={"code": "x"})])
+        one.finish()
+        one.act(id, "retry")
+    (third,) = two.claim(1)
+    assert third.untouched == (end == "untouched")
+
+
 # -- older ledgers
 
 _AGAIN = Efforts({"whole_digest": 1}, resent=7, retries=1)

@@ -255,6 +255,21 @@ def test_what_comes_to_an_empty_bucket_before_the_first_byte_of_ours_is_anothers
         assert "exists" in terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
 
 
+def test_an_object_that_was_there_fails_each_time_under_fail(tmp_path: Path) -> None:
+    """Also where its bytes equal the source's, in a store that keeps no note of what was there."""
+    folder, to = plant(tmp_path), tmp_path / "to"
+    to.mkdir()
+    (to / "a").write_bytes(DATA)
+    terminal = hurried(tmp_path)
+    for _ in range(3):
+        code, told = terminal.tree(folder, f"{to}/", "--if-exists", "fail")
+        assert (code, told["objects"]) == (1, {"failed": 1})
+    (to / "a").unlink()
+    terminal.run("migrate", "-r", f"{folder}", f"{to}/", "--if-exists", "fail", RELAY_FAILPOINT="before-settle:1:kill9")
+    assert (to / "a").read_bytes() == DATA
+    assert terminal.tree(folder, f"{to}/", "--if-exists", "fail")[1]["objects"] == {"verified": 1}
+
+
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_what_a_killed_upload_left_in_an_empty_bucket_is_proved(tmp_path: Path, if_exists: str) -> None:
     """It was sent, and nobody was told: it is ours, and no object that was there."""
