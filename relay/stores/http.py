@@ -123,10 +123,11 @@ class HttpStore:
     def head(self, location: Location) -> Found | Unknown:
         """As Source.head. Redirects are followed, at most five.
 
-        As long as a server has not answered one HEAD with 200 it may know none: then only GET tells what is there.
+        As long as a server has not answered one HEAD with 200 it may know none: then only GET tells what is there. One
+        host may have a server for each folder at its root.
         """
-        asked = self._looking()
-        advice = self.head_is_advice and not self._wire.memory.has(location.origin, HEAD_KNOWN)
+        asked, known = self._looking(), _head_known(location)
+        advice = self.head_is_advice and not self._wire.memory.has(location.origin, known)
         if advice and self._wire.memory.has(location.origin, HEAD_UNANSWERED):
             return Unknown(StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side))
         try:
@@ -145,7 +146,7 @@ class HttpStore:
             return Unknown(self._refusal(response, "HEAD", final))
         if response.head.status not in self.believed["HEAD"]:
             raise self._refusal(response, "HEAD", final)
-        self._wire.memory.learn(location.origin, HEAD_KNOWN)
+        self._wire.memory.learn(location.origin, known)
         head = response.head
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
         return Found(self._version(head), final, head.get("content-disposition"), self._metadata(head, final), ranges)
@@ -492,6 +493,12 @@ class HttpStore:
         if status == 503 and after is not None:
             kind = Throttled
         return kind(said, side=self._side, store_status=status, retry_after=after)
+
+
+def _head_known(location: Location) -> str:
+    """Return the fact that the server of a location answers HEAD."""
+    first, slash, _ = location.path[1:].partition("/")
+    return f"{HEAD_KNOWN} below /{first}/" if slash else HEAD_KNOWN
 
 
 def folder_there(location: Location) -> Rejected:

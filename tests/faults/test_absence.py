@@ -38,6 +38,24 @@ def test_what_is_there_is_left_alone_whatever_head_says(engine: Engine, answer: 
     assert b"PUT" not in shelf.methods
 
 
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_another_server_of_the_host_may_know_no_head(engine: Engine, if_exists: str) -> None:
+    """Behind one name a proxy has a server for each folder: that of the source answers HEAD, the other does not."""
+
+    def routed(shelf: Shelf, method: bytes, path: bytes) -> None:
+        shelf.refused = {b"HEAD": empty(404)} if path.startswith(b"/api/") else {}
+
+    shelf = Shelf({b"/static/a": DATA, b"/api/a": b"of somebody else"}, before=routed)
+    with Peer(shelf) as peer:
+        places = peer.url("/static/a"), peer.url("/api/a")
+        if if_exists == "skip":
+            assert engine.migrate(*places, if_exists=if_exists).state is State.SKIPPED
+        else:
+            with pytest.raises(AlreadyExists):
+                engine.migrate(*places, if_exists=if_exists)
+    assert shelf.objects[b"/api/a"] == b"of somebody else"
+
+
 @pytest.mark.parametrize("answer", NO_HEAD.values(), ids=NO_HEAD)
 @pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
 def test_what_is_not_there_arrives_whatever_head_says(engine: Engine, answer: bytes, if_exists: str) -> None:
