@@ -21,7 +21,15 @@ from relay.engine.progress import Progress
 from relay.engine.promised import as_listed, as_promised, listed_length
 from relay.engine.terms import Terms
 from relay.engine.verify import Sent
-from relay.errors import PreconditionFailed, RangeIgnored, Rejected, SourceChanged, SourceUnstable, StoreError
+from relay.errors import (
+    PreconditionFailed,
+    RangeIgnored,
+    Rejected,
+    RelayError,
+    SourceChanged,
+    SourceUnstable,
+    StoreError,
+)
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import PAGES
@@ -166,7 +174,8 @@ class Reading:
 
         A redirect elsewhere: a server redirects a reader without credentials to a page. (A page's own name may lose
         its ending, and that of a folder's all of it.) And what a folder's page links as an object, and is a folder's
-        page itself: a server may answer for a folder with or without its '/'; it is asked for the other.
+        page itself: a server may answer for a folder with or without its '/'; it is asked for the other. And a folder's
+        page that a caller names as an object, if a listing reads it as one.
         """
         known, place = self._terms.known, self._terms.plan.source
         kind = next((value for name, value in opened.metadata if name.lower() == "content-type"), "")
@@ -181,6 +190,8 @@ class Reading:
         if away and (listed or (any(named) and not page)):
             hint = "Are the credentials still good? Many a server leads who has none to a page."
             raise Rejected(f"{place} leads to {opened.location}, which is a page", side="source", hint=hint)
+        if not page and known.listed is None and known.promised is None and self._is_index(place):
+            raise _folder(place)
         if page or not listed:
             return
         try:
@@ -195,8 +206,16 @@ class Reading:
                 raise
             return
         if found.location.path.endswith("/"):
-            hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
-            raise Rejected(f"{place} is a folder, and no object", side="source", hint=hint)
+            raise _folder(place)
+
+    def _is_index(self, place: Location) -> bool:
+        """Say if a place that a caller names as an object is a folder's page for certain: one that lists something."""
+        if not place.path.endswith("/"):
+            return False
+        try:
+            return next(self._source.list(place), None) is not None
+        except RelayError:
+            return False
 
     def read(self, there: Version, pinned: Version | None = None) -> tuple[Sent | None, Opened]:
         """Read the source, or what is `pinned` of it, without sending it, if it has as many bytes as `there`."""
@@ -222,6 +241,11 @@ class Reading:
             if differing:
                 raise SourceUnstable(f"{opened.location} was read twice, and its bytes were others, under {etag}")
         self._before = (etag, body.digests)
+
+
+def _folder(place: Location) -> Rejected:
+    hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
+    return Rejected(f"{place} is a folder, and no object", side="source", hint=hint)
 
 
 def _last(place: Location) -> str:

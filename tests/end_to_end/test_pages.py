@@ -27,7 +27,7 @@ class Server:
         self._knows_head = knows_head
         names = ("sub", "readme", "page.html", "about", "plain")
         sub = INDEX % (b"/f/sub/", links("inner"))
-        self._pages = {
+        self.pages = {
             b"/f/": (HTML, INDEX % (b"/f/", links(*names))),
             b"/f/sub": (HTML, sub),
             b"/f/sub/": (HTML, sub),
@@ -47,10 +47,10 @@ class Server:
                 talk.send(b"HTTP/1.1 302 No\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % self.moved[path])
             elif method == b"HEAD" and not self._knows_head:
                 talk.send(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
-            elif path not in self._pages:
+            elif path not in self.pages:
                 talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
             else:
-                kind, data = self._pages[path]
+                kind, data = self.pages[path]
                 printed = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(data))
                 talk.send(printed + (data if method == b"GET" else b""))
 
@@ -67,6 +67,17 @@ def test_a_folders_page_is_no_object(tmp_path: Path, knows_head: bool) -> None:
     }
     doubted = {one.split(b" ")[1] for one in server.asked if one.endswith(b"/") and not one.endswith(b" /f/")}
     assert doubted == {b"/f/sub/", b"/f/readme/", b"/f/about/"}, "what is no page by its type or name is not asked for"
+
+
+def test_a_folders_page_that_its_user_names_as_an_object_is_refused(tmp_path: Path) -> None:
+    """Also where it is named with its '/': no redirect shows then what it is. Another page with one is an object."""
+    server, terminal = Server(), Terminal(tmp_path)
+    with Peer(server) as peer:
+        code, _, err = terminal.run("migrate", peer.url("/f/sub/"), str(tmp_path / "sub"))
+        assert (code, "is a folder" in err, "-r" in err) == (1, True, True), err
+        server.pages[b"/f/about/"] = (HTML, b"<html><title>Index of all</title><a href='/'>home</a></html>")
+        assert terminal.run("migrate", peer.url("/f/about/"), str(tmp_path / "about"))[0] == 0
+    assert (not (tmp_path / "sub").exists(), b"home" in (tmp_path / "about").read_bytes()) == (True, True)
 
 
 def test_a_page_that_its_user_names_is_an_object(tmp_path: Path) -> None:
