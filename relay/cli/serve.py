@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from relay.cli.terminal import say
 from relay.config import Settings
 
 NOT_SERVED = frozenset({"url", "token", "token_file", "remotes"})
 """Settings that are no flags of the server: those of its clients, and a table."""
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]|[?&]password=")
 EMPTY = {"egress_allow": ",", "egress_ports": ",", "local_folders": ":"}
 """Lists, each with how its variable says that it is empty: one without text counts as none."""
 
@@ -40,6 +44,8 @@ def serve(config: str | None, **flags: str | None) -> None:
 
 def _hand_on(config: str | None, flags: dict[str, str | None]) -> None:
     """Put the flags into the environment, which is how they get to the workers, and back after a SIGHUP."""
+    if _PASSWORD.search(flags.get("ledger") or ""):
+        say("relay: warning: the ledger's password stands in the process list; use RELAY_LEDGER instead", sys.stderr)
     if config is not None:
         os.environ["RELAY_CONFIG"] = config
     for name, value in flags.items():

@@ -101,6 +101,25 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: s
     assert f"RELAY_{name}" in caught.value.message or "egress allow list" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("ledger", "warned"),
+    [
+        ("postgresql://me:hidden@host/x", True),
+        ("postgresql://host/x?user=me&password=hidden", True),
+        ("postgresql://me@host:5432/x", False),
+        ("sqlite:////folder/relay.db", False),
+    ],
+)
+def test_a_password_in_a_flag_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ledger: str, warned: bool
+) -> None:
+    """The process list shows it to everybody on the machine, as it shows a header's value."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    hand_on(None, {"ledger": ledger})
+    err = capsys.readouterr().err
+    assert ("process list" in err, "hidden" in err) == (warned, False)
+
+
 def test_a_reload_without_the_file_keeps_the_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
