@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -107,7 +106,6 @@ def on_starting(server: Any) -> None:
     _check_told(server.cfg)
     inherited = inherited_sockets()
     check_start(inherited or server.cfg.address, inherited="GUNICORN_FD" in os.environ)
-    _raise_open_files()
 
 
 def _check_told(cfg: Any) -> None:
@@ -187,10 +185,3 @@ def _watch(worker: Any, runner: Runner, seconds: float, works: Works | None) -> 
     if works is not None:
         works.claimer.stop()  # what it does stands in the ledger: others go on with it, or we when we are back
     runner.drain(seconds)
-
-
-def _raise_open_files() -> None:
-    """Take as many open files as we may: a transfer holds five, and the usual soft limit is 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -267,6 +267,14 @@ def test_too_few_open_files_are_one_clear_line(terminal: Terminal, most: int, wo
     assert f"at most {most} files" in done.stderr and "ulimit -n" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_command_opens_as_many_files_as_it_may(terminal: Terminal) -> None:
+    """Many slots want more than a low soft limit allows, as 1,024 is for 300 of them."""
+    code = "import resource, relay.__main__; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    words = ("bash", "-c", 'ulimit -Sn 64; ulimit -Hn 200; exec "$@"', "-", sys.executable, "-c", code)
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("200 200\n", "")
+
+
 @pytest.mark.parametrize(("count", "said"), [("1", "cannot listen on fd://3"), ("x", "LISTEN_FDS")])
 def test_inherited_sockets_that_are_none_are_one_clear_line(terminal: Terminal, count: str, said: str) -> None:
     """`exec` keeps the shell's process id, which is the one that they are for."""
