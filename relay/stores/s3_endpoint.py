@@ -215,11 +215,14 @@ class Endpoint:
         return f"refused with a checksum {self.path}"
 
     def leave_out(self, refusal: Refusal) -> str | None:
-        """Return what is left out from now on, in words, or None where that can't be what was wrong."""
-        if refusal.too_much and not self.has(SMALL):
+        """Return what is left out from now on, in words, or None where that can't be what was wrong.
+
+        What the request itself held counts: others that were under way may have been refused for the same before.
+        """
+        if refusal.too_much:
             self.learn(SMALL)
             return f"the metadata beyond {METADATA_BYTES} bytes"
-        if refusal.foreign and refusal.status in (400, 403, 501) and not self.has(ENCODES):
+        if refusal.foreign and refusal.status in (400, 403, 501):
             self.learn(ENCODES)
             return "letters in the metadata that are not ASCII"
         if refusal.tagged:

@@ -14,13 +14,15 @@ import pytest
 from relay.engine.doctor import Answer, Finding, examine
 from relay.engine.patient import Patient
 from relay.errors import IntegrityMismatch, PermissionDenied, Rejected, RelayError, Unauthenticated
+from relay.location import Origin
 from relay.receipt import Level, State, Version
 from relay.stores import s3
 from relay.stores.aws import S3Config, s3_location
 from relay.stores.fields import whole
 from relay.stores.local import local_location
-from relay.stores.s3_endpoint import WRONG_WHOLE
+from relay.stores.s3_endpoint import WRONG_WHOLE, Endpoint, Refusal
 from relay.stores.sigv4 import MOST_REGIONS, Credentials, Signer
+from relay.wire.memory import Memory
 from relay.wire.meter import Meter
 from simulators.content import Content
 from simulators.spawn import Spawned
@@ -324,6 +326,22 @@ def test_a_large_object_of_known_length_without_ranges_goes_in_parts(
 
 def test_the_largest_object_is_that_of_today() -> None:
     assert s3.PARTS.object_bytes == 10_000 * (5 << 30)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "value"), [(403, "SignatureDoesNotMatch", "\xe9"), (400, "MetadataTooLarge", "x" * 3000)]
+)
+def test_two_uploads_under_way_that_are_refused_for_the_same_are_both_sent_again(
+    status: int, code: str, value: str
+) -> None:
+    """What one of them taught was not known when the other was sent; what is sent with it is another refusal."""
+    memory, origin = Memory(), Origin("https", "host.example", 443)
+    one, other = (Endpoint(memory, origin, "bucket", path) for path in ("/bucket/one", "/bucket/other"))
+    refused = Refusal(status, code, "", (("x-amz-meta-a", value),))
+    left_out = one.leave_out(refused)
+    assert left_out is not None
+    assert other.leave_out(refused) == left_out
+    assert other.leave_out(replace(refused, fields=(("x-amz-meta-a", "x"),))) is None
 
 
 # -- what HEAD does not say
