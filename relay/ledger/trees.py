@@ -58,17 +58,21 @@ def learn_empty(connection: Connection, who: Who, listing: Listing, empty: bool)
 
 
 def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
-    """Write a page of objects, and how far it went. Returns whether to go on: not when paused or cancelled.
+    """Write a page of objects, and how far it went; nothing of a cancelled migration. Returns whether to go on: not
+    when paused or cancelled.
 
     Raises LeaseLost.
     """
-    row = _change(connection, who, listing, {"cursor": cursor})
+    row = _change(connection, who, listing, {"listing_owner": who.id})
+    if row.state == "cancelled":
+        return False  # a retry lists it from here on: whatever waits when that begins may have lost its URL by then
     if_exists, is_empty = json.loads(row.options).get("if_exists", ""), row.looked is not None
     new = write_page(connection, listing, page, if_exists, folded, is_empty)
     mark(connection, listing.migration_id, [one.name for one in page])
+    values: dict[str, Any] = {"cursor": cursor}
     if new:  # whatever lost its runners before, it is not what is listed now
-        values = {"entries": migrations.c.entries + new, "listing_lapses": 0}
-        connection.execute(update(migrations).where(migrations.c.id == listing.migration_id).values(**values))
+        values |= {"entries": migrations.c.entries + new, "listing_lapses": 0}
+    connection.execute(update(migrations).where(migrations.c.id == listing.migration_id).values(**values))
     return bool(row.state == "running")
 
 

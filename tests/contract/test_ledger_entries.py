@@ -506,3 +506,18 @@ def test_what_was_left_elsewhere_is_known_to_who_moves_the_object_again(ledger: 
     list_again(ledger, id, [listed("a", 7, etag="3"), listed("b")])
     last = claimed()
     assert (last.remains, last.before) == ({}, None)
+
+
+def test_a_page_that_comes_after_a_cancel_is_listed_by_a_retry(ledger: Ledger) -> None:
+    """Nothing waits in a cancelled migration: what it forgets when it has ended would be missing later."""
+    id, listing = begin(ledger, [url("a", "one")])
+    ledger.act(id, "cancel")
+    assert not ledger.add_page(listing, [url("b", "two")], "b")
+    ledger.hand_back_listing(listing)
+    assert states(ledger, id) == ["cancelled"]
+    ledger.act(id, "retry")
+    again = ledger.claim_listing(only=id)
+    assert again is not None and again.cursor != "b"
+    assert ledger.add_page(again, [url("b", "two")], "b")
+    ledger.end_listing(again)
+    assert ended(ledger, id) == "succeeded"
