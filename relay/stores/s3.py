@@ -463,16 +463,20 @@ class S3Store(S3Uploading):
         return Part(number, span.length, etag, checked=False)
 
     def _copied(self, response: Response, source: Location, location: Location, if_absent: bool) -> Element:
-        """Return the answer to a copy. A refusal for good is remembered, for the next objects of these buckets."""
+        """Return the answer to a copy. A refusal for good is remembered, for the next objects of these buckets, unless
+        one of them was copied: then it is this object's own (one in an archive can't be copied)."""
+        memory, copying = self._wire.memory, _copying(*(cast(S3Account, one.account) for one in (source, location)))
         try:
-            return self._document(response, "PUT", location)
+            root = self._document(response, "PUT", location)
+            memory.learn(location.origin, f"{copying} done")
+            return root
         except PreconditionFailed as error:
             if if_absent and self._is_there(location):
                 raise
             raise SourceChanged(f"{source} is another version now: {error.message}", side="source") from None
         except (Rejected, PermissionDenied):
-            there, here = cast(S3Account, source.account), cast(S3Account, location.account)
-            self._wire.memory.learn(location.origin, _copying(there, here))
+            if not memory.has(location.origin, f"{copying} done"):
+                memory.learn(location.origin, copying)
             raise
 
 

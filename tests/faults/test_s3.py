@@ -9,8 +9,10 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import ClassVar
 
 import gevent
 import pytest
@@ -38,6 +40,7 @@ from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, SEED, Certificates, Engine
 from tests.faults.buckets import IN_PARTS, PART, SIZE, Bucket, document, many, patient, place, refusal, reply
+from tests.faults.shelf import Shelf
 from tests.scripted import Peer, Talk
 
 
@@ -362,6 +365,28 @@ def test_f38_an_upload_that_was_completed_without_an_answer_is_not_sent_again(en
     assert (outcome.receipt.level, outcome.receipt.attempts) == (Level.READ_BACK, 1)
     assert bucket.asked.count("part") == 2
     assert "abort" not in bucket.asked
+
+
+class Archiving(Shelf):
+    """One of its objects can't be copied."""
+
+    copies: ClassVar[list[bytes]] = []
+
+    def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+        copied = re.search(rb"\r\nx-amz-copy-source: (\S+)", request)
+        self.copies.extend(copied.groups() if copied else ())
+        if copied is not None and copied[1].endswith(b"frozen"):
+            return refusal(403, "InvalidObjectState")
+        return super()._done(method, key, request, body)
+
+
+def test_the_refusal_to_copy_one_object_takes_no_copies_from_others(engine: Engine) -> None:
+    shelf = Archiving({key: key.encode() for key in ("a", "frozen", "c")})
+    with Peer([shelf] * 20) as peer:
+        for key in tuple(shelf.objects):
+            old, new = (replace(place(peer), target=f"/bucket/{one}") for one in (key, f"new-{key}"))
+            assert engine.migrate(old, new).state is State.VERIFIED
+    assert shelf.copies == [b"/bucket/a", b"/bucket/frozen", b"/bucket/c"]
 
 
 @pytest.mark.parametrize(("status", "named"), [(504, True), (403, False)])
