@@ -157,6 +157,8 @@ class WebDavStore(HttpStore):
 
     first_name = 0
     """Which of the temporary names is tried first."""
+    _given: int | None = None
+    """Which of them the last upload got; others may have learned of another one meanwhile."""
 
     def atomic(self, digested: bool) -> bool:
         """As Destination.atomic: a broken upload has another name."""
@@ -256,7 +258,8 @@ class WebDavStore(HttpStore):
 
     def _part(self, location: Location, token: str | None) -> Location:
         """Return where an object is put until it is published, under the name that the server takes."""
-        return self.unpublished(location, token or uuid.uuid4().hex)[self._which(location)]
+        self._given = self._which(location)
+        return self.unpublished(location, token or uuid.uuid4().hex)[self._given]
 
     def _which(self, location: Location) -> int:
         """Return which of the names an upload gets: one that was taken, or the next after a refusal."""
@@ -268,7 +271,7 @@ class WebDavStore(HttpStore):
         """Return the refusal of an upload; it is tried again under another name where this one may be the reason."""
         if error.retryable:
             return error  # it says nothing about the name, which is tried again
-        memory, which = self._wire.memory, self._which(location)
+        memory, which = self._wire.memory, self._which(location) if self._given is None else self._given
         tried = memory.forget(location.origin, _tried(which, location))
         refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED
         if refused and which < 2 and (tried or not memory.has(location.origin, _named(which))):

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import gevent
 import pytest
 
 from relay.engine.server_copy import _COPIED
@@ -350,6 +351,30 @@ def test_f49_a_folder_that_never_comes_to_be_is_not_made_for_ever(engine: Engine
     with pytest.raises(Rejected):
         migrate(engine, dav)
     assert dav.asked.count(b"MKCOL") == 1
+
+
+def test_a_name_that_is_refused_late_is_changed_though_another_upload_has_found_the_right_one(patient: Engine) -> None:
+    """Both are under way with the first name; one is refused when the other was moved under the second."""
+    over = threading.Event()
+
+    class Late(Dav):
+        def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+            if method == b"PUT" and path.endswith(b".part"):
+                assert not path.startswith(b"/late/") or over.wait(20)
+                return EMPTY % 403
+            return super()._done(method, path, request, body)
+
+    dav = Late(folders={b"/", b"/late/", b"/new/", b"/new/folder/"})
+    script = serving(Cloud(), sending(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
+        there = webdav_location(destination.url("/late/object.bin"), destination=True)
+        late = gevent.spawn(patient.migrate, source.url(), there)
+        while b"PUT" not in dav.asked:
+            gevent.sleep(0.01)
+        assert patient.migrate(source.url(), place(destination)).state is State.VERIFIED
+        over.set()
+        assert late.get(timeout=60).state is State.VERIFIED
+    assert dav.objects == {FINAL: DATA, b"/late/object.bin": DATA}
 
 
 @pytest.mark.parametrize("status", [403, 409, 500])
