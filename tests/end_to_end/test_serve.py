@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,11 @@ def running(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Se
         yield Server(process, found[1], int(found[2]))
     finally:
         if process.poll() is None:
+            workers = psutil.Process(process.pid).children()
             process.kill()
+            for worker in workers:  # which would notice it a second later, and hold stderr as long
+                with suppress(psutil.NoSuchProcess):
+                    worker.kill()
         if process.stdout is not None and not process.stdout.closed:
             process.communicate()
 
