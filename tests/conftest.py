@@ -31,6 +31,7 @@ from relay.wire.exchange import Wire
 from relay.wire.tls import client_context
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
+from tests import forked
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in its background so, and children inherit it; each Ctrl-C of a test is to arrive.
@@ -64,6 +65,13 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["XDG_DATA_HOME"]
     else:
         os.environ["XDG_DATA_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_command_is_forked_any_more() -> Iterator[None]:
+    """End the process from which commands are forked."""
+    yield
+    forked.end()
 
 
 @dataclass(frozen=True)

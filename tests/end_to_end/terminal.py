@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests import forked
 from tests.end_to_end.test_cli import environment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -48,10 +49,9 @@ class Terminal:
 
     def run(self, *words: str, **more: str) -> tuple[int, str, str]:
         """Run a command to its end; return its exit code and what it printed."""
-        process = self.start(*words, **more)
-        out, err = process.communicate(timeout=100)
+        code, out, err = forked.run(words, environment(**{**self._settings, **more}), 100)
         assert "Traceback" not in out + err, err
-        return process.returncode, out, err
+        return code, out, err
 
     def on_a_tty(
         self, *words: str, columns: int = 100, typed: Sequence[tuple[str, bytes]] = (), **more: str

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Script, Talk
 
@@ -31,11 +32,9 @@ def environment(**more: str) -> dict[str, str]:
 
 def relay(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; nothing it prints may be a traceback."""
-    done = subprocess.run(
-        [*RELAY, *arguments], cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=60
-    )
-    assert "Traceback" not in done.stderr + done.stdout, done.stderr
-    return done
+    code, out, err = forked.run(arguments, environment(**more), 60)
+    assert "Traceback" not in out + err, err
+    return subprocess.CompletedProcess([*RELAY, *arguments], code, out, err)
 
 
 def whole() -> Script:

@@ -101,19 +101,26 @@ class Zygote:
         self._process.stdin.close()
         self._process.wait(10)
         self._reader.join(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def begin(
-        self, words: Sequence[str], folder: Path, environment: Mapping[str, str], also: Sequence[Sequence[str]] = ()
+        self,
+        words: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        also: Sequence[Sequence[str]] = (),
+        cwd: Path | None = None,
     ) -> Child:
-        """Begin a command in a folder, where it leaves what it said; `also` are others that its process runs after it,
-        one after the other."""
+        """Begin a command that writes its output into a folder, and runs there or in `cwd`; `also` are others that its
+        process runs after it, one after the other."""
         number = next(self._ids)
         child = Child(tuple(words), folder / f"{number}.out", folder / f"{number}.err")
         order = {
             "id": number,
             "words": list(words),
             "also": [list(more) for more in also],
-            "folder": str(folder),
+            "folder": str(cwd or folder),
             "environment": dict(environment),
             "out": str(child.out),
             "err": str(child.err),
