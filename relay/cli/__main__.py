@@ -137,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """Run one command as this process, and end with its exit code at once."""
+    prepare()  # before the hub: where stdout is closed its epoll would be descriptor 1, which is opened here
     look_for_signals()
     leave(main())
 
