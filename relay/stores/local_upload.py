@@ -165,6 +165,10 @@ def link(folders: Folders, part: Path, place: Path) -> bool:
         try:
             os.link(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             return True
+        except FileExistsError:
+            if _is_one_file(folder, part.name, path.name):
+                return True  # an NFS server did it, and its first answer was lost (link(2), BUGS)
+            raise
         except OSError as error:
             if error.errno not in UNLINKED:
                 raise
@@ -214,6 +218,11 @@ def _target(folders: Folders, part: Path, place: Path) -> Path:
     if path.parent != part.parent:
         raise OSError(errno.ESTALE, "it leads to another folder than it did when the upload began")
     return path
+
+
+def _is_one_file(folder: int, *names: str) -> bool:
+    first, second = (os.stat(name, dir_fd=folder, follow_symlinks=False) for name in names)
+    return os.path.samestat(first, second)
 
 
 def _placed(folder: int, name: str) -> os.stat_result:

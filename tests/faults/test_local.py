@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -818,3 +819,24 @@ def test_a_file_is_the_same_under_another_number(
     finally:
         local_files._is_numbered.cache_clear()
     assert (len(tags) == 1) == same
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_a_link_whose_first_answer_was_lost_is_ours(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bool
+) -> None:
+    """As link(2) says of NFS: the server is asked a second time, and answers that the name exists."""
+    real = os.link
+
+    def link(*args: object, **more: object) -> None:
+        if theirs:
+            (tmp_path / "b").write_bytes(DATA)
+        else:
+            real(*args, **more)  # type: ignore[arg-type]
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    monkeypatch.setattr(local_upload.os, "link", link)
+    (tmp_path / "a").write_bytes(DATA)
+    with pytest.raises(AlreadyExists) if theirs else nullcontext():
+        assert engine.migrate(here(tmp_path / "a"), there(tmp_path / "b"), if_exists="fail").state is State.VERIFIED
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
