@@ -103,10 +103,10 @@ def accept_again() -> bool:
 def inherited_sockets() -> Sequence[int]:
     """Return the descriptors that a service manager gave this process to listen on (sd_listen_fds(3)). Ends the process
     where what it says of them can't be read."""
-    told = [os.environ.get(name, "0") for name in ("LISTEN_FDS", "LISTEN_PID")]
-    if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in told):
+    texts = [os.environ.get(name, "0") for name in ("LISTEN_FDS", "LISTEN_PID")]
+    if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts):
         refuse(Refused("LISTEN_FDS or LISTEN_PID is not a number", "A service manager sets both; unset them."))
-    count, pid = map(int, told)
+    count, pid = map(int, texts)
     return range(3, 3 + count) if pid == os.getpid() else ()
 
 

@@ -198,7 +198,7 @@ def read_page(
             told[name] = row.text or ""
         if len(objects) + len(folders) + len(told) > PAGE_ROWS:
             raise ProtocolViolation(f"one page of {location} tells of more than {PAGE_ROWS} objects", side=side)
-    if not (objects or folders or SHOWN & told.keys()):
+    if not (objects or folders or SHOWN.intersection(told)):
         raise ProtocolViolation(f"{location} answers with an empty document, and not with a listing", side=side)
     texts = [*folders, *(row.get("Key", "") for row in objects)]
     plain = plain or any(map(_UNENCODED.search, texts))

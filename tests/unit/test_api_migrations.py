@@ -144,9 +144,9 @@ def test_a_source_with_a_fragment_is_refused(app: Flask, scheme: str, form: Any)
     """What is behind the '#' is never sent: the object that is moved would be another one."""
     order = {"source": form(f"{scheme}://127.0.0.1:9/a#1.jpg"), "destination": "http://127.0.0.1:9/b"}
     response = app.test_client().post("/migrate", json=order)
-    told = answers.Problem.model_validate_json(response.data)
-    assert (response.status_code, "%23" in told.hint) == (422, True)
-    assert told.errors and told.errors[0].pointer == ("/source" if form is str else "/source/url")
+    problem = answers.Problem.model_validate_json(response.data)
+    assert (response.status_code, "%23" in problem.hint) == (422, True)
+    assert problem.errors and problem.errors[0].pointer == ("/source" if form is str else "/source/url")
 
 
 # -- NDJSON
