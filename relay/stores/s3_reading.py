@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import quote
 
 from relay.errors import NotFound, PermissionDenied, Rejected
+from relay.foreign import count
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.fields import printable, whole
@@ -58,6 +59,8 @@ class S3Reading(S3Listing):
         fields += tuple([(name, value) for name in SYSTEM if (value := told(name))])
         if self._side == "source" and (told("x-amz-tagging-count") or "0") != "0":
             fields += self._tags(location)
+        if missing := count(told("x-amz-missing-meta")):  # docs.aws.amazon.com, "GetObject"
+            fields += ((UNTOLD, f"the source does not tell {missing} members of the object's metadata"),)
         return fields
 
     def _tags(self, location: Location) -> Fields:

@@ -347,6 +347,14 @@ def test_two_uploads_under_way_that_are_refused_for_the_same_are_both_sent_again
 # -- what HEAD does not say
 
 
+def test_metadata_that_fits_no_field_is_noted(engine: Engine, tmp_path: Path) -> None:
+    bucket = Bucket(fields=("x-amz-missing-meta: 2",), whole=b"bytes")
+    with Peer(many(bucket)) as peer:
+        outcome = engine.migrate(place(peer), local_location(tmp_path / "a", destination=True))
+    assert outcome.receipt is not None
+    assert "the source does not tell 2 members of the object's metadata" in outcome.receipt.notes
+
+
 @pytest.mark.parametrize(
     ("status", "code", "error"),
     [
