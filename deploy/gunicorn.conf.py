@@ -6,7 +6,7 @@ There is nothing to edit here. The settings are RELAY_* variables and relay.toml
 in relay/api/serving.py.
 """
 
-from relay.api.accepted import accept_or_exit  # noqa: E402
+from relay.api.server_settings import accept_or_exit  # noqa: E402
 from relay.api.serving import gunicorn_settings  # noqa: E402
 
 globals().update(gunicorn_settings(accept_or_exit()))

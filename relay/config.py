@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
-from relay.failpoints import check
-from relay.files import read_secret, read_small
+from relay.process.failpoints import check
+from relay.process.small_files import read_secret, read_small
 
 KIB = 1024
 MIB = 1024 * KIB

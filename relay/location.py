@@ -140,7 +140,7 @@ class Location:
     def name(self) -> str:
         """The last path segment, percent-decoded; '' if the path ends in '/'.
 
-        A segment that is not UTF-8 stays percent-encoded. `relay.disposition.safe_name` says if it is usable.
+        A segment that is not UTF-8 stays percent-encoded. `relay.file_names.safe_name` says if it is usable.
         """
         segment = self.path.rpartition("/")[2]
         try:

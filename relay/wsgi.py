@@ -29,15 +29,15 @@ def _check_patched() -> None:
 
 _check_patched()
 
-from relay.api.accepted import accepted  # noqa: E402
 from relay.api.app import create_app  # noqa: E402
-from relay.api.ledgered import works_of  # noqa: E402
-from relay.api.log import log, start_logging  # noqa: E402
-from relay.engine.claimer import Claimer  # noqa: E402
-from relay.engine.runner import Runner  # noqa: E402
+from relay.api.migration_routes import works_of  # noqa: E402
+from relay.api.server_settings import accepted  # noqa: E402
+from relay.engine.transfer_engine import Runner  # noqa: E402
+from relay.engine.worker.worker import Claimer  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
 from relay.ledger.ledger import Ledger  # noqa: E402
 from relay.ledger.rows import SERVER  # noqa: E402
+from relay.views.log import log, start_logging  # noqa: E402
 
 BACK_SECONDS = 1.0
 """How often a database that is away is looked for."""

@@ -20,8 +20,8 @@ from relay.config import Limits, Settings
 from relay.egress import EgressPolicy, parse_allow
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Metadata, Plan, Verify
-from relay.engine.runner import Runner
-from relay.engine.transfer import Transfer
+from relay.engine.transfer.transfer import Transfer
+from relay.engine.transfer_engine import Runner
 from relay.location import Location, parse_location
 from relay.stores.kinds import Kind
 from relay.stores.table import KINDS

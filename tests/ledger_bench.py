@@ -12,7 +12,7 @@ Decided here: what is measured. Never here: what is right (`tests/contract/test_
 
 from __future__ import annotations
 
-from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
+from relay.process.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ import gevent
 import psycopg
 
 from loadtests.bench.report import write_into
-from relay.api.told import summary
+from relay.views.rows import summary
 from relay.ledger.claims import Wanted
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement

@@ -17,7 +17,7 @@ import gevent  # noqa: E402
 
 from relay.config import Settings  # noqa: E402
 from relay.engine.plan import Plan, Verify  # noqa: E402
-from relay.engine.runner import Runner  # noqa: E402
+from relay.engine.transfer_engine import Runner  # noqa: E402
 from relay.errors import RelayError  # noqa: E402
 from relay.location import parse_location  # noqa: E402
 

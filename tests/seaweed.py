@@ -9,8 +9,8 @@ from pathlib import Path
 
 from loadtests.bench import seaweed
 from loadtests.bench.seaweed import KEY, REGION, SECRET, weed
-from relay.stores.aws import S3Config
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config
+from relay.stores.s3.sigv4 import Credentials, Signer
 
 __all__ = ["KEY", "REGION", "SECRET", "Seaweed", "seaweedfs", "weed"]
 

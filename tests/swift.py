@@ -21,8 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
 from loadtests.bench.ports import free_ports
-from relay.stores.aws import S3Config
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config
+from relay.stores.s3.sigv4 import Credentials, Signer
 
 KEY, SECRET, REGION = "test:tester", "testing", "us-east-1"
 SERVERS = ("account", "container", "object")

@@ -16,10 +16,10 @@ from flask import Flask, Response, request
 from relay import __version__
 from relay.api import openapi, render
 from relay.api.auth import guard
-from relay.api.ledgered import View, Works, ledger_routes
-from relay.api.migrations import migrate_view
-from relay.api.parting import parting
-from relay.engine.runner import Runner
+from relay.api.lingering_close import parting
+from relay.api.migrate_route import migrate_view
+from relay.api.migration_routes import View, Works, ledger_routes
+from relay.engine.transfer_engine import Runner
 from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
 
 RUNNER = "relay.runner"

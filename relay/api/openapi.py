@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from relay import __version__
-from relay.api.answers import (
+from relay.api.request import Change, Credentials, MigrateRequest
+from relay.api.schemas import (
     LINES,
     Health,
     Migration,
@@ -26,7 +27,6 @@ from relay.api.answers import (
     Told,
     Transfers,
 )
-from relay.api.request import Change, Credentials, MigrateRequest
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM_TYPE = "application/problem+json"

@@ -1,6 +1,6 @@
 """Render every error as application/problem+json.
 
-Decided here: headers and statuses around a problem. Never here: its members (`relay/api/problems.py`).
+Decided here: headers and statuses around a problem. Never here: its members (`relay/views/problems.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
-from relay.api.problems import MEDIA_TYPE, bug, problem, retry_after
 from relay.errors import Overloaded, RelayError, RequestTimeout, Unauthorized
+from relay.views.problems import MEDIA_TYPE, bug, problem, retry_after
 
 HTTP_HINTS: Mapping[int, str] = {
     404: "/openapi.json lists what there is.",

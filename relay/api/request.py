@@ -12,15 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
 from relay.engine.plan import IfExists, Metadata, Verify
-from relay.engine.renewal import Fresh
+from relay.engine.refresh import Fresh
 from relay.errors import InvalidType, InvalidURL, MissingMember, RequestError, UnknownMember
 from relay.ledger.migrations import other_places
 from relay.ledger.rows import Migration, Spec
 from relay.location import FRAGMENT_HINT, Location, has_fragment
 from relay.stores.remotes import Remotes
-from relay.stores.urls import as_list
+from relay.stores.url_lists import as_list
 from relay.throttle import Bounds
 
 

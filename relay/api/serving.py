@@ -1,6 +1,6 @@
 """How gunicorn runs the application: one set of settings and hooks, for `relay serve` and for `gunicorn -c`.
 
-Theory of operation. The master checks everything that could be wrong before it forks (`relay/api/accepted.py`). Each
+Theory of operation. The master checks everything that could be wrong before it forks (`relay/api/server_settings.py`). Each
 worker has a runner of its own. When a worker is told to go (its `alive` turns False at SIGTERM) a greenlet starts the
 drain: not ready, no new transfer, and those that run are cancelled a few seconds before gunicorn would kill them, so
 that their clients get an answer (at `graceful_timeout` the master sends SIGKILL, and no `finally` runs).
@@ -21,7 +21,9 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 
-from relay.api.accepted import (
+from relay.api.app import RUNNER, WORKS
+from relay.api.migration_routes import Works
+from relay.api.server_settings import (
     Refused,
     accept_again,
     accept_or_exit,
@@ -31,20 +33,18 @@ from relay.api.accepted import (
     refuse,
     url_of,
 )
-from relay.api.app import RUNNER, WORKS
-from relay.api.ledgered import Works
 from relay.config import Settings
-from relay.cooperative import collect_rarely
 from relay.descriptors import require_descriptors
-from relay.dumps import forbid_dumps
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
 from relay.errors import LedgerFailed
 from relay.errors.bugs import bug
+from relay.process.cooperative import collect_rarely
+from relay.process.core_dumps import forbid_dumps
 
 DRAIN_MARGIN_SECONDS = 3.0
 """How long before gunicorn's own end the last transfers are cancelled."""
 WATCH_SECONDS = 0.1
-WORKER_CLASS = "relay.api.worker.Worker"
+WORKER_CLASS = "relay.api.gunicorn_worker.Worker"
 """gevent's, which answers as the rest of relay does."""
 
 
@@ -72,7 +72,7 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "limit_request_field_size": 8190,
         "accesslog": None,
         "loglevel": "warning",
-        "logger_class": "relay.api.worker.Log",
+        "logger_class": "relay.api.gunicorn_worker.Log",
         "proc_name": "relay",
         "on_starting": on_starting,
         "when_ready": when_ready,

@@ -2,9 +2,9 @@
 
 # ruff: noqa: E402 - Ctrl-C may come at once, and sockets are patched before anything can import them
 
-from relay.interrupted import end_on_interrupt; end_on_interrupt()  # fmt: skip  # noqa: E702, I001
+from relay.process.early_interrupt import end_on_interrupt; end_on_interrupt()  # fmt: skip  # noqa: E702, I001
 from relay.descriptors import require_descriptors; require_descriptors()  # fmt: skip  # noqa: E702, I001
-from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
+from relay.process.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
 import errno
 import logging
@@ -19,14 +19,14 @@ from typing import Any, NoReturn
 import click
 
 from relay import __version__
-from relay.api.log import start_logging
 from relay.cli.commands import COMMANDS, GROUPS
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupted, look_for_signals
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, tell, without_secrets
-from relay.dumps import forbid_dumps
 from relay.errors import OutputFailed, RelayError
 from relay.errors.bugs import bug
+from relay.process.core_dumps import forbid_dumps
+from relay.views.log import start_logging
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 """What the system says where an output can't be written."""

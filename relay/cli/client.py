@@ -4,7 +4,7 @@ Theory of operation. One `requests` session that reads nothing from its environm
 sent elsewhere: a redirect is no answer of relay's. Every answer is JSON, or lines; a problem (RFC 9457) becomes the
 error of ours that has its name, with the side and the hint that the server gave.
 
-Decided here: what counts as an answer, and what does not. Never here: what is asked (`relay/cli/ledgers.py`).
+Decided here: what counts as an answer, and what does not. Never here: what is asked (`relay/cli/backends.py`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from relay import __version__
 from relay.cli.terminal import say
 from relay.config import Settings, is_loopback
 from relay.errors import ConfigError, NotRelay, RelayError, RequestError, ServerRefused, ServerUnreachable, Unauthorized
-from relay.files import read_secret
 from relay.location import parse_location
+from relay.process.small_files import read_secret
 from relay.wire.tls import client_context
 
 CONNECT_SECONDS: Final = 10.0

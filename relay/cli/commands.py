@@ -20,19 +20,27 @@ GROUPS: Mapping[str, Mapping[str, Entry]] = {
     "Move": {
         "migrate": Entry(function="migrate:migrate", help="Move one object or a tree, and prove each object."),
         "plan": Entry(function="plan:plan", help="Show what migrate would do; write nothing."),
-        "submit": Entry(function="history:submit", help="Hand a migration to a server."),
+        "submit": Entry(function="migration_commands:submit", help="Hand a migration to a server."),
     },
     "Watch": {
-        "status": Entry(function="history:status", help="Show the newest migrations, or one of them."),
-        "watch": Entry(function="history:watch_command", help="Show the progress of a migration until it ends."),
-        "report": Entry(function="history:report", help="Print one row for each object: its proof, or its error."),
+        "status": Entry(function="migration_commands:status", help="Show the newest migrations, or one of them."),
+        "watch": Entry(
+            function="migration_commands:watch_command", help="Show the progress of a migration until it ends."
+        ),
+        "report": Entry(
+            function="migration_commands:report", help="Print one row for each object: its proof, or its error."
+        ),
     },
     "Control": {
-        "pause": Entry(function="history:pause", help="Pause a migration."),
-        "resume": Entry(function="history:resume", help="Resume a paused migration, also with fresh credentials."),
-        "retry": Entry(function="history:retry", help="Queue failed and unverified objects again."),
-        "limit": Entry(function="history:limit", help="Change the limits of a migration while it runs."),
-        "cancel": Entry(function="history:cancel", help="Cancel a migration and remove its unfinished uploads."),
+        "pause": Entry(function="migration_commands:pause", help="Pause a migration."),
+        "resume": Entry(
+            function="migration_commands:resume", help="Resume a paused migration, also with fresh credentials."
+        ),
+        "retry": Entry(function="migration_commands:retry", help="Queue failed and unverified objects again."),
+        "limit": Entry(function="migration_commands:limit", help="Change the limits of a migration while it runs."),
+        "cancel": Entry(
+            function="migration_commands:cancel", help="Cancel a migration and remove its unfinished uploads."
+        ),
     },
     "Inspect stores": {
         "ls": Entry(function="ls:ls", help="List a folder."),

@@ -15,11 +15,11 @@ from relay.cli.interrupt import Interrupted, raised
 from relay.cli.terminal import ReaderGone, plain, say, tell
 from relay.config import load_settings
 from relay.engine.doctor import Answer, Finding, examine, look
-from relay.engine.patient import Patient
-from relay.engine.runner import Runner
+from relay.engine.scratch import Patient
+from relay.engine.transfer_engine import Runner
 from relay.receipt import Level
 from relay.stores.remotes import Remotes
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 MEANS = {
     Level.WHOLE_DIGEST: "whole_digest: verified by the store's own digest",

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from relay.errors import InvalidHeader
-from relay.files import read_secret
 from relay.headers import Headers
+from relay.process.small_files import read_secret
 
 SECRET = re.compile(r"authorization|token|secret|password|api-?key|signature|credential", re.I)
 """Names whose values are mostly secrets."""

@@ -1,6 +1,6 @@
 """Ctrl-C in the terminal: the first lets running work end cleanly, the second ends at once.
 
-Decided here: that, for what has something to end. Never here: what Ctrl-C does to all else (`relay/interrupted.py`).
+Decided here: that, for what has something to end. Never here: what Ctrl-C does to all else (`relay/process/early_interrupt.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import gevent
 
 from relay.cli.exits import Exit
 from relay.cli.terminal import say, show_cursor
-from relay.interrupted import end_on_interrupt
+from relay.process.early_interrupt import end_on_interrupt
 
 STOPPING = "relay: stopping; once more to stop at once"
 LOOK_SECONDS = 0.25

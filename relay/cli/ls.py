@@ -13,10 +13,10 @@ from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import telling
 from relay.config import load_settings
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
 from relay.stores.interfaces import Entry
 from relay.stores.remotes import Remotes
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 LINES, SECONDS = 1000, 0.5
 """So many lines are written at once, and how long the first of them may wait."""

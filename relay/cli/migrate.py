@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-from relay.api.problems import problem
-from relay.cli.asked import FILE, PLACES, WORK, bounds_of, headers_of, warn, whole, with_flags
+from relay.cli.engines import runner_of
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.interrupt import Interrupted
-from relay.cli.runners import runner_of
+from relay.cli.options import FILE, PLACES, WORK, bounds_of, headers_of, warn, whole, with_flags
 from relay.cli.terminal import confirm, say, say_error
 from relay.config import load_settings
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.errors import Cancelled, InvalidType, RelayError
 from relay.stores.remotes import Remotes
+from relay.views.problems import problem
 
 _SECONDS = click.FloatRange(min=0)
 

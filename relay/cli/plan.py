@@ -10,16 +10,16 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from relay.cli.asked import PLACES, WORK, warn, with_flags
 from relay.cli.exits import Exit
 from relay.cli.migrate import order_of
+from relay.cli.options import PLACES, WORK, warn, with_flags
 from relay.cli.terminal import ReaderGone, in_columns, tell
 from relay.cli.waits import telling
 from relay.config import load_settings
-from relay.engine.order import Job
+from relay.engine.dry_run import Survey, Surveyor
+from relay.engine.migration_request import Job
 from relay.engine.plan import IfExists, Metadata
-from relay.engine.runner import Runner
-from relay.engine.survey import Survey, Surveyor
+from relay.engine.transfer_engine import Runner
 from relay.stores.remotes import Remotes
 
 FATES: Mapping[IfExists, Mapping[str, str]] = {

@@ -11,20 +11,20 @@ from dataclasses import replace
 
 from rich.filesize import decimal
 
-from relay.api.told import summary
-from relay.cli.durable import STOPPED, accepted, failures, held, worked
 from relay.cli.exits import Exit
+from relay.cli.formatting import bytes_there, exit_of, table
 from relay.cli.interrupt import Interrupted
-from relay.cli.shown import bytes_there, exit_of, table
+from relay.cli.local_run import STOPPED, accepted, failures, held, worked
 from relay.cli.terminal import confirm, in_columns, receipt_lines, say
-from relay.cli.watch import LOOK_SECONDS, display
-from relay.engine.claimer import Claimer
-from relay.engine.order import Order
+from relay.cli.watch_object import LOOK_SECONDS, display
+from relay.engine.migration_request import Order
 from relay.engine.outcome import Outcome
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
+from relay.views.rows import summary
 
 
 def migrate_object(ledger: Ledger, order: Order, runner: Runner, quiet: bool, as_json: bool) -> Exit:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from gevent.event import Event
 
-from relay.cli.runners import runner_of
+from relay.cli.engines import runner_of
 from relay.config import Settings
-from relay.engine.jobs import Jobs
-from relay.engine.order import Job
-from relay.engine.orphans import Sweeper
-from relay.engine.runner import Runner
+from relay.engine.migration_request import Job
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.migration_cache import Jobs
+from relay.engine.worker.orphans import Sweeper
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
-from relay.api.progress import Rate
-from relay.api.told import brief, summary
-from relay.cli.durable import STOPPED, accepted, failures, held, worked
-from relay.cli.shown import Members, bytes_done, bytes_in, bytes_moved, exit_of, failed_line, heads, table
+from relay.cli.formatting import Members, bytes_done, bytes_in, bytes_moved, exit_of, failed_line, heads, table
+from relay.cli.local_run import STOPPED, accepted, failures, held, worked
 from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
-from relay.engine.claimer import Active, Claimer
-from relay.engine.order import Order
+from relay.engine.migration_request import Order
 from relay.engine.outcome import Outcome
-from relay.engine.runner import Runner
-from relay.engine.share import Sharing
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.part_helper import Sharing
+from relay.engine.worker.worker import Active, Claimer
 from relay.errors import LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration
+from relay.views.progress import Rate
+from relay.views.rows import brief, summary
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -140,7 +140,7 @@ def _bars() -> Iterator[Show]:
     # Here and not above: rich's console takes some hundredths of a second that only who sees the bars need wait.
     from rich.progress import TimeElapsedColumn
 
-    from relay.cli.bars import bars
+    from relay.cli.progress_bars import bars
 
     with bars(TimeElapsedColumn) as progress:
         whole = progress.add_task("", total=None)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import gevent
 
-from relay.cli.shown import trying
+from relay.cli.formatting import trying
 from relay.cli.terminal import say
-from relay.engine.trouble import listing_trouble
-from relay.wire.meter import Meter
+from relay.engine.retries import listing_trouble
+from relay.wire.watchdog import Meter
 
 LOOK_SECONDS = 0.25
 

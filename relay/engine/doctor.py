@@ -16,7 +16,7 @@ from enum import Enum
 from functools import partial
 from typing import cast
 
-from relay.engine.patient import CHECKED, DATA, WRONG, Patient, made_of
+from relay.engine.scratch import CHECKED, DATA, WRONG, Patient, made_of
 from relay.errors import (
     LengthRequired,
     NotFound,

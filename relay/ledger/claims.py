@@ -39,6 +39,7 @@ from sqlalchemy import (
 )
 
 from relay.errors import LeaseLost
+from relay.ledger.counters import Changes
 from relay.ledger.database import Database, boot, process
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of, tell
@@ -56,7 +57,6 @@ from relay.ledger.schema import (
     transfers,
 )
 from relay.ledger.states import TRANSFER
-from relay.ledger.tally import Changes
 
 LEASE_SECONDS: Final = 30.0
 LAPSES: Final = 5

@@ -25,12 +25,12 @@ from sqlalchemy import Connection, bindparam, delete, exists, func, insert, sele
 
 from relay.errors import DestinationLost
 from relay.ledger.claims import chunks, first_fence
-from relay.ledger.marks import key_of, mark
+from relay.ledger.counters import Changes
+from relay.ledger.identity_hashes import key_of, mark
 from relay.ledger.names import named
 from relay.ledger.rows import Before, Listed, Listing
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
-from relay.ledger.tally import Changes
 from relay.ledger.unproved import unproved
 
 MOST: Final = 2**53

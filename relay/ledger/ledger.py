@@ -12,25 +12,25 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from relay.failpoints import reach
 from relay.ledger import (
     claims,
     entries,
+    folded_names,
     limits,
-    links,
+    listings,
+    local_links,
     migrations,
-    notes,
     orphans,
     pages,
+    part_leases,
+    poll,
+    prior_states,
     retried,
     settling,
-    shares,
-    trees,
-    turns,
-    twins,
     unproved,
     uploads,
 )
+from relay.ledger.counters import Changes
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import (
     TERMINAL,
@@ -48,7 +48,7 @@ from relay.ledger.rows import (
     StoredPart,
     Turn,
 )
-from relay.ledger.tally import Changes
+from relay.process.failpoints import reach
 
 
 class Ledger:
@@ -205,10 +205,10 @@ class Ledger:
     ) -> Turn:
         """As turns.turn; looks first without keeping anybody from writing, where there is nothing to settle."""
         if not ends:
-            seen = self.database.run(lambda c: turns.look(c, self.who, wanted, only, watched), write=False)
+            seen = self.database.run(lambda c: poll.look(c, self.who, wanted, only, watched), write=False)
             if seen is not None:
                 return seen
-        return self.database.run(lambda c: turns.turn(c, self.who, ends, wanted, only, watched))
+        return self.database.run(lambda c: poll.turn(c, self.who, ends, wanted, only, watched))
 
     def claim(
         self,
@@ -252,62 +252,62 @@ class Ledger:
 
     def disown_listings(self) -> None:
         """As trees.disown_listings."""
-        self.database.run(lambda c: trees.disown_listings(c, self.who))
+        self.database.run(lambda c: listings.disown_listings(c, self.who))
 
     def claim_listing(self, only: str | None = None, alone: bool = True) -> Listing | None:
         """As trees.claim_listing; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: trees.due(c, self.who, only, alone), write=False):
+        if not self.database.run(lambda c: listings.due(c, self.who, only, alone), write=False):
             return None
-        return self.database.run(lambda c: trees.claim_listing(c, self.who, only, alone))
+        return self.database.run(lambda c: listings.claim_listing(c, self.who, only, alone))
 
     def learn_empty(self, listing: Listing, empty: bool) -> None:
         """As trees.learn_empty."""
-        self.database.run(lambda c: trees.learn_empty(c, self.who, listing, empty))
+        self.database.run(lambda c: listings.learn_empty(c, self.who, listing, empty))
 
     def add_page(self, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
         """As trees.add_page."""
-        return self.database.run(lambda c: trees.add_page(c, self.who, listing, page, cursor))
+        return self.database.run(lambda c: listings.add_page(c, self.who, listing, page, cursor))
 
     def unknown(self, id: str, names: Sequence[str]) -> set[str]:
         """As trees.unknown."""
-        return self.database.run(lambda c: trees.unknown(c, id, names), write=False)
+        return self.database.run(lambda c: listings.unknown(c, id, names), write=False)
 
     def renew_urls(self, id: str, urls: Mapping[str, str]) -> None:
         """As trees.renew_urls."""
-        self.database.run(lambda c: trees.renew_urls(c, id, urls))
+        self.database.run(lambda c: listings.renew_urls(c, id, urls))
 
     def end_listing(self, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
         """As trees.end_listing."""
-        self.database.run(lambda c: trees.end_listing(c, self.who, listing, error))
+        self.database.run(lambda c: listings.end_listing(c, self.who, listing, error))
 
     def hand_back_listing(self, listing: Listing) -> None:
         """As trees.hand_back_listing."""
-        self.database.run(lambda c: trees.hand_back_listing(c, self.who, listing))
+        self.database.run(lambda c: listings.hand_back_listing(c, self.who, listing))
 
     # -- what was there before
 
     def note(self, found: Sequence[tuple[Claim, Before]]) -> tuple[bool, ...]:
         """As notes.note."""
-        return self.database.run(lambda c: notes.note(c, self.who, found))
+        return self.database.run(lambda c: prior_states.note(c, self.who, found))
 
     def enter(self, claim: Claim) -> tuple[str, ...] | None:
         """As twins.enter."""
-        return self.database.run(lambda c: twins.enter(c, self.who, claim))
+        return self.database.run(lambda c: folded_names.enter(c, self.who, claim))
 
     def step_back(self, claim: Claim) -> None:
         """As twins.step_back."""
-        self.database.run(lambda c: twins.step_back(c, self.who, claim))
+        self.database.run(lambda c: folded_names.step_back(c, self.who, claim))
 
     def led(self, claim: Claim, link: str, target: str, there: str) -> dict[str, str]:
         """As links.meeting, of a link that is kept (`links.keep`); looks first without keeping anybody from writing."""
         id = claim.migration_id
-        if not self.database.run(lambda c: links.is_kept(c, id, link, target), write=False):
-            self.database.run(lambda c: links.keep(c, id, link, target))
-        return self.database.run(lambda c: links.meeting(c, claim, link, there), write=False)
+        if not self.database.run(lambda c: local_links.is_kept(c, id, link, target), write=False):
+            self.database.run(lambda c: local_links.keep(c, id, link, target))
+        return self.database.run(lambda c: local_links.meeting(c, claim, link, there), write=False)
 
     def met(self, claim: Claim, link: str, there: str, tree: str) -> dict[str, str]:
         """As links.meeting."""
-        return self.database.run(lambda c: links.meeting(c, claim, link, there, tree), write=False)
+        return self.database.run(lambda c: local_links.meeting(c, claim, link, there, tree), write=False)
 
     # -- uploads in parts
 
@@ -353,9 +353,9 @@ class Ledger:
 
     def join(self, only: str | None = None, but: Sequence[int] = ()) -> Share | None:
         """As shares.join; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: shares.joinable(c, self.who, only, but), write=False):
+        if not self.database.run(lambda c: part_leases.joinable(c, self.who, only, but), write=False):
             return None
-        return self.database.run(lambda c: shares.join(c, self.who, only, but))
+        return self.database.run(lambda c: part_leases.join(c, self.who, only, but))
 
     # -- what nobody goes on with
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from relay.ledger.migrations import bounds_of, locked, not_now, one, tell
-from relay.ledger.movers import movers
+from relay.ledger.part_movers import movers
 from relay.ledger.rows import Migration, Standing
 from relay.ledger.schema import migrations, tallies, transfers
 from relay.ledger.states import ENDED

@@ -33,8 +33,9 @@ from relay.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from relay.ledger.marks import Marks, is_older, is_unnamed, is_whole_text, marks_of
-from relay.ledger.movers import movers_of
+from relay.ledger.counters import Changes, efforts_of, parts_of, tallies_of
+from relay.ledger.identity_hashes import Marks, is_older, is_unnamed, is_whole_text, marks_of
+from relay.ledger.part_movers import movers_of
 from relay.ledger.retried import parted, retried_of
 from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
 from relay.ledger.schema import (
@@ -49,7 +50,6 @@ from relay.ledger.schema import (
     uploads,
 )
 from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
-from relay.ledger.tally import Changes, efforts_of, parts_of, tallies_of
 from relay.ledger.unproved import learn, unproved
 from relay.throttle import Bounds
 

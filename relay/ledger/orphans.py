@@ -8,7 +8,7 @@ Only what the ledger says that a claim of ours began is ever named here. Two run
 harm, and needs no claim. A retry may begin anew at the same time: what it writes has another upload's id, or another
 fence, and is not touched.
 
-Decided here: what is an orphan, and when. Never here: how one is removed (`relay/engine/orphans.py`).
+Decided here: what is an orphan, and when. Never here: how one is removed (`relay/engine/worker/orphans.py`).
 """
 
 from __future__ import annotations

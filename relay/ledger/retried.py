@@ -2,7 +2,7 @@
 
 It stands in the `error` of a transfer that runs, and goes with the end of that; that of a listing in the `error` of
 its migration, which has none of its own while it is listed. Never here: what is tried again, and
-when (`relay/engine/trouble.py`).
+when (`relay/engine/retries.py`).
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from relay.ledger.claims import Who, chunks, free
+from relay.ledger.counters import Changes
 from relay.ledger.migrations import tell
 from relay.ledger.rows import ARRIVED, Before, Claim, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import TRANSFER
-from relay.ledger.tally import Changes
 
 MANY: Final = 10
 """So many claims are looked for at a destination each time; where there were more it is kept of which nothing is

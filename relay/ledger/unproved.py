@@ -7,7 +7,7 @@ of its name; from then on it is as if it had been begun there. So does one that 
 nothing by itself: two commands may take turns.
 
 Decided here: which migrations are asked, and what is taken over. Never here: what follows from it
-(`relay/engine/existing.py`).
+(`relay/engine/transfer/precheck.py`).
 """
 
 from __future__ import annotations

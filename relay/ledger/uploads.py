@@ -20,9 +20,9 @@ from sqlalchemy import Connection, delete, exists, func, insert, select, text, u
 
 from relay.errors import LeaseLost, UploadGone
 from relay.ledger.claims import Who, check, free
+from relay.ledger.counters import Changes
 from relay.ledger.rows import Begun, Claim, StoredPart
 from relay.ledger.schema import NOT_THERE, parts, transfers, uploads
-from relay.ledger.tally import Changes
 from relay.receipt import Version
 
 # -- by whoever has the transfer

@@ -13,7 +13,7 @@ from typing import Final
 
 from relay.errors import ProtocolViolation, RelayError, Unauthenticated, UnsafeKey
 from relay.stores.interfaces import Entry
-from relay.stores.relisting import Patience
+from relay.stores.listing_retries import Patience
 
 DEEPEST: Final = 100
 """Folders within folders that a listing follows: a server whose links lead in a circle would have no end."""

@@ -33,10 +33,12 @@ from relay.errors import (
     Unauthenticated,
     Unavailable,
 )
-from relay.foreign import http_date
 from relay.location import Location, redirected
+from relay.parsing import http_date
 from relay.receipt import Version
-from relay.stores.fields import (
+from relay.stores.error_messages import hidden, secrets_of, speaks, words
+from relay.stores.folders import walk
+from relay.stores.http_fields import (
     carried,
     content_range,
     printable,
@@ -44,18 +46,16 @@ from relay.stores.fields import (
     transcoded,
     whole,
 )
-from relay.stores.folders import walk
-from relay.stores.indexes import ACCEPT, Page, read_entries
+from relay.stores.index_links import segments_of
+from relay.stores.index_pages import ACCEPT, Page, read_entries
 from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored, Unknown
-from relay.stores.links import segments_of
+from relay.stores.listing_retries import Patience
 from relay.stores.metadata import CARRIED, MTIME, require, told, unkept
 from relay.stores.pieces import pieces_of
-from relay.stores.relisting import Patience
-from relay.stores.said import hidden, secrets_of, speaks, words
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing, Head
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 BELIEVED: Mapping[str, frozenset[int]] = {
     "HEAD": frozenset({200}),

@@ -18,12 +18,12 @@ from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 from relay.digest import Digests
-from relay.disposition import NAME_BYTES
 from relay.errors import KeyTooLong, RelayError, ReservedKey, Side
+from relay.file_names import NAME_BYTES
 from relay.location import Location
 from relay.receipt import Version
 from relay.wire.body import Body
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 PREFIX, SUFFIX = ".relay-", ".part"
 """What begins and ends the name of an upload that is not published yet; nobody else's object may be named so."""

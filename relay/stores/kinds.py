@@ -12,7 +12,7 @@ from typing import Any
 from relay.errors import Side
 from relay.location import Location
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 Options = Mapping[str, str]
 Given = Mapping[str, str] | Iterable[tuple[str, str]]

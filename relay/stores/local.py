@@ -37,8 +37,8 @@ from relay.errors import (
     StoreFull,
     Unavailable,
 )
-from relay.failpoints import reach
 from relay.location import Location
+from relay.process.failpoints import reach
 from relay.receipt import Version
 from relay.stores import local_upload as upload
 from relay.stores.interfaces import (
@@ -69,9 +69,9 @@ from relay.stores.metadata import MTIME, require, unkept
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
 from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
+from relay.wire.watchdog import Meter
 
 _NO_NAME = "The file system takes no such name (exFAT, NTFS and SMB no ':', '?', '*', '|'): rename the object."
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {

@@ -25,16 +25,16 @@ from typing import Final
 from gevent.monkey import get_original
 
 from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupported
-from relay.foreign import http_text, moment
+from relay.parsing import http_text, moment
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, as_named
 from relay.stores.local_folders import Folders
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
 from relay.wire.http1 import Framing, Head
-from relay.wire.meter import Meter
 from relay.wire.native import in_native_thread
 from relay.wire.stream import Stream
+from relay.wire.watchdog import Meter
 
 UTF_8: Final = ("utf-8", "surrogateescape")
 """How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang on that."""

@@ -26,7 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
 
-from relay.disposition import NAME_BYTES
+from relay.file_names import NAME_BYTES
 from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local_files import fresh, regular
 from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync

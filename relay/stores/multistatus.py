@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from xml.etree.ElementTree import Element
 
 from relay.errors import ProtocolViolation, Side, UnsafeKey
-from relay.foreign import count, http_date
+from relay.parsing import count, http_date
 from relay.receipt import Version
-from relay.stores.fields import printable, whole
+from relay.stores.http_fields import printable, whole
+from relay.stores.index_links import same_text, segments_of
 from relay.stores.interfaces import Entry
-from relay.stores.links import same_text, segments_of
 
 MULTISTATUS = "{DAV:}multistatus"
 ROW, HREF = "{DAV:}response", "{DAV:}href"

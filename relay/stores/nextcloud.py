@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 from relay.digest import Digests
 from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTimeout, UploadGone
-from relay.foreign import count
 from relay.location import Location
+from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.fields import whole
+from relay.stores.http_fields import whole
 from relay.stores.interfaces import Begins, Part, PartLimits, Stored, Upload
 from relay.stores.metadata import require, unkept
 from relay.stores.webdav import WebDavAccount, WebDavStore

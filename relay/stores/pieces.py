@@ -12,7 +12,7 @@ import gevent
 
 from relay.errors import ProtocolViolation
 from relay.wire.body import Body
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 PIECE_BYTES: Final = 8 << 10
 """So much is read, and looked at, at a time: some milliseconds."""

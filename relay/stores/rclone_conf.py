@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from relay.errors import ConfigError
-from relay.files import read_small
+from relay.process.small_files import read_small
 
 _KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
 _ENCRYPTED = "RCLONE_ENCRYPT_V"

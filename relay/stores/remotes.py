@@ -23,7 +23,6 @@ from relay.config import home as own_folder
 from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, UnsafeKey, Unsupported
 from relay.location import Location, is_base, parse_location
 from relay.stores import rclone_conf
-from relay.stores.aws import S3Config, aws_config, aws_profiles, prepare, s3_location, split_key
 from relay.stores.kinds import Asked, Given, Kind, Options, Remote
 from relay.stores.local import local_location
 from relay.stores.local_folders import Folders
@@ -31,10 +30,11 @@ from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
 from relay.stores.options import YES, check, uploaded, virtual
 from relay.stores.options import asked as asked_always
 from relay.stores.options import headers as options_headers
-from relay.stores.sigv4 import Credentials, Signer, canonical_path
+from relay.stores.s3.aws_settings import S3Config, aws_config, aws_profiles, prepare, s3_location, split_key
+from relay.stores.s3.sigv4 import Credentials, Signer, canonical_path
 from relay.stores.table import KINDS
-from relay.stores.urls import SCHEME as LIST
-from relay.stores.urls import list_location
+from relay.stores.url_lists import SCHEME as LIST
+from relay.stores.url_lists import list_location
 from relay.stores.webdav import http_url, webdav_location
 
 _REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)

@@ -14,11 +14,11 @@ from relay.stores.http import HttpStore
 from relay.stores.kinds import Kind
 from relay.stores.local import LocalStore
 from relay.stores.nextcloud import NextcloudStore
-from relay.stores.s3 import S3Store
-from relay.stores.urls import ListStore
+from relay.stores.s3.store import S3Store
+from relay.stores.url_lists import ListStore
 from relay.stores.webdav import WebDavStore
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 KINDS: tuple[Kind, ...] = (
     Kind("http", HttpStore),

@@ -37,10 +37,10 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.documents import Document, plain_name
-from relay.stores.fields import printable
 from relay.stores.folders import walk
 from relay.stores.http import BELIEVED, ERRORS, GONE, MOVED, HttpStore, folder_here, folder_there
+from relay.stores.http_fields import printable
+from relay.stores.index_links import segments_of
 from relay.stores.interfaces import (
     Entry,
     Found,
@@ -52,7 +52,6 @@ from relay.stores.interfaces import (
     unpublished_names,
 )
 from relay.stores.kinds import Given
-from relay.stores.links import segments_of
 from relay.stores.metadata import MTIME
 from relay.stores.multistatus import (
     MULTISTATUS,
@@ -69,10 +68,11 @@ from relay.stores.multistatus import (
     version_of,
 )
 from relay.stores.pieces import pieces_of
+from relay.stores.xml_documents import Document, plain_name
 from relay.wire.body import Body
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
 DEEPEST = 100

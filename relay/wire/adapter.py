@@ -22,7 +22,7 @@ from relay.errors import RelayError, TooManyRedirects, Unsupported
 from relay.location import parse_location, redirected
 from relay.wire.exchange import Payload, Request, Response, Wire
 from relay.wire.http1 import Fields
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 OURS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection", "expect"})

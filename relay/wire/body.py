@@ -21,9 +21,9 @@ from relay.errors import IntegrityMismatch, SourceOverrun, SourceTruncated
 from relay.wire.buffers import BUFFERS
 from relay.wire.chunks import ChunkReader
 from relay.wire.http1 import ChunkDecoder, Framing, Head
-from relay.wire.meter import Meter
-from relay.wire.pace import Pace
 from relay.wire.stream import Stream
+from relay.wire.watchdog import Meter
+from relay.wire.yielding import Pace
 
 
 class Body:

@@ -21,17 +21,17 @@ from time import monotonic
 from relay import __version__
 from relay.config import Limits
 from relay.errors import ConnectionLost, PrematureResponse, ProtocolViolation, Side, StoreTimeout
-from relay.failpoints import reach
 from relay.location import Origin
+from relay.process.failpoints import reach
 from relay.throttle import Flow
-from relay.wire.answers import Answers
 from relay.wire.body import Body
+from relay.wire.capabilities import Memory
 from relay.wire.dial import Pool
 from relay.wire.http1 import Fields, Head, framing_of, request_head
-from relay.wire.memory import Memory
-from relay.wire.meter import Meter
 from relay.wire.pump import Outlet, pump
+from relay.wire.response_reader import Answers
 from relay.wire.stream import Doubt, Stream
+from relay.wire.watchdog import Meter
 
 USER_AGENT = f"relay/{__version__}"
 _ALWAYS = {

@@ -22,15 +22,15 @@ import os
 from collections.abc import Callable
 
 from relay.errors import SourceTruncated
-from relay.failpoints import reach
-from relay.wire.answers import Answers
+from relay.process.failpoints import reach
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPE_BYTES, PIPES
 from relay.wire.http1 import Framing
-from relay.wire.meter import Meter
-from relay.wire.pace import Pace
+from relay.wire.response_reader import Answers
 from relay.wire.stream import RECEIVE_BYTES, Stream
 from relay.wire.tls import PIECE_BYTES
+from relay.wire.watchdog import Meter
+from relay.wire.yielding import Pace
 
 SMALLEST_PIECE = 16 * 1024
 SPLICE_BYTES = PIPE_BYTES

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from relay.errors import CertificateRefused, ConfigError, ConnectionLost, Side
-from relay.files import read_small
+from relay.process.small_files import read_small
 from relay.wire.buffers import BUFFERS
 from relay.wire.stream import HELD_BYTES, RECEIVE_BYTES, Stream
 

@@ -17,20 +17,20 @@ import pytest
 
 from loadtests.bench.ports import free_port
 from relay.config import Limits
-from relay.engine.runner import Stores
+from relay.engine.transfer_engine import Stores
 from relay.ledger.claims import Who
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
 from relay.location import Location, parse_location
-from relay.stores.aws import s3_location
 from relay.stores.interfaces import Store
 from relay.stores.kinds import Asked, Kind
 from relay.stores.local import local_location
 from relay.stores.remotes import Remotes
+from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import KINDS
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from simulators.spawn import spawn
 from tests.conftest import Certificates, Engine
 from tests.contract.memory import memory as memory_kind

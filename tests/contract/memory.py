@@ -15,8 +15,8 @@ from relay.stores.kinds import Asked, Kind
 from relay.stores.metadata import require, unkept
 from relay.wire.body import Body
 from relay.wire.http1 import Fields, Framing, Head
-from relay.wire.meter import Meter
 from relay.wire.stream import Stream
+from relay.wire.watchdog import Meter
 
 Shelf = dict[str, bytes]
 

@@ -13,7 +13,7 @@ from relay.errors import NotFound, PermissionDenied, Rejected, RelayError
 from relay.stores import local, local_files
 from relay.stores.local import LocalStore, local_location
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.end_to_end.terminal import Terminal
 
 

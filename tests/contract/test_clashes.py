@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay.engine.looks import look
+from relay.engine.inspection import look
 from relay.errors import Locked, NotFound, RelayError, StoreError
 from relay.location import Location
 from relay.receipt import State

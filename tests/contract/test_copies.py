@@ -10,17 +10,18 @@ from typing import Any, cast
 import pytest
 
 from relay.config import Limits
-from relay.engine import parts, server_copy
-from relay.engine.looks import look
+from relay.engine.inspection import look
+from relay.engine.multipart import upload
+from relay.engine.transfer.transfer import server_copy
 from relay.errors import AlreadyExists, NotFound, SourceChanged
 from relay.location import Location
 from relay.receipt import Level, State
-from relay.stores.aws import s3_location
 from relay.stores.interfaces import CopyDestination, Found, Store
+from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import Certificates, Engine
 from tests.contract.conftest import Place, place_of
 from tests.faults.clouds import Cloud, sending, serving
@@ -142,7 +143,7 @@ def test_another_version_than_the_one_that_was_found_is_not_copied(
 def test_what_is_too_large_for_one_request_is_copied_in_parts(
     engine: Engine, wire: Wire, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "COPY_BYTES", PART)
+    monkeypatch.setattr(upload, "COPY_BYTES", PART)
     monkeypatch.setattr(server_copy, "COPY_BYTES", PART)
     old, new = (s3_location(seaweed.config, seaweed.bucket, f"copies-large/{name}") for name in ("old", "new"))
     put(engine, old, LARGE)

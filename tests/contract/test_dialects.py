@@ -6,7 +6,7 @@ import pytest
 
 from relay.stores.webdav import WebDavStore, webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import QUICK
 from tests.scripted import Peer, Talk
 

@@ -13,7 +13,6 @@ import gevent
 import pytest
 from sqlalchemy import inspect, update
 
-from relay.api.told import followed
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, schema, settling
 from relay.ledger.claims import EMPTY_SECONDS, LAPSES
@@ -23,6 +22,7 @@ from relay.ledger.rows import Before, Begun, Claim, Counted, Efforts, Listed, Se
 from relay.ledger.schema import migrations
 from relay.receipt import Version
 from relay.throttle import Bounds
+from relay.views.rows import followed
 from tests.ledgers import OBJECT, TREE, Opened, assert_counted, learn_empty, states, tree, verified
 
 VERSIONS = Path(database.__file__).parent / "versions"

@@ -14,12 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from relay.api.told import summary
 from relay.errors import IllegalTransition, LeaseLost, UploadGone
 from relay.ledger.claims import Wanted
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Settlement, Share, StoredPart
 from relay.receipt import Version
+from relay.views.rows import summary
 from tests.ledgers import Opened, assert_counted, states, tree, verified
 
 PART = 10

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, update
 
-from relay.engine.leftovers import lost_tokens
+from relay.engine.cleanup import lost_tokens
 from relay.errors import IllegalTransition
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Claim, Listed, Listing, Settlement, Spec

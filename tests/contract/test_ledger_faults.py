@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
-from relay.ledger import database, turns
+from relay.ledger import database, poll
 from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, Wanted
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Listed, Settlement, Spec, Turn
@@ -163,7 +163,7 @@ def test_f81_what_is_suspect_keeps_nobody_waiting_who_may_not_have_it(opened: Op
     hand_back_suspect(one, suspect)
 
     def seen(alone: bool) -> Turn | None:
-        return two.database.run(lambda c: turns.look(c, two.who, Wanted(5, 5, 5, alone)), write=False)
+        return two.database.run(lambda c: poll.look(c, two.who, Wanted(5, 5, 5, alone)), write=False)
 
     assert seen(alone=False) == Turn((), (), {})
     assert seen(alone=True) is None

@@ -13,7 +13,7 @@ import gevent
 import pytest
 from sqlalchemy import text, update
 
-from relay.engine.claimer import Claimer
+from relay.engine.worker.worker import Claimer
 from relay.errors import IllegalTransition, LeaseLost, LedgerRefused
 from relay.ledger import claims, database
 from relay.ledger.claims import LAPSES, SUSPECT, Who
@@ -91,7 +91,7 @@ def test_a_lease_goes_on_while_the_machine_sleeps() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of its own for time wants root")
 def test_the_clock_of_leases_is_not_the_one_that_stops_while_the_machine_sleeps() -> None:
-    code = "import time; from relay.engine.claimer import Claimer; print(Claimer.clock() - time.monotonic())"
+    code = "import time; from relay.engine.worker.worker import Claimer; print(Claimer.clock() - time.monotonic())"
     words = ["unshare", "--time", "--boottime", "100000", "--fork", sys.executable, "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     if "unshare" in done.stderr:

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
 from relay.errors import ConfigError, KeyReused, MigrationUnknown
 from relay.ledger.claims import Who
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER, Listed, Spec
 from relay.ledger.schema import migrations, transfers
-from relay.stores.aws import S3Config
 from relay.stores.remotes import Remotes
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config
+from relay.stores.s3.sigv4 import Credentials, Signer
 from tests.ledgers import OBJECT, TREE, tree, verified
 
 TO = "https://b.example/x"

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection
 
 from relay.errors import LedgerBusy, LedgerFailed
-from relay.ledger import database, turns
+from relay.ledger import database, poll
 from relay.ledger.claims import Wanted
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Counted, Settlement
@@ -287,7 +287,7 @@ def test_what_is_claimed_while_all_that_is_queued_is_cancelled_is_counted_once(
     id = tree(one, 5, 6, 7)
 
     def claimed(connection: Connection) -> list[Claim]:
-        claims = turns.turn(connection, one.who, (), Wanted(1), id).claims
+        claims = poll.turn(connection, one.who, (), Wanted(1), id).claims
         thread.start()
         await_waiting(dsn)
         return list(claims)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from relay.engine.claimed import known_of
+from relay.engine.worker.conversions import known_of
 from relay.ledger import unproved
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec

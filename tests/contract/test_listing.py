@@ -19,14 +19,14 @@ from loadtests.bench.ports import free_port
 from relay.config import Limits
 from relay.errors import ConnectionLost, NotFound, ProtocolViolation, RelayError, ReservedKey, Unsupported
 from relay.location import Location, parse_location
-from relay.stores.aws import S3Config, s3_location
 from relay.stores.interfaces import Entry, Store
 from relay.stores.local import local_location
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import Credentials, Signer
 from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.contract.conftest import wait_for
 from tests.scripted import Peer, Script, Talk, length_of
 from tests.seaweed import Seaweed

@@ -8,11 +8,12 @@ import pytest
 
 from relay.errors import ProtocolViolation
 from relay.location import Location, parse_location
-from relay.stores import folders, pieces, s3_listing
+from relay.stores import folders, pieces
 from relay.stores.interfaces import Entry
+from relay.stores.s3.store import listing
 from relay.stores.table import STORES
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.contract.test_listing_evidence import FILE, FOLDER, bucket, dav, index, listed, place_of, reply, serving
 from tests.scripted import Peer, Talk
 
@@ -28,7 +29,7 @@ def _row(path: str, more: str) -> str:
 @pytest.mark.parametrize("kind", ["tokens", "markers"])
 def test_empty_pages_under_ever_new_tokens_end(wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Some may be empty: a page that passes over what was deleted is."""
-    monkeypatch.setattr(s3_listing, "BARREN", 5)
+    monkeypatch.setattr(listing, "BARREN", 5)
     count, fruitful = [0], {4, 9}
 
     def tell(method: str, target: str) -> bytes:

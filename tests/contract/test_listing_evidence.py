@@ -25,15 +25,15 @@ from relay.errors import (
     Unsupported,
 )
 from relay.location import Location, parse_location
-from relay.stores.aws import S3Config, s3_location
 from relay.stores.interfaces import Entry, Found, Upload
-from relay.stores.s3 import S3Store
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.store import S3Store
 from relay.stores.table import STORES
-from relay.stores.urls import list_location
+from relay.stores.url_lists import list_location
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.scripted import Peer, Script, Talk, length_of
 
 Answers = Callable[[str, str], bytes]

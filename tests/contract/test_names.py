@@ -12,11 +12,11 @@ from relay.config import Limits
 from relay.errors import KeyTooLong, Rejected, ReservedKey, UnsafeKey
 from relay.location import Location
 from relay.receipt import State
-from relay.stores.aws import s3_location
 from relay.stores.interfaces import Store
 from relay.stores.remotes import Remotes
+from relay.stores.s3.aws_settings import s3_location
 from relay.stores.webdav import webdav_location
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import Engine
 from tests.contract.conftest import Place
 from tests.contract.moves import content, put

@@ -10,10 +10,10 @@ import pytest
 from gevent.event import Event
 
 from relay.config import Settings
-from relay.engine.jobs import Jobs
-from relay.engine.order import End, Order
-from relay.engine.orphans import AGAIN_SECONDS, Sweeper
-from relay.engine.runner import Runner
+from relay.engine.migration_request import End, Order
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.migration_cache import Jobs
+from relay.engine.worker.orphans import AGAIN_SECONDS, Sweeper
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, Claim, Listed, Settlement
 from tests.seaweed import KEY, REGION, SECRET, Seaweed

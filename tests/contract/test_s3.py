@@ -29,13 +29,13 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Level, Receipt, State
-from relay.stores.aws import S3Config, s3_location
 from relay.stores.interfaces import Found
 from relay.stores.local import local_location
-from relay.stores.s3 import S3Store
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.store import S3Store
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from relay.config import Limits
-from relay.engine.looks import look
+from relay.engine.inspection import look
 from relay.errors import NotFound, RelayError
 from relay.location import Location, parse_location
-from relay.stores.aws import s3_location
 from relay.stores.interfaces import Store
+from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import STORES
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import Certificates, Engine
 from tests.contract.conftest import Place, place_of
 from tests.seaweed import Seaweed

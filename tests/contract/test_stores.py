@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.engine.looks import look
+from relay.engine.inspection import look
 from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
 from relay.receipt import Level, State, Version
 from relay.stores.interfaces import Found, Store

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from relay.api.told import FIELDS
 from relay.cli.quantities import parse_bytes
+from relay.views.rows import FIELDS
 from tests.end_to_end.test_cli import ROOT, environment
 from tests.end_to_end.test_serve import SERVE, Server, running
 from tests.scripted import Peer, Talk, answer

@@ -11,7 +11,7 @@ import pytest
 from loadtests import places
 from loadtests.bench.seaweed import weed
 from loadtests.destinations import opened
-from relay.failpoints import POINTS
+from relay.process.failpoints import POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 

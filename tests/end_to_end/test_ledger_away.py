@@ -16,20 +16,20 @@ from typing import Any
 import psutil
 import pytest
 
-from relay.api.answers import Recorded
 from relay.api.app import create_app
-from relay.api.ledgered import works_of
+from relay.api.migration_routes import works_of
+from relay.api.schemas import Recorded
 from relay.api.serving import _claim
-from relay.api.told import PATIENCE, followed
-from relay.cli.durable import worked
+from relay.cli.local_run import worked
 from relay.cli.tree import Watch
 from relay.config import Settings
-from relay.engine.claimer import Claimer
-from relay.engine.order import End, Order
-from relay.engine.runner import Runner
+from relay.engine.migration_request import End, Order
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
 from relay.errors import LedgerFailed
 from relay.ledger.database import Database
 from relay.ledger.ledger import Ledger
+from relay.views.rows import PATIENCE, followed
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_reload import line_about
 from tests.end_to_end.test_serve import SERVE, await_workers, gated, order, running
@@ -121,7 +121,7 @@ def test_a_worker_that_is_told_to_go_while_it_loads_goes_wherever_it_is() -> Non
     """The signal may come where Python drops an exception, as in a finalizer."""
     code = """
 import os, signal
-from relay.api.worker import Worker
+from relay.api.gunicorn_worker import Worker
 worker = Worker.__new__(Worker)
 worker.booted = False
 signal.signal(signal.SIGTERM, worker.handle_exit)
@@ -265,10 +265,10 @@ from pathlib import Path
 import sys
 from relay.api.app import create_app
 from relay.api.following import Looks, Waiters
-from relay.api.ledgered import Works
+from relay.api.migration_routes import Works
 from relay.config import Settings
-from relay.engine.claimer import Claimer
-from relay.engine.runner import Runner
+from relay.engine.worker.worker import Claimer
+from relay.engine.transfer_engine import Runner
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay.api.answers import Problem, Recorded
+from relay.api.schemas import Problem, Recorded
 from simulators.destination import Destination
 from simulators.proxy import Proxy
 from tests.end_to_end.test_migrations import ended, wait_for

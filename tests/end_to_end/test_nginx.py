@@ -24,7 +24,7 @@ from relay.engine.outcome import Outcome
 from relay.errors import AlreadyExists, NotFound, Rejected, RelayError
 from relay.location import parse_location
 from relay.receipt import Level, State
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay.engine.survey import _sampled
+from relay.engine.dry_run import _sampled
 from relay.ledger.rows import Listed
 from tests.end_to_end.test_client import run
 from tests.faults.clouds import DATA, Cloud, keeping

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import trustme
 
-from relay.api.answers import Recorded
+from relay.api.schemas import Recorded
 from tests.end_to_end.test_serve import GUNICORN, SERVE, Server, await_workers, running
 from tests.faults.clouds import Cloud, keeping
 from tests.scripted import Peer, Talk

@@ -11,8 +11,8 @@ from email.utils import formatdate
 
 from relay.digest import Digester
 from relay.location import Location
-from relay.stores.aws import S3Config, s3_location
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import Credentials, Signer
 from tests.conftest import QUICK, Engine
 from tests.faults.clouds import asked
 from tests.scripted import Peer, Talk

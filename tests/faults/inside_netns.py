@@ -14,10 +14,10 @@ from gevent.server import DatagramServer, StreamServer  # noqa: E402
 
 from relay.config import Limits, Settings  # noqa: E402
 from relay.egress import EgressPolicy, parse_allow  # noqa: E402
-from relay.engine.runner import Runner  # noqa: E402
+from relay.engine.transfer_engine import Runner  # noqa: E402
 from relay.errors import RelayError  # noqa: E402
 from relay.location import parse_location  # noqa: E402
-from relay.wire.meter import Meter  # noqa: E402
+from relay.wire.watchdog import Meter  # noqa: E402
 
 PUBLIC = "93.184.216.34"
 ZONE = {

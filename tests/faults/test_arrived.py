@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.engine.arrived import Inspection
-from relay.engine.order import Job
+from relay.engine.migration_request import Job
 from relay.engine.plan import IfExists, Verify
+from relay.engine.worker.arrived import Inspection
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Settlement
 from relay.location import Location, parse_location

@@ -14,12 +14,12 @@ from gevent.event import Event
 from sqlalchemy import select
 
 from relay.config import Settings
-from relay.engine.claimer import JOIN_SECONDS, Claimer
-from relay.engine.journal import ClaimJournal
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
+from relay.engine.multipart.journal import ClaimJournal
 from relay.engine.plan import Verify
-from relay.engine.runner import Runner
-from relay.engine.share import Sharing
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.part_helper import Sharing
+from relay.engine.worker.worker import JOIN_SECONDS, Claimer
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from relay.config import Settings
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
 from relay.engine.plan import IfExists, Verify
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
 from relay.ledger.ledger import Ledger
 from tests.conftest import Engine
 from tests.faults.buckets import GONE, crc64nvme, reply

@@ -9,11 +9,11 @@ import pytest
 from relay.config import Limits
 from relay.errors import RelayError
 from relay.location import Location, parse_location
-from relay.stores.said import hidden, secrets_of
+from relay.stores.error_messages import hidden, secrets_of
 from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.faults.buckets import document, place, reply
 from tests.scripted import Peer, answer
 

@@ -20,7 +20,7 @@ import pytest
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy, parse_allow
 from relay.engine.plan import Plan
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
 from relay.errors import ConnectFailed, EgressDenied, RelayError, StoreTimeout
 from relay.location import parse_location
 from relay.wire.dial import Dialer, Pool

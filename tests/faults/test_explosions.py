@@ -15,10 +15,10 @@ import gevent
 import greenlet
 import pytest
 
-from relay.engine import acceptance
-from relay.engine import verify as verify_module
-from relay.engine.reading import Reading
-from relay.engine.terms import Terms
+from relay.engine.transfer.context import Terms
+from relay.engine.transfer.source_reader import Reading
+from relay.engine.transfer.transfer import finalize
+from relay.engine.transfer.transfer import verify as verify_module
 from relay.errors import Cancelled, RelayError
 from relay.stores.http import HttpStore
 from relay.wire import dial, exchange, pump
@@ -60,10 +60,10 @@ STAGES: dict[str, tuple[Any, str]] = {
     "out of pipe": (pump, "_out_of_pipe"),
     "consume answer": (HttpStore, "_stored"),
     "open": (Reading, "opened"),
-    "prove": (acceptance, "prove"),
+    "prove": (finalize, "prove"),
     "look": (verify_module, "_look"),
     "read back": (verify_module, "_read_back"),
-    "receipt": (acceptance, "Receipt"),
+    "receipt": (finalize, "Receipt"),
     "outcome": (Terms, "outcome"),
 }
 

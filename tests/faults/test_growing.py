@@ -14,9 +14,9 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine.claimer import Claimer
-from relay.engine.order import End, Order
-from relay.engine.runner import Runner
+from relay.engine.migration_request import End, Order
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
 from relay.errors import IntegrityMismatch
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun

@@ -14,11 +14,11 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine import tree
-from relay.engine.claimer import Claimer
-from relay.engine.order import TURNS, End, Job, Order
+from relay.engine import listing
+from relay.engine.migration_request import TURNS, End, Job, Order
 from relay.engine.plan import IfExists, Verify
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
 from relay.errors import InvalidURL, SameObject
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim
@@ -176,7 +176,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_a_listing_that_meets_its_own_output_ends_and_says_why(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "PAGE", 2)
+    monkeypatch.setattr(listing, "PAGE", 2)
     bucket = Growing({"in/a": b"one", "in/b": b"two", "in/z": b"three"})
     keys = {"type": "s3", "access_key_id": "KEY", "secret_access_key": "SECRET"}
     runner = Runner(Settings(egress_allow="127.0.0.1", retry_budget=0))

@@ -11,15 +11,15 @@ import gevent
 import pytest
 
 from relay.config import Limits
-from relay.engine.claimer import Claimer
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
+from relay.engine.worker.worker import Claimer
 from relay.errors import Rejected, UnsafeKey
 from relay.ledger.ledger import Ledger
 from relay.location import Location
 from relay.receipt import State
-from relay.stores.aws import S3Config, s3_location
 from relay.stores.remotes import Remotes
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import Credentials, Signer
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import refusal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving

@@ -26,8 +26,8 @@ from gevent.monkey import get_original
 
 from relay.config import Limits, Settings, load_settings
 from relay.egress import EgressPolicy
-from relay.engine.leftovers import remove_lost
-from relay.engine.runner import Runner
+from relay.engine.cleanup import remove_lost
+from relay.engine.transfer_engine import Runner
 from relay.errors import (
     AlreadyExists,
     ConfigError,
@@ -53,7 +53,7 @@ from relay.stores.remotes import Remotes
 from relay.wire.body import Body
 from relay.wire.exchange import Wire
 from relay.wire.http1 import Framing, Head
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer

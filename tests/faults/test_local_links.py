@@ -12,11 +12,11 @@ import pytest
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy
-from relay.engine.journal import ClaimJournal
-from relay.engine.order import End, Job, Order
+from relay.engine.migration_request import End, Job, Order
+from relay.engine.multipart.journal import ClaimJournal
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Verify
-from relay.engine.runner import Runner, Stores
+from relay.engine.transfer_engine import Runner, Stores
 from relay.errors import KeyCollision, LocalDenied, RelayError, SameObject
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, Settlement
@@ -28,7 +28,7 @@ from relay.stores.local import LocalStore, local_location
 from relay.stores.local_folders import Folders
 from relay.stores.remotes import Remotes
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import Engine
 from tests.ledgers import TREE
 

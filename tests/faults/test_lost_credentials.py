@@ -9,8 +9,8 @@ import pytest
 
 from relay.errors import ConfigError, CredentialsWithdrawn
 from relay.stores import rclone_conf
-from relay.stores.aws import aws_config
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import aws_config
+from relay.stores.s3.sigv4 import Credentials, Signer
 from simulators.spawn import Spawned
 from tests.conftest import Engine
 from tests.faults.buckets import Bucket, many, place

@@ -13,8 +13,8 @@ from relay.errors import MetadataUnkept
 from relay.location import Location, parse_location
 from relay.stores.local import local_location
 from relay.stores.metadata import encoded, squeezed, told, unshown
-from relay.stores.s3_uploads import coded
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.uploads import coded
 from relay.stores.webdav import webdav_location
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, patient, place, refusal, reply

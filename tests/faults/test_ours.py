@@ -12,12 +12,12 @@ from typing import Any
 import gevent
 import pytest
 
-from relay.engine import claimer
-from relay.engine.claimer import Claimer
-from relay.engine.journal import ClaimJournal
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
+from relay.engine.multipart.journal import ClaimJournal
 from relay.engine.plan import IfExists
-from relay.engine.reading import Reading
+from relay.engine.transfer.source_reader import Reading
+from relay.engine.worker import worker
+from relay.engine.worker.worker import Claimer
 from relay.errors import AlreadyExists, ConnectFailed, IntegrityMismatch, LedgerFailed, RelayError, Unavailable
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Before
@@ -339,7 +339,7 @@ def test_a_damaged_object_that_could_not_be_noted_is_known_to_other_options(
     with Peer(Shelf(damages=flipped)) as there, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
         order = Order(End(source.url("/a")), End(there.url("/a")))
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
-        monkeypatch.setattr(claimer, "ClaimJournal", Away)
+        monkeypatch.setattr(worker, "ClaimJournal", Away)
         claimed(ledger, engine, id, attempts=1)
         other = ledger.create(replace(order, if_exists=IfExists.SKIP).spec(engine.runner.remotes))[0].id
     (claim,) = ledger.claim(1, only=other)
@@ -361,7 +361,7 @@ def test_what_comes_after_an_attempt_that_sent_nothing_is_anothers(
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
         with monkeypatch.context() as patched:
             if stop == "ledger":
-                patched.setattr(claimer, "ClaimJournal", Broken)
+                patched.setattr(worker, "ClaimJournal", Broken)
             elif stop == "source":
                 patched.setattr(Reading, "opened", refusing("source"))
             else:

@@ -16,8 +16,8 @@ import gevent
 import pytest
 
 from relay.config import Limits
-from relay.engine.terms import Known
-from relay.engine.transfer import Transfer
+from relay.engine.transfer.context import Known
+from relay.engine.transfer.transfer import Transfer
 from relay.errors import SourceOverrun, SourceTruncated
 from relay.receipt import State, Version
 from tests.conftest import Certificates, Engine

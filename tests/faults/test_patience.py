@@ -11,21 +11,21 @@ from time import time
 import gevent
 import pytest
 
-from relay.api.told import brief
-from relay.cli.shown import head
-from relay.cli.watch import _Lines
+from relay.cli.formatting import head
+from relay.cli.watch_object import _Lines
 from relay.config import Settings
-from relay.engine.claimer import Claimer
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
 from relay.engine.plan import IfExists
-from relay.engine.runner import Runner
-from relay.engine.transfer import Transfer
-from relay.engine.trouble import WHOLE, Trouble, Troubles
+from relay.engine.retries import WHOLE, Trouble, Troubles
+from relay.engine.transfer.transfer import Transfer
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
 from relay.errors import Cancelled, IntegrityMismatch, RelayError, SourceTruncated, Stalled, StoreTimeout, Unavailable
 from relay.ledger.ledger import Ledger
 from relay.receipt import State
 from relay.retry import Backoff, Patience
 from relay.stores.remotes import Remotes
+from relay.views.rows import brief
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.buckets import IN_PARTS, Bucket, document, many, place, refusal, reply
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving

@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import update
 
 from relay.config import Settings
-from relay.engine.claimer import Claimer
-from relay.engine.order import End, Order
-from relay.engine.refusals import PATIENCE
-from relay.engine.runner import Runner
+from relay.engine.migration_request import End, Order
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.refusals import PATIENCE
+from relay.engine.worker.worker import Claimer
 from relay.errors import LedgerRefused
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from relay.engine.leftovers import remove_lost
+from relay.engine.cleanup import remove_lost
 from relay.errors import Cancelled, NotFound, RelayError, SourceChanged, StoreError
-from relay.stores.aws import S3Config, s3_location
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import Credentials, Signer
 from relay.stores.webdav import WebDavStore, webdav_location
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal, eventually
 from tests.faults.buckets import refusal

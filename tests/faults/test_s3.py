@@ -34,8 +34,8 @@ from relay.errors import (
     Unavailable,
 )
 from relay.receipt import Level, State
-from relay.stores.s3_endpoint import UNTAGGED
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.quirks import UNTAGGED
+from relay.stores.s3.sigv4 import Credentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, SEED, Certificates, Engine

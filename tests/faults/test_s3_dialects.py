@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from relay.engine.doctor import Answer, Finding, examine
-from relay.engine.patient import Patient
+from relay.engine.scratch import Patient
 from relay.errors import IntegrityMismatch, PermissionDenied, Rejected, RelayError, Unauthenticated
 from relay.location import Origin
 from relay.receipt import Level, State, Version
-from relay.stores import s3
-from relay.stores.aws import S3Config, s3_location
-from relay.stores.fields import whole
+from relay.stores.http_fields import whole
 from relay.stores.local import local_location
-from relay.stores.s3_endpoint import WRONG_WHOLE, Endpoint, Refusal
-from relay.stores.sigv4 import MOST_REGIONS, Credentials, Signer
-from relay.wire.memory import Memory
-from relay.wire.meter import Meter
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.quirks import WRONG_WHOLE, Endpoint, Refusal
+from relay.stores.s3.sigv4 import MOST_REGIONS, Credentials, Signer
+from relay.stores.s3.store import store
+from relay.wire.capabilities import Memory
+from relay.wire.watchdog import Meter
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, Certificates, Engine
@@ -313,8 +313,8 @@ def test_the_doctor_finds_out_who_echoes_a_checksum(engine: Engine, echoes: bool
 def test_a_large_object_of_known_length_without_ranges_goes_in_parts(
     engine: Engine, source: Spawned, contents: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "SINGLE_BYTES", 1000)
-    monkeypatch.setattr(s3, "PARTS", replace(s3.PARTS, largest=1000))
+    monkeypatch.setattr(store, "SINGLE_BYTES", 1000)
+    monkeypatch.setattr(store, "PARTS", replace(store.PARTS, largest=1000))
     engine.runner.limits = engine.runner.wire.limits = replace(IN_PARTS, parted_bytes=1 << 40)
     bucket = Bucket(sums=True)
     with Peer(many(bucket)) as peer:
@@ -325,7 +325,7 @@ def test_a_large_object_of_known_length_without_ranges_goes_in_parts(
 
 
 def test_the_largest_object_is_that_of_today() -> None:
-    assert s3.PARTS.object_bytes == 10_000 * (5 << 30)
+    assert store.PARTS.object_bytes == 10_000 * (5 << 30)
 
 
 @pytest.mark.parametrize(

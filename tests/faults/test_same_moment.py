@@ -8,11 +8,11 @@ from typing import Any
 import gevent
 import pytest
 
-from relay.cli.durable import accepted
+from relay.cli.local_run import accepted
 from relay.config import Settings
-from relay.engine.claimer import Claimer
-from relay.engine.order import End, Order
-from relay.engine.runner import Runner
+from relay.engine.migration_request import End, Order
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from relay.throttle import Bounds

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pytest
 from awscrt.checksums import crc32c
 
-from relay.engine.terms import Known
+from relay.engine.transfer.context import Known
 from relay.errors import (
     ConnectionLost,
     EgressDenied,

@@ -10,7 +10,7 @@ import pytest
 
 from relay.digest import Digester
 from relay.engine.plan import Verify
-from relay.engine.verify import Sent, prove
+from relay.engine.transfer.verify import Sent, prove
 from relay.errors import IntegrityMismatch, SourceDigestWrong
 from relay.ledger.rows import Before
 from relay.location import parse_location

@@ -15,21 +15,21 @@ import gevent
 import pytest
 
 from relay.config import Limits, Settings
-from relay.engine.claimed import known_of
-from relay.engine.claimer import Claimer
-from relay.engine.order import End, Order
-from relay.engine.runner import Runner
-from relay.engine.twins import _looks_one, refuse_twins
+from relay.engine.migration_request import End, Order
+from relay.engine.transfer.folded_names import _looks_one, refuse_twins
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.conversions import known_of
+from relay.engine.worker.worker import Claimer
 from relay.errors import KeyCollision, LedgerBusy
+from relay.ledger.folded_names import fold
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
-from relay.ledger.twins import fold
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Found
 from relay.stores.local import LocalStore, local_location, path_of
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.end_to_end.terminal import Terminal
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_explosions import exploding

@@ -23,7 +23,7 @@ from relay.errors import (
     UploadGone,
 )
 from relay.receipt import Level, State
-from relay.stores.s3_endpoint import TRAILERS, UNCONDITIONAL, Endpoint
+from relay.stores.s3.quirks import TRAILERS, UNCONDITIONAL, Endpoint
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from relay.digest import Digester
-from relay.engine.promised import as_listed
-from relay.engine.terms import Known
-from relay.engine.transfer import Transfer
+from relay.engine.transfer.context import Known
+from relay.engine.transfer.expectations import as_listed
+from relay.engine.transfer.transfer import Transfer
 from relay.errors import SameObject, SourceChanged, SourceTruncated, SourceUnstable, Unauthenticated
 from relay.location import Location
 from relay.receipt import Level, State, Version

@@ -16,8 +16,8 @@ from pathlib import Path
 import gevent
 import pytest
 
-from relay.engine.server_copy import _COPIED
-from relay.engine.terms import Known
+from relay.engine.transfer.context import Known
+from relay.engine.transfer.server_copy import _COPIED
 from relay.errors import (
     AlreadyExists,
     DestinationLost,

@@ -10,16 +10,16 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine.claimer import Claimer
-from relay.engine.journal import Journal
-from relay.engine.order import End, Order
-from relay.engine.runner import Runner
+from relay.engine.migration_request import End, Order
+from relay.engine.multipart.journal import Journal
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
 from relay.errors import CredentialsWithdrawn
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Begun, StoredPart
 from relay.receipt import Level, State
 from relay.stores.local import local_location
-from relay.stores.s3_endpoint import TRAILERS
+from relay.stores.s3.quirks import TRAILERS
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place, refusal, reply
 from tests.faults.clouds import Cloud, keeping

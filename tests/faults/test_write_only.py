@@ -14,13 +14,13 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine.claimer import Claimer
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
 from relay.engine.plan import IfExists
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
-from relay.stores.s3_endpoint import UNSEEN
+from relay.stores.s3.quirks import UNSEEN
 from tests.faults.buckets import EMPTY_PAGE, GONE, PART, SIZE, Bucket, many, refusal, reply
 from tests.scripted import Peer
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from relay.disposition import NAME_BYTES, safe_name
 from relay.egress import DENIED, EgressPolicy, is_public
 from relay.errors import EgressDenied, RedirectRefused, RequestError, UnsafeKey
+from relay.file_names import NAME_BYTES, safe_name
 from relay.identity import same_object
 from relay.location import UNSAFE_CHARACTERS, Location, literal_address, parse_location, redirected
 

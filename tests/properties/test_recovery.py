@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.engine.journal import fits, kept
-from relay.engine.parts import MIB, cut
+from relay.engine.multipart.journal import fits, kept
+from relay.engine.multipart.upload import MIB, cut
 from relay.ledger.rows import Begun, StoredPart
 from relay.stores.interfaces import Part, PartLimits
 

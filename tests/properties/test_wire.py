@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from relay.config import Limits
 from relay.digest import Digester
 from relay.errors import ProtocolViolation, RelayError
-from relay.wire.answers import Answers
 from relay.wire.body import Body
 from relay.wire.http1 import framing_of
-from relay.wire.meter import Meter
 from relay.wire.pump import Outlet, pump
+from relay.wire.response_reader import Answers
 from relay.wire.stream import Stream
+from relay.wire.watchdog import Meter
 
 LIMITS = Limits(stall_seconds=5, head_seconds=5)
 payloads = st.binary(max_size=3000)

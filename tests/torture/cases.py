@@ -15,7 +15,7 @@ from functools import cache
 from itertools import combinations, product
 from random import Random
 
-from relay.failpoints import POINTS
+from relay.process.failpoints import POINTS
 from simulators.liars.habits import BY_NAME, HABITS
 
 MIB = 1 << 20

@@ -60,7 +60,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="a document that is cut off is whole",
-        file="relay/stores/documents.py",
+        file="relay/stores/xml_documents.py",
         old="        except (ParseError, ValueError):\n            raise self._cut() from None\n",
         new="        except (ParseError, ValueError):\n            if self._root is None:\n"
         "                raise self._cut() from None\n            piece = None\n",
@@ -72,7 +72,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="an error document in a listing of S3 is an empty page",
-        file="relay/stores/s3_exchange.py",
+        file="relay/stores/s3/client.py",
         old='            if name == "Error":\n                told =',
         new='            if name == "Error":\n                return\n                told =',
         traits=(("source", "list-error"),),
@@ -96,7 +96,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="a date that Python can't hold crosses the seam",
-        file="relay/foreign.py",
+        file="relay/parsing.py",
         old="except (ValueError, TypeError, IndexError, OverflowError, ArithmeticError):",
         new="except ZeroDivisionError:",
         traits=(("source", "date-odd"), ("destination", "date-odd")),
@@ -104,7 +104,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="a listing is asked for once",
-        file="relay/stores/relisting.py",
+        file="relay/stores/listing_retries.py",
         old="        if not error.retryable:",
         new="        if True:",
         traits=(("source", "list-503-once"),),
@@ -116,7 +116,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="a tag of more than 128 characters is cut",
-        file="relay/stores/fields.py",
+        file="relay/stores/http_fields.py",
         old='    text = text.strip() if text else ""\n    if not 0 < len(text) <= TAG_CHARACTERS',
         new='    text = text.strip()[:128] if text else ""\n    if not 0 < len(text) <= TAG_CHARACTERS',
         traits=(
@@ -141,7 +141,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="a checksum behind the bytes that is refused by another code is no reason to leave it out",
-        file="relay/stores/s3_endpoint.py",
+        file="relay/stores/s3/quirks.py",
         old="        if not (refusal.checked and refusal.doubtful):",
         new="        if True:",
         traits=(

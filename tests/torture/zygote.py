@@ -11,7 +11,7 @@ Decided here: how a command begins and ends. Never here: which command.
 
 # ruff: noqa: E402 - sockets are patched before anything can import them
 
-from relay.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
+from relay.process.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
 import gc
 import json
@@ -24,17 +24,17 @@ from typing import Any
 
 from gevent import monkey
 
-from relay import failpoints
 from relay.cli.__main__ import main as relay
 from relay.cli.__main__ import run
 from relay.cli.commands import COMMANDS
+from relay.process import failpoints
 
 MODULES = (
     "relay.cli.single",
     "relay.cli.tree",
     "relay.ledger.ledger",
     "relay.api.serving",
-    "relay.api.worker",
+    "relay.api.gunicorn_worker",
     "botocore.session",
 )
 """What commands import when they begin, besides the modules that `COMMANDS` names."""

@@ -12,9 +12,9 @@ import pytest
 
 from relay.api.app import create_app
 from relay.api.auth import guard
-from relay.api.ledgered import VERBS
+from relay.api.migration_routes import VERBS
 from relay.config import Settings
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
 from relay.errors import Forbidden, RelayError, Unauthorized
 
 TOKENS = ("first-token-0123456789", "second-token-0123456789")

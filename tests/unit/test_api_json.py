@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from relay.api.app import create_app
 from relay.api.strict_json import BRACKETS_LIMIT, DEPTH_LIMIT, parse
 from relay.config import Settings
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
 from relay.errors import RequestError
 
 GOOD = {"source": "https://a.example/x", "destination": "https://b.example/x"}

@@ -15,12 +15,12 @@ from flask import Flask
 from openapi_spec_validator import validate
 from pydantic import BaseModel, TypeAdapter
 
-from relay.api import answers, openapi
+from relay.api import openapi, schemas
 from relay.api.app import create_app
-from relay.api.problems import PROBLEMS_URI, problem, retry_after
 from relay.config import Settings
-from relay.engine.runner import Runner
+from relay.engine.transfer_engine import Runner
 from relay.errors import Overloaded, RelayError, Throttled
+from relay.views.problems import PROBLEMS_URI, problem, retry_after
 from tests.conftest import LOOPBACK
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, Talk
@@ -74,7 +74,7 @@ def test_one_object(app: Flask) -> None:
         response = app.test_client().post("/migrate", json=_order(source, destination))
     assert response.status_code == 200, response.text
     assert response.mimetype == "application/json"
-    migration = answers.Migration.model_validate_json(response.data, strict=True)
+    migration = schemas.Migration.model_validate_json(response.data, strict=True)
     assert (migration.state, migration.bytes) == ("verified", len(DATA))
     assert migration.receipt is not None and migration.receipt.level == "read_back"
     assert kept.objects == {b"/b": DATA}
@@ -133,7 +133,7 @@ def test_a_failure_names_its_side(app: Flask) -> None:
     refusing = keeping(Cloud(), b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
     with Peer(serving(cloud, sending(GET_HEAD, DATA))) as source, Peer(refusing) as destination:
         response = app.test_client().post("/migrate", json=_order(source, destination))
-    told = answers.Problem.model_validate_json(response.data, strict=True)
+    told = schemas.Problem.model_validate_json(response.data, strict=True)
     assert (response.status_code, told.side, told.retryable) == (502, "destination", False)
     assert response.mimetype == "application/problem+json"
 
@@ -144,7 +144,7 @@ def test_a_source_with_a_fragment_is_refused(app: Flask, scheme: str, form: Any)
     """What is behind the '#' is never sent: the object that is moved would be another one."""
     order = {"source": form(f"{scheme}://127.0.0.1:9/a#1.jpg"), "destination": "http://127.0.0.1:9/b"}
     response = app.test_client().post("/migrate", json=order)
-    problem = answers.Problem.model_validate_json(response.data)
+    problem = schemas.Problem.model_validate_json(response.data)
     assert (response.status_code, "%23" in problem.hint) == (422, True)
     assert problem.errors and problem.errors[0].pointer == ("/source" if form is str else "/source/url")
 
@@ -168,7 +168,7 @@ def test_stream(app: Flask) -> None:
                 if len(lines) == 3:
                     gate.set()
     for line in lines:
-        TypeAdapter(answers.Progress | answers.ResultLine).validate_python(line, strict=True)
+        TypeAdapter(schemas.Progress | schemas.ResultLine).validate_python(line, strict=True)
     assert [line["event"] for line in lines[:3]] == ["progress"] * 3
     assert lines[2]["bytes"] == len(DATA) // 2
     assert lines[1]["rate"] > 0
@@ -182,7 +182,7 @@ def test_stream_that_fails(app: Flask) -> None:
     with Peer(serving(cloud, sending(GET_HEAD, DATA[:1000]))) as source, Peer(keeping(kept)) as destination:
         with _stream(app, _order(source, destination)) as response:
             lines = [json.loads(line) for line in response.response]
-    last = answers.ProblemLine.model_validate(lines[-1], strict=True)
+    last = schemas.ProblemLine.model_validate(lines[-1], strict=True)
     assert last.type == PROBLEMS_URI + "source-truncated"
     assert last.instance == f"urn:uuid:{lines[0]['id']}"
     assert kept.objects == {}
@@ -245,7 +245,7 @@ def test_draining(app: Flask, runner: Runner) -> None:
     client = app.test_client()
     ready = client.get("/readyz")
     assert ready.status_code == 503
-    assert answers.Ready.model_validate_json(ready.data, strict=True).ready is False
+    assert schemas.Ready.model_validate_json(ready.data, strict=True).ready is False
     refused = client.post("/migrate", data=b"not even JSON")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert refused.headers["Connection"] == "close"
@@ -253,7 +253,7 @@ def test_draining(app: Flask, runner: Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "model"), [("/readyz", answers.Ready), ("/healthz", answers.Health), ("/", answers.Root)]
+    ("path", "model"), [("/readyz", schemas.Ready), ("/healthz", schemas.Health), ("/", schemas.Root)]
 )
 def test_small_answers(app: Flask, path: str, model: type[BaseModel]) -> None:
     """Each is what the document says."""
@@ -279,7 +279,7 @@ def test_other_paths_and_methods(app: Flask, method: str, path: str, status: int
     """about:blank problems; a 405 names the methods."""
     response = app.test_client().open(path, method=method)
     assert response.status_code == status
-    told = answers.Problem.model_validate_json(response.data, strict=True)
+    told = schemas.Problem.model_validate_json(response.data, strict=True)
     assert (told.type, told.title, told.status) == ("about:blank", HTTPStatus(status).phrase, status)
     assert set(filter(None, response.headers.get("Allow", "").split(", "))) == allow
 
@@ -316,7 +316,7 @@ def test_problems_of_all_errors() -> None:
     assert Throttled in kinds
     assert len({kind.code for kind in kinds}) == len(kinds)
     for kind in kinds:
-        answers.Problem.model_validate(problem(kind("the fact")), strict=True)
+        schemas.Problem.model_validate(problem(kind("the fact")), strict=True)
         if kind is not RelayError:
             assert kind.status in openapi.PHRASES, kind
 

@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import pytest
 
-from relay.api.told import brief, summary
+from relay.cli.backends import There
 from relay.cli.client import Client
-from relay.cli.history import _html
-from relay.cli.ledgers import There
-from relay.engine.order import End, Order
+from relay.cli.migration_commands import _html
+from relay.engine.migration_request import End, Order
 from relay.errors import LedgerFailed, MigrationUnknown, NotRelay, Overloaded, RelayError, ServerUnreachable
 from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
+from relay.views.rows import brief, summary
 from tests.scripted import Peer, answer
 
 ROW = {

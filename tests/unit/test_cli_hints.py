@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay import errors
-from relay.api.problems import problem
 from relay.cli.flags import in_flags
 from relay.cli.terminal import say_error
+from relay.views.problems import problem
 
 RELAY = Path(__file__).resolve().parents[2] / "relay"
 

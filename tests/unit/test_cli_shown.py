@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.cli.shown import details
+from relay.cli.formatting import details
 
 ENDED: dict[str, Any] = {
     "number": 7,

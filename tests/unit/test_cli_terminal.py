@@ -14,24 +14,24 @@ from typing import cast
 import pytest
 
 from relay import errors
-from relay.api.progress import Rate
-from relay.cli.asked import warn
 from relay.cli.exits import Exit
-from relay.cli.follow import Seen
+from relay.cli.formatting import bytes_done, bytes_moved, head
 from relay.cli.headers import exposed, read_headers
-from relay.cli.shown import bytes_done, bytes_moved, head
+from relay.cli.options import warn
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
 from relay.cli.tree import Watch, named
-from relay.engine.claimer import Active
+from relay.cli.watch_migration import Seen
+from relay.engine.listing import as_listed
 from relay.engine.outcome import Outcome
-from relay.engine.transfer import Transfer
-from relay.engine.tree import as_listed
+from relay.engine.transfer.transfer import Transfer
+from relay.engine.worker.worker import Active
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim
 from relay.location import parse_location
 from relay.receipt import Level, Receipt, State, Version
 from relay.stores.interfaces import Entry
+from relay.views.progress import Rate
 
 
 def test_plain() -> None:

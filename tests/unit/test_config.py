@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import pytest
 
-from relay.api import accepted
+from relay.api import server_settings
 from relay.api.serving import drain_seconds, gunicorn_settings
-from relay.cli.ledgers import server_of
+from relay.cli.backends import server_of
 from relay.cli.serve import _hand_on as hand_on
 from relay.cli.serve import serve
 from relay.config import MIB, Settings, is_loopback, load_settings, load_tokens
@@ -126,13 +126,13 @@ def test_a_reload_without_the_file_keeps_the_settings(
     """An editor may be replacing it; the defaults are another ledger, and no tokens."""
     file = tmp_path / "relay.toml"
     file.write_text(f'slots = 3\nbind = "127.0.0.1:0"\nledger = "sqlite:///{tmp_path}/relay.db"\n')
-    monkeypatch.setattr(accepted, "_HOLDER", accepted.Holder())
-    assert accepted.accepted().settings.slots == 3
+    monkeypatch.setattr(server_settings, "_HOLDER", server_settings.Holder())
+    assert server_settings.accepted().settings.slots == 3
     file.rename(tmp_path / "kept")
-    assert (accepted.accept_again(), accepted.accepted().settings.slots) == (False, 3)
+    assert (server_settings.accept_again(), server_settings.accepted().settings.slots) == (False, 3)
     assert "not reloaded: relay.toml was removed" in capsys.readouterr().err
     (tmp_path / "kept").rename(file)
-    assert accepted.accept_again()
+    assert server_settings.accept_again()
 
 
 def test_variables_of_a_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:

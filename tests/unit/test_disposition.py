@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from relay.disposition import safe_name
+from relay.file_names import safe_name
 from relay.location import parse_location
 
 HERE = parse_location("https://host/dir/path%20name.bin?sig=x")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import ConnectionLost, ProtocolViolation, StoreError
-from relay.stores.documents import CHILD_BYTES, Document, plain_name
+from relay.stores.xml_documents import CHILD_BYTES, Document, plain_name
 
 
 def cut(text: str | bytes, step: int) -> Iterator[bytes]:

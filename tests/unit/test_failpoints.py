@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from relay import failpoints
 from relay.errors import ConfigError
-from relay.failpoints import EXIT_CODE, POINTS, Failpoint, FailpointReached, armed
+from relay.process import failpoints
+from relay.process.failpoints import EXIT_CODE, POINTS, Failpoint, FailpointReached, armed
 from relay.wire import exchange
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.engine.unchanged import unchanged
-from relay.foreign import MOST, count, http_date, http_text, iso_date, moment, whole
+from relay.engine.comparison import unchanged
+from relay.parsing import MOST, count, http_date, http_text, iso_date, moment, whole
 from relay.receipt import Version
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.foreign import http_date
+from relay.parsing import http_date
 
 
 @given(st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)))

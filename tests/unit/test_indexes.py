@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import StoreError, Unsupported
-from relay.stores.indexes import Page, read_entries
+from relay.stores.index_links import Leads, read_link, segments_of
+from relay.stores.index_pages import Page, read_entries
 from relay.stores.interfaces import Entry
-from relay.stores.links import Leads, read_link, segments_of
 
 
 def read_index(text: str, path: str, step: int = 7) -> list[Entry] | None:

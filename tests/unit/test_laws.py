@@ -12,7 +12,7 @@ from relay.digest import Digester, compare, parse_fields
 from relay.errors import Cancelled, Overloaded, Stalled, StoreTimeout
 from relay.retry import RETRY_AFTER_CEILING, Backoff
 from relay.throttle import Slots
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 
 
 def test_published_check_values() -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from relay.engine.levels import expected, refuse_unprovable, unreadable
-from relay.engine.order import End, Order
+from relay.engine.migration_request import End, Order
 from relay.engine.plan import Verify
+from relay.engine.proof_levels import expected, refuse_unprovable, unreadable
 from relay.errors import VerificationUnavailable
 from relay.location import parse_location
 from relay.receipt import Level

@@ -8,16 +8,16 @@ from contextlib import suppress
 
 import pytest
 
-from relay.disposition import safe_name
-from relay.engine.tree import NAME_CHARACTERS, as_listed
+from relay.engine.listing import NAME_CHARACTERS, as_listed
 from relay.errors import KeyTooLong, RelayError
-from relay.ledger.twins import fold
+from relay.file_names import safe_name
+from relay.ledger.folded_names import fold
 from relay.location import parse_location, redirected
-from relay.stores import indexes
-from relay.stores.indexes import Page, read_entries
+from relay.stores import index_pages
+from relay.stores.error_messages import without_query, words
+from relay.stores.index_links import read_link, same_text
+from relay.stores.index_pages import Page, read_entries
 from relay.stores.interfaces import Entry
-from relay.stores.links import read_link, same_text
-from relay.stores.said import without_query, words
 
 PAGE = Page(shown="x", side="source", paths=("/a/",), host="h")
 PLACE = parse_location("https://h/a/b")
@@ -98,7 +98,7 @@ def test_a_name_of_any_length_is_an_entry_of_its_own(mark: str) -> None:
 
 def test_a_page_remembers_names_up_to_a_number_of_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that comes again counts once, as long as what is remembered has room."""
-    monkeypatch.setattr(indexes, "REMEMBERED_CHARACTERS", 10)
+    monkeypatch.setattr(index_pages, "REMEMBERED_CHARACTERS", 10)
     text = "".join(f'<a href="{name}">x</a>' for name in ("long-enough", "b", "long-enough", "b"))
     page = f"<html><title>Index of /a</title>{text}</html>".encode()
     assert [entry.name for entry in read_entries([page], PAGE)] == ["long-enough", "b", "b"]

@@ -7,8 +7,8 @@ from urllib.parse import quote
 import pytest
 
 from relay.errors import ConnectionLost, ProtocolViolation, Unsupported
-from relay.stores.indexes import PENDING_CHARACTERS, Page, read_entries
-from relay.stores.links import Leads, read_link, segments_of
+from relay.stores.index_links import Leads, read_link, segments_of
+from relay.stores.index_pages import PENDING_CHARACTERS, Page, read_entries
 
 FOLDER = "/a b (c)/ü/"
 ASKED = "/a%20b%20(c)/%C3%BC/"

@@ -9,8 +9,8 @@ from typing import Any
 import gevent
 import pytest
 
-from relay.api.log import JsonLines, start_logging
-from relay.api.problems import bug
+from relay.views.log import JsonLines, start_logging
+from relay.views.problems import bug
 
 SECRET = "planted-secret-0123456789"
 

@@ -8,10 +8,10 @@ from typing import cast
 import pytest
 
 from relay.errors import ConfigError, InvalidURL, LocalDenied, RelayError, Unsupported
-from relay.stores.aws import S3Config, split_key
 from relay.stores.remotes import Remotes
-from relay.stores.s3_exchange import S3Account, key_of
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, split_key
+from relay.stores.s3.client import S3Account, key_of
+from relay.stores.s3.sigv4 import Credentials, Signer
 
 
 def remotes(type: str, aws: S3Config | None = None, folders: tuple[Path, ...] | None = None, **options: str) -> Remotes:

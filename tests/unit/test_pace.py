@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from relay.engine.pace import AHEAD, LONGEST_SECONDS, Pace
+from relay.engine.worker.prefetch import AHEAD, LONGEST_SECONDS, Pace
 
 
 @dataclass

@@ -24,13 +24,13 @@ from relay.config import Limits
 from relay.digest import Digester
 from relay.errors import Cancelled, ConnectionLost, IntegrityMismatch, LeaseLost, SourceTruncated, Stalled
 from relay.wire import pump as pumping
-from relay.wire.answers import Answers
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPES, Buffers, Loan, Pipes
 from relay.wire.http1 import framing_of
-from relay.wire.meter import Meter
 from relay.wire.pump import SMALLEST_PIECE, Outlet, drain, pump
+from relay.wire.response_reader import Answers
 from relay.wire.stream import RECEIVE_BYTES, Stream
+from relay.wire.watchdog import Meter
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import DATA as CLOUD_DATA
 from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving

@@ -14,9 +14,9 @@ import pytest
 
 from relay.errors import ConfigError, InvalidURL, RelayError, Unsupported
 from relay.stores import rclone_conf
-from relay.stores.aws import S3Config
 from relay.stores.remotes import Remotes
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config
+from relay.stores.s3.sigv4 import Credentials, Signer
 
 CONF = """
 # a comment

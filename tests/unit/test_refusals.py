@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.engine.refusals import PATIENCE, Refusals, Verdict
+from relay.engine.worker.refusals import PATIENCE, Refusals, Verdict
 from relay.ledger.rows import Claim
 
 OWN, LATER, ALL = Verdict.OWN, Verdict.LATER, Verdict.ALL

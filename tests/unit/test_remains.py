@@ -11,15 +11,15 @@ from typing import cast
 import pytest
 
 from relay.config import Settings
-from relay.engine.claimed import settled
-from relay.engine.course import Course
-from relay.engine.existing import Existing
-from relay.engine.leftovers import Broken, remove, remove_lost, sweep
+from relay.engine.cleanup import Broken, remove, remove_lost, sweep
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
-from relay.engine.progress import Progress
-from relay.engine.runner import Runner
-from relay.engine.transfer import Transfer
+from relay.engine.transfer.attempt import Course
+from relay.engine.transfer.precheck import Existing
+from relay.engine.transfer.progress import Progress
+from relay.engine.transfer.transfer import Transfer
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.conversions import settled
 from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, Unavailable
 from relay.ledger.rows import Before, Claim
 from relay.location import Location, parse_location

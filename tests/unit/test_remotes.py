@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.engine.parts import cut
+from relay.engine.multipart.upload import cut
 from relay.errors import ConfigError, ForbiddenHeader, InvalidType, InvalidURL, Rejected, RequestError, UnsafeKey
 from relay.identity import same_object
 from relay.location import parse_location
-from relay.stores.aws import S3Config, s3_location, split_key
 from relay.stores.interfaces import PartLimits
 from relay.stores.remotes import Remotes
-from relay.stores.s3 import PARTS
-from relay.stores.s3_answers import checksums
-from relay.stores.s3_exchange import in_region
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, s3_location, split_key
+from relay.stores.s3.client import in_region
+from relay.stores.s3.responses import checksums
+from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.store import PARTS
 from relay.wire.http1 import Head
 
 MIB = 1 << 20

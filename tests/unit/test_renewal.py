@@ -11,10 +11,10 @@ import pytest
 
 from relay.api.request import parse_fresh
 from relay.config import Settings
-from relay.engine import renewal
-from relay.engine.order import End, Order
-from relay.engine.renewal import Fresh, renew, tell
-from relay.engine.runner import Runner
+from relay.engine import refresh
+from relay.engine.migration_request import End, Order
+from relay.engine.refresh import Fresh, renew, tell
+from relay.engine.transfer_engine import Runner
 from relay.errors import (
     IllegalTransition,
     InvalidType,
@@ -140,7 +140,7 @@ def test_a_list_that_is_refused_has_changed_nothing(
 ) -> None:
     lines, error, said = REFUSED[what]
     if what == "too long":
-        monkeypatch.setattr(renewal, "MOST_NAMES", 2)
+        monkeypatch.setattr(refresh, "MOST_NAMES", 2)
     migration = accepted(ledger, runner)
     ledger.act(migration.id, "pause")
     before = urls_of(ledger)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.stores.said import TOLD_CHARACTERS, speaks, words
+from relay.stores.error_messages import TOLD_CHARACTERS, speaks, words
 from relay.wire.http1 import Head
 
 

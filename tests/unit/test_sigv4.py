@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials as TheirCredentials
 
 from relay.errors import ConfigError
-from relay.stores.sigv4 import Credentials, Signer, canonical_path
+from relay.stores.s3.sigv4 import Credentials, Signer, canonical_path
 
 NOW = datetime(2026, 11, 23, 12, 0, 5, tzinfo=UTC)
 HOST = "bucket.s3.eu-central-1.amazonaws.com"

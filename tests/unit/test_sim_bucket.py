@@ -11,12 +11,12 @@ from botocore.session import Session
 
 from relay.errors import ConnectionLost
 from relay.location import Location
-from relay.stores.aws import S3Config, s3_location
-from relay.stores.s3 import S3Store
-from relay.stores.s3_answers import parsed
-from relay.stores.sigv4 import Credentials, Signer
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.responses import parsed
+from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.store import S3Store
 from relay.wire.exchange import Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from simulators.bucket import Bucket, Keys, etag_of, size_of
 from simulators.spawn import spawn
 

@@ -15,8 +15,8 @@ from relay.stores.http import HttpStore
 from relay.throttle import BURST_SECONDS, Bounds, Bucket, Gate, Throttle, bounded
 from relay.wire.body import Body
 from relay.wire.exchange import Request, Response, Wire
-from relay.wire.meter import Meter
 from relay.wire.pump import Pace
+from relay.wire.watchdog import Meter
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, answer

@@ -11,7 +11,7 @@ from relay.digest import ALGORITHMS
 from relay.errors import InvalidURL, Unsupported
 from relay.stores.interfaces import Entry
 from relay.stores.remotes import Remotes
-from relay.stores.urls import entries
+from relay.stores.url_lists import entries
 
 MD5 = hashlib.md5(b"x").digest()
 

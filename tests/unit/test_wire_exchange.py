@@ -25,7 +25,7 @@ from relay.errors import (
 from relay.location import parse_location
 from relay.wire.adapter import wire_session
 from relay.wire.exchange import Payload, Request, Response, Wire
-from relay.wire.meter import Meter
+from relay.wire.watchdog import Meter
 from tests.conftest import QUICK, Certificates
 from tests.scripted import Peer, Script, Talk, answer
 

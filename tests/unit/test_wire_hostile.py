@@ -21,8 +21,8 @@ from relay.location import parse_location
 from relay.wire.body import Body
 from relay.wire.exchange import Request, Wire
 from relay.wire.http1 import ChunkDecoder, split_head
-from relay.wire.meter import Meter
 from relay.wire.pump import drain, fill, pump
+from relay.wire.watchdog import Meter
 from tests.conftest import QUICK, Certificates
 from tests.scripted import Peer, Talk
 from tests.unit.test_pump import CHUNKED, Bench, Ticker, bench

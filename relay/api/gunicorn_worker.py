@@ -1,0 +1,93 @@
+"""gunicorn's gevent worker, with relay's own answer to requests that are not HTTP.
+
+gunicorn's own answer is HTML that repeats what was sent, and its log repeats it too. A header line without its colon
+may be a password, so neither happens here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
+
+import gevent
+from gunicorn.glogging import Logger
+from gunicorn.http import errors
+from gunicorn.workers.ggevent import GeventWorker
+
+from relay.api.lingering_close import linger
+from relay.views.log import JsonLines
+from relay.views.problems import MEDIA_TYPE
+
+REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
+    errors.LimitRequestLine: (414, "the request line is longer than 4,094 bytes"),
+    errors.LimitRequestHeaders: (431, "there are more than 100 header fields, or one is longer than 8,190 bytes"),
+    errors.ExpectationFailed: (417, "the expectation is not 100-continue"),
+    errors.UnsupportedTransferCoding: (501, "the transfer coding is not chunked"),
+    errors.InvalidHTTPVersion: (505, "the version is not HTTP/1.1 or HTTP/1.0"),
+}
+_MALFORMED = (400, "the request is not well-formed HTTP/1.1, or could be read in two ways")
+
+
+class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's own log, in lines as relay's: of an exception the type and the places, and never the text."""
+
+    def setup(self, cfg: Any) -> None:
+        """As gunicorn's, with our form of a line."""
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(JsonLines())
+
+
+class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+    """A gevent worker. `claiming` works through the ledger; the worker ends when that has handed back what it had."""
+
+    claiming: Any = None
+
+    def run(self) -> None:
+        """Serve until told to go. gunicorn waits for requests only; the master ends what takes too long."""
+        super().run()
+        if self.claiming is not None:
+            gevent.joinall([self.claiming], timeout=self.cfg.graceful_timeout)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """At SIGTERM: as gunicorn's; a worker that has not begun to serve, as while it waits for its ledger, has
+        nothing to bring to an end, and ends at once. (An exception may be lost, where the signal finds it.)"""
+        if not self.booted:
+            os._exit(0)
+        super().handle_exit(sig, frame)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what the parser refused; leave the rest to gunicorn."""
+        if not isinstance(exc, errors.ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        status, detail = REFUSALS.get(type(exc), _MALFORMED)
+        self.log.warning("refused a request that is not HTTP: %s", type(exc).__name__)
+        with suppress(OSError):
+            client.sendall(refusal(status, detail))
+            client.shutdown(socket.SHUT_WR)
+            linger(client.recv)
+
+
+def refusal(status: int, detail: str) -> bytes:
+    """Return a whole answer, after which the connection closes."""
+    phrase = HTTPStatus(status).phrase
+    members = {
+        "type": "about:blank",
+        "title": phrase,
+        "status": status,
+        "detail": detail,
+        "side": "request",
+        "retryable": False,
+        "hint": "Send well-formed HTTP/1.1; long values belong in the JSON body.",
+        "instance": f"urn:uuid:{uuid.uuid4()}",
+    }
+    body = json.dumps(members).encode() + b"\n"
+    head = f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Type: {MEDIA_TYPE}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

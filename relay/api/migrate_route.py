@@ -1,0 +1,139 @@
+"""`POST /migrate`: check an object or a tree, move it, answer.
+
+Theory of operation. The request is read and checked to its end before anything is dialled. A tree, and whatever is to
+be answered before it is done, goes to the ledger (`relay/api/migration_routes.py`). One object goes one of two ways:
+
+* JSON (the default): the transfer runs in the request's greenlet, and the answer is its outcome or its problem. A
+  client that hangs up is not noticed, since nothing is written to it meanwhile; the transfer goes on.
+* NDJSON (`Accept: application/x-ndjson`): the transfer runs in a greenlet of its own, and progress lines are written
+  while it does. When a line can't be written the client is gone: nobody would learn of the end, so the transfer is
+  cancelled, and leaves nothing at the destination.
+
+Decided here: the two ways. Never here: what a transfer does, how an error looks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import gevent
+from flask import Response, g, request
+
+from relay.api.migration_routes import Works, accept, wants_ledger
+from relay.api.request import parse_order
+from relay.api.strict_json import read_object
+from relay.engine.outcome import Outcome
+from relay.engine.plan import Plan
+from relay.engine.transfer.transfer import Transfer
+from relay.engine.transfer_engine import Runner
+from relay.errors import Cancelled, Overloaded, RelayError
+from relay.throttle import bounded
+from relay.views.problems import bug, problem
+from relay.views.progress import Rate, progress_of
+
+JSON, NDJSON = "application/json", "application/x-ndjson"
+LINE_SECONDS = 0.5
+"""The time between two progress lines."""
+
+log = logging.getLogger("relay.migrations")
+
+
+def migrate_view(runner: Runner, works: Callable[[], Works]) -> Callable[[], Response]:
+    """Return the view of `POST /migrate`; `works` gives the ledger's side of this worker."""
+
+    def migrate() -> Response:
+        g.draining = runner.draining
+        if runner.draining:
+            raise Overloaded("the server is stopping", retry_after=5.0)
+        settings = runner.settings
+        members = read_object(request.environ, settings.request_bytes, settings.request_seconds)
+        order = parse_order(members)
+        if wants_ledger(order):
+            return accept(works(), runner, order)
+        both = order.located(runner.remotes)
+        transfer = runner.transfer(Plan(*both, order.verify, order.existing, order.server_copy, order.metadata))
+        transfer.meter.throttle = bounded(order.bounds)
+        g.transfer_id = transfer.id
+        streamed = request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON
+        return _streamed(runner, transfer) if streamed else _answered(runner, transfer)
+
+    return migrate
+
+
+def _answered(runner: Runner, transfer: Transfer) -> Response:
+    end = settle(runner, transfer)
+    if isinstance(end, RelayError):
+        raise end
+    return Response(_line(end.to_json()), mimetype=JSON)
+
+
+def _streamed(runner: Runner, transfer: Transfer) -> Response:
+    job = gevent.spawn(settle, runner, transfer)
+    gevent.sleep(0)
+    if job.ready() and isinstance(job.value, RelayError):
+        raise job.value  # no slot, at once: the status can still say so
+
+    def leave() -> None:
+        if not job.ready():
+            transfer.cancel(Cancelled("the client went away"))
+
+    response = Response(_lines(transfer, job), mimetype=NDJSON)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each line on as it comes
+    response.call_on_close(leave)
+    return response
+
+
+def _lines(transfer: Transfer, job: gevent.Greenlet[..., Outcome | RelayError]) -> Iterator[str]:
+    rate = Rate()
+    yield _line({"event": "progress", **progress_of(transfer, rate)})
+    while not job.ready():
+        job.join(LINE_SECONDS)
+        if not job.ready():
+            yield _line({"event": "progress", **progress_of(transfer, rate)})
+    end = job.value
+    if isinstance(end, Outcome):
+        yield _line({"event": "result", **end.to_json()})
+    else:
+        yield _line({"event": "problem", **problem(end or bug_of(job), transfer.id)})
+
+
+def bug_of(job: gevent.Greenlet[..., Any]) -> RelayError:
+    """Return the problem of a greenlet that was killed."""
+    return bug(job.exception or RuntimeError("killed"))
+
+
+def settle(runner: Runner, transfer: Transfer) -> Outcome | RelayError:
+    """Run a transfer to its end, log that, and return what came of it."""
+    try:
+        end: Outcome | RelayError = runner.run(transfer)
+    except RelayError as error:
+        end = error
+    except Exception as error:  # noqa: BLE001 - logged with its traceback, and answered as what it is: a bug
+        end = bug(error)
+    _log(transfer, end)
+    return end
+
+
+def _log(transfer: Transfer, end: Outcome | RelayError) -> None:
+    plan = transfer.plan
+    members: dict[str, Any] = {
+        "id": transfer.id,
+        "source": str(plan.source),
+        "destination": str(plan.destination),
+        "bytes": transfer.bytes,
+        "attempts": transfer.attempt,
+        "seconds": round(transfer.meter.seconds(), 3),
+    }
+    if isinstance(end, Outcome):
+        members |= {"state": end.state.value, "bytes": end.bytes, "destination": str(end.destination)}
+    else:
+        members |= {"state": "failed", "code": end.code, "side": end.side, "detail": end.message}
+    log.info("migration", extra={"members": members})
+
+
+def _line(members: Mapping[str, Any]) -> str:
+    return json.dumps(members) + "\n"

@@ -1,0 +1,327 @@
+"""Migrations in the ledger over HTTP: accept, show, control, follow.
+
+Theory of operation. A request for a tree, one with an Idempotency-Key, or one that prefers an answer at once
+(`Prefer: respond-async`, RFC 7240) is written to the ledger before it is answered 202; from then on no end of any
+process loses it, and every worker's claimer may carry it out. Whoever wants to wait says so (`Prefer: wait=60`), or
+takes NDJSON or server-sent events, which only watch: hanging up changes nothing.
+
+Decided here: the calls and their answers. Never here: what a state means (`relay/ledger/states.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from select import POLLRDHUP
+from time import monotonic
+from typing import Any
+from urllib.parse import urlencode
+
+import gevent
+from flask import Response, request
+from gevent.monkey import get_original
+from gevent.socket import wait_read
+
+from relay.api.following import LookAgain, Looks, Waiters
+from relay.api.request import parse_change, parse_fresh
+from relay.api.strict_json import check_media_type, read_object
+from relay.engine.migration_request import Order
+from relay.engine.refresh import Fresh, tell
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.worker import Claimer
+from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Migration
+from relay.ledger.states import ENDED
+from relay.views.rows import FIELDS, brief, csv_line, followed, summary, told
+
+JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
+LOOK_SECONDS = 0.5
+"""How often the ledger is looked at for somebody who waits."""
+WAIT_SECONDS = 3600.0
+"""The longest that is waited because a request prefers to."""
+PAGE, PAGES = 100, 1000
+"""Rows of an answer, unless told otherwise, and at most."""
+STATES = frozenset({"queued", "running", "verified", "unverified", "skipped", "failed", "cancelled"})
+STOPPING = {"code": Overloaded.code, "detail": "The server stops; the migration is gone on with when it is back"}
+VERBS = ("pause", "resume", "cancel", "retry")
+_WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
+_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+){1,20}")
+_poll: Any = get_original("select", "poll")
+
+View = Callable[..., Response]
+
+
+@dataclass(frozen=True)
+class Works:
+    """One process's side of the ledger; `waiters` and `looks` are those of its clients that follow a migration."""
+
+    ledger: Ledger
+    claimer: Claimer
+    waiters: Waiters
+    looks: Looks
+
+
+def works_of(ledger: Ledger, claimer: Claimer, waiters: int) -> Works:
+    """Return a process's side of the ledger, in which at most so many clients wait."""
+    return Works(ledger, claimer, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2))
+
+
+def wants_ledger(order: Order) -> bool:
+    """Say if this request is one that must outlive its connection."""
+    return order.recursive or "Idempotency-Key" in request.headers or _prefers("respond-async")
+
+
+def accept(works: Works, runner: Runner, order: Order) -> Response:
+    """Write a migration to the ledger and answer 202; or wait for it, where the client prefers that."""
+    for location in order.located(runner.remotes):
+        if location.host:
+            runner.policy.check_name(location.host, location.port)
+    migration, _ = works.ledger.create(order.spec(runner.remotes), _key())
+    works.claimer.look()
+    if _streams(NDJSON):
+        response = Response(_lines(works, runner, migration), mimetype=NDJSON)
+    else:
+        ended = _waited(works, runner, migration, _wait_seconds())
+        response = _json(summary(ended), 200 if ended.state in ENDED else 202)
+    response.headers["Location"] = f"{_prefix()}/migrations/{migration.id}"
+    return response
+
+
+def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str, str, View], ...]:
+    """Return the calls about migrations, with their methods and views."""
+
+    def listed() -> Response:
+        limit, before = _number("limit", PAGE, PAGES), _number("before", 0, 2**53)
+        found = works().ledger.migrations(limit, before or None)
+        rows = [brief(migration) for migration in found]
+        query = urlencode({"before": found[-1].number, "limit": limit}) if found else ""
+        return _json({"migrations": rows, "next": f"{_prefix()}/migrations?{query}" if len(found) == limit else None})
+
+    def one(id: str) -> Response:
+        work = works()
+        return _json(_with_trouble(work, summary(work.ledger.migration(id))))
+
+    def transfers(id: str) -> Response:
+        return _transfers(works().ledger, id)
+
+    def events(id: str) -> Response:
+        work = works()
+        since = request.headers.get("Last-Event-ID", "0")
+        number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
+        lines = _events(work, work.ledger.migration(id).id, number, runner)
+        response = Response(lines, mimetype=SSE)
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Accel-Buffering"] = "no"
+        return response
+
+    def change(id: str) -> Response:
+        work = works()
+        changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(runner)))
+        work.claimer.look()
+        return _json(summary(changed))
+
+    def act(verb: str) -> View:
+        def view(id: str) -> Response:
+            work = works()
+            migration = work.ledger.migration(id)
+            acted = tell(work.ledger, runner, migration, verb, _fresh(runner, migration))
+            work.claimer.look()
+            return _json(summary(acted))
+
+        return view
+
+    return (
+        ("/migrations", "GET", listed),
+        ("/migrations/<id>", "GET", one),
+        ("/migrations/<id>", "PATCH", change),
+        ("/migrations/<id>/transfers", "GET", transfers),
+        ("/migrations/<id>/events", "GET", events),
+        *((f"/migrations/<id>/{verb}", "POST", act(verb)) for verb in VERBS),
+    )
+
+
+# -- what a request says
+
+
+def _prefers(word: str) -> bool:
+    found = ",".join(request.headers.getlist("Prefer")).lower()
+    return any(part.strip() == word for part in re.split("[,;]", found))
+
+
+def _wait_seconds() -> float:
+    found = _WAIT.search(",".join(request.headers.getlist("Prefer")))
+    return 0.0 if found is None or _prefers("respond-async") else min(float(found[1]), WAIT_SECONDS)
+
+
+def _prefix() -> str:
+    """Return what a proxy that takes a prefix away says that it is; empty where there is none, or what is none.
+
+    Whoever sends it himself is misled by it, and nobody else: what is answered is kept by no cache.
+    """
+    told = request.headers.get("X-Forwarded-Prefix", "").strip().rstrip("/")
+    return told if len(told) <= 500 and _PREFIX.fullmatch(told) else ""
+
+
+def _key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidHeader("Idempotency-Key is not 1 to 255 visible ASCII characters")
+    return key
+
+
+def _number(name: str, default: int, most: int) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 17 and 1 <= int(text) <= most):
+        raise InvalidType(f"{name} is not a number from 1 to {most}", hint="Correct the query.")
+    return int(text)
+
+
+def _streams(media: str) -> bool:
+    return request.accept_mimetypes.best_match((JSON, media), default=JSON) == media
+
+
+def _members(runner: Runner) -> Mapping[str, Any]:
+    return read_object(request.environ, runner.settings.request_bytes, runner.settings.request_seconds)
+
+
+def _fresh(runner: Runner, migration: Migration) -> Fresh:
+    """Return what is fresh that came with a request; nothing for a request without content."""
+    if not request.content_length and "Transfer-Encoding" not in request.headers:
+        check_media_type(request.environ)
+        return Fresh()
+    members = _members(runner)
+    if not members:
+        return Fresh()
+    fresh = parse_fresh(members, migration, runner.remotes)
+    if fresh.urls is not None and fresh.urls.host:
+        runner.policy.check_name(fresh.urls.host, fresh.urls.port)
+    return fresh
+
+
+# -- what is answered
+
+
+def _json(members: Mapping[str, Any], status: int = 200) -> Response:
+    response = Response(json.dumps(members) + "\n", status=status, mimetype=JSON)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _waited(works: Works, runner: Runner, migration: Migration, seconds: float) -> Migration:
+    """Return a migration when it has ended, rests, or `seconds` are over; or the server stops, or the client has left.
+
+    More clients than may wait get what there is now: RFC 7240 section 2 lets a server ignore what is preferred.
+    """
+    until = monotonic() + seconds
+    with works.waiters.place() as has_place:
+        while has_place and not runner.draining and _goes_on(migration) and (left := until - monotonic()) > 0:
+            if _hung_up(min(LOOK_SECONDS, left)):
+                break
+            with suppress(LedgerFailed):  # it is accepted: a failure would have the client send it once more
+                migration = works.looks.at(migration.id)
+    return migration
+
+
+def _goes_on(migration: Migration) -> bool:
+    """Say if something more will come of a migration by itself: one that is paused, and rests, waits for somebody."""
+    return migration.state == "running" or bool(migration.state not in ENDED and migration.under_way)
+
+
+def _hung_up(seconds: float) -> bool:
+    """Wait, and say if the client has closed its connection meanwhile, which is noticed at once."""
+    sock = request.environ.get("gunicorn.socket")
+    until = monotonic() + seconds
+    if sock is not None:
+        try:
+            wait_read(sock.fileno(), seconds, LookAgain())
+            if _is_closed(sock.fileno()):
+                return True
+        except LookAgain:
+            return False
+        except (OSError, ValueError):
+            return True
+    gevent.sleep(max(until - monotonic(), 0.0))  # what it has sent already is its next request
+    return False
+
+
+def _is_closed(descriptor: int) -> bool:
+    """Say if a connection's peer has closed it, or its writing side (poll(2), POLLRDHUP). Nothing is read: it may be
+    TLS, where no byte can be looked at and left."""
+    looking = _poll()
+    looking.register(descriptor, POLLRDHUP)
+    return bool(looking.poll(0))
+
+
+def _lines(works: Works, runner: Runner, migration: Migration) -> Iterator[str]:
+    """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of it last. Where the
+    server stops before that the last line says so, and there is no result yet."""
+    while (migration.state == "running" or migration.under_way) and not runner.draining:
+        yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
+        gevent.sleep(LOOK_SECONDS)
+        with suppress(LedgerFailed):  # which is waited for: the claimer says so
+            migration = works.looks.at(migration.id)
+    if migration.state == "running" or migration.under_way:
+        yield json.dumps({"event": "progress", **brief(migration), "trouble": STOPPING}) + "\n"
+    else:
+        yield json.dumps({"event": "result", **summary(migration)}) + "\n"
+
+
+def _with_trouble(works: Works, members: dict[str, Any]) -> dict[str, Any]:
+    """Return how a migration stands, with what this process knows of what holds it up."""
+    return {**members, **_trouble(works)}
+
+
+def _trouble(works: Works) -> dict[str, Any]:
+    """Return why nothing goes on in this process, where its ledger does not answer; nothing where it does."""
+    error = works.claimer.trouble
+    return {} if error is None else {"trouble": {"code": error.code, "detail": error.title}}
+
+
+def _events(works: Works, id: str, since: int, runner: Runner) -> Iterator[str]:
+    """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events"), as long as the server runs: a
+    client connects again by itself, and names the last event that it has."""
+    for kind, number, members in followed(works.ledger, id, since, gevent.sleep):
+        if kind == "progress":
+            members = _with_trouble(works, members)
+        named = "" if number is None else f"id: {number}\n"
+        yield f"{named}event: {kind}\ndata: {json.dumps(members)}\n\n"
+        if runner.draining:
+            return
+
+
+def _transfers(ledger: Ledger, id: str) -> Response:
+    states = tuple(filter(None, request.args.get("state", "").split(",")))
+    wrong = [state for state in states if state not in STATES]
+    if wrong:
+        raise InvalidType(f"{wrong[0][:40]!a} is no state", hint=f"One of {', '.join(sorted(STATES))}.")
+    id = ledger.migration(id).id
+    kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)
+    if kind == NDJSON:
+        return Response((json.dumps(row) + "\n" for row in _every(ledger, id, states)), mimetype=NDJSON)
+    if kind == CSV:
+        return Response(_sheet(ledger, id, states), mimetype=CSV)
+    limit = _number("limit", PAGE, PAGES)
+    found = ledger.page(id, states, _number("after", 0, 2**53), limit)
+    query = {"after": found[-1].id, "limit": limit} | ({"state": ",".join(states)} if states else {}) if found else {}
+    more = f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}" if len(found) == limit else None
+    return _json({"transfers": [{"id": row.id, **told(row), "receipt": row.receipt} for row in found], "next": more})
+
+
+def _every(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    after = 0
+    while found := ledger.page(id, states, after):
+        yield from (told(row) for row in found)
+        after = found[-1].id
+
+
+def _sheet(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[str]:
+    yield ",".join(FIELDS) + "\r\n"
+    yield from (csv_line(row) + "\r\n" for row in _every(ledger, id, states))

@@ -1,0 +1,283 @@
+"""Find the migrations of a command: in the ledger of this machine, or on a server.
+
+Decided here: that both give the same plain values, by the same names. Never here: how they are printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import quote, urlencode
+
+from relay.cli.options import whole
+from relay.config import Settings, is_found, load_settings
+from relay.errors import ConfigError, LedgerFailed, MigrationUnknown, NotRelay, Overloaded, ServerUnreachable
+from relay.views.rows import FIELDS, brief, followed, summary, told
+
+if TYPE_CHECKING:
+    from relay.cli.client import Client
+    from relay.cli.response_checks import Brief, Page, Rows
+
+Members = dict[str, Any]
+Event = tuple[str, Members]
+
+SSE = "text/event-stream"
+PAGE: Final = 1000
+PATIENCE_SECONDS: Final = 60.0
+"""How long a server may be away while it is watched: it may be started anew."""
+
+
+AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
+"""What a server that is started anew answers for a while, it or what stands before it, or whose ledger is away."""
+
+
+class Migrations(Protocol):
+    """What a command may ask and tell, of a ledger or of a server. Each raises MigrationUnknown, and what its ledger
+    or its server does."""
+
+    where: str
+    """How it is named to people."""
+
+    def one(self, id: str) -> Members:
+        """Return all about one migration."""
+
+    def end(self, id: str) -> Members:
+        """Return all about one that was followed to its end; a server that goes away then is waited for."""
+
+    def newest(self, limit: int) -> Iterator[Members]:
+        """Yield the newest migrations, in brief."""
+
+    def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
+        """Yield a line for each object, of some states or of all; no more than a page of them is kept."""
+
+    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+        """Tell it to pause, resume, cancel or retry; `places` are both ends again with fresh credentials, and a `list`
+        of fresh URLs."""
+
+    def sweep(self, id: str) -> Iterator[str]:
+        """Remove what lost attempts of a cancelled one left at its destination; yield a line for what could not be, and
+        one where nothing is left. Nothing where a server does that by itself."""
+
+    def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
+        """Change its priority and limits; None takes a limit away."""
+
+    def follow(self, id: str) -> Iterator[Event]:
+        """Yield what happened and what happens, with a `progress` each second, until it ends."""
+
+
+def migrations_of(url: str | None) -> Migrations:
+    """Return those of the server that `--url` or RELAY_URL names, or of this machine's ledger. Raises ConfigError."""
+    settings = load_settings()
+    return server_of(settings, url) or Here(settings)
+
+
+def server_of(settings: Settings, url: str | None) -> There | None:
+    """Return the server that `--url` or RELAY_URL names, or None. Raises ConfigError."""
+    if not (url or settings.url):
+        return None
+    if not url and is_found("url") and (os.environ.get("RELAY_TOKEN") or os.environ.get("RELAY_TOKEN_FILE")):
+        raise ConfigError(
+            "no token of the environment goes to a server that only the relay.toml of the current folder names",
+            hint="Name the server in RELAY_URL or --url, or this file in RELAY_CONFIG, if it is meant.",
+        )
+    # Here and not above: `requests` takes a twentieth of a second that `relay --help` need not wait.
+    from relay.cli.client import client_of
+
+    return There(client_of(settings, url or settings.url))
+
+
+class Here:
+    """The ledger of this machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open it. Raises ConfigError."""
+        # Here and not above: SQLAlchemy takes a fifth of a second that `relay --help` need not wait.
+        from relay.ledger.ledger import Ledger
+
+        self._settings = settings
+        self._ledger = Ledger.at(settings.ledger_url())
+        self.where = self._ledger.database.where
+
+    def one(self, id: str) -> Members:
+        """As Migrations.one."""
+        return summary(self._ledger.migration(id))
+
+    def end(self, id: str) -> Members:
+        """As Migrations.end."""
+        return self.one(id)
+
+    def newest(self, limit: int) -> Iterator[Members]:
+        """As Migrations.newest."""
+        return (brief(migration) for migration in self._ledger.migrations(limit))
+
+    def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
+        """As Migrations.rows."""
+        id, after = self._ledger.migration(id).id, 0
+        while page := self._ledger.page(id, states, after):
+            yield from (told(row) for row in page)
+            after = page[-1].id
+
+    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+        """As Migrations.act."""
+        migration = self._ledger.migration(id)
+        if places is None:
+            return summary(self._ledger.act(migration.id, verb))
+        from relay.cli.credentials import tell  # which takes a while that other commands need not wait
+
+        texts = {side: {**end, "url": whole(end["url"], migration.recursive)} for side, end in places.items()}
+        return summary(tell(self._settings, self._ledger, migration, verb, texts))
+
+    def sweep(self, id: str) -> Iterator[str]:
+        """As Migrations.sweep."""
+        migration = self._ledger.migration(id)
+        self._ledger.reclaim()  # a process that was killed may still stand there as the one that makes a transfer
+        if self._ledger.orphans(migration.id):
+            # Here and not above: the engine takes a while that other commands need not wait.
+            from relay.cli.sweep import sweep
+
+            yield from sweep(self._settings, self._ledger, migration)
+        self._ledger.finish()  # its credentials are not needed any more
+
+    def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
+        """As Migrations.limit."""
+        return summary(self._ledger.limit(self._ledger.migration(id).id, change))
+
+    def follow(self, id: str) -> Iterator[Event]:
+        """As Migrations.follow."""
+        for kind, _, members in followed(self._ledger, id, 0, time.sleep):
+            yield kind, members
+
+
+class There:
+    """A server. What it answers is looked at before it is given on: something else may listen there."""
+
+    def __init__(
+        self, client: Client, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """`clock` and `sleep` tell how long a server that went away is waited for."""
+        # Here and not above, as for `requests`: only a command that speaks to a server needs the shapes of its answers.
+        from relay.cli import response_checks
+
+        self._client, self._clock, self._sleep, self._shapes = client, clock, sleep, response_checks
+        self.where = client.url
+
+    def submit(self, request: Mapping[str, Any], key: str | None) -> Members:
+        """Hand a migration over; it is in the server's ledger when this returns. Raises the server's RequestError."""
+        headers = {"Prefer": "respond-async", **({} if key is None else {"Idempotency-Key": key})}
+        return self._migration(self._client.ask("POST", "/migrate", request, **headers))
+
+    def one(self, id: str) -> Members:
+        """As Migrations.one."""
+        return self._migration(self._client.ask("GET", _path(id)))
+
+    def end(self, id: str) -> Members:
+        """As Migrations.end."""
+        since = self._clock()
+        while True:
+            try:
+                return self.one(id)
+            except AWAY:
+                self._wait(since)
+
+    def newest(self, limit: int) -> Iterator[Members]:
+        """As Migrations.newest."""
+        first = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
+        return islice(self._paged(first, self._shapes.Page, "migrations"), limit)
+
+    def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
+        """As Migrations.rows."""
+        # In pages: of a stream of lines nothing says that it is whole where a proxy speaks HTTP/1.0 to the server.
+        query = {"limit": PAGE, **({"state": ",".join(states)} if states else {})}
+        first = f"{_path(id)}/transfers?{urlencode(query)}"
+        for row in self._paged(first, self._shapes.Rows, "transfers"):
+            yield {name: row[name] for name in FIELDS}
+
+    def _paged(self, path: str | None, shape: type[Page | Rows], member: str) -> Iterator[Members]:
+        """Yield what the pages of a list hold, from the first on, each of which is asked for when it is needed."""
+        while path:
+            page = self._as(shape, self._client.ask("GET", path))
+            yield from page[member]
+            prefix, here, rest = (page["next"] or "").rpartition("/migrations")  # a proxy may take the prefix away
+            # An empty page with a `next` could repeat without end; a `next` with another prefix leads elsewhere.
+            if page["next"] and not (page[member] and here and prefix[:1] in ("", "/")):
+                raise NotRelay(f"{self.where} answered with a page that leads nowhere, as no relay does")
+            path = here + rest
+
+    def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+        """As Migrations.act."""
+        return self._migration(self._client.ask("POST", f"{_path(id)}/{verb}", places))
+
+    def sweep(self, id: str) -> Iterator[str]:
+        """As Migrations.sweep."""
+        return iter(())
+
+    def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
+        """As Migrations.limit."""
+        named = {name: value for name, value in change.items() if name == "priority"}
+        limits = {name: value for name, value in change.items() if name != "priority"}
+        asked = {**named, **({"limits": limits} if limits else {})}
+        return self._migration(self._client.ask("PATCH", _path(id), asked))
+
+    def follow(self, id: str) -> Iterator[Event]:
+        """As Migrations.follow; where the server goes away it is waited for, and nothing is told twice."""
+        since, seen, ended = "0", self._clock(), False
+        self.one(id)  # one that is not there is no reason to wait
+        while not ended:
+            try:
+                for number, kind, members in self._events(id, since):
+                    if kind == "progress":
+                        self._as(self._shapes.Brief, members)
+                    since, seen = number or since, self._clock()
+                    ended = kind == "progress" and members.get("ended") is not None
+                    yield kind, members
+            except AWAY:
+                self._wait(seen)
+            else:
+                if not ended:
+                    self._sleep(1.0)
+
+    def _wait(self, since: float) -> None:
+        """Wait a moment for a server that is away; where it has been since too long ago raise again what it raised."""
+        if self._clock() - since > PATIENCE_SECONDS:
+            raise
+        self._sleep(1.0)
+
+    def _events(self, id: str, since: str) -> Iterator[tuple[str, str, Members]]:
+        """Yield server-sent events: the number, the kind, and the members of each."""
+        fields: dict[str, str] = {}
+        for line in self._client.lines(f"{_path(id)}/events", SSE, **{"Last-Event-ID": since}):
+            name, _, value = line.partition(": ")
+            if line:
+                fields[name] = value
+            elif fields:
+                yield fields.get("id", ""), fields.get("event", ""), self._object(fields.get("data", ""))
+                fields = {}
+
+    def _migration(self, members: Members) -> Members:
+        return self._as(self._shapes.Whole, members)
+
+    def _as(self, shape: type[Brief | Page | Rows], members: Members) -> Members:
+        """Return members that are as the shape has them. Raises NotRelay for others."""
+        name = self._shapes.lack(shape, members)
+        if name is not None:
+            raise NotRelay(f"{self.where} answered without a proper {name!a}, as no relay does")
+        return members
+
+    def _object(self, text: str) -> Members:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise NotRelay(f"{self.where} sent a line that is no JSON object")
+        return found
+
+
+def _path(id: str) -> str:
+    if not id.strip("."):  # which would be another path
+        raise MigrationUnknown(f"there is no migration {id!a}")
+    return f"/migrations/{quote(id, safe='')}"

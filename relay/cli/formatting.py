@@ -1,0 +1,211 @@
+"""Format a migration for the terminal: a line in a list, a line of progress, a table.
+
+Decided here: the words, and which exit code its end is. Never here: where the values come from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from rich.filesize import decimal
+
+from relay.cli.exits import Exit
+from relay.cli.flags import in_flags
+from relay.cli.terminal import plain, size
+from relay.engine.retries import WHOLE
+
+NAMED: Final = 10
+"""So many failures are named in the table."""
+WELL: Final = ("verified", "unverified", "skipped")
+
+Members = Mapping[str, Any]
+
+
+def objects_in(migration: Members, *states: str) -> int:
+    """Return how many objects are in some states; all without any."""
+    counts: Mapping[str, int] = migration["objects"]
+    return sum(count for state, count in counts.items() if not states or state in states)
+
+
+def bytes_in(migration: Members, *states: str) -> int:
+    """Return how many bytes those have."""
+    counts: Mapping[str, int] = migration["bytes"]
+    return sum(count for state, count in counts.items() if not states or state in states)
+
+
+def bytes_there(migration: Members) -> int:
+    """Return how many bytes the destination has, in whole objects and in parts of others."""
+    return bytes_in(migration, *WELL) + _in_parts(migration)
+
+
+def bytes_done(migration: Members) -> int:
+    """Return how many bytes need not be moved any more: those that are there, and those of objects that failed."""
+    return bytes_there(migration) + bytes_in(migration, "failed")
+
+
+def bytes_moved(migration: Members) -> int:
+    """Return how many bytes were moved: not those of objects that were there already, or failed."""
+    return bytes_in(migration, "verified", "unverified") + _in_parts(migration)
+
+
+def _in_parts(migration: Members) -> int:
+    count: int = migration.get("bytes_in_parts", 0)  # an older server does not tell
+    return count
+
+
+def under_way(migration: Members) -> int:
+    """Return how many transfers, and shares in some, are under way."""
+    count: int = migration.get("under_way", objects_in(migration, "running"))  # an older server does not tell
+    return count
+
+
+def line(migration: Members) -> str:
+    """Return a migration's line in a list."""
+    done, failed = objects_in(migration, *WELL), objects_in(migration, "failed")
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(migration["created"]))
+    text = f"{migration['number']:>4}  {plain(migration['state']):<10} {when}  "
+    text += f"{done:,} of {objects_in(migration):,} objects, {decimal(bytes_there(migration))}"
+    text += f", {failed:,} failed" if failed else ""
+    return f"{text}  {plain(migration['source'])} -> {plain(migration['destination'])}"
+
+
+def head(migration: Members, rate: float, here: int = 0) -> str:
+    """Return how far it is, as one line; as `heads`."""
+    return "; ".join(heads(migration, rate, here))
+
+
+def heads(migration: Members, rate: float, here: int = 0) -> tuple[str, ...]:
+    """Return how far it is, and what is tried again; `rate` is bytes a second, `here` are bytes under way of which the
+    ledger does not know yet."""
+    done, more = objects_in(migration, *WELL, "failed"), "+" if _listing(migration) else ""
+    moved = bytes_done(migration) + here
+    text = (
+        f"{done:,} of {objects_in(migration):,}{more} objects, {decimal(moved)} of "
+        f"{decimal(bytes_in(migration))}{more}, {decimal(round(rate))}/s, {_eta(migration, rate, here)}"
+    ).rstrip(", ")
+    failed = objects_in(migration, "failed")
+    state = "" if migration["state"] == "running" else f", {plain(migration['state'])}"
+    state += f" ({stopping:,} still stopping)" if state and (stopping := under_way(migration)) else ""
+    trouble = migration.get("trouble")
+    state += f", waiting for the ledger: {plain(trouble['detail'])}" if trouble else ""
+    text += f", {failed:,} failed" if failed else ""
+    return (text + state, *retried(migration))
+
+
+def retried(migration: Members) -> Iterator[str]:
+    """Yield what is tried again at the moment, and why: the first, and how many more. An older server does not tell."""
+    found: Sequence[Members] = migration.get("retried", ())
+    for one in found[:1]:
+        yield trying(one, str(one["name"]))
+    if len(found) > 1:
+        yield f"{len(found) - 1} more like it"
+
+
+def trying(trouble: Members, name: str = "") -> str:
+    """Return what is tried again, why, and when next, as one line; `name` is the object's where there are several."""
+    what = str(trouble["what"])
+    if name:
+        what = name if what == WHOLE else f"{name} ({what})"
+    left = trouble["again"] - time.time()
+    when = f"in {left:.0f} s" if left >= 1 else "now"
+    whose = f"{trouble['side']}: " if trouble["side"] in ("source", "destination") else ""
+    return f"{plain(what)} is tried again {when}: {whose}{plain(trouble['detail'])}"
+
+
+def _listing(migration: Members) -> bool:
+    return migration["listing"] in ("due", "running")
+
+
+def _eta(migration: Members, rate: float, here: int) -> str:
+    if rate <= 0 or migration["listing"] not in ("done", "none"):
+        return "still listing" if _listing(migration) else ""
+    left = bytes_in(migration, "queued", "running") - _in_parts(migration) - here
+    seconds = round(max(left, 0) / rate)
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"about {hours}:{minutes:02}:{seconds % 60:02} left" if hours else f"about {minutes}:{seconds % 60:02} left"
+
+
+def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[tuple[str, str]]:
+    """Yield how it ended, row by row; `failed` are the first of the objects that failed."""
+    yield "migration", f"{migration['number']}  {migration['id']}"
+    yield "state", migration["state"]
+    yield "source", migration["source"]
+    yield "destination", migration["destination"]
+    yield "objects", " · ".join(f"{count:,} {state}" for state, count in migration["objects"].items()) or "none"
+    yield "bytes", size(bytes_in(migration, *WELL))
+    yield "time", took
+    if migration["levels"]:
+        yield "proved", " · ".join(f"{count:,} by {level}" for level, count in sorted(migration["levels"].items()))
+    if migration["retries"] or migration["bytes_resent"]:
+        yield "again", f"{migration['retries']:,} attempts, {decimal(migration['bytes_resent'])} sent again"
+    if migration["listing"] == "done" and not objects_in(migration):
+        yield "empty", "nothing was found in the source: is its name right?"
+    if migration["error"]:
+        yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
+        yield "hint", in_flags(migration["error"]["hint"], migration["error"]["side"])
+    for row in failed:
+        yield "failed", f"{row['name'] or migration['source']}: {row['detail']}"
+    more = objects_in(migration, "failed") - len(failed)
+    if failed:
+        rest = f"{more:,} more; " if more > 0 else ""
+        yield "hint", f"{rest}`relay report {migration['number']} --state failed` names them; {AGAIN}"
+
+
+def details(migration: Members) -> Iterator[tuple[str, str]]:
+    """Yield everything about a migration, row by row, in words and local times."""
+    ended = migration["ended"]
+    took = time.time() - migration["created"] if ended is None else ended - migration["created"]
+    so_far = " so far" if ended is None else ""
+    yield from table(migration, (), f"{_clock(migration['created'])}, {_duration(took)}{so_far}")
+    if failed := objects_in(migration, "failed"):
+        yield "hint", f"`relay report {migration['number']} --state failed` names {failed:,}; {AGAIN}"
+    if ended is None:
+        yield "under way", f"{under_way(migration):,} transfers, {decimal(bytes_there(migration))} there"
+    if _listing(migration):
+        yield "listing", "the source is still being listed"
+    for text in retried(migration):
+        yield "retry", text
+    if trouble := migration.get("trouble"):
+        yield "ledger", f"waiting: {trouble['detail']}"
+    options = ", ".join(_option(name, value) for name, value in migration["options"].items() if value)
+    yield "options", options or "none"
+    limits = [f"{name.replace('_', ' ')} {most:,}" for name, most in migration["limits"].items() if most is not None]
+    yield "limits", ", ".join(limits) or "none"
+    if migration["priority"]:
+        yield "priority", str(migration["priority"])
+
+
+def _option(name: str, value: object) -> str:
+    words = name.replace("_", " ")
+    return words if value is True else f"{words} {value}"
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _duration(seconds: float) -> str:
+    """Return a number of seconds as a reader says it: 0.6 s, 12 min 3 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def failed_line(name: str, side: str | None, detail: str) -> str:
+    """Return the line that names an object that failed, and why."""
+    whose = f"{side}: " if side in ("source", "destination") else ""
+    return f"relay: {plain(name) or 'the object'} failed: {whose}{plain(detail)}"
+
+
+AGAIN: Final = "`relay retry`, or the same command, tries again"
+
+
+def exit_of(migration: Members) -> Exit:
+    """Return 0 for all verified, 1 for any failure, 3 where some could only not be verified."""
+    if migration["state"] == "succeeded":
+        return Exit.VERIFIED
+    only = migration["state"] == "partial" and not objects_in(migration, "failed", "cancelled")
+    return Exit.UNVERIFIED if only and migration["error"] is None else Exit.FAILED

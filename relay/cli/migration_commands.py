@@ -1,0 +1,249 @@
+"""`relay submit | watch | status | report | limit | pause | resume | cancel | retry`: migrations in a ledger.
+
+Those of the server that RELAY_URL (or `--url`) names, else those in the ledger of this machine, without a server.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import click
+
+from relay.cli.backends import migrations_of, server_of
+from relay.cli.exits import EPILOG, Exit
+from relay.cli.formatting import details, line
+from relay.cli.options import PLACES, WORK, place, request_of, warn, with_flags
+from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
+from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
+from relay.cli.watch_migration import watch
+from relay.config import load_settings
+from relay.stores.url_lists import as_list
+from relay.views.rows import FIELDS, csv_line
+
+STATES = ("queued", "running", "verified", "unverified", "skipped", "failed", "cancelled")
+FORMATS = ("table", "jsonl", "csv", "html")
+
+
+URL = click.option(
+    "--url", metavar="URL", help="Ask this server (default: RELAY_URL, else the ledger of this machine)."
+)
+
+
+@click.command()
+@click.argument("id", required=False)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="Number of migrations to show (default: 20).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@URL
+def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
+    """Show the newest migrations, or everything about the migration ID (its number or its id)."""
+    migrations, migration = migrations_of(url), None
+    for migration in [migrations.one(id)] if id is not None else migrations.newest(limit):
+        if as_json:
+            tell(json.dumps(migration))
+        elif id is not None:
+            for name, value in details(migration):
+                tell(in_columns(name, value))
+        else:
+            tell(line(migration))
+    if migration is None:
+        tell_empty(f"no migrations in {migrations.where}")
+    return Exit.VERIFIED
+
+
+@click.command()
+@click.argument("id")
+@click.option("--state", type=click.Choice(STATES), multiple=True, help="Print only objects in this state. Repeatable.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", help="Form of the rows (default: table)."
+)
+@URL
+def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
+    """Print one row for each object of the migration ID: its proof, or its error."""
+    migrations = migrations_of(url)
+    migration = migrations.one(id)
+    rows = Counted(migrations.rows(migration["id"], state))
+    for text in _FORMS[form](migration, rows):
+        tell(text)
+    if not rows.count:
+        which = f"that are {' or '.join(state)}" if state else "so far"
+        tell_empty(f"migration {migration['number']} has no objects {which}")
+    return Exit.VERIFIED
+
+
+class Counted(Iterator[dict[str, Any]]):
+    """Counts the rows that are taken from it."""
+
+    def __init__(self, rows: Iterator[dict[str, Any]]) -> None:
+        self._rows, self.count = rows, 0
+
+    def __next__(self) -> dict[str, Any]:
+        """Return the next row."""
+        row = next(self._rows)
+        self.count += 1
+        return row
+
+
+Rows = Iterator[dict[str, Any]]
+
+
+def _table(_: Any, rows: Rows) -> Iterator[str]:
+    for row in rows:
+        size = "" if row["bytes"] is None else f"{row['bytes']:,}"
+        end = row["detail"] or row["digest"] or ""
+        yield f"{row['state']:<10} {row['level'] or '':<12} {size:>17}  {plain(row['name'])}  {plain(end)}".rstrip()
+
+
+def _jsonl(_: Any, rows: Rows) -> Iterator[str]:
+    return (json.dumps(row) for row in rows)
+
+
+def _csv(_: Any, rows: Rows) -> Iterator[str]:
+    yield ",".join(FIELDS)
+    yield from (csv_line(row) for row in rows)
+
+
+def _html(migration: Mapping[str, Any], rows: Rows) -> Iterator[str]:
+    title = html.escape("Migration {number}: {source} to {destination}".format(**migration))
+    yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+    yield "<style>:root{color-scheme:light dark}body{font:14px/1.4 system-ui;margin:2rem}"
+    yield "table{border-collapse:collapse}"
+    yield "td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #8884}.failed{color:#c33}</style>"
+    yield f"<h1>{title}</h1><p>{html.escape(migration['state'])}</p>"
+    yield "<table><tr>" + "".join(f"<th>{name}</th>" for name in FIELDS) + "</tr>"
+    for row in rows:
+        cells = "".join(f"<td>{html.escape('' if row[name] is None else str(row[name]))}</td>" for name in FIELDS)
+        yield f'<tr class="{html.escape(row["state"])}">{cells}</tr>'
+    yield "</table></html>"
+
+
+_FORMS: dict[str, Callable[[Any, Rows], Iterator[str]]] = {"table": _table, "jsonl": _jsonl, "csv": _csv, "html": _html}
+
+
+def _verb(name: str, text: str) -> click.Command:
+    @click.command(name, help=text)
+    @click.argument("id")
+    @URL
+    def command(id: str, url: str | None) -> int:
+        confirm(line(migrations_of(url).act(id, name)))
+        return Exit.VERIFIED
+
+    return command
+
+
+def _begins(name: str, text: str) -> click.Command:
+    @click.command(name, help=f"{text}\n\n{_FRESH}")
+    @click.argument("id")
+    @click.argument("source", metavar="[SRC", required=False)
+    @click.argument("destination", metavar="DST]", required=False)
+    @click.option("--list", "urls", metavar="LIST", help="A list of fresh URLs for the same names.")
+    @with_flags(PLACES)
+    @URL
+    def command(id: str, url: str | None, urls: str | None, **options: Any) -> int:
+        if options["source"] and not options["destination"]:
+            raise click.UsageError("SRC needs DST: give both locations, or neither")
+        places = {side: place(options, side) for side in ("source", "destination")} if options["source"] else {}
+        if urls is not None:
+            places["list"] = place({**options, "source": as_list(urls)}, "source")
+        warn(options)
+        confirm(line(migrations_of(url).act(id, name, places or None)))
+        return Exit.VERIFIED
+
+    return command
+
+
+_FRESH = """SRC and DST are the same locations with fresh credentials or signatures. For a migration of a list, LIST has
+fresh URLs for the same names; a name that is not in it keeps its URL."""
+
+
+pause = _verb("pause", "Pause the migration ID; running transfers stop within about a second.")
+
+
+@click.command()
+@click.argument("id")
+@URL
+def cancel(id: str, url: str | None) -> int:
+    """Cancel the migration ID. Objects that arrived stay; unfinished uploads are removed."""
+    known = migrations_of(url)
+    cancelled = known.act(id, "cancel")
+    try:
+        confirm(line(cancelled))
+    finally:
+        for told in known.sweep(id):
+            say(plain(told), sys.stderr)
+    return Exit.VERIFIED
+
+
+resume = _begins("resume", "Resume the paused migration ID: on a server at once, here with the command that began it.")
+retry = _begins("retry", "Queue the failed, unverified and cancelled objects of the migration ID again.")
+
+
+@click.command()
+@click.argument("id")
+@click.option("--slots", type=OrNone(COUNT), help="Maximum number of concurrent transfers, over all workers.")
+@click.option(
+    "--bytes-per-second",
+    type=OrNone(BytesPerSecond()),
+    metavar="10M|none",
+    help="Maximum bandwidth of reads and read-backs.",
+)
+@click.option("--connections", type=OrNone(COUNT), help="Maximum number of concurrent requests to each store.")
+@click.option("--priority", type=click.IntRange(-100, 100), help="Priority: higher runs first.")
+@URL
+def limit(id: str, url: str | None, **change: Any) -> int:
+    """Change the limits of the migration ID, also while it runs; `none` removes a limit."""
+    given = {name: None if value == NONE else value for name, value in change.items() if value is not None}
+    if not given:
+        raise click.UsageError("give a limit: --slots, --bytes-per-second, --connections or --priority")
+    limited = migrations_of(url).limit(id, given)
+    held = {name: most for name, most in limited["limits"].items() if most is not None}
+    limits = ", ".join(f"{name} {most:,}" for name, most in held.items()) or "no limits"
+    confirm(f"{line(limited)}\n      priority {limited['priority']}, {limits}")
+    return Exit.VERIFIED
+
+
+@click.command("watch", epilog=EPILOG)
+@click.argument("id")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing; end with the migration.")
+@URL
+def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
+    """Show the progress of the migration ID until it ends. Ctrl-C ends the display, not the migration."""
+    return watch(migrations_of(url), id, quiet, as_json)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@with_flags(WORK, PLACES)
+@click.option("--priority", type=click.IntRange(-100, 100), help="Priority: higher runs first.")
+@click.option("--key", metavar="TEXT", help="Idempotency key: a repeated key never starts a second migration.")
+@click.option("--wait", is_flag=True, help="Show its progress until it ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
+@URL
+def submit(url: str | None, key: str | None, wait: bool, as_json: bool, quiet: bool, **options: Any) -> int:
+    """Hand a migration to a server, which runs it whatever happens here; print its number and its id.
+
+    The server reads SRC and DST: they name its remotes, its folders, and hosts of its network.
+    """
+    there = server_of(load_settings(), url)
+    if there is None:
+        raise click.UsageError(
+            "no server is named: set RELAY_URL or --url, or run `relay migrate` to move it from here"
+        )
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise click.UsageError("--key is not 1 to 255 visible ASCII characters")
+    request = request_of(options)
+    warn(options, quiet)
+    made = there.submit(request, key)
+    if not quiet and not as_json:
+        confirm(f"migration {made['number']}  {plain(str(made['id']))}")
+    if wait:
+        return watch(there, made["id"], quiet, as_json)
+    if as_json:
+        confirm(json.dumps(made))
+    return Exit.VERIFIED

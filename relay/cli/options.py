@@ -1,0 +1,143 @@
+"""The flags that `migrate`, `plan` and `submit` share, and the request that they make."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.cli.headers import exposed, read_headers
+from relay.cli.quantities import COUNT, BytesPerSecond
+from relay.cli.terminal import say
+from relay.engine.plan import IfExists, Metadata, Verify
+from relay.headers import Headers
+from relay.location import FRAGMENT_HINT, has_fragment
+from relay.stores.url_lists import SCHEME as LIST
+from relay.throttle import Bounds
+
+FILE = click.Path(path_type=Path)
+
+Command = Callable[..., Any]
+
+PLACES = (
+    click.option(
+        "--source-header",
+        multiple=True,
+        metavar="'NAME: VALUE'",
+        help="Send this header to the source. Repeatable; 'NAME: @FILE' reads the value from a file.",
+    ),
+    click.option(
+        "--source-headers-file", type=FILE, metavar="FILE", help="Send the headers of a file, one 'Name: value' a line."
+    ),
+    click.option(
+        "--destination-header", multiple=True, metavar="'NAME: VALUE'", help="As --source-header, for the destination."
+    ),
+    click.option(
+        "--destination-headers-file", type=FILE, metavar="FILE", help="As --source-headers-file, for the destination."
+    ),
+)
+"""What goes along to the two stores."""
+
+WORK = (
+    click.option("--recursive", "-r", is_flag=True, help="Move everything below the folder SRC into the folder DST."),
+    click.option(
+        "--verify",
+        type=click.Choice([v.value for v in Verify]),
+        default="auto",
+        help="Verification level (default: auto).",
+    ),
+    click.option(
+        "--if-exists",
+        type=click.Choice([e.value for e in IfExists]),
+        help="What to do if the destination already exists (default: changed with -r, else overwrite).",
+    ),
+    click.option(
+        "--server-copy/--no-server-copy",
+        default=True,
+        help="Let a store that is both source and destination copy by itself (default), or move the bytes.",
+    ),
+    click.option(
+        "--metadata",
+        type=click.Choice([m.value for m in Metadata]),
+        default="keep",
+        help="strict: an object fails if the destination cannot keep its metadata (default: keep, with a note).",
+    ),
+    click.option("--fail-on-empty", is_flag=True, help="With -r: exit with 1 if the folder SRC is empty."),
+    click.option("--method", type=click.Choice(["PUT", "POST"]), help="HTTP method of the upload (default: PUT)."),
+    click.option("--slots", type=COUNT, help="Maximum number of concurrent transfers (with submit: over all workers)."),
+    click.option(
+        "--bytes-per-second", type=BytesPerSecond(), metavar="10M", help="Maximum bandwidth of reads and read-backs."
+    ),
+    click.option("--connections", type=COUNT, help="Maximum number of concurrent requests to each store."),
+)
+"""What is to be done, and how."""
+
+
+def with_flags(*rows: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command these flags, in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed([option for row in rows for option in row]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def headers_of(options: Mapping[str, Any], side: str) -> Headers:
+    """Return the headers for one side. Raises as `read_headers`."""
+    return read_headers(options[f"{side}_header"], options[f"{side}_headers_file"], side)
+
+
+def bounds_of(options: Mapping[str, Any]) -> Bounds:
+    """Return what `--slots`, `--bytes-per-second` and `--connections` say."""
+    return Bounds(options["slots"], options["bytes_per_second"], options["connections"])
+
+
+def place(options: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """Return one side as a request to a server has it. Raises as `read_headers`."""
+    members: dict[str, Any] = {"url": options[side], "headers": dict(headers_of(options, side))}
+    return {**members, "method": options["method"]} if side == "destination" and options.get("method") else members
+
+
+def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request to a server that the flags of `submit` ask for."""
+    given = {name: options[name] for name in ("if_exists", "priority") if options[name] is not None}
+    limits = bounds_of(options).given()
+    return {
+        "source": place(options, "source"),
+        "destination": place(options, "destination"),
+        "recursive": options["recursive"],
+        "verify": options["verify"],
+        "server_copy": options["server_copy"],
+        **({"metadata": options["metadata"]} if options["metadata"] != "keep" else {}),
+        **({"fail_on_empty": True} if options["fail_on_empty"] else {}),
+        **given,
+        **({"limits": limits} if limits else {}),
+    }
+
+
+def whole(text: str, folder: bool) -> str:
+    """Return a relative path as an absolute one: the ledger outlives this folder's being the current one. That of a
+    `folder` ends in '/', another does where it was written so."""
+    if text[: len(LIST)].lower() == LIST:
+        return LIST + whole(text[len(LIST) :], folder=False)
+    relative = text[:1] == "." or ":" not in text.partition("/")[0]
+    if not (relative and text[:1] != "/" and text):
+        return text
+    return str(Path(text).absolute()) + "/" * (folder or text[-1] == "/")
+
+
+def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
+    """Say which secrets the process list shows, and what of the source's URL is not sent. Not before all was checked:
+    what stands where a name should be may be the secret."""
+    if quiet:
+        return
+    if has_fragment(options["source"] or ""):
+        say(f"relay: warning: what begins with the '#' of the source is not sent. {FRAGMENT_HINT}", sys.stderr)
+    lines = (*options["source_header"], *options["destination_header"])
+    for name in exposed(lines):
+        say(f"relay: warning: {name} stands in the process list; use '{name}: @FILE' instead", sys.stderr)

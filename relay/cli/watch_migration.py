@@ -1,0 +1,154 @@
+"""`relay watch` and `relay submit --wait`: show a migration that other processes run, until it ends.
+
+Ctrl-C ends the watching and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from time import monotonic
+
+from rich.filesize import decimal
+
+from relay.cli.backends import Members, Migrations
+from relay.cli.formatting import (
+    NAMED,
+    WELL,
+    bytes_done,
+    bytes_in,
+    bytes_moved,
+    exit_of,
+    failed_line,
+    head,
+    heads,
+    objects_in,
+    table,
+    under_way,
+)
+from relay.cli.interrupt import Interrupted, raised
+from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
+from relay.views.progress import Rate
+
+LINE_SECONDS = 5.0
+
+Tell = Callable[[str], None]
+Show = Callable[[Members], None]
+
+
+@dataclass(eq=False)
+class Seen:
+    """What was told of a migration while it was watched."""
+
+    failures: list[Members] = field(default_factory=list)
+    """Those that nobody was told of yet, of the last time that it was begun or tried again."""
+    waits: Members | None = None
+    """Why it waits for somebody, if it does."""
+    last: Members | None = None
+
+    def event(self, kind: str, members: Members) -> None:
+        """Take note of an event."""
+        if kind == "failed":
+            self.failures.append(members)
+        elif kind in ("retry", "list_again"):
+            self.failures.clear()
+        if kind in ("paused", "resume", "retry", "list_again", "cancel"):
+            self.waits = members if kind == "paused" else None
+
+    def fresh(self) -> list[Members]:
+        """Return the failures that were not told, and forget them."""
+        found, self.failures = self.failures, []
+        return found
+
+
+def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
+    """Show a migration until it ends, or waits for credentials; return the exit code of that."""
+    try:
+        with raised(), _display(quiet) as (show, tell):
+            _followed(migrations, id, show, tell)
+    except Interrupted as error:
+        if not quiet:
+            say(f"relay: the migration goes on; `relay watch {plain(id)}` looks again", sys.stderr)
+        return error.code
+    ended = migrations.end(id)
+    if as_json:
+        confirm(json.dumps(ended))
+    elif not quiet:
+        for name, value in table(ended, _failed(migrations, ended), _took(ended)):
+            confirm(in_columns(name, value))
+    return exit_of(ended)
+
+
+def _followed(migrations: Migrations, id: str, show: Show, tell: Tell) -> None:
+    seen = Seen()
+    for kind, members in migrations.follow(id):
+        if kind != "progress":
+            seen.event(kind, members)
+            continue
+        fresh = seen.fresh()
+        for failure in fresh[:NAMED]:
+            tell(failed_line(str(failure.get("name") or ""), failure.get("side"), str(failure.get("detail"))))
+        if len(fresh) > NAMED:
+            tell(f"relay: and {len(fresh) - NAMED:,} more failed")
+        show(members)
+        if members["state"] == "paused" and seen.waits is not None and not under_way(members):
+            return  # nothing happens before somebody gives it other credentials
+
+
+def _failed(migrations: Migrations, ended: Members) -> list[Members]:
+    if not objects_in(ended, "failed"):
+        return []
+    return list(islice(migrations.rows(ended["id"], ("failed",)), NAMED))
+
+
+def _took(ended: Members) -> str:
+    if ended["ended"] is None:
+        return "not ended"
+    seconds = max(ended["ended"] - ended["created"], 0.001)
+    return f"{seconds:.1f} s, {decimal(round(bytes_in(ended, *WELL) / seconds))}/s"
+
+
+# -- what is shown
+
+
+def _display(quiet: bool) -> AbstractContextManager[tuple[Show, Tell]]:
+    if quiet:
+        return nullcontext((lambda _: None, lambda _: None))
+    return _bar() if has_bars() else nullcontext((_Lines().show, lambda text: say(text, sys.stderr)))
+
+
+@contextmanager
+def _bar() -> Iterator[tuple[Show, Tell]]:
+    # Here and not above: rich's console takes some hundredths of a second that only who sees the bar need wait.
+    from rich.progress import TimeElapsedColumn
+
+    from relay.cli.progress_bars import bars
+
+    rate = Rate()
+    with bars(TimeElapsedColumn) as progress:
+        whole = progress.add_task("", total=None)
+
+        def show(migration: Members) -> None:
+            progress.head = heads(migration, rate.add(bytes_moved(migration)))
+            progress.update(whole, total=bytes_in(migration) or None, completed=bytes_done(migration))
+            progress.refresh()
+
+        yield show, progress.tell
+
+
+class _Lines:
+    """A plain line every few seconds, for logs."""
+
+    def __init__(self) -> None:
+        self._rate, self._next = Rate(), monotonic() + LINE_SECONDS
+
+    def show(self, migration: Members) -> None:
+        rate = self._rate.add(bytes_moved(migration))
+        if monotonic() < self._next:
+            return
+        self._next = monotonic() + LINE_SECONDS
+        say(f"relay: {head(migration, rate)}", sys.stderr)

@@ -1,0 +1,71 @@
+"""Show the progress of one object in the terminal while it moves.
+
+The first Ctrl-C lets it come to a clean end, for which it has a moment; the second ends at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import monotonic
+
+from rich.filesize import decimal
+
+from relay.cli.formatting import trying
+from relay.cli.terminal import has_bars, say
+from relay.engine.transfer.transfer import Transfer
+from relay.engine.worker.part_helper import Sharing
+from relay.views.progress import Rate
+
+LOOK_SECONDS = 0.1
+LINE_SECONDS = 5.0
+
+Show = Callable[[Transfer | Sharing], None]
+
+
+def display(quiet: bool) -> AbstractContextManager[Show]:
+    """Return what shows how far a transfer is: a bar on a terminal, else a line now and then."""
+    if quiet:
+        return nullcontext(lambda _: None)
+    return _bar() if has_bars() else nullcontext(_Lines().show)
+
+
+def _trouble(transfer: Transfer | Sharing) -> Iterator[str]:
+    """Yield what of it is tried again, if anything is."""
+    if transfer.trouble is not None:
+        yield trying(transfer.trouble.to_json())
+
+
+@contextmanager
+def _bar() -> Iterator[Show]:
+    # Here and not above: rich's console takes some hundredths of a second that only who sees the bar need wait.
+    from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from relay.cli.progress_bars import bars
+
+    with bars(DownloadColumn, TimeRemainingColumn, wide=(TransferSpeedColumn,)) as progress:
+        task = progress.add_task("waiting", total=None)
+
+        def show(transfer: Transfer | Sharing) -> None:
+            progress.head = tuple(_trouble(transfer))
+            progress.update(task, description=f"{transfer.phase:<9}", completed=transfer.bytes, total=transfer.total)
+            progress.refresh()
+
+        yield show
+
+
+class _Lines:
+    """A plain line every few seconds, for logs."""
+
+    def __init__(self) -> None:
+        self._rate, self._next = Rate(), monotonic() + LINE_SECONDS
+
+    def show(self, transfer: Transfer | Sharing) -> None:
+        rate = self._rate.add(transfer.meter.moved)
+        if monotonic() < self._next:
+            return
+        self._next = monotonic() + LINE_SECONDS
+        total = f" of {decimal(transfer.total)}" if transfer.total is not None else ""
+        text = f"relay: {transfer.phase} {decimal(transfer.bytes)}{total}, {decimal(round(rate))}/s"
+        say("; ".join((text, *_trouble(transfer))), sys.stderr)

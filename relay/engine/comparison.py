@@ -1,0 +1,29 @@
+"""Decide whether the destination already has an object as it is at the source.
+
+Decided here: what counts as the same, the strongest reason first. Never here: what is done about it.
+"""
+
+from __future__ import annotations
+
+from relay.digest import compare
+from relay.parsing import http_date
+from relay.receipt import Version
+
+
+def unchanged(source: Version, destination: Version) -> str | None:
+    """Return why the two are the same object, or None where they are not, or may not be.
+
+    A digest that both stores have decides. Else the same size, and a destination that is not older: it was written
+    after the source was last changed. Two objects whose sizes are not known are never the same.
+    """
+    if source.size is None or source.size != destination.size:
+        return None
+    agreeing, differing = compare(source.digests, destination.digests)
+    if differing:
+        return None
+    if agreeing is not None:
+        return f"unchanged: the same size and {agreeing}"
+    ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
+    if ours is not None and theirs is not None and theirs >= ours:
+        return "unchanged: the same size, and not older"
+    return None

@@ -1,0 +1,239 @@
+"""A scratch folder of a store under test: every object written into it is remembered and removed.
+
+All scratch objects lie below one random name; each that may exist is remembered before it is written.
+
+Decided here: what is written, and its removal. Never here: what is tried (`doctor.py`).
+"""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
+
+import gevent
+import gevent.socket
+
+from relay.digest import ALWAYS, Digester
+from relay.errors import ConnectFailed, IntegrityMismatch, NotFound, Rejected, RelayError, Unsupported
+from relay.location import Location
+from relay.receipt import Level, Version
+from relay.stores.interfaces import Destination, Found, Opener, PartsDestination, Stored, Unknown, Upload
+from relay.wire.body import Body
+from relay.wire.http1 import Framing, Head
+from relay.wire.stream import Stream
+from relay.wire.watchdog import Meter
+
+PREFIX = ".relay-doctor-"
+DATA = bytes(range(256)) * 4
+"""What most scratch objects hold."""
+TRIES = 5
+"""How often one thing is tried in all. A store may not take four of those that need not be said."""
+CHECKED: Mapping[str, str] = {"s3": "x-amz-checksum-crc64nvme"}
+"""The field in which an upload tells its checksum, by the stores that are to compare it."""
+WRONG = bytes(8)
+"""A checksum that `DATA` does not have."""
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Patient:
+    """A folder of a store, and what was written into it. `meter` gives a fresh clock for each probe."""
+
+    stores: Opener
+    folder: Location
+    meter: Callable[[], Meter]
+    written: list[Location] = field(default_factory=list)
+    uploads: list[Upload] = field(default_factory=list)
+    """Those in parts that were begun, and not ended."""
+    remains: dict[str, str] = field(default_factory=dict)
+    """What stores said may remain of uploads that failed, by its place."""
+    left: tuple[str, ...] = ()
+    """What could not be removed, in words, once `remove` has tried."""
+    digests: frozenset[str] = frozenset()
+    parts_checked: bool = False
+    reads_back: bool = False
+
+    def __post_init__(self) -> None:
+        """Choose the scratch folder."""
+        self.scratch = self.folder.folder().below(f"{PREFIX}{uuid.uuid4().hex[:12]}/", destination=True)
+
+    def place(self, name: str) -> Location:
+        """Return where a scratch object goes, and remember that it may be there."""
+        location = self.scratch.below(name, destination=True)
+        if location not in self.written:
+            self.written.append(location)
+        return location
+
+    def store(self) -> Destination:
+        """Return the store."""
+        return self.stores.destination(self.folder, self.meter())
+
+    def put(
+        self, name: str, data: bytes = DATA, *, if_absent: bool = False, framing: Framing = Framing.LENGTH
+    ) -> Stored:
+        """Store an object and publish it, as a migration would. Raises what the store raises."""
+        return self.again(lambda: self._put(name, data, if_absent, framing))
+
+    def begin(self, many: PartsDestination, location: Location) -> Upload:
+        """Begin an upload in parts, and remember it. Raises what the store raises."""
+        upload = many.begin(location)
+        self.uploads.append(upload)
+        return upload
+
+    def again(self, do: Callable[[], T]) -> T:
+        """Do it, and again where that may help: of what a store was found not to take the next try goes without."""
+        for _ in range(TRIES - 1):
+            try:
+                return do()
+            except RelayError as error:
+                if not error.retryable:
+                    raise
+        return do()
+
+    def _put(self, name: str, data: bytes, if_absent: bool, framing: Framing) -> Stored:
+        store = self.store()
+        with made_of(data, self.meter(), framing) as body:
+            body.digest_with(ALWAYS)
+            stored = self._sent(name, lambda place: store.put(place, body, if_absent=if_absent))
+            digests = body.digests
+        if stored.place is not None:
+            self.written.append(cast(Location, stored.readable))
+            store.publish(stored, if_absent=if_absent)
+            self.written.pop()
+        for told in (stored.digests, stored.version.digests):
+            self.digests |= frozenset(n for n, value in told.items() if digests.get(n) == value)
+        return stored
+
+    def put_cut(self, name: str) -> None:
+        """Store an object that breaks off in its middle. Raises what the store raises."""
+        with made_of(DATA * 64, self.meter(), until=len(DATA) * 32) as body:
+            body.digest_with(ALWAYS)
+            self._sent(name, lambda place: self.store().put(place, body))
+
+    def _sent(self, name: str, put: Callable[[Location], Stored]) -> Stored:
+        """Upload a scratch object; what may be there of it by then is remembered."""
+        before = len(self.written)
+        place = self.place(name)
+        try:
+            return put(place)
+        except ConnectFailed:
+            del self.written[before:]  # nothing was sent
+            raise
+        except RelayError as error:
+            self.remains |= error.remains
+            raise
+
+    def compares(self) -> bool:
+        """Say if the store refuses an object whose checksum is another's, and takes it with its own. Raises what it
+        raises where it takes neither."""
+        digester = Digester(("crc64nvme",))
+        digester.update(DATA)
+        self._put_with(digester.digests()["crc64nvme"])
+        try:
+            self._put_with(WRONG)
+        except (IntegrityMismatch, Rejected):
+            return True
+        return False
+
+    def _put_with(self, checksum: bytes) -> None:
+        field = (CHECKED[self.folder.store], b64encode(checksum).decode())
+        with made_of(DATA, self.meter()) as body:
+            self._sent("wrong", lambda place: self.store().put(replace(place, headers=(*place.headers, field)), body))
+
+    def head(self, name: str) -> Found:
+        """Return what the store tells of a scratch object. Raises what it raises, and Unsupported without a HEAD."""
+        found = self.store().head(self.place(name))
+        if isinstance(found, Unknown):
+            raise Unsupported("the store does not answer HEAD")
+        return found
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a scratch object, and at most one more than `DATA` has. Raises what the store raises."""
+        body = cast(Body, self.store().get(self.place(name)).body)
+        try:
+            return body.read(len(DATA) + 1)
+        finally:
+            body.close()
+
+    def expected(self) -> Level:
+        """Return the level of proof that a migration to here will have, by what was found."""
+        if self.digests:
+            return Level.WHOLE_DIGEST
+        return Level.READ_BACK if self.reads_back else Level.SIZE
+
+    def remove(self) -> tuple[str, ...]:
+        """Remove what was written, and the folders it made; return what is still there, in words."""
+        uploads = [upload for upload in self.uploads if not self._is_aborted(upload)]
+        left = []
+        for location in self.written:
+            try:
+                self.store().delete(location, Version())
+            except NotFound:
+                continue
+            except RelayError:
+                left.append(location)
+        for folder in ("names/", "forms/", ""):
+            with suppress(RelayError):  # where folders are only a part of names there are none
+                place = self.scratch.below(folder, destination=True) if folder else self.scratch
+                self.store().delete(place, Version())
+        there = [str(location) for location in left if self._there(location)]
+        begun = [f"an unfinished upload at {upload.location}" for upload in uploads]
+        self.left = (*there, *begun, *self.remains.values())
+        return self.left
+
+    def _is_aborted(self, upload: Upload) -> bool:
+        """Abort an upload in parts; say if nothing of it is left."""
+        try:
+            cast(PartsDestination, self.store()).abort(upload)
+        except NotFound:
+            return True
+        except RelayError:
+            return False
+        return True
+
+    def _there(self, location: Location) -> bool:
+        """Say if something is there, or may be."""
+        try:
+            self.store().head(location)
+        except NotFound:
+            return False
+        except RelayError:
+            pass
+        return True
+
+
+class made_of:  # noqa: N801 - reads as the function that it is used as
+    """A Body of bytes at hand, through a pair of sockets; with `until`, one that breaks off after so many bytes."""
+
+    def __init__(self, data: bytes, meter: Meter, framing: Framing = Framing.LENGTH, until: int | None = None) -> None:
+        self._data, self._meter, self._framing = data, meter, framing
+        self._until = len(data) if until is None else until
+
+    def __enter__(self) -> Body:
+        ours, theirs = socket.socketpair()
+        self._feeder = gevent.socket.socket(fileno=theirs.detach())
+        self._job = gevent.spawn(self._feed)
+        self._stream = Stream(ours, "source")
+        fields = (("Content-Length", str(len(self._data))),) if self._framing is Framing.LENGTH else ()
+        self.body = Body(self._stream, self._framing, Head(200, "OK", "1.1", fields), self._meter, _drop)
+        return self.body
+
+    def __exit__(self, *_: object) -> None:
+        self.body.close()
+        self._stream.close()
+        self._job.kill()
+        self._feeder.close()
+
+    def _feed(self) -> None:
+        with suppress(OSError):
+            self._feeder.sendall(self._data[: self._until])
+            self._feeder.shutdown(socket.SHUT_WR)
+
+
+def _drop(stream: Stream, reusable: bool) -> None:
+    stream.close()

@@ -1,0 +1,125 @@
+"""Run transfers in one process: the wire, the slots, and the transfers under way.
+
+Decided here: who may start, and how everything comes to its end when the process must stop.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import replace
+from time import monotonic
+
+import gevent
+
+from relay.config import Settings
+from relay.egress import EgressPolicy
+from relay.engine.outcome import Outcome
+from relay.engine.plan import Plan
+from relay.engine.transfer.readable_accounts import Allowed
+from relay.engine.transfer.transfer import Transfer
+from relay.errors import Cancelled, Overloaded
+from relay.location import Location
+from relay.retry import Backoff
+from relay.stores.interfaces import Destination, Opener, Source
+from relay.stores.kinds import Kind
+from relay.stores.remotes import Remotes
+from relay.stores.table import KINDS
+from relay.throttle import Slots
+from relay.wire.dial import Dialer, Pool
+from relay.wire.exchange import Wire
+from relay.wire.native import in_native_thread
+from relay.wire.tls import client_context
+from relay.wire.watchdog import Meter
+
+PLACES = 1000
+"""So many hosts that the policy let pass are remembered."""
+
+
+class Stores:
+    """Opens the store that a location names."""
+
+    def __init__(self, wire: Wire, kinds: Iterable[Kind] = KINDS) -> None:
+        self._wire, self._opens = wire, {kind.name: kind.opens for kind in kinds}
+
+    def source(self, location: Location, meter: Meter) -> Source:
+        """As Opener.source."""
+        found: Source = self._opens[location.store](self._wire, "source", meter)
+        return found
+
+    def destination(self, location: Location, meter: Meter) -> Destination:
+        """As Opener.destination."""
+        found: Destination = self._opens[location.store](self._wire, "destination", meter)
+        return found
+
+
+class Runner:
+    """One process's engine. `running` are its transfers; `draining` says that no new one may start."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: EgressPolicy | None = None,
+        stores: Opener | None = None,
+        kinds: tuple[Kind, ...] = KINDS,
+    ) -> None:
+        """Make the wire by the settings; `policy` and `stores` replace what the settings, and the `kinds`, give."""
+        self.remotes = Remotes(settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds)
+        self.settings, self.limits = settings, settings.limits()
+        self.policy = policy or settings.egress()
+        trusted = client_context(settings.ca_bundle) if settings.ca_bundle else client_context
+        self.dialer = Dialer(self.policy, self.limits, trusted)
+        self.wire = Wire(Pool(self.dialer, self.limits), self.limits)
+        self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
+        self.stores: Opener = stores or Stores(self.wire, kinds)
+        self._passed: tuple[EgressPolicy, set[tuple[str, int]]] = (self.policy, set())
+        self.running: set[Transfer] = set()
+        self.allowed = Allowed()
+        self.draining = False
+
+    def listens(self, own: Iterable[tuple[str, int]]) -> None:
+        """Never dial these: the (host, port) of the sockets that this server itself listens on."""
+        self.policy = self.dialer.policy = replace(self.policy, own=frozenset(own))
+
+    def transfer(self, plan: Plan, id: str | None = None) -> Transfer:
+        """Return a transfer that is ready to run, by a new id where it has none yet.
+
+        Raises Overloaded while draining, EgressDenied for what no connection would be allowed to.
+        """
+        if self.draining:
+            raise Overloaded("the server is stopping", retry_after=5.0)
+        for location in (plan.source, plan.destination):
+            if location.host:  # a folder has none: whether it is allowed was asked when it was located
+                self._check_name(location.host, location.port)
+        backoff = Backoff(self.settings.retry_budget)
+        id = id or str(uuid.uuid4())
+        return Transfer(id, plan, self.stores, self.slots, self.limits, backoff, allowed=self.allowed)
+
+    def _check_name(self, host: str, port: int) -> None:
+        """Ask the policy, once for each place: the objects of a tree are all at the same two. Raises EgressDenied."""
+        policy, passed = self._passed
+        if policy is not self.policy or len(passed) > PLACES:
+            policy, passed = self._passed = (self.policy, set())
+        if (host, port) not in passed:
+            policy.check_name(host, port)
+            passed.add((host, port))
+
+    def run(self, transfer: Transfer) -> Outcome:
+        """Run a transfer in this greenlet, as one of `running`. Raises as Transfer.run."""
+        self.running.add(transfer)
+        try:
+            return transfer.run()
+        finally:
+            self.running.discard(transfer)
+
+    def drain(self, seconds: float) -> None:
+        """Let no new transfer start, give the running ones `seconds`, then cancel what is left.
+
+        A cancelled one ends with a clear answer to its client within about a second, rather than with a reset.
+        """
+        self.draining = True
+        until = monotonic() + seconds
+        while self.running and monotonic() < until:
+            gevent.sleep(0.05)
+        for transfer in tuple(self.running):
+            transfer.cancel(Cancelled("the server stops, and this transfer was not done in time"))

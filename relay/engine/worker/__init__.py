@@ -1,0 +1,1 @@
+"""One process that consumes the ledger: claim, list, transfer, settle, clean up."""

@@ -1,0 +1,62 @@
+"""Convert a claim to a transfer, and the end of a transfer to the settlement of its claim.
+
+Decided here: what a row of the ledger says of an object before it moves, and what of its end is kept. Never here: when
+something is claimed (`claimer.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from relay.engine.cleanup import lost_tokens, token
+from relay.engine.outcome import Outcome
+from relay.engine.transfer.context import Known
+from relay.errors import remaining
+from relay.ledger.folded_names import MARKED
+from relay.ledger.rows import Claim, Settlement
+from relay.parsing import http_text
+from relay.receipt import State, Version
+
+
+def known_of(claim: Claim) -> Known:
+    """Return what is known of a claimed object before its transfer."""
+    listed = Version(claim.size, claim.etag, http_text(claim.modified)) if claim.name else None
+    digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
+    return Known(
+        listed=listed,
+        promised=Version(claim.size, digests=digests) if claim.url else None,
+        absent=claim.empty and claim.fence == 1,
+        begun=(claim.fence > 1 or claim.attempts > 1) and claim.twins != MARKED and not claim.untouched,
+        before=claim.before,
+        lapsed=claim.lapses > 0,
+        token=token(claim),
+        lost=lost_tokens(claim, claim.fence),
+        remains=claim.remains,
+    )
+
+
+def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
+    """Return how a transfer that ended well is settled."""
+    receipt: dict[str, Any] | None = None if outcome.receipt is None else dict(outcome.receipt.to_json())
+    if receipt is None and outcome.notes:
+        receipt = {"notes": list(outcome.notes)}
+    return Settlement(
+        claim,
+        outcome.state.value,
+        bytes=outcome.bytes if outcome.receipt else claim.size,
+        resent=resent,
+        seconds=round(outcome.seconds, 3),
+        level=outcome.receipt.level.value if outcome.receipt else None,
+        receipt=receipt,
+        remains={**outcome.remains, **_unproved(outcome)},
+        sent=outcome.receipt.destination if outcome.receipt and outcome.state is State.UNVERIFIED else None,
+    )
+
+
+def _unproved(outcome: Outcome) -> Mapping[str, str]:
+    """Return what is to be told of an object that was not proved, should the next attempt for it fail."""
+    if outcome.state is not State.UNVERIFIED:
+        return {}
+    place = str(outcome.destination)
+    return {place: remaining("What was sent", place, "nothing but its length, or less, was proved")}

@@ -1,0 +1,111 @@
+"""Move parts of an object that another worker has claimed.
+
+Theory of operation. The other has begun the upload, and completes it or throws it away; all that happens here is that
+parts are taken from the ledger one after the other, as the other takes them, and moved. Whatever fails here is given
+back, and is no failure of the object: the other meets it by itself, or does not.
+
+Decided here: nothing but that. Which part is whose the ledger says; how one moves, the window.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
+
+from relay.engine.multipart.lifecycle import place_of
+from relay.engine.multipart.part_workers import Way, Window, spans_of
+from relay.engine.retries import Trouble
+from relay.engine.transfer.transfer import Transfer
+from relay.errors import RelayError, StoreError, UploadGone
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Share, StoredPart
+from relay.stores.interfaces import Found, PartsDestination, Upload
+from relay.wire.watchdog import Meter
+
+
+@dataclass(eq=False)
+class Sharing:
+    """What is moved here of one shared object. Run it once; others may read `bytes` and `total`, and `cancel` it."""
+
+    share: Share
+    ledger: Ledger
+    way: Way
+
+    def __post_init__(self) -> None:
+        """Nothing has moved yet."""
+        begun = self.share.upload
+        self._window = Window(self.way, spans_of(begun.size, begun.part_bytes))
+        self._upload = Upload(self.way.place, begun.upload_id, begun.checked)
+        self._first: int | None = self.share.first
+
+    @classmethod
+    def of(cls, share: Share, transfer: Transfer, ledger: Ledger) -> Sharing | None:
+        """Return it as the parts of a transfer that is not to be run; None where its plan leads elsewhere by now."""
+        place, pinned = place_of(transfer.plan, share.upload), share.upload.pinned
+        if place is None or pinned is None:
+            return None
+        found = Found(pinned, transfer.plan.source, ranges=True)
+        return cls(share, ledger, transfer.way(place, found, digested=share.upload.digested))
+
+    @property
+    def meter(self) -> Meter:
+        """What measures it."""
+        return self.way.meter
+
+    @property
+    def phase(self) -> str:
+        """What it is at, as a transfer's."""
+        return "piping"
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that were moved here."""
+        return self._window.bytes
+
+    @property
+    def moved(self) -> int:
+        """The same: what others move of it is not known here."""
+        return self._window.moved
+
+    @property
+    def under_way(self) -> int:
+        """Those of them that the ledger does not know of yet."""
+        return self._window.under_way
+
+    @property
+    def total(self) -> int | None:
+        """The bytes of the whole object, of which some are moved here."""
+        return self.share.upload.size
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """As a transfer's."""
+        return self.way.troubles.worst
+
+    def cancel(self, why: RelayError | None = None) -> None:
+        """Let it end within about a second."""
+        self.meter.cancel(why)
+
+    def run(self) -> None:
+        """Move parts until none is left to take. Raises a RelayError; what was not done is anybody's again then."""
+        try:
+            self._window.run(self._upload, self._take)
+        except UploadGone:
+            self._abort()
+            raise
+        finally:
+            self.ledger.give_back(self.share.claim, resent=self._window.resent)
+
+    def _take(self, done: StoredPart | None) -> int | None:
+        if done is None and self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return self.ledger.take(self.share.claim, self._upload.id, done)
+
+    def _abort(self) -> None:
+        """Throw it away once more: a part that was under way when its upload was may be kept, at a cost, until then
+        (S3's AbortMultipartUpload says so)."""
+        destination = self.way.stores.destination(self.way.place, Meter(self.way.limits))
+        with suppress(StoreError):
+            cast(PartsDestination, destination).abort(self._upload)

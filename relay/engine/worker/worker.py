@@ -1,0 +1,556 @@
+"""The worker of one process: list trees, claim transfers from the ledger, run them, settle them.
+
+Theory of operation. A fixed number of greenlets, one a slot, each make one transfer after the other. One greenlet
+keeps them fed: in one transaction it settles what has ended and claims as much as there is room for; it waits a moment
+between two rounds, so that many small objects share a transaction (`pace.py`). One lists, one removes what nobody goes
+on with (`orphans.py`), and one keeps the lease.
+All of them go on until they are told to stop; then nothing new is claimed, what runs is handed back with what it has
+reached, and the runner is taken out of the ledger.
+
+When the ledger does not answer nothing is acknowledged and nothing new begins; what is moved meanwhile waits to be
+settled. When a claim turns out not to be ours any more its transfer is stopped, and another runner has it.
+
+Decided here: when something is claimed, tried later, or set aside. Never here: how an object moves.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf
+
+import gevent
+from gevent import GreenletExit
+from gevent.event import Event
+from gevent.queue import SimpleQueue
+
+from relay.engine.listing import told
+from relay.engine.multipart.journal import ClaimJournal, Notes
+from relay.engine.outcome import Outcome
+from relay.engine.retries import Trouble
+from relay.engine.transfer.transfer import Transfer
+from relay.engine.transfer_engine import Runner
+from relay.engine.worker.conversions import known_of, settled
+from relay.engine.worker.lister import Lister
+from relay.engine.worker.migration_cache import Jobs
+from relay.engine.worker.orphans import Sweeper
+from relay.engine.worker.part_helper import Sharing
+from relay.engine.worker.prefetch import GATHER_SECONDS, LONGEST_SECONDS, Pace
+from relay.engine.worker.refusals import AGAIN_SECONDS, Judge, Verdict
+from relay.errors import (
+    Cancelled,
+    KeyCollision,
+    LeaseLost,
+    LedgerBusy,
+    LedgerFailed,
+    LedgerRefused,
+    PermissionDenied,
+    RelayError,
+)
+from relay.errors.bugs import bug
+from relay.ledger.claims import LAPSES, SUSPECT, Wanted, large
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, Listing, Settlement, Share, Standing
+from relay.process.failpoints import reach
+from relay.throttle import Throttle
+
+log = logging.getLogger("relay.claimer")
+
+LOOK_SECONDS = 1.0
+"""How often, at least, the ledger is looked at for what others told a migration to do, and for what has ended."""
+IDLE_SECONDS = (0.03, 0.25)
+"""How soon it is looked at for work again when there is none: at first, and, twice as long each time, at last. Another
+process may be listing, or moving the last objects."""
+RENEW_SECONDS = 5.0
+"""How often, at least, the lease is put off, and the claims of lost runners are taken back."""
+JOIN_SECONDS = 0.5
+"""How often one that has nothing to claim looks for an object of another runner to share in."""
+TROUBLE_SECONDS = RENEW_SECONDS + 1.0
+"""How long it is told what those met who wrote to the ledger: until one of them has tried again."""
+SHARE_SECONDS = 0.1
+"""How often one whose process shares in an object that it has claimed now looks if that is over."""
+TWIN_SECONDS = 1.0
+"""How soon an object is tried whose name may be another's at the destination, while that is under way."""
+SHUN_SECONDS = 30.0
+"""How long it shares no more in one where that has failed."""
+
+
+def boottime() -> float:
+    """Return the seconds since this machine started, those for which it slept included: leases go on meanwhile, and
+    another may have taken what was ours (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(eq=False)
+class Active:
+    """A transfer that runs here, or parts of another runner's, for who watches."""
+
+    claim: Claim
+    transfer: Transfer | Sharing
+    began: float
+    stopped: bool = False
+
+
+@dataclass(eq=False)
+class Claimer:
+    """One process's share of the ledger's work. `only` one migration: then `run` returns when that has ended."""
+
+    ledger: Ledger
+    runner: Runner
+    slots: int
+    only: str | None = None
+    ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
+    """Told of every transfer that ended here."""
+    moved: Callable[[int], None] = lambda count: None
+    """Told how many bytes of an object were moved here, when that is over: of all of it, or of some parts."""
+    clock: Callable[[], float] = boottime
+    lease_seconds: float = 30.0
+
+    active: dict[int, Active] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Nothing is claimed yet."""
+        self._queue: SimpleQueue[tuple[Claim | Share, int] | None] = SimpleQueue()
+        self._settlements: list[Settlement] = []
+        self._in_hand: dict[int, Claim] = {}
+        self._renewed, self._entries = -inf, 0
+        self._doubtful = False
+        self._jobs = Jobs(self.ledger, self.runner)
+        self._trouble: RelayError | None = None
+        self._met: RelayError | None = None
+        self._met_until = -inf
+        self._notes = Notes(self.ledger)
+        self._shares: set[int] = set()
+        self._lister: Lister | None = None
+        self._shunned: dict[int, float] = {}
+        self._join_at = 0.0
+        self._judge = Judge(self._jobs, self.clock, self.active)
+        self._pace = Pace(self.slots, self.clock)
+        self._wake, self._hungry, self._over, self._stopped = Event(), Event(), Event(), Event()
+        self._look_at, self._idle = 0.0, 0.0
+
+    # -- from outside
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._over.is_set()
+
+    def stop(self) -> None:
+        """Claim nothing more, and hand back what runs within about a second. `run` returns then."""
+        self._over.set()
+        for active in tuple(self.active.values()):
+            self._break(active, "this process stops")
+        self._wake.set()
+        self._hungry.set()
+
+    def look(self) -> None:
+        """Look for work now: something was accepted or told."""
+        self._wake.set()
+
+    def run(self) -> None:
+        """Work until told to stop, or until the one migration has ended. Leaves no claim behind but those of a
+        ledger that does not answer, which lapse. Raises LedgerFailed only where it never began."""
+        self._renew()
+        self.ledger.reclaim()
+        workers = [gevent.spawn(self._work) for _ in range(self.slots)]
+        self._lister = lister = Lister(
+            self.ledger, self.runner, self._jobs, self._over, self._wake.set, self._troubled, self.only, self._is_alone
+        )
+        sweeper = Sweeper(self.ledger, self.runner, self._jobs, self._over, self.only)
+        tasks = (lister.run, sweeper.run, self._keep, self._tell)
+        others = [gevent.spawn(task) for task in tasks]
+        try:
+            while not self.stopping and not self._round():
+                self._gather()
+        finally:
+            self.stop()
+            for _ in workers:
+                self._queue.put(None)
+            gevent.joinall(workers)
+            self._stopped.set()  # until here the lease was kept: what ran was still ours
+            gevent.joinall(others)
+            self._leave()
+
+    # -- one round
+
+    def _gather(self) -> None:
+        """Wait until something has ended or is to be looked at; and then a while, as long as there is enough to do."""
+        soon, late = IDLE_SECONDS
+        self._idle = 0.0 if self._in_hand or self._shares else min(max(2 * self._idle, soon), late)
+        self._wake.wait(self._idle or LOOK_SECONDS)
+        self._wake.clear()
+        gevent.sleep(GATHER_SECONDS)
+        if self._queue.qsize() > self._pace.low and not self.stopping:
+            self._hungry.clear()
+            self._hungry.wait(LONGEST_SECONDS)
+
+    def _round(self) -> bool:
+        """Settle, claim, and see what others said. Returns True when the one migration has ended."""
+        try:
+            self._own()
+            claimed = self._turn()
+            if not claimed:
+                self._join()
+            self.trouble = None
+            idle = not claimed and not self._in_hand and not self._shares
+            return (idle or self.clock() >= self._look_at) and self._finished() and idle
+        except LedgerFailed as error:
+            self.trouble = error
+            self._doubtful |= not isinstance(error, LedgerBusy)  # which did nothing
+            log.warning("ledger", extra={"members": {"code": error.code, "detail": error.message}})
+            gevent.sleep(LOOK_SECONDS)
+            return False
+
+    def _own(self) -> None:
+        """Hand back what the ledger has as ours and we have not: after a failure it is not known what was claimed."""
+        if self._doubtful:
+            self.ledger.disown(tuple(self._in_hand.values()), tuple(self._shares))
+            self._doubtful = False
+
+    def _turn(self) -> int:
+        """Settle what has ended, claim what there is room for, and do as others said; return how many were claimed."""
+        began, entry, ends = self.clock(), self._entries, tuple(self._settlements)
+        watched = {claim.migration_id for claim in self._in_hand.values()}
+        watched |= {active.claim.migration_id for active in self.active.values()}
+        if ends:
+            reach("before-settle")
+        try:
+            turn = self.ledger.turn(ends, self._wanted(), self.only, watched)
+        except LedgerRefused:
+            self._settle_each(ends)
+            raise
+        if ends:
+            reach("after-settle")
+        self._ends_settled(ends)
+        self._pace.turned(len(ends), began)
+        self._in_hand |= {claim.id: claim for claim in turn.claims}
+        if turn.claims:
+            reach("after-claim")
+        try:
+            self._obey(turn.standings)
+        finally:
+            for claim in turn.claims:
+                self._queue.put((claim, entry))
+        return len(turn.claims)
+
+    def _settle_each(self, ends: Sequence[Settlement]) -> None:
+        """Settle one by one what the ledger does not take together: that of which it can't keep the end fails."""
+        for end in ends:
+            try:
+                self.ledger.settle([end])
+            except LedgerRefused as error:
+                self.ledger.settle([Settlement(end.claim, "failed", error=told(error))])
+            self._settlements.remove(end)
+            self._let_go(end.claim)
+
+    def _wanted(self) -> Wanted:
+        """Return what there is room for."""
+        busy = len(self._in_hand) - len(self._settlements) + len(self._shares)
+        room = self.slots + self._pace.ahead - busy
+        if self._suspects():
+            room = 0
+        most = (self.slots + 1) // 2 - sum(map(large, self._in_hand.values()))
+        return Wanted(room, most, self.slots - busy, self._is_alone())
+
+    def _is_alone(self) -> bool:
+        """Say if nothing is in hand that something which kills this process would take along."""
+        return not self._in_hand and not self._shares
+
+    def _suspects(self) -> bool:
+        """Say if something here may kill this process: that is to take nothing else along."""
+        listed = self._lister is not None and self._lister.is_suspect
+        return listed or any(claim.lapses >= SUSPECT for claim in self._in_hand.values())
+
+    def _let_go(self, claim: Claim) -> None:
+        """A claim is in hand no more; one of the same object that was made since is."""
+        held = self._in_hand.get(claim.id)
+        if held is not None and held.fence == claim.fence:
+            del self._in_hand[claim.id]
+
+    def _ends_settled(self, ends: Sequence[Settlement]) -> None:
+        del self._settlements[: len(ends)]  # more may have come while we waited
+        for end in ends:
+            self._let_go(end.claim)
+
+    def _join(self) -> None:
+        """Share in an object of another runner, where there is a slot for it and nothing else to do."""
+        now, busy = self.clock(), len(self._in_hand) + len(self._shares)
+        if busy >= self.slots or self.stopping or now < self._join_at or self._suspects():
+            return
+        self._join_at = now + JOIN_SECONDS
+        self._shunned = {id: until for id, until in self._shunned.items() if until > now}
+        share = self.ledger.join(self.only, (*self._shares, *self._shunned))
+        if share is not None:
+            self._shares.add(share.claim.id)
+            self._queue.put((share, self._entries))
+
+    def _finished(self) -> bool:
+        self._look_at = self.clock() + LOOK_SECONDS
+        self._finish()
+        return self.only is not None and self.ledger.migration(self.only).state not in ("running",)
+
+    def _finish(self) -> None:
+        """End every migration that has nothing left to do; a line of the log names each, without secrets."""
+        for migration in self.ledger.finish():
+            self._jobs.forget(migration.id)
+            named = ("id", "number", "state", "source", "destination")
+            objects = {state: counted.objects for state, counted in sorted(migration.tally.items())}
+            members = {name: getattr(migration, name) for name in named}
+            log.info("migration", extra={"members": {**members, "objects": objects, "error": migration.error}})
+
+    def _obey(self, standings: Mapping[str, Standing]) -> None:
+        """Stop the transfers of migrations that were cancelled or paused by somebody, and keep to the bounds as they
+        are now."""
+        for id, standing in standings.items():
+            self._throttle(id).allow(standing.bounds, standing.place, standing.of)
+        for active in tuple(self.active.values()):
+            found = standings.get(active.claim.migration_id)  # None: it began while the ledger was asked
+            if found and found.state in ("paused", "cancelled") and not active.transfer.meter.committed:
+                self._break(active, f"the migration was {found.state}", goes_on=found.state == "paused")
+
+    def _throttle(self, id: str) -> Throttle:
+        """Return what holds a migration's transfers back in this process."""
+        return self._jobs.throttle(id, lambda: {active.claim.migration_id for active in self.active.values()})
+
+    def _crowded(self, id: str) -> bool:
+        """Say if as many transfers of a migration run here as its bounds let; they were narrowed since it was claimed
+        then."""
+        most = self._throttle(id).bounds.transfers
+        return most is not None and sum(one.claim.migration_id == id for one in self.active.values()) >= most
+
+    def _break(self, active: Active, why: str, goes_on: bool = True) -> None:
+        """Stop a transfer; where nobody is to go on with it, it throws away what it had begun."""
+        active.stopped = True
+        active.transfer.cancel(Cancelled(why, retryable=goes_on))
+
+    def _leave(self) -> None:
+        try:
+            ends = tuple(self._settlements)
+            if ends:
+                reach("before-settle")
+                self.ledger.settle(ends)
+                reach("after-settle")
+            self._ends_settled(ends)
+            self.ledger.leave()
+            self._finish()
+        except LedgerFailed as error:
+            self.trouble = error
+
+    # -- the lease
+
+    def _renew(self) -> bool:
+        """Put the lease off, and remember until when, by our own clock, nobody can have taken our claims."""
+        asked = self.clock()
+        held = self.ledger.renew(self.lease_seconds)
+        self._renewed = asked
+        self._entries += not held
+        return held
+
+    def _sure(self, entry: int) -> bool:
+        """Say if what was claimed since this process entered itself for the `entry`th time is ours beyond doubt."""
+        return entry == self._entries and self.clock() - self._renewed < self.lease_seconds
+
+    def _keep(self) -> None:
+        every = min(RENEW_SECONDS, self.lease_seconds / 4)
+        due = self.clock() + every
+        while not self._stopped.wait(0.1):
+            if self.clock() < due:
+                continue
+            due = self.clock() + every
+            try:
+                if not self._renew():
+                    for active in tuple(self.active.values()):
+                        active.transfer.cancel(LeaseLost("this process was taken for gone"))
+                if self.ledger.reclaim():
+                    self._wake.set()
+            except LedgerFailed as error:
+                self._troubled(error)
+
+    def _tell(self) -> None:
+        """Write down, once a second at most, what is tried again here, for whoever looks from elsewhere."""
+        written: dict[int, Trouble] = {}
+        listed: dict[Listing, Trouble] = {}
+        while not self._stopped.wait(LOOK_SECONDS):
+            claims, now = {}, {}
+            for id, active in tuple(self.active.items()):
+                if isinstance(active.transfer, Transfer):  # of another runner's that one tells
+                    claims[id], now[id] = active.claim, active.transfer.trouble
+            changed = [(claims[id], one) for id, one in now.items() if one != written.get(id)]
+            try:
+                if changed:
+                    self.ledger.note_retried([(claim, one.to_json() if one else None) for claim, one in changed])
+                written = {id: one for id, one in now.items() if one is not None}
+                listed = self._tell_listings(listed)
+            except LedgerFailed as error:
+                self._troubled(error)
+
+    def _tell_listings(self, written: Mapping[Listing, Trouble]) -> dict[Listing, Trouble]:
+        """As `_tell`, of listings; return what stands there now."""
+        now = self._lister.troubles() if self._lister is not None else {}
+        for listing, trouble in now.items():
+            if trouble != written.get(listing):
+                self.ledger.note_listing(listing, trouble.to_json() if trouble else None)
+        return {listing: trouble for listing, trouble in now.items() if trouble is not None}
+
+    @property
+    def trouble(self) -> RelayError | None:
+        """Why the ledger can't be worked with at the moment, if it can't. One that can only be read is in trouble too,
+        which only those notice who write: what they met holds a while."""
+        return self._trouble or (self._met if self.clock() < self._met_until else None)
+
+    @trouble.setter
+    def trouble(self, error: RelayError | None) -> None:
+        self._trouble = error
+
+    def _troubled(self, error: LedgerFailed) -> None:
+        self._met, self._met_until = error, self.clock() + TROUBLE_SECONDS
+
+    # -- transfers
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._queue.qsize() <= self._pace.low:
+                self._hungry.set()
+            claim, entry = item
+            if isinstance(claim, Share):
+                self._share(claim)
+                continue
+            try:
+                end = self._made(claim, entry)
+            except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
+                end = Settlement(claim, "failed", error=told(bug(error)))
+            except (GreenletExit, gevent.Timeout) as error:  # somebody's, in the middle of this object
+                again = claim.attempts < LAPSES
+                end = Settlement(claim, "hand_back" if again else "failed", error=told(bug(error)))
+            except BaseException:  # this process ends
+                self._ended(Settlement(claim, "hand_back"))
+                raise
+            self._ended(end)
+
+    def _ended(self, end: Settlement) -> None:
+        self._settlements.append(end)
+        self._wake.set()
+
+    def _made(self, claim: Claim, entry: int) -> Settlement:
+        """Make one transfer; return how it is settled, which the ledger passes over where it is not ours any more."""
+        if self.stopping or self._crowded(claim.migration_id):
+            return Settlement(claim, "hand_back")
+        transfer: Transfer | None = None
+        active: Active | None = None
+        while claim.id in self._shares and not self.stopping:
+            gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
+        try:
+            unlocated = self._jobs.unlocated(claim)
+            if unlocated is not None:
+                return unlocated
+            transfer = self._transfer(claim)
+            transfer.known = known_of(claim)
+            if claim.twins:
+                names = self.ledger.enter(claim)
+                if names is None:
+                    return Settlement(claim, "hand_back", wait=TWIN_SECONDS)
+                twins = self._jobs.places(claim, names)
+                transfer.known = replace(transfer.known, twins=twins)
+            transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry), self._notes)
+            transfer.admitted = True
+            self.active[claim.id] = active = Active(claim, transfer, self.clock())
+            try:
+                outcome = self.runner.run(transfer)
+            finally:
+                self._inactive(active)
+        except LeaseLost as error:
+            # It may be ours after all: claimed when this process was taken for gone, and had not entered itself again.
+            return self._back(claim, transfer, error)
+        except RelayError as error:
+            self.moved(transfer.moved if transfer else 0)
+            return self._failed(claim, transfer, error, active is not None and active.stopped)
+        self.moved(min(transfer.moved, outcome.bytes))  # what was read of one that was left alone did not move
+        self.ended(claim, outcome)
+        self._jobs.passed(claim)
+        self._judge.passed(claim, active.began)
+        return settled(claim, outcome, transfer.resent)
+
+    def _inactive(self, active: Active) -> None:
+        """Take note that it runs no more. Who lost its claim may have claimed the same object again meanwhile."""
+        if self.active.get(active.claim.id) is active:
+            del self.active[active.claim.id]
+
+    def _back(self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0) -> Settlement:
+        """Return the end of a claim that is handed back because of an error."""
+        resent, unsent, rid = (transfer.resent, transfer.unsent, transfer.is_rid) if transfer else (0, False, False)
+        end = Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains, rid=rid)
+        return replace(end, untouched=transfer.untouched) if transfer else end
+
+    def _transfer(self, claim: Claim) -> Transfer:
+        """Return what would move a claimed object, held back as its migration is."""
+        job = self._jobs.job(claim.migration_id, claim.renewed)
+        transfer = self.runner.transfer(job.plan(claim), str(claim.id))
+        transfer.meter.throttle = self._throttle(claim.migration_id)
+        return transfer
+
+    def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
+        over = stopped or self.stopping
+        if isinstance(error, KeyCollision) and not (transfer and transfer.has_sent):
+            with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
+                self.ledger.step_back(claim)
+        if isinstance(error, PermissionDenied) and not over:
+            error = self._judge.denied(claim, error)
+        if over or isinstance(error, LedgerFailed):
+            return self._back(claim, transfer, error)
+        verdict = self._judge.judged(claim, error)
+        if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
+            return self._back(claim, transfer, error, AGAIN_SECONDS if verdict is Verdict.LATER else 0.0)
+        if verdict is Verdict.ALL:
+            # The others would fail with the same: better all wait for new credentials, or for room.
+            self._jobs.pause(claim.migration_id, error)
+            return self._back(claim, transfer, error)
+        self.ended(claim, error)
+        return replace(
+            self._back(claim, transfer, error),
+            verb="failed",
+            seconds=transfer.meter.seconds() if transfer else None,
+            error=told(error),
+        )
+
+    # -- shares
+
+    def _share(self, share: Share) -> None:
+        """Move parts of an object of another runner. However that ends, it is that one's to say what came of it."""
+        id = share.claim.id
+        try:
+            self._shared(share)
+        except LedgerFailed as error:
+            self._troubled(error)
+            self._doubtful = True  # some parts may stand as ours
+        except RelayError as error:
+            self._shunned[id] = self.clock() + SHUN_SECONDS
+            log.info("share", extra={"members": {"code": error.code, "detail": error.message}})
+        except Exception as error:  # noqa: BLE001 - a bug: the other goes on alone
+            self._shunned[id] = self.clock() + SHUN_SECONDS
+            bug(error)
+        finally:
+            self._shares.discard(id)
+            self._wake.set()
+
+    def _shared(self, share: Share) -> None:
+        claim = share.claim
+        sharing: Sharing | None = None
+        try:
+            if not self.stopping:
+                sharing = Sharing.of(share, self._transfer(claim), self.ledger)
+        finally:
+            if sharing is None:
+                self._shunned[claim.id] = self.clock() + SHUN_SECONDS
+                self.ledger.give_back(claim)
+        if sharing is not None:
+            self.active[claim.id] = active = Active(claim, sharing, self.clock())
+            try:
+                sharing.run()
+            finally:
+                self._inactive(active)
+                self.moved(sharing.moved)

@@ -1,0 +1,34 @@
+"""What lay at a destination before relay wrote there: recorded before the first byte, kept for good.
+
+Never here: what follows from it (`relay/engine/transfer/precheck.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, bindparam, update
+
+from relay.ledger.claims import Who
+from relay.ledger.rows import Before, Claim
+from relay.ledger.schema import RUNNING, transfers
+
+_NOTE = (
+    update(transfers)
+    .where(
+        transfers.c.id == bindparam("the_id"),
+        transfers.c.fence == bindparam("the_fence"),
+        transfers.c.owner == bindparam("the_owner"),
+        RUNNING,
+    )
+    .values(before=bindparam("the_text"))
+)
+
+
+def note(connection: Connection, who: Who, notes: Sequence[tuple[Claim, Before]]) -> tuple[bool, ...]:
+    """Write what was there before some objects; say of each if its claim is still ours: nothing is written else."""
+    found = []
+    for one, before in notes:
+        row = {"the_id": one.id, "the_fence": one.fence, "the_owner": who.id, "the_text": before.text()}
+        found.append(bool(connection.execute(_NOTE, row).rowcount))
+    return tuple(found)

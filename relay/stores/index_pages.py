@@ -1,0 +1,426 @@
+"""Parse the index pages of web servers: nginx, Apache, Caddy, Python's http.server.
+
+Theory of operation. A page is read as it comes, so that it may have any length: what it lists is given away link by
+link, and nothing grows but a bounded memory of names. It is a list of a folder if its title says so; its links say what
+is in the folder (`links.py`). A size is taken only if it is exact; "1.2M" is not, and no listing of this kind tells
+times that are.
+
+What was listed is worth nothing if the page is not whole: one that begins as `<html>` must end so, whatever its framing
+says, since a proxy frames anew what it got of a server that died; and so must one that ends with its connection. A page
+whose list goes on at another one, or with links of which none leads into the folder, is one that relay can't read, and
+not an empty folder; so is one that names what is in the folder by queries (`?file=NAME`).
+
+Decided here: which page is such a list, and what it lists. Never here: fetching a page.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from html.parser import HTMLParser
+from typing import Any, Final, NoReturn
+from urllib.parse import parse_qsl, urljoin
+
+from relay.errors import ConnectionLost, ProtocolViolation, Side, UnsafeKey, Unsupported
+from relay.parsing import count, http_date, iso_date, whole
+from relay.stores.index_links import AWAY, Leads, Link, read_link, segments_of
+from relay.stores.interfaces import Entry
+
+ACCEPT: Final = "application/json, text/html;q=0.9"
+"""What is asked for: Caddy's list in JSON is exact, where its page is not; the others do as they are set up."""
+PENDING_CHARACTERS: Final = 128 << 10
+"""The most that one element of a page, or one row of a list in JSON, may take, and what stands before the title."""
+REMEMBERED: Final = 100_000
+REMEMBERED_CHARACTERS: Final = 16 << 20
+"""A name that stands twice among so many counts once."""
+BEHIND_CHARACTERS: Final = 512
+"""So much of the text behind a link is looked at for a size."""
+_TITLES = re.compile(r"\s*(?:index of|directory listing for|directory:)\s", re.I)
+_GOES_ON = re.compile(
+    r"[?&;](?:page|offset|start|start-after|marker|cursor|after|skip|continuation-token)=[^&;#]", re.I
+)
+"""A link to the folder itself, from some place on."""
+_VIEWS: Final = frozenset(["sort", "sortby", "order", "orderby", "layout", "style", "theme", "lang", "limit", "raw"])
+"""Parameters of links to the folder itself that show it otherwise, as Caddy's, and ..."""
+_SORTED: Final = frozenset(f"{name}{value}" for name in "conmsd" for value in "nmsda")
+"""... Apache's, each with its value."""
+_FOLDERS: Final = ("directory", "dir", "folder")
+"""What a row of a list in JSON calls a folder."""
+_EXACT = re.compile(
+    r"\s*(?:\d{2}-\w{3}-\d{4}|\d{4}-\d{2}-\d{2})\s\d{2}:\d{2}(?::\d{2})?\s+([0-9]{1,19})\s*?(?:\t|\n|$)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One answer that should be a folder's list. `paths` are those that its links may begin with, percent-encoded, the
+    page's own first; `shown` names it in a message. `framed` says that its framing proved its end."""
+
+    shown: str
+    side: Side
+    paths: tuple[str, ...]
+    host: str = ""
+    framed: bool = True
+
+    def refuse(self) -> NoReturn:
+        """Raise Unsupported: it is no list."""
+        raise Unsupported(
+            f"{self.shown} is a page, and no list of a folder that relay can read",
+            side=self.side,
+            hint="Name the object itself, or let the server list the folder (nginx: autoindex on).",
+        )
+
+    def goes_on(self) -> NoReturn:
+        """Raise Unsupported: it is not the whole list."""
+        raise Unsupported(
+            f"{self.shown} lists a part of the folder, and links to more of it",
+            side=self.side,
+            hint="Let the server list the folder on one page, or move a list of URLs.",
+        )
+
+    def veil(self, href: str) -> NoReturn:
+        """Raise Unsupported: what is in the folder has no address below it."""
+        path = href.partition("?")[0][:200]
+        raise Unsupported(
+            f"{self.shown} names what is in the folder by queries (to {path!a}), which relay can't follow",
+            side=self.side,
+            hint="Let the server list the folder with an address for each file, or move a list of URLs.",
+        )
+
+    def cut(self) -> NoReturn:
+        """Raise ConnectionLost: it has no end."""
+        raise ConnectionLost(f"{self.shown} is cut off: the list of the folder has no end", side=self.side)
+
+
+def read_entries(pieces: Iterable[bytes], page: Page) -> Generator[Entry, None, None]:
+    """Yield what a page lists, in its order, to its proven end.
+
+    Raises what `pieces` raises; Unsupported for a page that is no list of a folder, or of whose links none is
+    understood; ConnectionLost for one that is cut off; ProtocolViolation for one with an endless element.
+    """
+    texts = _texts(pieces)
+    text = next(texts, "")
+    while not text.strip() and (more := next(texts, None)) is not None:
+        text = more
+    reads = _json if text.lstrip()[:1] == "[" else _html
+    yield from _once(reads(_chained(text, texts), page))
+
+
+def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+    for piece in pieces:
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", True)
+
+
+def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _once(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
+    """Yield each name once; of one that stands twice in a row (its icon is a link too) with the size of either."""
+    seen: set[str] = set()
+    characters = 0
+    last: Entry | None = None
+    for entry in entries:
+        if last is not None and last.name == entry.name:
+            last = entry if last.size is None else last
+            continue
+        if last is not None:
+            yield last
+        last = None if entry.name in seen else entry
+        if len(seen) < REMEMBERED and characters < REMEMBERED_CHARACTERS:
+            seen.add(entry.name)
+            characters += len(entry.name)
+    if last is not None:
+        yield last
+
+
+# -- JSON
+
+
+def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
+    """Yield the rows of a list, which are read one by one."""
+    buffer, begun, number = "", False, 0
+    for text in texts:
+        buffer = (buffer + text).lstrip()
+        if not begun:
+            buffer, begun = buffer[1:].lstrip(), True
+            if buffer.startswith("]"):
+                return _ended(buffer[1:], texts, page)
+        while True:
+            row, rest = _row_of(buffer, page)
+            if row is None:
+                break
+            number += 1
+            entry = _listed(row, number, page)
+            if entry is not None:
+                yield entry
+            if rest.startswith("]"):
+                return _ended(rest[1:], texts, page)
+            buffer = rest[1:].lstrip()
+    page.cut()
+
+
+def _ended(rest: str, texts: Iterator[str], page: Page) -> None:
+    """Read the page to its end. Raises Unsupported where something follows the list."""
+    for text in (rest, *texts):
+        if text.strip():
+            page.refuse()
+
+
+def _row_of(buffer: str, page: Page) -> tuple[dict[str, Any] | None, str]:
+    """Return the row at the begin of what has come, and what follows it, with the ',' or ']' behind it; None where it
+    is not whole yet."""
+    if not buffer:
+        return None, buffer
+    if not buffer.startswith("{"):
+        page.refuse()
+    try:
+        row, end = _DECODER.raw_decode(buffer)
+    except (ValueError, RecursionError):
+        if len(buffer) > PENDING_CHARACTERS:
+            page.refuse()
+        return None, buffer
+    rest = buffer[end : end + 64].lstrip()
+    if not rest:
+        return None, buffer
+    if rest[0] not in ",]":
+        page.refuse()
+    return row, buffer[buffer.index(rest[0], end) :]
+
+
+def _integer(text: str) -> int | None:
+    return count(text.removeprefix("+"))
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=_integer)
+
+
+def _listed(row: dict[str, Any], number: int, page: Page) -> Entry | None:
+    """Return what a row tells; None for what is neither file nor folder. Raises Unsupported if the first is no row."""
+    given = row.get("name")
+    if not isinstance(given, str):
+        if number == 1:
+            page.refuse()
+        return Entry(f"row {number} of the list", error=UnsafeKey("the row has no name", side=page.side))
+    folder = row.get("is_dir") is True or row.get("type") in _FOLDERS or given.endswith("/")
+    name = given.removesuffix("/")
+    if name in ("", ".", "..") or row.get("type") == "other":
+        return None
+    if "/" in name:
+        return Entry(f"row {number} of the list", error=_odd(_shown(given), page.side))
+    when = _when(row.get("mod_time") or row.get("mtime"))
+    return Entry(f"{name}/" if folder else name, None if folder else whole(row.get("size")), None, when)
+
+
+def _when(text: Any) -> datetime | None:
+    if not isinstance(text, str):
+        return None
+    return iso_date(text) if text[:1].isdigit() else http_date(text)
+
+
+# -- HTML
+
+
+def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
+    """Yield what the links of a page lead to."""
+    folders, astray, found = [segments_of(path) for path in page.paths], 0, False
+    parser, links = _Parser(), 0
+    for href, inside, behind in _links(parser, texts, page):
+        links += 1
+        meant = [read_link(href, folder, page.host) for folder in folders]
+        if _GOES_ON.search(href) and any(one.leads is Leads.ITSELF for one in meant):
+            page.goes_on()
+        link = next((one for one in meant if one.leads not in (Leads.ASTRAY, Leads.ABROAD)), None)
+        if meant[0].leads is Leads.ABROAD:
+            link = _abroad(href.strip(), inside.strip(), meant, all(folders))
+        if link is not None and link.leads is Leads.ITSELF and (asks := _asks_for(href)):
+            if inside.strip() in asks:
+                page.veil(href)
+            astray += 1
+        if link is None:
+            astray += 1
+        elif link.leads not in (Leads.AWAY, Leads.ITSELF):
+            is_abroad = meant[0].leads is Leads.ABROAD
+            found, astray = found or not is_abroad, astray + is_abroad
+            yield _entry(link, behind, page)
+    if parser.base and all(read_link(parser.joined("."), one, page.host).leads is not Leads.ITSELF for one in folders):
+        astray = links  # all lead elsewhere at once, which says nothing of this folder
+    if astray and not found:
+        raise Unsupported(
+            f"none of the {astray} links on {page.shown} leads to something right in that folder",
+            side=page.side,
+            hint="Give the URL of the folder as the server itself spells it in its links.",
+        )
+
+
+def _abroad(href: str, inside: str, meant: list[Link], is_deep: bool) -> Link | None:
+    """Return what a link to another host means, which a server behind a proxy may take for its own; None where it leads
+    astray. Right below the root lie the sites that a page thanks, too: there its text has to be its name."""
+    named = inside.removesuffix("/") == meant[0].name
+    if any(one.below for one in meant) and (named or is_deep):
+        return Link(Leads.ODD, href)
+    return None if named else AWAY
+
+
+def _asks_for(href: str) -> set[str]:
+    """Return what the query of a link to the folder itself may name in it: what only shows it otherwise left out."""
+    query = href.partition("?")[2].partition("#")[0].replace(";", "&")
+    told = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    return {value or name for name, value in told if not _is_view(name.lower(), value)}
+
+
+def _is_view(name: str, value: str) -> bool:
+    return (name + value.lower()) in _SORTED or name in _VIEWS or value.lower() in ("asc", "desc")
+
+
+def _entry(link: Link, behind: str, page: Page) -> Entry:
+    if link.leads is Leads.ODD:
+        name = _shown(link.name)
+        return Entry(name, error=_odd(name, page.side))
+    size = None if link.name.endswith("/") else _EXACT.match(behind)
+    return Entry(link.name, count(size[1]) if size else None)
+
+
+def _shown(href: str) -> str:
+    """Return a link without its query, which may be a signature, and without the name and password before its host
+    (RFC 3986 section 3.2.1). What is left out becomes a hash, so that two links stay two."""
+    path, mark, query = href.partition("?")
+    before, at, after = path.rpartition("@")
+    if at and (":" in before or "//" in before):
+        path = f"~{_hash_of(before)}@{after}"
+    return f"{path}?~{_hash_of(query)}" if mark else path
+
+
+def _hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
+
+
+def _odd(name: str, side: Side) -> UnsafeKey:
+    return UnsafeKey(
+        f"what {name[:200]!a} on the folder's page names can't be told for sure",
+        side=side,
+        hint="Move it by its own URL, under a name that you choose.",
+    )
+
+
+def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[str, str, str]]:
+    """Yield the links of a list, each with its own text and that behind it. Raises as `read_entries`."""
+    characters = 0
+    for text in texts:
+        characters += len(text)
+        parser.read(text, page)
+        if parser.is_list:
+            yield from parser.take()
+        elif characters > PENDING_CHARACTERS:
+            page.refuse()
+    broken = parser.in_markup
+    if not broken:  # else the parser would look for an end behind each '<' that has none, again and again
+        parser.read(None, page)
+    if not parser.is_list:
+        page.refuse()
+    yield from parser.take()
+    if broken or not (parser.ended or (page.framed and not parser.begun)):
+        page.cut()
+
+
+class _Parser(HTMLParser):
+    """What matters of a page: its titles, its end, and its links with the text that follows each up to the next."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.is_list = self.begun = self.ended = False
+        self.base: str | None = None
+        """What the page's links are relative to, where they are not to its own address (HTML, section 4.2.3)."""
+        self._has_links = False
+        self._title = ""
+        self._in_title = self._in_link = self._in_address = False
+        self._links: list[tuple[str, str, str]] = []
+        self._href: str | None = None
+        self._inside = ""
+        self._behind: list[str] = []
+        self._room = 0
+
+    @property
+    def in_markup(self) -> bool:
+        """Whether what was read so far ends within a tag, a comment or a script."""
+        return "<" in self.rawdata or self.cdata_elem is not None
+
+    def read(self, text: str | None, page: Page) -> None:
+        """Read a piece of the page, or None, its end. Raises Unsupported, and ProtocolViolation for an element without
+        an end."""
+        try:
+            self.close() if text is None else self.feed(text)
+        except (ValueError, AssertionError):
+            page.refuse()
+        if text is None:
+            self._link_ended()
+        if len(self.rawdata) > PENDING_CHARACTERS:
+            raise ProtocolViolation(f"{page.shown} has an element without an end", side=page.side)
+
+    def take(self) -> list[tuple[str, str, str]]:
+        """Return the links that are known whole, once."""
+        links, self._links = self._links, []
+        return links
+
+    def joined(self, href: str) -> str:
+        """Return a link as it stands, or as the page's base makes it."""
+        try:
+            return urljoin(self.base, href.strip()) if self.base else href
+        except ValueError:
+            return href
+
+    def _link_ended(self) -> None:
+        if self._href is not None:
+            self._links.append((self._href, self._inside, "".join(self._behind)))
+        self._href, self._inside, self._behind, self._room = None, "", [], BEHIND_CHARACTERS
+
+    def _follow(self, text: str) -> None:
+        """Keep the begin of the text behind a link."""
+        if self._href is not None and self._room > 0:
+            self._behind.append(text[: self._room])
+            self._room -= len(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the page's, a title's or a link's begin."""
+        self.begun = self.begun or tag == "html"
+        if tag in ("title", "h1"):
+            self._in_title, self._title = True, ""
+        if tag == "base" and self.base is None and (base := dict(attrs).get("href")):
+            if self._has_links:
+                raise ValueError("links before it would lead elsewhere")
+            self.base = base.strip()
+        self._in_address = self._in_address or tag == "address"
+        if tag == "a" and not (self._in_address and "://" in (dict(attrs).get("href") or "")):
+            self._link_ended()
+            self._in_link, self._href, self._has_links = True, self.joined(dict(attrs).get("href") or ""), True
+
+    def handle_endtag(self, tag: str) -> None:
+        """Note their end, and the page's."""
+        if tag in ("title", "h1"):
+            self._in_title = False
+        elif tag == "a":
+            self._in_link = False
+        elif tag == "address":  # of the page's maker (HTML, section 4.3.10); a whole URL in it is none of the list
+            self._in_address = False
+        elif tag in ("td", "tr"):
+            self._follow("\t" if tag == "td" else "\n")
+        elif tag == "html":
+            self.ended = True
+
+    def handle_data(self, data: str) -> None:
+        """Look at the text of a title, and keep the text behind a link."""
+        if self._in_title:
+            self._title = (self._title + data)[:1000]
+            self.is_list = self.is_list or _TITLES.match(f"{self._title} ") is not None
+        elif self._in_link:
+            self._inside = (self._inside + data)[:BEHIND_CHARACTERS]
+        else:
+            self._follow(data)

@@ -1,0 +1,90 @@
+"""Read S3 objects with their metadata, versions and tags.
+
+Decided here: what is believed of an object's head. Never here: listings (`s3_listing.py`), how an answer's text is read
+(`s3_answers.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from typing import Final
+from urllib.parse import quote
+
+from relay.errors import NotFound, PermissionDenied, Rejected
+from relay.location import Location
+from relay.parsing import count
+from relay.receipt import Version
+from relay.stores.http_fields import printable, whole
+from relay.stores.interfaces import Opened, Span, Stored
+from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
+from relay.stores.s3.client import at_query
+from relay.stores.s3.listing import S3Listing
+from relay.stores.s3.responses import checksums, in_query, version_id
+from relay.wire.http1 import Fields, Head
+
+MTIME_FIELD: Final = f"{USER}mtime"
+"""Where rclone and others keep the time at which an object was changed before it came to S3."""
+SYSTEM: Final = ("expires", "x-amz-website-redirect-location")
+"""What S3 keeps besides of an object, and no other store (docs.aws.amazon.com, "Working with object metadata")."""
+_EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
+
+
+class S3Reading(S3Listing):
+    """One bucket that is read."""
+
+    _tagged: Fields | None = None
+
+    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+        """As Source.get. A version that has a name is read by it, even if a newer one was written meanwhile."""
+        named = pinned.id if pinned is not None else None
+        return super().get(version_at(location, named) if named else location, pinned, span)
+
+    def _version(self, head: Head) -> Version:
+        return Version(
+            size=head.length,
+            etag=whole(head.by_name.get("etag")),
+            last_modified=printable(head.by_name.get("last-modified") or "") or None,
+            digests=checksums(head),
+            id=version_id(head),
+        )
+
+    def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
+        """As HttpStore's. A time of change that is none in rclone's form is a field as all others of the user's."""
+        fields, told = super()._metadata(head, location), head.by_name.get
+        changed = told(MTIME_FIELD)
+        if changed and _EPOCH.match(changed):
+            kept = [pair for pair in fields if pair[0].lower() not in (MTIME, MTIME_FIELD)]
+            fields = (*kept, (MTIME, changed))
+        fields += tuple([(name, value) for name in SYSTEM if (value := told(name))])
+        if self._side == "source" and (told("x-amz-tagging-count") or "0") != "0":
+            fields += self._tags(location)
+        if missing := count(told("x-amz-missing-meta")):  # docs.aws.amazon.com, "GetObject"
+            fields += ((UNTOLD, f"the source does not tell {missing} members of the object's metadata"),)
+        return fields
+
+    def _tags(self, location: Location) -> Fields:
+        """Return an object's tags, which no head tells; that they are not told, where we may not ask. Asks once."""
+        if self._tagged is None:
+            self._tagged = self._asked_tags(location)
+        return self._tagged
+
+    def _asked_tags(self, location: Location) -> Fields:
+        try:
+            response = self._send("GET", at_query(location, "tagging="), ())
+            with closing(self._told(response, "GET", location, "Tagging")) as sets:
+                rows = [row for tags in sets for row in tags.iterfind("{*}Tag")]
+        except (Rejected, PermissionDenied, NotFound) as error:
+            return ((UNTOLD, f"the source does not tell the object's tags: {error.message}"),)
+        tags = ((row.findtext("{*}Key") or "", row.findtext("{*}Value") or "") for row in rows)
+        return ((TAGGING, "&".join(f"{in_query(key)}={in_query(value)}" for key, value in tags)),)
+
+
+def version_at(location: Location, id: str) -> Location:
+    """Return the address of one version of an object."""
+    return at_query(location, f"versionId={quote(id, safe='-_.~')}")
+
+
+def kept_at(location: Location, version: Version) -> Stored:
+    """Return a yes whose object can be read at its own version, where it has one."""
+    return Stored(version, version_at(location, version.id) if version.id else location, version.digests)

@@ -1,0 +1,1 @@
+"""Migrations, progress, errors and the log as plain values, for the API and the terminal."""

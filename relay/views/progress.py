@@ -1,0 +1,34 @@
+"""Rates, and the progress of a transfer as plain values."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+
+from relay.engine.transfer.transfer import Transfer
+
+WINDOW_SECONDS = 5.0
+
+
+class Rate:
+    """Bytes a second over the last few seconds, fed with a count that only grows."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic, window_seconds: float = WINDOW_SECONDS) -> None:
+        self._clock, self._window = clock, window_seconds
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, count: int) -> float:
+        """Note the count as it is now; return bytes a second."""
+        now = self._clock()
+        self._seen.append((now, count))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - self._window:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (count - before) / (now - since) if now > since else 0.0
+
+
+def progress_of(transfer: Transfer, rate: Rate) -> Mapping[str, Any]:
+    """Return where a transfer stands, with `rate` in bytes a second (all bytes that move, read-backs included)."""
+    return {"trouble": None, **transfer.progress(), "rate": round(rate.add(transfer.meter.moved))}

@@ -1,0 +1,86 @@
+"""Read the heads of answers on one connection; skip interim ones.
+
+Decided here: how long a head is waited for, and how many interim heads are borne. Never here: what a status means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relay.errors import ConnectionLost, ProtocolViolation, StoreTimeout
+from relay.wire.http1 import Head, split_head
+from relay.wire.stream import Stream
+from relay.wire.watchdog import Meter
+
+
+class Answers:
+    """Reads heads from one stream, for one request.
+
+    `final` is the final head once it came. `heard` says that at least one byte of an answer came, `continued` that
+    a `100 Continue` did, `hung_up` that the stream ended without a final head.
+    """
+
+    def __init__(self, stream: Stream, meter: Meter) -> None:
+        self.stream, self.meter, self.limits = stream, meter, meter.limits
+        self.final: Head | None = None
+        self.heard = self.continued = self.hung_up = False
+        self._interim = 0
+
+    def poll(self) -> bool:
+        """Take what is there; True if there is a final head now, or never will be (`hung_up`).
+
+        Raises ProtocolViolation. Costs half a microsecond where nothing came.
+        """
+        return self.stream.arrived() and self._take()
+
+    def _take(self) -> bool:
+        """Take what is there. Returns and raises as `poll`."""
+        try:
+            filled = self.stream.fill()
+        except ConnectionLost:
+            filled = False
+        self._parse()
+        self.hung_up = filled is False and self.final is None
+        return self.final is not None or self.hung_up
+
+    def _parse(self) -> None:
+        while self.final is None and self.stream.leftover:
+            self.heard = True
+            split = split_head(self.stream.leftover, self.limits, self.stream.side)
+            if split is None:
+                return
+            head, self.stream.leftover = split
+            if head.interim:
+                self._skip(head)
+            else:
+                self.final = head
+
+    def _skip(self, head: Head) -> None:
+        self.continued |= head.status == 100
+        self._interim += 1
+        if self._interim > self.limits.interim_heads:
+            raise ProtocolViolation(f"more than {self.limits.interim_heads} interim answers", side=self.stream.side)
+
+    def wait(self, seconds: float, until: Callable[[], bool] | None = None) -> Head | None:
+        """Wait for the final head, or until `until()` holds (None then), at most `seconds`.
+
+        Raises StoreTimeout, ConnectionLost when the connection ended first, ProtocolViolation, and what the meter
+        raises.
+        """
+        deadline = self.meter.clock() + seconds
+        # Nothing is there yet, mostly, so nobody looks before the first wait; but TLS may hold what no wait would tell.
+        ended = self.final is not None or self.hung_up or (self.stream.secure and self.poll())
+        while not ended:
+            if until is not None and until():
+                return None
+            left = deadline - self.meter.clock()
+            if left <= 0:
+                raise StoreTimeout(f"no answer within {seconds:g} s", side=self.stream.side)
+            # What lies in `leftover` is half a head; only the socket can bring the rest.
+            came = self.stream.wait_for_more(min(left, self.meter.tick_seconds))
+            self.meter.look()
+            ended = self._take() if came else self.poll()
+        if self.final is None:
+            text = "in the middle of its answer's head" if self.heard else "without an answer"
+            raise ConnectionLost(f"the connection was closed {text}", side=self.stream.side)
+        return self.final
