@@ -75,7 +75,7 @@ RELAXED = 256.0
 
 
 @dataclass(eq=False)
-class Flow:
+class AdaptiveLimiter:
     """How many requests go to one side of one store at a time: additive increase, multiplicative decrease.
 
     Nobody is limited until the store says that it is too much (429, 503). Then half of those that were under way may
@@ -163,7 +163,7 @@ class Bounds:
 
 
 @dataclass(eq=False)
-class Bucket:
+class TokenBucket:
     """A token bucket (RFC 2697 section 3 has the words): bytes that may move, filled at a rate that may change.
 
     Bytes are taken before they are read, and what did not come is put back, so that over any time no more moves than
@@ -189,7 +189,7 @@ class Bucket:
         if self.rate is None:
             return wanted
         self._fill()
-        least = self._sip(wanted)
+        least = self._min_grant(wanted)
         if self._balance < least:
             return 0
         self._balance -= least
@@ -205,13 +205,13 @@ class Bucket:
         if self.rate is None:
             return 0.0
         self._fill()
-        return max(TIMER_SECONDS, (self._sip(wanted) - self._balance) / self.rate)
+        return max(TIMER_SECONDS, (self._min_grant(wanted) - self._balance) / self.rate)
 
     @property
     def _holds(self) -> float:
         return max(1.0, (self.rate or 0.0) * BURST_SECONDS)
 
-    def _sip(self, wanted: int) -> int:
+    def _min_grant(self, wanted: int) -> int:
         return max(1, min(wanted, int(self._holds / SIPS)))
 
     def _fill(self) -> None:
@@ -222,7 +222,7 @@ class Bucket:
 
 
 @dataclass(eq=False)
-class Gate:
+class ConcurrencyLimiter:
     """So many requests at a time to one side; who comes first goes first. The limit may change while some wait.
 
     A request of one who has one under way already goes along with it: he may need its answer before he reads on (a
@@ -238,7 +238,7 @@ class Gate:
         """How many hold a turn."""
         return len(self._held)
 
-    def let(self, limit: int | None) -> None:
+    def set_limit(self, limit: int | None) -> None:
         """Let so many in from now on. Those that are in stay."""
         if limit != self.limit:
             self.limit = limit
@@ -288,8 +288,10 @@ class Throttle:
     share lies idle until it has nothing left; then the others have it, within about a second.
     """
 
-    bucket: Bucket = field(default_factory=Bucket)
-    gates: Mapping[Side, Gate] = field(default_factory=lambda: {"source": Gate(), "destination": Gate()})
+    bucket: TokenBucket = field(default_factory=TokenBucket)
+    gates: Mapping[Side, ConcurrencyLimiter] = field(
+        default_factory=lambda: {"source": ConcurrencyLimiter(), "destination": ConcurrencyLimiter()}
+    )
     sleep: Callable[[float], None] = gevent.sleep
     bounds: Bounds = Bounds()
     """Those of the whole migration, as they were told last."""
@@ -302,7 +304,7 @@ class Throttle:
         most = bounds.connections
         share = None if most is None else max(1, most // of + (place < most % of))
         for gate in self.gates.values():
-            gate.let(share)
+            gate.set_limit(share)
 
     def take(self, wanted: int, look: Callable[[], None], tick_seconds: float) -> int:
         """Take up to `wanted` bytes, and at least one, when it is our turn; who came first has the next ones.

@@ -32,8 +32,8 @@ _check_patched()
 from relay.api.app import create_app  # noqa: E402
 from relay.api.migration_routes import works_of  # noqa: E402
 from relay.api.server_settings import accepted  # noqa: E402
-from relay.engine.transfer_engine import Runner  # noqa: E402
-from relay.engine.worker.worker import Claimer  # noqa: E402
+from relay.engine.transfer_engine import TransferEngine  # noqa: E402
+from relay.engine.worker.worker import Worker  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
 from relay.ledger.ledger import Ledger  # noqa: E402
 from relay.ledger.rows import SERVER  # noqa: E402
@@ -49,7 +49,7 @@ def _opened(address: str, checked: bool) -> Ledger:
     said = ""
     while True:
         try:
-            return Ledger.at(address, SERVER)
+            return Ledger.open(address, SERVER)
         except ConfigError as error:
             if not (error.retryable or checked):
                 raise
@@ -62,7 +62,7 @@ def _opened(address: str, checked: bool) -> Ledger:
 start_logging()
 _accepted = accepted()
 _settings = _accepted.settings
-_runner = Runner(_settings)
+_runner = TransferEngine(_settings)
 _ledger = _opened(_settings.ledger_url(), checked=bool(_accepted.addresses))
-_claimer = Claimer(_ledger, _runner, _settings.slots, lease_seconds=_settings.lease_seconds)
+_claimer = Worker(_ledger, _runner, _settings.slots, lease_seconds=_settings.lease_seconds)
 app = create_app(_runner, _accepted.tokens, works_of(_ledger, _claimer, _settings.waiters))

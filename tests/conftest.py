@@ -21,9 +21,9 @@ from relay.egress import EgressPolicy, parse_allow
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.engine.transfer.transfer import Transfer
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.location import Location, parse_location
-from relay.stores.kinds import Kind
+from relay.stores.kinds import StoreType
 from relay.stores.table import KINDS
 from relay.wire.buffers import PIPES
 from relay.wire.dial import Dialer, Pool
@@ -115,10 +115,10 @@ class Engine:
     """A Runner to loopback on short clocks, and the transfer that it made last."""
 
     def __init__(
-        self, ca_file: Path, limits: Limits = QUICK, retry_budget: float = 0, kinds: tuple[Kind, ...] = KINDS
+        self, ca_file: Path, limits: Limits = QUICK, retry_budget: float = 0, kinds: tuple[StoreType, ...] = KINDS
     ) -> None:
         settings = Settings(egress_allow="127.0.0.0/8,localhost", retry_budget=retry_budget)
-        self.runner = Runner(settings, LOOPBACK, kinds=kinds)
+        self.runner = TransferEngine(settings, LOOPBACK, kinds=kinds)
         self.runner.limits = self.runner.wire.limits = limits
         self.runner.dialer = Dialer(LOOPBACK, limits, trusting(ca_file))
         self.runner.wire.pool = Pool(self.runner.dialer, limits)

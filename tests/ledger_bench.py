@@ -29,7 +29,7 @@ import psycopg
 
 from loadtests.bench.report import write_into
 from relay.views.rows import summary
-from relay.ledger.claims import Wanted
+from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from tests.ledgers import TREE
@@ -121,7 +121,7 @@ def worked(ledger: Ledger) -> int:
     """Claim and settle everything, round by round, as a runner does whose objects are small."""
     done, ends = 0, list[Settlement]()
     while True:
-        claims = ledger.turn(ends, Wanted(CLAIMS, CLAIMS // 3, CLAIMS // 3)).claims
+        claims = ledger.settle_and_claim(ends, ClaimRequest(CLAIMS, CLAIMS // 3, CLAIMS // 3)).claims
         if not claims:
             return done
         ends = [Settlement(claim, "verified", 65536, 0, 0.01, "whole_digest", RECEIPT) for claim in claims]
@@ -145,7 +145,7 @@ def paged(ledger: Ledger, id: str) -> int:
 
 def run(address: str, objects: int) -> list[Step]:
     """Measure one ledger. Raises AssertionError if not every object was listed, settled and read."""
-    ledger = Ledger.at(address)
+    ledger = Ledger.open(address)
     try:
         ledger.renew(3600.0)
         migration, _ = ledger.create(TREE)
@@ -157,7 +157,7 @@ def run(address: str, objects: int) -> list[Step]:
         ]
         ledger.finish()
         assert [step.count for step in steps] == [objects, objects, LOOKS, objects]
-        assert ledger.migration(migration.id).counted("verified").objects == objects
+        assert ledger.migration(migration.id).count_in("verified").objects == objects
         return steps
     finally:
         ledger.close()

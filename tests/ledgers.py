@@ -84,8 +84,8 @@ def lossy(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None], Ledg
     """Give a ledger, what lets the answer to its next COMMIT be lost, and the same ledger by a way that loses none."""
     address = postgres.database()
     with deaf_to_commits(postgres) as proxy:
-        far = Ledger.at(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
-        near = Ledger.at(address)
+        far = Ledger.open(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        near = Ledger.open(address)
         try:
             far.renew()
             near.renew()

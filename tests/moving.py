@@ -17,7 +17,7 @@ import gevent  # noqa: E402
 
 from relay.config import Settings  # noqa: E402
 from relay.engine.plan import Plan, Verify  # noqa: E402
-from relay.engine.transfer_engine import Runner  # noqa: E402
+from relay.engine.transfer_engine import TransferEngine  # noqa: E402
 from relay.errors import RelayError  # noqa: E402
 from relay.location import parse_location  # noqa: E402
 
@@ -54,7 +54,7 @@ def written() -> int:
 def main() -> int:
     """Make the transfers, all at once, and print the report."""
     order: dict[str, Any] = json.loads(sys.argv[1])
-    runner = Runner(Settings(egress_allow="127.0.0.1", retry_budget=0, ca_bundle=order.get("ca")))
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=0, ca_bundle=order.get("ca")))
     opened: list[str] = []
     plans = [
         Plan(parse_location(source), parse_location(destination), Verify(order["verify"]))
@@ -83,7 +83,7 @@ def main() -> int:
     return 0
 
 
-def settle(runner: Runner, plan: Plan) -> str:
+def settle(runner: TransferEngine, plan: Plan) -> str:
     """Run one transfer and return its state, or the code of its error."""
     try:
         return runner.run(runner.transfer(plan)).state.value

@@ -10,7 +10,7 @@ from pathlib import Path
 from loadtests.bench import seaweed
 from loadtests.bench.seaweed import KEY, REGION, SECRET, weed
 from relay.stores.s3.aws_settings import S3Config
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 
 __all__ = ["KEY", "REGION", "SECRET", "Seaweed", "seaweedfs", "weed"]
 
@@ -22,7 +22,7 @@ class Seaweed(seaweed.Seaweed):
     @property
     def config(self) -> S3Config:
         """What relay is told to reach it."""
-        return S3Config(Signer(lambda: Credentials(KEY, SECRET), REGION), self.endpoint)
+        return S3Config(Signer(lambda: AwsCredentials(KEY, SECRET), REGION), self.endpoint)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from botocore.session import Session
 
 from loadtests.bench.ports import free_ports
 from relay.stores.s3.aws_settings import S3Config
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 
 KEY, SECRET, REGION = "test:tester", "testing", "us-east-1"
 SERVERS = ("account", "container", "object")
@@ -94,7 +94,7 @@ class Swift:
     @property
     def config(self) -> S3Config:
         """What relay is told to reach it."""
-        return S3Config(Signer(lambda: Credentials(KEY, SECRET), REGION), self.endpoint)
+        return S3Config(Signer(lambda: AwsCredentials(KEY, SECRET), REGION), self.endpoint)
 
     def client(self) -> Any:
         """Return AWS's own client: somebody else's opinion of what is there."""

@@ -18,8 +18,8 @@ from relay.api import openapi, render
 from relay.api.auth import guard
 from relay.api.lingering_close import parting
 from relay.api.migrate_route import migrate_view
-from relay.api.migration_routes import View, Works, ledger_routes
-from relay.engine.transfer_engine import Runner
+from relay.api.migration_routes import LedgerContext, View, ledger_routes
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
 
 RUNNER = "relay.runner"
@@ -28,7 +28,7 @@ WORKS = "relay.works"
 """And its side of the ledger."""
 
 
-def create_app(runner: Runner, tokens: Iterable[str] = (), works: Works | None = None) -> Flask:
+def create_app(runner: TransferEngine, tokens: Iterable[str] = (), works: LedgerContext | None = None) -> Flask:
     """Return the application over a runner. Without tokens it answers only this machine (`relay.api.auth`).
 
     `works` is the ledger's side of this process; without it what needs the ledger is answered 503.
@@ -64,13 +64,15 @@ def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
             raise InvalidType(f"{name!a} stands twice in the query", hint="Write it once; several states with commas.")
 
 
-def _had(works: Works | None) -> Works:
+def _had(works: LedgerContext | None) -> LedgerContext:
     if works is None:
         raise LedgerFailed("this server has no ledger", hint="Set RELAY_LEDGER, and start it with `relay serve`.")
     return works
 
 
-def _routes(runner: Runner, works: Callable[[], Works], has_works: bool) -> tuple[tuple[str, str, View], ...]:
+def _routes(
+    runner: TransferEngine, works: Callable[[], LedgerContext], has_works: bool
+) -> tuple[tuple[str, str, View], ...]:
     document = json.dumps(openapi.document()) + "\n"
 
     def trouble() -> RelayError | None:
@@ -85,7 +87,7 @@ def _routes(runner: Runner, works: Callable[[], Works], has_works: bool) -> tupl
     )
 
 
-def _ready(runner: Runner, trouble: Callable[[], RelayError | None]) -> Response:
+def _ready(runner: TransferEngine, trouble: Callable[[], RelayError | None]) -> Response:
     slots, ledger = runner.slots, trouble()
     ready = not runner.draining and ledger is None
     members = {

@@ -34,7 +34,7 @@ REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
 _MALFORMED = (400, "the request is not well-formed HTTP/1.1, or could be read in two ways")
 
 
-class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
+class GunicornLog(Logger):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's own log, in lines as relay's: of an exception the type and the places, and never the text."""
 
     def setup(self, cfg: Any) -> None:
@@ -44,7 +44,7 @@ class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
             handler.setFormatter(JsonLines())
 
 
-class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """A gevent worker. `claiming` works through the ledger; the worker ends when that has handed back what it had."""
 
     claiming: Any = None

@@ -22,13 +22,13 @@ from typing import Any
 import gevent
 from flask import Response, g, request
 
-from relay.api.migration_routes import Works, accept, wants_ledger
+from relay.api.migration_routes import LedgerContext, accept, wants_ledger
 from relay.api.request import parse_order
 from relay.api.strict_json import read_object
 from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
 from relay.engine.transfer.transfer import Transfer
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Cancelled, Overloaded, RelayError
 from relay.throttle import bounded
 from relay.views.problems import bug, problem
@@ -41,7 +41,7 @@ LINE_SECONDS = 0.5
 log = logging.getLogger("relay.migrations")
 
 
-def migrate_view(runner: Runner, works: Callable[[], Works]) -> Callable[[], Response]:
+def migrate_view(runner: TransferEngine, works: Callable[[], LedgerContext]) -> Callable[[], Response]:
     """Return the view of `POST /migrate`; `works` gives the ledger's side of this worker."""
 
     def migrate() -> Response:
@@ -53,7 +53,7 @@ def migrate_view(runner: Runner, works: Callable[[], Works]) -> Callable[[], Res
         order = parse_order(members)
         if wants_ledger(order):
             return accept(works(), runner, order)
-        both = order.located(runner.remotes)
+        both = order.locate(runner.remotes)
         transfer = runner.transfer(Plan(*both, order.verify, order.existing, order.server_copy, order.metadata))
         transfer.meter.throttle = bounded(order.bounds)
         g.transfer_id = transfer.id
@@ -63,14 +63,14 @@ def migrate_view(runner: Runner, works: Callable[[], Works]) -> Callable[[], Res
     return migrate
 
 
-def _answered(runner: Runner, transfer: Transfer) -> Response:
+def _answered(runner: TransferEngine, transfer: Transfer) -> Response:
     end = settle(runner, transfer)
     if isinstance(end, RelayError):
         raise end
     return Response(_line(end.to_json()), mimetype=JSON)
 
 
-def _streamed(runner: Runner, transfer: Transfer) -> Response:
+def _streamed(runner: TransferEngine, transfer: Transfer) -> Response:
     job = gevent.spawn(settle, runner, transfer)
     gevent.sleep(0)
     if job.ready() and isinstance(job.value, RelayError):
@@ -106,7 +106,7 @@ def bug_of(job: gevent.Greenlet[..., Any]) -> RelayError:
     return bug(job.exception or RuntimeError("killed"))
 
 
-def settle(runner: Runner, transfer: Transfer) -> Outcome | RelayError:
+def settle(runner: TransferEngine, transfer: Transfer) -> Outcome | RelayError:
     """Run a transfer to its end, log that, and return what came of it."""
     try:
         end: Outcome | RelayError = runner.run(transfer)

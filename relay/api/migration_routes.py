@@ -28,10 +28,10 @@ from gevent.socket import wait_read
 from relay.api.following import LookAgain, Looks, Waiters
 from relay.api.request import parse_change, parse_fresh
 from relay.api.strict_json import check_media_type, read_object
-from relay.engine.migration_request import Order
-from relay.engine.refresh import Fresh, tell
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.migration_request import MigrationRequest
+from relay.engine.refresh import Refresh, apply_refresh
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
@@ -58,32 +58,32 @@ View = Callable[..., Response]
 
 
 @dataclass(frozen=True)
-class Works:
+class LedgerContext:
     """One process's side of the ledger; `waiters` and `looks` are those of its clients that follow a migration."""
 
     ledger: Ledger
-    claimer: Claimer
+    claimer: Worker
     waiters: Waiters
     looks: Looks
 
 
-def works_of(ledger: Ledger, claimer: Claimer, waiters: int) -> Works:
+def works_of(ledger: Ledger, claimer: Worker, waiters: int) -> LedgerContext:
     """Return a process's side of the ledger, in which at most so many clients wait."""
-    return Works(ledger, claimer, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2))
+    return LedgerContext(ledger, claimer, Waiters(waiters), Looks(ledger.migration, LOOK_SECONDS / 2))
 
 
-def wants_ledger(order: Order) -> bool:
+def wants_ledger(order: MigrationRequest) -> bool:
     """Say if this request is one that must outlive its connection."""
     return order.recursive or "Idempotency-Key" in request.headers or _prefers("respond-async")
 
 
-def accept(works: Works, runner: Runner, order: Order) -> Response:
+def accept(works: LedgerContext, runner: TransferEngine, order: MigrationRequest) -> Response:
     """Write a migration to the ledger and answer 202; or wait for it, where the client prefers that."""
-    for location in order.located(runner.remotes):
+    for location in order.locate(runner.remotes):
         if location.host:
             runner.policy.check_name(location.host, location.port)
     migration, _ = works.ledger.create(order.spec(runner.remotes), _key())
-    works.claimer.look()
+    works.claimer.wake()
     if _streams(NDJSON):
         response = Response(_lines(works, runner, migration), mimetype=NDJSON)
     else:
@@ -93,7 +93,7 @@ def accept(works: Works, runner: Runner, order: Order) -> Response:
     return response
 
 
-def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str, str, View], ...]:
+def ledger_routes(works: Callable[[], LedgerContext], runner: TransferEngine) -> tuple[tuple[str, str, View], ...]:
     """Return the calls about migrations, with their methods and views."""
 
     def listed() -> Response:
@@ -123,15 +123,15 @@ def ledger_routes(works: Callable[[], Works], runner: Runner) -> tuple[tuple[str
     def change(id: str) -> Response:
         work = works()
         changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(runner)))
-        work.claimer.look()
+        work.claimer.wake()
         return _json(summary(changed))
 
     def act(verb: str) -> View:
         def view(id: str) -> Response:
             work = works()
             migration = work.ledger.migration(id)
-            acted = tell(work.ledger, runner, migration, verb, _fresh(runner, migration))
-            work.claimer.look()
+            acted = apply_refresh(work.ledger, runner, migration, verb, _fresh(runner, migration))
+            work.claimer.wake()
             return _json(summary(acted))
 
         return view
@@ -188,18 +188,18 @@ def _streams(media: str) -> bool:
     return request.accept_mimetypes.best_match((JSON, media), default=JSON) == media
 
 
-def _members(runner: Runner) -> Mapping[str, Any]:
+def _members(runner: TransferEngine) -> Mapping[str, Any]:
     return read_object(request.environ, runner.settings.request_bytes, runner.settings.request_seconds)
 
 
-def _fresh(runner: Runner, migration: Migration) -> Fresh:
+def _fresh(runner: TransferEngine, migration: Migration) -> Refresh:
     """Return what is fresh that came with a request; nothing for a request without content."""
     if not request.content_length and "Transfer-Encoding" not in request.headers:
         check_media_type(request.environ)
-        return Fresh()
+        return Refresh()
     members = _members(runner)
     if not members:
-        return Fresh()
+        return Refresh()
     fresh = parse_fresh(members, migration, runner.remotes)
     if fresh.urls is not None and fresh.urls.host:
         runner.policy.check_name(fresh.urls.host, fresh.urls.port)
@@ -215,7 +215,7 @@ def _json(members: Mapping[str, Any], status: int = 200) -> Response:
     return response
 
 
-def _waited(works: Works, runner: Runner, migration: Migration, seconds: float) -> Migration:
+def _waited(works: LedgerContext, runner: TransferEngine, migration: Migration, seconds: float) -> Migration:
     """Return a migration when it has ended, rests, or `seconds` are over; or the server stops, or the client has left.
 
     More clients than may wait get what there is now: RFC 7240 section 2 lets a server ignore what is preferred.
@@ -260,7 +260,7 @@ def _is_closed(descriptor: int) -> bool:
     return bool(looking.poll(0))
 
 
-def _lines(works: Works, runner: Runner, migration: Migration) -> Iterator[str]:
+def _lines(works: LedgerContext, runner: TransferEngine, migration: Migration) -> Iterator[str]:
     """Yield a line at least once a second until it has ended, or is paused, and rests; the whole of it last. Where the
     server stops before that the last line says so, and there is no result yet."""
     while (migration.state == "running" or migration.under_way) and not runner.draining:
@@ -274,18 +274,18 @@ def _lines(works: Works, runner: Runner, migration: Migration) -> Iterator[str]:
         yield json.dumps({"event": "result", **summary(migration)}) + "\n"
 
 
-def _with_trouble(works: Works, members: dict[str, Any]) -> dict[str, Any]:
+def _with_trouble(works: LedgerContext, members: dict[str, Any]) -> dict[str, Any]:
     """Return how a migration stands, with what this process knows of what holds it up."""
     return {**members, **_trouble(works)}
 
 
-def _trouble(works: Works) -> dict[str, Any]:
+def _trouble(works: LedgerContext) -> dict[str, Any]:
     """Return why nothing goes on in this process, where its ledger does not answer; nothing where it does."""
     error = works.claimer.trouble
     return {} if error is None else {"trouble": {"code": error.code, "detail": error.title}}
 
 
-def _events(works: Works, id: str, since: int, runner: Runner) -> Iterator[str]:
+def _events(works: LedgerContext, id: str, since: int, runner: TransferEngine) -> Iterator[str]:
     """Yield what is followed, as server-sent events (WHATWG HTML, "Server-sent events"), as long as the server runs: a
     client connects again by itself, and names the last event that it has."""
     for kind, number, members in followed(works.ledger, id, since, gevent.sleep):

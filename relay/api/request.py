@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
-from relay.engine.refresh import Fresh
+from relay.engine.refresh import Refresh
 from relay.errors import InvalidType, InvalidURL, MissingMember, RequestError, UnknownMember
 from relay.ledger.migrations import other_places
 from relay.ledger.rows import Migration, Spec
@@ -132,7 +132,7 @@ class Credentials(_Strict):
     )
 
 
-def parse_order(members: Mapping[str, Any]) -> Order:
+def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
     """Check the members of a request. Raises a RequestError with its pointer."""
     try:
         asked = MigrateRequest.model_validate(dict(members))
@@ -140,7 +140,7 @@ def parse_order(members: Mapping[str, Any]) -> Order:
         raise _first(error) from None
     if asked.recursive and isinstance(asked.destination, DestinationObject) and asked.destination.method == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave the method out.", pointer="/destination/method")
-    return Order(
+    return MigrationRequest(
         _source(asked.source),
         _end(asked.destination),
         recursive=asked.recursive,
@@ -164,7 +164,7 @@ def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
     return {**named, **asked.limits.model_dump(exclude_unset=True)}
 
 
-def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> Fresh:
+def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> Refresh:
     """Check what is fresh for a migration; nothing is dialled.
 
     Raises a RequestError with its pointer; KeyReused where the places are others.
@@ -173,7 +173,7 @@ def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remot
         given = Credentials.model_validate(dict(members))
     except ValidationError as error:
         raise _first(error) from None
-    return Fresh(_fresh_spec(given, migration, remotes), _fresh_urls(given, remotes))
+    return Refresh(_fresh_spec(given, migration, remotes), _fresh_urls(given, remotes))
 
 
 def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> Spec | None:
@@ -184,7 +184,7 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
         missing = "source" if given.source is None else "destination"
         raise MissingMember(f"{missing!a} is missing", pointer=f"/{missing}")
     options = migration.options
-    order = Order(
+    order = MigrationRequest(
         _source(given.source),
         _end(given.destination),
         migration.recursive,
@@ -206,7 +206,7 @@ def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
     return remotes.locate(as_list(end.text), headers=end.headers, pointer=end.pointer("list"), folder=True)
 
 
-def _source(given: str | SourceObject, name: str = "source") -> End:
+def _source(given: str | SourceObject, name: str = "source") -> Endpoint:
     """As `_end`, of a place that is read. Raises InvalidURL where it has a fragment: the object of the name without it
     may be another one, and no warning reaches the caller of an API."""
     end = _end(given)
@@ -216,11 +216,11 @@ def _source(given: str | SourceObject, name: str = "source") -> End:
     return end
 
 
-def _end(given: str | SourceObject | DestinationObject) -> End:
+def _end(given: str | SourceObject | DestinationObject) -> Endpoint:
     if isinstance(given, str):
-        return End(given)
+        return Endpoint(given)
     method = given.method if isinstance(given, DestinationObject) else None
-    return End(given.url, tuple(given.headers.items()), method, is_object=True)
+    return Endpoint(given.url, tuple(given.headers.items()), method, is_object=True)
 
 
 # -- pydantic's words in ours; none of them repeats a value, which may be a secret

@@ -22,7 +22,7 @@ import gevent
 from gunicorn.app.base import BaseApplication
 
 from relay.api.app import RUNNER, WORKS
-from relay.api.migration_routes import Works
+from relay.api.migration_routes import LedgerContext
 from relay.api.server_settings import (
     Refused,
     accept_again,
@@ -35,7 +35,7 @@ from relay.api.server_settings import (
 )
 from relay.config import Settings
 from relay.descriptors import require_descriptors
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.errors.bugs import bug
 from relay.process.cooperative import collect_rarely
@@ -152,10 +152,10 @@ def post_worker_init(worker: Any) -> None:
     collect_rarely()
     gc.collect()
     gc.freeze()
-    runner: Runner = worker.wsgi.extensions[RUNNER]
+    runner: TransferEngine = worker.wsgi.extensions[RUNNER]
     names = (sock.getsockname() for sock in worker.sockets)
-    runner.listens(name[:2] for name in names if isinstance(name, tuple))
-    works: Works | None = worker.wsgi.extensions[WORKS]
+    runner.refuse_own_addresses(name[:2] for name in names if isinstance(name, tuple))
+    works: LedgerContext | None = worker.wsgi.extensions[WORKS]
     claiming = gevent.spawn(_claim, works) if works is not None else None
     worker.claiming = claiming
     gevent.spawn(_watch, worker, runner, drain_seconds(worker.cfg.graceful_timeout), works)
@@ -166,7 +166,7 @@ def drain_seconds(graceful_timeout: float) -> float:
     return max(graceful_timeout - DRAIN_MARGIN_SECONDS, graceful_timeout / 2)
 
 
-def _claim(works: Works) -> None:
+def _claim(works: LedgerContext) -> None:
     """Work through the ledger as long as this worker lives, also after a ledger that did not answer for a while. What
     nobody foresaw ends the work: then /readyz, and those who follow a migration, are told."""
     while not works.claimer.stopping:
@@ -179,7 +179,7 @@ def _claim(works: Works) -> None:
             works.claimer.trouble = bug(error)
 
 
-def _watch(worker: Any, runner: Runner, seconds: float, works: Works | None) -> None:
+def _watch(worker: Any, runner: TransferEngine, seconds: float, works: LedgerContext | None) -> None:
     while worker.alive:
         gevent.sleep(WATCH_SECONDS)
     if works is not None:

@@ -35,7 +35,7 @@ AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
 """What a server that is started anew answers for a while, it or what stands before it, or whose ledger is away."""
 
 
-class Migrations(Protocol):
+class MigrationBackend(Protocol):
     """What a command may ask and tell, of a ledger or of a server. Each raises MigrationUnknown, and what its ledger
     or its server does."""
 
@@ -69,13 +69,13 @@ class Migrations(Protocol):
         """Yield what happened and what happens, with a `progress` each second, until it ends."""
 
 
-def migrations_of(url: str | None) -> Migrations:
+def migrations_of(url: str | None) -> MigrationBackend:
     """Return those of the server that `--url` or RELAY_URL names, or of this machine's ledger. Raises ConfigError."""
     settings = load_settings()
-    return server_of(settings, url) or Here(settings)
+    return server_of(settings, url) or LocalLedger(settings)
 
 
-def server_of(settings: Settings, url: str | None) -> There | None:
+def server_of(settings: Settings, url: str | None) -> RemoteServer | None:
     """Return the server that `--url` or RELAY_URL names, or None. Raises ConfigError."""
     if not (url or settings.url):
         return None
@@ -87,10 +87,10 @@ def server_of(settings: Settings, url: str | None) -> There | None:
     # Here and not above: `requests` takes a twentieth of a second that `relay --help` need not wait.
     from relay.cli.client import client_of
 
-    return There(client_of(settings, url or settings.url))
+    return RemoteServer(client_of(settings, url or settings.url))
 
 
-class Here:
+class LocalLedger:
     """The ledger of this machine."""
 
     def __init__(self, settings: Settings) -> None:
@@ -99,40 +99,40 @@ class Here:
         from relay.ledger.ledger import Ledger
 
         self._settings = settings
-        self._ledger = Ledger.at(settings.ledger_url())
+        self._ledger = Ledger.open(settings.ledger_url())
         self.where = self._ledger.database.where
 
     def one(self, id: str) -> Members:
-        """As Migrations.one."""
+        """As MigrationBackend.one."""
         return summary(self._ledger.migration(id))
 
     def end(self, id: str) -> Members:
-        """As Migrations.end."""
+        """As MigrationBackend.end."""
         return self.one(id)
 
     def newest(self, limit: int) -> Iterator[Members]:
-        """As Migrations.newest."""
+        """As MigrationBackend.newest."""
         return (brief(migration) for migration in self._ledger.migrations(limit))
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
-        """As Migrations.rows."""
+        """As MigrationBackend.rows."""
         id, after = self._ledger.migration(id).id, 0
         while page := self._ledger.page(id, states, after):
             yield from (told(row) for row in page)
             after = page[-1].id
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
-        """As Migrations.act."""
+        """As MigrationBackend.act."""
         migration = self._ledger.migration(id)
         if places is None:
             return summary(self._ledger.act(migration.id, verb))
-        from relay.cli.credentials import tell  # which takes a while that other commands need not wait
+        from relay.cli.credentials import apply_refresh  # which takes a while that other commands need not wait
 
         texts = {side: {**end, "url": whole(end["url"], migration.recursive)} for side, end in places.items()}
-        return summary(tell(self._settings, self._ledger, migration, verb, texts))
+        return summary(apply_refresh(self._settings, self._ledger, migration, verb, texts))
 
     def sweep(self, id: str) -> Iterator[str]:
-        """As Migrations.sweep."""
+        """As MigrationBackend.sweep."""
         migration = self._ledger.migration(id)
         self._ledger.reclaim()  # a process that was killed may still stand there as the one that makes a transfer
         if self._ledger.orphans(migration.id):
@@ -143,16 +143,16 @@ class Here:
         self._ledger.finish()  # its credentials are not needed any more
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
-        """As Migrations.limit."""
+        """As MigrationBackend.limit."""
         return summary(self._ledger.limit(self._ledger.migration(id).id, change))
 
     def follow(self, id: str) -> Iterator[Event]:
-        """As Migrations.follow."""
+        """As MigrationBackend.follow."""
         for kind, _, members in followed(self._ledger, id, 0, time.sleep):
             yield kind, members
 
 
-class There:
+class RemoteServer:
     """A server. What it answers is looked at before it is given on: something else may listen there."""
 
     def __init__(
@@ -171,11 +171,11 @@ class There:
         return self._migration(self._client.ask("POST", "/migrate", request, **headers))
 
     def one(self, id: str) -> Members:
-        """As Migrations.one."""
+        """As MigrationBackend.one."""
         return self._migration(self._client.ask("GET", _path(id)))
 
     def end(self, id: str) -> Members:
-        """As Migrations.end."""
+        """As MigrationBackend.end."""
         since = self._clock()
         while True:
             try:
@@ -184,12 +184,12 @@ class There:
                 self._wait(since)
 
     def newest(self, limit: int) -> Iterator[Members]:
-        """As Migrations.newest."""
+        """As MigrationBackend.newest."""
         first = f"/migrations?{urlencode({'limit': min(limit, PAGE)})}"
         return islice(self._paged(first, self._shapes.Page, "migrations"), limit)
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
-        """As Migrations.rows."""
+        """As MigrationBackend.rows."""
         # In pages: of a stream of lines nothing says that it is whole where a proxy speaks HTTP/1.0 to the server.
         query = {"limit": PAGE, **({"state": ",".join(states)} if states else {})}
         first = f"{_path(id)}/transfers?{urlencode(query)}"
@@ -208,22 +208,22 @@ class There:
             path = here + rest
 
     def act(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
-        """As Migrations.act."""
+        """As MigrationBackend.act."""
         return self._migration(self._client.ask("POST", f"{_path(id)}/{verb}", places))
 
     def sweep(self, id: str) -> Iterator[str]:
-        """As Migrations.sweep."""
+        """As MigrationBackend.sweep."""
         return iter(())
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
-        """As Migrations.limit."""
+        """As MigrationBackend.limit."""
         named = {name: value for name, value in change.items() if name == "priority"}
         limits = {name: value for name, value in change.items() if name != "priority"}
         asked = {**named, **({"limits": limits} if limits else {})}
         return self._migration(self._client.ask("PATCH", _path(id), asked))
 
     def follow(self, id: str) -> Iterator[Event]:
-        """As Migrations.follow; where the server goes away it is waited for, and nothing is told twice."""
+        """As MigrationBackend.follow; where the server goes away it is waited for, and nothing is told twice."""
         since, seen, ended = "0", self._clock(), False
         self.one(id)  # one that is not there is no reason to wait
         while not ended:

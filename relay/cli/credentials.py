@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.api.request import parse_fresh
-from relay.cli.engines import runner_of
+from relay.cli.engines import engine_for
 from relay.config import Settings
 from relay.engine import refresh
 from relay.ledger.ledger import Ledger
@@ -14,12 +14,14 @@ from relay.ledger.rows import Migration
 from relay.stores.remotes import Remotes
 
 
-def tell(settings: Settings, ledger: Ledger, migration: Migration, verb: str, members: Mapping[str, Any]) -> Migration:
-    """Do what `verb` says with what is fresh. A list is read from wherever its user says. Raises as renewal.tell."""
+def apply_refresh(
+    settings: Settings, ledger: Ledger, migration: Migration, verb: str, members: Mapping[str, Any]
+) -> Migration:
+    """Do what `verb` says with what is fresh. A list is read from wherever its user says. Raises as refresh.apply_refresh."""
     remotes = Remotes(settings.remotes, folders=None)
     fresh = parse_fresh(members, migration, remotes)
-    runner = runner_of(settings, remotes, *filter(None, (fresh.urls,)))
+    runner = engine_for(settings, remotes, *filter(None, (fresh.urls,)))
     try:
-        return refresh.tell(ledger, runner, migration, verb, fresh)
+        return refresh.apply_refresh(ledger, runner, migration, verb, fresh)
     finally:
         runner.wire.pool.close()

@@ -11,15 +11,15 @@ import click
 
 from relay.cli.exits import Exit
 from relay.cli.flags import in_flags
-from relay.cli.interrupt import Interrupted, raised
+from relay.cli.interrupt import Interrupted, interrupt_as_exception
 from relay.cli.terminal import ReaderGone, plain, say, tell
 from relay.config import load_settings
-from relay.engine.doctor import Answer, Finding, examine, look
-from relay.engine.scratch import Patient
-from relay.engine.transfer_engine import Runner
+from relay.engine.doctor import Answer, Finding, probe_readable, probe_writable
+from relay.engine.scratch import ScratchFolder
+from relay.engine.transfer_engine import TransferEngine
 from relay.receipt import Level
 from relay.stores.remotes import Remotes
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 MEANS = {
     Level.WHOLE_DIGEST: "whole_digest: verified by the store's own digest",
@@ -40,18 +40,20 @@ def doctor(location: str, read_only: bool, as_json: bool) -> int:
     """
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True, destination=not read_only)
-    runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
-    patient = Patient(runner.stores, place.folder(), lambda: Meter(runner.limits))
+    runner = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
+    patient = ScratchFolder(runner.stores, place.folder(), lambda: Watchdog(runner.limits))
     try:
-        with raised("" if read_only else "relay: removing what was written; once more to stop at once"):
-            return _told(patient, look if read_only else examine, as_json)
+        with interrupt_as_exception("" if read_only else "relay: removing what was written; once more to stop at once"):
+            return _print_findings(patient, probe_readable if read_only else probe_writable, as_json)
     except Interrupted:
         for left in patient.left:
             say(f"relay: not removed: {plain(left)}", sys.stderr)
         raise
 
 
-def _told(patient: Patient, examination: Callable[[Patient], Iterator[Finding]], as_json: bool) -> int:
+def _print_findings(
+    patient: ScratchFolder, examination: Callable[[ScratchFolder], Iterator[Finding]], as_json: bool
+) -> int:
     code, findings = Exit.VERIFIED, examination(patient)
     try:
         for finding in findings:
@@ -61,8 +63,8 @@ def _told(patient: Patient, examination: Callable[[Patient], Iterator[Finding]],
                 code = Exit.FAILED
     finally:
         findings.close()  # type: ignore[attr-defined]  # a generator: it removes what it wrote
-    if code is Exit.VERIFIED and examination is examine:
-        level = patient.expected()
+    if code is Exit.VERIFIED and examination is probe_writable:
+        level = patient.predict_level()
         with suppress(ReaderGone):
             tell(json.dumps({"what": "expect", "level": level.value}) if as_json else f"\nexpect {MEANS[level]}")
     return code

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from relay.config import Settings
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.location import Location
 from relay.stores.remotes import Remotes
 
 
-def runner_of(settings: Settings, remotes: Remotes, *places: Location) -> Runner:
+def engine_for(settings: Settings, remotes: Remotes, *places: Location) -> TransferEngine:
     """Return one that knows these remotes; the hosts of places that its user named are allowed."""
     hosts = filter(None, (place.host for place in places))
-    runner = Runner(settings, settings.egress().allowing(*hosts))
+    runner = TransferEngine(settings, settings.egress().allowing(*hosts))
     runner.remotes = remotes
     return runner

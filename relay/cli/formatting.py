@@ -71,7 +71,7 @@ def line(migration: Members) -> str:
     return f"{text}  {plain(migration['source'])} -> {plain(migration['destination'])}"
 
 
-def head(migration: Members, rate: float, here: int = 0) -> str:
+def headline(migration: Members, rate: float, here: int = 0) -> str:
     """Return how far it is, as one line; as `heads`."""
     return "; ".join(heads(migration, rate, here))
 
@@ -98,12 +98,12 @@ def retried(migration: Members) -> Iterator[str]:
     """Yield what is tried again at the moment, and why: the first, and how many more. An older server does not tell."""
     found: Sequence[Members] = migration.get("retried", ())
     for one in found[:1]:
-        yield trying(one, str(one["name"]))
+        yield retry_line(one, str(one["name"]))
     if len(found) > 1:
         yield f"{len(found) - 1} more like it"
 
 
-def trying(trouble: Members, name: str = "") -> str:
+def retry_line(trouble: Members, name: str = "") -> str:
     """Return what is tried again, why, and when next, as one line; `name` is the object's where there are several."""
     what = str(trouble["what"])
     if name:

@@ -80,7 +80,7 @@ class Interrupt:
 
 
 @contextmanager
-def raised(says: str = "") -> Iterator[None]:
+def interrupt_as_exception(says: str = "") -> Iterator[None]:
     """Raise Interrupted where this greenlet waits, at the first signal that comes in a `with` block, and say so on
     stderr; the second ends at once."""
     here: Any = gevent.getcurrent()

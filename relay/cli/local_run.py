@@ -18,10 +18,10 @@ from relay.cli.flags import in_flags
 from relay.cli.formatting import NAMED
 from relay.cli.interrupt import Interrupt
 from relay.cli.terminal import plain, say
-from relay.engine.migration_request import Job, Order
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.arrived import ARRIVED, Inspection
-from relay.engine.worker.worker import Claimer
+from relay.engine.migration_request import MigrationJob, MigrationRequest
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.arrived import ARRIVED, ArrivalCheck
+from relay.engine.worker.worker import Worker
 from relay.errors import IllegalTransition, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
@@ -40,7 +40,7 @@ VERBS: Final = {"paused": "resume", "partial": "retry", "failed": "retry", "canc
 """What goes on with a migration that was not ended well."""
 
 
-def accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tuple[Migration, bool]:
+def accept(ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool) -> tuple[Migration, bool]:
     """Return the migration of this request, and whether it is new: one that has not succeeded is gone on with.
 
     What has arrived of that one is looked at before anything else, and what is gone is moved again; unless `quiet`,
@@ -48,26 +48,26 @@ def accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tuple
     """
     for _ in range(AGAIN):
         with suppress(IllegalTransition):  # another process did that, or ended it, since it was looked at
-            return _accepted(ledger, order, runner, quiet)
-    return _accepted(ledger, order, runner, quiet)
+            return _accept(ledger, order, runner, quiet)
+    return _accept(ledger, order, runner, quiet)
 
 
-def _accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tuple[Migration, bool]:
-    """As `accepted`; raises IllegalTransition where another process acts on it meanwhile."""
+def _accept(ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool) -> tuple[Migration, bool]:
+    """As `accept`; raises IllegalTransition where another process acts on it meanwhile."""
     found, new = ledger.create(order.spec(runner.remotes), go_on=True)
     if new:
         return found, True
-    gone = _gone(ledger, order, runner, found, quiet)
+    gone = _find_missing(ledger, order, runner, found, quiet)
     found = ledger.migration(found.id)
     if found.state == "succeeded":  # another process ended it meanwhile
-        return _accepted(ledger, order, runner, quiet)
+        return _accept(ledger, order, runner, quiet)
     ledger.renew_secret(found.id, order.secret())
-    ledger.trust(found.id)
+    ledger.reset_crash_counts(found.id)
     if gone:
         ledger.begin_again(found.id, gone)
         found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
-    if order.recursive and (verb == "retry" or _rests(ledger, found)):
+    if order.recursive and (verb == "retry" or _is_at_rest(ledger, found)):
         ledger.list_again(found.id, anyway=True)  # the source may have more by now, and other objects
     elif verb:
         ledger.act(found.id, verb, order.secret())
@@ -77,7 +77,7 @@ def _accepted(ledger: Ledger, order: Order, runner: Runner, quiet: bool) -> tupl
     return ledger.limit(found.id, limits) if limits else ledger.migration(found.id), False
 
 
-def _rests(ledger: Ledger, found: Migration) -> bool:
+def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
     """Say if a tree was listed to its end, and nobody works on it: then that may have been long ago. A list of URLs is
     what it was, and `relay retry --list` may have given fresher ones since."""
     if found.listing not in ("done", "failed") or found.source.startswith(SCHEME):
@@ -86,9 +86,11 @@ def _rests(ledger: Ledger, found: Migration) -> bool:
     return not ledger.migration(found.id).under_way
 
 
-def _gone(ledger: Ledger, order: Order, runner: Runner, found: Migration, quiet: bool) -> list[int]:
+def _find_missing(
+    ledger: Ledger, order: MigrationRequest, runner: TransferEngine, found: Migration, quiet: bool
+) -> list[int]:
     """Return the ids of the objects that have arrived, and are not at the destination any more."""
-    arrived = found.counted(*ARRIVED).objects
+    arrived = found.count_in(*ARRIVED).objects
     if not arrived:
         return []
     tell: Callable[[str], None] = (lambda line: None) if quiet else _say_error
@@ -100,8 +102,8 @@ def _gone(ledger: Ledger, order: Order, runner: Runner, found: Migration, quiet:
             told_at = monotonic()
             tell(f"relay: looking at what has arrived before: {count:,} of {arrived:,} objects")
 
-    look = Inspection(ledger, runner, Job.made(found.id, order, *order.located(runner.remotes)))
-    gone = look.gone(looked)
+    look = ArrivalCheck(ledger, runner, MigrationJob.from_request(found.id, order, *order.locate(runner.remotes)))
+    gone = look.find_missing(looked)
     if gone:
         tell(f"relay: {len(gone):,} objects had arrived, and are not at the destination any more: they are moved again")
     if look.why is not None:
@@ -110,7 +112,7 @@ def _gone(ledger: Ledger, order: Order, runner: Runner, found: Migration, quiet:
     return gone
 
 
-def held(migration: Migration) -> str:
+def held_by_another(migration: Migration) -> str:
     """Return the limits of a migration that is gone on with, which nobody may remember, as the end of a line."""
     limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.given().items())
     return f"; limits: {limits} (`relay limit {migration.number}`)" if limits else ""
@@ -125,15 +127,15 @@ def _say_error(line: str) -> None:
     say(line, sys.stderr)
 
 
-def worked(
-    claimer: Claimer, look: Callable[[], None], look_seconds: float, tell: Callable[[str], None] = _say_error
+def work(
+    claimer: Worker, look: Callable[[], None], look_seconds: float, tell: Callable[[str], None] = _say_error
 ) -> Exit | None:
     """Let a claimer work to its end, or to Ctrl-C; `look` so often meanwhile, and `tell` why nothing goes on, where the
     ledger does not answer. Return what code a signal ends with.
 
     What ran is handed back, and goes on another time. Raises what the claimer does.
     """
-    job = gevent.spawn(_ran, claimer)
+    job = gevent.spawn(_run_worker, claimer)
     stopped = Interrupt(claimer.stop, STOP_SECONDS)
     told_at: float | None = None
     with stopped.caught():
@@ -150,7 +152,7 @@ def worked(
     return stopped.code
 
 
-def _ran(claimer: Claimer) -> RelayError | None:
+def _run_worker(claimer: Worker) -> RelayError | None:
     try:
         claimer.run()
     except RelayError as error:

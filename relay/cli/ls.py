@@ -13,10 +13,10 @@ from relay.cli.exits import Exit
 from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import telling
 from relay.config import load_settings
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.stores.interfaces import Entry
 from relay.stores.remotes import Remotes
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 LINES, SECONDS = 1000, 0.5
 """So many lines are written at once, and how long the first of them may wait."""
@@ -35,8 +35,8 @@ def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
     """
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
-    runner = Runner(settings, settings.egress().allowing(*filter(None, (place.host,))))
-    meter = Meter(runner.limits)
+    runner = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
+    meter = Watchdog(runner.limits)
     with telling(meter):
         code, count = _listed(runner.stores.source(place, meter).list(place, recursive), recursive, long_, as_json)
     if not count:

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from relay.cli.engines import runner_of
+from relay.cli.engines import engine_for
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.interrupt import Interrupted
 from relay.cli.options import FILE, PLACES, WORK, bounds_of, headers_of, warn, whole, with_flags
 from relay.cli.terminal import confirm, say, say_error
 from relay.config import load_settings
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.errors import Cancelled, InvalidType, RelayError
 from relay.stores.remotes import Remotes
@@ -53,7 +53,7 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     connects to the hosts that you name, wherever they are; a redirect may lead to public hosts only.
     """
     try:
-        return _migrated(options, as_json, quiet)
+        return _migrate(options, as_json, quiet)
     except Interrupted as error:
         if as_json:
             confirm(json.dumps(problem(Cancelled("interrupted"))))
@@ -65,7 +65,7 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
         return Exit.of(error)
 
 
-def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
+def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     settings = load_settings({name: options[name] for name in (*LIMITS, "slots")})
     order = replace(
         order_of(options),
@@ -73,15 +73,15 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
         bounds=replace(bounds_of(options), slots=None),
     )
     remotes = Remotes(settings.remotes, folders=None)
-    places = order.located(remotes)
+    places = order.locate(remotes)
     warn(options, quiet)
     # Here and not above: SQLAlchemy takes a fifth of a second that a mistake need not wait.
     from relay.cli.single import migrate_object
     from relay.cli.tree import migrate_tree
     from relay.ledger.ledger import Ledger
 
-    runner = runner_of(settings, remotes, *places)
-    ledger = Ledger.at(settings.ledger_url())
+    runner = engine_for(settings, remotes, *places)
+    ledger = Ledger.open(settings.ledger_url())
     try:
         if order.recursive:
             return migrate_tree(ledger, order, runner, settings.slots, quiet, as_json)
@@ -90,14 +90,14 @@ def _migrated(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
         ledger.close()
 
 
-def order_of(options: Mapping[str, Any]) -> Order:
+def order_of(options: Mapping[str, Any]) -> MigrationRequest:
     """Return what the flags ask for, but for its limits. Raises InvalidType, and as `read_headers`."""
     tree = options["recursive"]
     if tree and options["method"] == "POST":
         raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
-    return Order(
-        End(whole(options["source"], tree), headers_of(options, "source")),
-        End(whole(options["destination"], tree), headers_of(options, "destination"), options["method"]),
+    return MigrationRequest(
+        Endpoint(whole(options["source"], tree), headers_of(options, "source")),
+        Endpoint(whole(options["destination"], tree), headers_of(options, "destination"), options["method"]),
         recursive=tree,
         verify=Verify(options["verify"]),
         if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,

@@ -65,7 +65,7 @@ def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
     """Print one row for each object of the migration ID: its proof, or its error."""
     migrations = migrations_of(url)
     migration = migrations.one(id)
-    rows = Counted(migrations.rows(migration["id"], state))
+    rows = CountedRows(migrations.rows(migration["id"], state))
     for text in _FORMS[form](migration, rows):
         tell(text)
     if not rows.count:
@@ -74,7 +74,7 @@ def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
     return Exit.VERIFIED
 
 
-class Counted(Iterator[dict[str, Any]]):
+class CountedRows(Iterator[dict[str, Any]]):
     """Counts the rows that are taken from it."""
 
     def __init__(self, rows: Iterator[dict[str, Any]]) -> None:

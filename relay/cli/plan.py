@@ -16,10 +16,10 @@ from relay.cli.options import PLACES, WORK, warn, with_flags
 from relay.cli.terminal import ReaderGone, in_columns, tell
 from relay.cli.waits import telling
 from relay.config import load_settings
-from relay.engine.dry_run import Survey, Surveyor
-from relay.engine.migration_request import Job
+from relay.engine.dry_run import DryRun, DryRunReport
+from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists, Metadata
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.stores.remotes import Remotes
 
 FATES: Mapping[IfExists, Mapping[str, str]] = {
@@ -53,13 +53,13 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)
     order = order_of(options)
-    job = Job.made("plan", order, *order.located(remotes))
+    job = MigrationJob.from_request("plan", order, *order.locate(remotes))
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
-    runner = Runner(settings, policy)
+    runner = TransferEngine(settings, policy)
     warn(options)
-    surveyor = Surveyor(job, runner.stores, runner.limits, None if every else sample)
+    surveyor = DryRun(job, runner.stores, runner.limits, None if every else sample)
     with telling(surveyor.listing):
-        made = surveyor.survey()
+        made = surveyor.run()
     members = _members(surveyor, made)
     with suppress(ReaderGone):  # its exit code is an answer too
         for text in [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]:
@@ -69,7 +69,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     return Exit.FAILED if made.refused or lost or empty or members["fates"].get("failed") else Exit.VERIFIED
 
 
-def _members(surveyor: Surveyor, made: Survey) -> dict[str, Any]:
+def _members(surveyor: DryRun, made: DryRunReport) -> dict[str, Any]:
     """Return the plan as plain values. `fates` are of those that were looked at."""
     fates: dict[str, int] = {}
     for answer, count in made.looks.items():

@@ -20,7 +20,7 @@ def remotes(as_json: bool) -> int:
     known = Remotes(load_settings().remotes)
     found = list(known)
     if as_json:
-        tell(json.dumps([_told(remote, known.speaks(remote)) for remote in found]))
+        tell(json.dumps([_members(remote, known.speaks(remote)) for remote in found]))
         return Exit.VERIFIED
     if not found:
         tell("no remotes; write [remotes.NAME] into relay.toml, or use URLs and s3://bucket/key")
@@ -33,5 +33,5 @@ def remotes(as_json: bool) -> int:
     return Exit.VERIFIED
 
 
-def _told(remote: Remote, known: bool) -> dict[str, object]:
+def _members(remote: Remote, known: bool) -> dict[str, object]:
     return {"name": remote.name, "type": remote.type, "origin": remote.origin, "known": known}

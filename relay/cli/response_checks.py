@@ -16,11 +16,11 @@ Time = Annotated[float, Field(ge=0, lt=253402300800)]
 """Seconds since 1970 that have a date: up to the year 9999, and a number."""
 
 
-class _Told(BaseModel):
+class _Shape(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class _Trouble(_Told):
+class _Trouble(_Shape):
     detail: str
 
 
@@ -31,13 +31,13 @@ class _Retried(_Trouble):
     again: Time
 
 
-class _Error(_Told):
+class _Error(_Shape):
     side: str
     detail: str
     hint: str
 
 
-class Brief(_Told):
+class Brief(_Shape):
     """A migration as lists and lines of progress tell of it."""
 
     id: str
@@ -68,14 +68,14 @@ class Whole(Brief):
     error: _Error | None
 
 
-class Page(_Told):
+class Page(_Shape):
     """A page of migrations; `next` leads to older ones of the same server."""
 
     migrations: list[Brief]
     next: str | None
 
 
-class Row(_Told):
+class Row(_Shape):
     """One object of a migration."""
 
     name: str
@@ -90,14 +90,14 @@ class Row(_Told):
     detail: str | None
 
 
-class Rows(_Told):
+class Rows(_Shape):
     """A page of them; `next` leads to those that follow."""
 
     transfers: list[Row]
     next: str | None
 
 
-def lack(shape: type[_Told], members: object) -> str | None:
+def lack(shape: type[_Shape], members: object) -> str | None:
     """Return the name of a member that is not as the shape has it; None where all are."""
     try:
         shape.model_validate(members)

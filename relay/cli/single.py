@@ -14,49 +14,49 @@ from rich.filesize import decimal
 from relay.cli.exits import Exit
 from relay.cli.formatting import bytes_there, exit_of, table
 from relay.cli.interrupt import Interrupted
-from relay.cli.local_run import STOPPED, accepted, failures, held, worked
+from relay.cli.local_run import STOPPED, accept, failures, held_by_another, work
 from relay.cli.terminal import confirm, in_columns, receipt_lines, say
 from relay.cli.watch_object import LOOK_SECONDS, display
-from relay.engine.migration_request import Order
+from relay.engine.migration_request import MigrationRequest
 from relay.engine.outcome import Outcome
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.views.rows import summary
 
 
-def migrate_object(ledger: Ledger, order: Order, runner: Runner, quiet: bool, as_json: bool) -> Exit:
+def migrate_object(ledger: Ledger, order: MigrationRequest, runner: TransferEngine, quiet: bool, as_json: bool) -> Exit:
     """Carry it out to its end; return the exit code. Raises its RelayError, or Interrupted."""
-    migration, new = accepted(ledger, order, runner, quiet)
+    migration, new = accept(ledger, order, runner, quiet)
     if not new and not quiet:
         there = bytes_there(summary(migration))
         kept = f": {decimal(there)} of it are there already" if there else ""
-        say(f"relay: going on with migration {migration.number}{kept}{held(migration)}", sys.stderr)
+        say(f"relay: going on with migration {migration.number}{kept}{held_by_another(migration)}", sys.stderr)
     ends: list[Outcome | RelayError] = []
 
-    claimer = Claimer(ledger, runner, 1, migration.id, lambda _, end: ends.append(end))
+    claimer = Worker(ledger, runner, 1, migration.id, lambda _, end: ends.append(end))
     with display(quiet) as show:
 
         def look() -> None:
             for active in claimer.active.values():
                 show(active.transfer)
 
-        code = worked(claimer, look, LOOK_SECONDS)
+        code = work(claimer, look, LOOK_SECONDS)
     end = ends[-1] if ends else None
     if isinstance(end, Outcome):
-        return _told(replace(end, id=migration.id), quiet, as_json)
+        return _print_outcome(replace(end, id=migration.id), quiet, as_json)
     if code is not None:
         if not quiet:
             say(STOPPED, sys.stderr)
         raise Interrupted(code)
     if end is not None:
         raise end
-    return _elsewhere(ledger, ledger.migration(migration.id), quiet, as_json)
+    return _follow_elsewhere(ledger, ledger.migration(migration.id), quiet, as_json)
 
 
-def _told(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
+def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
     if as_json:
         confirm(json.dumps(outcome.to_json()))
     elif not quiet:
@@ -65,7 +65,7 @@ def _told(outcome: Outcome, quiet: bool, as_json: bool) -> Exit:
     return Exit.of(outcome.state)
 
 
-def _elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json: bool) -> Exit:
+def _follow_elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json: bool) -> Exit:
     """Tell how one ended that did not end here: it waits for what its user must do, or another process moved it.
     Raises what it waits for."""
     if migration.error is not None:

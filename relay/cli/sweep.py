@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from gevent.event import Event
 
-from relay.cli.engines import runner_of
+from relay.cli.engines import engine_for
 from relay.config import Settings
-from relay.engine.migration_request import Job
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.migration_cache import Jobs
-from relay.engine.worker.orphans import Sweeper
+from relay.engine.migration_request import MigrationJob
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.migration_cache import MigrationCache
+from relay.engine.worker.orphans import OrphanSweeper
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
@@ -26,7 +26,7 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
     except RelayError as denied:
         yield f"relay: an unfinished upload may remain at {migration.destination}: {denied.message}"
         return
-    sweeper = Sweeper(ledger, runner, Jobs(ledger, runner), Event(), migration.id)
+    sweeper = OrphanSweeper(ledger, runner, MigrationCache(ledger, runner), Event(), migration.id)
     total, more = 0, True
     while more:
         count, left = sweeper.sweep()
@@ -39,7 +39,7 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
         yield f"relay: nothing unfinished is left at {migration.destination} ({total:,} looked for)"
 
 
-def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> Runner:
+def _runner(settings: Settings, ledger: Ledger, migration: Migration) -> TransferEngine:
     remotes = Remotes(settings.remotes, folders=None)
-    job, _ = Job.of(migration, ledger.secret(migration.id), remotes)
-    return runner_of(settings, remotes, job.source, job.destination)
+    job, _ = MigrationJob.from_row(migration, ledger.secret(migration.id), remotes)
+    return engine_for(settings, remotes, job.source, job.destination)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from rich.filesize import decimal
 
 from relay.cli.formatting import Members, bytes_done, bytes_in, bytes_moved, exit_of, failed_line, heads, table
-from relay.cli.local_run import STOPPED, accepted, failures, held, worked
+from relay.cli.local_run import STOPPED, accept, failures, held_by_another, work
 from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
-from relay.engine.migration_request import Order
+from relay.engine.migration_request import MigrationRequest
 from relay.engine.outcome import Outcome
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.part_helper import Sharing
-from relay.engine.worker.worker import Active, Claimer
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.part_helper import PartHelper
+from relay.engine.worker.worker import ActiveTransfer, Worker
 from relay.errors import LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration
@@ -36,22 +36,24 @@ SHOWN = 5
 """So many active transfers have a bar of their own."""
 
 
-def migrate_tree(ledger: Ledger, order: Order, runner: Runner, slots: int, quiet: bool, as_json: bool) -> int:
+def migrate_tree(
+    ledger: Ledger, order: MigrationRequest, runner: TransferEngine, slots: int, quiet: bool, as_json: bool
+) -> int:
     """Carry it out to its end, or to Ctrl-C; return the exit code. Raises RelayError."""
-    migration, new = accepted(ledger, order, runner, quiet)
+    migration, new = accept(ledger, order, runner, quiet)
     if not new and not quiet:
-        done = migration.counted("verified", "skipped").objects
+        done = migration.count_in("verified", "skipped").objects
         say(
-            f"relay: going on with migration {migration.number}: {done:,} objects are there already{held(migration)}",
+            f"relay: going on with migration {migration.number}: {done:,} objects are there already{held_by_another(migration)}",
             sys.stderr,
         )
     watch = Watch(ledger, migration.id, shown=not quiet, _told=brief(migration))
-    claimer = Claimer(ledger, runner, slots, migration.id, watch.ended, watch.moved)
+    claimer = Worker(ledger, runner, slots, migration.id, watch.ended, watch.moved)
     with _display(quiet) as show:
         if quiet:
-            code = worked(claimer, lambda: None, LOOK_SECONDS)
+            code = work(claimer, lambda: None, LOOK_SECONDS)
         else:
-            code = worked(claimer, lambda: show(watch, claimer), LOOK_SECONDS, watch.failures.append)
+            code = work(claimer, lambda: show(watch, claimer), LOOK_SECONDS, watch.failures.append)
     ended = ledger.migration(migration.id)
     report(ledger, ended, watch, as_json, quiet)
     if code is not None:
@@ -112,7 +114,7 @@ class Watch:
 
 # -- what is shown
 
-Show = Callable[[Watch, Claimer], None]
+Show = Callable[[Watch, Worker], None]
 
 
 def _display(quiet: bool) -> AbstractContextManager[Show]:
@@ -126,7 +128,7 @@ def _failures(watch: Watch, tell: Callable[[str], None]) -> None:
         tell(line)
 
 
-def _heads(watch: Watch, claimer: Claimer) -> tuple[Members, int, tuple[str, ...]]:
+def _heads(watch: Watch, claimer: Worker) -> tuple[Members, int, tuple[str, ...]]:
     """Return how the migration stands, how many bytes of it need not be moved any more, and both in words."""
     here = sum(active.transfer.under_way for active in claimer.active.values())
     told, rate = watch.look(here)
@@ -146,7 +148,7 @@ def _bars() -> Iterator[Show]:
         whole = progress.add_task("", total=None)
         rows: dict[int, Any] = {}
 
-        def show(watch: Watch, claimer: Claimer) -> None:
+        def show(watch: Watch, claimer: Worker) -> None:
             _failures(watch, progress.tell)
             told, done, progress.head = _heads(watch, claimer)
             progress.update(whole, total=bytes_in(told) or None, completed=done)
@@ -157,7 +159,7 @@ def _bars() -> Iterator[Show]:
         yield show
 
 
-def _rows(progress: Progress, rows: dict[int, Any], shown: list[Active]) -> None:
+def _rows(progress: Progress, rows: dict[int, Any], shown: list[ActiveTransfer]) -> None:
     wanted = {active.claim.id: active for active in shown}
     for id in [id for id in rows if id not in wanted]:
         progress.remove_task(rows.pop(id))
@@ -168,11 +170,11 @@ def _rows(progress: Progress, rows: dict[int, Any], shown: list[Active]) -> None
         progress.update(rows[id], description=named(active), total=transfer.total, completed=transfer.bytes)
 
 
-def named(active: Active) -> str:
+def named(active: ActiveTransfer) -> str:
     """Return the line of what is moved here; of an object in which several processes share, with how much this one has
     moved of it, as its bar is the object's."""
     name, transfer = plain(active.claim.name)[-48:], active.transfer
-    shared = isinstance(transfer, Sharing) or transfer.moved != transfer.bytes
+    shared = isinstance(transfer, PartHelper) or transfer.moved != transfer.bytes
     return f"  {name}, {decimal(transfer.moved)} of it here" if shared else f"  {name}"
 
 
@@ -182,7 +184,7 @@ class _Lines:
     def __init__(self) -> None:
         self._next: float | None = None
 
-    def show(self, watch: Watch, claimer: Claimer) -> None:
+    def show(self, watch: Watch, claimer: Worker) -> None:
         _failures(watch, lambda line: say(line, sys.stderr))
         if self._next is not None and monotonic() < self._next:
             return

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 import gevent
 
-from relay.cli.formatting import trying
+from relay.cli.formatting import retry_line
 from relay.cli.terminal import say
 from relay.engine.retries import listing_trouble
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 LOOK_SECONDS = 0.25
 
 
 @contextmanager
-def telling(meter: Meter) -> Iterator[None]:
+def telling(meter: Watchdog) -> Iterator[None]:
     """Say on stderr, each time that a listing fails meanwhile, that it is tried again, why, and when next."""
     job = gevent.spawn(_tell, meter)
     try:
@@ -26,11 +26,11 @@ def telling(meter: Meter) -> Iterator[None]:
         job.kill()
 
 
-def _tell(meter: Meter) -> None:
+def _tell(meter: Watchdog) -> None:
     seen = 0.0
     while True:
         gevent.sleep(LOOK_SECONDS)
         trouble = listing_trouble(meter)
         if trouble is not None and trouble.again != seen:
             seen = trouble.again
-            say(f"relay: {trying(trouble.to_json())}", sys.stderr)
+            say(f"relay: {retry_line(trouble.to_json())}", sys.stderr)

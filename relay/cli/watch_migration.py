@@ -15,7 +15,7 @@ from time import monotonic
 
 from rich.filesize import decimal
 
-from relay.cli.backends import Members, Migrations
+from relay.cli.backends import Members, MigrationBackend
 from relay.cli.formatting import (
     NAMED,
     WELL,
@@ -24,13 +24,13 @@ from relay.cli.formatting import (
     bytes_moved,
     exit_of,
     failed_line,
-    head,
+    headline,
     heads,
     objects_in,
     table,
     under_way,
 )
-from relay.cli.interrupt import Interrupted, raised
+from relay.cli.interrupt import Interrupted, interrupt_as_exception
 from relay.cli.terminal import confirm, has_bars, in_columns, plain, say
 from relay.views.progress import Rate
 
@@ -65,10 +65,10 @@ class Seen:
         return found
 
 
-def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
+def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> int:
     """Show a migration until it ends, or waits for credentials; return the exit code of that."""
     try:
-        with raised(), _display(quiet) as (show, tell):
+        with interrupt_as_exception(), _display(quiet) as (show, tell):
             _followed(migrations, id, show, tell)
     except Interrupted as error:
         if not quiet:
@@ -83,7 +83,7 @@ def watch(migrations: Migrations, id: str, quiet: bool, as_json: bool) -> int:
     return exit_of(ended)
 
 
-def _followed(migrations: Migrations, id: str, show: Show, tell: Tell) -> None:
+def _followed(migrations: MigrationBackend, id: str, show: Show, tell: Tell) -> None:
     seen = Seen()
     for kind, members in migrations.follow(id):
         if kind != "progress":
@@ -99,7 +99,7 @@ def _followed(migrations: Migrations, id: str, show: Show, tell: Tell) -> None:
             return  # nothing happens before somebody gives it other credentials
 
 
-def _failed(migrations: Migrations, ended: Members) -> list[Members]:
+def _failed(migrations: MigrationBackend, ended: Members) -> list[Members]:
     if not objects_in(ended, "failed"):
         return []
     return list(islice(migrations.rows(ended["id"], ("failed",)), NAMED))
@@ -151,4 +151,4 @@ class _Lines:
         if monotonic() < self._next:
             return
         self._next = monotonic() + LINE_SECONDS
-        say(f"relay: {head(migration, rate)}", sys.stderr)
+        say(f"relay: {headline(migration, rate)}", sys.stderr)

@@ -12,16 +12,16 @@ from time import monotonic
 
 from rich.filesize import decimal
 
-from relay.cli.formatting import trying
+from relay.cli.formatting import retry_line
 from relay.cli.terminal import has_bars, say
 from relay.engine.transfer.transfer import Transfer
-from relay.engine.worker.part_helper import Sharing
+from relay.engine.worker.part_helper import PartHelper
 from relay.views.progress import Rate
 
 LOOK_SECONDS = 0.1
 LINE_SECONDS = 5.0
 
-Show = Callable[[Transfer | Sharing], None]
+Show = Callable[[Transfer | PartHelper], None]
 
 
 def display(quiet: bool) -> AbstractContextManager[Show]:
@@ -31,10 +31,10 @@ def display(quiet: bool) -> AbstractContextManager[Show]:
     return _bar() if has_bars() else nullcontext(_Lines().show)
 
 
-def _trouble(transfer: Transfer | Sharing) -> Iterator[str]:
+def _trouble(transfer: Transfer | PartHelper) -> Iterator[str]:
     """Yield what of it is tried again, if anything is."""
     if transfer.trouble is not None:
-        yield trying(transfer.trouble.to_json())
+        yield retry_line(transfer.trouble.to_json())
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def _bar() -> Iterator[Show]:
     with bars(DownloadColumn, TimeRemainingColumn, wide=(TransferSpeedColumn,)) as progress:
         task = progress.add_task("waiting", total=None)
 
-        def show(transfer: Transfer | Sharing) -> None:
+        def show(transfer: Transfer | PartHelper) -> None:
             progress.head = tuple(_trouble(transfer))
             progress.update(task, description=f"{transfer.phase:<9}", completed=transfer.bytes, total=transfer.total)
             progress.refresh()
@@ -61,7 +61,7 @@ class _Lines:
     def __init__(self) -> None:
         self._rate, self._next = Rate(), monotonic() + LINE_SECONDS
 
-    def show(self, transfer: Transfer | Sharing) -> None:
+    def show(self, transfer: Transfer | PartHelper) -> None:
         rate = self._rate.add(transfer.meter.moved)
         if monotonic() < self._next:
             return

@@ -32,12 +32,12 @@ from relay.errors import (
     SourceTruncated,
     StoreError,
 )
-from relay.ledger.rows import Before, Begun, Claim
+from relay.ledger.rows import Claim, PriorState, UploadRecord
 from relay.location import Location
 from relay.parsing import http_date
 from relay.process.failpoints import reach
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, Found, PartsDestination, Stored, Unknown, Upload
+from relay.stores.interfaces import Destination, ObjectInfo, PartsDestination, PutResult, UnknownObject, Upload
 
 CLOCK_SECONDS: Final = 5.0
 """So much may a store's clock, as its answers tell it, seem to differ from the one that it writes by."""
@@ -55,11 +55,11 @@ def may_be_done(error: RelayError) -> bool:
 
 
 @dataclass(frozen=True)
-class Broken:
+class FailedUpload:
     """An upload that broke off: to where, over what, and how many bytes went, of how many (or None)."""
 
     place: Location
-    before: Before
+    before: PriorState
     sent: int
     length: int | None
 
@@ -75,9 +75,9 @@ class Broken:
         )
 
 
-def sweep(
+def remove_failed_upload(
     destination: Destination,
-    broken: Broken,
+    broken: FailedUpload,
     error: RelayError,
     waits: Iterable[Callable[[], None]],
     is_piece: Callable[[Version], bool],
@@ -90,7 +90,7 @@ def sweep(
     Raises nothing of the destination's: the failure that is reported is `error`.
     """
     if not broken.before.known:
-        _remains(error, "A partial object", broken.place, "the destination does not let us look")
+        _add_remains_hint(error, "A partial object", broken.place, "the destination does not let us look")
         return False
     whole = False
     failure: RelayError | None = None
@@ -99,7 +99,7 @@ def sweep(
         try:
             failure = None
             found = destination.head(broken.place)
-            if isinstance(found, Unknown):
+            if isinstance(found, UnknownObject):
                 raise found.why
             there = found.version
             whole = there.size in (None, broken.length, broken.sent) and there != broken.before.version
@@ -113,7 +113,7 @@ def sweep(
             failure = other
             break
     if failure is not None:
-        _remains(error, "A partial object", broken.place, failure.message)
+        _add_remains_hint(error, "A partial object", broken.place, failure.message)
     return whole
 
 
@@ -131,8 +131,8 @@ def remove_piece(
     return True
 
 
-def remove(
-    destination: Destination, stored: Stored, error: RelayError, before: Before | None = None, since: float = 0.0
+def remove_object(
+    destination: Destination, stored: PutResult, error: RelayError, before: PriorState | None = None, since: float = 0.0
 ) -> bool:
     """Delete an object that is ours, and damaged or not to be published; else `error` says that it may remain. Returns
     whether it is gone.
@@ -146,25 +146,27 @@ def remove(
     if stored.readable is None:
         return False
     if stored.place is None and stored.version.id is None and (why := _may_be_another(stored, before)):
-        _remains(error, "A damaged object", stored.readable, why)
+        _add_remains_hint(error, "A damaged object", stored.readable, why)
         return False
     unseen = before is not None and not before.known and stored.place is None and stored.version.id is None
     if unseen and not _is_written_since(destination, stored.readable, since):
-        _remains(error, "A damaged object", stored.readable, "nothing shows that it was not there before the upload")
+        _add_remains_hint(
+            error, "A damaged object", stored.readable, "nothing shows that it was not there before the upload"
+        )
         return False
     place, version = stored.readable, stored.version if stored.place is None else Version()
     failure: RelayError | None
     try:
-        failure = _refused(lambda: destination.delete(place, version))
+        failure = _retry_removal(lambda: destination.delete(place, version))
     except RelayError as other:
         failure = other
     if failure is not None:
         what = "A damaged object" if stored.place is None else "An unpublished object"
-        _remains(error, what, place, failure.message)
+        _add_remains_hint(error, what, place, failure.message)
     return failure is None
 
 
-def _may_be_another(stored: Stored, before: Before | None) -> str:
+def _may_be_another(stored: PutResult, before: PriorState | None) -> str:
     """Return why what is at the object's place may be what was there `before`, or another's; empty where it may not."""
     ours = stored.version.strong_etag
     if ours is None:
@@ -180,36 +182,36 @@ def _is_written_since(destination: Destination, place: Location, since: float) -
         found = destination.head(place)
     except StoreError:
         return False
-    changed = http_date(found.version.last_modified) if isinstance(found, Found) else None
+    changed = http_date(found.version.last_modified) if isinstance(found, ObjectInfo) else None
     return changed is not None and changed.timestamp() >= int(since)
 
 
-def _remains(error: RelayError, what: str, place: Location, why: str) -> None:
+def _add_remains_hint(error: RelayError, what: str, place: Location, why: str) -> None:
     error.leave(what, place, why)
 
 
 # -- of processes that were killed
 
 
-def token(claim: Claim, fence: int | None = None) -> str:
+def upload_token(claim: Claim, fence: int | None = None) -> str:
     """Return what no other claim of any transfer has; that of an earlier claim by its fence."""
     return f"{claim.migration_id[:13]}-{claim.id}-{claim.fence if fence is None else fence}"
 
 
-def lost_tokens(claim: Claim, before: int) -> tuple[str, ...]:
+def lost_upload_tokens(claim: Claim, before: int) -> tuple[str, ...]:
     """Return the tokens of the last claims of a transfer of which something may be left, up to the one before the fence
     `before`."""
-    return tuple(token(claim, fence) for fence in range(max(1, claim.rid + 1, before - LOST), before))
+    return tuple(upload_token(claim, fence) for fence in range(max(1, claim.rid + 1, before - LOST), before))
 
 
-def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]) -> StoreError | None:
+def remove_lost_uploads(destination: Destination, place: Location, tokens: Iterable[str]) -> StoreError | None:
     """Remove what attempts that were lost left under names that only they had. Return the first failure, which says
     what of it remains; None where nothing does."""
     kept: StoreError | None = None
     for one in tokens:
-        for left in destination.unpublished(place, one):
+        for left in destination.staged_locations(place, one):
             reach("during-sweep")
-            error = _undeleted(destination, left)
+            error = _delete_own_name(destination, left)
             if error is not None:
                 is_there = _is_there(destination, left)
                 if is_there or (is_there is None and kept is None):
@@ -221,19 +223,19 @@ def remove_lost(destination: Destination, place: Location, tokens: Iterable[str]
 def _is_there(destination: Destination, place: Location) -> bool | None:
     """Say if something lies there; None where the destination does not tell."""
     try:
-        return True if isinstance(destination.head(place), Found) else None
+        return True if isinstance(destination.head(place), ObjectInfo) else None
     except NotFound:
         return False
     except StoreError:
         return None
 
 
-def _undeleted(destination: Destination, left: Location) -> StoreError | None:
+def _delete_own_name(destination: Destination, left: Location) -> StoreError | None:
     """Delete what may be under a name that only we can have had; return why that can't be done, or None."""
-    return _refused(lambda: destination.delete(left, Version()))
+    return _retry_removal(lambda: destination.delete(left, Version()))
 
 
-def _refused(remove: Callable[[], None]) -> StoreError | None:
+def _retry_removal(remove: Callable[[], None]) -> StoreError | None:
     """Remove something; return why that can't be done, or None. What may pass is tried again."""
     refused: StoreError | None = None
     for _ in range(DELETIONS):
@@ -247,13 +249,13 @@ def _refused(remove: Callable[[], None]) -> StoreError | None:
     return refused
 
 
-def throw_away(destination: Destination, upload: Upload) -> None:
+def abort_upload(destination: Destination, upload: Upload) -> None:
     """Throw an upload away, and what the store has put together of it and nobody has published. What may pass is tried
     again. Raises StoreError."""
-    refused = _refused(lambda: cast(PartsDestination, destination).abort(upload))
+    refused = _retry_removal(lambda: cast(PartsDestination, destination).abort(upload))
     if refused is not None:
         raise refused
-    for left in destination.unpublished(upload.location, upload.id):
+    for left in destination.staged_locations(upload.location, upload.id):
         try:
             destination.delete(left, Version())
         except StoreError:  # most were never put together
@@ -261,7 +263,7 @@ def throw_away(destination: Destination, upload: Upload) -> None:
                 raise
 
 
-def uploads_of(destination: Destination, place: Location, written: Begun, limits: Limits) -> tuple[Upload, ...]:
+def uploads_of(destination: Destination, place: Location, written: UploadRecord, limits: Limits) -> tuple[Upload, ...]:
     """Return the upload that was written down; where its attempt was lost before it learned, or wrote down, which it
     was, those that it may have begun.
 

@@ -10,7 +10,7 @@ from relay.parsing import http_date
 from relay.receipt import Version
 
 
-def unchanged(source: Version, destination: Version) -> str | None:
+def proof_of_equality(source: Version, destination: Version) -> str | None:
     """Return why the two are the same object, or None where they are not, or may not be.
 
     A digest that both stores have decides. Else the same size, and a destination that is not older: it was written

@@ -16,7 +16,7 @@ from enum import Enum
 from functools import partial
 from typing import cast
 
-from relay.engine.scratch import CHECKED, DATA, WRONG, Patient, made_of
+from relay.engine.scratch import CHECKED, DATA, WRONG, ScratchFolder, body_from_bytes
 from relay.errors import (
     LengthRequired,
     NotFound,
@@ -29,7 +29,7 @@ from relay.errors import (
     Unsupported,
 )
 from relay.receipt import Version
-from relay.stores.interfaces import Found, Part, PartsDestination, Span, Upload
+from relay.stores.interfaces import ByteRange, ObjectInfo, Part, PartsDestination, Upload
 from relay.wire.body import Body
 from relay.wire.http1 import Framing
 
@@ -56,10 +56,10 @@ class Finding:
 
 # -- the probes
 
-Probe = Callable[[Patient], Finding]
+Probe = Callable[[ScratchFolder], Finding]
 
 
-def writes(patient: Patient) -> Finding:
+def probe_write(patient: ScratchFolder) -> Finding:
     """A small object is stored, and read again as it was."""
     what = "write and read"
     try:
@@ -73,7 +73,7 @@ def writes(patient: Patient) -> Finding:
     return Finding(what, Answer.YES, "objects can be moved here", needed=True)
 
 
-def empty(patient: Patient) -> Finding:
+def probe_empty_object(patient: ScratchFolder) -> Finding:
     """An object without a byte."""
     try:
         patient.put("empty", b"")
@@ -84,7 +84,7 @@ def empty(patient: Patient) -> Finding:
     return Finding("empty objects", Answer.YES if good else Answer.NO, "kept as they are" if good else f"{size} bytes")
 
 
-def digests(patient: Patient) -> Finding:
+def probe_digests(patient: ScratchFolder) -> Finding:
     """What the store says about the bytes."""
     with suppress(RelayError):
         patient.digests |= frozenset(patient.head("object").version.digests)
@@ -93,13 +93,13 @@ def digests(patient: Patient) -> Finding:
     return Finding("digests", Answer.NO, "every object is read back to be verified")
 
 
-def compares(patient: Patient) -> Finding:
+def probe_wrong_checksum(patient: ScratchFolder) -> Finding:
     """An object with a wrong checksum: what a store gives back of it is its own word only if it refuses this."""
     what = "compares"
     if patient.folder.store not in CHECKED:
         return Finding(what, Answer.UNTRIED, "no checksum goes along with an upload there")
     try:
-        refused = patient.compares()
+        refused = patient.refuses_wrong_checksum()
         echoed = not refused and dict(patient.head("wrong").version.digests).get("crc64nvme") == WRONG
     except RelayError as error:
         return Finding(what, Answer.NO, error.message)
@@ -112,7 +112,7 @@ def compares(patient: Patient) -> Finding:
     return Finding(what, Answer.NO, "a wrong checksum is taken, and not told")
 
 
-def etag(patient: Patient) -> Finding:
+def probe_etag(patient: ScratchFolder) -> Finding:
     """What tells one version from another."""
     try:
         version = patient.head("object").version
@@ -123,10 +123,10 @@ def etag(patient: Patient) -> Finding:
     return Finding("entity tags", Answer.NO, "weak" if version.etag else "none: a source that changes is noticed late")
 
 
-def ranges(patient: Patient) -> Finding:
+def probe_ranges(patient: ScratchFolder) -> Finding:
     """A part of an object."""
     try:
-        opened = patient.store().get(patient.place("object"), None, Span(100, 199))
+        opened = patient.store().get(patient.location_of("object"), None, ByteRange(100, 199))
         body = cast(Body, opened.body)
         try:
             data = body.read(1000)
@@ -140,10 +140,10 @@ def ranges(patient: Patient) -> Finding:
     return Finding("ranges", Answer.YES if good else Answer.NO, "large objects go in parts" if good else "wrong bytes")
 
 
-def if_match(patient: Patient) -> Finding:
+def probe_if_match(patient: ScratchFolder) -> Finding:
     """A read of a version that is not there."""
     try:
-        opened = patient.store().get(patient.place("object"), Version(etag='"no-such-version"'))
+        opened = patient.store().get(patient.location_of("object"), Version(etag='"no-such-version"'))
         cast(Body, opened.body).close()
     except (SourceChanged, PreconditionFailed):
         return Finding("if-match", Answer.YES, "a source that changes is never blended")
@@ -152,7 +152,7 @@ def if_match(patient: Patient) -> Finding:
     return Finding("if-match", Answer.NO, "ignored: relay compares the entity tag of each answer instead")
 
 
-def if_none_match(patient: Patient) -> Finding:
+def probe_if_none_match(patient: ScratchFolder) -> Finding:
     """A write that must not replace anything."""
     try:
         patient.put("object", if_absent=True)
@@ -163,7 +163,7 @@ def if_none_match(patient: Patient) -> Finding:
     return Finding("conditional write", Answer.NO, "ignored: --if-exists skip and fail look first, and may lose a race")
 
 
-def unknown_length(patient: Patient) -> Finding:
+def probe_unknown_length(patient: ScratchFolder) -> Finding:
     """An object whose length is known only at its end."""
     try:
         patient.put("growing", framing=Framing.CLOSE)
@@ -175,7 +175,7 @@ def unknown_length(patient: Patient) -> Finding:
     return Finding("unknown length", Answer.YES if data == DATA else Answer.NO, "sources without a length can be moved")
 
 
-def parts(patient: Patient) -> Finding:
+def probe_multipart(patient: ScratchFolder) -> Finding:
     """An upload in two parts, and one that is thrown away."""
     store = patient.store()
     limits = store.part_limits
@@ -183,16 +183,16 @@ def parts(patient: Patient) -> Finding:
         return Finding("parts", Answer.NO, "not offered: one request an object, and a broken one begins anew")
     many = cast(PartsDestination, store)
     first = DATA * (-(-limits.smallest // len(DATA)))
-    place = patient.place("parts")
+    place = patient.location_of("parts")
     try:
-        upload = patient.again(lambda: patient.begin(many, place))
+        upload = patient.retry(lambda: patient.begin(many, place))
         done = []
         for number, data in enumerate((first, DATA), start=1):
-            done.append(patient.again(partial(_put_part, patient, upload, number, data)))
+            done.append(patient.retry(partial(_put_part, patient, upload, number, data)))
         listed = many.stored_parts(upload)
         stored = many.complete(upload, tuple(done), {})
         patient.uploads.remove(upload)
-        aborted = patient.begin(many, patient.place("aborted"))
+        aborted = patient.begin(many, patient.location_of("aborted"))
         many.abort(aborted)
         patient.uploads.remove(aborted)
         size = patient.head("parts").version.size
@@ -204,25 +204,25 @@ def parts(patient: Patient) -> Finding:
     return Finding("parts", Answer.YES, "large objects go several parts at once, and go on after a crash")
 
 
-def _put_part(patient: Patient, upload: Upload, number: int, data: bytes) -> Part:
-    with made_of(data, patient.meter()) as body:
+def _put_part(patient: ScratchFolder, upload: Upload, number: int, data: bytes) -> Part:
+    with body_from_bytes(data, patient.meter()) as body:
         body.digest_with(("crc64nvme",))
         return cast(PartsDestination, patient.store()).put_part(upload, number, body)
 
 
-def moves(patient: Patient) -> Finding:
+def probe_atomic_publish(patient: ScratchFolder) -> Finding:
     """Whether an object is seen only when it is whole and verified."""
     store = patient.store()
-    if store.atomic(digested=True):
+    if store.publishes_atomically(digested=True):
         return Finding("appears whole", Answer.YES, "an object is never seen half-way")
     return Finding("appears whole", Answer.NO, "by its protocol a reader may see an unverified object for a moment")
 
 
-def cut(patient: Patient) -> Finding:
+def probe_broken_upload(patient: ScratchFolder) -> Finding:
     """What a broken upload leaves."""
     what = "broken upload"
     try:
-        patient.put_cut("cut")
+        patient.put_broken("cut")
     except SourceTruncated:
         pass
     except RelayError as error:
@@ -238,7 +238,7 @@ def cut(patient: Patient) -> Finding:
     return Finding(what, Answer.NO, f"leaves {found.version.size} bytes to be seen; relay removes them")
 
 
-def names(patient: Patient) -> Finding:
+def probe_names(patient: ScratchFolder) -> Finding:
     """Names that stores stumble over."""
     bad = []
     kept: dict[str, bytes] = {}
@@ -260,7 +260,7 @@ def names(patient: Patient) -> Finding:
     return Finding("names", Answer.YES, "spaces, +, %, accents and case are kept apart")
 
 
-def composed(patient: Patient) -> Finding:
+def probe_unicode_forms(patient: ScratchFolder) -> Finding:
     """Two spellings of one accent."""
     one, two = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
     try:
@@ -273,7 +273,7 @@ def composed(patient: Patient) -> Finding:
     return Finding("unicode forms", Answer.YES if good else Answer.NO, means)
 
 
-def lists(patient: Patient) -> Finding:
+def probe_listing(patient: ScratchFolder) -> Finding:
     """What a listing tells right after the writes."""
     try:
         found = [entry.name for entry in patient.store().list(patient.scratch, recursive=True)]
@@ -287,7 +287,7 @@ def lists(patient: Patient) -> Finding:
     return Finding("listing", Answer.YES, "in the order of bytes" if ordered else "in an order of its own")
 
 
-def stands(patient: Patient) -> Finding:
+def probe_folder(patient: ScratchFolder) -> Finding:
     """The folder is there: what is tried in one that is not would make it, and leave it."""
     what = "folder"
     store = patient.store()
@@ -307,27 +307,27 @@ def stands(patient: Patient) -> Finding:
 
 
 PROBES: tuple[Probe, ...] = (
-    stands,
-    writes,
-    empty,
-    digests,
-    compares,
-    etag,
-    ranges,
-    if_match,
-    if_none_match,
-    unknown_length,
-    parts,
-    moves,
-    cut,
-    names,
-    composed,
-    lists,
+    probe_folder,
+    probe_write,
+    probe_empty_object,
+    probe_digests,
+    probe_wrong_checksum,
+    probe_etag,
+    probe_ranges,
+    probe_if_match,
+    probe_if_none_match,
+    probe_unknown_length,
+    probe_multipart,
+    probe_atomic_publish,
+    probe_broken_upload,
+    probe_names,
+    probe_unicode_forms,
+    probe_listing,
 )
 """What is tried, in this order; without the first two there is no use in the others."""
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
+def probe_writable(patient: ScratchFolder) -> Iterator[Finding]:
     """Yield the findings one by one, and the removal's as the last. Removes everything, also when it is left early."""
     try:
         for probe in PROBES:
@@ -343,7 +343,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
         yield Finding("delete", Answer.YES, "nothing of this is left")
 
 
-def look(patient: Patient) -> Iterator[Finding]:
+def probe_readable(patient: ScratchFolder) -> Iterator[Finding]:
     """Yield what can be found out without writing anything: the folder is listed, and one object of it is read."""
     store = patient.stores.source(patient.folder, patient.meter())
     try:
@@ -358,7 +358,7 @@ def look(patient: Patient) -> Iterator[Finding]:
     place = patient.folder.folder().below(name)
     try:
         found = store.head(place)
-        opened = store.get(place, found.version if isinstance(found, Found) else None)
+        opened = store.get(place, found.version if isinstance(found, ObjectInfo) else None)
         cast(Body, opened.body).close()
     except RelayError as error:
         yield Finding("read", Answer.NO, f"{error.message}. {error.hint}", needed=True)

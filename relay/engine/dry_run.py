@@ -18,18 +18,18 @@ from typing import Any, Final
 from gevent.pool import Pool
 
 from relay.config import Limits
-from relay.engine.comparison import unchanged
-from relay.engine.inspection import look
-from relay.engine.listing import as_listed, pages
-from relay.engine.migration_request import Job
-from relay.engine.proof_levels import expected
+from relay.engine.comparison import proof_of_equality
+from relay.engine.inspection import inspect_object
+from relay.engine.listing import in_pages, listed_object
+from relay.engine.migration_request import MigrationJob
+from relay.engine.proof_levels import predict_level
 from relay.errors import InvalidURL, NotFound, RelayError
 from relay.file_names import safe_name
 from relay.ledger.rows import Claim, Listed
 from relay.location import Location
 from relay.receipt import Level
-from relay.stores.interfaces import Destination, Found, Opener, Unknown
-from relay.wire.watchdog import Meter
+from relay.stores.interfaces import Destination, ObjectInfo, StoreProvider, UnknownObject
+from relay.wire.watchdog import Watchdog
 
 PAGE: Final = 256
 """So many are looked at before the listing goes on."""
@@ -38,7 +38,7 @@ NAMED: Final = 10
 
 
 @dataclass(frozen=True)
-class Look:
+class Comparison:
     """What was seen of one object on both sides: `new`, `unchanged`, `differs`, or `untold` where a side does not say.
 
     `ranges` says that its source gives parts of it, `digested` that its destination tells a digest of what it has.
@@ -52,7 +52,7 @@ class Look:
 
 
 @dataclass(eq=False)
-class Survey:
+class DryRunReport:
     """What was counted. Sizes in bytes; objects whose size is not told are `unsized`."""
 
     objects: int = 0
@@ -90,7 +90,7 @@ class Survey:
         if len(self.names) < NAMED:
             self.names.append((name, why))
 
-    def see(self, look: Look) -> None:
+    def count_comparison(self, look: Comparison) -> None:
         """Count what was seen of one."""
         self.looks[look.answer] = self.looks.get(look.answer, 0) + 1
         self.ranges += look.ranges
@@ -99,11 +99,11 @@ class Survey:
 
 
 @dataclass(eq=False)
-class Surveyor:
+class DryRun:
     """Surveys one migration. `sample` objects are looked at on both sides, all of them where it is None."""
 
-    job: Job
-    stores: Opener
+    job: MigrationJob
+    stores: StoreProvider
     limits: Limits
     sample: int | None
     abreast: int = 8
@@ -112,19 +112,19 @@ class Surveyor:
 
     def __post_init__(self) -> None:
         """Nothing is listed yet."""
-        self.listing = Meter(self.limits)
+        self.listing = Watchdog(self.limits)
         """What measures the listing: its waits may be told."""
 
-    def survey(self) -> Survey:
+    def run(self) -> DryRunReport:
         """List, count and look. Raises what listing the source raises; one object's trouble is counted."""
-        made = Survey()
-        good = self._counted(made)
+        made = DryRunReport()
+        good = self._count_entries(made)
         if self.sample is not None:
-            good = iter(_sampled(good, self.sample, self.random))
+            good = iter(_sample(good, self.sample, self.random))
         pool: Any = Pool(self.abreast)
-        for page in pages(good, PAGE):
-            for seen in pool.imap_unordered(self._looked, page):
-                made.see(seen)
+        for page in in_pages(good, PAGE):
+            for seen in pool.imap_unordered(self._compare, page):
+                made.count_comparison(seen)
         return made
 
     @property
@@ -135,34 +135,34 @@ class Surveyor:
     @property
     def copies(self) -> bool:
         """Whether the destination is the source's own store, and may be asked to copy by itself."""
-        return self.job.server_copy and self._destination().copies(self.job.source, self.job.destination)
+        return self.job.server_copy and self._destination().can_copy(self.job.source, self.job.destination)
 
-    def level(self, made: Survey) -> Level:
+    def level(self, made: DryRunReport) -> Level:
         """Return the level that receipts will most likely have."""
-        return expected(self.job.verify, self.job.destination, made.digested > 0)
+        return predict_level(self.job.verify, self.job.destination, made.digested > 0)
 
     # -- counting
 
-    def _counted(self, made: Survey) -> Iterator[Listed]:
-        for one in self._every():
-            why = self._against(one)
+    def _count_entries(self, made: DryRunReport) -> Iterator[Listed]:
+        for one in self._each_entry():
+            why = self._refusal_reason(one)
             if why is not None:
                 made.refuse(one.name, why)
                 continue
             made.count(one, self.limits)
             yield one
 
-    def _every(self) -> Iterator[Listed]:
+    def _each_entry(self) -> Iterator[Listed]:
         source = self.stores.source(self.job.source, self.listing)
         if not self.job.recursive:
             found = source.head(self.job.source)
-            yield Listed("", found.version.size if isinstance(found, Found) else None)
+            yield Listed("", found.version.size if isinstance(found, ObjectInfo) else None)
             return
         for entry in source.list(self.job.source, True):
             if not entry.is_listed_further:
-                yield as_listed(entry)
+                yield listed_object(entry)
 
-    def _against(self, one: Listed) -> str | None:
+    def _refusal_reason(self, one: Listed) -> str | None:
         """Return why an object can't be moved, if that can be known."""
         if one.error is not None:
             return str(one.error["detail"])
@@ -170,56 +170,56 @@ class Surveyor:
         if limits is not None and (one.size or 0) > limits.object_bytes:
             return f"{one.size} bytes are more than an object may have there ({limits.object_bytes})"
         try:
-            self.job.plan(_claim(self.job.id, one))
+            self.job.plan(_hypothetical_claim(self.job.id, one))
         except RelayError as error:
             return error.message
         return None
 
     # -- looking
 
-    def _looked(self, one: Listed) -> Look:
+    def _compare(self, one: Listed) -> Comparison:
         """Look at both sides; a store that does not answer is told, and stops nothing."""
-        plan = self.job.plan(_claim(self.job.id, one))
+        plan = self.job.plan(_hypothetical_claim(self.job.id, one))
         try:
-            found = self.stores.source(plan.source, Meter(self.limits)).head(plan.source)
-            place = _named(plan.destination, found, plan.source)
+            found = self.stores.source(plan.source, Watchdog(self.limits)).head(plan.source)
+            place = _name_after_source(plan.destination, found, plan.source)
         except RelayError:
-            return Look("untold")
+            return Comparison("untold")
         destination = self._destination()
-        ranges = isinstance(found, Found) and found.ranges
-        unkept = isinstance(found, Found) and bool(destination.unkept(place, found.metadata))
+        ranges = isinstance(found, ObjectInfo) and found.ranges
+        unkept = isinstance(found, ObjectInfo) and bool(destination.unkept_metadata(place, found.metadata))
         try:
-            there = look(destination, place)
+            there = inspect_object(destination, place)
         except NotFound:
-            return Look("new", ranges, unkept=unkept)
+            return Comparison("new", ranges, unkept=unkept)
         except RelayError:
-            return Look("untold", ranges, unkept=unkept)
-        if isinstance(there, Unknown) or isinstance(found, Unknown):
-            return Look("untold", ranges, unkept=unkept)
-        same = unchanged(found.version, there.version) is not None
-        return Look("unchanged" if same else "differs", ranges, bool(there.version.digests), unkept)
+            return Comparison("untold", ranges, unkept=unkept)
+        if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
+            return Comparison("untold", ranges, unkept=unkept)
+        same = proof_of_equality(found.version, there.version) is not None
+        return Comparison("unchanged" if same else "differs", ranges, bool(there.version.digests), unkept)
 
     def _destination(self) -> Destination:
-        return self.stores.destination(self.job.destination, Meter(self.limits))
+        return self.stores.destination(self.job.destination, Watchdog(self.limits))
 
 
-def _claim(migration: str, one: Listed) -> Claim:
+def _hypothetical_claim(migration: str, one: Listed) -> Claim:
     """Return what a runner would claim of an object."""
     return Claim(0, migration, 0, one.name, one.url, one.size, one.etag, one.modified, 1, 0, 0)
 
 
-def _named(place: Location, found: Found | Unknown, source: Location) -> Location:
+def _name_after_source(place: Location, found: ObjectInfo | UnknownObject, source: Location) -> Location:
     """Give a destination that ends in '/' the source's name. Raises InvalidURL where it has none that is safe."""
     if not place.path.endswith("/"):
         return place
-    told = safe_name(found.disposition, found.location) if isinstance(found, Found) else None
+    told = safe_name(found.disposition, found.location) if isinstance(found, ObjectInfo) else None
     name = told or safe_name(None, source)
     if name is None:
         raise InvalidURL("the destination is a folder, and the source has no name that is safe")
     return place.named(name)
 
 
-def _sampled(entries: Iterable[Listed], size: int, random: Random) -> list[Listed]:
+def _sample(entries: Iterable[Listed], size: int, random: Random) -> list[Listed]:
     """Return so many of the entries, each as likely as any other (Vitter 1985, algorithm R)."""
     kept: list[Listed] = []
     for number, one in enumerate(entries):

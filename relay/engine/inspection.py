@@ -9,49 +9,49 @@ from contextlib import closing
 from dataclasses import replace
 
 from relay.errors import NotFound, RangeIgnored, Rejected, SourceChanged, StoreError
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, Found, Source, Span, Unknown
+from relay.stores.interfaces import ByteRange, Destination, ObjectInfo, Source, UnknownObject
 from relay.wire.body import Body
 
 PIECE_BYTES = 1 << 18
 """So many bytes are compared at a time."""
 
 
-def look(destination: Destination, place: Location) -> Found | Unknown:
+def inspect_object(destination: Destination, place: Location) -> ObjectInfo | UnknownObject:
     """Return what is there; where HEAD can't tell, a GET of one byte does, if it can.
 
     Raises NotFound where nothing is there, and StoreError.
     """
     found = destination.head(place)
-    if not isinstance(found, Found):
+    if not isinstance(found, ObjectInfo):
         return _first_byte(destination, place)
     if found.described or found.version.size is not None:
         return found
     told = _first_byte(destination, place)  # another method told that something is there, and not its length
-    return told if isinstance(told, Found) else found
+    return told if isinstance(told, ObjectInfo) else found
 
 
-def _first_byte(destination: Destination, place: Location) -> Found | Unknown:
+def _first_byte(destination: Destination, place: Location) -> ObjectInfo | UnknownObject:
     """Return what a GET of one byte tells. Raises NotFound, and what may pass."""
     try:
-        opened = destination.get(place, None, Span(0, 0))
+        opened = destination.get(place, None, ByteRange(0, 0))
     except (RangeIgnored, SourceChanged):  # it was answered with all of it; or it has no first byte
-        return _opening(destination, place)
+        return _head_by_get(destination, place)
     except NotFound:
         raise
     except StoreError as error:
         if error.retryable:
             raise
-        return Unknown(error)
+        return UnknownObject(error)
     assert opened.body is not None  # an Opened has one
     with closing(opened.body) as body:
         body.read()
-    return Found(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
+    return ObjectInfo(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
 
 
-def _opening(destination: Destination, place: Location) -> Found:
+def _head_by_get(destination: Destination, place: Location) -> ObjectInfo:
     """Return what the head of an answer to GET tells of something that is there, and has no first byte to give.
 
     Where it tells nothing this time, something is there all the same. Raises NotFound, and what may pass.
@@ -63,29 +63,29 @@ def _opening(destination: Destination, place: Location) -> Found:
     except StoreError as error:
         if error.retryable:
             raise
-        return Found(Version(), place, described=False)
+        return ObjectInfo(Version(), place, described=False)
     assert opened.body is not None  # an Opened has one
     opened.body.close()
-    return Found(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
+    return ObjectInfo(replace(opened.version, digests={}), opened.location, metadata=opened.metadata)
 
 
-def look_before(destination: Destination, place: Location, needed: bool) -> Before:
-    """Look at the destination before the upload. Raises StoreError as `look` does, but for what just is not there.
+def inspect_prior_state(destination: Destination, place: Location, needed: bool) -> PriorState:
+    """Look at the destination before the upload. Raises StoreError as `inspect_object` does, but for what just is not there.
 
     Unless the look is `needed` one request is enough, and a final refusal only means that it is not known what is
     there.
     """
     try:
-        found = look(destination, place) if needed else destination.head(place)
+        found = inspect_object(destination, place) if needed else destination.head(place)
     except NotFound:
-        return Before(known=True)
+        return PriorState(known=True)
     except StoreError as error:
         if needed or error.retryable:
             raise
-        return Before(known=False)
-    if isinstance(found, Unknown):
-        return Before(known=not needed and isinstance(found.why, NotFound))
-    return Before(known=True, version=found.version)
+        return PriorState(known=False)
+    if isinstance(found, UnknownObject):
+        return PriorState(known=not needed and isinstance(found.why, NotFound))
+    return PriorState(known=True, version=found.version)
 
 
 def is_piece(
@@ -99,7 +99,7 @@ def is_piece(
     theirs = destination.get(place, there).body
     assert theirs is not None  # an Opened has one
     try:
-        ours = _beginning(source, origin, pinned, there.size)
+        ours = _open_beginning(source, origin, pinned, there.size)
         while piece := theirs.read(PIECE_BYTES):
             if ours.read(len(piece)) != piece:
                 return False
@@ -110,9 +110,9 @@ def is_piece(
             ours.close()
 
 
-def _beginning(source: Source, origin: Location, pinned: Version | None, length: int | None) -> Body:
+def _open_beginning(source: Source, origin: Location, pinned: Version | None, length: int | None) -> Body:
     """Open the source's first `length` bytes, or all of it. Raises as Source.get."""
-    span = Span(0, length - 1) if length else None
+    span = ByteRange(0, length - 1) if length else None
     try:
         body = source.get(origin, pinned, span).body
     except RangeIgnored:
@@ -121,7 +121,7 @@ def _beginning(source: Source, origin: Location, pinned: Version | None, length:
     return body
 
 
-def untold(place: Location) -> Rejected:
+def undescribed(place: Location) -> Rejected:
     """Return the error of one who is not to overwrite anything, and is not told if anything is there."""
     return Rejected(
         f"the destination does not tell whether something is at {place}, and nothing may be overwritten there",

@@ -29,7 +29,7 @@ NAME_CHARACTERS = 8192
 T = TypeVar("T")
 
 
-def write_tree(
+def write_listing(
     ledger: Ledger,
     listing: Listing,
     entries: Iterator[Entry],
@@ -42,8 +42,8 @@ def write_tree(
     NotFound for a listing of nothing.
     """
     cursor, is_empty = listing.cursor or "", True
-    for page in pages(entries, PAGE):
-        listed = [as_listed(entry) for entry in page if not entry.is_listed_further]
+    for page in in_pages(entries, PAGE):
+        listed = [listed_object(entry) for entry in page if not entry.is_listed_further]
         is_empty &= not listed
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
@@ -64,7 +64,7 @@ def write_tree(
     return True
 
 
-def pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
+def in_pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
     """Yield the entries, so many at a time."""
     page: list[T] = []
     for entry in entries:
@@ -76,28 +76,28 @@ def pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
         yield page
 
 
-def as_listed(entry: Entry) -> Listed:
+def listed_object(entry: Entry) -> Listed:
     """Return an entry as it is written, with the reason why it can't be moved where that shows already."""
     modified = entry.modified.timestamp() if entry.modified else None
     if len(entry.name) > NAME_CHARACTERS:
-        raw = _raw(entry.name)
-        beginning = _readable(raw[:_SHOWN_BYTES], of=raw)
+        raw = _raw_bytes(entry.name)
+        beginning = _escape_name(raw[:_SHOWN_BYTES], of=raw)
         return Listed(beginning, entry.size, error=_TOO_LONG, identity=f"long {hashlib.sha256(raw).hexdigest()}")
     if UNSAFE_CHARACTERS.search(entry.name):
-        raw = _raw(entry.name)
-        readable = _readable(raw)  # no database takes all of these
+        raw = _raw_bytes(entry.name)
+        readable = _escape_name(raw)  # no database takes all of these
         return Listed(readable, entry.size, error=_UNSAFE, identity=f"odd {raw.hex()}")
     if entry.error is not None:
-        return Listed(entry.name, entry.size, error=told(entry.error), identity=f"unusable {entry.name}")
+        return Listed(entry.name, entry.size, error=error_members(entry.error), identity=f"unusable {entry.name}")
     identity = None if entry.url is None else place_of(parse_location(entry.url))
     return Listed(entry.name, entry.size, entry.etag, modified, entry.url, as_hex(entry.digests), identity=identity)
 
 
-def _raw(name: str) -> bytes:
+def _raw_bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogatepass" if _LONE.search(name) else "surrogateescape")
 
 
-def _readable(raw: bytes, of: bytes | None = None) -> str:
+def _escape_name(raw: bytes, of: bytes | None = None) -> str:
     """Return a name that can be written for one that is not safe, or the beginning `of` one that is too long, and that
     no other object has: with the backslashes alone it might be the honest name of another."""
     text = raw.decode("utf-8", "backslashreplace")
@@ -124,7 +124,7 @@ _TOO_LONG = {
 }
 
 
-def told(error: RelayError) -> Mapping[str, Any]:
+def error_members(error: RelayError) -> Mapping[str, Any]:
     """Return an error as the ledger keeps it."""
     left = {"remains": list(error.remains.values())} if error.remains else {}
     return {"code": error.code, "side": error.side, "detail": error.message, "hint": error.hint, **left}

@@ -21,13 +21,13 @@ from relay.headers import Headers
 from relay.identity import named_by, owner_of, place_of
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
-from relay.stores.local import nested, same_file
+from relay.stores.local import is_nested, same_file
 from relay.stores.remotes import Remotes
 from relay.throttle import Bounds
 
 
 @dataclass(frozen=True)
-class End:
+class Endpoint:
     """One side as it was asked for. `text` and `headers` may hold secrets."""
 
     text: str = field(repr=False)
@@ -45,17 +45,17 @@ class End:
         return {"text": self.text, "headers": [list(pair) for pair in self.headers], "method": self.method}
 
     @classmethod
-    def of(cls, secret: Mapping[str, Any]) -> End:
+    def from_secret(cls, secret: Mapping[str, Any]) -> Endpoint:
         """Return the side that `secret` was made of."""
         return cls(secret["text"], tuple((name, value) for name, value in secret["headers"]), secret["method"])
 
 
 @dataclass(frozen=True)
-class Order:
+class MigrationRequest:
     """One request: an object, or with `recursive` all that is below a folder."""
 
-    source: End
-    destination: End
+    source: Endpoint
+    destination: Endpoint
     recursive: bool = False
     verify: Verify = Verify.AUTO
     if_exists: IfExists | None = None
@@ -74,13 +74,13 @@ class Order:
 
     def spec(self, remotes: Remotes) -> Spec:
         """Return what the ledger keeps. Raises a RequestError for what can't be located, or moved onto itself."""
-        return self.spec_at(*self.located(remotes), remotes)
+        return self.spec_at(*self.locate(remotes), remotes)
 
     def spec_at(self, source: Location, destination: Location, remotes: Remotes) -> Spec:
         """As `spec`, of what was located already."""
         return Spec(
-            remotes.shown(self.source.text, source),
-            remotes.shown(self.destination.text, destination),
+            remotes.display(self.source.text, source),
+            remotes.display(self.destination.text, destination),
             self.options,
             self.secret(),
             self.priority,
@@ -104,7 +104,7 @@ class Order:
         """What to do where the destination has an object."""
         return self.if_exists or (IfExists.CHANGED if self.recursive else IfExists.OVERWRITE)
 
-    def located(self, remotes: Remotes) -> tuple[Location, Location]:
+    def locate(self, remotes: Remotes) -> tuple[Location, Location]:
         """Return both Locations; those of a tree are folders. Raises a RequestError, whose pointer names the side;
         VerificationUnavailable for a proof that can never be had."""
         source = remotes.locate(
@@ -125,11 +125,11 @@ class Order:
                 raise SameObject(f"{source} and {destination} are one file")
             return source, destination
         source, destination = source.folder(), destination.folder()
-        _apart(source, destination)
+        _refuse_overlap(source, destination)
         return source, destination
 
 
-def _listed_at(source: Location, url: str) -> Location:
+def _location_of_url(source: Location, url: str) -> Location:
     """Return where an object of a list is; the list's own credentials go along only to its own origin."""
     found = parse_location(url)
     return replace(found, headers=source.headers) if found.origin == source.origin else found
@@ -169,12 +169,12 @@ def _refuse_output(name: str, destination: Location) -> None:
             )
 
 
-def _apart(source: Location, destination: Location) -> None:
+def _refuse_overlap(source: Location, destination: Location) -> None:
     """Raise SameObject for a tree that is to be moved into itself: its listing might never end."""
     if source.origin != destination.origin or source.store != destination.store:
         return
     below = destination.path.startswith(source.path) or source.path.startswith(destination.path)
-    if below or (source.store == "local" and nested(source, destination)):
+    if below or (source.store == "local" and is_nested(source, destination)):
         raise SameObject(
             f"{source} and {destination} lie in each other",
             hint="Give a destination that is neither above nor below the source.",
@@ -182,7 +182,7 @@ def _apart(source: Location, destination: Location) -> None:
 
 
 @dataclass(frozen=True)
-class Job:
+class MigrationJob:
     """A migration, ready to be carried out."""
 
     id: str
@@ -196,17 +196,19 @@ class Job:
     fail_on_empty: bool = False
 
     @classmethod
-    def of(cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes) -> tuple[Job, Spec]:
+    def from_row(
+        cls, migration: Migration, secret: Mapping[str, Any] | None, remotes: Remotes
+    ) -> tuple[MigrationJob, Spec]:
         """Return it with today's remotes, and what would be accepted with them. Raises ConfigError where the secrets
-        are gone, and as Order.located."""
+        are gone, and as MigrationRequest.locate."""
         if secret is None:
             raise ConfigError(
                 f"migration {migration.number} has no credentials any more",
                 hint="Send the same request again; what is there already is skipped.",
             )
-        order = Order(
-            End.of(secret["source"]),
-            End.of(secret["destination"]),
+        order = MigrationRequest(
+            Endpoint.from_secret(secret["source"]),
+            Endpoint.from_secret(secret["destination"]),
             migration.recursive,
             Verify(migration.options["verify"]),
             IfExists(migration.options["if_exists"]),
@@ -214,11 +216,11 @@ class Job:
             metadata=Metadata(migration.options.get("metadata", "keep")),
             fail_on_empty=migration.options.get("fail_on_empty", False),
         )
-        places = order.located(remotes)
-        return cls.made(migration.id, order, *places), order.spec_at(*places, remotes)
+        places = order.locate(remotes)
+        return cls.from_request(migration.id, order, *places), order.spec_at(*places, remotes)
 
     @classmethod
-    def made(cls, id: str, order: Order, source: Location, destination: Location) -> Job:
+    def from_request(cls, id: str, order: MigrationRequest, source: Location, destination: Location) -> MigrationJob:
         """Return the job of an order whose two ends were located."""
         return cls(
             id,
@@ -240,6 +242,6 @@ class Job:
             tree = (source, destination)
             _refuse_folder(claim.name)
             _refuse_output(claim.name, destination)
-            source = _listed_at(source, claim.url) if claim.url else source.below(claim.name)
+            source = _location_of_url(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
         return Plan(source, destination, self.verify, self.if_exists, self.server_copy, self.metadata, tree)

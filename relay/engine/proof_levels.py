@@ -26,7 +26,7 @@ _BY_METHOD: Final = (
 query string parameters", and of version 2; cloud.google.com, "V4 signing process")."""
 
 
-def unreadable(place: Location) -> str | None:
+def unreadable_reason(place: Location) -> str | None:
     """Return why a destination that can be written to can never be read, or None where it may be."""
     if place.account is not None:
         return None
@@ -41,7 +41,7 @@ def unreadable(place: Location) -> str | None:
 
 def refuse_unprovable(verify: Verify, place: Location) -> None:
     """Raise VerificationUnavailable for a level that this destination can never give."""
-    why = unreadable(place) if verify is Verify.READ_BACK else None
+    why = unreadable_reason(place) if verify is Verify.READ_BACK else None
     if why is not None:
         raise VerificationUnavailable(
             f"read_back can't be had of {place}: {why}",
@@ -51,10 +51,10 @@ def refuse_unprovable(verify: Verify, place: Location) -> None:
         )
 
 
-def expected(verify: Verify, place: Location, told: bool) -> Level:
+def predict_level(verify: Verify, place: Location, told: bool) -> Level:
     """Return the level that receipts will most likely have; `told` says that a digest was told of what is there."""
     if verify is Verify.SIZE:
         return Level.SIZE
     if verify is Verify.AUTO and (told or place.store in TELLING):
         return Level.WHOLE_DIGEST
-    return Level.SIZE if unreadable(place) else Level.READ_BACK
+    return Level.SIZE if unreadable_reason(place) else Level.READ_BACK

@@ -11,13 +11,13 @@ from time import time
 from typing import Any
 
 from relay.errors import RelayError, Side
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 WHOLE = "the object"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trouble:
+class PendingRetry:
     """One thing that failed and is tried again. `again` and `since` are seconds since 1970."""
 
     what: str
@@ -43,21 +43,21 @@ class Trouble:
 
 
 @dataclass(eq=False)
-class Troubles:
+class PendingRetries:
     """The troubles of one transfer: of the whole of it, and of its parts."""
 
     clock: Callable[[], float] = time
-    _of: dict[str, Trouble] = field(default_factory=dict)
+    _of: dict[str, PendingRetry] = field(default_factory=dict)
 
     @property
-    def worst(self) -> Trouble | None:
+    def worst(self) -> PendingRetry | None:
         """Return the one that has lasted the longest, None while all goes well."""
         return min(self._of.values(), key=lambda one: one.since, default=None)
 
     def note(self, what: str, error: RelayError, failures: int, wait: float) -> None:
         """Take note that `what` failed, for the time number `failures`, and is tried again in `wait` seconds."""
         now, before = self.clock(), self._of.get(what)
-        self._of[what] = Trouble(
+        self._of[what] = PendingRetry(
             what=what,
             code=error.code,
             side=error.side,
@@ -72,12 +72,12 @@ class Troubles:
         self._of.pop(what, None)
 
 
-def listing_trouble(meter: Meter) -> Trouble | None:
+def listing_trouble(meter: Watchdog) -> PendingRetry | None:
     """Return what of the listing that a meter measures is tried again at the moment, if anything is."""
     if meter.borne is None:
         return None
     error, failures, since, again = meter.borne
-    return Trouble(
+    return PendingRetry(
         what="the listing",
         code=error.code,
         side=error.side,

@@ -22,11 +22,19 @@ from relay.digest import ALWAYS, Digester
 from relay.errors import ConnectFailed, IntegrityMismatch, NotFound, Rejected, RelayError, Unsupported
 from relay.location import Location
 from relay.receipt import Level, Version
-from relay.stores.interfaces import Destination, Found, Opener, PartsDestination, Stored, Unknown, Upload
+from relay.stores.interfaces import (
+    Destination,
+    ObjectInfo,
+    PartsDestination,
+    PutResult,
+    StoreProvider,
+    UnknownObject,
+    Upload,
+)
 from relay.wire.body import Body
 from relay.wire.http1 import Framing, Head
 from relay.wire.stream import Stream
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 PREFIX = ".relay-doctor-"
 DATA = bytes(range(256)) * 4
@@ -41,12 +49,12 @@ T = TypeVar("T")
 
 
 @dataclass(eq=False)
-class Patient:
+class ScratchFolder:
     """A folder of a store, and what was written into it. `meter` gives a fresh clock for each probe."""
 
-    stores: Opener
+    stores: StoreProvider
     folder: Location
-    meter: Callable[[], Meter]
+    meter: Callable[[], Watchdog]
     written: list[Location] = field(default_factory=list)
     uploads: list[Upload] = field(default_factory=list)
     """Those in parts that were begun, and not ended."""
@@ -62,7 +70,7 @@ class Patient:
         """Choose the scratch folder."""
         self.scratch = self.folder.folder().below(f"{PREFIX}{uuid.uuid4().hex[:12]}/", destination=True)
 
-    def place(self, name: str) -> Location:
+    def location_of(self, name: str) -> Location:
         """Return where a scratch object goes, and remember that it may be there."""
         location = self.scratch.below(name, destination=True)
         if location not in self.written:
@@ -75,9 +83,9 @@ class Patient:
 
     def put(
         self, name: str, data: bytes = DATA, *, if_absent: bool = False, framing: Framing = Framing.LENGTH
-    ) -> Stored:
+    ) -> PutResult:
         """Store an object and publish it, as a migration would. Raises what the store raises."""
-        return self.again(lambda: self._put(name, data, if_absent, framing))
+        return self.retry(lambda: self._put(name, data, if_absent, framing))
 
     def begin(self, many: PartsDestination, location: Location) -> Upload:
         """Begin an upload in parts, and remember it. Raises what the store raises."""
@@ -85,7 +93,7 @@ class Patient:
         self.uploads.append(upload)
         return upload
 
-    def again(self, do: Callable[[], T]) -> T:
+    def retry(self, do: Callable[[], T]) -> T:
         """Do it, and again where that may help: of what a store was found not to take the next try goes without."""
         for _ in range(TRIES - 1):
             try:
@@ -95,11 +103,11 @@ class Patient:
                     raise
         return do()
 
-    def _put(self, name: str, data: bytes, if_absent: bool, framing: Framing) -> Stored:
+    def _put(self, name: str, data: bytes, if_absent: bool, framing: Framing) -> PutResult:
         store = self.store()
-        with made_of(data, self.meter(), framing) as body:
+        with body_from_bytes(data, self.meter(), framing) as body:
             body.digest_with(ALWAYS)
-            stored = self._sent(name, lambda place: store.put(place, body, if_absent=if_absent))
+            stored = self._send(name, lambda place: store.put(place, body, if_absent=if_absent))
             digests = body.digests
         if stored.place is not None:
             self.written.append(cast(Location, stored.readable))
@@ -109,16 +117,16 @@ class Patient:
             self.digests |= frozenset(n for n, value in told.items() if digests.get(n) == value)
         return stored
 
-    def put_cut(self, name: str) -> None:
+    def put_broken(self, name: str) -> None:
         """Store an object that breaks off in its middle. Raises what the store raises."""
-        with made_of(DATA * 64, self.meter(), until=len(DATA) * 32) as body:
+        with body_from_bytes(DATA * 64, self.meter(), until=len(DATA) * 32) as body:
             body.digest_with(ALWAYS)
-            self._sent(name, lambda place: self.store().put(place, body))
+            self._send(name, lambda place: self.store().put(place, body))
 
-    def _sent(self, name: str, put: Callable[[Location], Stored]) -> Stored:
+    def _send(self, name: str, put: Callable[[Location], PutResult]) -> PutResult:
         """Upload a scratch object; what may be there of it by then is remembered."""
         before = len(self.written)
-        place = self.place(name)
+        place = self.location_of(name)
         try:
             return put(place)
         except ConnectFailed:
@@ -128,7 +136,7 @@ class Patient:
             self.remains |= error.remains
             raise
 
-    def compares(self) -> bool:
+    def refuses_wrong_checksum(self) -> bool:
         """Say if the store refuses an object whose checksum is another's, and takes it with its own. Raises what it
         raises where it takes neither."""
         digester = Digester(("crc64nvme",))
@@ -142,25 +150,25 @@ class Patient:
 
     def _put_with(self, checksum: bytes) -> None:
         field = (CHECKED[self.folder.store], b64encode(checksum).decode())
-        with made_of(DATA, self.meter()) as body:
-            self._sent("wrong", lambda place: self.store().put(replace(place, headers=(*place.headers, field)), body))
+        with body_from_bytes(DATA, self.meter()) as body:
+            self._send("wrong", lambda place: self.store().put(replace(place, headers=(*place.headers, field)), body))
 
-    def head(self, name: str) -> Found:
+    def head(self, name: str) -> ObjectInfo:
         """Return what the store tells of a scratch object. Raises what it raises, and Unsupported without a HEAD."""
-        found = self.store().head(self.place(name))
-        if isinstance(found, Unknown):
+        found = self.store().head(self.location_of(name))
+        if isinstance(found, UnknownObject):
             raise Unsupported("the store does not answer HEAD")
         return found
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a scratch object, and at most one more than `DATA` has. Raises what the store raises."""
-        body = cast(Body, self.store().get(self.place(name)).body)
+        body = cast(Body, self.store().get(self.location_of(name)).body)
         try:
             return body.read(len(DATA) + 1)
         finally:
             body.close()
 
-    def expected(self) -> Level:
+    def predict_level(self) -> Level:
         """Return the level of proof that a migration to here will have, by what was found."""
         if self.digests:
             return Level.WHOLE_DIGEST
@@ -181,7 +189,7 @@ class Patient:
             with suppress(RelayError):  # where folders are only a part of names there are none
                 place = self.scratch.below(folder, destination=True) if folder else self.scratch
                 self.store().delete(place, Version())
-        there = [str(location) for location in left if self._there(location)]
+        there = [str(location) for location in left if self._may_exist(location)]
         begun = [f"an unfinished upload at {upload.location}" for upload in uploads]
         self.left = (*there, *begun, *self.remains.values())
         return self.left
@@ -196,7 +204,7 @@ class Patient:
             return False
         return True
 
-    def _there(self, location: Location) -> bool:
+    def _may_exist(self, location: Location) -> bool:
         """Say if something is there, or may be."""
         try:
             self.store().head(location)
@@ -207,10 +215,12 @@ class Patient:
         return True
 
 
-class made_of:  # noqa: N801 - reads as the function that it is used as
+class body_from_bytes:  # noqa: N801 - reads as the function that it is used as
     """A Body of bytes at hand, through a pair of sockets; with `until`, one that breaks off after so many bytes."""
 
-    def __init__(self, data: bytes, meter: Meter, framing: Framing = Framing.LENGTH, until: int | None = None) -> None:
+    def __init__(
+        self, data: bytes, meter: Watchdog, framing: Framing = Framing.LENGTH, until: int | None = None
+    ) -> None:
         self._data, self._meter, self._framing = data, meter, framing
         self._until = len(data) if until is None else until
 

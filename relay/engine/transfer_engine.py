@@ -16,13 +16,13 @@ from relay.config import Settings
 from relay.egress import EgressPolicy
 from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
-from relay.engine.transfer.readable_accounts import Allowed
+from relay.engine.transfer.readable_accounts import ReadableAccounts
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import Cancelled, Overloaded
 from relay.location import Location
 from relay.retry import Backoff
-from relay.stores.interfaces import Destination, Opener, Source
-from relay.stores.kinds import Kind
+from relay.stores.interfaces import Destination, Source, StoreProvider
+from relay.stores.kinds import StoreType
 from relay.stores.remotes import Remotes
 from relay.stores.table import KINDS
 from relay.throttle import Slots
@@ -30,7 +30,7 @@ from relay.wire.dial import Dialer, Pool
 from relay.wire.exchange import Wire
 from relay.wire.native import in_native_thread
 from relay.wire.tls import client_context
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 PLACES = 1000
 """So many hosts that the policy let pass are remembered."""
@@ -39,29 +39,29 @@ PLACES = 1000
 class Stores:
     """Opens the store that a location names."""
 
-    def __init__(self, wire: Wire, kinds: Iterable[Kind] = KINDS) -> None:
+    def __init__(self, wire: Wire, kinds: Iterable[StoreType] = KINDS) -> None:
         self._wire, self._opens = wire, {kind.name: kind.opens for kind in kinds}
 
-    def source(self, location: Location, meter: Meter) -> Source:
-        """As Opener.source."""
+    def source(self, location: Location, meter: Watchdog) -> Source:
+        """As StoreProvider.source."""
         found: Source = self._opens[location.store](self._wire, "source", meter)
         return found
 
-    def destination(self, location: Location, meter: Meter) -> Destination:
-        """As Opener.destination."""
+    def destination(self, location: Location, meter: Watchdog) -> Destination:
+        """As StoreProvider.destination."""
         found: Destination = self._opens[location.store](self._wire, "destination", meter)
         return found
 
 
-class Runner:
+class TransferEngine:
     """One process's engine. `running` are its transfers; `draining` says that no new one may start."""
 
     def __init__(
         self,
         settings: Settings,
         policy: EgressPolicy | None = None,
-        stores: Opener | None = None,
-        kinds: tuple[Kind, ...] = KINDS,
+        stores: StoreProvider | None = None,
+        kinds: tuple[StoreType, ...] = KINDS,
     ) -> None:
         """Make the wire by the settings; `policy` and `stores` replace what the settings, and the `kinds`, give."""
         self.remotes = Remotes(settings.remotes, apart=in_native_thread, folders=settings.folders(), kinds=kinds)
@@ -71,13 +71,13 @@ class Runner:
         self.dialer = Dialer(self.policy, self.limits, trusted)
         self.wire = Wire(Pool(self.dialer, self.limits), self.limits)
         self.slots = Slots(settings.slots, settings.waiters, settings.wait_seconds)
-        self.stores: Opener = stores or Stores(self.wire, kinds)
+        self.stores: StoreProvider = stores or Stores(self.wire, kinds)
         self._passed: tuple[EgressPolicy, set[tuple[str, int]]] = (self.policy, set())
         self.running: set[Transfer] = set()
-        self.allowed = Allowed()
+        self.allowed = ReadableAccounts()
         self.draining = False
 
-    def listens(self, own: Iterable[tuple[str, int]]) -> None:
+    def refuse_own_addresses(self, own: Iterable[tuple[str, int]]) -> None:
         """Never dial these: the (host, port) of the sockets that this server itself listens on."""
         self.policy = self.dialer.policy = replace(self.policy, own=frozenset(own))
 

@@ -39,12 +39,12 @@ from sqlalchemy import (
 )
 
 from relay.errors import LeaseLost
-from relay.ledger.counters import Changes
-from relay.ledger.database import Database, boot, process
+from relay.ledger.counters import CounterDelta
+from relay.ledger.database import Database, boot_id, process_identity
 from relay.ledger.limits import room
-from relay.ledger.migrations import bounds_of, tell
-from relay.ledger.names import chunks as chunks
-from relay.ledger.rows import ARRIVED, MARKED, TERMINAL, UNNOTED, Before, Claim
+from relay.ledger.migrations import bounds_of, write_event
+from relay.ledger.names import in_chunks as in_chunks
+from relay.ledger.rows import ARRIVED, MARKED, TERMINAL, UNNOTED, Claim, PriorState
 from relay.ledger.schema import (
     LARGE,
     LARGE_BYTES,
@@ -75,7 +75,7 @@ DOUBTED: Final = 1_000_000
 
 
 @dataclass(frozen=True)
-class Who:
+class WorkerId:
     """A runner, as it enters itself."""
 
     id: str
@@ -86,15 +86,15 @@ class Who:
     """Whose migrations it works on."""
 
     @classmethod
-    def here(cls, id: str, kind: str = TERMINAL) -> Who:
+    def of_this_process(cls, id: str, kind: str = TERMINAL) -> WorkerId:
         """Return who this process is."""
-        return cls(id, platform.node(), boot(), process(os.getpid()) or str(os.getpid()), kind)
+        return cls(id, platform.node(), boot_id(), process_identity(os.getpid()) or str(os.getpid()), kind)
 
 
 # -- runners
 
 
-def renew(connection: Connection, database: Database, who: Who, seconds: float = LEASE_SECONDS) -> bool:
+def renew(connection: Connection, database: Database, who: WorkerId, seconds: float = LEASE_SECONDS) -> bool:
     """Let a runner's claims hold for `seconds` from now on. False: it was not entered, or was taken for gone."""
     until = database.clock(connection) + seconds
     changed = connection.execute(update(runners).where(runners.c.id == who.id).values(until=until)).rowcount
@@ -105,13 +105,13 @@ def renew(connection: Connection, database: Database, who: Who, seconds: float =
     return False
 
 
-def leave(connection: Connection, who: Who) -> None:
+def leave(connection: Connection, who: WorkerId) -> None:
     """Hand back every claim, and take the runner out; nothing counts as lapsed."""
     _requeue(connection, [who.id], "hand_back")
     connection.execute(delete(runners).where(runners.c.id == who.id))
 
 
-def reclaim(connection: Connection, database: Database, who: Who) -> int:
+def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
     """Put the claims of runners that are gone back into the queue; return how many.
 
     Raises RenewedMeanwhile where one of them put its lease off at this very moment: it was told that its claims hold,
@@ -119,13 +119,13 @@ def reclaim(connection: Connection, database: Database, who: Who) -> int:
     """
     now = database.clock(connection)
     others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
-    gone = [row for row in others if _gone(row, now, who, database.sqlite)]
-    strays = _strays(connection, who)
+    gone = [row for row in others if _is_gone(row, now, who, database.sqlite)]
+    strays = _unregistered_owners(connection, who)
     if not gone and not strays:
         return 0
     count = _requeue(connection, [*(row.id for row in gone), *strays], "lapse")
     if any(row.host == who.host and row.boot != who.boot for row in gone):
-        doubt(connection)
+        distrust_recent_commits(connection)
     for row in gone:
         as_seen = (runners.c.id == row.id) & (runners.c.until == row.until)
         if not connection.execute(delete(runners).where(as_seen)).rowcount:
@@ -142,14 +142,16 @@ def first_fence(listing: int) -> int:
     return FORGOTTEN * (listing // DOUBTED)
 
 
-def lost(connection: Connection, database: Database, who: Who) -> list[str]:
+def lost_workers(connection: Connection, database: Database, who: WorkerId) -> list[str]:
     """Return the runners that are gone, and those that have claims and are not entered. Writes nothing."""
     now = database.clock(connection)
     others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
-    return [row.id for row in others if _gone(row, now, who, database.sqlite)] + _strays(connection, who)
+    return [row.id for row in others if _is_gone(row, now, who, database.sqlite)] + _unregistered_owners(
+        connection, who
+    )
 
 
-def doubt(connection: Connection) -> None:
+def distrust_recent_commits(connection: Connection) -> None:
     """Believe no longer that what is queued was never begun, and that nothing is at the destinations.
 
     A claim that was forgotten had a fence that nobody may have again, and may have left something under its name; so
@@ -184,12 +186,12 @@ def doubt(connection: Connection) -> None:
 
 def _unknown_since() -> ColumnElement[str]:
     """Return the Before of a transfer of which nothing is known since its migration was accepted."""
-    head, _, tail = Before(known=False, since=0.5).text().partition("0.5")
+    head, _, tail = PriorState(known=False, since=0.5).to_text().partition("0.5")
     of = select(migrations.c.created).where(migrations.c.id == transfers.c.migration_id).scalar_subquery()
     return literal(head) + cast(of, Text) + literal(tail)
 
 
-def _strays(connection: Connection, who: Who) -> list[str]:
+def _unregistered_owners(connection: Connection, who: WorkerId) -> list[str]:
     """Return the owners of claims and parts that are not entered at all: one that was taken for gone, claimed once more
     before it knew, and ended."""
     found: set[str] = set()
@@ -200,7 +202,7 @@ def _strays(connection: Connection, who: Who) -> list[str]:
     return sorted(found)
 
 
-def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
+def _is_gone(row: Row[Any], now: float, who: WorkerId, one_machine: bool) -> bool:
     if one_machine and row.boot != who.boot:
         return True  # its clock began anew, and so did everything else
     if row.until < now:
@@ -211,7 +213,7 @@ def _gone(row: Row[Any], now: float, who: Who, one_machine: bool) -> bool:
     # A process of another container has other numbers; then only the time tells. So it does where /proc tells nothing.
     if not (here and one_machine and pid.isdigit() and namespace and namespace == who.process.partition("@")[2]):
         return False
-    found = process(int(pid))
+    found = process_identity(int(pid))
     return found is None or ("@" in found and found != row.process)
 
 
@@ -233,7 +235,7 @@ def _set_aside_listings(connection: Connection) -> None:
     error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON_LIST, "hint": _AGAIN})
     failed = update(migrations).where(lost).values(listing="failed", error=error).returning(migrations.c.id)
     for id in connection.execute(failed).scalars().all():
-        tell(connection, id, "listing_failed", json.loads(error))
+        write_event(connection, id, "listing_failed", json.loads(error))
 
 
 _POISON_LIST = f"{LAPSES} workers were lost while they listed the source; that is set aside until you retry it"
@@ -251,20 +253,20 @@ def _let_go(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     """Take claims from whoever has them; return how many."""
     if not rows:
         return 0
-    changes = Changes()
+    changes = CounterDelta()
     more = 1 if verb == "lapse" else 0
-    cancelled = _cancelled(connection, {row.migration_id for row in rows})
+    cancelled = _cancelled_among(connection, {row.migration_id for row in rows})
     changed: dict[str, list[int]] = {}
     now = time.time()
     for row in rows:
         step = "quarantine" if row.lapses + more >= LAPSES else "cancel" if row.migration_id in cancelled else verb
         changed.setdefault(step, []).append(row.id)
-        changes.moved(row.migration_id, "running", TRANSFER[step].to, row.size, row.size)
+        changes.count_transition(row.migration_id, "running", TRANSFER[step].to, row.size, row.size)
     error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON})
     for step, ids in changed.items():
         values: dict[str, Any] = {"state": TRANSFER[step].to, "owner": None, "lapses": transfers.c.lapses + more}
         values |= {"error": error, "ended": now} if step == "quarantine" else {"ended": now}
-        for some in chunks(ids):
+        for some in in_chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
     changes.write(connection)
     return len(rows)
@@ -299,11 +301,11 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     """Return the claim that a row of CLAIMED tells of; nothing was found at its tree's destination when that was
     `looked` at, or once (`empty`)."""
     *told, digests, before, twins = row
-    kept = Before.of(before)
+    kept = PriorState.from_text(before)
     was = kept if kept is None or kept.noted else None
     untouched = kept is not None and 0 < kept.unsent == told[2] - 1
     if was is None and not (untouched or (kept is not None and kept.arrived)) and empty and told[2] > 1:
-        was = Before(known=True, assumed=True)
+        was = PriorState(known=True, assumed=True)
     fresh = looked is not None and 0 <= time.time() - looked < EMPTY_SECONDS
     more = {"digests": json.loads(digests) if digests else {}, "renewed": renewed, "before": was, "empty": fresh}
     more |= {"twins": twins, "remains": kept.remains if kept is not None else {}}
@@ -312,8 +314,8 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a runner has room for: `all` transfers in all, of them `large` ones while there are small ones to claim, and
+class ClaimRequest:
+    """What a runner has room for: `all` transfers in all, of them `is_large` ones while there are small ones to claim, and
     `alone` one that is suspect: the runner has nothing else in hand, and moves no part of what others have.
 
     Large ones are claimed first, the largest before the others, so that none is left to run alone in the end; and never
@@ -357,14 +359,16 @@ _CLAIMABLE: Final = {True: _any(), False: _any(_TRUSTED)}
 """By whether the runner is alone."""
 
 
-def claimable(connection: Connection, who: Who, alone: bool, only: str | None = None) -> bool:
+def has_claimable(connection: Connection, who: WorkerId, alone: bool, only: str | None = None) -> bool:
     """Say if there seems to be something to `claim`, also of what is suspect if the runner is `alone`. Writes
     nothing."""
     told = {"now": time.time(), "only": only, "kind": who.kind}
     return any(connection.execute(_CLAIMABLE[alone], told).scalars())
 
 
-def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None, changes: Changes) -> list[Claim]:
+def claim(
+    connection: Connection, who: WorkerId, wanted: ClaimRequest, only: str | None, changes: CounterDelta
+) -> list[Claim]:
     """Claim what there is room for, of the most urgent migrations and the oldest first; `only` of one. What that
     changes in the tallies goes to `changes`.
 
@@ -377,7 +381,7 @@ def claim(connection: Connection, who: Who, wanted: Wanted, only: str | None, ch
     claiming = _Claiming(connection, who, changes)
     rows = connection.execute(_WAITING, {"only": only, "kind": who.kind}).all()
     for migration in rows:
-        claiming.some(migration, wanted)
+        claiming.claim_from(migration, wanted)
     moving = exists().where(NOT_THERE, parts.c.owner == who.id)
     if wanted.alone and not claiming.found and not connection.execute(select(moving)).scalar():
         for migration in rows:
@@ -391,15 +395,15 @@ class _Claiming:
     """What one call of `claim` has found until now."""
 
     connection: Connection
-    who: Who
-    changes: Changes
+    who: WorkerId
+    changes: CounterDelta
     found: list[Claim] = field(default_factory=list)
 
-    def some(self, migration: Any, wanted: Wanted) -> None:
+    def claim_from(self, migration: Any, wanted: ClaimRequest) -> None:
         """Claim of one migration what there is still room for besides what was found in others."""
         left = wanted.all - len(self.found)
         left = self.room(migration, left) if left > 0 else 0
-        left -= self.take(migration, min(left, wanted.large - sum(map(large, self.found))), _LARGE)
+        left -= self.take(migration, min(left, wanted.large - sum(map(is_large, self.found))), _LARGE)
         left -= self.take(migration, left, _SMALL)
         self.take(migration, min(left, wanted.only_large - len(self.found)), _LARGE)
 
@@ -417,18 +421,18 @@ class _Claiming:
         taken = [claim_of(row, *about) for row in self.connection.execute(which, told).all()]
         taken.sort(key=lambda claim: claim.id)
         for one in taken:
-            self.changes.moved(migration.id, "queued", "running", one.size, one.size)
-            self.changes.retried(migration.id, 1 if one.attempts > 1 else 0)
+            self.changes.count_transition(migration.id, "queued", "running", one.size, one.size)
+            self.changes.count_retries(migration.id, 1 if one.attempts > 1 else 0)
         self.found += taken
         return len(taken)
 
 
-def large(claim: Claim) -> bool:
+def is_large(claim: Claim) -> bool:
     """Say if the object is a large one."""
     return claim.size is not None and claim.size >= LARGE_BYTES
 
 
-def _taken(condition: Any, *order: Any) -> Update:
+def _claim_statement(condition: Any, *order: Any) -> Update:
     """Return what claims the first queued transfers of one kind; whoever else claims passes over them meanwhile."""
     queued = (
         select(transfers.c.id)
@@ -453,13 +457,17 @@ def _taken(condition: Any, *order: Any) -> Update:
     )
 
 
-_LARGE = _taken(LARGE & _TRUSTED, transfers.c.size.desc(), transfers.c.id)
-_SMALL = _taken(QUEUED & _TRUSTED & (transfers.c.size.is_(None) | (transfers.c.size < LARGE_BYTES)), transfers.c.id)
-_SUSPECTS = _taken(QUEUED & (transfers.c.lapses >= SUSPECT), transfers.c.lapses, transfers.c.id)
+_LARGE = _claim_statement(LARGE & _TRUSTED, transfers.c.size.desc(), transfers.c.id)
+_SMALL = _claim_statement(
+    QUEUED & _TRUSTED & (transfers.c.size.is_(None) | (transfers.c.size < LARGE_BYTES)), transfers.c.id
+)
+_SUSPECTS = _claim_statement(QUEUED & (transfers.c.lapses >= SUSPECT), transfers.c.lapses, transfers.c.id)
 """They are written once: making one costs as much as running it."""
 
 
-def disown(connection: Connection, who: Who, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
+def release_unknown_claims(
+    connection: Connection, who: WorkerId, kept: Iterable[Claim], shared: Iterable[int] = ()
+) -> int:
     """Hand back what stands as this runner's and is not among those that it has in hand; return how many claims.
 
     A claim, or a part of a transfer that it shares in, whose answer was lost is one of which the ledger knows, and the
@@ -470,23 +478,23 @@ def disown(connection: Connection, who: Who, kept: Iterable[Claim], shared: Iter
     rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
     ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == who.id).distinct()
     left = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
-    free(connection, who, left)
+    free_parts(connection, who, left)
     return _let_go(connection, rows, "hand_back")
 
 
-def free(connection: Connection, who: Who, ids: Iterable[int]) -> None:
+def free_parts(connection: Connection, who: WorkerId, ids: Iterable[int]) -> None:
     """Let anybody have the parts of some transfers that are this runner's, and not there yet."""
-    for some in chunks(list(ids)):
+    for some in in_chunks(list(ids)):
         mine = NOT_THERE & (parts.c.owner == who.id) & parts.c.transfer_id.in_(some)
         connection.execute(update(parts).where(mine).values(owner=None))
 
 
-def _cancelled(connection: Connection, ids: Iterable[str]) -> set[str]:
+def _cancelled_among(connection: Connection, ids: Iterable[str]) -> set[str]:
     query = select(migrations.c.id).where(migrations.c.id.in_(list(ids)), migrations.c.state == "cancelled")
     return set(connection.execute(query).scalars())
 
 
-def check(connection: Connection, who: Who, claim: Claim) -> None:
+def check_claim(connection: Connection, who: WorkerId, claim: Claim) -> None:
     """Raise LeaseLost if a claim is not ours any more."""
     held = select(transfers.c.id).where(
         transfers.c.id == claim.id,

@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, func, select, text
 
-from relay.ledger.rows import Counted, Efforts
+from relay.ledger.rows import Count, Efforts
 from relay.ledger.schema import counters, tallies, transfers, uploads
 
 MOST: Final = 2**62
@@ -27,7 +27,7 @@ _COUNT = text(
 
 
 @dataclass
-class Changes:
+class CounterDelta:
     """What one transaction changes in the tallies and the counters."""
 
     _objects: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -39,23 +39,23 @@ class Changes:
         self._objects[migration, state] += objects
         self._bytes[migration, state] += size or 0
 
-    def moved(self, migration: str, before: str, after: str, was: int | None, size: int | None) -> None:
+    def count_transition(self, migration: str, before: str, after: str, was: int | None, size: int | None) -> None:
         """Count one object that changed its state; `was` is its size as counted until now."""
         self.add(migration, before, -1, -(was or 0))
         self.add(migration, after, 1, size)
 
-    def proved(self, migration: str, before: str | None, after: str | None) -> None:
+    def count_proof(self, migration: str, before: str | None, after: str | None) -> None:
         """Count one object that is proved on another level than it was; None is none."""
         if before is not None:
             self._amounts[migration, "level", before] -= 1
         if after is not None:
             self._amounts[migration, "level", after] += 1
 
-    def resent(self, migration: str, size: int) -> None:
+    def count_resent_bytes(self, migration: str, size: int) -> None:
         """Count bytes that were sent more than once."""
         self._amounts[migration, "resent", ""] += size
 
-    def retried(self, migration: str, count: int) -> None:
+    def count_retries(self, migration: str, count: int) -> None:
         """Count attempts beyond the first one of an object."""
         self._amounts[migration, "retries", ""] += count
 
@@ -69,7 +69,7 @@ class Changes:
         Everybody writes these few rows: do it once, and last, so that nobody waits for them longer than for a commit.
         """
         rows = [
-            {"migration": migration, "state": state, "objects": count, "bytes": _bounded(self._bytes[migration, state])}
+            {"migration": migration, "state": state, "objects": count, "bytes": _clamp(self._bytes[migration, state])}
             for (migration, state), count in sorted(self._objects.items())
             if count or self._bytes[migration, state]
         ]
@@ -84,7 +84,7 @@ class Changes:
             connection.execute(_COUNT, amounts)
 
 
-def _bounded(size: int) -> int:
+def _clamp(size: int) -> int:
     return max(-MOST, min(size, MOST - 1))
 
 
@@ -101,13 +101,13 @@ def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int
     return {row[0]: int(row[1]) for row in connection.execute(query)}
 
 
-def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, dict[str, Counted]]:
+def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, dict[str, Count]]:
     """Return the tallies of some migrations, states without objects left out."""
-    found: dict[str, dict[str, Counted]] = defaultdict(dict)
+    found: dict[str, dict[str, Count]] = defaultdict(dict)
     wanted = list(migrations)
     for row in connection.execute(select(tallies).where(tallies.c.migration_id.in_(wanted))):
         if row.objects:
-            found[row.migration_id][row.state] = Counted(row.objects, row.bytes)
+            found[row.migration_id][row.state] = Count(row.objects, row.bytes)
     return found
 
 

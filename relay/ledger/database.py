@@ -76,12 +76,12 @@ class Database:
         """
         if self._thread is None:
             return self._transaction(do, write)
-        result, error = self._thread.apply(self._caught, (do, write))
+        result, error = self._thread.apply(self._run_caught, (do, write))
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return]
 
-    def _caught(self, do: Callable[[Connection], T], write: bool) -> tuple[Any, BaseException | None]:
+    def _run_caught(self, do: Callable[[Connection], T], write: bool) -> tuple[Any, BaseException | None]:
         # `apply` would print an exception before it hands it over.
         try:
             return self._transaction(do, write), None
@@ -97,19 +97,19 @@ class Database:
                         transaction.rollback()
                 return result
         except (SQLAlchemyError, sqlite3.Error) as error:
-            raise _told(error, self.where) from None
+            raise _to_ledger_error(error, self.where) from None
 
     def wipe_log(self) -> bool:
         """Empty SQLite's write-ahead log, where what was deleted stands until it is written over (sqlite.org/wal.html,
         "Checkpointing"). Returns False where another process reads the log at the moment; raises LedgerFailed."""
         if self._thread is None:
             return True
-        emptied, error = self._thread.apply(self._wiped)
+        emptied, error = self._thread.apply(self._wipe_caught)
         if error is not None:
             raise error
         return emptied
 
-    def _wiped(self) -> tuple[bool, BaseException | None]:
+    def _wipe_caught(self) -> tuple[bool, BaseException | None]:
         try:
             with self._engine.connect() as connection:  # no transaction: a checkpoint can't be made in one
                 driver = cast(sqlite3.Connection, connection.connection.driver_connection)
@@ -119,12 +119,12 @@ class Database:
                 finally:
                     driver.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1e3)}")
         except (SQLAlchemyError, sqlite3.Error) as error:
-            return False, _told(error, self.where)
+            return False, _to_ledger_error(error, self.where)
 
     @property
     def where(self) -> str:
         """How the database is named to people: without a password."""
-        return _shown(self.url)
+        return _redact(self.url)
 
     # -- the clock of leases
 
@@ -151,7 +151,7 @@ class Database:
         if found is None or (found.st_dev, found.st_ino) != self._file:
             raise LedgerFailed(f"the ledger {self.where} was removed or replaced while relay used it")
 
-    def opened(self) -> None:
+    def check_opened_file(self) -> None:
         """Remember which file it is, and see that it is read by nobody else."""
         if self.sqlite:
             _close_to_others(Path(str(self.url.database)))
@@ -174,21 +174,21 @@ def open_database(address: str) -> Database:
     one that is damaged, and one of a newer relay; a retryable one for a database that can't be reached, or that
     somebody keeps. Changes nothing then.
     """
-    url = _parsed(address)
+    url = _parse_url(address)
     path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
     try:
         if path is not None:
-            _prepare(path)
+            _create_file(path)
         database = Database(url, _engine(url))
         try:
-            if database.run(_checked, write=False) != HEAD:  # who only looks need not wait for the lock
-                database.run(_upgraded)
+            if database.run(_check_version, write=False) != HEAD:  # who only looks need not wait for the lock
+                database.run(_upgrade)
         except BaseException:
             database.close()
             raise
-        database.opened()
+        database.check_opened_file()
     except OSError as error:
-        raise _refused(_shown(url), error.strerror or str(error)) from None
+        raise _config_error(_redact(url), error.strerror or str(error)) from None
     except (LedgerFailed, LedgerBusy) as error:
         hint = _START if error.hint == LedgerFailed.default_hint else error.hint
         raise ConfigError(error.message, hint=hint, retryable=error.retryable) from None
@@ -204,7 +204,7 @@ DRIVERS: Final = {
 """What a ledger's URL may begin with, and the driver that it means: another one would hold the hub, or is not here."""
 
 
-def _parsed(address: str) -> URL:
+def _parse_url(address: str) -> URL:
     """Return a ledger's URL. Raises ConfigError for one that is none, or whose database would not outlive a process."""
     try:
         url = make_url(address)
@@ -223,12 +223,12 @@ def _parsed(address: str) -> URL:
     return url.set(drivername=driver)
 
 
-def _shown(url: URL) -> str:
+def _redact(url: URL) -> str:
     """Return a database's URL, or its file, without what may be a password: a query may have one too."""
     return str(url.database) if url.drivername == "sqlite" else url.set(query={}).render_as_string(hide_password=True)
 
 
-def _prepare(path: Path) -> None:
+def _create_file(path: Path) -> None:
     """Make the file if there is none, for nobody else to read: it holds what the stores are spoken to with."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     left = path.with_name(f"{path.name}-wal")
@@ -289,13 +289,13 @@ def begin_writing(connection: sqlite3.Connection, seconds: float, pause: Callabl
     until = time.monotonic() + seconds
     connection.execute("PRAGMA busy_timeout=0")
     try:
-        while not _begun(connection, final=time.monotonic() >= until):
+        while not _try_begin(connection, final=time.monotonic() >= until):
             pause(random.uniform(*AGAIN_SECONDS))  # noqa: S311 - two that wait should not ask in step
     finally:
         connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1e3)}")
 
 
-def _begun(connection: sqlite3.Connection, final: bool) -> bool:
+def _try_begin(connection: sqlite3.Connection, final: bool) -> bool:
     try:
         connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
@@ -308,9 +308,9 @@ def _begun(connection: sqlite3.Connection, final: bool) -> bool:
 # -- what is in it
 
 
-def _checked(connection: Connection) -> str | None:
+def _check_version(connection: Connection) -> str | None:
     """Return the version of what is there, or None. Raises LedgerFailed for what is not ours, damaged, or newer."""
-    where = _shown(connection.engine.url)
+    where = _redact(connection.engine.url)
     sqlite = connection.dialect.name == "sqlite"
     if sqlite and (told := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()) != "ok":
         raise LedgerFailed(f"the ledger {where} is damaged ({told})", hint=_KEEP)
@@ -331,7 +331,7 @@ def _version(connection: Connection) -> str:
     return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
 
 
-def _upgraded(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> None:
     """Run the versions that are missing, all in this transaction."""
     sqlite = connection.dialect.name == "sqlite"
     if not sqlite:  # two relays may start at once
@@ -356,7 +356,7 @@ _START = "Look at the disk or the database that RELAY_LEDGER names, and start re
 _KEEP = "Keep the file, and name another ledger in RELAY_LEDGER; `sqlite3 FILE .recover` may save what is in it."
 
 
-def _told(error: SQLAlchemyError | sqlite3.Error, where: str) -> LedgerFailed | LedgerBusy:
+def _to_ledger_error(error: SQLAlchemyError | sqlite3.Error, where: str) -> LedgerFailed | LedgerBusy:
     original = error.orig if isinstance(error, DBAPIError) else error
     said = str(original).strip().partition("\n")[0]
     if "database is locked" in said or "lock timeout" in said:
@@ -368,14 +368,14 @@ def _told(error: SQLAlchemyError | sqlite3.Error, where: str) -> LedgerFailed | 
     return LedgerFailed(f"the ledger {where}: {said}", hint=hint, retryable=away)
 
 
-def _refused(where: str, said: str) -> ConfigError:
+def _config_error(where: str, said: str) -> ConfigError:
     return ConfigError(
         f"the ledger {where} can't be opened ({said})",
         hint="Give RELAY_LEDGER a path that relay may write, as sqlite:////folder/relay.db.",
     )
 
 
-def boot() -> str:
+def boot_id() -> str:
     """Return what tells one start of this machine from another."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -383,14 +383,14 @@ def boot() -> str:
         return "unknown"
 
 
-def process(pid: int) -> str | None:
+def process_identity(pid: int) -> str | None:
     """Return what tells one process from every other of this machine: its number, its start, and the namespace in which
     it has that number (pid_namespaces(7)), as far as /proc tells. None: it is gone, for certain."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return str(pid) if _is_there(pid) else None
-    return None if fields[0] in ("Z", "X") else f"{pid}.{fields[19]}@{namespace()}"
+    return None if fields[0] in ("Z", "X") else f"{pid}.{fields[19]}@{pid_namespace()}"
 
 
 def _is_there(pid: int) -> bool:
@@ -404,7 +404,7 @@ def _is_there(pid: int) -> bool:
     return True
 
 
-def namespace() -> str:
+def pid_namespace() -> str:
     """Return what tells one numbering of processes from another; two containers may have the same host name."""
     try:
         return os.readlink("/proc/self/ns/pid")

@@ -24,14 +24,14 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
 
 from relay.errors import DestinationLost
-from relay.ledger.claims import chunks, first_fence
-from relay.ledger.counters import Changes
-from relay.ledger.identity_hashes import key_of, mark
-from relay.ledger.names import named
-from relay.ledger.rows import Before, Listed, Listing
+from relay.ledger.claims import first_fence, in_chunks
+from relay.ledger.counters import CounterDelta
+from relay.ledger.identity_hashes import key_of, keyed_hash
+from relay.ledger.names import has_name
+from relay.ledger.rows import Listed, Listing, PriorState
 from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
 from relay.ledger.states import TRANSFER
-from relay.ledger.unproved import unproved
+from relay.ledger.unproved import find_unproved
 
 MOST: Final = 2**53
 """The largest size that is believed: what every reader of JSON holds exactly (RFC 7493)."""
@@ -53,10 +53,10 @@ def write_page(
     """Write a page of entries; `if_exists` is what to do where the destination has something, `folded` what is kept of
     the form of a name in which some stores take two for one, `is_empty` says that nothing was at the destination when
     this listing began. Return of how many objects no page has told before."""
-    told = _Told(connection, listing, page)
-    changes = Changes()
+    told = _ListedRows(connection, listing, page)
+    changes = CounterDelta()
     _insert(connection, listing, told.new, if_exists, changes, folded)
-    _again(connection, listing, told, if_exists, is_empty, changes)
+    _list_again(connection, listing, told, if_exists, is_empty, changes)
     changes.write(connection)
     return len(told.new)
 
@@ -64,14 +64,14 @@ def write_page(
 # -- what a page tells
 
 
-class _Told:
+class _ListedRows:
     """The entries of a page: those that are `new`, and those of an `earlier` listing with the rows that they have."""
 
     def __init__(self, connection: Connection, listing: Listing, page: Sequence[Listed]) -> None:
         key = key_of(connection)
-        marked = [_marked(key, fitting(one)) for one in page]
+        marked = [_with_mark(key, clamp_numbers(one)) for one in page]
         # Where an older relay has begun it, it kept no identities.
-        marked = list(_apart(marked)) if listing.counted else _older_names(connection, listing, marked)
+        marked = list(_separate_names(marked)) if listing.counted else _older_names(connection, listing, marked)
         known = rows_of(connection, listing, [one.name for one in marked])
         self.new: list[Listed] = []
         self.earlier: list[tuple[Listed, Any]] = []
@@ -79,7 +79,7 @@ class _Told:
         for one in marked:
             row = known.get(one.name)
             if listing.counted and self._is_another(one, row, listing, seen):
-                one = _renamed(one)
+                one = _rename(one)
                 row = rows_of(connection, listing, [one.name]).get(one.name)
             if one.name in seen:
                 continue
@@ -96,7 +96,7 @@ class _Told:
         return row is not None and row.listings == listing.listings and row.identity != one.identity
 
 
-def fitting(one: Listed) -> Listed:
+def clamp_numbers(one: Listed) -> Listed:
     """Return an entry whose numbers every database takes. What can't be a number of bytes, or a time, is not known;
     but what a list promised of an object could never be kept."""
     size = one.size if one.size is None or 0 <= one.size <= MOST else None
@@ -109,21 +109,21 @@ def fitting(one: Listed) -> Listed:
     return replace(one, size=size, modified=modified, etag=etag)
 
 
-def _marked(key: bytes, one: Listed) -> Listed:
-    return one if one.identity is None else replace(one, identity=mark(key, one.identity)[:32])
+def _with_mark(key: bytes, one: Listed) -> Listed:
+    return one if one.identity is None else replace(one, identity=keyed_hash(key, one.identity)[:32])
 
 
-def _apart(page: Sequence[Listed]) -> Iterable[Listed]:
+def _separate_names(page: Sequence[Listed]) -> Iterable[Listed]:
     """Yield a page in which no two URLs have one name: all of those get names of their own, under which they fail."""
     identities: dict[str, set[str]] = {}
     for one in page:
         if one.identity is not None:
             identities.setdefault(one.name, set()).add(one.identity)
     for one in page:
-        yield _renamed(one) if one.identity and len(identities[one.name]) > 1 else one
+        yield _rename(one) if one.identity and len(identities[one.name]) > 1 else one
 
 
-def _renamed(one: Listed) -> Listed:
+def _rename(one: Listed) -> Listed:
     error = _CLASH if one.error is None else one.error
     suffix = (one.identity or hashlib.sha256(one.name.encode()).hexdigest())[:16]
     return replace(one, name=f"{one.name} ~{suffix}", url=None, error=error)
@@ -154,8 +154,8 @@ def rows_of(connection: Connection, listing: Listing, names: Sequence[str]) -> d
     """Return the rows of a migration's transfers by their names. While it is listed again nobody else changes them
     until this transaction is over."""
     found: dict[str, Any] = {}
-    for some in chunks(sorted(set(names))):
-        query = select(transfers).where(transfers.c.migration_id == listing.migration_id, named(connection, some))
+    for some in in_chunks(sorted(set(names))):
+        query = select(transfers).where(transfers.c.migration_id == listing.migration_id, has_name(connection, some))
         query = query.order_by(transfers.c.id).with_for_update() if listing.listings else query
         found |= {row.name: row for row in connection.execute(query)}
     return found
@@ -169,13 +169,13 @@ def _insert(
     listing: Listing,
     new: Sequence[Listed],
     if_exists: str,
-    changes: Changes,
+    changes: CounterDelta,
     folded: Callable[[str], str | None],
 ) -> None:
     if not new:
         return
-    left = unproved(connection, listing.migration_id, if_exists, [one.name for one in new])
-    used = _used(connection)
+    left = find_unproved(connection, listing.migration_id, if_exists, [one.name for one in new])
+    used = _last_used_id(connection)
     rows = [
         {
             **({"id": used + number} if used else {}),
@@ -185,7 +185,7 @@ def _insert(
             "fence": first_fence(listing.fence) + (one.name in left),
             "before": left.get(one.name),
             "folded": folded(one.name),
-            **_told_of(one, listing),
+            **_listed_columns(one, listing),
         }
         for number, one in enumerate(new, 1)
     ]
@@ -198,7 +198,7 @@ _USED: Final = "transfers"
 """The key under which SQLite's ledger keeps the highest id of those that were forgotten: SQLite gives it again."""
 
 
-def _used(connection: Connection) -> int:
+def _last_used_id(connection: Connection) -> int:
     """Return the id behind which new transfers go on, since what was begun under it was forgotten; 0 where the database
     gives them theirs."""
     if connection.dialect.name != "sqlite":
@@ -207,13 +207,13 @@ def _used(connection: Connection) -> int:
     return used if used > (connection.execute(select(func.max(transfers.c.id))).scalar() or 0) else 0
 
 
-def _keep_used(connection: Connection, highest: int) -> None:
-    if connection.dialect.name == "sqlite" and highest > _used(connection):
+def _store_last_used_id(connection: Connection, highest: int) -> None:
+    if connection.dialect.name == "sqlite" and highest > _last_used_id(connection):
         connection.execute(delete(keys).where(keys.c.name == _USED))
         connection.execute(insert(keys), {"name": _USED, "value": str(highest)})
 
 
-def _told_of(one: Listed, listing: Listing) -> dict[str, Any]:
+def _listed_columns(one: Listed, listing: Listing) -> dict[str, Any]:
     """Return the columns of what a listing tells of an object."""
     return {
         "error": json.dumps(one.error) if one.error else None,
@@ -239,8 +239,8 @@ class _Step:
     """It is begun as if it never had been."""
 
 
-def _again(
-    connection: Connection, listing: Listing, told: _Told, if_exists: str, is_empty: bool, changes: Changes
+def _list_again(
+    connection: Connection, listing: Listing, told: _ListedRows, if_exists: str, is_empty: bool, changes: CounterDelta
 ) -> None:
     begun: list[int] = []
     for one, row in told.earlier:
@@ -248,18 +248,18 @@ def _again(
             one = replace(one, error=None)  # something may be left of it: its own end tells that, and fails by the same
         step = _step(one, row, if_exists, is_empty)
         kept = step.state in _WELL or row.state == "running"
-        values = {"listings": listing.listings} if kept else _told_of(one, listing)
+        values = {"listings": listing.listings} if kept else _listed_columns(one, listing)
         if step.anew:
-            values |= _fresh(row, if_exists)
+            values |= _reset_columns(row, if_exists)
             begun.append(row.id)
-            changes.proved(listing.migration_id, row.level, None)
-            changes.retried(listing.migration_id, -max(0, row.attempts - 1))
+            changes.count_proof(listing.migration_id, row.level, None)
+            changes.count_retries(listing.migration_id, -max(0, row.attempts - 1))
         if not kept:
             was = row.bytes if row.bytes is not None else row.size
             is_now = one.size if step.anew or row.bytes is None else row.bytes
-            changes.moved(listing.migration_id, row.state, step.state, was, is_now)
+            changes.count_transition(listing.migration_id, row.state, step.state, was, is_now)
         connection.execute(_UPDATE.values(state=step.state, **values), {"the_id": row.id})
-    for some in chunks(begun):
+    for some in in_chunks(begun):
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
 
 
@@ -275,10 +275,10 @@ _FRESH: Final[dict[str, Any]] = {
 }
 
 
-_OURS: Final = Before(known=False).text()
+_OURS: Final = PriorState(known=False).to_text()
 
 
-def _fresh(row: Any, if_exists: str) -> dict[str, Any]:
+def _reset_columns(row: Any, if_exists: str) -> dict[str, Any]:
     """Return the columns of a transfer that is begun again. Where whatever is there fails, and it had arrived, what is
     there may be ours all the same: only a listing said that it is not. A piece of ours, which could be
     overwritten, it is not: the object had arrived whole."""
@@ -320,10 +320,10 @@ def _just_before(modified: float | None, arrived: float | None) -> bool:
 def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> bool:
     """Move again what has arrived, and is not at its destination any more. Return whether it must be listed for that:
     what a list gave has no URL left, and fails until the list gives it again."""
-    changes, listed = Changes(), False
+    changes, listed = CounterDelta(), False
     options = connection.execute(select(migrations.c.options).where(migrations.c.id == migration)).scalar()
     if_exists = json.loads(options or "{}").get("if_exists", "")
-    for some in chunks(ids):
+    for some in in_chunks(ids):
         arrived = transfers.c.id.in_(some) & (transfers.c.migration_id == migration)
         arrived &= transfers.c.state.in_(sorted(_WELL))
         for row in connection.execute(
@@ -332,11 +332,13 @@ def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> b
             state = "queued" if row.identity is None else "failed"
             listed |= row.identity is not None
             was = row.bytes if row.bytes is not None else row.size
-            changes.moved(migration, row.state, state, was, row.size)
-            changes.proved(migration, row.level, None)
-            changes.retried(migration, -max(0, row.attempts - 1))
+            changes.count_transition(migration, row.state, state, was, row.size)
+            changes.count_proof(migration, row.level, None)
+            changes.count_retries(migration, -max(0, row.attempts - 1))
             error = None if row.identity is None else json.dumps(_VANISHED)
-            connection.execute(_UPDATE.values(state=state, error=error, **_fresh(row, if_exists)), {"the_id": row.id})
+            connection.execute(
+                _UPDATE.values(state=state, error=error, **_reset_columns(row, if_exists)), {"the_id": row.id}
+            )
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
     changes.write(connection)
     return listed
@@ -369,12 +371,12 @@ def forget_gone(connection: Connection, listing: Listing) -> int:
     gone &= transfers.c.ended.is_(None) | (transfers.c.ended <= began)
     counted = (transfers.c.state, transfers.c.bytes, transfers.c.size, transfers.c.attempts, transfers.c.resent)
     rows = connection.execute(delete(transfers).where(gone).returning(transfers.c.id, *counted)).all()
-    _keep_used(connection, max((row.id for row in rows), default=0))
-    changes = Changes()
+    _store_last_used_id(connection, max((row.id for row in rows), default=0))
+    changes = CounterDelta()
     for state, count in Counter(row.state for row in rows).items():
         size = sum((row.bytes if row.bytes is not None else row.size) or 0 for row in rows if row.state == state)
         changes.add(listing.migration_id, state, -count, -size)
-    changes.retried(listing.migration_id, -sum(max(0, row.attempts - 1) for row in rows))
-    changes.resent(listing.migration_id, -sum(row.resent for row in rows))
+    changes.count_retries(listing.migration_id, -sum(max(0, row.attempts - 1) for row in rows))
+    changes.count_resent_bytes(listing.migration_id, -sum(row.resent for row in rows))
     changes.write(connection)
     return len(rows)

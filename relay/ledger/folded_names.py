@@ -20,8 +20,8 @@ from urllib.parse import unquote
 from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from relay.errors import LeaseLost
-from relay.ledger.claims import Who, chunks
-from relay.ledger.names import md5, named
+from relay.ledger.claims import WorkerId, in_chunks
+from relay.ledger.names import has_name, md5
 from relay.ledger.rows import MARKED as MARKED
 from relay.ledger.rows import Claim
 from relay.ledger.schema import FOLDED, RUNNING, transfers
@@ -51,19 +51,19 @@ def fold(name: str) -> str:
     if _OWN.fullmatch(name):
         return name
     plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
-    text = name.lower() if plain else "/".join(map(_composed, _decoded(name).split("/")))
+    text = name.lower() if plain else "/".join(map(_compose, _decode(name).split("/")))
     if not (text.startswith(" ") or any(end in f"{text}/" for end in ("./", " /", "//", "/ "))):
         return text
     segments = (segment.rstrip(". ").lstrip(" ") or segment for segment in text.split("/"))
     return "/".join(segment for segment in segments if segment)
 
 
-def _composed(segment: str) -> str:
+def _compose(segment: str) -> str:
     """Longer ones are as they are: no store that composes takes them, and marks are put in order in quadratic time."""
     return segment if len(segment) > LONGEST else normalize("NFC", normalize("NFD", segment).casefold())
 
 
-def _decoded(name: str) -> str:
+def _decode(name: str) -> str:
     """What is no UTF-8 then is all one: names that only may be the same are looked at (`relay/engine/transfer/folded_names.py`)."""
     for _ in range(DECODINGS):
         text = unquote(name)
@@ -73,13 +73,13 @@ def _decoded(name: str) -> str:
     return name.replace("\\", "/").replace("+", " ")
 
 
-def folded(name: str) -> str | None:
+def folded_digest(name: str) -> str | None:
     """Return what is kept of a name that is another in its folded form: a digest of that. None of any other."""
     key = fold(name)
     return None if key == name else md5(key)
 
 
-def mark(connection: Connection, migration: str, names: Sequence[str]) -> None:
+def mark_folded(connection: Connection, migration: str, names: Sequence[str]) -> None:
     """Mark those of some names that were just written, and of those that were written before, of which two are one.
 
     One that was claimed before anybody knew of the other is entered with that: it may be under way, or have been."""
@@ -92,7 +92,7 @@ def mark(connection: Connection, migration: str, names: Sequence[str]) -> None:
     for row in (*odd, *plain):
         groups[fold(row.name)].add(row.id)
     ids = [id for group in groups.values() if len(group) > 1 for id in group]
-    for some in chunks(ids):
+    for some in in_chunks(ids):
         fresh = transfers.c.id.in_(some) & (transfers.c.twins == 0)
         begun = case((transfers.c.fence > 0, transfers.c.fence + 1), else_=MARKED)
         connection.execute(update(transfers).where(fresh).values(twins=begun))
@@ -109,15 +109,15 @@ def _rows(
     of = transfers.c.migration_id == migration
     found: list[Any] = []
     conditions: list[ColumnElement[bool]] = []
-    for some in chunks(sorted(keys)):
+    for some in in_chunks(sorted(keys)):
         conditions.append(FOLDED & transfers.c.folded.in_([md5(key) for key in some]))
-    conditions += [named(connection, some) for some in chunks(sorted(plain))]
+    conditions += [has_name(connection, some) for some in in_chunks(sorted(plain))]
     for condition in conditions:
         found += connection.execute(select(*_COLUMNS).where(of, condition))
     return found
 
 
-def enter(connection: Connection, who: Who, claim: Claim) -> tuple[str, ...] | None:
+def enter_folded(connection: Connection, who: WorkerId, claim: Claim) -> tuple[str, ...] | None:
     """Write that a marked transfer goes to its destination now; return the names of those that may be there already
     under the same one. None, and nothing is written, while one of them is under way. Raises LeaseLost."""
     key = fold(claim.name)
@@ -131,12 +131,12 @@ def enter(connection: Connection, who: Who, claim: Claim) -> tuple[str, ...] | N
     return tuple(row.name for row in others if row.twins > MARKED or row.state in _THERE)
 
 
-def step_back(connection: Connection, who: Who, claim: Claim) -> None:
+def leave_folded(connection: Connection, who: WorkerId, claim: Claim) -> None:
     """Write that one that was entered has put nothing there. Raises LeaseLost."""
     _write(connection, who, claim, MARKED)
 
 
-def _write(connection: Connection, who: Who, claim: Claim, twins: int) -> None:
+def _write(connection: Connection, who: WorkerId, claim: Claim, twins: int) -> None:
     ours = (transfers.c.id == claim.id) & (transfers.c.fence == claim.fence) & (transfers.c.owner == who.id) & RUNNING
     if not connection.execute(update(transfers).where(ours).values(twins=twins)).rowcount:
         raise LeaseLost(f"the claim on {claim.name!a} was given to another worker")

@@ -24,7 +24,7 @@ from relay.ledger.schema import keys
 
 
 @dataclass(frozen=True)
-class Marks:
+class IdentityHashes:
     """The keyed hashes of a request: of all of it, of its two places, and of the accounts that speak to them."""
 
     spec: str
@@ -32,19 +32,21 @@ class Marks:
     owner: str
 
 
-def marks_of(connection: Connection, spec: Spec) -> Marks:
+def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
     """Return the marks of a request."""
     key = key_of(connection)
     places = spec.places or (spec.source, spec.destination)
     named = [spec.named] if any(spec.named) else []  # without any it is as it always was
-    return Marks(mark(key, places, spec.options, *named), mark(key, places, *named), mark(key, spec.owners))
+    return IdentityHashes(
+        keyed_hash(key, places, spec.options, *named), keyed_hash(key, places, *named), keyed_hash(key, spec.owners)
+    )
 
 
 def is_unnamed(connection: Connection, row: Any, spec: Spec, secret: Mapping[str, Any] | None) -> bool:
     """Say if the row of a relay that took no header for a name is of the same places, by all that its `secret` has."""
     if not any(spec.named) or secret is None:
         return False
-    plain = marks_of(connection, replace(spec, named=([], [])))
+    plain = identity_hashes_of(connection, replace(spec, named=([], [])))
     return bool(row.places == plain.places) and _headers(secret) == _headers(spec.secret)
 
 
@@ -57,7 +59,7 @@ def key_of(connection: Connection) -> bytes:
     return bytes.fromhex(connection.execute(select(keys.c.value).where(keys.c.name == "identity")).scalar_one())
 
 
-def mark(key: bytes, *what: Any) -> str:
+def keyed_hash(key: bytes, *what: Any) -> str:
     """Return the keyed hash of plain values: 64 letters."""
     return hmac.digest(key, json.dumps(what, sort_keys=True).encode(), hashlib.sha256).hex()
 

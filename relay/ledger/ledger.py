@@ -30,23 +30,23 @@ from relay.ledger import (
     unproved,
     uploads,
 )
-from relay.ledger.counters import Changes
+from relay.ledger.counters import CounterDelta
 from relay.ledger.database import Database, open_database
 from relay.ledger.rows import (
     TERMINAL,
-    Before,
-    Begun,
     Claim,
     Listed,
     Listing,
     Migration,
+    MigrationView,
     Orphan,
+    PartLease,
+    PollResult,
+    PriorState,
     Settlement,
-    Share,
     Spec,
-    Standing,
     StoredPart,
-    Turn,
+    UploadRecord,
 )
 from relay.process.failpoints import reach
 
@@ -54,19 +54,19 @@ from relay.process.failpoints import reach
 class Ledger:
     """The durable truth, as one runner (`who`) sees and changes it."""
 
-    def __init__(self, database: Database, who: claims.Who | None = None) -> None:
+    def __init__(self, database: Database, who: claims.WorkerId | None = None) -> None:
         """`who` is this process, unless a test says otherwise."""
         self.database = database
-        self.who = who or claims.Who.here(str(uuid.uuid4()))
+        self.who = who or claims.WorkerId.of_this_process(str(uuid.uuid4()))
         self._forgot = False
 
     @classmethod
-    def at(cls, address: str, kind: str = TERMINAL) -> Ledger:
+    def open(cls, address: str, kind: str = TERMINAL) -> Ledger:
         """Open a ledger by its URL, for a runner of one kind. Raises ConfigError."""
-        return cls(open_database(address), claims.Who.here(str(uuid.uuid4()), kind))
+        return cls(open_database(address), claims.WorkerId.of_this_process(str(uuid.uuid4()), kind))
 
     @property
-    def _seen(self) -> str | None:
+    def _check_file(self) -> str | None:
         """Whose migrations are shown: a terminal, whose file it is, sees all; a server's callers only what they gave
         it."""
         return None if self.who.kind == TERMINAL else self.who.kind
@@ -86,11 +86,11 @@ class Ledger:
 
     def migration(self, id: str) -> Migration:
         """As migrations.one."""
-        return self.database.run(lambda c: migrations.one(c, id, self._seen), write=False)
+        return self.database.run(lambda c: migrations.one(c, id, self._check_file), write=False)
 
     def migrations(self, limit: int = 100, before: int | None = None) -> list[Migration]:
         """As migrations.many."""
-        return self.database.run(lambda c: migrations.many(c, limit, before, self._seen), write=False)
+        return self.database.run(lambda c: migrations.many(c, limit, before, self._check_file), write=False)
 
     def secret(self, id: str) -> Mapping[str, Any] | None:
         """As migrations.secret."""
@@ -101,12 +101,12 @@ class Ledger:
         return self.database.run(lambda c: migrations.is_at(c, id, spec), write=False)
 
     def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
-        """As migrations.act; a resumed migration learns what others left meanwhile (`unproved.learn`)."""
+        """As migrations.act; a resumed migration learns what others left meanwhile (`unproved.adopt_unproved`)."""
 
         def acted(connection: Connection) -> Migration:
             found = migrations.act(connection, id, verb, fresh)
             if verb in ("resume", "retry"):
-                unproved.learn(connection, found.id)
+                unproved.adopt_unproved(connection, found.id)
             return found
 
         return self.database.run(acted)
@@ -116,14 +116,14 @@ class Ledger:
         return self.database.run(lambda c: migrations.list_again(c, id, anyway))
 
     def begin_again(self, id: str, gone: Sequence[int]) -> None:
-        """As entries.begin_again; what must be listed for that is listed again. Raises as migrations.unended: then
+        """As entries.begin_again; what must be listed for that is listed again. Raises as migrations.lock_unended: then
         nothing has begun."""
 
         def begin(connection: Connection) -> None:
-            migrations.unended(connection, id)
+            migrations.lock_unended(connection, id)
             if entries.begin_again(connection, id, gone):
                 migrations.list_again(connection, id, anyway=True)
-            unproved.learn(connection, id)
+            unproved.adopt_unproved(connection, id)
 
         self.database.run(begin)
 
@@ -131,23 +131,23 @@ class Ledger:
         """As limits.limit."""
         return self.database.run(lambda c: limits.limit(c, id, change))
 
-    def standings(self, ids: Sequence[str]) -> dict[str, Standing]:
-        """As limits.standings, for this runner."""
-        return self.database.run(lambda c: limits.standings(c, self.who.id, ids), write=False)
+    def migration_views(self, ids: Sequence[str]) -> dict[str, MigrationView]:
+        """As limits.migration_views, for this runner."""
+        return self.database.run(lambda c: limits.migration_views(c, self.who.id, ids), write=False)
 
-    def trust(self, id: str) -> None:
-        """As migrations.trust."""
-        self.database.run(lambda c: migrations.trust(c, id))
+    def reset_crash_counts(self, id: str) -> None:
+        """As migrations.reset_crash_counts."""
+        self.database.run(lambda c: migrations.reset_crash_counts(c, id))
 
     def pause_for(self, id: str, error: Mapping[str, Any]) -> Migration:
         """As migrations.pause_for."""
         return self.database.run(lambda c: migrations.pause_for(c, id, error))
 
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
-        """As migrations.renew_secret. Raises as migrations.unended: one that has succeeded keeps no secret."""
+        """As migrations.renew_secret. Raises as migrations.lock_unended: one that has succeeded keeps no secret."""
 
         def renew(connection: Connection) -> None:
-            migrations.unended(connection, id)
+            migrations.lock_unended(connection, id)
             migrations.renew_secret(connection, id, secret)
 
         self.database.run(renew)
@@ -159,7 +159,9 @@ class Ledger:
         What was forgotten stands in no file afterwards, or, where another process reads just now, after a later call.
         """
         now = time.time()
-        due, over = self.database.run(lambda c: (migrations.finishable(c), migrations.forgettable(c, now)), write=False)
+        due, over = self.database.run(
+            lambda c: (migrations.finishable_ids(c), migrations.forgettable_ids(c, now)), write=False
+        )
         if over:
             self.database.run(lambda c: migrations.forget_secrets(c, now))
         done = self.database.run(migrations.finish) if due else []
@@ -168,9 +170,9 @@ class Ledger:
             self._forgot = not self.database.wipe_log()
         return done
 
-    def waited(self, id: str) -> Mapping[str, Any] | None:
-        """As migrations.waited."""
-        return self.database.run(lambda c: migrations.waited(c, id), write=False)
+    def last_pause_error(self, id: str) -> Mapping[str, Any] | None:
+        """As migrations.last_pause_error."""
+        return self.database.run(lambda c: migrations.last_pause_error(c, id), write=False)
 
     def events(self, id: str, since: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """As migrations.events_of."""
@@ -193,22 +195,26 @@ class Ledger:
 
     def reclaim(self) -> int:
         """As claims.reclaim; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: claims.lost(c, self.database, self.who), write=False):
+        if not self.database.run(lambda c: claims.lost_workers(c, self.database, self.who), write=False):
             return 0
         try:
             return self.database.run(lambda c: claims.reclaim(c, self.database, self.who))
         except claims.RenewedMeanwhile:  # then nothing of it happened
             return 0
 
-    def turn(
-        self, ends: Sequence[Settlement], wanted: claims.Wanted, only: str | None = None, watched: Iterable[str] = ()
-    ) -> Turn:
-        """As turns.turn; looks first without keeping anybody from writing, where there is nothing to settle."""
+    def settle_and_claim(
+        self,
+        ends: Sequence[Settlement],
+        wanted: claims.ClaimRequest,
+        only: str | None = None,
+        watched: Iterable[str] = (),
+    ) -> PollResult:
+        """As poll.settle_and_claim; looks first without keeping anybody from writing, where there is nothing to settle."""
         if not ends:
-            seen = self.database.run(lambda c: poll.look(c, self.who, wanted, only, watched), write=False)
+            seen = self.database.run(lambda c: poll.peek(c, self.who, wanted, only, watched), write=False)
             if seen is not None:
                 return seen
-        return self.database.run(lambda c: poll.turn(c, self.who, ends, wanted, only, watched))
+        return self.database.run(lambda c: poll.settle_and_claim(c, self.who, ends, wanted, only, watched))
 
     def claim(
         self,
@@ -219,44 +225,44 @@ class Ledger:
         only_large: int | None = None,
     ) -> list[Claim]:
         """As claims.claim; as many large ones as others, if nothing else is said."""
-        wanted = claims.Wanted(
+        wanted = claims.ClaimRequest(
             limit, limit if large is None else large, limit if only_large is None else only_large, alone
         )
-        return list(self.turn((), wanted, only).claims)
+        return list(self.settle_and_claim((), wanted, only).claims)
 
     def settle(self, ends: Sequence[Settlement]) -> list[Claim]:
         """As settling.settle."""
 
         def settled(connection: Connection) -> list[Claim]:
-            changes = Changes()
+            changes = CounterDelta()
             lost = settling.settle(connection, self.who, ends, changes)
             changes.write(connection)
             return lost
 
         return self.database.run(settled)
 
-    def check(self, claim: Claim) -> None:
-        """As claims.check."""
-        self.database.run(lambda c: claims.check(c, self.who, claim), write=False)
+    def check_claim(self, claim: Claim) -> None:
+        """As claims.check_claim."""
+        self.database.run(lambda c: claims.check_claim(c, self.who, claim), write=False)
 
-    def disown(self, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
-        """As claims.disown; and doubt the rest, since what failed may have been replaced by something older."""
+    def release_unknown_claims(self, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
+        """As claims.release_unknown_claims; and doubt the rest, since what failed may have been replaced by something older."""
 
         def disowned(connection: Connection) -> int:
-            claims.doubt(connection)
-            return claims.disown(connection, self.who, kept, shared)
+            claims.distrust_recent_commits(connection)
+            return claims.release_unknown_claims(connection, self.who, kept, shared)
 
         return self.database.run(disowned)
 
     # -- listings
 
-    def disown_listings(self) -> None:
-        """As trees.disown_listings."""
-        self.database.run(lambda c: listings.disown_listings(c, self.who))
+    def release_unknown_listings(self) -> None:
+        """As listings.release_unknown_listings."""
+        self.database.run(lambda c: listings.release_unknown_listings(c, self.who))
 
     def claim_listing(self, only: str | None = None, alone: bool = True) -> Listing | None:
         """As trees.claim_listing; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: listings.due(c, self.who, only, alone), write=False):
+        if not self.database.run(lambda c: listings.has_due_listing(c, self.who, only, alone), write=False):
             return None
         return self.database.run(lambda c: listings.claim_listing(c, self.who, only, alone))
 
@@ -268,9 +274,9 @@ class Ledger:
         """As trees.add_page."""
         return self.database.run(lambda c: listings.add_page(c, self.who, listing, page, cursor))
 
-    def unknown(self, id: str, names: Sequence[str]) -> set[str]:
-        """As trees.unknown."""
-        return self.database.run(lambda c: listings.unknown(c, id, names), write=False)
+    def unknown_names(self, id: str, names: Sequence[str]) -> set[str]:
+        """As listings.unknown_names."""
+        return self.database.run(lambda c: listings.unknown_names(c, id, names), write=False)
 
     def renew_urls(self, id: str, urls: Mapping[str, str]) -> None:
         """As trees.renew_urls."""
@@ -286,50 +292,50 @@ class Ledger:
 
     # -- what was there before
 
-    def note(self, found: Sequence[tuple[Claim, Before]]) -> tuple[bool, ...]:
-        """As notes.note."""
-        return self.database.run(lambda c: prior_states.note(c, self.who, found))
+    def note_prior_states(self, found: Sequence[tuple[Claim, PriorState]]) -> tuple[bool, ...]:
+        """As prior_states.note_prior_states."""
+        return self.database.run(lambda c: prior_states.note_prior_states(c, self.who, found))
 
-    def enter(self, claim: Claim) -> tuple[str, ...] | None:
-        """As twins.enter."""
-        return self.database.run(lambda c: folded_names.enter(c, self.who, claim))
+    def enter_folded(self, claim: Claim) -> tuple[str, ...] | None:
+        """As folded_names.enter_folded."""
+        return self.database.run(lambda c: folded_names.enter_folded(c, self.who, claim))
 
-    def step_back(self, claim: Claim) -> None:
-        """As twins.step_back."""
-        self.database.run(lambda c: folded_names.step_back(c, self.who, claim))
+    def leave_folded(self, claim: Claim) -> None:
+        """As folded_names.leave_folded."""
+        self.database.run(lambda c: folded_names.leave_folded(c, self.who, claim))
 
-    def led(self, claim: Claim, link: str, target: str, there: str) -> dict[str, str]:
-        """As links.meeting, of a link that is kept (`links.keep`); looks first without keeping anybody from writing."""
+    def keep_link(self, claim: Claim, link: str, target: str, there: str) -> dict[str, str]:
+        """As local_links.objects_at_link, of a link that is kept (`local_links.keep_link`); looks first without keeping anybody from writing."""
         id = claim.migration_id
         if not self.database.run(lambda c: local_links.is_kept(c, id, link, target), write=False):
-            self.database.run(lambda c: local_links.keep(c, id, link, target))
-        return self.database.run(lambda c: local_links.meeting(c, claim, link, there), write=False)
+            self.database.run(lambda c: local_links.keep_link(c, id, link, target))
+        return self.database.run(lambda c: local_links.objects_at_link(c, claim, link, there), write=False)
 
-    def met(self, claim: Claim, link: str, there: str, tree: str) -> dict[str, str]:
-        """As links.meeting."""
-        return self.database.run(lambda c: local_links.meeting(c, claim, link, there, tree), write=False)
+    def objects_at_link(self, claim: Claim, link: str, there: str, tree: str) -> dict[str, str]:
+        """As local_links.objects_at_link."""
+        return self.database.run(lambda c: local_links.objects_at_link(c, claim, link, there, tree), write=False)
 
     # -- uploads in parts
 
-    def begun(self, claim: Claim) -> Begun | None:
-        """As uploads.begun."""
-        return self.database.run(lambda c: uploads.begun(c, claim), write=False)
+    def recorded_upload(self, claim: Claim) -> UploadRecord | None:
+        """As uploads.recorded_upload."""
+        return self.database.run(lambda c: uploads.recorded_upload(c, claim), write=False)
 
-    def begin(self, claim: Claim, upload: Begun) -> None:
-        """As uploads.begin."""
-        self.database.run(lambda c: uploads.begin(c, self.who, claim, upload))
+    def record_upload(self, claim: Claim, upload: UploadRecord) -> None:
+        """As uploads.record_upload."""
+        self.database.run(lambda c: uploads.record_upload(c, self.who, claim, upload))
 
-    def go_on(self, claim: Claim, upload_id: str, gone: Collection[int], total: int) -> None:
-        """As uploads.go_on."""
-        self.database.run(lambda c: uploads.go_on(c, self.who, claim, upload_id, gone, total))
+    def resume_upload(self, claim: Claim, upload_id: str, gone: Collection[int], total: int) -> None:
+        """As uploads.resume_upload."""
+        self.database.run(lambda c: uploads.resume_upload(c, self.who, claim, upload_id, gone, total))
 
-    def take(self, claim: Claim, upload_id: str, done: StoredPart | None) -> int | None:
-        """As uploads.take."""
-        return self.database.run(lambda c: uploads.take(c, self.who, claim.id, upload_id, done))
+    def take_part(self, claim: Claim, upload_id: str, done: StoredPart | None) -> int | None:
+        """As uploads.take_part."""
+        return self.database.run(lambda c: uploads.take_part(c, self.who, claim.id, upload_id, done))
 
-    def taken(self, claim: Claim) -> dict[int, bool]:
-        """As uploads.taken."""
-        return self.database.run(lambda c: uploads.taken(c, self.who, claim.id), write=False)
+    def outstanding_parts(self, claim: Claim) -> dict[int, bool]:
+        """As uploads.outstanding_parts."""
+        return self.database.run(lambda c: uploads.outstanding_parts(c, self.who, claim.id), write=False)
 
     def note_retried(self, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]) -> None:
         """As retried.note."""
@@ -339,36 +345,36 @@ class Ledger:
         """As retried.note_listing."""
         self.database.run(lambda c: retried.note_listing(c, self.who.id, listing, trouble))
 
-    def give_back(self, claim: Claim, resent: int = 0) -> None:
-        """As uploads.give_back."""
-        self.database.run(lambda c: uploads.give_back(c, self.who, claim.id, resent))
+    def release_parts(self, claim: Claim, resent: int = 0) -> None:
+        """As uploads.release_parts."""
+        self.database.run(lambda c: uploads.release_parts(c, self.who, claim.id, resent))
 
-    def commit(self, claim: Claim, digest: str) -> None:
-        """As uploads.commit."""
-        self.database.run(lambda c: uploads.commit(c, self.who, claim, digest))
+    def commit_upload(self, claim: Claim, digest: str) -> None:
+        """As uploads.commit_upload."""
+        self.database.run(lambda c: uploads.commit_upload(c, self.who, claim, digest))
 
-    def forget(self, claim: Claim) -> None:
-        """As uploads.forget."""
-        self.database.run(lambda c: uploads.forget(c, self.who, claim))
+    def forget_upload(self, claim: Claim) -> None:
+        """As uploads.forget_upload."""
+        self.database.run(lambda c: uploads.forget_upload(c, self.who, claim))
 
-    def join(self, only: str | None = None, but: Sequence[int] = ()) -> Share | None:
-        """As shares.join; looks first without keeping anybody from writing."""
-        if not self.database.run(lambda c: part_leases.joinable(c, self.who, only, but), write=False):
+    def join_upload(self, only: str | None = None, but: Sequence[int] = ()) -> PartLease | None:
+        """As part_leases.join_upload; looks first without keeping anybody from writing."""
+        if not self.database.run(lambda c: part_leases.has_joinable(c, self.who, only, but), write=False):
             return None
-        return self.database.run(lambda c: part_leases.join(c, self.who, only, but))
+        return self.database.run(lambda c: part_leases.join_upload(c, self.who, only, but))
 
     # -- what nobody goes on with
 
     def orphans(
         self, only: str | None = None, but: Sequence[int] = (), kept: float = orphans.KEPT_SECONDS
     ) -> list[Orphan]:
-        """As orphans.orphans."""
-        return self.database.run(lambda c: orphans.orphans(c, self.who, only, but, kept), write=False)
+        """As orphans.find_orphans."""
+        return self.database.run(lambda c: orphans.find_orphans(c, self.who, only, but, kept), write=False)
 
     def is_over(self, orphan: Orphan) -> bool:
         """As orphans.is_over."""
         return self.database.run(lambda c: orphans.is_over(c, orphan), write=False)
 
-    def removed(self, orphan: Orphan, remains: Mapping[str, str] | None = None) -> None:
-        """As orphans.removed."""
-        self.database.run(lambda c: orphans.removed(c, orphan, remains or {}))
+    def note_removed(self, orphan: Orphan, remains: Mapping[str, str] | None = None) -> None:
+        """As orphans.note_removed."""
+        self.database.run(lambda c: orphans.note_removed(c, orphan, remains or {}))

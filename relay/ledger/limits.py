@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from relay.ledger.migrations import bounds_of, locked, not_now, one, tell
-from relay.ledger.part_movers import movers
-from relay.ledger.rows import Migration, Standing
+from relay.ledger.migrations import bounds_of, lock_migration, not_now, one, write_event
+from relay.ledger.part_movers import select_helpers
+from relay.ledger.rows import Migration, MigrationView
 from relay.ledger.schema import migrations, tallies, transfers
 from relay.ledger.states import ENDED
 from relay.throttle import Bounds
@@ -25,7 +25,7 @@ def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> 
 
     Twice is as good as once. Raises MigrationUnknown, and IllegalTransition for one that has ended.
     """
-    found = locked(connection, id)
+    found = lock_migration(connection, id)
     if found.state in ENDED:
         raise not_now(found, "limit")
     before = {"priority": found.priority, **found.bounds.to_json()}
@@ -33,7 +33,7 @@ def limit(connection: Connection, id: str, change: Mapping[str, int | None]) -> 
     if not new:
         return found
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**new))
-    tell(connection, found.id, "limited", new)
+    write_event(connection, found.id, "limited", new)
     return one(connection, found.id)
 
 
@@ -53,11 +53,11 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, mo
         return wanted
     running = select(tallies.c.objects).where(tallies.c.migration_id == migration, tallies.c.state == "running")
     under_way = int(connection.execute(running).scalar() or 0) + more
-    under_way += len(connection.execute(movers([migration])).all())
+    under_way += len(connection.execute(select_helpers([migration])).all())
     return max(0, min(wanted, most - under_way))
 
 
-def standings(connection: Connection, runner: str, ids: Sequence[str]) -> dict[str, Standing]:
+def migration_views(connection: Connection, runner: str, ids: Sequence[str]) -> dict[str, MigrationView]:
     """Return how migrations stand for a runner that works on them."""
     rows = connection.execute(select(migrations).where(migrations.c.id.in_(ids))).all()
     bound = [row.id for row in rows if bounds_of(row) != Bounds()]
@@ -66,12 +66,12 @@ def standings(connection: Connection, runner: str, ids: Sequence[str]) -> dict[s
         running = (transfers.c.migration_id.in_(bound)) & (transfers.c.state == "running")
         for pair in connection.execute(select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()):
             sharers[pair.migration_id].add(pair.owner)
-        for row in connection.execute(movers(bound)):
+        for row in connection.execute(select_helpers(bound)):
             sharers[row.migration_id].add(row.owner)
-    return {row.id: _standing(row, runner, sharers[row.id]) for row in rows}
+    return {row.id: _view(row, runner, sharers[row.id]) for row in rows}
 
 
-def _standing(row: Row[Any], runner: str, sharers: set[str]) -> Standing:
+def _view(row: Row[Any], runner: str, sharers: set[str]) -> MigrationView:
     if row.listing == "running" and row.listing_owner:
         sharers.add(row.listing_owner)
-    return Standing(row.state, bounds_of(row), sorted(sharers).index(runner), len(sharers))
+    return MigrationView(row.state, bounds_of(row), sorted(sharers).index(runner), len(sharers))

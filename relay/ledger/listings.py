@@ -14,27 +14,27 @@ from typing import Any
 from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
 
 from relay.errors import LeaseLost
-from relay.ledger.claims import SUSPECT, Who, chunks
+from relay.ledger.claims import SUSPECT, WorkerId, in_chunks
 from relay.ledger.entries import forget_gone, write_page
-from relay.ledger.folded_names import folded, mark
-from relay.ledger.migrations import of_kind, tell
-from relay.ledger.names import named
+from relay.ledger.folded_names import folded_digest, mark_folded
+from relay.ledger.migrations import of_kind, write_event
+from relay.ledger.names import has_name
 from relay.ledger.rows import Listed, Listing
 from relay.ledger.schema import migrations, transfers
 
 
-def _due(who: Who, only: str | None, alone: bool) -> Select[Any]:
+def _due(who: WorkerId, only: str | None, alone: bool) -> Select[Any]:
     due = select(migrations).where(migrations.c.state == "running", migrations.c.listing == "due")
     due = due if alone else due.where(migrations.c.listing_lapses < SUSPECT)
     return due.where(of_kind(who.kind) if only is None else migrations.c.id == only)
 
 
-def due(connection: Connection, who: Who, only: str | None = None, alone: bool = True) -> bool:
+def has_due_listing(connection: Connection, who: WorkerId, only: str | None = None, alone: bool = True) -> bool:
     """Say if there seems to be a listing to claim. Writes nothing."""
     return connection.execute(_due(who, only, alone).limit(1)).first() is not None
 
 
-def claim_listing(connection: Connection, who: Who, only: str | None = None, alone: bool = True) -> Listing | None:
+def claim_listing(connection: Connection, who: WorkerId, only: str | None = None, alone: bool = True) -> Listing | None:
     """Claim the listing of one migration, or None if there is none to do; one with which runners were lost only where
     the runner is `alone` with it, and takes nothing else along."""
     query = _due(who, only, alone).order_by(migrations.c.priority.desc(), migrations.c.number).limit(1)
@@ -50,14 +50,16 @@ def claim_listing(connection: Connection, who: Who, only: str | None = None, alo
     return Listing(row.id, fence, row.cursor, row.renewed, row.listings, row.entries is not None, row.listing_lapses)
 
 
-def learn_empty(connection: Connection, who: Who, listing: Listing, empty: bool) -> None:
+def learn_empty(connection: Connection, who: WorkerId, listing: Listing, empty: bool) -> None:
     """Keep whether anything was at the destination when the listing began, and when that was. A destination that was
     empty once was so before anything of ours went there. Raises LeaseLost."""
     values: dict[str, Any] = {"looked": time.time() if empty else None}
     _change(connection, who, listing, values | ({"destination_empty": True} if empty else {}))
 
 
-def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[Listed], cursor: str | None) -> bool:
+def add_page(
+    connection: Connection, who: WorkerId, listing: Listing, page: Sequence[Listed], cursor: str | None
+) -> bool:
     """Write a page of objects, and how far it went; nothing of a cancelled migration. Returns whether to go on: not
     when paused or cancelled.
 
@@ -67,8 +69,8 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
     if row.state == "cancelled":
         return False  # a retry lists it from here on: whatever waits when that begins may have lost its URL by then
     if_exists, is_empty = json.loads(row.options).get("if_exists", ""), row.looked is not None
-    new = write_page(connection, listing, page, if_exists, folded, is_empty)
-    mark(connection, listing.migration_id, [one.name for one in page])
+    new = write_page(connection, listing, page, if_exists, folded_digest, is_empty)
+    mark_folded(connection, listing.migration_id, [one.name for one in page])
     values: dict[str, Any] = {"cursor": cursor}
     if new:  # whatever lost its runners before, it is not what is listed now
         values |= {"entries": migrations.c.entries + new, "listing_lapses": 0}
@@ -76,11 +78,11 @@ def add_page(connection: Connection, who: Who, listing: Listing, page: Sequence[
     return bool(row.state == "running")
 
 
-def unknown(connection: Connection, id: str, names: Sequence[str]) -> set[str]:
+def unknown_names(connection: Connection, id: str, names: Sequence[str]) -> set[str]:
     """Return those of some names of which a migration has no object."""
     found: set[str] = set()
-    for some in chunks(names):
-        known = select(transfers.c.name).where(transfers.c.migration_id == id, named(connection, some))
+    for some in in_chunks(names):
+        known = select(transfers.c.name).where(transfers.c.migration_id == id, has_name(connection, some))
         found |= set(connection.execute(known).scalars())
     return set(names) - found
 
@@ -107,7 +109,9 @@ def renew_urls(connection: Connection, id: str, urls: Mapping[str, str]) -> None
         connection.execute(_RENEW if connection.dialect.name == "sqlite" else _RENEW.where(_BY_MD5), rows)
 
 
-def end_listing(connection: Connection, who: Who, listing: Listing, error: Mapping[str, Any] | None = None) -> None:
+def end_listing(
+    connection: Connection, who: WorkerId, listing: Listing, error: Mapping[str, Any] | None = None
+) -> None:
     """Say that a listing is whole, or why it can't be had. Raises LeaseLost."""
     state = "done" if error is None else "failed"
     values: dict[str, Any] = {"listing": state, "listing_owner": None}
@@ -118,21 +122,21 @@ def end_listing(connection: Connection, who: Who, listing: Listing, error: Mappi
     if gone:
         left = {"entries": migrations.c.entries - gone}
         connection.execute(update(migrations).where(migrations.c.id == listing.migration_id).values(**left))
-    tell(connection, listing.migration_id, f"listing_{state}", error or ({"gone": gone} if gone else {}))
+    write_event(connection, listing.migration_id, f"listing_{state}", error or ({"gone": gone} if gone else {}))
 
 
-def hand_back_listing(connection: Connection, who: Who, listing: Listing) -> None:
+def hand_back_listing(connection: Connection, who: WorkerId, listing: Listing) -> None:
     """Let somebody else go on with a listing. Raises LeaseLost."""
     _change(connection, who, listing, {"listing": "due", "listing_owner": None})
 
 
-def disown_listings(connection: Connection, who: Who) -> None:
+def release_unknown_listings(connection: Connection, who: WorkerId) -> None:
     """Let go of every listing that stands as this runner's: one that lists nothing at the moment says so."""
     ours = (migrations.c.listing_owner == who.id) & (migrations.c.listing == "running")
     connection.execute(update(migrations).where(ours).values(listing="due", listing_owner=None))
 
 
-def _change(connection: Connection, who: Who, listing: Listing, values: Mapping[str, Any]) -> Any:
+def _change(connection: Connection, who: WorkerId, listing: Listing, values: Mapping[str, Any]) -> Any:
     held = (
         (migrations.c.id == listing.migration_id)
         & (migrations.c.listing_owner == who.id)

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from sqlalchemy import ColumnElement, Connection, insert, select, update
 
-from relay.ledger.names import md5, named
+from relay.ledger.names import has_name, md5
 from relay.ledger.rows import Claim
 from relay.ledger.schema import links, migrations, transfers
 
@@ -23,14 +23,16 @@ def is_kept(connection: Connection, id: str, link: str, target: str) -> bool:
     return connection.execute(select(links.c.target).where(_of(id, link))).scalar() == target
 
 
-def keep(connection: Connection, id: str, link: str, target: str) -> None:
+def keep_link(connection: Connection, id: str, link: str, target: str) -> None:
     """Write down where a link of a migration leads."""
     connection.execute(select(migrations.c.id).where(migrations.c.id == id).with_for_update(key_share=True))  # in turn
     if not connection.execute(update(links).where(_of(id, link)).values(target=target)).rowcount:
         connection.execute(insert(links).values(migration_id=id, mark=md5(link), path=link, target=target))
 
 
-def meeting(connection: Connection, claim: Claim, link: str, there: str, tree: str | None = None) -> dict[str, str]:
+def objects_at_link(
+    connection: Connection, claim: Claim, link: str, there: str, tree: str | None = None
+) -> dict[str, str]:
     """Return the states, by their names, of the other objects of a tree that go to the place `there`, to which a `link`
     leads a claimed one; of those that lie in the `tree` itself, too."""
     kept = select(links.c.path, links.c.target).where(links.c.migration_id == claim.migration_id)
@@ -40,7 +42,7 @@ def meeting(connection: Connection, claim: Claim, link: str, there: str, tree: s
     names = {unquote(path + there[len(to) :]).lstrip("/") for path, to in others.items() if _is_below(there, to)}
     of = (transfers.c.migration_id == claim.migration_id) & (transfers.c.id != claim.id)
     columns = (transfers.c.name, transfers.c.state)
-    rows = connection.execute(select(*columns).where(of, named(connection, names))).all() if names else []
+    rows = connection.execute(select(*columns).where(of, has_name(connection, names))).all() if names else []
     return {row.name: row.state for row in rows if row.name in names}
 
 

@@ -33,10 +33,10 @@ from relay.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from relay.ledger.counters import Changes, efforts_of, parts_of, tallies_of
-from relay.ledger.identity_hashes import Marks, is_older, is_unnamed, is_whole_text, marks_of
+from relay.ledger.counters import CounterDelta, efforts_of, parts_of, tallies_of
+from relay.ledger.identity_hashes import IdentityHashes, identity_hashes_of, is_older, is_unnamed, is_whole_text
 from relay.ledger.part_movers import movers_of
-from relay.ledger.retried import parted, retried_of
+from relay.ledger.retried import retried_of, split_listing_retry
 from relay.ledger.rows import TERMINAL, Efforts, Migration, Spec
 from relay.ledger.schema import (
     APPLICATION_ID,
@@ -49,8 +49,8 @@ from relay.ledger.schema import (
     transfers,
     uploads,
 )
-from relay.ledger.states import ENDED, MIGRATION, TRANSFER, after, ending
-from relay.ledger.unproved import learn, unproved
+from relay.ledger.states import ENDED, MIGRATION, TRANSFER, ending_verb, state_after
+from relay.ledger.unproved import adopt_unproved, find_unproved
 from relay.throttle import Bounds
 
 ACCEPTING = APPLICATION_ID + 1
@@ -69,7 +69,7 @@ def create(
     Raises KeyReused where that of the key was another request.
     """
     _one_at_a_time(connection)
-    marks = marks_of(connection, spec)
+    marks = identity_hashes_of(connection, spec)
     if key is not None:
         row = connection.execute(select(migrations).where(migrations.c.key == key)).first()
         if row is not None:
@@ -80,7 +80,7 @@ def create(
     if go_on and (id := _unfinished(connection, spec, marks, runner)) is not None:
         known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
         connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
-        learn(connection, id)
+        adopt_unproved(connection, id)
         return one(connection, id), False
     number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
     id = str(uuid.uuid4())
@@ -107,13 +107,13 @@ def create(
     )
     connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(spec.secret)})
     if not spec.recursive:
-        left = unproved(connection, id, spec.options.get("if_exists", ""), [""]).get("")
+        left = find_unproved(connection, id, spec.options.get("if_exists", ""), [""]).get("")
         begun = {"fence": int(left is not None), "before": left}
         connection.execute(insert(transfers), {"migration_id": id, "name": "", "state": "queued", **begun})
-        changes = Changes()
+        changes = CounterDelta()
         changes.add(id, "queued", 1, None)
         changes.write(connection)
-    tell(connection, id, "accepted", {})
+    write_event(connection, id, "accepted", {})
     return one(connection, id), True
 
 
@@ -123,7 +123,7 @@ def _one_at_a_time(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ACCEPTING})
 
 
-def tell(connection: Connection, migration: str, kind: str, members: Mapping[str, Any]) -> None:
+def write_event(connection: Connection, migration: str, kind: str, members: Mapping[str, Any]) -> None:
     """Write an event."""
     row = {"migration_id": migration, "at": time.time(), "kind": kind, "members": json.dumps(members)}
     connection.execute(insert(events), row)
@@ -141,7 +141,7 @@ def one(connection: Connection, id: str, runner: str | None = None) -> Migration
     row = connection.execute(select(migrations).where(named, of_kind(runner))).first() if known else None
     if row is None:
         raise MigrationUnknown(f"there is no migration {id!a}")
-    return _found(connection, [row])[0]
+    return _with_counts(connection, [row])[0]
 
 
 def of_kind(runner: str | None) -> ColumnElement[bool]:
@@ -154,10 +154,10 @@ def many(connection: Connection, limit: int, before: int | None = None, runner: 
     query = select(migrations).where(of_kind(runner)).order_by(migrations.c.number.desc()).limit(limit)
     if before is not None:
         query = query.where(migrations.c.number < before)
-    return _found(connection, connection.execute(query).all())
+    return _with_counts(connection, connection.execute(query).all())
 
 
-def _unfinished(connection: Connection, spec: Spec, marks: Marks, runner: str) -> str | None:
+def _unfinished(connection: Connection, spec: Spec, marks: IdentityHashes, runner: str) -> str | None:
     """Return the newest migration of the same request, by the same accounts, if it did not succeed; or one that waits
     for other credentials, which may be another account's."""
     ours = migrations.c.runner.is_(None) | (migrations.c.runner == runner)
@@ -167,7 +167,7 @@ def _unfinished(connection: Connection, spec: Spec, marks: Marks, runner: str) -
     if row is not None:
         return None if row.state == "succeeded" else row.id
     for row in connection.execute(same.where(migrations.c.state == "paused").limit(1)):
-        if (error := parted(row.error)[0]) and error["code"] in WITHDRAWN:
+        if (error := split_listing_retry(row.error)[0]) and error["code"] in WITHDRAWN:
             return str(row.id)
     row = connection.execute(newest.where(migrations.c.spec == spec.printed_digest).limit(1)).first()
     if row is None or row.state == "succeeded" or not is_older(row, spec, secret(connection, row.id)):
@@ -177,7 +177,7 @@ def _unfinished(connection: Connection, spec: Spec, marks: Marks, runner: str) -
     return row.id if is_whole_text(spec.secret) or not tally.keys() & {"verified", "skipped", "unverified"} else None
 
 
-def _found(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
+def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
     """Return the migrations of some rows, with what is counted of them."""
     ids = [row.id for row in rows]
     tallies, arrived, efforts = tallies_of(connection, ids), parts_of(connection, ids), efforts_of(connection, ids)
@@ -193,7 +193,7 @@ def _found(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
 
 
 def _listing_retried(row: Row[Any]) -> Iterator[Mapping[str, Any]]:
-    trouble = parted(row.error)[1]
+    trouble = split_listing_retry(row.error)[1]
     if trouble is not None and row.listing == "running":
         yield {"name": "", **trouble}
 
@@ -212,7 +212,7 @@ def events_of(connection: Connection, id: str, since: int, limit: int) -> list[d
     ]
 
 
-def waited(connection: Connection, id: str) -> Mapping[str, Any] | None:
+def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | None:
     """Return the error for which a migration paused by itself the last time, or None where it never did."""
     query = select(events.c.members).where(events.c.migration_id == id, events.c.kind == "paused")
     text = connection.execute(query.order_by(events.c.id.desc()).limit(1)).scalar()
@@ -229,7 +229,7 @@ def _migration(row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: 
         options=json.loads(row.options),
         listing=row.listing,
         cursor=row.cursor,
-        error=parted(row.error)[0],
+        error=split_listing_retry(row.error)[0],
         priority=row.priority,
         created=row.created,
         ended=row.ended,
@@ -259,9 +259,9 @@ def act(connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, A
     `fresh` are new credentials for what is left, alone or with the places that they are for. Raises MigrationUnknown,
     IllegalTransition, and KeyReused where the places are others.
     """
-    found = locked(connection, id)
+    found = lock_migration(connection, id)
     try:
-        state = after(MIGRATION, verb, found.state)
+        state = state_after(MIGRATION, verb, found.state)
     except IllegalTransition:
         raise not_now(found, verb) from None
     forgotten = state == "running" and secret(connection, found.id) is None
@@ -276,18 +276,18 @@ def act(connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, A
         return list_again(connection, found.id)  # so were the URLs of its list
     if state is None:
         return found
-    changes = Changes()
+    changes = CounterDelta()
     refused = _forget_refused(connection, found.id, changes) if verb == "retry" and found.recursive else 0
-    changed = _changed(found, verb, refused)
+    changed = _columns_changed_by(found, verb, refused)
     changed |= {"state": state, "ended": time.time() if state in ENDED else None, "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
     if verb == "cancel":
-        _all(connection, found.id, "queued", "cancel", changes)
+        _move_all(connection, found.id, "queued", "cancel", changes)
     if verb == "retry":
         for ended in sorted(TRANSFER["retry"].origins):
-            _all(connection, found.id, ended, "retry", changes)
+            _move_all(connection, found.id, ended, "retry", changes)
     changes.write(connection)
-    tell(connection, found.id, verb, {})
+    write_event(connection, found.id, verb, {})
     return one(connection, found.id)
 
 
@@ -306,7 +306,7 @@ def not_now(found: Migration, verb: str) -> IllegalTransition:
     return IllegalTransition(message, hint=_INSTEAD.get(found.state, _AGAIN))
 
 
-def locked(connection: Connection, id: str) -> Migration:
+def lock_migration(connection: Connection, id: str) -> Migration:
     """As `one`, and nobody else changes its row until this transaction is over: what is decided by its state holds.
 
     SQLite's transaction has the lock already."""
@@ -320,7 +320,7 @@ def _learn_owner(connection: Connection, id: str, spec: Spec) -> None:
     """Note whose accounts go on with a migration. Raises KeyReused where the places are not its own."""
     if not is_at(connection, id, spec):
         raise other_places()
-    marks = marks_of(connection, spec)
+    marks = identity_hashes_of(connection, spec)
     row = migrations.c.id == id
     connection.execute(update(migrations).where(row).values(owner=marks.owner))
     older = {"places": marks.places, "spec": marks.spec}
@@ -340,7 +340,7 @@ def is_at(connection: Connection, id: str, spec: Spec) -> bool:
     row = connection.execute(select(migrations).where(migrations.c.id == id)).one()
     if row.places is None:
         return is_older(row, spec, secret(connection, id))
-    if row.places == marks_of(connection, spec).places:
+    if row.places == identity_hashes_of(connection, spec).places:
         return True
     return is_unnamed(connection, row, spec, secret(connection, id))
 
@@ -348,7 +348,7 @@ def is_at(connection: Connection, id: str, spec: Spec) -> bool:
 _GIVE_AGAIN: Final = "Give its source and destination again, with their credentials; or give the same command again."
 
 
-def _changed(found: Migration, verb: str, refused: int) -> dict[str, Any]:
+def _columns_changed_by(found: Migration, verb: str, refused: int) -> dict[str, Any]:
     """Return what `verb` changes of a migration besides its state; of a listing, `refused` entries were forgotten."""
     changed: dict[str, Any] = {}
     if verb in ("resume", "retry"):  # with today's credentials, wherever those come from
@@ -364,27 +364,27 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
     """Begin a tree that has ended again, from its listing on: what did not arrive is moved when it is listed, and what
     is new, or another by now. One that has not ended is listed again only if `anyway`. Raises MigrationUnknown,
     IllegalTransition."""
-    found = locked(connection, id)
+    found = lock_migration(connection, id)
     under_way = anyway and found.state in ("running", "paused")
-    if not under_way and after(MIGRATION, "retry", found.state) is None:
+    if not under_way and state_after(MIGRATION, "retry", found.state) is None:
         return found
     values = {"state": "running", "ended": None, "error": None, "listing": "due", "cursor": None, "listing_lapses": 0}
     again = {"listings": migrations.c.listings + 1, "renewed": migrations.c.renewed + 1}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**values, **again))
-    tell(connection, found.id, "list_again", {})
+    write_event(connection, found.id, "list_again", {})
     return one(connection, found.id)
 
 
-def unended(connection: Connection, id: str) -> Migration:
-    """As `locked`, of one that has not succeeded: nobody works on one that has. Raises IllegalTransition for one that
+def lock_unended(connection: Connection, id: str) -> Migration:
+    """As `lock_migration`, of one that has not succeeded: nobody works on one that has. Raises IllegalTransition for one that
     another process has ended well since it was looked at, MigrationUnknown."""
-    found = locked(connection, id)
+    found = lock_migration(connection, id)
     if found.state == "succeeded":
         raise not_now(found, "retry")
     return found
 
 
-def trust(connection: Connection, id: str) -> None:
+def reset_crash_counts(connection: Connection, id: str) -> None:
     """Forget how many runners were lost with the transfers that are left, and with the listing: somebody was there, and
     said go on."""
     connection.execute(update(migrations).where(migrations.c.id == id).values(listing_lapses=0))
@@ -394,12 +394,12 @@ def trust(connection: Connection, id: str) -> None:
 
 def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migration:
     """Pause a migration because its stores want other credentials; `error` says so. Raises IllegalTransition."""
-    found = locked(connection, id)
-    if after(MIGRATION, "pause", found.state) is None:
+    found = lock_migration(connection, id)
+    if state_after(MIGRATION, "pause", found.state) is None:
         return found
     values = {"state": "paused", "error": json.dumps(error), "looked": None}
     connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
-    tell(connection, id, "paused", error)
+    write_event(connection, id, "paused", error)
     return one(connection, id)
 
 
@@ -414,7 +414,7 @@ def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> 
 _HALF: Final = 1 << 20
 
 
-def _all(connection: Connection, id: str, state: str, verb: str, changes: Changes) -> None:
+def _move_all(connection: Connection, id: str, state: str, verb: str, changes: CounterDelta) -> None:
     """Let the same happen to every transfer of one state; what that changes in the tallies goes to `changes`."""
     to = TRANSFER[verb].to
     # A retry begins anew what was counted against it: somebody looked at it and said so.
@@ -441,10 +441,10 @@ def _all(connection: Connection, id: str, state: str, verb: str, changes: Change
     changes.add(id, state, -count, -size)
     changes.add(id, to, count, size)
     if verb == "retry":
-        changes.retried(id, -int(retries or 0))
+        changes.count_retries(id, -int(retries or 0))
 
 
-def _forget_refused(connection: Connection, id: str, changes: Changes) -> int:
+def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> int:
     """Forget what a listing refused, which nobody has ever claimed, so that another listing tells of it; return how
     many that were. What that changes in the tallies goes to `changes`."""
     never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0)
@@ -457,7 +457,7 @@ def _forget_refused(connection: Connection, id: str, changes: Changes) -> int:
 # -- their end
 
 
-def finishable(connection: Connection) -> list[str]:
+def finishable_ids(connection: Connection) -> list[str]:
     """Return the migrations that have nothing left to do, and are not ended. Writes nothing."""
     rows = connection.execute(_LISTED).all()
     found = tallies_of(connection, [row.id for row in rows]) if rows else {}
@@ -475,7 +475,7 @@ _TELLING: Final = secrets.c.locations.like("%?%") | secrets.c.locations.like('%"
 """Of what is kept to speak to the stores: there is a query or a header in it, which may be a secret."""
 
 
-def forgettable(connection: Connection, now: float) -> list[str]:
+def forgettable_ids(connection: Connection, now: float) -> list[str]:
     """Return the migrations that have ended, and have credentials that nobody needs any more. Writes nothing.
 
     A cancelled one needs them until what it left at its destination is removed; one that failed also for a retry, which
@@ -493,9 +493,9 @@ def forgettable(connection: Connection, now: float) -> list[str]:
 
 
 def forget_secrets(connection: Connection, now: float) -> None:
-    """Forget the credentials of what is `forgettable`, and the URLs that its lists gave."""
-    for id in sorted(forgettable(connection, now)):  # in one order, since each is locked
-        if locked(connection, id).state not in ENDED:
+    """Forget the credentials of what is `forgettable_ids`, and the URLs that its lists gave."""
+    for id in sorted(forgettable_ids(connection, now)):  # in one order, since each is locked
+        if lock_migration(connection, id).state not in ENDED:
             continue  # it was resumed since it was looked at
         connection.execute(delete(secrets).where(secrets.c.migration_id == id))
         gone = (transfers.c.migration_id == id) & transfers.c.url.is_not(None)
@@ -515,24 +515,24 @@ def _not_whole(listed: int | None, accounted: int) -> dict[str, Any]:
 def finish(connection: Connection) -> list[Migration]:
     """End every migration that has nothing left to do, and forget its secrets; return those."""
     done = []
-    for id in sorted(finishable(connection)):  # in one order, since each is locked
-        row = locked(connection, id)
+    for id in sorted(finishable_ids(connection)):  # in one order, since each is locked
+        row = lock_migration(connection, id)
         tally = {state: counted.objects for state, counted in row.tally.items()}
         if row.state != "running" or {"queued", "running"} & tally.keys():
             continue  # another process ended it, or began some of it again, since it was looked at
-        verb = ending(tally)
+        verb = ending_verb(tally)
         if row.listing == "failed":
             verb = "end_partial" if tally.get("verified") or tally.get("skipped") else "fail"
         values: dict[str, Any] = {"ended": time.time()}
         if row.listing != "failed" and row.entries not in (None, sum(tally.values())):
             verb = "end_partial"
             values["error"] = json.dumps(_not_whole(row.entries, sum(tally.values())))
-        state = after(MIGRATION, verb, row.state)
+        state = state_after(MIGRATION, verb, row.state)
         still = (migrations.c.id == id) & (migrations.c.state == row.state)
         if not connection.execute(update(migrations).where(still).values(state=state, **values)).rowcount:
             continue  # another runner was first
         if state == "succeeded":
             connection.execute(delete(secrets).where(secrets.c.migration_id == id))
-        tell(connection, id, "ended", {"state": state})
+        write_event(connection, id, "ended", {"state": state})
         done.append(one(connection, id))
     return done

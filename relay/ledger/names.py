@@ -13,7 +13,7 @@ from relay.ledger.schema import transfers
 T = TypeVar("T")
 
 
-def named(connection: Connection, names: Iterable[str]) -> ColumnElement[bool]:
+def has_name(connection: Connection, names: Iterable[str]) -> ColumnElement[bool]:
     """Return the condition for transfers of some names; in PostgreSQL, for those whose names have the same MD5, which
     is what its index has: compare the names."""
     if connection.dialect.name == "sqlite":
@@ -26,6 +26,6 @@ def md5(name: str) -> str:
     return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
 
 
-def chunks(some: Sequence[T], most: int = 500) -> Iterable[Sequence[T]]:
+def in_chunks(some: Sequence[T], most: int = 500) -> Iterable[Sequence[T]]:
     """Return ids or names a few at a time: no database takes any number of values."""
     return (some[i : i + most] for i in range(0, len(some), most))

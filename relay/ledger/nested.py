@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from sqlalchemy import Connection, Select, exists, func, or_, select
 
-from relay.ledger.names import chunks
+from relay.ledger.names import in_chunks
 from relay.ledger.schema import migrations, transfers
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~/-]*")
@@ -34,7 +34,7 @@ def nested(
         return []
     places = _places(mine, names)
     found: list[tuple[Any, Mapping[str, str]]] = []
-    for some in chunks(sorted({*places, *_above(places)} - {mine.destination, f"{mine.destination}/"})):
+    for some in in_chunks(sorted({*places, *_above(places)} - {mine.destination, f"{mine.destination}/"})):
         for row in connection.execute(query.where(migrations.c.destination.in_(some))).all():
             theirs = _theirs(row, places)
             found += [(row, theirs)] if theirs else []

@@ -21,19 +21,19 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
 
-from relay.ledger.claims import CLAIMED, Who, claim_of
+from relay.ledger.claims import CLAIMED, WorkerId, claim_of
 from relay.ledger.migrations import KEPT_SECONDS as KEPT_SECONDS
 from relay.ledger.migrations import of_kind
-from relay.ledger.rows import Before, Claim, Orphan
+from relay.ledger.rows import Claim, Orphan, PriorState
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
-from relay.ledger.uploads import begun_of
+from relay.ledger.uploads import upload_of_row
 
 MOST: Final = 100
 """So many are told of at a time."""
 
 
-def orphans(
-    connection: Connection, who: Who, only: str | None = None, but: Sequence[int] = (), kept: float = KEPT_SECONDS
+def find_orphans(
+    connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = (), kept: float = KEPT_SECONDS
 ) -> list[Orphan]:
     """Return some of them, `only` of one migration or of those that belong to this kind of runner, and none of the
     transfers among `but`; of those that failed the ones that did so `kept` seconds ago, or longer. Writes nothing."""
@@ -55,44 +55,47 @@ def orphans(
     query = query.where(of_kind(who.kind) if only is None else transfers.c.migration_id == only)
     rows = connection.execute(query).all()
     found = connection.execute(select(uploads).where(uploads.c.transfer_id.in_([row.id for row in rows])))
-    begun_by = {row.transfer_id: begun_of(row) for row in found}
-    return [Orphan(claim_of(row[:-4], row.renewed), begun_by.get(row.id), _before(row)) for row in rows]
+    begun_by = {row.transfer_id: upload_of_row(row) for row in found}
+    return [Orphan(claim_of(row[:-4], row.renewed), begun_by.get(row.id), _prior_state(row)) for row in rows]
 
 
-def _before(row: Any) -> Before | None:
+def _prior_state(row: Any) -> PriorState | None:
     """Return what was there before the first byte of one went there; None where none went: a migration that does not
     overwrite writes that down first, but for names of which its tree's destination was empty."""
-    kept = Before.of(row.before)
+    kept = PriorState.from_text(row.before)
     if kept is not None and kept.noted:
         return kept if kept.known else replace(kept, since=kept.since or row.created)
     wish = json.loads(row.options).get("if_exists", "overwrite")
     if wish == "overwrite":
-        return Before(known=False, since=row.created)
+        return PriorState(known=False, since=row.created)
     arrived = kept is not None and kept.arrived
     assumed = wish == "changed" and bool(row.destination_empty) and not arrived
-    return Before(known=True, assumed=True, since=row.created) if assumed else None
+    return PriorState(known=True, assumed=True, since=row.created) if assumed else None
 
 
 def is_over(connection: Connection, orphan: Orphan) -> bool:
     """Say if nobody has begun to make one again since. Writes nothing."""
-    still = select(transfers.c.id).where(_still(orphan.claim))
+    still = select(transfers.c.id).where(_still_orphan(orphan.claim))
     return connection.execute(still).first() is not None
 
 
-def _still(claim: Claim) -> ColumnElement[bool]:
+def _still_orphan(claim: Claim) -> ColumnElement[bool]:
     return (transfers.c.id == claim.id) & (transfers.c.fence == claim.fence) & transfers.c.state.in_(_OVER)
 
 
-def removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:
+def note_removed(connection: Connection, orphan: Orphan, remains: Mapping[str, str]) -> None:
     """Write that nothing of it is left, or, by place and in words, what may be. Changes nothing where somebody makes
     the transfer again."""
     claim, upload = orphan.claim, orphan.upload
     values: dict[str, Any] = {"lapses": 0}
     if remains:
         was = claim.before if claim.before is not None and not claim.before.assumed else None
-        before = was or Before(known=False, noted=False)
-        values["before"] = replace(before, remains={**claim.remains, **remains}).text()
-    if not connection.execute(update(transfers).where(_still(claim)).values(**values)).rowcount or upload is None:
+        before = was or PriorState(known=False, noted=False)
+        values["before"] = replace(before, remains={**claim.remains, **remains}).to_text()
+    if (
+        not connection.execute(update(transfers).where(_still_orphan(claim)).values(**values)).rowcount
+        or upload is None
+    ):
         return
     ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload.upload_id)
     connection.execute(delete(parts).where(parts.c.transfer_id == claim.id, exists().where(ours)))

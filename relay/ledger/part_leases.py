@@ -14,12 +14,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, exists, or_, select
 
-from relay.ledger.claims import CLAIMED, SUSPECT, Who, claim_of
+from relay.ledger.claims import CLAIMED, SUSPECT, WorkerId, claim_of
 from relay.ledger.limits import room
 from relay.ledger.migrations import bounds_of, of_kind
-from relay.ledger.rows import Share
+from relay.ledger.rows import PartLease
 from relay.ledger.schema import NOT_THERE, migrations, parts, transfers, uploads
-from relay.ledger.uploads import begun_of, take
+from relay.ledger.uploads import take_part, upload_of_row
 
 _OPEN = (
     select(transfers.c.id, transfers.c.migration_id, uploads.c.upload_id, migrations.c.renewed)
@@ -41,17 +41,19 @@ _OPEN = (
 )
 
 
-def _joinable(who: Who, only: str | None, but: Sequence[int]) -> Select[Any]:
+def _joinable(who: WorkerId, only: str | None, but: Sequence[int]) -> Select[Any]:
     query = _OPEN.where(transfers.c.owner != who.id, transfers.c.id.not_in(but))
     return query.where(of_kind(who.kind) if only is None else migrations.c.id == only)
 
 
-def joinable(connection: Connection, who: Who, only: str | None = None, but: Sequence[int] = ()) -> bool:
-    """Say if there seems to be something to `join`. Writes nothing."""
+def has_joinable(connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()) -> bool:
+    """Say if there seems to be something to `join_upload`. Writes nothing."""
     return connection.execute(_joinable(who, only, but).limit(1)).first() is not None
 
 
-def join(connection: Connection, who: Who, only: str | None = None, but: Sequence[int] = ()) -> Share | None:
+def join_upload(
+    connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()
+) -> PartLease | None:
     """Take a part of an object that another runner has claimed, of the most urgent migrations first and where most is
     left; None where there is none. `only` of one migration; of no transfer among `but`.
 
@@ -60,9 +62,9 @@ def join(connection: Connection, who: Who, only: str | None = None, but: Sequenc
     for row in connection.execute(_joinable(who, only, but)).all():
         if not room(connection, row.migration_id, bounds_of(row), 1):
             continue
-        first = take(connection, who, row.id, row.upload_id, None)
+        first = take_part(connection, who, row.id, row.upload_id, None)
         if first is not None:
             claimed = connection.execute(select(*CLAIMED).where(transfers.c.id == row.id)).one()
             upload = connection.execute(select(uploads).where(uploads.c.transfer_id == row.id)).one()
-            return Share(claim_of(claimed, row.renewed), begun_of(upload), first)
+            return PartLease(claim_of(claimed, row.renewed), upload_of_row(upload), first)
     return None

@@ -18,7 +18,7 @@ _OF: Final = transfers.c.migration_id + literal_column("''")
 look for parts of each; there are few parts that somebody moves."""
 
 
-def movers(ids: Sequence[str]) -> Select[Any]:
+def select_helpers(ids: Sequence[str]) -> Select[Any]:
     """Select who moves parts of a transfer that is not his own: of which migration, which transfer, and who. It may be
     nobody's, since its owner is lost, or has ended."""
     return (
@@ -32,4 +32,4 @@ def movers(ids: Sequence[str]) -> Select[Any]:
 
 def movers_of(connection: Connection, ids: Sequence[str]) -> Counter[str]:
     """Return how many there are of some migrations."""
-    return Counter(row.migration_id for row in connection.execute(movers(ids)))
+    return Counter(row.migration_id for row in connection.execute(select_helpers(ids)))

@@ -9,44 +9,44 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
 
-from relay.ledger.claims import Wanted, Who, claim, claimable
-from relay.ledger.counters import Changes
-from relay.ledger.limits import standings
-from relay.ledger.rows import Claim, Settlement, Standing, Turn
+from relay.ledger.claims import ClaimRequest, WorkerId, claim, has_claimable
+from relay.ledger.counters import CounterDelta
+from relay.ledger.limits import migration_views
+from relay.ledger.rows import Claim, MigrationView, PollResult, Settlement
 from relay.ledger.settling import settle
 
 
-def turn(
+def settle_and_claim(
     connection: Connection,
-    who: Who,
+    who: WorkerId,
     ends: Sequence[Settlement],
-    wanted: Wanted,
+    wanted: ClaimRequest,
     only: str | None = None,
     watched: Iterable[str] = (),
-) -> Turn:
+) -> PollResult:
     """Settle, claim, and tell how the migrations stand that were claimed from or are `watched`."""
-    changes = Changes()
+    changes = CounterDelta()
     lost = settle(connection, who, ends, changes)
     claims = claim(connection, who, wanted, only, changes)
     stand = _standings(connection, who, claims, watched)
     changes.write(connection)
-    return Turn(tuple(claims), tuple(lost), stand)
+    return PollResult(tuple(claims), tuple(lost), stand)
 
 
-def look(
-    connection: Connection, who: Who, wanted: Wanted, only: str | None = None, watched: Iterable[str] = ()
-) -> Turn | None:
+def peek(
+    connection: Connection, who: WorkerId, wanted: ClaimRequest, only: str | None = None, watched: Iterable[str] = ()
+) -> PollResult | None:
     """Return the turn of one who has nothing to settle, where nothing can be claimed either; None where something can.
 
     Writes nothing, so it keeps nobody waiting, and waits for nobody.
     """
-    if wanted.all > 0 and claimable(connection, who, wanted.alone, only):
+    if wanted.all > 0 and has_claimable(connection, who, wanted.alone, only):
         return None
-    return Turn((), (), _standings(connection, who, (), watched))
+    return PollResult((), (), _standings(connection, who, (), watched))
 
 
 def _standings(
-    connection: Connection, who: Who, claims: Iterable[Claim], watched: Iterable[str]
-) -> dict[str, Standing]:
+    connection: Connection, who: WorkerId, claims: Iterable[Claim], watched: Iterable[str]
+) -> dict[str, MigrationView]:
     ids = sorted({claim.migration_id for claim in claims} | set(watched))
-    return standings(connection, who.id, ids) if ids else {}
+    return migration_views(connection, who.id, ids) if ids else {}

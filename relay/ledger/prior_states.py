@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, update
 
-from relay.ledger.claims import Who
-from relay.ledger.rows import Before, Claim
+from relay.ledger.claims import WorkerId
+from relay.ledger.rows import Claim, PriorState
 from relay.ledger.schema import RUNNING, transfers
 
 _NOTE = (
@@ -25,10 +25,12 @@ _NOTE = (
 )
 
 
-def note(connection: Connection, who: Who, notes: Sequence[tuple[Claim, Before]]) -> tuple[bool, ...]:
+def note_prior_states(
+    connection: Connection, who: WorkerId, notes: Sequence[tuple[Claim, PriorState]]
+) -> tuple[bool, ...]:
     """Write what was there before some objects; say of each if its claim is still ours: nothing is written else."""
     found = []
     for one, before in notes:
-        row = {"the_id": one.id, "the_fence": one.fence, "the_owner": who.id, "the_text": before.text()}
+        row = {"the_id": one.id, "the_fence": one.fence, "the_owner": who.id, "the_text": before.to_text()}
         found.append(bool(connection.execute(_NOTE, row).rowcount))
     return tuple(found)

@@ -51,7 +51,7 @@ def note_listing(connection: Connection, owner: str, listing: Listing, trouble: 
     connection.execute(row.values(error=error))
 
 
-def parted(text: str | None) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+def split_listing_retry(text: str | None) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """Return the error of a migration, and what of its listing is tried again: at most one of them is there."""
     told = json.loads(text) if text else None
     return (None, told) if told is not None and AGAIN in told else (told, None)

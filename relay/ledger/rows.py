@@ -46,7 +46,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Counted:
+class Count:
     """So many objects, and so many bytes."""
 
     objects: int = 0
@@ -92,7 +92,7 @@ class Migration:
     """Of how many objects its listings told; None: an older relay did not count."""
     runner: str | None = None
     """The kind of runner that it belongs to; None: an older relay accepted it for every kind."""
-    tally: Mapping[str, Counted] = field(default_factory=dict)
+    tally: Mapping[str, Count] = field(default_factory=dict)
     in_parts: int = 0
     """Bytes that the destination has already, in parts of objects that are not whole yet."""
     efforts: Efforts = Efforts()
@@ -109,18 +109,18 @@ class Migration:
     @property
     def under_way(self) -> int:
         """How many transfers are made, and shared in, at the moment: none when what was paused or cancelled rests."""
-        return self.counted("running").objects + self.sharers
+        return self.count_in("running").objects + self.sharers
 
-    def counted(self, *states: str) -> Counted:
+    def count_in(self, *states: str) -> Count:
         """Return the sum over some states; over all without any."""
         found = [self.tally[state] for state in states or self.tally if state in self.tally]
-        return Counted(sum(c.objects for c in found), sum(c.bytes for c in found))
+        return Count(sum(c.objects for c in found), sum(c.bytes for c in found))
 
 
 @dataclass(frozen=True)
-class Standing:
+class MigrationView:
     """What a runner must know of a migration while it works on it: its state and bounds, and that it is number `place`
-    (from 0) of the `of` runners that share them."""
+    (from 0) of the `from_text` runners that share them."""
 
     state: str
     bounds: Bounds
@@ -175,7 +175,7 @@ UNNOTED: Final = '"noted": false'
 
 
 @dataclass(frozen=True)
-class Before:
+class PriorState:
     """What was at the destination before the first byte of an object went there.
 
     `version` is None for nothing, `known` False where the destination did not tell. `sent` is what the destination
@@ -199,8 +199,8 @@ class Before:
     unsent: int = 0
 
     @classmethod
-    def of(cls, text: str | None) -> Before | None:
-        """Return what `text` kept, or None where nothing was."""
+    def from_text(cls, text: str | None) -> PriorState | None:
+        """Return what `to_text` kept, or None where nothing was."""
         if text is None:
             return None
         if text == ARRIVED:
@@ -212,12 +212,12 @@ class Before:
         more["unsent"] = found.get("unsent", 0)
         return cls(found["known"], version, sent, remains=remains, noted=noted, **more)
 
-    def sent_as(self, version: Version) -> Before:
+    def sent_as(self, version: Version) -> PriorState:
         """The same, with what the destination calls what it took. (`replace` costs three times as much.)"""
         was = (self.remains, self.noted)
-        return Before(self.known, self.version, version, self.assumed, *was, since=self.since, rid=self.rid)
+        return PriorState(self.known, self.version, version, self.assumed, *was, since=self.since, rid=self.rid)
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """Return it as a column keeps it; the digests of versions are left out."""
         if self.arrived and not self.remains:
             return ARRIVED
@@ -255,7 +255,7 @@ class Claim:
     """What its list says, in hex."""
     renewed: int = 0
     """As the migration's."""
-    before: Before | None = None
+    before: PriorState | None = None
     """What was at the destination before the first byte of it went there, or None: none has, as far as that is kept."""
     empty: bool = False
     """Nothing was at the destination of its tree, a short while ago."""
@@ -298,17 +298,17 @@ class Settlement:
 
 
 @dataclass(frozen=True)
-class Turn:
+class PollResult:
     """What one turn of a runner came to: what it has claimed, which of the claims that it settled were not its own any
     more, and how the migrations stand that it works on."""
 
     claims: tuple[Claim, ...]
     lost: tuple[Claim, ...]
-    standings: Mapping[str, Standing]
+    standings: Mapping[str, MigrationView]
 
 
 @dataclass(frozen=True)
-class Begun:
+class UploadRecord:
     """An upload in parts that stands in the ledger, with the parts that the destination has acknowledged.
 
     `upload_id` is empty where it was about to be begun, and nobody wrote down that it was; `at` says when that was
@@ -333,12 +333,12 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Share:
+class PartLease:
     """The right to move some parts of an object that is another runner's: first the part `first`, and then what is
     left. `claim` is that of the other."""
 
     claim: Claim
-    upload: Begun
+    upload: UploadRecord
     first: int
 
 
@@ -362,5 +362,5 @@ class Orphan:
     """
 
     claim: Claim
-    upload: Begun | None
-    before: Before | None = None
+    upload: UploadRecord | None
+    before: PriorState | None = None

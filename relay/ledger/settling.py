@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
-from relay.ledger.claims import Who, chunks, free
-from relay.ledger.counters import Changes
-from relay.ledger.migrations import tell
-from relay.ledger.rows import ARRIVED, Before, Claim, Settlement
+from relay.ledger.claims import WorkerId, free_parts, in_chunks
+from relay.ledger.counters import CounterDelta
+from relay.ledger.migrations import write_event
+from relay.ledger.rows import ARRIVED, Claim, PriorState, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, transfers, uploads
 from relay.ledger.states import TRANSFER
 
@@ -84,16 +84,16 @@ class _Ending:
     lost: list[Claim] = field(default_factory=list)
 
 
-def settle(connection: Connection, who: Who, ends: Sequence[Settlement], changes: Changes) -> list[Claim]:
+def settle(connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta) -> list[Claim]:
     """Write how claims ended; return those that were not ours any more, of which nothing is written. What that changes
     in the tallies goes to `changes`."""
     if not ends:
         return []
-    ending = _ending(connection, who, ends, changes)
+    ending = _end_of(connection, who, ends, changes)
     if ending.rows:
         _write(connection, ending)
-    free(connection, who, ending.back)
-    _forget(connection, ending.arrived)
+    free_parts(connection, who, ending.back)
+    _forget_parts(connection, ending.arrived)
     _forget_urls(connection, ending.urls)
     return ending.lost
 
@@ -108,7 +108,7 @@ def _write(connection: Connection, ending: _Ending) -> None:
         connection.exec_driver_sql(_PROOFS, list(ending.receipts.items()))
 
 
-def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], changes: Changes) -> _Ending:
+def _end_of(connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta) -> _Ending:
     held = {(row.id, row.fence): row for row in connection.execute(_HELD, {"the_owner": who.id}).all()}
     now, ending = time.time(), _Ending()
     for end in ends:
@@ -119,10 +119,10 @@ def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], change
             continue
         state = TRANSFER["cancel" if end.verb == "hand_back" and row.stage == "cancelled" else end.verb].to
         size = end.bytes if end.bytes is not None else row.size
-        changes.moved(claim.migration_id, "running", state, row.size, size)
-        changes.proved(claim.migration_id, row.level, end.level)
-        changes.resent(claim.migration_id, end.resent)
-        ending.rows.append(_settled(end, who, state, size, now, row.before))
+        changes.count_transition(claim.migration_id, "running", state, row.size, size)
+        changes.count_proof(claim.migration_id, row.level, end.level)
+        changes.count_resent_bytes(claim.migration_id, end.resent)
+        ending.rows.append(_settled_columns(end, who, state, size, now, row.before))
         if end.receipt is not None:
             ending.receipts[claim.id] = json.dumps(end.receipt, separators=(",", ":"))
         if row.begun is not None:
@@ -130,14 +130,16 @@ def _ending(connection: Connection, who: Who, ends: Sequence[Settlement], change
         if claim.url:
             ending.urls.append(claim.id)
         if state == "failed":
-            tell(connection, claim.migration_id, "failed", {"name": claim.name, **(end.error or {})})
+            write_event(connection, claim.migration_id, "failed", {"name": claim.name, **(end.error or {})})
     return ending
 
 
 _ARRIVED = frozenset({"verified", "unverified", "skipped"})
 
 
-def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float, was: str | None) -> dict[str, Any]:
+def _settled_columns(
+    end: Settlement, who: WorkerId, state: str, size: int | None, now: float, was: str | None
+) -> dict[str, Any]:
     return {
         "the_id": end.claim.id,
         "the_fence": end.claim.fence,
@@ -152,7 +154,7 @@ def _settled(end: Settlement, who: Who, state: str, size: int | None, now: float
         "new_not_before": now + end.wait if end.wait else 0.0,
         "new_ended": now,
         "new_lapses": _lapses(end, state),
-        "new_before": _kept(was if state not in ("verified", "skipped") else ARRIVED, end),
+        "new_before": _kept_prior_state(was if state not in ("verified", "skipped") else ARRIVED, end),
     }
 
 
@@ -165,23 +167,25 @@ def _lapses(end: Settlement, state: str) -> int | None:
     return 0 if end.rid and state == "failed" else None
 
 
-def _kept(was: str | None, end: Settlement) -> str | None:
+def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
     """Return what is kept of what was at the destination before, with what may remain there now, or is there and
     unproved."""
     if end.unsent:
         was = ARRIVED
-    elif end.untouched and ((kept := Before.of(was)) is None or kept.unsent):
-        was = Before(known=False, noted=False, unsent=end.claim.fence).text()
+    elif end.untouched and ((kept := PriorState.from_text(was)) is None or kept.unsent):
+        was = PriorState(known=False, noted=False, unsent=end.claim.fence).to_text()
     rid = end.claim.fence - 1 if end.rid and end.claim.fence > MANY else end.claim.rid
     if not end.remains and end.sent is None and (not rid or was == ARRIVED):
         return was
-    kept = replace(Before.of(was) or Before(known=False, noted=False), remains=dict(end.remains), rid=rid)
-    return (kept if end.sent is None else replace(kept, sent=end.sent, noted=True, arrived=False)).text()
+    kept = replace(
+        PriorState.from_text(was) or PriorState(known=False, noted=False), remains=dict(end.remains), rid=rid
+    )
+    return (kept if end.sent is None else replace(kept, sent=end.sent, noted=True, arrived=False)).to_text()
 
 
-def _forget(connection: Connection, ids: Sequence[int]) -> None:
+def _forget_parts(connection: Connection, ids: Sequence[int]) -> None:
     """An object that has arrived needs no record of its parts."""
-    for some in chunks(ids):
+    for some in in_chunks(ids):
         connection.execute(delete(parts).where(parts.c.transfer_id.in_(some)))
         connection.execute(delete(uploads).where(uploads.c.transfer_id.in_(some)))
 
@@ -189,5 +193,5 @@ def _forget(connection: Connection, ids: Sequence[int]) -> None:
 def _forget_urls(connection: Connection, ids: Sequence[int]) -> None:
     """Nor does it need the URL that a list gave, which may hold a signature."""
     arrived = transfers.c.state.in_(("verified", "skipped"))
-    for some in chunks(ids):
+    for some in in_chunks(ids):
         connection.execute(update(transfers).where(transfers.c.id.in_(some), arrived).values(url=None))

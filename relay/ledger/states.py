@@ -12,7 +12,7 @@ from enum import Enum
 from relay.errors import IllegalTransition
 
 
-class Work(Enum):
+class TransferState(Enum):
     """Where a transfer stands in the ledger."""
 
     QUEUED = "queued"
@@ -27,7 +27,7 @@ class Work(Enum):
     CANCELLED = "cancelled"
 
 
-class Stage(Enum):
+class MigrationState(Enum):
     """Where a migration stands."""
 
     RUNNING = "running"
@@ -54,27 +54,33 @@ def _from(*origins: Enum, to: Enum) -> Transition:
 
 
 TRANSFER: Mapping[str, Transition] = {
-    "claim": _from(Work.QUEUED, to=Work.RUNNING),
-    "hand_back": _from(Work.RUNNING, to=Work.QUEUED),
-    "lapse": _from(Work.RUNNING, to=Work.QUEUED),
-    "quarantine": _from(Work.RUNNING, to=Work.FAILED),
-    "verified": _from(Work.RUNNING, to=Work.VERIFIED),
-    "unverified": _from(Work.RUNNING, to=Work.UNVERIFIED),
-    "skipped": _from(Work.RUNNING, to=Work.SKIPPED),
-    "failed": _from(Work.RUNNING, to=Work.FAILED),
-    "cancel": _from(Work.QUEUED, Work.RUNNING, to=Work.CANCELLED),
-    "retry": _from(Work.FAILED, Work.CANCELLED, Work.UNVERIFIED, to=Work.QUEUED),
+    "claim": _from(TransferState.QUEUED, to=TransferState.RUNNING),
+    "hand_back": _from(TransferState.RUNNING, to=TransferState.QUEUED),
+    "lapse": _from(TransferState.RUNNING, to=TransferState.QUEUED),
+    "quarantine": _from(TransferState.RUNNING, to=TransferState.FAILED),
+    "verified": _from(TransferState.RUNNING, to=TransferState.VERIFIED),
+    "unverified": _from(TransferState.RUNNING, to=TransferState.UNVERIFIED),
+    "skipped": _from(TransferState.RUNNING, to=TransferState.SKIPPED),
+    "failed": _from(TransferState.RUNNING, to=TransferState.FAILED),
+    "cancel": _from(TransferState.QUEUED, TransferState.RUNNING, to=TransferState.CANCELLED),
+    "retry": _from(TransferState.FAILED, TransferState.CANCELLED, TransferState.UNVERIFIED, to=TransferState.QUEUED),
 }
 """What may happen to a transfer. `hand_back` is a runner's own doing, `lapse` is done to one that is gone."""
 
 MIGRATION: Mapping[str, Transition] = {
-    "pause": _from(Stage.RUNNING, to=Stage.PAUSED),
-    "resume": _from(Stage.PAUSED, to=Stage.RUNNING),
-    "cancel": _from(Stage.RUNNING, Stage.PAUSED, Stage.PARTIAL, Stage.FAILED, to=Stage.CANCELLED),
-    "succeed": _from(Stage.RUNNING, to=Stage.SUCCEEDED),
-    "end_partial": _from(Stage.RUNNING, to=Stage.PARTIAL),
-    "fail": _from(Stage.RUNNING, to=Stage.FAILED),
-    "retry": _from(Stage.PARTIAL, Stage.FAILED, Stage.CANCELLED, to=Stage.RUNNING),
+    "pause": _from(MigrationState.RUNNING, to=MigrationState.PAUSED),
+    "resume": _from(MigrationState.PAUSED, to=MigrationState.RUNNING),
+    "cancel": _from(
+        MigrationState.RUNNING,
+        MigrationState.PAUSED,
+        MigrationState.PARTIAL,
+        MigrationState.FAILED,
+        to=MigrationState.CANCELLED,
+    ),
+    "succeed": _from(MigrationState.RUNNING, to=MigrationState.SUCCEEDED),
+    "end_partial": _from(MigrationState.RUNNING, to=MigrationState.PARTIAL),
+    "fail": _from(MigrationState.RUNNING, to=MigrationState.FAILED),
+    "retry": _from(MigrationState.PARTIAL, MigrationState.FAILED, MigrationState.CANCELLED, to=MigrationState.RUNNING),
 }
 """What may happen to a migration."""
 
@@ -82,7 +88,7 @@ ENDED = frozenset({"succeeded", "partial", "failed", "cancelled"})
 """The states of a migration that nobody works on, until it is told to `retry`."""
 
 
-def after(table: Mapping[str, Transition], verb: str, state: str) -> str | None:
+def state_after(table: Mapping[str, Transition], verb: str, state: str) -> str | None:
     """Return the state that `verb` leads to; None where `state` is that one already, so that saying it twice is
     harmless. Raises IllegalTransition, which names the state."""
     transition = table[verb]
@@ -93,7 +99,7 @@ def after(table: Mapping[str, Transition], verb: str, state: str) -> str | None:
     raise IllegalTransition(f"it is {state}, and can't {verb.replace('_', ' ')} any more")
 
 
-def ending(tally: Mapping[str, int]) -> str:
+def ending_verb(tally: Mapping[str, int]) -> str:
     """Return the verb that ends a migration whose transfers are all settled, by their numbers in each state."""
     well = tally.get("verified", 0) + tally.get("skipped", 0)
     ill = sum(tally.get(state, 0) for state in ("unverified", "failed", "cancelled"))

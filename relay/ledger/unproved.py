@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, case, desc, false, func, select, update
 
-from relay.ledger.names import chunks, named
+from relay.ledger.names import has_name, in_chunks
 from relay.ledger.nested import left_near, nested
-from relay.ledger.rows import ARRIVED, MARKED, Before
+from relay.ledger.rows import ARRIVED, MARKED, PriorState
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 
 MOST: Final = 10
@@ -30,7 +30,7 @@ MOST: Final = 10
 _THERE: Final = frozenset({"verified", "skipped"})
 
 
-def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[str]) -> dict[str, str]:
+def find_unproved(connection: Connection, id: str, if_exists: str, names: Sequence[str]) -> dict[str, str]:
     """Return, by their names, what is known of the objects of a migration that another may have left: as their rows
     keep it. Nothing for one that overwrites: it believes nothing that is there. Of several that tell of one object that
     counts which had it last, whatever its number: two may take turns, or run at the same time."""
@@ -43,15 +43,15 @@ def unproved(connection: Connection, id: str, if_exists: str, names: Sequence[st
     asked: list[tuple[Any, Mapping[str, str]]] = [(other, same) for other in _others(connection, mine)]
     for other, ours in asked + nested(connection, mine, names, _query(mine)):
         begun = (transfers.c.migration_id == other.id) & (transfers.c.fence > 0)
-        for some in chunks(list(ours)):
-            for row in connection.execute(select(*columns).where(begun, named(connection, some))).all():
+        for some in in_chunks(list(ours)):
+            for row in connection.execute(select(*columns).where(begun, has_name(connection, some))).all():
                 name, left = ours.get(row.name), _left(row, other)
                 if name is None or left is None:
                     continue
                 if (at := _had_last(row, other, left)) > found.get(name, (-1.0, ""))[0]:
                     found[name] = (at, left)
     lefts = {name: one for name, one in found.items() if one[1] != ARRIVED}
-    for some in chunks(sorted(lefts)):
+    for some in in_chunks(sorted(lefts)):
         for row in _arrived(connection, mine, some):
             if row.name in lefts and row.ended > lefts[row.name][0]:
                 del lefts[row.name]
@@ -73,11 +73,11 @@ def _arrived(connection: Connection, mine: Any, names: Sequence[str]) -> Sequenc
     succeeded = (migrations.c.places == mine.places) & (migrations.c.state == "succeeded")
     query = select(transfers.c.name, func.max(transfers.c.ended).label("ended"))
     query = query.join(migrations, migrations.c.id == transfers.c.migration_id).where(succeeded)
-    query = query.where(transfers.c.state.in_(_THERE), named(connection, names))
+    query = query.where(transfers.c.state.in_(_THERE), has_name(connection, names))
     return connection.execute(query.group_by(transfers.c.name)).all()
 
 
-def learn(connection: Connection, id: str) -> None:
+def adopt_unproved(connection: Connection, id: str) -> None:
     """Take over what another left since the objects of a migration were listed, for those that have not arrived: the
     migration is resumed."""
     mine = _mine(connection, id)
@@ -90,21 +90,21 @@ def learn(connection: Connection, id: str) -> None:
             of = select(transfers.c.name).where(transfers.c.migration_id == other.id, left)
             names |= set(connection.execute(of).scalars())
         names |= left_near(connection, mine, left)
-    for some in chunks(sorted(names)):
-        _learn(connection, id, unproved(connection, id, if_exists, some))
+    for some in in_chunks(sorted(names)):
+        _adopt(connection, id, find_unproved(connection, id, if_exists, some))
 
 
-def _learn(connection: Connection, id: str, left: Mapping[str, str]) -> None:
-    """As `learn`, of some objects of which something may be `left`."""
+def _adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
+    """As `adopt_unproved`, of some objects of which something may be `left`."""
     ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(_THERE)
-    for row in connection.execute(select(transfers).where(ours, named(connection, list(left)))).all():
-        kept, new = Before.of(row.before), Before.of(left.get(row.name))
+    for row in connection.execute(select(transfers).where(ours, has_name(connection, list(left)))).all():
+        kept, new = PriorState.from_text(row.before), PriorState.from_text(left.get(row.name))
         if new is None or (kept is not None and kept.noted):
             continue
         remains = {**(kept.remains if kept is not None else {}), **new.remains}
         fence = max(1, row.fence)
         twins = fence + 1 if row.twins == MARKED else row.twins
-        values = {"before": replace(new, remains=remains).text(), "fence": fence, "twins": twins}
+        values = {"before": replace(new, remains=remains).to_text(), "fence": fence, "twins": twins}
         connection.execute(update(transfers).where(transfers.c.id == row.id).values(**values))
 
 
@@ -145,14 +145,14 @@ def _left(row: Any, other: Any) -> str | None:
     What was there before, and what it is called, is of the very same places alone: two that print alike may be two, as
     where a remote leads to another endpoint by now.
     """
-    kept = Before.of(row.before)
+    kept = PriorState.from_text(row.before)
     if row.state in _THERE or (kept is not None and kept.arrived):
         return ARRIVED if other.is_same else None
     if kept is not None and (kept.noted or kept.remains):
-        kept = kept if other.is_same else Before(known=False, remains=kept.remains, since=kept.since)
-        return replace(kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created).text()
+        kept = kept if other.is_same else PriorState(known=False, remains=kept.remains, since=kept.since)
+        return replace(kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created).to_text()
     lost = row.lapses or row.state == "running"
-    return Before(known=False, since=other.created).text() if lost and _notes_nothing(other) else None
+    return PriorState(known=False, since=other.created).to_text() if lost and _notes_nothing(other) else None
 
 
 def _notes_nothing(other: Any) -> bool:

@@ -19,28 +19,28 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, insert, select, text, update
 
 from relay.errors import LeaseLost, UploadGone
-from relay.ledger.claims import Who, check, free
-from relay.ledger.counters import Changes
-from relay.ledger.rows import Begun, Claim, StoredPart
+from relay.ledger.claims import WorkerId, check_claim, free_parts
+from relay.ledger.counters import CounterDelta
+from relay.ledger.rows import Claim, StoredPart, UploadRecord
 from relay.ledger.schema import NOT_THERE, parts, transfers, uploads
 from relay.receipt import Version
 
 # -- by whoever has the transfer
 
 
-def begun(connection: Connection, claim: Claim) -> Begun | None:
+def recorded_upload(connection: Connection, claim: Claim) -> UploadRecord | None:
     """Return the upload that was begun for a transfer, with its parts, or None."""
     row = connection.execute(select(uploads).where(uploads.c.transfer_id == claim.id)).first()
     if row is None:
         return None
     there = select(parts).where(parts.c.transfer_id == claim.id, parts.c.etag != "").order_by(parts.c.number)
     stored = tuple(StoredPart(p.number, p.size, p.etag, p.digest, p.checked) for p in connection.execute(there))
-    return begun_of(row, stored)
+    return upload_of_row(row, stored)
 
 
-def begun_of(row: Any, stored: tuple[StoredPart, ...] = ()) -> Begun:
+def upload_of_row(row: Any, stored: tuple[StoredPart, ...] = ()) -> UploadRecord:
     """Return what a row of the table tells."""
-    return Begun(
+    return UploadRecord(
         row.upload_id,
         row.checked,
         row.place,
@@ -56,9 +56,9 @@ def begun_of(row: Any, stored: tuple[StoredPart, ...] = ()) -> Begun:
     )
 
 
-def begin(connection: Connection, who: Who, claim: Claim, upload: Begun) -> None:
+def record_upload(connection: Connection, who: WorkerId, claim: Claim, upload: UploadRecord) -> None:
     """Write that an upload was begun, in the place of any other."""
-    forget(connection, who, claim)
+    forget_upload(connection, who, claim)
     pinned = upload.pinned
     told = pinned and {"size": pinned.size, "etag": pinned.etag, "last_modified": pinned.last_modified, "id": pinned.id}
     row = {
@@ -77,10 +77,12 @@ def begin(connection: Connection, who: Who, claim: Claim, upload: Begun) -> None
     connection.execute(insert(uploads), row)
 
 
-def go_on(connection: Connection, who: Who, claim: Claim, upload_id: str, gone: Collection[int], total: int) -> None:
+def resume_upload(
+    connection: Connection, who: WorkerId, claim: Claim, upload_id: str, gone: Collection[int], total: int
+) -> None:
     """Write that an upload of `total` parts is gone on with: the parts that are `gone`, and those of ours that nobody
     moves any more, are anybody's. What others move stays theirs."""
-    check(connection, who, claim)
+    check_claim(connection, who, claim)
     ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload_id)
     connection.execute(update(uploads).where(ours).values(total=total))
     there = (parts.c.transfer_id == claim.id) & parts.c.owner.is_(None)
@@ -88,23 +90,23 @@ def go_on(connection: Connection, who: Who, claim: Claim, upload_id: str, gone: 
         connection.execute(update(parts).where(there, parts.c.number == number).values(etag="", digest="", size=0))
     kept = select(func.coalesce(func.sum(parts.c.size), 0)).where(parts.c.transfer_id == claim.id)
     connection.execute(update(uploads).where(ours).values(there=kept.scalar_subquery()))
-    free(connection, who, [claim.id])
+    free_parts(connection, who, [claim.id])
 
 
-def commit(connection: Connection, who: Who, claim: Claim, digest: str) -> None:
+def commit_upload(connection: Connection, who: WorkerId, claim: Claim, digest: str) -> None:
     """Write the digest of the whole, right before the upload is completed."""
-    check(connection, who, claim)
+    check_claim(connection, who, claim)
     connection.execute(update(uploads).where(uploads.c.transfer_id == claim.id).values(digest=digest))
 
 
-def forget(connection: Connection, who: Who, claim: Claim) -> None:
+def forget_upload(connection: Connection, who: WorkerId, claim: Claim) -> None:
     """Write that an upload was thrown away, or is no more."""
-    check(connection, who, claim)
+    check_claim(connection, who, claim)
     connection.execute(delete(parts).where(parts.c.transfer_id == claim.id))
     connection.execute(delete(uploads).where(uploads.c.transfer_id == claim.id))
 
 
-def taken(connection: Connection, who: Who, transfer: int) -> dict[int, bool]:
+def outstanding_parts(connection: Connection, who: WorkerId, transfer: int) -> dict[int, bool]:
     """Return the numbers of the parts that are not there yet and were taken once; True: they are this runner's."""
     query = select(parts.c.number, parts.c.owner).where(parts.c.transfer_id == transfer, NOT_THERE)
     return {row.number: row.owner == who.id for row in connection.execute(query)}
@@ -113,7 +115,9 @@ def taken(connection: Connection, who: Who, transfer: int) -> dict[int, bool]:
 # -- by everybody who moves parts of it
 
 
-def take(connection: Connection, who: Who, transfer: int, upload_id: str, done: StoredPart | None) -> int | None:
+def take_part(
+    connection: Connection, who: WorkerId, transfer: int, upload_id: str, done: StoredPart | None
+) -> int | None:
     """Write that the destination has `done`, and that the next part is this runner's; return its number, or None where
     all are somebody's.
 
@@ -160,7 +164,7 @@ _TAKE = text(
 )
 
 
-def _store(connection: Connection, who: Who, transfer: int, upload_id: str, part: StoredPart) -> None:
+def _store(connection: Connection, who: WorkerId, transfer: int, upload_id: str, part: StoredPart) -> None:
     """Write that the destination has a part of ours."""
     ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
     row = (parts.c.transfer_id == transfer) & (parts.c.number == part.number) & (parts.c.owner == who.id)
@@ -173,13 +177,13 @@ def _store(connection: Connection, who: Who, transfer: int, upload_id: str, part
     raise LeaseLost(f"part {part.number} was given to another worker")
 
 
-def give_back(connection: Connection, who: Who, transfer: int, resent: int = 0) -> None:
+def release_parts(connection: Connection, who: WorkerId, transfer: int, resent: int = 0) -> None:
     """Let anybody have the parts that are this runner's and not there yet. `resent` bytes of them were sent, and will
     be again."""
-    free(connection, who, [transfer])
+    free_parts(connection, who, [transfer])
     if resent:
         more = update(transfers).where(transfers.c.id == transfer).values(resent=transfers.c.resent + resent)
-        changes = Changes()
+        changes = CounterDelta()
         for migration in connection.execute(more.returning(transfers.c.migration_id)).scalars():
-            changes.resent(migration, resent)
+            changes.count_resent_bytes(migration, resent)
         changes.write(connection)

@@ -41,20 +41,20 @@ def secrets_of(headers: Fields, query: str) -> tuple[str, ...]:
     return tuple(sorted({one for one in found if len(one) >= SECRET_CHARACTERS}, key=len, reverse=True))
 
 
-def hidden(text: str, secrets: tuple[str, ...]) -> str:
+def hide_secrets(text: str, secrets: tuple[str, ...]) -> str:
     """Return a store's text with `…` for each secret in it, the longest first."""
     for secret in secrets:
         text = text.replace(secret, "…")
     return text
 
 
-def speaks(head: Head) -> bool:
+def may_have_message(head: Head) -> bool:
     """Say if an answer may have words of its own; pages for people have none that are short."""
     kind = (head.get("content-type") or "").lower()
     return any(one in kind for one in _TEXTUAL) or (not kind and head.get("content-length") != "0")
 
 
-def words(text: str, secrets: tuple[str, ...] = ()) -> str:
+def message_of(text: str, secrets: tuple[str, ...] = ()) -> str:
     """Return the code and the message of an answer's text, without `secrets`; empty where there are none.
 
     Understood are the errors of S3 and of all that is like it, of Azure and Google (`Code`, `Message`), of WebDAV
@@ -62,10 +62,10 @@ def words(text: str, secrets: tuple[str, ...] = ()) -> str:
     """
     text = text.lstrip("\ufeff \t\r\n")
     if text.startswith("<"):
-        return _shown(secrets, *_of_xml(text))
+        return _format(secrets, *_of_xml(text))
     if text.startswith("{"):
-        return _shown(secrets, *_of_json(text))
-    return _shown(secrets, text.partition("\n")[0]) if text and len(text) <= TOLD_CHARACTERS else ""
+        return _format(secrets, *_of_json(text))
+    return _format(secrets, text.partition("\n")[0]) if text and len(text) <= TOLD_CHARACTERS else ""
 
 
 def without_query(text: str) -> str:
@@ -73,10 +73,10 @@ def without_query(text: str) -> str:
     return _QUERY.sub(lambda found: "?…" if found[2] else found[1], text)
 
 
-def _shown(secrets: tuple[str, ...], *parts: str) -> str:
+def _format(secrets: tuple[str, ...], *parts: str) -> str:
     """Return what is there of these, fit for a message."""
     plain = ("".join(c for c in " ".join(part.split()) if c.isprintable()) for part in parts)
-    told = ": ".join(dict.fromkeys(without_query(hidden(part, secrets)) for part in plain if part))
+    told = ": ".join(dict.fromkeys(without_query(hide_secrets(part, secrets)) for part in plain if part))
     return told if len(told) <= TOLD_CHARACTERS else f"{told[:TOLD_CHARACTERS]}…"
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from relay.errors import ProtocolViolation, RelayError, Unauthenticated, UnsafeKey
 from relay.stores.interfaces import Entry
-from relay.stores.listing_retries import Patience
+from relay.stores.listing_retries import ListingRetries
 
 DEEPEST: Final = 100
 """Folders within folders that a listing follows: a server whose links lead in a circle would have no end."""
@@ -29,7 +29,7 @@ Lists = Callable[[str], Generator[Entry, None, None]]
 """Lists one folder of a tree, by its name in it ('' is the tree itself, others end in '/'), once."""
 
 
-def walk(lists: Lists, patience: Callable[[], Patience], recursive: bool) -> Iterator[Entry]:
+def walk_folders(lists: Lists, patience: Callable[[], ListingRetries], recursive: bool) -> Iterator[Entry]:
     """Yield what a tree holds, or its first folder alone, each folder listed with a `patience` of its own.
 
     A folder below that can't be listed is an entry with its error, where the tree itself still can. Raises what listing
@@ -56,7 +56,7 @@ def walk(lists: Lists, patience: Callable[[], Patience], recursive: bool) -> Ite
                     below.append(entry.name)
                     characters += len(entry.name)
         except RelayError as error:
-            if not folder or _is_everybodys(error, lists):
+            if not folder or _is_for_all_folders(error, lists):
                 raise
             yield Entry(folder.rstrip("/") if isinstance(error, UnsafeKey) else folder, error=error)
         if below and above.is_circle():
@@ -105,7 +105,7 @@ _CIRCLE = "If the source's links lead in a circle, nothing is missing; else move
 _MANY = "Move this folder by itself."
 
 
-def _is_everybodys(error: RelayError, lists: Lists) -> bool:
+def _is_for_all_folders(error: RelayError, lists: Lists) -> bool:
     """Say if a folder's failure is that of the whole tree: ours, or one that the tree itself has by now as well."""
     if error.side == "relay":
         return True

@@ -36,26 +36,26 @@ from relay.errors import (
 from relay.location import Location, redirected
 from relay.parsing import http_date
 from relay.receipt import Version
-from relay.stores.error_messages import hidden, secrets_of, speaks, words
-from relay.stores.folders import walk
+from relay.stores.error_messages import hide_secrets, may_have_message, message_of, secrets_of
+from relay.stores.folders import walk_folders
 from relay.stores.http_fields import (
-    carried,
     content_range,
+    is_transcoded,
     printable,
     retry_after,
-    transcoded,
-    whole,
+    strong_tag,
+    upload_fields,
 )
 from relay.stores.index_links import segments_of
 from relay.stores.index_pages import ACCEPT, Page, read_entries
-from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored, Unknown
-from relay.stores.listing_retries import Patience
-from relay.stores.metadata import CARRIED, MTIME, require, told, unkept
+from relay.stores.interfaces import ByteRange, Entry, ObjectInfo, OpenedObject, PartLimits, PutResult, UnknownObject
+from relay.stores.listing_retries import ListingRetries
+from relay.stores.metadata import CARRIED, MTIME, metadata_of_head, require, unkept_notes
 from relay.stores.pieces import pieces_of
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing, Head
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 BELIEVED: Mapping[str, frozenset[int]] = {
     "HEAD": frozenset({200}),
@@ -113,23 +113,23 @@ class HttpStore:
     head_is_advice = True
     """Whether a HEAD that fails, or says that nothing is there, may only mean that the server knows no HEAD."""
 
-    def __init__(self, wire: Wire, side: Side, meter: Meter, *, expect_bytes: int | None = None) -> None:
+    def __init__(self, wire: Wire, side: Side, meter: Watchdog, *, expect_bytes: int | None = None) -> None:
         """`expect_bytes`: uploads of at least this length ask first (`Expect: 100-continue`)."""
         self._wire, self._side, self._meter = wire, side, meter
         self._expect_bytes = wire.limits.expect_bytes if expect_bytes is None else expect_bytes
 
     # -- both roles
 
-    def head(self, location: Location) -> Found | Unknown:
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
         """As Source.head. Redirects are followed, at most five.
 
         As long as a server has not answered one HEAD with 200 it may know none: then only GET tells what is there. One
         host may have a server for each folder at its root.
         """
-        asked, known = self._looking(), _head_known(location)
+        asked, known = self._fresh_fields(), _head_known(location)
         advice = self.head_is_advice and not self._wire.memory.has(location.origin, known)
         if advice and self._wire.memory.has(location.origin, HEAD_UNANSWERED):
-            return Unknown(StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side))
+            return UnknownObject(StoreTimeout(f"{location.origin} does not answer HEAD", side=self._side))
         try:
             response, final = self._read("HEAD", location, asked)
         except (ConnectionLost, StoreTimeout) as error:
@@ -137,19 +137,21 @@ class HttpStore:
                 raise
             if isinstance(error, StoreTimeout):
                 self._wire.memory.learn(location.origin, HEAD_UNANSWERED)
-            return Unknown(error)
+            return UnknownObject(error)
         response.body.close()
         self._refuse_folder_at(location, final)
         if self._is_elsewhere_at(location, final):
-            return Unknown(self._leads_elsewhere(location, final))
-        if self._untold(response.head.status) or (advice and response.head.status in GONE):
-            return Unknown(self._refusal(response, "HEAD", final))
+            return UnknownObject(self._leads_elsewhere(location, final))
+        if self._is_head_uninformative(response.head.status) or (advice and response.head.status in GONE):
+            return UnknownObject(self._refusal(response, "HEAD", final))
         if response.head.status not in self.believed["HEAD"]:
             raise self._refusal(response, "HEAD", final)
         self._wire.memory.learn(location.origin, known)
         head = response.head
         ranges = "bytes" in (head.get("accept-ranges") or "").lower()
-        return Found(self._version(head), final, head.get("content-disposition"), self._metadata(head, final), ranges)
+        return ObjectInfo(
+            self._version(head), final, head.get("content-disposition"), self._metadata(head, final), ranges
+        )
 
     def _refuse_folder_at(self, location: Location, final: Location) -> None:
         """Raise Rejected for an object whose URL leads to the same with a '/': its page is no object."""
@@ -166,30 +168,30 @@ class HttpStore:
         """Say if what a destination's redirect led to has another name: a login page is no proof of an object."""
         return self._side == "destination" and segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
 
-    def _is_unlike(self, head: Head, pinned: Version | None, span: Span | None) -> bool:
+    def _is_unlike(self, head: Head, pinned: Version | None, span: ByteRange | None) -> bool:
         """Say if what a redirect led to need not be the object: where nobody knows its version, and it is looked for,
         or where it is a page that is not called so."""
         if pinned is None:
             return span is not None
         kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
-        return kind in PAGES and (pinned.etag is None or whole(head.get("etag")) != pinned.etag)
+        return kind in PAGES and (pinned.etag is None or strong_tag(head.get("etag")) != pinned.etag)
 
     def _leads_elsewhere(self, location: Location, final: Location) -> RedirectRefused:
         hint = "Are the credentials still good? Many a server leads who has none to a page."
         said = f"{location} leads to {final}, which does not tell if the object is there"
         return RedirectRefused(said, side=self._side, hint=hint)
 
-    def _looking(self) -> Fields:
+    def _fresh_fields(self) -> Fields:
         """Return the fields of a request that looks: at a destination no cache may answer it (RFC 9111 section 5.2)."""
         return self.asked + FRESH if self._side == "destination" else self.asked
 
-    def _untold(self, status: int) -> bool:
+    def _is_head_uninformative(self, status: int) -> bool:
         """Say if this answer to HEAD says nothing about GET."""
         return status in HEAD_UNTOLD
 
-    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
         """As Source.get. With a strong entity tag the request carries If-Match (RFC 9110 section 13.1.1)."""
-        fields = self._looking()
+        fields = self._fresh_fields()
         if pinned is not None and pinned.strong_etag:
             fields += (("If-Match", pinned.strong_etag),)
         if span is not None:
@@ -204,7 +206,7 @@ class HttpStore:
             raise
         status = response.head.status
         if span is not None and status in (200, 206, 416):
-            return self._opened_span(response, final, pinned, span)
+            return self._open_range(response, final, pinned, span)
         if status not in self.believed["GET"]:
             raise self._refusal(response, "GET", final)
         head = response.head
@@ -214,9 +216,9 @@ class HttpStore:
         except BaseException:
             response.body.close()
             raise
-        return Opened(version, final, head.get("content-disposition"), metadata, body=response.body)
+        return OpenedObject(version, final, head.get("content-disposition"), metadata, body=response.body)
 
-    def _opened_span(self, response: Response, final: Location, pinned: Version | None, span: Span) -> Opened:
+    def _open_range(self, response: Response, final: Location, pinned: Version | None, span: ByteRange) -> OpenedObject:
         """Return a part of the object, if it is the right part of the right version (RFC 9110 section 14.4).
 
         Where none was pinned, what the answer tells of the whole is its version.
@@ -244,7 +246,7 @@ class HttpStore:
         except BaseException:
             body.close()
             raise
-        return Opened(known, final, head.get("content-disposition"), metadata, body=body)
+        return OpenedObject(known, final, head.get("content-disposition"), metadata, body=body)
 
     def _pin(self, version: Version, body: Body, pinned: Version | None) -> Version:
         """Join what HEAD told with what GET tells. Raises SourceChanged where they differ."""
@@ -268,7 +270,7 @@ class HttpStore:
         """Read with redirects followed by hand; the answer's body is still to be closed."""
         for _ in range(self._wire.limits.redirects + 1):
             response = self._send(method, location, fields)
-            if transcoded(response.head) and ENCODED not in fields:
+            if is_transcoded(response.head) and ENCODED not in fields:
                 response.body.close()
                 fields += (ENCODED,)
                 response = self._send(method, location, fields)
@@ -281,7 +283,7 @@ class HttpStore:
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, by the pages on which web servers list a folder, one folder after the other."""
-        return walk(partial(self._index, location.folder()), self._patience, recursive)
+        return walk_folders(partial(self._index, location.folder()), self._patience, recursive)
 
     def _index(self, root: Location, name: str) -> Generator[Entry, None, None]:
         """Yield what the page of a folder lists. Raises as `read_entries`, StoreError, and UnsafeKey for a folder that
@@ -300,9 +302,9 @@ class HttpStore:
         with closing(pieces_of(response.body, self._meter)) as pieces:
             yield from read_entries(pieces, page)
 
-    def _patience(self) -> Patience:
+    def _patience(self) -> ListingRetries:
         """Return what bears the troubles of one page of a listing."""
-        return Patience(self._wire.limits.listing_seconds, self._meter)
+        return ListingRetries(self._wire.limits.listing_seconds, self._meter)
 
     # -- destination
 
@@ -311,12 +313,12 @@ class HttpStore:
         """As Destination.lists_all: a page may leave names out, and most servers have none."""
         return False
 
-    def heeds(self, location: Location) -> bool:
-        """As Destination.heeds: many servers pass over a precondition that they don't know."""
+    def honours_preconditions(self, location: Location) -> bool:
+        """As Destination.honours_preconditions: many servers pass over a precondition that they don't know."""
         return False
 
-    def atomic(self, digested: bool) -> bool:
-        """As Destination.atomic: some servers show what came of a broken upload."""
+    def publishes_atomically(self, digested: bool) -> bool:
+        """As Destination.publishes_atomically: some servers show what came of a broken upload."""
         return False
 
     @property
@@ -324,8 +326,8 @@ class HttpStore:
         """As Destination.part_limits: plain HTTP has no parts."""
         return None
 
-    def copies(self, source: Location, location: Location) -> bool:
-        """As Destination.copies: plain HTTP has no word for it."""
+    def can_copy(self, source: Location, location: Location) -> bool:
+        """As Destination.can_copy: plain HTTP has no word for it."""
         return False
 
     def put(
@@ -336,24 +338,24 @@ class HttpStore:
         *,
         if_absent: bool = False,
         token: str | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As Destination.put, by the location's method (PUT unless it says POST).
 
         With `if_absent` carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server may not heed it.
         """
-        method, notes = location.method or "PUT", self.unkept(location, metadata)
+        method, notes = location.method or "PUT", self.unkept_metadata(location, metadata)
         require(metadata, location, notes)
         plain = self._carried(metadata)
-        fields = self.asked + carried(location, plain, if_absent)
+        fields = self.asked + upload_fields(location, plain, if_absent)
         response = self._send(method, location, fields, body, self._expects(body))
         if response.head.status not in self.believed[method]:
             raise self._refusal(response, method, location)
-        stored = self._stored(response, method, location)
+        stored = self._put_result(response, method, location)
         return replace(stored, notes=notes) if notes else stored
 
-    def unkept(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        """As Destination.unkept: an upload's fields describe it; the user's own and tags are no part of HTTP."""
-        return unkept(metadata, lambda name: name in CARRIED, location, "the destination")
+    def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        """As Destination.unkept_metadata: an upload's fields describe it; the user's own and tags are no part of HTTP."""
+        return unkept_notes(metadata, lambda name: name in CARRIED, location, "the destination")
 
     def _carried(self, metadata: Fields) -> Fields:
         """Return what of the metadata an upload's fields can say."""
@@ -362,22 +364,22 @@ class HttpStore:
     def _expects(self, body: Body) -> bool:
         return body.length is None or body.length >= self._expect_bytes
 
-    def _stored(self, response: Response, method: str, location: Location) -> Stored:
+    def _put_result(self, response: Response, method: str, location: Location) -> PutResult:
         head, readable = response.head, location if method == "PUT" else None
-        text = consume(response, self._wire)
+        text = drain_answer(response, self._wire)
         created = head.get("location")
         if method == "POST" and created:
-            readable = _created(location, created)
+            readable = _created_location(location, created)
         # A digest of nothing is that of the answer itself, which has no content.
         digests = {name: value for name, value in parse_fields(head.get).items() if value != of_nothing(name)}
         # RFC 9530 section 3: on an answer with content, the field may speak of that content instead of the object.
-        return Stored(Version(etag=whole(head.get("etag")), digests=digests), readable, digests, ambiguous=text)
+        return PutResult(Version(etag=strong_tag(head.get("etag")), digests=digests), readable, digests, ambiguous=text)
 
-    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
-        """As Destination.unpublished: it is written to its own name."""
+    def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
+        """As Destination.staged_locations: it is written to its own name."""
         return ()
 
-    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
+    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """As Destination.publish: PUT has done it."""
         return stored.version
 
@@ -394,14 +396,14 @@ class HttpStore:
     def _version(self, head: Head) -> Version:
         return Version(
             size=head.length,
-            etag=whole(head.get("etag")),
+            etag=strong_tag(head.get("etag")),
             last_modified=printable(head.get("last-modified") or "") or None,
-            digests={} if transcoded(head) else parse_fields(head.get),
+            digests={} if is_transcoded(head) else parse_fields(head.get),
         )
 
     def _metadata(self, head: Head, location: Location) -> tuple[tuple[str, str], ...]:
         """Return what goes with the object, and when it was changed."""
-        found = told(head.by_name.get, head.fields)
+        found = metadata_of_head(head.by_name.get, head.fields)
         changed = http_date(head.get("last-modified"))
         seconds = changed.timestamp() if changed else -1
         return (*found, (MTIME, f"{seconds:.0f}")) if seconds >= 0 else found
@@ -433,7 +435,7 @@ class HttpStore:
         if throttle is None:
             return self._in_flow(request)
         # The migration's own turn comes first: a request that waits for it holds no turn of the store's meanwhile.
-        leave = throttle.enter(self._side, self._meter, self._meter.look, self._meter.tick_seconds)
+        leave = throttle.enter(self._side, self._meter, self._meter.check, self._meter.tick_seconds)
         try:
             return self._in_flow(request)
         finally:
@@ -442,7 +444,7 @@ class HttpStore:
     def _in_flow(self, request: Request) -> Response:
         """Do the exchange when it is its turn among all requests to this side of the store."""
         flow = self._wire.flow(request.origin, self._side)
-        turn = flow.enter(self._meter.look, self._meter.tick_seconds)
+        turn = flow.enter(self._meter.check, self._meter.tick_seconds)
         complained, after = False, None
         try:
             response = self._wire.exchange(request)
@@ -454,8 +456,8 @@ class HttpStore:
 
     def _refusal(self, response: Response, method: str, location: Location) -> RelayError:
         """Return the error for an answer that is not believed, and let go of its connection."""
-        return self._unbelieved(
-            response, method, location, words(self._text(response, method), self._secrets(location))
+        return self._unexpected_status(
+            response, method, location, message_of(self._text(response, method), self._secrets(location))
         )
 
     def _secrets(self, location: Location) -> tuple[str, ...]:
@@ -464,17 +466,17 @@ class HttpStore:
 
     def _text(self, response: Response, method: str) -> str:
         """Return what a refusal says besides its head; empty where it says nothing, or breaks off."""
-        if method == "HEAD" or not speaks(response.head):
+        if method == "HEAD" or not may_have_message(response.head):
             return ""
         try:
             return response.body.text(self._wire.limits)
         except RelayError:
             return ""  # its status tells enough
 
-    def _unbelieved(self, response: Response, method: str, location: Location, why: str) -> RelayError:
+    def _unexpected_status(self, response: Response, method: str, location: Location, why: str) -> RelayError:
         """Return the error by the answer's status, with the store's own words, and let go of its connection."""
         response.body.close()
-        status, reason = response.head.status, printable(hidden(response.head.reason, self._secrets(location)))
+        status, reason = response.head.status, printable(hide_secrets(response.head.reason, self._secrets(location)))
         said = f"{method} {location} was answered {status}" + (f" {reason}" if reason else "")
         if response.early:
             said += f" after {response.sent} bytes of the upload"
@@ -513,7 +515,7 @@ def folder_here(location: Location) -> Rejected:
     return Rejected(f"{location} is a folder, and no object", side="source", hint=hint)
 
 
-def _created(location: Location, reference: str) -> Location | None:
+def _created_location(location: Location, reference: str) -> Location | None:
     """Return where a POST says it made the object, if that is on the same origin; else nobody reads it."""
     try:
         there = redirected(location, reference, "destination")
@@ -522,7 +524,7 @@ def _created(location: Location, reference: str) -> Location | None:
     return there if there.origin == location.origin else None
 
 
-def consume(response: Response, wire: Wire) -> bool:
+def drain_answer(response: Response, wire: Wire) -> bool:
     """Read an upload's answer if it is short, so that the connection can carry on; say if it had content."""
     body = response.body
     if body.complete and not body.count:  # there is nothing to read, as of nearly all

@@ -16,7 +16,7 @@ from relay.wire.http1 import Fields, Head
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
 
 
-def transcoded(head: Head) -> bool:
+def is_transcoded(head: Head) -> bool:
     """Say if Google's storage unpacked the object for us: not the stored bytes, and not those of its hash
     (cloud.google.com, "Transcoding of gzip-compressed files")."""
     stored = head.get("x-goog-stored-content-encoding") or "identity"
@@ -33,7 +33,7 @@ def content_range(head: Head) -> tuple[int, int, int] | None:
     return first, last, total
 
 
-def carried(location: Location, metadata: Fields, if_absent: bool) -> Fields:
+def upload_fields(location: Location, metadata: Fields, if_absent: bool) -> Fields:
     """Return what goes with an upload: the source's fields, unless the caller gave his own, and the precondition."""
     fields = metadata
     if location.headers:
@@ -57,7 +57,7 @@ TAG_CHARACTERS = 1024
 """The longest name of a version that is believed; AWS's version ids have up to 1,024 bytes."""
 
 
-def whole(text: str | None) -> str | None:
+def strong_tag(text: str | None) -> str | None:
     """Return what a store calls a version, to be said back to it: whole, or None where it is none, is too long, or has
     other characters than the visible ones that a field may have. One that was cut would be the name of another."""
     text = text.strip() if text else ""

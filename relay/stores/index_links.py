@@ -27,7 +27,7 @@ _COMPOSED_CHARACTERS: Final = 1024
 grows with the square of the marks behind a letter."""
 
 
-class Leads(Enum):
+class LinkTarget(Enum):
     """What a link leads to."""
 
     BELOW = "something right in the folder"
@@ -43,13 +43,13 @@ class Link:
     """Where a link leads; `name` of what is below, decoded, a folder's with its '/', or the odd link as it stands. One
     that leads abroad has the last name of its path, and says if that lies right `below` a folder of our path."""
 
-    leads: Leads
+    leads: LinkTarget
     name: str = ""
     below: bool = False
 
 
-_ITSELF, AWAY, _ASTRAY = Link(Leads.ITSELF), Link(Leads.AWAY), Link(Leads.ASTRAY)
-_ABROAD = Link(Leads.ABROAD)
+_ITSELF, AWAY, _ASTRAY = Link(LinkTarget.ITSELF), Link(LinkTarget.AWAY), Link(LinkTarget.ASTRAY)
+_ABROAD = Link(LinkTarget.ABROAD)
 
 
 def same_text(one: str, other: str) -> bool:
@@ -60,14 +60,14 @@ def same_text(one: str, other: str) -> bool:
     return short and normalize("NFC", one) == normalize("NFC", other)
 
 
-def decoded(text: str) -> str:
+def decode_path(text: str) -> str:
     """Return a text without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
     return unquote(text, errors="surrogateescape") if "%" in text else text
 
 
 def segments_of(path: str) -> list[str]:
     """Return the decoded segments of a path; those that are empty count for nothing."""
-    return [decoded(segment) for segment in path.split("/") if segment]
+    return [decode_path(segment) for segment in path.split("/") if segment]
 
 
 def read_link(href: str, folder: list[str], host: str) -> Link:
@@ -75,12 +75,12 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
     href = href.strip()
     reference = _on_this_host(href, host)
     if isinstance(reference, Link):
-        return _abroad(href, folder) if reference is _ABROAD else reference
+        return _link_to_other_host(href, folder) if reference is _ABROAD else reference
     path, marks = _split(reference)
     if not path:
         return _ITSELF
     absolute = path.startswith("/")
-    there = _resolved([] if absolute else folder, path)
+    there = _resolve([] if absolute else folder, path)
     is_below = len(there) > len(folder) and all(map(same_text, folder, there))
     if not is_below:
         above = len(there) <= len(folder) and all(map(same_text, there, folder))
@@ -91,15 +91,15 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
         return _ASTRAY
     name = there[-1]
     if marks or "\\" in path or "/" in name:
-        return Link(Leads.ODD, href)
-    return Link(Leads.BELOW, f"{name}/" if path.endswith("/") else name)
+        return Link(LinkTarget.ODD, href)
+    return Link(LinkTarget.BELOW, f"{name}/" if path.endswith("/") else name)
 
 
-def _abroad(href: str, folder: list[str]) -> Link:
+def _link_to_other_host(href: str, folder: list[str]) -> Link:
     """Return what a link to another host leads to: a server behind a proxy may know itself by another name."""
-    there = _resolved([], _split(href.partition("//")[2].partition("/")[2])[0])
+    there = _resolve([], _split(href.partition("//")[2].partition("/")[2])[0])
     below = len(there) == len(folder) + 1 and all(map(same_text, folder, there))
-    return Link(Leads.ABROAD, there[-1], below) if there else AWAY
+    return Link(LinkTarget.ABROAD, there[-1], below) if there else AWAY
 
 
 def _on_this_host(href: str, host: str) -> str | Link:
@@ -110,7 +110,7 @@ def _on_this_host(href: str, host: str) -> str | Link:
         if name in _ELSEWHERE:
             return AWAY
         if name not in ("http", "https"):
-            return AWAY if href.startswith("//") else Link(Leads.ODD, scheme[0] + href)
+            return AWAY if href.startswith("//") else Link(LinkTarget.ODD, scheme[0] + href)
         if not href.startswith("//"):
             return AWAY
     if href.startswith("//"):
@@ -127,11 +127,11 @@ def _split(reference: str) -> tuple[str, bool]:
     return (reference, False) if found is None else (reference[: found.start()], True)
 
 
-def _resolved(base: list[str], path: str) -> list[str]:
+def _resolve(base: list[str], path: str) -> list[str]:
     """Return the decoded segments of a path from `base` on, without dots (RFC 3986 section 5.2.4)."""
     there = list(base)
     for segment in path.split("/"):
-        name = decoded(segment)
+        name = decode_path(segment)
         if name == "..":
             del there[-1:]
         elif name not in ("", "."):

@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, urljoin
 
 from relay.errors import ConnectionLost, ProtocolViolation, Side, UnsafeKey, Unsupported
 from relay.parsing import count, http_date, iso_date, whole
-from relay.stores.index_links import AWAY, Leads, Link, read_link, segments_of
+from relay.stores.index_links import AWAY, Link, LinkTarget, read_link, segments_of
 from relay.stores.interfaces import Entry
 
 ACCEPT: Final = "application/json, text/html;q=0.9"
@@ -75,7 +75,7 @@ class Page:
             hint="Name the object itself, or let the server list the folder (nginx: autoindex on).",
         )
 
-    def goes_on(self) -> NoReturn:
+    def refuse_next_page(self) -> NoReturn:
         """Raise Unsupported: it is not the whole list."""
         raise Unsupported(
             f"{self.shown} lists a part of the folder, and links to more of it",
@@ -83,7 +83,7 @@ class Page:
             hint="Let the server list the folder on one page, or move a list of URLs.",
         )
 
-    def veil(self, href: str) -> NoReturn:
+    def refuse_hidden_entry(self, href: str) -> NoReturn:
         """Raise Unsupported: what is in the folder has no address below it."""
         path = href.partition("?")[0][:200]
         raise Unsupported(
@@ -92,7 +92,7 @@ class Page:
             hint="Let the server list the folder with an address for each file, or move a list of URLs.",
         )
 
-    def cut(self) -> NoReturn:
+    def refuse_cut_page(self) -> NoReturn:
         """Raise ConnectionLost: it has no end."""
         raise ConnectionLost(f"{self.shown} is cut off: the list of the folder has no end", side=self.side)
 
@@ -108,7 +108,7 @@ def read_entries(pieces: Iterable[bytes], page: Page) -> Generator[Entry, None, 
     while not text.strip() and (more := next(texts, None)) is not None:
         text = more
     reads = _json if text.lstrip()[:1] == "[" else _html
-    yield from _once(reads(_chained(text, texts), page))
+    yield from _unique_entries(reads(_chain(text, texts), page))
 
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
@@ -118,12 +118,12 @@ def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
     yield decoder.decode(b"", True)
 
 
-def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield first
     yield from rest
 
 
-def _once(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
+def _unique_entries(entries: Iterator[Entry]) -> Generator[Entry, None, None]:
     """Yield each name once; of one that stands twice in a row (its icon is a link too) with the size of either."""
     seen: set[str] = set()
     characters = 0
@@ -153,22 +153,22 @@ def _json(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         if not begun:
             buffer, begun = buffer[1:].lstrip(), True
             if buffer.startswith("]"):
-                return _ended(buffer[1:], texts, page)
+                return _check_end(buffer[1:], texts, page)
         while True:
             row, rest = _row_of(buffer, page)
             if row is None:
                 break
             number += 1
-            entry = _listed(row, number, page)
+            entry = _entry_of_row(row, number, page)
             if entry is not None:
                 yield entry
             if rest.startswith("]"):
-                return _ended(rest[1:], texts, page)
+                return _check_end(rest[1:], texts, page)
             buffer = rest[1:].lstrip()
-    page.cut()
+    page.refuse_cut_page()
 
 
-def _ended(rest: str, texts: Iterator[str], page: Page) -> None:
+def _check_end(rest: str, texts: Iterator[str], page: Page) -> None:
     """Read the page to its end. Raises Unsupported where something follows the list."""
     for text in (rest, *texts):
         if text.strip():
@@ -203,7 +203,7 @@ def _integer(text: str) -> int | None:
 _DECODER: Final = json.JSONDecoder(parse_int=_integer)
 
 
-def _listed(row: dict[str, Any], number: int, page: Page) -> Entry | None:
+def _entry_of_row(row: dict[str, Any], number: int, page: Page) -> Entry | None:
     """Return what a row tells; None for what is neither file nor folder. Raises Unsupported if the first is no row."""
     given = row.get("name")
     if not isinstance(given, str):
@@ -215,7 +215,7 @@ def _listed(row: dict[str, Any], number: int, page: Page) -> Entry | None:
     if name in ("", ".", "..") or row.get("type") == "other":
         return None
     if "/" in name:
-        return Entry(f"row {number} of the list", error=_odd(_shown(given), page.side))
+        return Entry(f"row {number} of the list", error=_unclear_name_error(_redact_link(given), page.side))
     when = _when(row.get("mod_time") or row.get("mtime"))
     return Entry(f"{name}/" if folder else name, None if folder else whole(row.get("size")), None, when)
 
@@ -236,22 +236,24 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
     for href, inside, behind in _links(parser, texts, page):
         links += 1
         meant = [read_link(href, folder, page.host) for folder in folders]
-        if _GOES_ON.search(href) and any(one.leads is Leads.ITSELF for one in meant):
-            page.goes_on()
-        link = next((one for one in meant if one.leads not in (Leads.ASTRAY, Leads.ABROAD)), None)
-        if meant[0].leads is Leads.ABROAD:
-            link = _abroad(href.strip(), inside.strip(), meant, all(folders))
-        if link is not None and link.leads is Leads.ITSELF and (asks := _asks_for(href)):
+        if _GOES_ON.search(href) and any(one.leads is LinkTarget.ITSELF for one in meant):
+            page.refuse_next_page()
+        link = next((one for one in meant if one.leads not in (LinkTarget.ASTRAY, LinkTarget.ABROAD)), None)
+        if meant[0].leads is LinkTarget.ABROAD:
+            link = _meaning_of_foreign_link(href.strip(), inside.strip(), meant, all(folders))
+        if link is not None and link.leads is LinkTarget.ITSELF and (asks := _asks_for(href)):
             if inside.strip() in asks:
-                page.veil(href)
+                page.refuse_hidden_entry(href)
             astray += 1
         if link is None:
             astray += 1
-        elif link.leads not in (Leads.AWAY, Leads.ITSELF):
-            is_abroad = meant[0].leads is Leads.ABROAD
+        elif link.leads not in (LinkTarget.AWAY, LinkTarget.ITSELF):
+            is_abroad = meant[0].leads is LinkTarget.ABROAD
             found, astray = found or not is_abroad, astray + is_abroad
             yield _entry(link, behind, page)
-    if parser.base and all(read_link(parser.joined("."), one, page.host).leads is not Leads.ITSELF for one in folders):
+    if parser.base and all(
+        read_link(parser.join_base("."), one, page.host).leads is not LinkTarget.ITSELF for one in folders
+    ):
         astray = links  # all lead elsewhere at once, which says nothing of this folder
     if astray and not found:
         raise Unsupported(
@@ -261,12 +263,12 @@ def _html(texts: Iterator[str], page: Page) -> Iterator[Entry]:
         )
 
 
-def _abroad(href: str, inside: str, meant: list[Link], is_deep: bool) -> Link | None:
+def _meaning_of_foreign_link(href: str, inside: str, meant: list[Link], is_deep: bool) -> Link | None:
     """Return what a link to another host means, which a server behind a proxy may take for its own; None where it leads
     astray. Right below the root lie the sites that a page thanks, too: there its text has to be its name."""
     named = inside.removesuffix("/") == meant[0].name
     if any(one.below for one in meant) and (named or is_deep):
-        return Link(Leads.ODD, href)
+        return Link(LinkTarget.ODD, href)
     return None if named else AWAY
 
 
@@ -282,14 +284,14 @@ def _is_view(name: str, value: str) -> bool:
 
 
 def _entry(link: Link, behind: str, page: Page) -> Entry:
-    if link.leads is Leads.ODD:
-        name = _shown(link.name)
-        return Entry(name, error=_odd(name, page.side))
+    if link.leads is LinkTarget.ODD:
+        name = _redact_link(link.name)
+        return Entry(name, error=_unclear_name_error(name, page.side))
     size = None if link.name.endswith("/") else _EXACT.match(behind)
     return Entry(link.name, count(size[1]) if size else None)
 
 
-def _shown(href: str) -> str:
+def _redact_link(href: str) -> str:
     """Return a link without its query, which may be a signature, and without the name and password before its host
     (RFC 3986 section 3.2.1). What is left out becomes a hash, so that two links stay two."""
     path, mark, query = href.partition("?")
@@ -303,7 +305,7 @@ def _hash_of(text: str) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
 
 
-def _odd(name: str, side: Side) -> UnsafeKey:
+def _unclear_name_error(name: str, side: Side) -> UnsafeKey:
     return UnsafeKey(
         f"what {name[:200]!a} on the folder's page names can't be told for sure",
         side=side,
@@ -318,7 +320,7 @@ def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[
         characters += len(text)
         parser.read(text, page)
         if parser.is_list:
-            yield from parser.take()
+            yield from parser.take_links()
         elif characters > PENDING_CHARACTERS:
             page.refuse()
     broken = parser.in_markup
@@ -326,9 +328,9 @@ def _links(parser: _Parser, texts: Iterator[str], page: Page) -> Iterator[tuple[
         parser.read(None, page)
     if not parser.is_list:
         page.refuse()
-    yield from parser.take()
+    yield from parser.take_links()
     if broken or not (parser.ended or (page.framed and not parser.begun)):
-        page.cut()
+        page.refuse_cut_page()
 
 
 class _Parser(HTMLParser):
@@ -365,12 +367,12 @@ class _Parser(HTMLParser):
         if len(self.rawdata) > PENDING_CHARACTERS:
             raise ProtocolViolation(f"{page.shown} has an element without an end", side=page.side)
 
-    def take(self) -> list[tuple[str, str, str]]:
+    def take_links(self) -> list[tuple[str, str, str]]:
         """Return the links that are known whole, once."""
         links, self._links = self._links, []
         return links
 
-    def joined(self, href: str) -> str:
+    def join_base(self, href: str) -> str:
         """Return a link as it stands, or as the page's base makes it."""
         try:
             return urljoin(self.base, href.strip()) if self.base else href
@@ -400,7 +402,7 @@ class _Parser(HTMLParser):
         self._in_address = self._in_address or tag == "address"
         if tag == "a" and not (self._in_address and "://" in (dict(attrs).get("href") or "")):
             self._link_ended()
-            self._in_link, self._href, self._has_links = True, self.joined(dict(attrs).get("href") or ""), True
+            self._in_link, self._href, self._has_links = True, self.join_base(dict(attrs).get("href") or ""), True
 
     def handle_endtag(self, tag: str) -> None:
         """Note their end, and the page's."""

@@ -23,7 +23,7 @@ from relay.file_names import NAME_BYTES
 from relay.location import Location
 from relay.receipt import Version
 from relay.wire.body import Body
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 PREFIX, SUFFIX = ".relay-", ".part"
 """What begins and ends the name of an upload that is not published yet; nobody else's object may be named so."""
@@ -33,12 +33,12 @@ _OTHERS = re.compile(r"relay-(relay-)?[0-9a-f-]{16,}\.upload(\.[^/]*)?")
 """What such an upload is called where the server refuses names that begin with a dot, or end in `.part`."""
 
 
-def unpublished_name(token: str | None) -> str:
+def temporary_name(token: str | None) -> str:
     """Return the name of an upload that is not published yet; None makes one up that nobody else has."""
     return f"{PREFIX}{token or uuid.uuid4().hex}{SUFFIX}"
 
 
-def unpublished_names(token: str, name: str) -> tuple[str, ...]:
+def temporary_names(token: str, name: str) -> tuple[str, ...]:
     """Return what the upload of the object of this `name` may be called until it is published, the usual one first.
 
     Nextcloud and ownCloud refuse what ends in `.part` and `.filepart`, others what begins with a dot or `~$`; and some
@@ -46,10 +46,10 @@ def unpublished_names(token: str, name: str) -> tuple[str, ...]:
     """
     ending = name.rpartition(".")[2] if "." in name[1:] else ""
     plain = f"relay-{token}.upload"
-    return (unpublished_name(token), plain, f"{plain}.{ending}" if 0 < len(ending) <= 20 else f"{plain}.dat")
+    return (temporary_name(token), plain, f"{plain}.{ending}" if 0 < len(ending) <= 20 else f"{plain}.dat")
 
 
-def is_unpublished(name: str) -> bool:
+def is_temporary_name(name: str) -> bool:
     """Say if a name is one of those."""
     return (name.startswith(PREFIX) and name.endswith(SUFFIX)) or _OTHERS.fullmatch(name) is not None
 
@@ -65,12 +65,12 @@ def check_segments(path: str, deepest: int) -> None:
         raise KeyTooLong(f"a part of the path has more than {NAME_BYTES} bytes")
     if len(segments) - 2 > deepest:
         raise KeyTooLong(f"the path has more than {deepest} folders")
-    if is_unpublished(segments[-1].decode("utf-8", "surrogateescape")):
+    if is_temporary_name(segments[-1].decode("utf-8", "surrogateescape")):
         raise ReservedKey(_RESERVED)
 
 
 @dataclass(frozen=True)
-class Found:
+class ObjectInfo:
     """An object that is there: its version, where it was found after redirects, and what describes it.
 
     `disposition` is its Content-Disposition; `metadata` the fields that belong to the object and go with it.
@@ -87,7 +87,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Unknown:
+class UnknownObject:
     """The store can't tell what is there, nor if anything is: `why` is its refusal. It never means an absence."""
 
     why: RelayError
@@ -124,7 +124,7 @@ class Entry:
         return self.folder and self.error is None
 
 
-def as_named(entry: Entry, side: Side) -> Entry | None:
+def reject_temporary_name(entry: Entry, side: Side) -> Entry | None:
     """Return what a listing tells of an object that has the name of an upload which is not published yet.
 
     At a destination that is nothing: it may be ours. Of a source nothing is left out, since a user may have given the
@@ -137,7 +137,7 @@ def as_named(entry: Entry, side: Side) -> Entry | None:
 
 
 @dataclass(frozen=True)
-class Span:
+class ByteRange:
     """Bytes `first` to `last` of an object, both included, counted from 0."""
 
     first: int
@@ -150,14 +150,14 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Opened(Found):
+class OpenedObject(ObjectInfo):
     """An object being read. Whoever holds it must read `body` to its end or close it."""
 
     body: Body | None = None
 
 
 @dataclass(frozen=True)
-class Stored:
+class PutResult:
     """A destination's yes: what it said about the object, and where the object can be read.
 
     `readable` is None where the protocol names no place (a POST without a Location). `digests` are the
@@ -220,14 +220,14 @@ raises, the upload is thrown away."""
 class Source(Protocol):
     """Something that objects are read from."""
 
-    def head(self, location: Location) -> Found | Unknown:
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
         """Return what is there without reading it, or Unknown where the store can't tell (it allows only GET).
 
         Raises NotFound where nothing is there, which is as much proof as the store's protocol has, and StoreError.
         Leaves nothing open.
         """
 
-    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
         """Open the object; with `pinned`, that version or SourceChanged; with `span`, only those bytes of it, and of
         what version they are.
 
@@ -249,7 +249,7 @@ class Source(Protocol):
 class Destination(Protocol):
     """Something that objects are written to."""
 
-    def head(self, location: Location) -> Found | Unknown:
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
         """As Source's."""
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
@@ -260,10 +260,10 @@ class Destination(Protocol):
         """Whether a listing tells of everything that is there, as soon as it is there: what it does not tell of is not
         there then, at that moment."""
 
-    def heeds(self, location: Location) -> bool:
+    def honours_preconditions(self, location: Location) -> bool:
         """Say if `if_absent` is known to hold here: what is there is not overwritten then, whatever else is known."""
 
-    def atomic(self, digested: bool) -> bool:
+    def publishes_atomically(self, digested: bool) -> bool:
         """Say if nothing of an upload that broke off can ever be seen, so that nobody needs to look for it.
 
         `digested` tells whether digests of the bytes are computed on the way.
@@ -273,13 +273,13 @@ class Destination(Protocol):
     def part_limits(self) -> PartLimits | None:
         """How it takes objects in parts (then it is a PartsDestination), or None."""
 
-    def unkept(self, location: Location, metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    def unkept_metadata(self, location: Location, metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
         """Return what of an object's metadata it can't keep there, in words, as far as that can be known before."""
 
-    def copies(self, source: Location, location: Location) -> bool:
+    def can_copy(self, source: Location, location: Location) -> bool:
         """Say if it may be asked to copy from there by itself: then it is a CopyDestination."""
 
-    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
         """As Source's; for reading back."""
 
     def put(
@@ -290,7 +290,7 @@ class Destination(Protocol):
         *,
         if_absent: bool = False,
         token: str | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """Store the whole of `body`; with `if_absent` only where nothing is.
 
         `token` names the upload where it lies under another name until it is published; None makes one up.
@@ -300,10 +300,10 @@ class Destination(Protocol):
         end, so that a store that keeps to its protocol has nothing.
         """
 
-    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
+    def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         """Return where `put` with this token may store until it is published; empty: there is no such place."""
 
-    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
+    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """Let everybody see, at its `place`, an object that `put` returned, all at once; return what is there then.
 
         `fresh` says that nothing was there before: what shows there after it is what was published. Does nothing where
@@ -331,7 +331,7 @@ class PartsDestination(Destination, Protocol):
         if_absent: bool = False,
         token: str | None = None,
         begins: Begins | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As Destination.put. One that takes a body of unknown length in parts begins their upload with `begins`, so
         that others learn of it; None begins one of which nobody does."""
 
@@ -348,7 +348,9 @@ class PartsDestination(Destination, Protocol):
         Raises NotFound for an upload that is gone, StoreError.
         """
 
-    def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
+    def complete(
+        self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
+    ) -> PutResult:
         """Make the parts one object; `digests` are those of the whole, for the store to compare.
 
         Raises PreconditionFailed (with `if_absent`), IntegrityMismatch, StoreError: then there is no object.
@@ -371,12 +373,12 @@ class CopyDestination(Destination, Protocol):
     def copy(
         self,
         source: Location,
-        found: Found,
+        found: ObjectInfo,
         location: Location,
         *,
         if_absent: bool = False,
         token: str | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """Let the store copy the version that was `found`; `if_absent` and `token` as with `put`.
 
         Raises SourceChanged, PreconditionFailed (with `if_absent`: something is there), StoreError: then there is no
@@ -387,15 +389,15 @@ class CopyDestination(Destination, Protocol):
 class CopyPartsDestination(CopyDestination, PartsDestination, Protocol):
     """One that copies in parts too, for objects that are too large for one request."""
 
-    def copy_part(self, upload: Upload, number: int, source: Location, found: Found, span: Span) -> Part:
+    def copy_part(self, upload: Upload, number: int, source: Location, found: ObjectInfo, span: ByteRange) -> Part:
         """Let the store copy `span` of what was `found` as part `number`. Raises as `copy`."""
 
 
-class Opener(Protocol):
+class StoreProvider(Protocol):
     """Gives the stores of one transfer."""
 
-    def source(self, location: Location, meter: Meter) -> Source:
+    def source(self, location: Location, meter: Watchdog) -> Source:
         """Return the store that holds the source."""
 
-    def destination(self, location: Location, meter: Meter) -> Destination:
+    def destination(self, location: Location, meter: Watchdog) -> Destination:
         """Return the store that takes the destination."""

@@ -12,7 +12,7 @@ from typing import Any
 from relay.errors import Side
 from relay.location import Location
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 Options = Mapping[str, str]
 Given = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -29,7 +29,7 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Asked:
+class LocateOptions:
     """What came with a text that is to be located: the upload's method, headers of the caller's, and for what it is."""
 
     method: str | None = None
@@ -39,7 +39,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Kind:
+class StoreType:
     """One kind of store.
 
     `name` is what the accounts of its Locations call it. `opens` makes the Store of one transfer. `schemes` make a
@@ -48,6 +48,6 @@ class Kind:
     """
 
     name: str
-    opens: Callable[[Wire, Side, Meter], Any]
-    schemes: Mapping[str, Callable[[str, Asked], Location]] = field(default_factory=dict)
-    types: Mapping[str, Callable[[Remote, str, Asked], Location]] = field(default_factory=dict)
+    opens: Callable[[Wire, Side, Watchdog], Any]
+    schemes: Mapping[str, Callable[[str, LocateOptions], Location]] = field(default_factory=dict)
+    types: Mapping[str, Callable[[Remote, str, LocateOptions], Location]] = field(default_factory=dict)

@@ -22,26 +22,26 @@ import gevent
 from relay.errors import RelayError
 from relay.retry import Backoff
 from relay.stores.interfaces import Entry
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 T = TypeVar("T")
 Page = Callable[[], Generator[Entry, None, None]]
 
 
-class Patience:
+class ListingRetries:
     """How long one page's trouble is borne: `budget_seconds` from its begin; what is given in between ends it."""
 
     def __init__(
         self,
         budget_seconds: float,
-        meter: Meter,
+        meter: Watchdog,
         random: Callable[[], float] = random,
         sleep: Callable[[float], None] = gevent.sleep,
     ) -> None:
         self._backoff, self._meter, self._random, self._sleep = Backoff(budget_seconds), meter, random, sleep
         self._failures, self._began = 0, 0.0
 
-    def bear(self, error: RelayError) -> None:
+    def wait_or_raise(self, error: RelayError) -> None:
         """Wait before the page is asked for again. Raises `error` where that would not help, or took too long; what
         the meter raises."""
         if not error.retryable:
@@ -55,27 +55,27 @@ class Patience:
         self._meter.borne = (error, self._failures, time() + self._began - self._meter.clock(), time() + wait)
         until = self._meter.clock() + wait
         while (left := until - self._meter.clock()) > 0:
-            self._meter.look()
+            self._meter.check()
             self._sleep(min(left, self._meter.tick_seconds))
-        self._meter.look()
+        self._meter.check()
 
-    def ask(self, once: Callable[[], T]) -> T:
-        """Return what a request gives, asked as often as it takes. Raises as `bear`."""
+    def retry(self, once: Callable[[], T]) -> T:
+        """Return what a request gives, asked as often as it takes. Raises as `wait_or_raise`."""
         while True:
             try:
                 found = once()
                 self._meter.borne = None
                 return found
             except RelayError as error:
-                self.bear(error)
+                self.wait_or_raise(error)
 
     def entries(self, page: Page) -> Iterator[Entry]:
-        """Yield what a page gives, read as often as it takes. Raises as `bear`."""
+        """Yield what a page gives, read as often as it takes. Raises as `wait_or_raise`."""
         given, mark, most = 0, 0, 0
         while True:
             try:
                 with closing(page()) as entries:
-                    for entry in _behind(entries, given, mark):
+                    for entry in _skip_seen(entries, given, mark):
                         given, mark = given + 1, hash((mark, entry.name))
                         self._meter.told += 1
                         if given > most:  # it gets on; the same once more is no relief
@@ -86,14 +86,14 @@ class Patience:
             except _Changed:
                 given, mark = 0, 0
             except RelayError as error:
-                self.bear(error)
+                self.wait_or_raise(error)
 
 
 class _Changed(Exception):
     """A page that came again begins otherwise."""
 
 
-def _behind(entries: Iterator[Entry], given: int, mark: int) -> Iterator[Entry]:
+def _skip_seen(entries: Iterator[Entry], given: int, mark: int) -> Iterator[Entry]:
     """Yield what comes behind the first `given` entries. Raises _Changed where these are not those of `mark`."""
     seen = 0
     for number in range(given):

@@ -44,34 +44,34 @@ from relay.stores import local_upload as upload
 from relay.stores.interfaces import (
     PREFIX,
     SUFFIX,
+    ByteRange,
     Entry,
-    Found,
-    Opened,
+    ObjectInfo,
+    OpenedObject,
     PartLimits,
-    Span,
-    Stored,
+    PutResult,
     check_segments,
-    unpublished_name,
+    temporary_name,
 )
 from relay.stores.local_files import (
     UTF_8,
     FileStream,
     body_of,
-    found_at,
     metadata_of,
     names_in,
-    opened_at,
-    scanned,
+    open_settled,
+    scan_folder,
+    stat_regular,
     version_of,
 )
 from relay.stores.local_folders import Folders
-from relay.stores.metadata import MTIME, require, unkept
+from relay.stores.metadata import MTIME, require, unkept_notes
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
 from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 _NO_NAME = "The file system takes no such name (exFAT, NTFS and SMB no ':', '?', '*', '|'): rename the object."
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
@@ -158,11 +158,11 @@ def path_of(location: Location) -> Path:
     return Path(os.fsdecode(unquote_to_bytes(location.path)))
 
 
-def nested(one: Location, other: Location) -> bool:
+def is_nested(one: Location, other: Location) -> bool:
     """Say if one of two folders lies in the other, or is the other, by whatever names: links and bind mounts lead to
     one device and one inode. Of what is not there yet the folders above it are looked at."""
     paths = path_of(one), path_of(other)
-    ours, theirs = in_native_thread(lambda: tuple(map(_above, paths)))
+    ours, theirs = in_native_thread(lambda: tuple(map(_ancestors, paths)))
     if in_native_thread(lambda: _are_folded(*paths)):
         return True
     return any(first is not None and first in others for first, others in ((ours[0], theirs), (theirs[0], ours)))
@@ -178,7 +178,7 @@ def same_file(one: Location, other: Location) -> bool:
 
 
 @dataclass(frozen=True)
-class Led:
+class LinkOut:
     """By which link another place is meant than one in a tree: where that `link` lies in the tree, what its `target`
     is, where the place is really, and the tree. All are percent-encoded paths, without links but the first."""
 
@@ -188,13 +188,13 @@ class Led:
     tree: str
 
 
-def led_into(place: Location, tree: Location, folder: Location) -> bool:
+def leads_into(place: Location, tree: Location, folder: Location) -> bool:
     """Say if links lead from a place in a `tree` to another one that lies in a `folder`. Where the tree lies by links
     of its own counts for nothing."""
     return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
 
 
-def led_from(place: Location, tree: Location) -> Led | None:
+def link_out_of(place: Location, tree: Location) -> LinkOut | None:
     """Return where links lead from a place in a `tree`, and by which of them; None where none does."""
     return in_native_thread(lambda: _led_from(path_of(place), path_of(tree)))
 
@@ -205,25 +205,25 @@ def is_at(place: Location, there: str) -> bool:
 
 
 def _led_into(place: Path, tree: Path, folder: Path) -> bool:
-    there, own = _real(place, tree)
+    there, own = _real_paths(place, tree)
     return there != own and Path(there).is_relative_to(os.path.realpath(folder))
 
 
-def _led_from(place: Path, tree: Path) -> Led | None:
-    there, own = _real(place, tree)
+def _led_from(place: Path, tree: Path) -> LinkOut | None:
+    there, own = _real_paths(place, tree)
     if there == own:
         return None
     link = next((path for path in (place, *place.parents) if path.is_symlink()), place)
     paths = (link.relative_to(tree), os.path.realpath(link), there, os.path.realpath(tree))
-    return Led(*(quote(os.fsencode(path)) for path in paths))
+    return LinkOut(*(quote(os.fsencode(path)) for path in paths))
 
 
-def _real(place: Path, tree: Path) -> tuple[str, str]:
+def _real_paths(place: Path, tree: Path) -> tuple[str, str]:
     """Return where a place is, and where it would be if no link led from its tree."""
     return os.path.realpath(place), os.path.join(os.path.realpath(tree), place.relative_to(tree))
 
 
-def _above(path: Path) -> list[tuple[int, int] | None]:
+def _ancestors(path: Path) -> list[tuple[int, int] | None]:
     """Return what tells a folder, and each above it, from all others; None for what can't be looked at."""
     with suppress(OSError, RuntimeError):  # a loop of links
         path = path.resolve()
@@ -240,10 +240,10 @@ def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
     pairs = list(zip(one.parts, other.parts, strict=False))
     if one.parts == other.parts or any(_folded(first) != _folded(second) for first, second in pairs):
         return False
-    return all(first == second for first, second in zip(_listed(one), _listed(other), strict=False))
+    return all(first == second for first, second in zip(_listed_names(one), _listed_names(other), strict=False))
 
 
-def _listed(path: Path) -> list[str]:
+def _listed_names(path: Path) -> list[str]:
     """Return the names of a path as the folders list them that they are in."""
     names: list[str] = []
     for name in path.parts:
@@ -270,22 +270,22 @@ def _identity(path: Path) -> tuple[int, int] | None:
 class LocalStore:
     """Folders of this machine, for one transfer."""
 
-    def __init__(self, wire: Wire, side: Side, meter: Meter) -> None:
+    def __init__(self, wire: Wire, side: Side, meter: Watchdog) -> None:
         self._side, self._meter, self._limits = side, meter, wire.limits
 
     # -- both roles
 
-    def head(self, location: Location) -> Found:
+    def head(self, location: Location) -> ObjectInfo:
         """As Source.head."""
-        with self._told(location):
-            found, version = in_native_thread(partial(found_at, folders_of(location), path_of(location)))
-        return Found(version, location, metadata=metadata_of(found), ranges=version.size is not None)
+        with self._as_relay_errors(location):
+            found, version = in_native_thread(partial(stat_regular, folders_of(location), path_of(location)))
+        return ObjectInfo(version, location, metadata=metadata_of(found), ranges=version.size is not None)
 
-    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
         """As Source.get. Only regular files: a pipe or a device may have no end."""
         path, settled = path_of(location), self._side == "source"  # what we have written just now is nobody else's
-        with self._told(location):
-            opened = in_native_thread(partial(opened_at, folders_of(location), path, settled=settled))
+        with self._as_relay_errors(location):
+            opened = in_native_thread(partial(open_settled, folders_of(location), path, settled=settled))
         descriptor, found, version = opened
         known = None if pinned is None or (not settled and _is_unpublished(path)) else pinned.etag
         if known not in (None, version.etag):
@@ -294,7 +294,7 @@ class LocalStore:
         first, length = (span.first, span.length) if span else (0, version.size)
         stream = FileStream(descriptor, self._side, version, first, whole=span is None)
         body = body_of(stream, length, self._meter)
-        return Opened(version, location, metadata=metadata_of(found), body=body, ranges=version.size is not None)
+        return OpenedObject(version, location, metadata=metadata_of(found), body=body, ranges=version.size is not None)
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, in the order of the names. Links to files are followed; what can't be moved (links to
@@ -310,7 +310,7 @@ class LocalStore:
                     else:
                         yield entry
             except (OSError, RelayError) as error:
-                failed = self._failed(error, f"{location}{folder}") if isinstance(error, OSError) else error
+                failed = self._to_relay_error(error, f"{location}{folder}") if isinstance(error, OSError) else error
                 if not folder:
                     raise failed from None
                 yield Entry(folder, error=failed)
@@ -322,7 +322,7 @@ class LocalStore:
         try:
             while some := list(islice(names, SCANNED)):
                 yield from in_native_thread(
-                    partial(scanned, folders, folder, descriptor, some, self._failed, self._side)
+                    partial(scan_folder, folders, folder, descriptor, some, self._to_relay_error, self._side)
                 )
         finally:
             os.close(descriptor)
@@ -334,12 +334,12 @@ class LocalStore:
         """As Destination.lists_all."""
         return True
 
-    def heeds(self, location: Location) -> bool:
-        """As Destination.heeds: `publish` makes a name that is not there, or fails."""
+    def honours_preconditions(self, location: Location) -> bool:
+        """As Destination.honours_preconditions: `publish` makes a name that is not there, or fails."""
         return True
 
-    def atomic(self, digested: bool) -> bool:
-        """As Destination.atomic: a broken upload has another name."""
+    def publishes_atomically(self, digested: bool) -> bool:
+        """As Destination.publishes_atomically: a broken upload has another name."""
         return True
 
     @property
@@ -347,12 +347,15 @@ class LocalStore:
         """As Destination.part_limits: a file is written in one go."""
         return None
 
-    def unkept(self, location: Location, metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-        """As Destination.unkept: a file has a name, a time, and its bytes."""
-        return (*_coded(metadata), *unkept(metadata, lambda name: name == "content-encoding", location, "a file"))
+    def unkept_metadata(self, location: Location, metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+        """As Destination.unkept_metadata: a file has a name, a time, and its bytes."""
+        return (
+            *_content_coding_note(metadata),
+            *unkept_notes(metadata, lambda name: name == "content-encoding", location, "a file"),
+        )
 
-    def copies(self, source: Location, location: Location) -> bool:
-        """As Destination.copies: the bytes are on this machine anyway."""
+    def can_copy(self, source: Location, location: Location) -> bool:
+        """As Destination.can_copy: the bytes are on this machine anyway."""
         return False
 
     def put(
@@ -363,64 +366,64 @@ class LocalStore:
         *,
         if_absent: bool = False,
         token: str | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders.
 
         Nothing is read of the body where the place can't be written to.
         """
-        lost = self.unkept(location, metadata)
+        lost = self.unkept_metadata(location, metadata)
         require(metadata, location, lost)
-        name, changed = unpublished_name(token), dict(metadata).get(MTIME)
-        with self._told(location):
+        name, changed = temporary_name(token), dict(metadata).get(MTIME)
+        with self._as_relay_errors(location):
             part = in_native_thread(
                 partial(upload.begin, folders_of(location), path_of(location), name, if_absent=if_absent)
             )
         try:
-            found, notes = self._written(location, part, body, changed)
+            found, notes = self._write(location, part, body, changed)
         except BaseException:
             in_native_thread(partial(upload.abandon, part))
             raise
         part.close()
-        return Stored(version_of(found), self._at(location, part.path), {}, place=location, notes=lost + notes)
+        return PutResult(version_of(found), self._at(location, part.path), {}, place=location, notes=lost + notes)
 
-    def _written(
-        self, location: Location, part: upload.Part, body: Body, changed: str | None
+    def _write(
+        self, location: Location, part: upload.TemporaryFile, body: Body, changed: str | None
     ) -> tuple[os.stat_result, tuple[str, ...]]:
         """Write the whole body; return as `upload.finish`. Raises the body's errors, and ours for the file system's."""
         while True:
             with BUFFERS.lend(self._limits.buffer_bytes) as view:
                 piece = view[: fill(body, view)]
-                with self._told(location):
+                with self._as_relay_errors(location):
                     if body.complete:
                         return in_native_thread(partial(upload.finish, part, piece, changed))
                     in_native_thread(partial(upload.write, part, piece))
             if body.remaining:
                 reach("mid-part")
 
-    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
-        """As Destination.unpublished."""
+    def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
+        """As Destination.staged_locations."""
         path = path_of(location)
         if token:  # without one it is only asked if there is such a place
-            with self._told(location):
+            with self._as_relay_errors(location):
                 path = in_native_thread(partial(folders_of(location).target, path))
-        name = unpublished_name(token)
+        name = temporary_name(token)
         return (self._at(location, path.with_name(name)), self._at(location, path.with_name(upload.note_of(name))))
 
-    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
+    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """As Destination.publish: a rename, or a link where nothing may be there, and the folder to the disk."""
         assert stored.readable is not None and stored.place is not None, "an upload that is to be published has both"
         which = (folders_of(stored.place), path_of(stored.readable), path_of(stored.place))
-        with self._told(stored.place):
+        with self._as_relay_errors(stored.place):
             if not if_absent:
-                return version_of(in_native_thread(partial(upload.named, upload.replace, *which)))
-            linked = in_native_thread(partial(upload.named, upload.link, *which))
+                return version_of(in_native_thread(partial(upload.retry_unnamed, upload.replace, *which)))
+            linked = in_native_thread(partial(upload.retry_unnamed, upload.link, *which))
             reach("mid-publish")
             return version_of(in_native_thread(partial(upload.settle, *which, linked=linked)))
 
     def delete(self, location: Location, version: Version) -> None:
         """As Destination.delete."""
         folders, path = folders_of(location), path_of(location)
-        with self._told(location), suppress(FileNotFoundError):
+        with self._as_relay_errors(location), suppress(FileNotFoundError):
             if location.path.endswith("/"):
                 return in_native_thread(partial(upload.remove_folder, folders, path))  # of ours, which must be empty
             known = None if _is_unpublished(path) else version.etag  # nobody else has such a name
@@ -436,14 +439,14 @@ class LocalStore:
     # -- errors
 
     @contextmanager
-    def _told(self, location: Location) -> Iterator[None]:
+    def _as_relay_errors(self, location: Location) -> Iterator[None]:
         """Turn the system's errors into ours."""
         try:
             yield
         except OSError as error:
-            raise self._failed(error, str(location)) from None
+            raise self._to_relay_error(error, str(location)) from None
 
-    def _failed(self, error: OSError, what: str) -> RelayError:
+    def _to_relay_error(self, error: OSError, what: str) -> RelayError:
         kind, hint = ERRORS.get(error.errno or 0, (Unavailable, None))
         return kind(f"{what}: {error.strerror or error}", side=self._side, hint=hint)
 
@@ -452,7 +455,7 @@ def _is_unpublished(path: Path) -> bool:
     return path.name.startswith(PREFIX) and path.name.endswith(SUFFIX)
 
 
-def _coded(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+def _content_coding_note(metadata: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """Return what the reader of a file has to know of its bytes."""
     coding = next((value for name, value in metadata if name.lower() == "content-encoding"), None)
     return () if coding is None else (f"the file holds the bytes as they came, in the content coding {coding}",)

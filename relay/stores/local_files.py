@@ -27,14 +27,14 @@ from gevent.monkey import get_original
 from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupported
 from relay.parsing import http_text, moment
 from relay.receipt import Version
-from relay.stores.interfaces import PREFIX, SUFFIX, Entry, as_named
+from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
 from relay.stores.local_folders import Folders
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
 from relay.wire.http1 import Framing, Head
 from relay.wire.native import in_native_thread
 from relay.wire.stream import Stream
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 UTF_8: Final = ("utf-8", "surrogateescape")
 """How a name's bytes are read, whatever the terminal's locale is: the object's name must not hang on that."""
@@ -56,14 +56,14 @@ Failed = Callable[[OSError, str], RelayError]
 """Makes an error of ours of the system's, about the object of this name."""
 
 
-def regular(found: os.stat_result) -> os.stat_result:
+def require_regular(found: os.stat_result) -> os.stat_result:
     """Return it, if it is of a regular file. Raises IsADirectoryError, and ENXIO for a pipe, a socket or a device."""
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if stat.S_ISLNK(found.st_mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.ENXIO, f"it is {_special(found.st_mode)}, and no regular file")
+        raise OSError(errno.ENXIO, f"it is {_special_kind(found.st_mode)}, and no regular file")
     return found
 
 
@@ -110,16 +110,16 @@ def metadata_of(found: os.stat_result) -> tuple[tuple[str, str], ...]:
     return ((MTIME, f"{found.st_mtime_ns // 10**9}.{found.st_mtime_ns % 10**9:09}"),) if found.st_mtime_ns >= 0 else ()
 
 
-def found_at(folders: Folders, path: Path) -> tuple[os.stat_result, Version]:
+def stat_regular(folders: Folders, path: Path) -> tuple[os.stat_result, Version]:
     """Return what is known of a regular file. Raises OSError."""
-    found = regular(folders.stat(path))
+    found = require_regular(folders.stat(path))
     if found.st_size:
         return found, version_of(found)
     with folders.opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
         return found, version_of(found, sized=not os.pread(descriptor, 1, 0))
 
 
-def opened_at(folders: Folders, path: Path, *, settled: bool) -> tuple[int, os.stat_result, Version]:
+def open_settled(folders: Folders, path: Path, *, settled: bool) -> tuple[int, os.stat_result, Version]:
     """Open a regular file, and return its descriptor and what is known of it. Raises OSError: a pipe or a device may
     have no end. A file without a size that has bytes all the same (of /proc) is read until it ends.
 
@@ -127,7 +127,7 @@ def opened_at(folders: Folders, path: Path, *, settled: bool) -> tuple[int, os.s
     could not be seen by its times."""
     descriptor = folders.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        found = regular(fresh(descriptor))
+        found = require_regular(fresh(descriptor))
         if settled and 0 <= time.time_ns() - found.st_ctime_ns < TICK_NS:
             get_original("time", "sleep")(
                 TICK_NS / 1e9
@@ -162,7 +162,7 @@ class FileStream(Stream):
             if count is None:
                 count = in_native_thread(partial(os.preadv, self._descriptor, [view], self._at))
         except OSError as error:
-            raise self.lost(error) from None
+            raise self.lost_error(error) from None
         self._at += count
         return count
 
@@ -185,7 +185,7 @@ class FileStream(Stream):
         try:
             changed = in_native_thread(self._changed) if self._slow else self._changed()
         except OSError as error:
-            raise self.lost(error) from None
+            raise self.lost_error(error) from None
         if changed:
             raise SourceChanged("the file was changed while it was read", side=self.side)
 
@@ -200,7 +200,7 @@ class FileStream(Stream):
             self.closed = True
             os.close(self._descriptor)
 
-    def lost(self, error: BaseException) -> ConnectionLost:
+    def lost_error(self, error: BaseException) -> ConnectionLost:
         """As Stream's."""
         return ConnectionLost(f"the file can't be read ({getattr(error, 'strerror', error)})", side=self.side)
 
@@ -214,15 +214,15 @@ class FileBody(Body):
         return False
 
 
-def body_of(stream: FileStream, length: int | None, meter: Meter) -> Body:
+def body_of(stream: FileStream, length: int | None, meter: Watchdog) -> Body:
     """Return the bytes of a file, `length` of them or those up to its end."""
     if length is None:
-        return FileBody(stream, Framing.CLOSE, Head(200, "OK", "1.1", ()), meter, _released)
+        return FileBody(stream, Framing.CLOSE, Head(200, "OK", "1.1", ()), meter, _release)
     head = Head(200, "OK", "1.1", (("Content-Length", str(length)),))
-    return FileBody(stream, Framing.LENGTH, head, meter, _released)
+    return FileBody(stream, Framing.LENGTH, head, meter, _release)
 
 
-def _released(stream: Stream, reusable: bool) -> None:
+def _release(stream: Stream, reusable: bool) -> None:
     """Close the file when its Body is done with it; before that, one that was read to its end must be unchanged."""
     try:
         if reusable and isinstance(stream, FileStream):
@@ -249,7 +249,7 @@ def names_in(folders: Folders, folder: Path) -> tuple[int, Iterator[str]]:
     return descriptor, merge(*(sorted(names[first : first + SORTED]) for first in range(0, len(names), SORTED)))
 
 
-def scanned(
+def scan_folder(
     folders: Folders, folder: Path, descriptor: int, names: Iterable[str], failed: Failed, side: Side
 ) -> list[Entry]:
     """Return what some names of a folder that is open are. What can't be moved is there with its error; what vanishes
@@ -268,22 +268,27 @@ def _entry(folders: Folders, folder: Path, descriptor: int, raw: str, failed: Fa
         if linked:
             found = folders.stat(folder / raw)
             if stat.S_ISDIR(found.st_mode):
-                return Entry(name, error=_left_out("a link to a folder is not followed", "Move that folder by itself."))
+                return Entry(
+                    name, error=_left_out_error("a link to a folder is not followed", "Move that folder by itself.")
+                )
         if not stat.S_ISREG(found.st_mode):
-            return Entry(name, error=_left_out(f"{_special(found.st_mode)} holds no bytes", "Only files can be moved."))
+            return Entry(
+                name,
+                error=_left_out_error(f"{_special_kind(found.st_mode)} holds no bytes", "Only files can be moved."),
+            )
     except FileNotFoundError as error:
         return Entry(name, error=failed(error, name)) if linked else None
     except OSError as error:
         return Entry(name, error=failed(error, name))
     entry = Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))
-    return as_named(entry, side) if name.startswith(PREFIX) and name.endswith(SUFFIX) else entry
+    return reject_temporary_name(entry, side) if name.startswith(PREFIX) and name.endswith(SUFFIX) else entry
 
 
-def _left_out(why: str, hint: str) -> RelayError:
+def _left_out_error(why: str, hint: str) -> RelayError:
     return Unsupported(why, side="source", hint=hint)
 
 
-def _special(mode: int) -> str:
+def _special_kind(mode: int) -> str:
     kinds = (
         (stat.S_ISFIFO, "a pipe"),
         (stat.S_ISSOCK, "a socket"),

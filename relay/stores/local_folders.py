@@ -102,7 +102,7 @@ class Folders:
             with _closing(folder):
                 with suppress(FileExistsError):
                     os.mkdir(name, dir_fd=folder)
-                    sync(folder)
+                    sync_folder(folder)
                 folder = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
         return folder
 
@@ -110,7 +110,7 @@ class Folders:
         return next((root for root in self.allowed or () if path.is_relative_to(root)), None)
 
 
-def sync(folder: int) -> None:
+def sync_folder(folder: int) -> None:
     """Write to the disk which names a folder has, where its file system can do that."""
     try:
         with _closing(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)) as readable:

@@ -28,8 +28,8 @@ from typing import Final, TypeVar
 
 from relay.file_names import NAME_BYTES
 from relay.stores.interfaces import PREFIX, SUFFIX
-from relay.stores.local_files import fresh, regular
-from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync
+from relay.stores.local_files import fresh, require_regular
+from relay.stores.local_folders import FOLDER, UNSYNCED, Folders, sync_folder
 
 T = TypeVar("T")
 DATED_SECONDS: Final = 2.0
@@ -49,7 +49,7 @@ _ACCESS_LIST: Final = "system.posix_acl_access"
 
 
 @dataclass(kw_only=True)
-class Part:
+class TemporaryFile:
     """A file that is being written: its `name` in `folder`, an open descriptor, as `descriptor` is of the file."""
 
     folder: int
@@ -71,7 +71,7 @@ class Part:
         os.close(self.folder)
 
 
-def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> Part:
+def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> TemporaryFile:
     """Begin a file that is to become `place`; make missing folders.
 
     Raises IsADirectoryError, ENXIO for what is no regular file, FileExistsError (with `if_absent`: something is there).
@@ -79,33 +79,33 @@ def begin(folders: Folders, place: Path, name: str, *, if_absent: bool) -> Part:
     path = folders.target(place)
     folder = folders.make(path.parent)
     try:
-        old = _there(folder, path.name)
+        old = _stat_name(folder, path.name)
         if if_absent and old is not None:
             raise FileExistsError(errno.EEXIST, "it exists")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         # What replaces a file is not seen by more than the file was, before it has its mode.
         descriptor = os.open(name, flags, 0o666 if old is None else 0o600, dir_fd=folder)
-        notes = () if old is None or _owned(descriptor, old) else (UNOWNED,)
-        return Part(folder=folder, descriptor=descriptor, name=name, path=path.with_name(name), notes=notes)
+        notes = () if old is None or _copy_owner(descriptor, old) else (UNOWNED,)
+        return TemporaryFile(folder=folder, descriptor=descriptor, name=name, path=path.with_name(name), notes=notes)
     except BaseException:
         os.close(folder)
         raise
 
 
-def write(part: Part, data: memoryview) -> None:
+def write(part: TemporaryFile, data: memoryview) -> None:
     """Write on."""
     done = 0
     while done < len(data):
         done += os.write(part.descriptor, data[done:])
 
 
-def finish(part: Part, data: memoryview, changed: str | None) -> tuple[os.stat_result, tuple[str, ...]]:
+def finish(part: TemporaryFile, data: memoryview, changed: str | None) -> tuple[os.stat_result, tuple[str, ...]]:
     """Write the last of it, give it its time, `changed` in seconds since 1970, write it to the disk, and shut it;
     return what is known of it then, and what could not be done."""
     notes = part.notes
     write(part, data)
-    dated = changed is not None and _dated(part.descriptor, changed)
-    if not _synced(part.descriptor):
+    dated = changed is not None and _set_modified(part.descriptor, changed)
+    if not _sync(part.descriptor):
         notes += (UNSAFE,)
     part.shut()
     found = fresh(part.folder, part.name)
@@ -115,14 +115,14 @@ def finish(part: Part, data: memoryview, changed: str | None) -> tuple[os.stat_r
     return found, notes
 
 
-def abandon(part: Part) -> None:
+def abandon(part: TemporaryFile) -> None:
     """Remove it, and close it."""
     with suppress(OSError):
         os.unlink(part.name, dir_fd=part.folder)
     part.close()
 
 
-def _synced(descriptor: int) -> bool:
+def _sync(descriptor: int) -> bool:
     """Write a file to the disk; return whether its file system can do that."""
     try:
         os.fsync(descriptor)
@@ -133,7 +133,7 @@ def _synced(descriptor: int) -> bool:
     return True
 
 
-def named(publish: Callable[[Folders, Path, Path], T], folders: Folders, part: Path, place: Path) -> T:
+def retry_unnamed(publish: Callable[[Folders, Path, Path], T], folders: Folders, part: Path, place: Path) -> T:
     """Do `replace` or `link`. Raises EINVAL where there is nothing at the place, says the file system, and the file
     that gets it is there: some say so of a name that they don't take (exfat-fuse)."""
     try:
@@ -147,11 +147,11 @@ def replace(folders: Folders, part: Path, place: Path) -> os.stat_result:
     """Give a file its place, whatever is there; return what is there then. What it replaces gives it its mode."""
     with folders.opened(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
-        old = _there(folder, path.name)
+        old = _stat_name(folder, path.name)
         if old is not None:
-            _dress(folder, part.name, path.name, old)
+            _copy_mode(folder, part.name, path.name, old)
         os.rename(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        return _placed(folder, path.name)
+        return _stat_placed(folder, path.name)
 
 
 def link(folders: Folders, part: Path, place: Path) -> bool:
@@ -161,7 +161,7 @@ def link(folders: Folders, part: Path, place: Path) -> bool:
     """
     with folders.opened(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
-        _there(folder, path.name)
+        _stat_name(folder, path.name)
         try:
             os.link(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             return True
@@ -181,7 +181,7 @@ def settle(folders: Folders, part: Path, place: Path, *, linked: bool) -> os.sta
     with folders.opened(part.parent, FOLDER) as folder:
         if linked:
             os.unlink(part.name, dir_fd=folder)
-        return _placed(folder, _target(folders, part, place).name)
+        return _stat_placed(folder, _target(folders, part, place).name)
 
 
 def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bool]) -> bool:
@@ -191,7 +191,7 @@ def remove(folders: Folders, place: Path, is_ours: Callable[[os.stat_result], bo
         if not is_ours(os.stat(path.name, dir_fd=folder, follow_symlinks=False)):
             return False
         if path.name.startswith(PREFIX) and path.name.endswith(_NOTE):
-            _forgotten(folder, path.name)
+            _remove_placeholder(folder, path.name)
         os.unlink(path.name, dir_fd=folder)
         return True
 
@@ -205,10 +205,10 @@ def remove_folder(folders: Folders, path: Path) -> None:
 # -- the place
 
 
-def _there(folder: int, name: str) -> os.stat_result | None:
+def _stat_name(folder: int, name: str) -> os.stat_result | None:
     """Return what is at a name, or None. Raises IsADirectoryError, and ENXIO for what is no regular file."""
     try:
-        return regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
+        return require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
     except FileNotFoundError:
         return None
 
@@ -225,8 +225,8 @@ def _is_one_file(folder: int, *names: str) -> bool:
     return os.path.samestat(first, second)
 
 
-def _placed(folder: int, name: str) -> os.stat_result:
-    sync(folder)
+def _stat_placed(folder: int, name: str) -> os.stat_result:
+    sync_folder(folder)
     return fresh(folder, name)
 
 
@@ -240,7 +240,7 @@ def _rename_if_absent(folder: int, old: str, new: str) -> None:
     # Nobody else can have the name any more; who looks between the two finds an empty file there.
     note = note_of(old)
     try:
-        _noted(folder, note, new)
+        _note_placeholder(folder, note, new)
         os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
         try:
             os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
@@ -257,20 +257,20 @@ def note_of(part: str) -> str:
     return f"{part.removesuffix(SUFFIX)}{_NOTE}"
 
 
-def _noted(folder: int, note: str, name: str) -> None:
+def _note_placeholder(folder: int, note: str, name: str) -> None:
     """Write that an empty file is about to have this name, and is nobody's: we may be killed before it is replaced."""
     descriptor = os.open(
         note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
     )
     try:
         os.write(descriptor, os.fsencode(name))
-        _synced(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
-    sync(folder)
+    sync_folder(folder)
 
 
-def _forgotten(folder: int, note: str) -> None:
+def _remove_placeholder(folder: int, note: str) -> None:
     """Remove the empty file of which a note tells; an older one is somebody's."""
     with suppress(OSError):
         descriptor = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -308,7 +308,7 @@ def _libc_renameat2() -> Callable[..., int] | None:
 # -- what a file keeps of the one that it replaces
 
 
-def _owned(descriptor: int, old: os.stat_result) -> bool:
+def _copy_owner(descriptor: int, old: os.stat_result) -> bool:
     """Give a file the owner and the group of another; return whether it has them."""
     ours = os.fstat(descriptor)
     if (ours.st_uid, ours.st_gid) == (old.st_uid, old.st_gid):
@@ -320,7 +320,7 @@ def _owned(descriptor: int, old: os.stat_result) -> bool:
     return False
 
 
-def _dress(folder: int, name: str, replaced: str, old: os.stat_result) -> None:
+def _copy_mode(folder: int, name: str, replaced: str, old: os.stat_result) -> None:
     """Give a file the mode and the access list of the one that it replaces, as far as its file system has any. Without
     the bits that let it run as its owner: other bytes have not earned them."""
     mode = stat.S_IMODE(old.st_mode) & 0o777
@@ -348,7 +348,7 @@ def _access_list(folder: int, name: str) -> bytes | None:
         os.close(descriptor)
 
 
-def _dated(descriptor: int, changed: str) -> bool:
+def _set_modified(descriptor: int, changed: str) -> bool:
     """Give a file the time at which its source was changed; return whether it has it."""
     if not _SECONDS.fullmatch(changed):
         return False

@@ -44,7 +44,7 @@ _NAMED: Final = 20
 """The most names in a note."""
 
 
-def told(get: Callable[[str], str | None], fields: Fields) -> Fields:
+def metadata_of_head(get: Callable[[str], str | None], fields: Fields) -> Fields:
     """Return what an answer's head tells of its object: `get` one field, joined where it came twice; `fields` are all.
 
     A field that is empty says nothing, unless it is the user's own.
@@ -74,7 +74,7 @@ def _coding(value: str) -> str | None:
     return ", ".join(one for one in map(str.strip, value.split(",")) if one and one.lower() != FRAMED) or None
 
 
-def unkept(metadata: Fields, holds: Callable[[str], bool], location: Location, holder: str) -> tuple[str, ...]:
+def unkept_notes(metadata: Fields, holds: Callable[[str], bool], location: Location, holder: str) -> tuple[str, ...]:
     """Return a note of what of the `metadata` can't be kept, if there is any: `holds` says it of a name in lower case.
 
     Not of what the caller sets by a field of the same name, nor of the type: a name's ending tells it as well.
@@ -86,7 +86,7 @@ def unkept(metadata: Fields, holds: Callable[[str], bool], location: Location, h
     return (*note(lost, holder), *[text for name, text in metadata if name == UNTOLD])
 
 
-def unshown(metadata: Fields, shown: Fields, location: Location, notes: tuple[str, ...]) -> tuple[str, ...]:
+def unshown_notes(metadata: Fields, shown: Fields, location: Location, notes: tuple[str, ...]) -> tuple[str, ...]:
     """Return a note of what of the `metadata` a destination took, and does not tell of the object; not of what `notes`
     say already. Many a web server takes an upload's fields, and makes its own of the name."""
     there = {name.lower(): value for name, value in shown}
@@ -95,7 +95,9 @@ def unshown(metadata: Fields, shown: Fields, location: Location, notes: tuple[st
     lost = []
     for name, value in metadata:
         key, told = name.lower(), there.get(name.lower())
-        same = told is not None and (not value.isascii() or not told.isascii() or squeezed(told) == squeezed(value))
+        same = told is not None and (
+            not value.isascii() or not told.isascii() or squeeze_blanks(told) == squeeze_blanks(value)
+        )
         if key in names and key not in own and not same and not any(name in text for text in notes):
             lost.append(name)
     return note(lost, "the destination, as far as it tells,")
@@ -116,7 +118,7 @@ def require(metadata: Fields, location: Location, notes: tuple[str, ...]) -> Non
         raise MetadataUnkept(f"{location} can't have all of the object's metadata: {'; '.join(notes)}")
 
 
-def encoded(value: str) -> str:
+def encode_value(value: str) -> str:
     """Return a value that is not ASCII in the form of RFC 2047, as AWS's own answers have it (docs.aws.amazon.com,
     "Working with object metadata"). Bytes that are no UTF-8 are Latin-1."""
     if value.isascii():
@@ -138,7 +140,7 @@ def encoded(value: str) -> str:
 _BLANKS: Final = re.compile(r"[ \t]+")
 
 
-def squeezed(value: str) -> str:
+def squeeze_blanks(value: str) -> str:
     """Return a field's value as a signature has it: blanks at its ends removed, several of them one. Other bytes that
     Python takes for blanks, as those of UTF-8 may be, stay."""
     value = value.strip(" \t")

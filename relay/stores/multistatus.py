@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 from relay.errors import ProtocolViolation, Side, UnsafeKey
 from relay.parsing import count, http_date
 from relay.receipt import Version
-from relay.stores.http_fields import printable, whole
+from relay.stores.http_fields import printable, strong_tag
 from relay.stores.index_links import same_text, segments_of
 from relay.stores.interfaces import Entry
 
@@ -136,6 +136,6 @@ def version_of(row: Element) -> Version:
     texts = {tag: (prop.text or "").strip() for tag, prop in properties_of(row).items()}
     return Version(
         size=count(texts.get("{DAV:}getcontentlength")),
-        etag=whole(texts.get("{DAV:}getetag")),
+        etag=strong_tag(texts.get("{DAV:}getetag")),
         last_modified=printable(texts.get("{DAV:}getlastmodified") or "") or None,
     )

@@ -18,9 +18,9 @@ from relay.errors import ConnectionLost, NotFound, PreconditionFailed, StoreTime
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.http_fields import whole
-from relay.stores.interfaces import Begins, Part, PartLimits, Stored, Upload
-from relay.stores.metadata import require, unkept
+from relay.stores.http_fields import strong_tag
+from relay.stores.interfaces import Begins, Part, PartLimits, PutResult, Upload
+from relay.stores.metadata import require, unkept_notes
 from relay.stores.webdav import WebDavAccount, WebDavStore
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
@@ -66,7 +66,7 @@ class NextcloudStore(WebDavStore):
         if_absent: bool = False,
         token: str | None = None,
         begins: Begins | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As PartsDestination.put; a body of unknown length comes in one request as well."""
         return super().put(location, body, metadata, if_absent=if_absent, token=token)
 
@@ -75,7 +75,7 @@ class NextcloudStore(WebDavStore):
 
         Of the metadata only the time of change goes along, with the MOVE. Raises MetadataUnkept where all is wanted.
         """
-        require(metadata, location, unkept(metadata, lambda _: False, location, HOLDER))
+        require(metadata, location, unkept_notes(metadata, lambda _: False, location, HOLDER))
         self._make_folders(location)
         id = f"relay-{uuid.uuid4().hex}"
         folder = _uploads(location, id)
@@ -95,7 +95,7 @@ class NextcloudStore(WebDavStore):
             raise UploadGone(f"the folder for the parts of {upload.location} is gone", side=self._side)
         if response.head.status not in self.believed["PUT"]:
             raise self._refusal(response, "PUT", place)
-        etag = whole(response.head.get("etag")) or ""
+        etag = strong_tag(response.head.get("etag")) or ""
         response.body.close()
         return Part(number, body.count, etag, checked=False)
 
@@ -108,7 +108,9 @@ class NextcloudStore(WebDavStore):
                 found.append(Part(number, entry.size, entry.etag or "", checked=False))
         return tuple(sorted(found, key=lambda part: part.number))
 
-    def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
+    def complete(
+        self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
+    ) -> PutResult:
         """As PartsDestination.complete; what is returned lies under a temporary name until `publish`."""
         place = upload.location
         if if_absent and self._exists(place):
@@ -130,8 +132,8 @@ class NextcloudStore(WebDavStore):
                     raise UploadGone(error.message, side=self._side)
             response.body.close()
         self._name_taken(place)
-        notes = unkept(upload.described, lambda _: False, place, HOLDER)
-        return Stored(Version(), part, {}, place=place, notes=notes)
+        notes = unkept_notes(upload.described, lambda _: False, place, HOLDER)
+        return PutResult(Version(), part, {}, place=place, notes=notes)
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
         """As PartsDestination.lost_uploads: no folder tells whose it is, and the server removes each after a day."""

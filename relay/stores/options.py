@@ -66,7 +66,7 @@ def check(remote: Remote) -> None:
             )
 
 
-def virtual(options: Options, endpoint: str | None, told: bool = False) -> bool:
+def uses_virtual_hosts(options: Options, endpoint: str | None, told: bool = False) -> bool:
     """Say if the bucket is to stand in the host's name: as the remote says itself, else as its provider wants it, else
     as AWS's own settings have `told`. An endpoint that is an address has no names below it."""
     if endpoint is not None and _is_address(urlsplit(endpoint).hostname or ""):
@@ -85,13 +85,13 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def uploaded(options: Options) -> Fields:
+def upload_fields(options: Options) -> Fields:
     """Return the fields that go along with every object that is written to a bucket. Raises InvalidHeader for a value
     that can't be sent."""
     return parse_headers((field, options[name]) for name, field in _UPLOAD.items() if options.get(name))
 
 
-def asked(options: Options) -> Fields:
+def request_fields(options: Options) -> Fields:
     """Return the fields that go along with every request to a bucket."""
     return (("x-amz-request-payer", "requester"),) if options.get("requester_pays", "").lower() in YES else ()
 

@@ -12,7 +12,7 @@ import gevent
 
 from relay.errors import ProtocolViolation
 from relay.wire.body import Body
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 PIECE_BYTES: Final = 8 << 10
 """So much is read, and looked at, at a time: some milliseconds."""
@@ -21,7 +21,7 @@ BARREN_BYTES: Final = 64 << 20
 end."""
 
 
-def pieces_of(body: Body, meter: Meter, most: int | None = None) -> Generator[bytes, None, None]:
+def pieces_of(body: Body, meter: Watchdog, most: int | None = None) -> Generator[bytes, None, None]:
     """Yield a body's bytes, and let others run between them; it is closed in the end.
 
     What the reader of a piece takes for it is held against nobody: the meter's stall rule stands still. Raises
@@ -43,6 +43,6 @@ def pieces_of(body: Body, meter: Meter, most: int | None = None) -> Generator[by
             if clock() - turn > meter.limits.yield_seconds:
                 gevent.sleep(0)
                 turn = clock()
-            meter.held_up(clock() - given)
+            meter.exclude_wait(clock() - given)
     finally:
         body.close()

@@ -27,7 +27,7 @@ _OPTION: Final = re.compile(
 _FORM = "A remote is a line `[name]`, and below it lines of `option = value`."
 
 
-def where(environment: Mapping[str, str], home: Path) -> Path | None:
+def find_config(environment: Mapping[str, str], home: Path) -> Path | None:
     """Return the file that rclone itself would read, or None. Raises ConfigError if RCLONE_CONFIG names none."""
     named = environment.get("RCLONE_CONFIG")
     if named:

@@ -23,15 +23,15 @@ from relay.config import home as own_folder
 from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, UnsafeKey, Unsupported
 from relay.location import Location, is_base, parse_location
 from relay.stores import rclone_conf
-from relay.stores.kinds import Asked, Given, Kind, Options, Remote
+from relay.stores.kinds import Given, LocateOptions, Options, Remote, StoreType
 from relay.stores.local import local_location
 from relay.stores.local_folders import Folders
 from relay.stores.nextcloud import NextcloudAccount, is_nextcloud
-from relay.stores.options import YES, check, uploaded, virtual
-from relay.stores.options import asked as asked_always
+from relay.stores.options import YES, check, upload_fields, uses_virtual_hosts
 from relay.stores.options import headers as options_headers
+from relay.stores.options import request_fields as asked_always
 from relay.stores.s3.aws_settings import S3Config, aws_config, aws_profiles, prepare, s3_location, split_key
-from relay.stores.s3.sigv4 import Credentials, Signer, canonical_path
+from relay.stores.s3.sigv4 import AwsCredentials, Signer, canonical_path
 from relay.stores.table import KINDS
 from relay.stores.url_lists import SCHEME as LIST
 from relay.stores.url_lists import list_location
@@ -57,7 +57,7 @@ class Remotes:
         profiles: Callable[[], list[str]] = aws_profiles,
         apart: Callable[[Callable[[], Any]], Any] = lambda do: do(),
         folders: tuple[Path, ...] | None = (),
-        kinds: Iterable[Kind] = KINDS,
+        kinds: Iterable[StoreType] = KINDS,
     ) -> None:
         """`folders` of this machine may be named, with all in them; None allows every one, and paths without a
         scheme, as in a terminal. `kinds` bring schemes and types of their own."""
@@ -84,7 +84,7 @@ class Remotes:
         """Say if relay can speak to a remote."""
         return remote.type == "alias" or remote.type in TYPES or remote.type in self._types
 
-    def named(self, name: str) -> Remote | None:
+    def find(self, name: str) -> Remote | None:
         """Return one remote, or None. A broken file of somebody else's does not hide one of our own."""
         if name in self._own:
             return self._mine(name)
@@ -96,7 +96,7 @@ class Remotes:
 
     def _all(self) -> Iterator[Remote]:
         yield from map(self._mine, self._own)
-        path = rclone_conf.where(self._environment, self._home)
+        path = rclone_conf.find_config(self._environment, self._home)
         if path is not None:
             for name, options in rclone_conf.read(path).items():
                 yield Remote(name, options.get("type", ""), str(path), options)
@@ -121,7 +121,7 @@ class Remotes:
 
         Raises a RequestError that carries `pointer`; ConfigError when a store's own settings are at fault.
         """
-        asked = Asked(method, headers, destination, folder)
+        asked = LocateOptions(method, headers, destination, folder)
         try:
             if not text:
                 raise InvalidURL("it is empty", hint="Give a URL, or a path. Was a variable not set?")
@@ -144,14 +144,14 @@ class Remotes:
         return parse_location(text, method=method, headers=headers, pointer=pointer, destination=destination)
 
     @staticmethod
-    def shown(text: str, location: Location) -> str:
+    def display(text: str, location: Location) -> str:
         """Return how a text that was located is printed and compared: `remote:path` as it is, all else redacted."""
         found = _REMOTE.fullmatch(text)
         plain = found is not None and location.store != "local" and found["name"].lower() not in ("http", "https")
         return text if plain else str(location)
 
-    def _remote(self, name: str, path: str, asked: Asked, depth: int = 0) -> Location:
-        remote = self.named(name)
+    def _remote(self, name: str, path: str, asked: LocateOptions, depth: int = 0) -> Location:
+        remote = self.find(name)
         if remote is None:
             raise InvalidURL(
                 f"there is no remote {name!a}", hint="`relay remotes` lists those that are there; or give a URL."
@@ -173,7 +173,7 @@ class Remotes:
         check(remote)
         return make(self, remote, path, asked)
 
-    def _alias(self, remote: Remote, path: str, asked: Asked, depth: int) -> Location:
+    def _alias(self, remote: Remote, path: str, asked: LocateOptions, depth: int) -> Location:
         text = remote.options.get("remote", "")
         if text.startswith("/"):
             return self._file(Path(f"{text.rstrip('/')}/{path.lstrip('/')}"), path, asked)
@@ -183,7 +183,7 @@ class Remotes:
         inner = found["path"].rstrip("/")
         return self._remote(found["name"], f"{inner}/{path.lstrip('/')}" if inner else path, asked, depth + 1)
 
-    def _list(self, text: str, asked: Asked) -> Location:
+    def _list(self, text: str, asked: LocateOptions) -> Location:
         """Return the tree that a list of URLs names; the list lies anywhere else."""
         if asked.destination:
             raise InvalidURL("a list of URLs is no destination", hint="Name a folder, a bucket or a remote.")
@@ -205,7 +205,7 @@ class Remotes:
         plain = self._folders is None and (text[:1] in "/." or ":" not in text.partition("/")[0])
         return Path(text) if plain and text else None
 
-    def _file(self, path: Path, text: str, asked: Asked) -> Location:
+    def _file(self, path: Path, text: str, asked: LocateOptions) -> Location:
         if asked.method == "POST":
             raise InvalidType("a folder takes no POST", hint="Leave the method out.")
         if "\0" in str(path):
@@ -218,12 +218,12 @@ class Remotes:
             location = replace(location, target=f"{location.path}/")
         return location
 
-    def _local(self, remote: Remote, path: str, asked: Asked) -> Location:
+    def _local(self, remote: Remote, path: str, asked: LocateOptions) -> Location:
         return self._file(Path(path), path, asked)
 
     # -- the types
 
-    def _s3(self, remote: Remote, path: str, asked: Asked) -> Location:
+    def _s3(self, remote: Remote, path: str, asked: LocateOptions) -> Location:
         if asked.method == "POST":
             raise InvalidType("S3 takes objects by PUT", hint="Leave the method out.")
         bucket, key = split_key(
@@ -251,35 +251,35 @@ class Remotes:
                 found,
                 signer=signer,
                 endpoint=endpoint,
-                virtual=virtual(options, endpoint, found.virtual),
-                uploaded=uploaded(options),
+                virtual=uses_virtual_hosts(options, endpoint, found.virtual),
+                uploaded=upload_fields(options),
                 asked=asked_always(options),
             )
         if bool(key) != bool(secret):
             raise ConfigError(f"the remote {remote.name!a} has one of access_key_id and secret_access_key only")
         token = options.get("session_token") or None
-        credentials = Credentials(key, secret, token) if key and secret else None
+        credentials = AwsCredentials(key, secret, token) if key and secret else None
         owner = "" if token else key or ""
         return S3Config(
             Signer(lambda: credentials, region or "us-east-1"),
             endpoint,
-            virtual(options, endpoint),
+            uses_virtual_hosts(options, endpoint),
             owner,
-            uploaded(options),
+            upload_fields(options),
             asked_always(options),
         )
 
-    def _webdav(self, remote: Remote, path: str, asked: Asked) -> Location:
+    def _webdav(self, remote: Remote, path: str, asked: LocateOptions) -> Location:
         there = self._http(remote, path, asked)
         return self._dav(there.url, replace(asked, headers=there.headers))
 
-    def _dav(self, url: str, asked: Asked) -> Location:
+    def _dav(self, url: str, asked: LocateOptions) -> Location:
         if asked.method == "POST":
             raise InvalidType("WebDAV takes objects by PUT", hint="Leave the method out.")
         there = webdav_location(url, asked.headers, destination=asked.destination)
         return replace(there, account=NextcloudAccount(f"webdav+{there.origin}")) if is_nextcloud(there.path) else there
 
-    def _http(self, remote: Remote, path: str, asked: Asked) -> Location:
+    def _http(self, remote: Remote, path: str, asked: LocateOptions) -> Location:
         url = remote.options.get("url", "").rstrip("/")
         if not url:
             raise ConfigError(f"the remote {remote.name!a} of {remote.origin} has no url")
@@ -315,7 +315,7 @@ def _authorization(remote: Remote) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
-TYPES: Mapping[str, Callable[[Remotes, Remote, str, Asked], Location]] = {
+TYPES: Mapping[str, Callable[[Remotes, Remote, str, LocateOptions], Location]] = {
     "s3": Remotes._s3,
     "local": Remotes._local,
     "http": Remotes._http,

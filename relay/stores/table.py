@@ -11,24 +11,24 @@ from typing import Any
 
 from relay.errors import Side
 from relay.stores.http import HttpStore
-from relay.stores.kinds import Kind
+from relay.stores.kinds import StoreType
 from relay.stores.local import LocalStore
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.s3.store import S3Store
 from relay.stores.url_lists import ListStore
 from relay.stores.webdav import WebDavStore
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
-KINDS: tuple[Kind, ...] = (
-    Kind("http", HttpStore),
-    Kind("webdav", WebDavStore),
-    Kind("nextcloud", NextcloudStore),
-    Kind("s3", S3Store),
-    Kind("local", LocalStore),
-    Kind("list", lambda wire, side, meter: ListStore(wire, side, meter, STORES)),
+KINDS: tuple[StoreType, ...] = (
+    StoreType("http", HttpStore),
+    StoreType("webdav", WebDavStore),
+    StoreType("nextcloud", NextcloudStore),
+    StoreType("s3", S3Store),
+    StoreType("local", LocalStore),
+    StoreType("list", lambda wire, side, meter: ListStore(wire, side, meter, STORES)),
 )
 """Every kind of store. All are both source and destination, but a list of URLs."""
 
-STORES: Mapping[str, Callable[[Wire, Side, Meter], Any]] = {kind.name: kind.opens for kind in KINDS}
+STORES: Mapping[str, Callable[[Wire, Side, Watchdog], Any]] = {kind.name: kind.opens for kind in KINDS}
 """What opens each, by the name that a Location gives it."""

@@ -25,11 +25,11 @@ from relay.identity import query_of_identity
 from relay.location import FRAGMENT_HINT, Location, parse_location
 from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.interfaces import Entry, Found, Opened, Source, Span
-from relay.stores.listing_retries import Patience
+from relay.stores.interfaces import ByteRange, Entry, ObjectInfo, OpenedObject, Source
+from relay.stores.listing_retries import ListingRetries
 from relay.stores.pieces import pieces_of
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 SCHEME: Final = "list+"
 GOOGLE: Final = "TsvHttpData-1.0"
@@ -39,7 +39,7 @@ LINE_BYTES: Final = 64 << 10
 """The longest line."""
 COLUMNS: Final = frozenset({"url", "name", "size", *ALGORITHMS})
 
-Opens = Mapping[str, Callable[[Wire, Side, Meter], Source]]
+Opens = Mapping[str, Callable[[Wire, Side, Watchdog], Source]]
 
 
 def as_list(text: str) -> str:
@@ -75,14 +75,14 @@ def list_location(inner: Location) -> Location:
 class ListStore:
     """One list, for one migration. Only `list` has a meaning: the objects lie elsewhere."""
 
-    def __init__(self, wire: Wire, side: Side, meter: Meter, stores: Opens) -> None:
+    def __init__(self, wire: Wire, side: Side, meter: Watchdog, stores: Opens) -> None:
         self._wire, self._side, self._meter, self._stores = wire, side, meter, stores
 
-    def head(self, location: Location) -> Found:
+    def head(self, location: Location) -> ObjectInfo:
         """There is no object at a list's own address."""
         raise self._no_object(location)
 
-    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
         """As `head`."""
         raise self._no_object(location)
 
@@ -92,7 +92,7 @@ class ListStore:
         Begins anew whatever `after` says. Raises ProtocolViolation for a list that is no text; Unsupported, when all of
         it was given, for one of which nothing says that it is whole.
         """
-        patience = Patience(self._wire.limits.listing_seconds, self._meter)
+        patience = ListingRetries(self._wire.limits.listing_seconds, self._meter)
         return patience.entries(partial(self._listed, location))
 
     def _listed(self, location: Location) -> Generator[Entry, None, None]:

@@ -37,19 +37,19 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.receipt import Version
-from relay.stores.folders import walk
+from relay.stores.folders import walk_folders
 from relay.stores.http import BELIEVED, ERRORS, GONE, MOVED, HttpStore, folder_here, folder_there
 from relay.stores.http_fields import printable
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import (
     Entry,
-    Found,
-    Stored,
-    Unknown,
-    as_named,
+    ObjectInfo,
+    PutResult,
+    UnknownObject,
     check_segments,
-    is_unpublished,
-    unpublished_names,
+    is_temporary_name,
+    reject_temporary_name,
+    temporary_names,
 )
 from relay.stores.kinds import Given
 from relay.stores.metadata import MTIME
@@ -72,7 +72,7 @@ from relay.stores.xml_documents import Document, plain_name
 from relay.wire.body import Body
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 SCHEMES: Mapping[str, str] = {"webdav": "http", "webdav+http": "http", "webdav+https": "https"}
 DEEPEST = 100
@@ -151,8 +151,8 @@ class WebDavStore(HttpStore):
         """As Destination.lists_all (section 9.1: all internal members)."""
         return True
 
-    def heeds(self, location: Location) -> bool:
-        """As Destination.heeds: by a look, and by `Overwrite: F` (section 9.9.3)."""
+    def honours_preconditions(self, location: Location) -> bool:
+        """As Destination.honours_preconditions: by a look, and by `Overwrite: F` (section 9.9.3)."""
         return True
 
     first_name = 0
@@ -160,8 +160,8 @@ class WebDavStore(HttpStore):
     _given: int | None = None
     """Which of them the last upload got; others may have learned of another one meanwhile."""
 
-    def atomic(self, digested: bool) -> bool:
-        """As Destination.atomic: a broken upload has another name."""
+    def publishes_atomically(self, digested: bool) -> bool:
+        """As Destination.publishes_atomically: a broken upload has another name."""
         return True
 
     def put(
@@ -172,7 +172,7 @@ class WebDavStore(HttpStore):
         *,
         if_absent: bool = False,
         token: str | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As Destination.put; what is returned lies under a temporary name until `publish`. Makes missing folders."""
         if location.method == "POST":
             raise Rejected("WebDAV takes objects by PUT", side=self._side)
@@ -189,40 +189,40 @@ class WebDavStore(HttpStore):
             raise
         return replace(stored, place=location)
 
-    def head(self, location: Location) -> Found | Unknown:
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
         """As Source.head. At a destination PROPFIND tells what HEAD does not. Raises Rejected for a folder, which many
         servers answer HEAD for too, or have no HEAD of; it is looked for where there is no entity tag, or no length, as
         folders seldom have both, and at a source where nothing dates the answer: then it may be the folder's page."""
         found = super().head(location)
         if self._side == "source":
-            if isinstance(found, Found) and found.version.etag is None and found.version.last_modified is None:
+            if isinstance(found, ObjectInfo) and found.version.etag is None and found.version.last_modified is None:
                 self._refuse_folder(location)
             return found
-        if isinstance(found, Found) and found.version.etag is not None and found.version.size:
+        if isinstance(found, ObjectInfo) and found.version.etag is not None and found.version.size:
             return found
         status, row = self._refuse_folder(location)
-        if isinstance(found, Found):
+        if isinstance(found, ObjectInfo):
             return found
         if row is not None:  # what it calls the version need not be what GET does, which takes no other in If-Match
-            return Found(replace(version_of(row), etag=None), location, ranges=True, described=False)
+            return ObjectInfo(replace(version_of(row), etag=None), location, ranges=True, described=False)
         if status in GONE and isinstance(found.why, NotFound | ConnectionLost | StoreTimeout):
             raise NotFound(f"{location} is not there, says PROPFIND", side=self._side, store_status=status)
         return found
 
-    def copies(self, source: Location, location: Location) -> bool:
-        """As Destination.copies: on one server, with the same credentials, unless it was refused before."""
+    def can_copy(self, source: Location, location: Location) -> bool:
+        """As Destination.can_copy: on one server, with the same credentials, unless it was refused before."""
         same = (source.origin, source.account, source.headers) == (location.origin, location.account, location.headers)
         return same and not self._wire.memory.has(location.origin, NO_COPY)
 
     def copy(
         self,
         source: Location,
-        found: Found,
+        found: ObjectInfo,
         location: Location,
         *,
         if_absent: bool = False,
         token: str | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish` moves."""
         part = self._prepared(location, if_absent, token)
         try:
@@ -233,7 +233,7 @@ class WebDavStore(HttpStore):
             self._remove(part, error)
             raise
         response.body.close()
-        return Stored(Version(), part, {}, place=location)
+        return PutResult(Version(), part, {}, place=location)
 
     def _copy_refused(self, response: Response, location: Location) -> RelayError:
         """Return the error of a COPY, which is tried again under another name if this one may be the reason. One that
@@ -249,17 +249,17 @@ class WebDavStore(HttpStore):
             return Rejected(error.message, side=self._side, store_status=status)
         return error
 
-    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
-        """As Destination.unpublished: the name that is tried first, and those after a refusal."""
+    def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
+        """As Destination.staged_locations: the name that is tried first, and those after a refusal."""
         folder, _, name = location.path.rpartition("/")
-        names = unpublished_names(token, unquote(name, errors="surrogateescape"))
+        names = temporary_names(token, unquote(name, errors="surrogateescape"))
         quoted = (quote(one, safe="-_.~", errors="surrogateescape") for one in names)
         return tuple(location.with_target(f"{folder}/{one}") for one in quoted)
 
     def _part(self, location: Location, token: str | None) -> Location:
         """Return where an object is put until it is published, under the name that the server takes."""
         self._given = self._which(location)
-        return self.unpublished(location, token or uuid.uuid4().hex)[self._given]
+        return self.staged_locations(location, token or uuid.uuid4().hex)[self._given]
 
     def _which(self, location: Location) -> int:
         """Return which of the names an upload gets: one that was taken, or the next after a refusal."""
@@ -300,7 +300,7 @@ class WebDavStore(HttpStore):
         changed = dict(metadata).get(MTIME)
         return (("X-OC-Mtime", changed.partition(".")[0]),) if changed else ()
 
-    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
+    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """As Destination.publish. An answer to MOVE that is lost is found out by looking, and so is, where something
         may have been there, whether one was done that was acknowledged."""
         part, place = stored.readable, stored.place
@@ -419,7 +419,7 @@ class WebDavStore(HttpStore):
 
     def _there(self, place: Location) -> Version:
         found = self.head(place)
-        return found.version if isinstance(found, Found) else Version()
+        return found.version if isinstance(found, ObjectInfo) else Version()
 
     def _exists(self, location: Location) -> bool:
         """Say if something is there; where HEAD does not tell PROPFIND does. Raises StoreError where neither can."""
@@ -427,7 +427,7 @@ class WebDavStore(HttpStore):
             found = self.head(location)
         except NotFound:
             return False
-        if isinstance(found, Unknown):
+        if isinstance(found, UnknownObject):
             response = self._send("PROPFIND", location, (("Depth", "0"), *XML), PROPERTIES)
             status = self._found_status(response, location)
             if status in (207, 404):
@@ -452,7 +452,7 @@ class WebDavStore(HttpStore):
             gevent.sleep(wait)
             try:
                 failure = None
-                type(self)(self._wire, self._side, Meter(limits)).delete(part, Version())
+                type(self)(self._wire, self._side, Watchdog(limits)).delete(part, Version())
             except RelayError as other:
                 failure = other
                 if not other.retryable:
@@ -465,7 +465,7 @@ class WebDavStore(HttpStore):
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse an endless depth."""
         root = location if location.path.endswith("/") else location.with_target(f"{location.path}/")
-        return walk(partial(self._members, root), self._patience, recursive)
+        return walk_folders(partial(self._members, root), self._patience, recursive)
 
     def _members(self, root: Location, name: str = "") -> Generator[Entry, None, None]:
         """Yield what a folder holds. Raises what its own row says, Rejected where that is an object's; UnsafeKey for a
@@ -484,8 +484,8 @@ class WebDavStore(HttpStore):
                     raise error
                 own = row if entry is None else own
                 holds = holds or entry is not None
-                if entry is not None and is_unpublished(entry.name):
-                    entry = as_named(entry, self._side)
+                if entry is not None and is_temporary_name(entry.name):
+                    entry = reject_temporary_name(entry, self._side)
                 if entry is not None:
                     yield entry if error is None or entry.error is not None else Entry(entry.name, error=error)
         if not found:

@@ -22,7 +22,7 @@ from relay.errors import RelayError, TooManyRedirects, Unsupported
 from relay.location import parse_location, redirected
 from relay.wire.exchange import Payload, Request, Response, Wire
 from relay.wire.http1 import Fields
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 OURS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection", "expect"})
@@ -88,7 +88,7 @@ def _to_wire(request: requests.PreparedRequest, wire: Wire) -> Request:
         host=location.host_header,
         target=location.target,
         side="source" if method in READS else "destination",
-        meter=Meter(wire.limits),
+        meter=Watchdog(wire.limits),
         fields=_fields(request.headers),
         body=body,
         length=length,

@@ -22,8 +22,8 @@ from relay.wire.buffers import BUFFERS
 from relay.wire.chunks import ChunkReader
 from relay.wire.http1 import ChunkDecoder, Framing, Head
 from relay.wire.stream import Stream
-from relay.wire.watchdog import Meter
-from relay.wire.yielding import Pace
+from relay.wire.watchdog import Watchdog
+from relay.wire.yielding import YieldTimer
 
 
 class Body:
@@ -38,7 +38,7 @@ class Body:
         stream: Stream,
         framing: Framing,
         head: Head,
-        meter: Meter,
+        meter: Watchdog,
         release: Callable[[Stream, bool], None],
     ) -> None:
         """Read from `stream` by `framing`; at the end call `release(stream, reusable)`, exactly once."""
@@ -54,12 +54,12 @@ class Body:
         self._release: Callable[[Stream, bool], None] | None = release
         self._held = b""
         """The last promised byte, while the framing's own end is not seen yet."""
-        self._pace: Pace | None = None
+        self._pace: YieldTimer | None = None
         self._chunks = ChunkDecoder(meter.limits, stream.side) if framing is Framing.CHUNKED else None
         self._chunked = ChunkReader(stream, self._chunks) if self._chunks else None
         meter.restart()
         if self.length == 0:
-            self._ended()
+            self._note_end()
 
     # -- promises
 
@@ -93,7 +93,7 @@ class Body:
         if self.complete:
             self._check_last()
 
-    def digest_also(self, name: str) -> None:
+    def add_digest(self, name: str) -> None:
         """Compute one more, if any are computed and nothing was handed out yet."""
         if self.digester is not None and not self.count and name not in self.digester.names:
             self.digester = Digester((*self.digester.names, name))
@@ -122,30 +122,30 @@ class Body:
             by_length = self.framing is Framing.LENGTH or self.length is None
             count = self._read_framed(view) if by_length else self._read_held(view)
             if count:
-                self.took(view[:count])
+                self.note_bytes(view[:count])
             elif count == 0:
                 self._check_promise()
-                self._ended()
+                self._note_end()
             return count
         except BaseException:
             self.close()
             raise
 
-    def took(self, piece: memoryview) -> None:
+    def note_bytes(self, piece: memoryview) -> None:
         """Account for bytes that were read. The last of a known length are checked before they are handed out."""
-        self.took_unseen(len(piece), ended=False)
+        self.note_unseen_bytes(len(piece), ended=False)
         if self.digester is not None:
             self.digester.update(piece)
         if self.count == self.length:
-            self._ended()
+            self._note_end()
 
-    def took_unseen(self, count: int, ended: bool = True) -> None:
+    def note_unseen_bytes(self, count: int, ended: bool = True) -> None:
         """Account for `count` bytes that moved inside the kernel."""
         self.count += count
         if self.length is not None and self.count > self.length:
             raise self._overrun()
         if ended and self.count == self.length:
-            self._ended()
+            self._note_end()
 
     def _read_held(self, view: memoryview) -> int | None:
         """As `_read_framed`, of a framing whose end is not the promised length: holds the last promised byte back."""
@@ -186,26 +186,26 @@ class Body:
             view = view[: self.remaining]
         count = self.connection.read_now(view)
         if count == 0 and self.framing is not Framing.CLOSE:
-            raise self._truncated()
+            raise self._truncated_error()
         return count
 
     def _check_promise(self) -> None:
         if self.length is not None and self.count != self.length:
-            raise self._truncated()
+            raise self._truncated_error()
 
-    def _truncated(self) -> SourceTruncated:
+    def _truncated_error(self) -> SourceTruncated:
         return SourceTruncated(f"ended after {self.count} of {self.length} bytes", side=self.connection.side)
 
     # -- the end
 
-    def _ended(self) -> None:
+    def _note_end(self) -> None:
         self._check_last()
         self.complete = True
         self._let_go(self._keeps_alive and not self.connection.leftover)
 
     def _check_last(self) -> None:
         """Look before the end is handed out, since it may be what makes the object: is it right, and still ours?"""
-        self.ask_guard()
+        self.check_guard()
         differing = self._expected and compare(self.digests, self._expected)[1]
         if differing:
             raise IntegrityMismatch(
@@ -214,7 +214,7 @@ class Body:
                 seen=str(as_hex(self.digests)),
             )
 
-    def ask_guard(self) -> None:
+    def check_guard(self) -> None:
         """Ask the guard, before the last bytes go on; asks it once. What it raises closes the connection."""
         guard, self.guard = self.guard, None
         if guard is None:
@@ -229,7 +229,7 @@ class Body:
         """Let go of the connection; of a body that is not complete it is closed. May be called twice."""
         self._let_go(False)
 
-    def then(self, do: Callable[[], None]) -> None:
+    def on_close(self, do: Callable[[], None]) -> None:
         """Do it too when the connection is let go; at once where it has been."""
         release = self._release
         if release is None:
@@ -255,7 +255,7 @@ class Body:
         try:
             # What lies in `leftover` is half a line; only the socket can bring the rest.
             while not self.connection.wait_for_more(self.meter.tick_seconds):
-                self.meter.tick(self.connection.side)
+                self.meter.check_progress(self.connection.side)
         except BaseException:
             self.close()
             raise
@@ -266,7 +266,7 @@ class Body:
             self.wait()
         self.meter.moved += count
         if self._pace is None:
-            self._pace = Pace(self.meter)
+            self._pace = YieldTimer(self.meter)
         elif count:
             self._pace.step(self.connection)  # what comes fast never waits, and would starve the others
         return count
@@ -296,6 +296,6 @@ class Body:
             self.close()
 
 
-def declared(head: Head) -> Mapping[str, bytes]:
+def declared_digests(head: Head) -> Mapping[str, bytes]:
     """Return the whole-representation digests that an answer declares (none for a partial one)."""
     return {} if head.status == 206 else parse_fields(head.get)

@@ -11,7 +11,7 @@ FACTS = 50_000
 """So many facts are kept; those that were not asked for the longest are forgotten first."""
 
 
-class Memory:
+class CapabilityCache:
     """Facts about origins, each a short text. As long as the process lives, at most `most` of them."""
 
     def __init__(self, most: int = FACTS) -> None:

@@ -54,23 +54,23 @@ class ChunkReader:
             return 0
         if self._at < len(self._data):
             return self._piece(view)
-        return self._fill() if self._chunks.remaining < DIRECT_BYTES else self._direct(view)
+        return self._fill() if self._chunks.remaining < DIRECT_BYTES else self._read_direct(view)
 
     def _piece(self, view: memoryview) -> int:
         count = min(self._chunks.remaining, len(view), len(self._data) - self._at)
         view[:count] = self._data[self._at : self._at + count]
         self._at += count
-        self._chunks.took(count)
+        self._chunks.note_bytes(count)
         return count
 
-    def _direct(self, view: memoryview) -> int | None:
+    def _read_direct(self, view: memoryview) -> int | None:
         """Read of the current chunk straight from the socket."""
         self._give_back()
         count = self._stream.read_now(view[: self._chunks.remaining])
         if count == 0:
-            raise self._chunks.cut()
+            raise self._chunks.truncated_error()
         if count is not None:
-            self._chunks.took(count)
+            self._chunks.note_bytes(count)
         return count
 
     def _fill(self) -> int | None:
@@ -79,7 +79,7 @@ class ChunkReader:
         filled = self._stream.fill()
         self._data = self._stream.leftover
         if filled is False:
-            raise self._chunks.cut()
+            raise self._chunks.truncated_error()
         return None if filled is None else 0
 
     def _give_back(self) -> None:

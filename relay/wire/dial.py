@@ -96,12 +96,12 @@ class Dialer:
                 break
             share = left / (len(addresses) - index)
             try:
-                return self._secured(self._connected(family, sockaddr, origin, side, share), origin, side, deadline)
+                return self._secure(self._connect(family, sockaddr, origin, side, share), origin, side, deadline)
             except (ConnectFailed, StoreTimeout) as error:
                 failure = error
         raise failure
 
-    def _connected(self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float) -> Any:
+    def _connect(self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float) -> Any:
         self.policy.check_address(origin.host, str(sockaddr[0]), origin.port)
         try:
             sock = self._socket(family, _socket.SOCK_STREAM)
@@ -124,7 +124,7 @@ class Dialer:
             raise
         return sock
 
-    def _secured(self, sock: Any, origin: Origin, side: Side, deadline: float) -> Stream:
+    def _secure(self, sock: Any, origin: Origin, side: Side, deadline: float) -> Stream:
         if origin.scheme != "https":
             return Stream(sock, side)
         if not isinstance(self._context, ssl.SSLContext):
@@ -214,7 +214,7 @@ class Pool:
         while not fresh and (stream := self._newest(origin, target)) is not None:
             age = monotonic() - self._idle[stream].since
             self._forget(stream)
-            usable = not stream.closed and age < self._limits.idle_seconds and not _spoke(stream)
+            usable = not stream.closed and age < self._limits.idle_seconds and not _has_spoken(stream)
             self._note(origin, stream, usable, age)
             if usable:
                 stream.side = side
@@ -329,8 +329,8 @@ def _has_bytes(stream: Stream) -> bool:
         return False
 
 
-def _spoke(stream: Stream) -> bool:
+def _has_spoken(stream: Stream) -> bool:
     try:
-        return stream.arrived()
+        return stream.has_arrived()
     except RelayError:
         return True

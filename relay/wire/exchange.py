@@ -23,15 +23,15 @@ from relay.config import Limits
 from relay.errors import ConnectionLost, PrematureResponse, ProtocolViolation, Side, StoreTimeout
 from relay.location import Origin
 from relay.process.failpoints import reach
-from relay.throttle import Flow
+from relay.throttle import AdaptiveLimiter
 from relay.wire.body import Body
-from relay.wire.capabilities import Memory
+from relay.wire.capabilities import CapabilityCache
 from relay.wire.dial import Pool
 from relay.wire.http1 import Fields, Head, framing_of, request_head
-from relay.wire.pump import Outlet, pump
-from relay.wire.response_reader import Answers
-from relay.wire.stream import Doubt, Stream
-from relay.wire.watchdog import Meter
+from relay.wire.pump import BodyWriter, pump
+from relay.wire.response_reader import ResponseReader
+from relay.wire.stream import ReuseDoubt, Stream
+from relay.wire.watchdog import Watchdog
 
 USER_AGENT = f"relay/{__version__}"
 _ALWAYS = {
@@ -74,7 +74,7 @@ class Request:
     host: str
     target: str
     side: Side
-    meter: Meter
+    meter: Watchdog
     fields: Fields = ()
     body: Payload = None
     length: int | None = None
@@ -114,16 +114,16 @@ class Wire:
     def __init__(self, pool: Pool, limits: Limits) -> None:
         self.pool, self.limits = pool, limits
         self._silent: dict[Origin, float] = {}
-        self._flows: dict[tuple[Origin, Side], Flow] = {}
-        self.memory = Memory()
+        self._flows: dict[tuple[Origin, Side], AdaptiveLimiter] = {}
+        self.memory = CapabilityCache()
 
-    def flow(self, origin: Origin, side: Side) -> Flow:
+    def flow(self, origin: Origin, side: Side) -> AdaptiveLimiter:
         """Return how many requests may go to one side of one store; the same for everybody."""
         found = self._flows.get((origin, side))
         if found is None:
             if len(self._flows) >= FLOWS:
                 self._flows = {key: flow for key, flow in self._flows.items() if flow.under_way}
-            found = self._flows[origin, side] = Flow()
+            found = self._flows[origin, side] = AdaptiveLimiter()
         return found
 
     def exchange(self, request: Request) -> Response:
@@ -139,17 +139,17 @@ class Wire:
             request.body.await_end()
         meter = request.meter
         if meter.throttle is None:
-            return self._exchanged(request)
-        leave = meter.throttle.enter(request.side, meter, meter.look, meter.tick_seconds)
+            return self._exchange_retrying(request)
+        leave = meter.throttle.enter(request.side, meter, meter.check, meter.tick_seconds)
         try:
-            response = self._exchanged(request)
+            response = self._exchange_retrying(request)
         except BaseException:
             leave()
             raise
-        response.body.then(leave)  # a request is under way until its answer was read
+        response.body.on_close(leave)  # a request is under way until its answer was read
         return response
 
-    def _exchanged(self, request: Request) -> Response:
+    def _exchange_retrying(self, request: Request) -> Response:
         response = self._attempt(request, fresh=False)
         if response is None or self._may_be_another(request, response):
             first = response
@@ -173,7 +173,7 @@ class Wire:
             self.pool.discard(stream)
             if not reused or attempt.answers.final is not None or error.side != request.side:
                 raise
-            if attempt.untouched:
+            if attempt.is_untouched:
                 return None
             if isinstance(error, ConnectionLost):
                 raise
@@ -203,14 +203,14 @@ class Wire:
         silent = self._silent.get(request.origin, -1e9)
         return request.expect and monotonic() - silent > 300
 
-    def kept_silent(self, origin: Origin) -> None:
+    def note_ignores_expect(self, origin: Origin) -> None:
         """Remember that this origin answers no Expect."""
         if len(self._silent) > 1000:
             self._silent.clear()
         self._silent[origin] = monotonic()
 
 
-def _wrapped(wrapping: Wrapping, body: Body, outlet: Outlet) -> bool:
+def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:
     """Send a Body with what stands around it; what ends it goes only after a whole Body."""
 
     def after() -> bytes:
@@ -229,7 +229,7 @@ class _Attempt:
     def __init__(self, wire: Wire, request: Request, stream: Stream) -> None:
         self.wire, self.request, self.stream = wire, request, stream
         self.limits, self.meter = wire.limits, request.meter
-        self.answers = Answers(stream, request.meter)
+        self.answers = ResponseReader(stream, request.meter)
         self.length = request.body_length
         self.sent = 0
         self._pushed = stream.pushed
@@ -237,7 +237,7 @@ class _Attempt:
         self._began = False
 
     @property
-    def untouched(self) -> bool:
+    def is_untouched(self) -> bool:
         """Say that the peer can't have acted, and that our body is unspent."""
         if self.request.method in SAFE:
             return not self._began or isinstance(self.request.body, bytes | memoryview)
@@ -254,8 +254,8 @@ class _Attempt:
         if self.length == 0 or self.request.body is None:
             return self._response(self._final(SENT_BARE))
         if expect and not self._ask_first():
-            return self._early()
-        return self._response(self._final(SENT)) if self._send_body() else self._early()
+            return self._early_response()
+        return self._response(self._final(SENT)) if self._send_body() else self._early_response()
 
     def _final(self, failpoints: Mapping[str, str]) -> Head:
         if self.request.method in failpoints:
@@ -275,7 +275,7 @@ class _Attempt:
             sent = self.stream.write_now(data, follows) if data else 0
             data = data[sent:]
             if not sent and not self.stream.wait_writable(self.meter.tick_seconds):
-                self.meter.look()
+                self.meter.check()
             if self.meter.clock() > deadline:
                 raise StoreTimeout("the request's head could not be sent in time", side=request.side)
 
@@ -298,12 +298,12 @@ class _Attempt:
         try:
             self.answers.wait(self.limits.expect_seconds, until=lambda: self.answers.continued)
         except StoreTimeout:
-            self.wire.kept_silent(self.request.origin)
+            self.wire.note_ignores_expect(self.request.origin)
         return self.answers.final is None
 
     def _send_body(self) -> bool:
         """Send the body; False if the destination answered, or hung up, before it had everything."""
-        outlet = Outlet(self.stream, self.meter, self.answers, chunked=self.length is None)
+        outlet = BodyWriter(self.stream, self.meter, self.answers, chunked=self.length is None)
         self._began, self._pushed = True, self.stream.pushed
         try:
             self.stream.abort_on_close(True)
@@ -311,17 +311,17 @@ class _Attempt:
             self.stream.abort_on_close(not whole)
             return whole
         except ConnectionLost as error:
-            if error.side != self.request.side or not self._last_words():
+            if error.side != self.request.side or not self._read_refusal():
                 raise
             return False
         finally:
             self.sent = outlet.sent
 
-    def _pump(self, outlet: Outlet) -> bool:
+    def _pump(self, outlet: BodyWriter) -> bool:
         body = self.request.body
         if isinstance(body, Body):
             wrapping = self.request.wrapping
-            return _wrapped(wrapping, body, outlet) if wrapping else pump(body, outlet)
+            return _pump_wrapped(wrapping, body, outlet) if wrapping else pump(body, outlet)
         at_hand = isinstance(body, bytes | memoryview)
         pieces: Iterable[bytes | memoryview] = (body,) if isinstance(body, bytes | memoryview) else body or ()
         if not at_hand:
@@ -331,7 +331,7 @@ class _Attempt:
             raise ValueError(f"a body of {self.length} bytes gave {outlet.sent}")
         return whole
 
-    def _last_words(self) -> bool:
+    def _read_refusal(self) -> bool:
         """Look for an answer on a connection that broke while we sent: True if there is a final one."""
         try:
             self.answers.wait(self.limits.early_seconds)
@@ -341,7 +341,7 @@ class _Attempt:
 
     # -- the answer
 
-    def _early(self) -> Response:
+    def _early_response(self) -> Response:
         """Report the answer that came before the body was through. Raises PrematureResponse for a success."""
         head = self.answers.final
         if head is None:
@@ -358,7 +358,7 @@ class _Attempt:
     def _response(self, head: Head, early: bool = False) -> Response:
         framing = framing_of(self.request.method, head, self.request.side)
         if self.request.method == "HEAD" and head.length != 0 and head.status not in (204, 304):
-            self.stream.doubt = Doubt(self.request.target, head.length)
+            self.stream.doubt = ReuseDoubt(self.request.target, head.length)
 
         def release(stream: Stream, reusable: bool) -> None:
             self.wire.pool.give(self.request.origin, stream, reusable and not early)

@@ -208,7 +208,7 @@ class ChunkDecoder:
         """Say if the whole coding was seen to its end."""
         return self._at is _At.END
 
-    def took(self, count: int) -> None:
+    def note_bytes(self, count: int) -> None:
         """Count `count` bytes of data as read."""
         self.remaining -= count
         if not self.remaining:
@@ -254,6 +254,6 @@ class ChunkDecoder:
             raise ProtocolViolation("the trailers are malformed or too many", side=self.side)
         self.trailers.append((match[1].decode("ascii"), match[2].decode("latin-1").strip(" \t")))
 
-    def cut(self) -> SourceTruncated:
+    def truncated_error(self) -> SourceTruncated:
         """Return the error for a connection that ended here."""
         return SourceTruncated("the chunked body ended without its last chunk", side=self.side)

@@ -21,14 +21,14 @@ def in_native_thread(do: Callable[[], T]) -> T:
     try:
         result, error = cast(Any, waiting.get())
     except BaseException:
-        _outlast(waiting)
+        _wait_uninterrupted(waiting)
         raise
     if error is not None:
         raise error
     return cast(T, result)
 
 
-def _outlast(waiting: AsyncResult[Any]) -> None:
+def _wait_uninterrupted(waiting: AsyncResult[Any]) -> None:
     """Wait until it is done, whatever else is thrown at this greenlet."""
     while not waiting.ready():
         try:

@@ -26,11 +26,11 @@ from relay.process.failpoints import reach
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPE_BYTES, PIPES
 from relay.wire.http1 import Framing
-from relay.wire.response_reader import Answers
+from relay.wire.response_reader import ResponseReader
 from relay.wire.stream import RECEIVE_BYTES, Stream
 from relay.wire.tls import PIECE_BYTES
-from relay.wire.watchdog import Meter
-from relay.wire.yielding import Pace
+from relay.wire.watchdog import Watchdog
+from relay.wire.yielding import YieldTimer
 
 SMALLEST_PIECE = 16 * 1024
 SPLICE_BYTES = PIPE_BYTES
@@ -38,14 +38,14 @@ SPLICE_BYTES = PIPE_BYTES
 SPLICE_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
-class Outlet:
+class BodyWriter:
     """The body of one request on its way into a connection, by length or chunked.
 
     `sent` counts payload bytes handed to the socket (or to TLS). `answers` knows whether the destination spoke its
     final word, or hung up, before it had everything.
     """
 
-    def __init__(self, stream: Stream, meter: Meter, answers: Answers, chunked: bool) -> None:
+    def __init__(self, stream: Stream, meter: Watchdog, answers: ResponseReader, chunked: bool) -> None:
         self.stream, self.meter, self.answers, self.chunked = stream, meter, answers, chunked
         self.sent = 0
         self.waited = False
@@ -73,7 +73,7 @@ class Outlet:
         if self.answers.poll():
             return False
         sent = self.stream.write_both(view, tail)
-        self._count(min(sent, len(view)))
+        self._note_sent(min(sent, len(view)))
         rest = memoryview(tail)[max(0, sent - len(view)) :]
         return self._send(view[sent:], more=True, payload=True) and self._send(rest)
 
@@ -100,12 +100,12 @@ class Outlet:
             sent = self.stream.write_now(view, more)
             view = view[sent:]
             if payload:
-                self._count(sent)
+                self._note_sent(sent)
             if view and not sent:
                 self.wait()
         return True
 
-    def _count(self, sent: int) -> None:
+    def _note_sent(self, sent: int) -> None:
         """Count payload as it goes: a slow destination takes minutes for one piece, and is no stall."""
         self.sent += sent
         self.meter.moved += sent
@@ -114,10 +114,10 @@ class Outlet:
         """Wait until the destination takes more, or says something. Raises what the meter raises."""
         self.waited = True
         while not self.stream.wait_writable(self.meter.tick_seconds):
-            self.meter.tick(self.stream.side)
+            self.meter.check_progress(self.stream.side)
 
 
-def pump(body: Body, outlet: Outlet) -> bool:
+def pump(body: Body, outlet: BodyWriter) -> bool:
     """Move the whole of `body` into `outlet`; True when every byte was handed over, False if it answered first.
 
     Raises the body's errors (SourceTruncated and so on), ConnectionLost of either side, and what the meter raises.
@@ -131,17 +131,17 @@ def pump(body: Body, outlet: Outlet) -> bool:
 def drain(body: Body) -> None:
     """Read the whole of `body` for its digests' sake, and keep nothing. Raises the body's errors, and the meter's."""
     body.meter.restart()
-    pace = Pace(body.meter)
+    pace = YieldTimer(body.meter)
     while True:
         granted = pace.allowed(min(PIECE_BYTES, body.meter.limits.buffer_bytes))
         with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
-        pace.spent(granted, count)
+        pace.note_spent(granted, count)
         if count == 0:
             return
         if count is None:
             body.wait()
-            pace.waited()
+            pace.note_wait()
             continue
         body.meter.moved += count
         pace.step(body.connection)
@@ -150,16 +150,16 @@ def drain(body: Body) -> None:
 def fill(body: Body, view: memoryview) -> int:
     """Read until `view` is full or the body has ended, and return how much that was. Raises as `drain`."""
     body.meter.restart()
-    pace, done = Pace(body.meter), 0
+    pace, done = YieldTimer(body.meter), 0
     while done < len(view):
         granted = pace.allowed(len(view) - done)
         count = body.read_now(view[done : done + granted])
-        pace.spent(granted, count)
+        pace.note_spent(granted, count)
         if count == 0:
             break
         if count is None:
             body.wait()
-            pace.waited()
+            pace.note_wait()
             continue
         body.meter.moved += count
         done += count
@@ -167,22 +167,22 @@ def fill(body: Body, view: memoryview) -> int:
     return done
 
 
-def _may_splice(body: Body, outlet: Outlet) -> bool:
+def _may_splice(body: Body, outlet: BodyWriter) -> bool:
     by_length = body.framing is Framing.LENGTH and not outlet.chunked
     plain = not body.connection.secure and not outlet.stream.secure
     return by_length and plain and body.connection.splices and body.digester is None
 
 
-def _copy(body: Body, outlet: Outlet) -> bool:
+def _copy(body: Body, outlet: BodyWriter) -> bool:
     """Copy through one buffer until the body ends; False if the destination answered first."""
-    pace, limits = Pace(outlet.meter), outlet.meter.limits
+    pace, limits = YieldTimer(outlet.meter), outlet.meter.limits
     largest = min(limits.buffer_bytes, PIECE_BYTES) if outlet.stream.secure else limits.buffer_bytes
     piece = min(RECEIVE_BYTES, largest)
     while True:
         granted = pace.allowed(piece)
         with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
-            pace.spent(granted, count)
+            pace.note_spent(granted, count)
             outlet.waited = False
             if count and not outlet.write(view[:count], last=body.remaining == 0):
                 return False
@@ -191,7 +191,7 @@ def _copy(body: Body, outlet: Outlet) -> bool:
         if count is None:
             outlet.stream.flush_now()
             body.wait()
-            pace.waited()
+            pace.note_wait()
             if outlet.answers.poll():
                 return False
             continue
@@ -204,9 +204,9 @@ def _copy(body: Body, outlet: Outlet) -> bool:
         pace.step(body.connection)
 
 
-def _splice(body: Body, outlet: Outlet) -> bool:
+def _splice(body: Body, outlet: BodyWriter) -> bool:
     """Let the kernel move the rest; False if the destination answered first."""
-    pace = Pace(outlet.meter)
+    pace = YieldTimer(outlet.meter)
     if not _send_leftover(body, outlet, pace) or not outlet.flush():
         return False
     while body.remaining:
@@ -215,9 +215,9 @@ def _splice(body: Body, outlet: Outlet) -> bool:
         empty = False
         try:
             count = _into_pipe(body, ends[1], granted)
-            pace.spent(granted, count)
+            pace.note_spent(granted, count)
             if count == body.remaining:
-                body.ask_guard()  # the pipe holds them back until it has answered
+                body.check_guard()  # the pipe holds them back until it has answered
             empty = count is None or _out_of_pipe(outlet, ends[0], count, body.remaining > count)
         finally:
             PIPES.give(ends, empty)
@@ -225,22 +225,22 @@ def _splice(body: Body, outlet: Outlet) -> bool:
             return False
         if count is None:
             body.wait()
-            pace.waited()
+            pace.note_wait()
         else:
-            body.took_unseen(count)
+            body.note_unseen_bytes(count)
             if body.remaining:
                 reach("mid-part")
             pace.step(body.connection)
     return True
 
 
-def _send_leftover(body: Body, outlet: Outlet, pace: Pace) -> bool:
+def _send_leftover(body: Body, outlet: BodyWriter, pace: YieldTimer) -> bool:
     """Forward what the head parser read too much."""
     while body.connection.leftover and body.remaining:
         granted = pace.allowed(RECEIVE_BYTES)
         with BUFFERS.lend(granted) as view:
             count = body.read_now(view)
-            pace.spent(granted, count)
+            pace.note_spent(granted, count)
             if count and not outlet.write(view[:count]):
                 return False
     return True
@@ -254,14 +254,14 @@ def _into_pipe(body: Body, pipe: int, most: int) -> int | None:
         return None
     except OSError as error:
         body.close()
-        raise body.connection.lost(error) from None
+        raise body.connection.lost_error(error) from None
     if count == 0:
         body.close()
         raise SourceTruncated(f"ended after {body.count} of {body.length} bytes", side=body.connection.side)
     return count
 
 
-def _out_of_pipe(outlet: Outlet, pipe: int, count: int, more: bool) -> bool:
+def _out_of_pipe(outlet: BodyWriter, pipe: int, count: int, more: bool) -> bool:
     """Splice `count` bytes into the destination; False if it answered first (the pipe is not empty then).
 
     With `more` to follow the kernel fills its segments, for which it waits at most a fifth of a second (splice(2)).
@@ -276,7 +276,7 @@ def _out_of_pipe(outlet: Outlet, pipe: int, count: int, more: bool) -> bool:
             outlet.wait()
             continue
         except OSError as error:
-            raise outlet.stream.lost(error) from None
+            raise outlet.stream.lost_error(error) from None
         count -= moved
         outlet.sent += moved
         outlet.meter.moved += moved

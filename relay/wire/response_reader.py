@@ -10,17 +10,17 @@ from collections.abc import Callable
 from relay.errors import ConnectionLost, ProtocolViolation, StoreTimeout
 from relay.wire.http1 import Head, split_head
 from relay.wire.stream import Stream
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 
-class Answers:
+class ResponseReader:
     """Reads heads from one stream, for one request.
 
     `final` is the final head once it came. `heard` says that at least one byte of an answer came, `continued` that
     a `100 Continue` did, `hung_up` that the stream ended without a final head.
     """
 
-    def __init__(self, stream: Stream, meter: Meter) -> None:
+    def __init__(self, stream: Stream, meter: Watchdog) -> None:
         self.stream, self.meter, self.limits = stream, meter, meter.limits
         self.final: Head | None = None
         self.heard = self.continued = self.hung_up = False
@@ -31,7 +31,7 @@ class Answers:
 
         Raises ProtocolViolation. Costs half a microsecond where nothing came.
         """
-        return self.stream.arrived() and self._take()
+        return self.stream.has_arrived() and self._take()
 
     def _take(self) -> bool:
         """Take what is there. Returns and raises as `poll`."""
@@ -78,7 +78,7 @@ class Answers:
                 raise StoreTimeout(f"no answer within {seconds:g} s", side=self.stream.side)
             # What lies in `leftover` is half a head; only the socket can bring the rest.
             came = self.stream.wait_for_more(min(left, self.meter.tick_seconds))
-            self.meter.look()
+            self.meter.check()
             ended = self._take() if came else self.poll()
         if self.final is None:
             text = "in the middle of its answer's head" if self.heard else "without an answer"

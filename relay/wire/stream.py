@@ -33,7 +33,7 @@ HELD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class ReuseDoubt:
     """An answer to HEAD that announced a body of so many bytes, or of a `length` that it did not tell: some servers
     send it, though none follows (RFC 9110 section 9.3.2), and it would be the next answer."""
 
@@ -70,7 +70,7 @@ class Stream:
         self._held = b""
         self._aborts = self._lingers = False
         """Whether `close` is to be a reset, and whether the kernel makes it one."""
-        self.doubt: Doubt | None = None
+        self.doubt: ReuseDoubt | None = None
         """Its last answer but those to the same target was one to HEAD, behind which a body may come yet."""
         self.closed = False
 
@@ -92,7 +92,7 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            raise self.lost(error) from None
+            raise self.lost_error(error) from None
 
     def _take_leftover(self, view: memoryview) -> int:
         count = min(len(view), len(self.leftover))
@@ -112,7 +112,7 @@ class Stream:
                 self.leftover += piece[:count]
         return None if count is None else count > 0
 
-    def arrived(self) -> bool:
+    def has_arrived(self) -> bool:
         """Say if something came that nobody has read: bytes, an end or a failure. Costs half a microsecond."""
         return bool(self.leftover) or bool(self._arrivals.poll(0))
 
@@ -161,7 +161,7 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            raise self.lost(error) from None
+            raise self.lost_error(error) from None
 
     @property
     def unsent(self) -> bool:
@@ -213,7 +213,7 @@ class Stream:
             watcher.close()
         self._sock.close()
 
-    def lost(self, error: BaseException) -> ConnectionLost:
+    def lost_error(self, error: BaseException) -> ConnectionLost:
         """Return our own error for a foreign one. The text is the system's, never an address."""
         text = getattr(error, "strerror", None) or type(error).__name__
         return ConnectionLost(f"the connection broke ({text})", side=self.side)

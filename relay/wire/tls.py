@@ -88,7 +88,7 @@ class TlsStream(Stream):
                 while self._pull() is None:
                     wait(self.wait_readable)
             except ssl.SSLError as error:
-                raise self._refused(error) from None
+                raise self._handshake_error(error) from None
             else:
                 return self._flush_all(wait)
 
@@ -96,7 +96,7 @@ class TlsStream(Stream):
         while not self.flush_now():
             wait(self.wait_writable)
 
-    def _refused(self, error: ssl.SSLError) -> CertificateRefused | ConnectionLost:
+    def _handshake_error(self, error: ssl.SSLError) -> CertificateRefused | ConnectionLost:
         if isinstance(error, ssl.SSLCertVerificationError):
             return CertificateRefused(f"the certificate is refused: {error.verify_message}", side=self.side)
         if isinstance(error, ssl.SSLEOFError):
@@ -125,7 +125,7 @@ class TlsStream(Stream):
                     break
                 raise ConnectionLost("TLS ended without close_notify", side=self.side) from None
             except ssl.SSLError as error:
-                raise self.lost(error) from None
+                raise self.lost_error(error) from None
             if not count:
                 return done
             done += int(count)
@@ -150,14 +150,14 @@ class TlsStream(Stream):
             except (BlockingIOError, InterruptedError):
                 return None
             except OSError as error:
-                raise self.lost(error) from None
+                raise self.lost_error(error) from None
             if count:
                 self._incoming.write(piece[:count])
             else:
                 self._incoming.write_eof()
         return count > 0
 
-    def arrived(self) -> bool:
+    def has_arrived(self) -> bool:
         """As Stream's, but session tickets and other talk of TLS's own don't count."""
         if self.leftover:
             return True
@@ -183,7 +183,7 @@ class TlsStream(Stream):
         try:
             count = self._tls.write(view[:PIECE_BYTES])
         except ssl.SSLError as error:
-            raise self.lost(error) from None
+            raise self.lost_error(error) from None
         if not (more and self._outgoing.pending <= HELD_BYTES):
             self.flush_now()
         return count

@@ -1,7 +1,7 @@
 """Deadlines, stalls and cancels of a transfer, checked at each wait.
 
 Decided here: the stall rule, the total time, and how a cancel is seen. A pump and every wait for an answer call
-`tick` (or `look`, where no bytes are expected) at least once a second. Never here: waiting.
+`check_progress` (or `check`, where no bytes are expected) at least once a second. Never here: waiting.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _TOTAL = (
 )
 
 
-class Meter:
-    """Counts the bytes of one transfer as they move, and raises from `tick` when it must not go on.
+class Watchdog:
+    """Counts the bytes of one transfer as they move, and raises from `check_progress` when it must not go on.
 
     `moved` counts every byte of payload that was handed over, in all attempts.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = monotonic, whole: Meter | None = None) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float] = monotonic, whole: Watchdog | None = None) -> None:
         """Start the clocks. `whole` is the meter of the transfer that this one measures a part of: its cancel, and
         its total time, hold here too."""
         self.limits, self.clock, self._whole = limits, clock, whole
@@ -48,12 +48,12 @@ class Meter:
         """Begin a new window of the stall rule: another body, or another attempt, starts to move."""
         self._window, self._window_moved = self.clock(), self.moved
 
-    def held_up(self, seconds: float) -> None:
+    def exclude_wait(self, seconds: float) -> None:
         """Let the stall rule's clock stand still for a wait that neither side is to blame for."""
         self._window += seconds
 
     def cancel(self, why: RelayError | None = None) -> None:
-        """Let the next `tick` raise `why` (Cancelled if none is given). From another greenlet."""
+        """Let the next `check_progress` raise `why` (Cancelled if none is given). From another greenlet."""
         self._why = why or Cancelled("the transfer was cancelled")
 
     def seconds(self) -> float:
@@ -67,10 +67,10 @@ class Meter:
             self._seen, self._moved_at = self.moved, self.clock()
         return self._moved_at
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look if we may go on where no bytes need move. Raises Cancelled, or StoreTimeout for the total."""
         if self._whole is not None:
-            self._whole.look()
+            self._whole.check()
         if self._why is not None:
             raise self._why
         if self.seconds() >= self.limits.total_seconds:
@@ -78,13 +78,13 @@ class Meter:
             raise StoreTimeout(message, side="relay", retryable=False, hint=_TOTAL)
 
     def commit(self) -> None:
-        """Look for the last time before what can't be taken back. Raises as `look`."""
-        self.look()
+        """Look for the last time before what can't be taken back. Raises as `check`."""
+        self.check()
         self.committed = True
 
-    def tick(self, waiting_for: Side) -> None:
-        """As `look`, where bytes should move: raises Stalled too, blaming `waiting_for`."""
-        self.look()
+    def check_progress(self, waiting_for: Side) -> None:
+        """As `check`, where bytes should move: raises Stalled too, blaming `waiting_for`."""
+        self.check()
         now, limits = self.clock(), self.limits
         if self.moved != self._seen:
             self._seen, self._moved_at = self.moved, now

@@ -12,12 +12,12 @@ from time import monotonic
 import gevent
 
 from relay.wire.stream import READ, Stream
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 _ALWAYS_READY = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
 
-def give_way() -> None:
+def yield_to_hub() -> None:
     """Let every other greenlet, timer and socket of this hub have its turn, then go on.
 
     Not `gevent.sleep(0)`: that only queues behind the other callbacks, and the loop runs up to 50 of them before it
@@ -32,10 +32,10 @@ def give_way() -> None:
         watcher.close()
 
 
-class Pace:
+class YieldTimer:
     """When to let others run, and when to look at the clocks."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Watchdog) -> None:
         self.meter = meter
         self._yield_at = monotonic() + meter.limits.yield_seconds
         self._tick_at = monotonic() + meter.tick_seconds
@@ -44,20 +44,20 @@ class Pace:
         """Call once a piece. Yields to the hub, and ticks, when it is time. Raises what the meter raises."""
         now = monotonic()
         if now >= self._tick_at:
-            self.meter.tick(stream.side)
+            self.meter.check_progress(stream.side)
             self._tick_at = now + self.meter.tick_seconds
         if now >= self._yield_at:
-            give_way()
+            yield_to_hub()
             self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
-    def waited(self) -> None:
+    def note_wait(self) -> None:
         """Note that a wait has let the others run."""
         self._yield_at = monotonic() + self.meter.limits.yield_seconds
 
     def allowed(self, wanted: int) -> int:
         """Return how many of `wanted` bytes may be read now, at least one; waits where the throttle says so.
 
-        What is not read of them is for `spent` to give back. Raises what `Meter.look` raises.
+        What is not read of them is for `note_spent` to give back. Raises what `Watchdog.check` raises.
         """
         throttle = self.meter.throttle
         if throttle is None:
@@ -65,14 +65,14 @@ class Pace:
         if throttle.bucket.rate is None:
             return wanted
         since = self.meter.clock()
-        granted = throttle.take(wanted, self.meter.look, self.meter.tick_seconds)
+        granted = throttle.take(wanted, self.meter.check, self.meter.tick_seconds)
         waited = self.meter.clock() - since
         if waited:
-            self.meter.held_up(waited)
-            self.waited()
+            self.meter.exclude_wait(waited)
+            self.note_wait()
         return granted
 
-    def spent(self, granted: int, count: int | None) -> None:
+    def note_spent(self, granted: int, count: int | None) -> None:
         """Say how many of the bytes that were `allowed` came (None: none yet)."""
         if self.meter.throttle is not None:
             self.meter.throttle.bucket.put_back(granted - (count or 0))

@@ -18,19 +18,19 @@ import pytest
 from loadtests.bench.ports import free_port
 from relay.config import Limits
 from relay.engine.transfer_engine import Stores
-from relay.ledger.claims import Who
+from relay.ledger.claims import WorkerId
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
 from relay.location import Location, parse_location
 from relay.stores.interfaces import Store
-from relay.stores.kinds import Asked, Kind
+from relay.stores.kinds import LocateOptions, StoreType
 from relay.stores.local import local_location
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import KINDS
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from simulators.spawn import spawn
 from tests.conftest import Certificates, Engine
 from tests.contract.memory import memory as memory_kind
@@ -67,8 +67,8 @@ def opened(address: str) -> Iterator[Opened]:
     made: list[Ledger] = []
 
     def open_one(process: str | None = None, boot: str | None = None) -> Ledger:
-        here = Who.here(f"runner-{len(made)}")
-        who = Who(here.id, here.host, boot or here.boot, process or here.process)
+        here = WorkerId.of_this_process(f"runner-{len(made)}")
+        who = WorkerId(here.id, here.host, boot or here.boot, process or here.process)
         ledger = Ledger(open_database(address), who)
         made.append(ledger)
         ledger.renew()
@@ -165,7 +165,7 @@ def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nextcloud]:
 
 
 @pytest.fixture(scope="session")
-def memory() -> Kind:
+def memory() -> StoreType:
     return memory_kind({})
 
 
@@ -232,8 +232,8 @@ def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
     scheme, _, server = kind.rpartition("+")
     base = request.getfixturevalue(server)
     prefix = f"{abs(hash(request.node.name)) % 10**9}"
-    if isinstance(base, Kind):
-        return lambda name: base.schemes["memory"](f"memory://{prefix}/{name}", Asked(destination=True))
+    if isinstance(base, StoreType):
+        return lambda name: base.schemes["memory"](f"memory://{prefix}/{name}", LocateOptions(destination=True))
     if isinstance(base, Nextcloud):
         return lambda name: base.place(f"{prefix}/new/{name}", destination=True)
     if isinstance(base, Path):
@@ -246,13 +246,13 @@ def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture
-def store(wire: Wire, place: Place, memory: Kind) -> Store:
-    found: Store = Stores(wire, (*KINDS, memory)).destination(place("a"), Meter(Limits()))
+def store(wire: Wire, place: Place, memory: StoreType) -> Store:
+    found: Store = Stores(wire, (*KINDS, memory)).destination(place("a"), Watchdog(Limits()))
     return found
 
 
 @pytest.fixture
-def engine(certificates: Certificates, memory: Kind) -> Iterator[Engine]:
+def engine(certificates: Certificates, memory: StoreType) -> Iterator[Engine]:
     """Return an engine on the clocks that users have: real servers need their moment after a broken upload."""
     made = Engine(certificates.ca_file, Limits(), kinds=(*KINDS, memory))
     yield made

@@ -10,13 +10,13 @@ from urllib.parse import unquote
 from relay.errors import NotFound, PreconditionFailed, Side, SourceChanged
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Entry, Found, Opened, PartLimits, Span, Stored
-from relay.stores.kinds import Asked, Kind
-from relay.stores.metadata import require, unkept
+from relay.stores.interfaces import ByteRange, Entry, ObjectInfo, OpenedObject, PartLimits, PutResult
+from relay.stores.kinds import LocateOptions, StoreType
+from relay.stores.metadata import require, unkept_notes
 from relay.wire.body import Body
 from relay.wire.http1 import Fields, Framing, Head
 from relay.wire.stream import Stream
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 Shelf = dict[str, bytes]
 
@@ -36,7 +36,7 @@ class MemoryAccount:
         """Every name will do; else raise KeyTooLong, ReservedKey or UnsafeKey."""
 
 
-def memory_location(text: str, asked: Asked) -> Location:
+def memory_location(text: str, asked: LocateOptions) -> Location:
     """Return the Location of `memory://name`."""
     name = text.partition("://")[2]
     location = Location("memory", "", 0, "/", account=MemoryAccount())
@@ -67,19 +67,19 @@ class Held(Stream):
 class MemoryStore:
     """One shelf, for one transfer: `side` is whose failures these are."""
 
-    def __init__(self, shelf: Shelf, side: Side, meter: Meter) -> None:
+    def __init__(self, shelf: Shelf, side: Side, meter: Watchdog) -> None:
         self._shelf, self._side, self._meter = shelf, side, meter
 
     # -- both roles
 
-    def head(self, location: Location) -> Found:
+    def head(self, location: Location) -> ObjectInfo:
         """As Source.head."""
         data = self._shelf.get(location.path)
         if data is None:
             raise NotFound(f"{location} is not there", side=self._side)
-        return Found(_version(data), location, ranges=True)
+        return ObjectInfo(_version(data), location, ranges=True)
 
-    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
         """As Source.get."""
         found = self.head(location)
         if pinned is not None and pinned.etag not in (None, found.version.etag):
@@ -88,7 +88,7 @@ class MemoryStore:
         data = data if span is None else data[span.first : span.last + 1]
         head = Head(200, "OK", "1.1", (("Content-Length", str(len(data))),))
         body = Body(Held(data, self._side), Framing.LENGTH, head, self._meter, lambda stream, reusable: stream.close())
-        return Opened(found.version, location, body=body)
+        return OpenedObject(found.version, location, body=body)
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
         """As Source.list, in the order of the names."""
@@ -109,12 +109,12 @@ class MemoryStore:
         """As Destination.lists_all."""
         return True
 
-    def heeds(self, location: Location) -> bool:
-        """As Destination.heeds."""
+    def honours_preconditions(self, location: Location) -> bool:
+        """As Destination.honours_preconditions."""
         return True
 
-    def atomic(self, digested: bool) -> bool:
-        """As Destination.atomic: what broke off is never on the shelf."""
+    def publishes_atomically(self, digested: bool) -> bool:
+        """As Destination.publishes_atomically: what broke off is never on the shelf."""
         return True
 
     @property
@@ -122,12 +122,12 @@ class MemoryStore:
         """As Destination.part_limits."""
         return None
 
-    def unkept(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        """As Destination.unkept: a shelf has bytes alone."""
-        return unkept(metadata, lambda name: False, location, "a shelf")
+    def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        """As Destination.unkept_metadata: a shelf has bytes alone."""
+        return unkept_notes(metadata, lambda name: False, location, "a shelf")
 
-    def copies(self, source: Location, location: Location) -> bool:
-        """As Destination.copies."""
+    def can_copy(self, source: Location, location: Location) -> bool:
+        """As Destination.can_copy."""
         return False
 
     def put(
@@ -138,21 +138,21 @@ class MemoryStore:
         *,
         if_absent: bool = False,
         token: str | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As Destination.put."""
-        notes = self.unkept(location, metadata)
+        notes = self.unkept_metadata(location, metadata)
         require(metadata, location, notes)
         data = body.read()  # raises where it is not whole; then nothing has changed
         if if_absent and location.path in self._shelf:
             raise PreconditionFailed(f"{location} exists", side=self._side)
         self._shelf[location.path] = data
-        return Stored(_version(data), location, {}, notes=notes)
+        return PutResult(_version(data), location, {}, notes=notes)
 
-    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
-        """As Destination.unpublished."""
+    def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
+        """As Destination.staged_locations."""
         return ()
 
-    def publish(self, stored: Stored, *, if_absent: bool = False, fresh: bool = False) -> Version:
+    def publish(self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False) -> Version:
         """As Destination.publish: `put` has done it."""
         return stored.version
 
@@ -168,7 +168,7 @@ def _version(data: bytes) -> Version:
     return Version(size=len(data), etag=f'"{hashlib.sha256(data).hexdigest()[:16]}"')
 
 
-def memory(shelf: Shelf) -> Kind:
+def memory(shelf: Shelf) -> StoreType:
     """Return the kind of store that `shelf` is."""
     opens = lambda wire, side, meter: MemoryStore(shelf, side, meter)  # noqa: E731
-    return Kind("memory", opens, schemes={"memory": memory_location})
+    return StoreType("memory", opens, schemes={"memory": memory_location})

@@ -13,7 +13,7 @@ from relay.errors import NotFound, PermissionDenied, Rejected, RelayError
 from relay.stores import local, local_files
 from relay.stores.local import LocalStore, local_location
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.end_to_end.terminal import Terminal
 
 
@@ -30,7 +30,7 @@ def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
         (tmp_path / name).write_bytes(b"1")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "through").symlink_to("a/x")
-    scanned = local.scanned
+    scanned = local.scan_folder
 
     def scan(folders: Any, folder: Path, *rest: Any) -> Any:
         if folder.name == "denied":
@@ -41,7 +41,7 @@ def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
 
     monkeypatch.setattr(local, "scanned", scan)
     place = local_location(tmp_path, destination=False)
-    found = told(LocalStore(wire, "source", Meter(Limits())).list(place.folder(), True))
+    found = told(LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True))
     assert found == {
         "a": None,
         "denied/": PermissionDenied,
@@ -52,7 +52,7 @@ def test_what_cannot_be_looked_at_in_a_local_folder_is_its_own_failure(
     }
     monkeypatch.setattr(local, "scanned", lambda *_: scan(None, Path("denied")))
     with pytest.raises(PermissionDenied):
-        list(LocalStore(wire, "source", Meter(Limits())).list(place.folder(), True))
+        list(LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True))
 
 
 def test_a_large_local_folder_becomes_entries_in_pieces(
@@ -65,8 +65,8 @@ def test_a_large_local_folder_becomes_entries_in_pieces(
     for name in names:
         (tmp_path / name).write_bytes(b"1")
     (tmp_path / "folder").mkdir()
-    store, place = LocalStore(wire, "source", Meter(Limits())), local_location(tmp_path, destination=False).folder()
-    looked, scanned, opened = [0], local.scanned, len(os.listdir("/proc/self/fd"))
+    store, place = LocalStore(wire, "source", Watchdog(Limits())), local_location(tmp_path, destination=False).folder()
+    looked, scanned, opened = [0], local.scan_folder, len(os.listdir("/proc/self/fd"))
 
     def scan(*args: Any) -> Any:
         found = scanned(*args)

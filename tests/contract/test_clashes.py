@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay.engine.inspection import look
+from relay.engine.inspection import inspect_object
 from relay.errors import Locked, NotFound, RelayError, StoreError
 from relay.location import Location
 from relay.receipt import State
@@ -105,4 +105,4 @@ def _files(connection: http.client.HTTPConnection, place: Location) -> list[str]
 
 def test_what_is_not_there_is_what_these_tests_would_see(store: Store, folder: Location) -> None:
     with pytest.raises(NotFound):
-        look(store, folder.below("nothing"))
+        inspect_object(store, folder.below("nothing"))

@@ -10,18 +10,18 @@ from typing import Any, cast
 import pytest
 
 from relay.config import Limits
-from relay.engine.inspection import look
+from relay.engine.inspection import inspect_object
 from relay.engine.multipart import upload
 from relay.engine.transfer.transfer import server_copy
 from relay.errors import AlreadyExists, NotFound, SourceChanged
 from relay.location import Location
 from relay.receipt import Level, State
-from relay.stores.interfaces import CopyDestination, Found, Store
+from relay.stores.interfaces import CopyDestination, ObjectInfo, Store
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import Certificates, Engine
 from tests.contract.conftest import Place, place_of
 from tests.faults.clouds import Cloud, sending, serving
@@ -61,7 +61,7 @@ def put(engine: Engine, place: Location, data: bytes = DATA) -> None:
 
 
 def read(wire: Wire, place: Location) -> bytes:
-    body = STORES[place.store](wire, "source", Meter(Limits())).get(place).body
+    body = STORES[place.store](wire, "source", Watchdog(Limits())).get(place).body
     assert body is not None
     try:
         return body.read()
@@ -70,7 +70,7 @@ def read(wire: Wire, place: Location) -> bytes:
 
 
 def destination(wire: Wire, place: Location) -> Store:
-    return STORES[place.store](wire, "destination", Meter(Limits()))
+    return STORES[place.store](wire, "destination", Watchdog(Limits()))
 
 
 @pytest.mark.parametrize("verify", ["auto", "read_back", "size"])
@@ -121,7 +121,7 @@ def test_a_source_that_is_not_there_leaves_nothing(engine: Engine, wire: Wire, p
     with pytest.raises(NotFound):
         engine.migrate(place("never"), place("new"))
     with pytest.raises(NotFound):  # HEAD may be mere advice, where none was answered with 200 yet
-        look(destination(wire, place("new")), place("new"))
+        inspect_object(destination(wire, place("new")), place("new"))
 
 
 def test_another_version_than_the_one_that_was_found_is_not_copied(
@@ -130,7 +130,7 @@ def test_another_version_than_the_one_that_was_found_is_not_copied(
     """Where the server compares (S3); elsewhere the bytes are, before the copy is published."""
     put(engine, place("old"))
     stale = destination(wire, place("old")).head(place("old"))
-    assert isinstance(stale, Found)
+    assert isinstance(stale, ObjectInfo)
     put(engine, place("old"), DATA[::-1])
     if kind == "seaweed":
         with pytest.raises(SourceChanged):
@@ -160,8 +160,8 @@ def test_another_key_or_another_endpoint_is_no_copy(seaweed: Seaweed, wire: Wire
     here = s3_location(seaweed.config, seaweed.bucket, "a")
     there = s3_location(replace(seaweed.config, endpoint="http://127.0.0.1:1"), seaweed.bucket, "b")
     store = destination(wire, here)
-    assert store.copies(s3_location(seaweed.config, "other", "b"), here)
-    assert not store.copies(there, here)
+    assert store.can_copy(s3_location(seaweed.config, "other", "b"), here)
+    assert not store.can_copy(there, here)
     web = webdav_location("http://127.0.0.1:1/a", {"Authorization": "one"})
     other = webdav_location("http://127.0.0.1:1/b", {"Authorization": "two"}, destination=True)
-    assert not destination(wire, other).copies(web, other)
+    assert not destination(wire, other).can_copy(web, other)

@@ -6,7 +6,7 @@ import pytest
 
 from relay.stores.webdav import WebDavStore, webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK
 from tests.scripted import Peer, Talk
 
@@ -71,7 +71,7 @@ def test_every_dialect_says_the_same(wire: Wire, text: str) -> None:
 
     with Peer([script]) as peer:
         folder = webdav_location(peer.url("/dav/f/"))
-        found = list(WebDavStore(wire, "source", Meter(QUICK)).list(folder))
+        found = list(WebDavStore(wire, "source", Watchdog(QUICK)).list(folder))
     assert [(entry.name, entry.size, entry.etag) for entry in found] == [("a b.bin", 12, '"1-2"'), ("sub/", None, None)]
     assert found[0].modified is not None
     assert found[0].modified.isoformat() == "2026-11-24T02:16:31+00:00"

@@ -16,9 +16,20 @@ from sqlalchemy import inspect, update
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, schema, settling
 from relay.ledger.claims import EMPTY_SECONDS, LAPSES
-from relay.ledger.database import namespace
+from relay.ledger.database import pid_namespace
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Before, Begun, Claim, Counted, Efforts, Listed, Settlement, Spec, Standing, StoredPart
+from relay.ledger.rows import (
+    Claim,
+    Count,
+    Efforts,
+    Listed,
+    MigrationView,
+    PriorState,
+    Settlement,
+    Spec,
+    StoredPart,
+    UploadRecord,
+)
 from relay.ledger.schema import migrations
 from relay.receipt import Version
 from relay.throttle import Bounds
@@ -41,7 +52,7 @@ def test_one_object_is_accepted_claimed_settled_and_ends(ledger: Ledger) -> None
     assert ledger.finish() == []
     assert ledger.settle([verified(claim, 7)]) == []
     (ended,) = ledger.finish()
-    assert (ended.state, ended.tally) == ("succeeded", {"verified": Counted(1, 7)})
+    assert (ended.state, ended.tally) == ("succeeded", {"verified": Count(1, 7)})
     assert ended.ended is not None
     (row,) = ledger.page(migration.id)
     assert (row.state, row.bytes, row.level, row.receipt) == ("verified", 7, "whole_digest", {"level": "whole_digest"})
@@ -195,7 +206,9 @@ def test_the_claims_of_a_runner_that_is_gone_are_given_to_others(opened: Opened,
     two = opened()
     if how != "time" and not two.database.sqlite:
         pytest.skip("only one machine has one boot and one list of processes")
-    one = opened(process=f"1.1@{namespace()}" if how == "process" else None, boot="earlier" if how == "boot" else None)
+    one = opened(
+        process=f"1.1@{pid_namespace()}" if how == "process" else None, boot="earlier" if how == "boot" else None
+    )
     id = tree(one, 5)
     (mine,) = one.claim(1)
     if how == "time":
@@ -234,7 +247,7 @@ def test_somebody_who_says_go_on_is_believed(opened: Opened) -> None:
         assert len(doomed.claim(1)) == 1
         doomed.renew(-1)
         watcher.reclaim()
-        watcher.trust(id)
+        watcher.reset_crash_counts(id)
     assert states(watcher, id) == ["queued"]
 
 
@@ -281,7 +294,7 @@ def test_a_listing_goes_on_where_another_runner_left_it(opened: Opened) -> None:
     two.add_page(again, [Listed("b", 2), Listed("c", 3)], "c")
     two.end_listing(again)
     assert [row.name for row in two.page(migration.id)] == ["a", "b", "c"]
-    assert two.migration(migration.id).counted().objects == 3
+    assert two.migration(migration.id).count_in().objects == 3
 
 
 def test_a_migration_that_is_still_listed_does_not_end(ledger: Ledger) -> None:
@@ -332,7 +345,7 @@ def test_transfers_are_paged_and_chosen_by_state(ledger: Ledger) -> None:
 # -- uploads in parts
 
 PINNED = Version(30, '"e"', "Wed, 25 Nov 2026 00:00:00 GMT", id="v1")
-UPLOAD = Begun("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=PINNED)
+UPLOAD = UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=PINNED)
 PART = StoredPart(1, 10, '"p1"', "0123456789abcdef", True)
 
 
@@ -344,19 +357,19 @@ def uploading(ledger: Ledger) -> Claim:
     """Accept a tree of one object, claim it, and begin its upload in three parts."""
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
-    ledger.begin(claim, UPLOAD)
+    ledger.record_upload(claim, UPLOAD)
     return claim
 
 
 def test_an_upload_is_remembered_with_its_parts_until_the_object_is_there(ledger: Ledger) -> None:
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
-    assert ledger.begun(claim) is None
-    ledger.begin(claim, UPLOAD)
-    assert ledger.take(claim, "upload-1", None) == 1
-    assert ledger.take(claim, "upload-1", PART) == 2
-    ledger.commit(claim, "fedcba9876543210")
-    found = ledger.begun(claim)
+    assert ledger.recorded_upload(claim) is None
+    ledger.record_upload(claim, UPLOAD)
+    assert ledger.take_part(claim, "upload-1", None) == 1
+    assert ledger.take_part(claim, "upload-1", PART) == 2
+    ledger.commit_upload(claim, "fedcba9876543210")
+    found = ledger.recorded_upload(claim)
     assert found is not None
     assert (found.upload_id, found.part_bytes, found.digest, found.parts) == (
         "upload-1",
@@ -366,32 +379,32 @@ def test_an_upload_is_remembered_with_its_parts_until_the_object_is_there(ledger
     )
     ledger.settle([Settlement(claim, "hand_back")])
     (again,) = ledger.claim(1)
-    assert ledger.begun(again) == found
-    ledger.begin(again, Begun("upload-2", False, "s3://b/x", '"e"', 30, 10))
-    second = ledger.begun(again)
+    assert ledger.recorded_upload(again) == found
+    ledger.record_upload(again, UploadRecord("upload-2", False, "s3://b/x", '"e"', 30, 10))
+    second = ledger.recorded_upload(again)
     assert second is not None
     assert (second.upload_id, second.parts) == ("upload-2", ())
     ledger.settle([verified(again)])
-    assert ledger.begun(again) is None
+    assert ledger.recorded_upload(again) is None
 
 
 def test_a_runner_that_was_replaced_writes_nothing_about_an_upload(opened: Opened) -> None:
     one, two = opened(), opened()
     tree(one, 30)
     (mine,) = one.claim(1)
-    one.begin(mine, UPLOAD)
+    one.record_upload(mine, UPLOAD)
     one.renew(-1)
     two.reclaim()
     (yours,) = two.claim(1)
     for write in (
-        lambda: one.begin(mine, UPLOAD),
-        lambda: one.go_on(mine, "upload-1", (), 3),
-        lambda: one.commit(mine, "00"),
-        lambda: one.forget(mine),
+        lambda: one.record_upload(mine, UPLOAD),
+        lambda: one.resume_upload(mine, "upload-1", (), 3),
+        lambda: one.commit_upload(mine, "00"),
+        lambda: one.forget_upload(mine),
     ):
         with pytest.raises(LeaseLost):
             write()
-    found = two.begun(yours)
+    found = two.recorded_upload(yours)
     assert found is not None
     assert found.parts == ()
 
@@ -400,32 +413,32 @@ def test_each_part_has_one_mover_and_one_that_was_given_back_comes_after_the_fre
     one, two = opened(), opened()
     claim = uploading(one)
     three = opened()
-    first = three.join()
+    first = three.join_upload()
     assert first is not None
-    assert [first.first, one.take(claim, "upload-1", None)] == [1, 2]
-    three.give_back(claim)
-    share = two.join()
+    assert [first.first, one.take_part(claim, "upload-1", None)] == [1, 2]
+    three.release_parts(claim)
+    share = two.join_upload()
     assert share is not None
     assert (share.claim.id, share.first, share.upload) == (claim.id, 3, replace(UPLOAD, at=share.upload.at))
-    assert one.taken(claim) == {1: False, 2: True, 3: False}
-    assert two.take(share.claim, "upload-1", part(3)) == 1
-    assert two.take(share.claim, "upload-1", part(1)) is None
-    assert one.take(claim, "upload-1", part(2)) is None
-    assert one.taken(claim) == {}
-    found = one.begun(claim)
+    assert one.outstanding_parts(claim) == {1: False, 2: True, 3: False}
+    assert two.take_part(share.claim, "upload-1", part(3)) == 1
+    assert two.take_part(share.claim, "upload-1", part(1)) is None
+    assert one.take_part(claim, "upload-1", part(2)) is None
+    assert one.outstanding_parts(claim) == {}
+    found = one.recorded_upload(claim)
     assert found is not None
     assert [(p.number, p.etag) for p in found.parts] == [(1, '"p1"'), (2, '"p2"'), (3, '"p3"')]
-    assert two.join() is None
+    assert two.join_upload() is None
 
 
 def test_bytes_in_parts_of_what_is_not_whole_are_told(ledger: Ledger) -> None:
     id = tree(ledger, 30, 40)
     (claim,) = ledger.claim(1)
-    ledger.begin(claim, UPLOAD)
-    assert ledger.take(claim, "upload-1", None) == 1
+    ledger.record_upload(claim, UPLOAD)
+    assert ledger.take_part(claim, "upload-1", None) == 1
     assert ledger.migration(id).in_parts == 0
-    ledger.take(claim, "upload-1", part(1))
-    ledger.take(claim, "upload-1", part(2))
+    ledger.take_part(claim, "upload-1", part(1))
+    ledger.take_part(claim, "upload-1", part(2))
     assert ledger.migration(id).in_parts == 20
     assert [one.in_parts for one in ledger.migrations()] == [20]
     ledger.settle([Settlement(claim, "hand_back")])
@@ -495,103 +508,103 @@ def test_nobody_shares_in_his_own_or_in_what_is_not_to_be_shared(opened: Opened)
     one, two = opened(), opened()
     id = tree(one, 30)
     (claim,) = one.claim(1)
-    one.begin(claim, replace(UPLOAD, upload_id=""))
-    assert two.join() is None  # it is only about to be begun
-    one.begin(claim, replace(UPLOAD, pinned=None))
-    assert two.join() is None
-    one.begin(claim, UPLOAD)
-    assert one.join() is None
-    assert two.join("another") is None
-    assert two.join(but=[claim.id]) is None
+    one.record_upload(claim, replace(UPLOAD, upload_id=""))
+    assert two.join_upload() is None  # it is only about to be begun
+    one.record_upload(claim, replace(UPLOAD, pinned=None))
+    assert two.join_upload() is None
+    one.record_upload(claim, UPLOAD)
+    assert one.join_upload() is None
+    assert two.join_upload("another") is None
+    assert two.join_upload(but=[claim.id]) is None
     one.act(id, "pause")
-    assert two.join() is None
+    assert two.join_upload() is None
     one.act(id, "resume")
-    assert two.join(id) is not None
+    assert two.join_upload(id) is not None
 
 
 def test_what_a_lost_sharer_had_is_anybodys_and_what_it_says_later_is_not_heard(opened: Opened) -> None:
     one, two = opened(), opened()
     claim = uploading(one)
-    assert one.take(claim, "upload-1", None) == 1
-    share = two.join()
+    assert one.take_part(claim, "upload-1", None) == 1
+    share = two.join_upload()
     assert share is not None
     assert share.first == 2
-    assert one.take(claim, "upload-1", part(1)) == 3
-    assert one.take(claim, "upload-1", part(3)) is None
+    assert one.take_part(claim, "upload-1", part(1)) == 3
+    assert one.take_part(claim, "upload-1", part(3)) is None
     two.renew(-1)
     assert one.reclaim() == 0  # no transfer was its own
-    assert one.taken(claim) == {2: False}
-    assert one.take(claim, "upload-1", None) == 2
+    assert one.outstanding_parts(claim) == {2: False}
+    assert one.take_part(claim, "upload-1", None) == 2
     with pytest.raises(LeaseLost):
-        two.take(share.claim, "upload-1", part(2))
-    assert one.take(claim, "upload-1", part(2)) is None
+        two.take_part(share.claim, "upload-1", part(2))
+    assert one.take_part(claim, "upload-1", part(2)) is None
 
 
 def test_a_sharer_goes_on_when_the_owner_is_lost_and_the_next_owner_leaves_him_his(opened: Opened) -> None:
     one, two, three = opened(), opened(), opened()
     tree(one, 30)
     (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
-    assert one.take(claim, "upload-1", None) == 1
-    share = two.join()
+    one.record_upload(claim, UPLOAD)
+    assert one.take_part(claim, "upload-1", None) == 1
+    share = two.join_upload()
     assert share is not None
     one.renew(-1)
     assert three.reclaim() == 1
     (again,) = three.claim(1)
-    three.go_on(again, "upload-1", [], 3)
-    assert three.taken(again) == {1: False, 2: False}
-    assert two.take(share.claim, "upload-1", part(2)) == 3
-    assert three.take(again, "upload-1", None) == 1
-    assert three.taken(again) == {1: True, 3: False}
+    three.resume_upload(again, "upload-1", [], 3)
+    assert three.outstanding_parts(again) == {1: False, 2: False}
+    assert two.take_part(share.claim, "upload-1", part(2)) == 3
+    assert three.take_part(again, "upload-1", None) == 1
+    assert three.outstanding_parts(again) == {1: True, 3: False}
 
 
 def test_a_part_of_an_upload_that_was_thrown_away_is_told_so(opened: Opened) -> None:
     one, two = opened(), opened()
     claim = uploading(one)
-    share = two.join()
+    share = two.join_upload()
     assert share is not None
-    one.forget(claim)
+    one.forget_upload(claim)
     with pytest.raises(UploadGone):
-        two.take(share.claim, "upload-1", part(share.first))
-    one.begin(claim, replace(UPLOAD, upload_id="upload-2"))
+        two.take_part(share.claim, "upload-1", part(share.first))
+    one.record_upload(claim, replace(UPLOAD, upload_id="upload-2"))
     with pytest.raises(UploadGone):
-        two.take(share.claim, "upload-1", part(share.first))
-    assert two.take(share.claim, "upload-1", None) is None
+        two.take_part(share.claim, "upload-1", part(share.first))
+    assert two.take_part(share.claim, "upload-1", None) is None
 
 
 def test_what_is_handed_back_with_its_upload_leaves_its_parts_to_anybody(opened: Opened) -> None:
     one, two = opened(), opened()
     claim = uploading(one)
-    assert one.take(claim, "upload-1", None) == 1
+    assert one.take_part(claim, "upload-1", None) == 1
     one.settle([Settlement(claim, "hand_back")])
     (again,) = two.claim(1)
-    assert two.taken(again) == {1: False}
-    assert [two.take(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
+    assert two.outstanding_parts(again) == {1: False}
+    assert [two.take_part(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
 
 
 def test_parts_that_the_store_lost_are_sent_again(ledger: Ledger) -> None:
     claim = uploading(ledger)
-    ledger.take(claim, "upload-1", None)
-    ledger.take(claim, "upload-1", part(1))
-    ledger.take(claim, "upload-1", part(2))
-    ledger.go_on(claim, "upload-1", [2], 3)
-    found = ledger.begun(claim)
+    ledger.take_part(claim, "upload-1", None)
+    ledger.take_part(claim, "upload-1", part(1))
+    ledger.take_part(claim, "upload-1", part(2))
+    ledger.resume_upload(claim, "upload-1", [2], 3)
+    found = ledger.recorded_upload(claim)
     assert found is not None
     assert [p.number for p in found.parts] == [1]
-    assert [ledger.take(claim, "upload-1", None) for _ in range(3)] == [2, 3, None]
+    assert [ledger.take_part(claim, "upload-1", None) for _ in range(3)] == [2, 3, None]
 
 
 def test_a_part_that_nobody_was_told_of_is_disowned(ledger: Ledger) -> None:
     tree(ledger, 30)
     (claim,) = ledger.claim(1)
-    ledger.begin(claim, UPLOAD)
-    assert ledger.take(claim, "upload-1", None) == 1
-    ledger.disown([claim])
-    assert ledger.taken(claim) == {1: True}
-    ledger.disown([], [claim.id])
-    assert ledger.taken(claim) == {1: True}
-    ledger.disown([])
-    assert ledger.taken(claim) == {1: False}
+    ledger.record_upload(claim, UPLOAD)
+    assert ledger.take_part(claim, "upload-1", None) == 1
+    ledger.release_unknown_claims([claim])
+    assert ledger.outstanding_parts(claim) == {1: True}
+    ledger.release_unknown_claims([], [claim.id])
+    assert ledger.outstanding_parts(claim) == {1: True}
+    ledger.release_unknown_claims([])
+    assert ledger.outstanding_parts(claim) == {1: False}
 
 
 def test_a_sharer_counts_where_a_migration_has_bounds(opened: Opened) -> None:
@@ -599,13 +612,13 @@ def test_a_sharer_counts_where_a_migration_has_bounds(opened: Opened) -> None:
     id = tree(one, 30, 40)
     one.limit(id, {"slots": 2, "bytes_per_second": 1000})
     (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
-    share = two.join()
+    one.record_upload(claim, UPLOAD)
+    share = two.join_upload()
     assert share is not None
     assert three.claim(5) == []
-    assert three.join() is None
-    assert {runner.standings([id])[id].of for runner in (one, two)} == {2}
-    two.give_back(share.claim)
+    assert three.join_upload() is None
+    assert {runner.migration_views([id])[id].of for runner in (one, two)} == {2}
+    two.release_parts(share.claim)
     assert len(three.claim(5)) == 1
 
 
@@ -615,16 +628,16 @@ def test_what_was_told_to_stop_rests_when_nobody_shares_in_it_any_more(opened: O
     id = tree(one, 30, 40)
     assert one.migration(id).under_way == 0
     (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
-    share = two.join()
+    one.record_upload(claim, UPLOAD)
+    share = two.join_upload()
     assert share is not None
     assert one.migration(id).under_way == 2
     assert one.act(id, verb).under_way == 2
     one.settle([Settlement(claim, "hand_back")])
     assert [found.under_way for found in (one.migration(id), *one.migrations())] == [1, 1]
-    assert two.take(share.claim, "upload-1", part(share.first)) == 2
+    assert two.take_part(share.claim, "upload-1", part(share.first)) == 2
     assert one.migration(id).under_way == 1
-    two.give_back(share.claim)
+    two.release_parts(share.claim)
     assert one.migration(id).under_way == 0
 
 
@@ -650,8 +663,8 @@ def test_a_sharer_counts_where_its_transfer_is_nobodys(opened: Opened, how: str)
     id = tree(one, 30, 40)
     one.limit(id, {"slots": 2, "bytes_per_second": 1000})
     (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
-    share = two.join()
+    one.record_upload(claim, UPLOAD)
+    share = two.join_upload()
     assert share is not None
     if how == "lost":
         one.renew(-1)
@@ -660,10 +673,10 @@ def test_a_sharer_counts_where_its_transfer_is_nobodys(opened: Opened, how: str)
         one.settle([Settlement(claim, "failed" if how == "failed" else "hand_back", error={"code": "x"})])
     assert len(three.claim(5)) == 1
     assert three.claim(5) == []
-    assert three.join() is None
-    assert {runner.standings([id])[id].of for runner in (two, three)} == {2}
-    two.give_back(share.claim)
-    assert three.standings([id])[id].of == 1
+    assert three.join_upload() is None
+    assert {runner.migration_views([id])[id].of for runner in (two, three)} == {2}
+    two.release_parts(share.claim)
+    assert three.migration_views([id])[id].of == 1
     assert len(three.claim(5)) == (0 if how == "failed" else 1)
 
 
@@ -671,10 +684,10 @@ def test_what_was_sent_in_vain_by_a_sharer_counts_with_the_rest(opened: Opened) 
     one, two = opened(), opened()
     id = tree(one, 30)
     (claim,) = one.claim(1)
-    one.begin(claim, UPLOAD)
-    share = two.join()
+    one.record_upload(claim, UPLOAD)
+    share = two.join_upload()
     assert share is not None
-    two.give_back(share.claim, resent=7)
+    two.release_parts(share.claim, resent=7)
     one.settle([replace(verified(claim), resent=4)])
     (row,) = one.page(id)
     assert row.resent == 11
@@ -774,14 +787,14 @@ def test_what_runs_of_a_limited_migration_is_not_waited_for_by_others(ledger: Le
 def test_the_runners_of_a_migration_know_their_places(opened: Opened) -> None:
     one, two, three = opened(), opened(), opened()
     id = tree(one, *[5] * 10)
-    assert two.standings([id])[id] == Standing("running", Bounds(), 0, 1)
+    assert two.migration_views([id])[id] == MigrationView("running", Bounds(), 0, 1)
     one.limit(id, {"bytes_per_second": 100})
-    assert two.standings([id])[id] == Standing("running", Bounds(None, 100), 0, 1)
+    assert two.migration_views([id])[id] == MigrationView("running", Bounds(None, 100), 0, 1)
     one.claim(3), three.claim(3)
-    found = [runner.standings([id])[id] for runner in (one, three)]
+    found = [runner.migration_views([id])[id] for runner in (one, three)]
     assert sorted((standing.place, standing.of) for standing in found) == [(0, 2), (1, 2)]
     one.act(id, "pause")
-    assert two.standings([id])[id].state == "paused"
+    assert two.migration_views([id])[id].state == "paused"
 
 
 def test_whoever_holds_old_credentials_learns_that_there_are_new_ones(ledger: Ledger) -> None:
@@ -828,10 +841,10 @@ def test_what_was_there_before_the_first_byte_is_kept_for_good(ledger: Ledger) -
     id = tree(ledger, 5)
     (claim,) = ledger.claim(1)
     assert claim.before is None
-    before = Before(known=True, version=Version(3, '"old"', "then", id="v1"), sent=Version(5, '"new"'))
-    assert ledger.note([(claim, before)]) == (True,)
+    before = PriorState(known=True, version=Version(3, '"old"', "then", id="v1"), sent=Version(5, '"new"'))
+    assert ledger.note_prior_states([(claim, before)]) == (True,)
     ledger.settle([Settlement(claim, "failed", error={"code": "x", "side": "source", "detail": "no"})])
-    assert ledger.note([(claim, Before(known=False))]) == (False,)
+    assert ledger.note_prior_states([(claim, PriorState(known=False))]) == (False,)
     ledger.finish()
     ledger.act(id, "retry")
     (again,) = ledger.claim(1)
@@ -872,7 +885,7 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path, 
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as old:
         old.executescript((Path(__file__).parent / "ledgers" / f"{version}.sql").read_text())
-    ledger = Ledger.at(f"sqlite:///{path}")
+    ledger = Ledger.open(f"sqlite:///{path}")
     try:
         (migration,) = ledger.migrations()
         assert {state: counted.objects for state, counted in migration.tally.items() if counted.objects} == {
@@ -887,7 +900,7 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path, 
         assert ledger.reclaim() == 1
         claims = {claim.name: claim for claim in ledger.claim(10)}
         assert sorted(claims) == ["three.bin", "two.bin"]
-        begun = ledger.begun(claims["two.bin"])
+        begun = ledger.recorded_upload(claims["two.bin"])
         assert begun is not None
         assert [(part.number, part.size) for part in begun.parts] == [(1, 11)]
         assert claims["two.bin"].digests == ({} if version < "0002" else {"md5": "00" * 16})
@@ -895,7 +908,7 @@ def test_an_older_ledger_is_brought_up_to_date_and_gone_on_with(tmp_path: Path, 
         assert_counted(ledger, migration.id)
     finally:
         ledger.close()
-    again = Ledger.at(f"sqlite:///{path}")
+    again = Ledger.open(f"sqlite:///{path}")
     again.close()
 
 
@@ -908,7 +921,7 @@ def test_the_newest_version_is_the_one_that_the_code_writes() -> None:
 
 
 def test_a_new_ledger_has_the_columns_that_the_code_knows(address: str) -> None:
-    ledger = Ledger.at(address)
+    ledger = Ledger.open(address)
     try:
         found = ledger.database.run(
             lambda c: {name: {row["name"] for row in inspect(c).get_columns(name)} for name in schema.metadata.tables}

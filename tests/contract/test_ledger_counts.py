@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 
 from relay.errors import IllegalTransition, LeaseLost, UploadGone
-from relay.ledger.claims import Wanted
+from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Settlement, Share, StoredPart
+from relay.ledger.rows import Claim, PartLease, Settlement, StoredPart, UploadRecord
 from relay.receipt import Version
 from relay.views.rows import summary
 from tests.ledgers import Opened, assert_counted, states, tree, verified
@@ -40,7 +40,7 @@ class Runner:
     other: Ledger
     id: str
     held: list[Claim] = field(default_factory=list)
-    share: Share | None = None
+    share: PartLease | None = None
     moving: dict[int, int] = field(default_factory=dict)
     """Of which transfers it moves which part."""
 
@@ -48,22 +48,22 @@ class Runner:
         """Settle some of what it has, each as another end, and claim more."""
         ending, self.held = self.held[:number], self.held[number:]
         ends = [ENDS[(claim.id + number) % len(ENDS)](claim) for claim in ending]
-        self.held += self.ledger.turn(ends, Wanted(number, number, number), self.id).claims
+        self.held += self.ledger.settle_and_claim(ends, ClaimRequest(number, number, number), self.id).claims
 
     def part(self, number: int) -> None:
         """Begin an upload of what it has, or move a part of it."""
         for claim in self.held[:1]:
             with suppress(LeaseLost):
-                if self.ledger.begun(claim) is None or number == 0:
+                if self.ledger.recorded_upload(claim) is None or number == 0:
                     pinned = Version(30, '"e"')
-                    begun = Begun("u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=pinned)
-                    self.ledger.begin(claim, begun)
+                    begun = UploadRecord("u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=pinned)
+                    self.ledger.record_upload(claim, begun)
                 self._moved(claim)
 
     def shared(self, _: int) -> None:
         """Share in what the other has, or move a part of that."""
         if self.share is None:
-            self.share = self.ledger.join(self.id)
+            self.share = self.ledger.join_upload(self.id)
             if self.share is not None:
                 self.moving[self.share.claim.id] = self.share.first
         else:
@@ -73,22 +73,22 @@ class Runner:
         number = self.moving.pop(claim.id, None)
         done = None if number is None else StoredPart(number, PART, f'"p{number}"', "00", True)
         with suppress(LeaseLost, UploadGone):
-            following = self.ledger.take(claim, "u", done)
+            following = self.ledger.take_part(claim, "u", done)
             if following is not None:
                 self.moving[claim.id] = following
 
     def gave_back(self, number: int) -> None:
         """Give back what it shares in."""
         if self.share is not None:
-            self.ledger.give_back(self.share.claim, resent=number)
+            self.ledger.release_parts(self.share.claim, resent=number)
             self.share = None
 
     def went_on(self, number: int) -> None:
         """Go on with an upload of which the store has lost a part."""
         for claim in self.held[:1]:
             with suppress(LeaseLost):
-                if self.ledger.begun(claim) is not None:
-                    self.ledger.go_on(claim, "u", [1 + number % 3], 3)
+                if self.ledger.recorded_upload(claim) is not None:
+                    self.ledger.resume_upload(claim, "u", [1 + number % 3], 3)
 
     def lost(self, _: int) -> None:
         """Be taken for gone, and come back without knowing."""
@@ -99,7 +99,7 @@ class Runner:
     def disowned(self, _: int) -> None:
         """Know nothing of what it has any more."""
         self.held, self.share = [], None
-        self.ledger.disown(())
+        self.ledger.release_unknown_claims(())
 
     def told(self, number: int) -> None:
         """Do what somebody says."""
@@ -157,7 +157,7 @@ def test_whatever_happens_what_is_counted_is_what_the_rows_tell(opened: Opened) 
             deed(runners[runner], number)
             assert_counted(one, id)
         for ledger in (one, two):
-            ledger.disown(())
+            ledger.release_unknown_claims(())
         states(two, id)
 
     counted()
@@ -179,10 +179,10 @@ def test_what_was_proved_and_what_it_took_is_told(ledger: Ledger) -> None:
 
 LOOKS: dict[str, Callable[[Ledger, str], object]] = {
     "one": lambda ledger, id: summary(ledger.migration(id)),
-    "standings": lambda ledger, id: ledger.standings([id]),
-    "turn": lambda ledger, id: ledger.turn((), Wanted(0), id, [id]),
-    "no room": lambda ledger, id: ledger.turn((), Wanted(9, 9, 9), id, [id]),
-    "share": lambda ledger, id: ledger.join(),
+    "standings": lambda ledger, id: ledger.migration_views([id]),
+    "turn": lambda ledger, id: ledger.settle_and_claim((), ClaimRequest(0), id, [id]),
+    "no room": lambda ledger, id: ledger.settle_and_claim((), ClaimRequest(9, 9, 9), id, [id]),
+    "share": lambda ledger, id: ledger.join_upload(),
 }
 
 
@@ -191,14 +191,16 @@ def test_a_look_at_many_objects_costs_what_one_at_few_does(tmp_path: Path, name:
     """In SQLite's own instructions, which are the same each time."""
     costs = []
     for number, objects in enumerate((10, 1000)):
-        ledger = Ledger.at(f"sqlite:///{tmp_path}/{number}.db")
+        ledger = Ledger.open(f"sqlite:///{tmp_path}/{number}.db")
         try:
             ledger.renew()
             id = tree(ledger, *[30] * objects)
             ledger.limit(id, {"slots": 2})
             ledger.settle([verified(claim) for claim in ledger.claim(1)])
             claims = ledger.claim(2)
-            ledger.begin(claims[0], Begun("u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=Version(30, '"e"')))
+            ledger.record_upload(
+                claims[0], UploadRecord("u", True, "s3://b/x", '"e"', 30, PART, total=3, pinned=Version(30, '"e"'))
+            )
             LOOKS[name](ledger, id)
             costs.append(instructions(ledger, lambda ledger=ledger, id=id: LOOKS[name](ledger, id)))
         finally:

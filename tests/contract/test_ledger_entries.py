@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, update
 
-from relay.engine.cleanup import lost_tokens
+from relay.engine.cleanup import lost_upload_tokens
 from relay.errors import IllegalTransition
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Before, Claim, Listed, Listing, Settlement, Spec
+from relay.ledger.rows import Claim, Listed, Listing, PriorState, Settlement, Spec
 from relay.ledger.schema import transfers, uploads
 from tests.ledgers import TREE, assert_counted, learn_empty, states, verified
 
@@ -127,7 +127,7 @@ def test_a_name_of_any_length_is_kept(ledger: Ledger) -> None:
     assert ledger.add_page(listing, [listed(long + "a"), listed("c")], "c")
     ledger.end_listing(listing)
     assert set(rows(ledger, id)) == {long + "a", long + "b", "c"}
-    assert ledger.unknown(id, [long + "a", long + "c", "c"]) == {long + "c"}
+    assert ledger.unknown_names(id, [long + "a", long + "c", "c"]) == {long + "c"}
     ledger.renew_urls(id, {long + "a": "https://a.example/fresh"})
     assert ended(ledger, id) == "succeeded"
 
@@ -161,12 +161,12 @@ def test_the_sum_of_what_is_listed_may_be_beyond_64_bits(ledger: Ledger) -> None
     pages = [[listed(f"{page} {i}", 2**53) for i in range(1000)] for page in range(2)]
     id, listing = begin(ledger, *pages, [listed("more", 2**53)])
     ledger.end_listing(listing)
-    assert ledger.migration(id).counted("queued").objects == 2001
+    assert ledger.migration(id).count_in("queued").objects == 2001
     ledger.act(id, "cancel")
-    assert ledger.migration(id).counted("cancelled").objects == 2001
+    assert ledger.migration(id).count_in("cancelled").objects == 2001
     ledger.act(id, "retry")
     ledger.settle([Settlement(claim, "failed") for claim in ledger.claim(1000, only=id)])
-    assert ledger.migration(id).counted("failed").objects == 1000
+    assert ledger.migration(id).count_in("failed").objects == 1000
 
 
 # -- the same command again
@@ -372,7 +372,7 @@ def test_what_is_left_of_many_claims_is_looked_for_and_then_known_to_be_gone(led
     looked = []
     for number in range(40):
         (claim,) = ledger.claim(1, only=id)
-        looked.append(len(lost_tokens(claim, claim.fence)))
+        looked.append(len(lost_upload_tokens(claim, claim.fence)))
         end = verb if number > 30 else "hand_back"
         ledger.settle([Settlement(claim, end, rid=number > 30, error={"code": "x"} if end == "failed" else None)])
         if end == "failed":
@@ -471,7 +471,7 @@ def test_what_left_something_is_not_forgotten_before_that_was_looked_for(
     assert rows(ledger, id).keys() == {"a", "b"}
     ledger.finish()
     assert ledger.migration(id).state == "partial"
-    ledger.removed(orphan)
+    ledger.note_removed(orphan)
     list_again(ledger, id, [listed("a")])
     assert rows(ledger, id) == {"a": "verified"}
     ledger.finish()
@@ -491,7 +491,7 @@ def test_what_was_left_elsewhere_is_known_to_who_moves_the_object_again(ledger: 
         return claims["a"]
 
     left, claim = {"https://b/a, upload 7": "An unfinished upload may remain"}, claimed()
-    ledger.note([(claim, Before(known=True))])
+    ledger.note_prior_states([(claim, PriorState(known=True))])
     ledger.settle([replace(verified(claim), verb=verb, remains=left)])
     ledger.finish()
     if verb == "unverified":

@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
-from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, Wanted
+from relay.ledger.claims import FORGOTTEN, LAPSES, LEASE_SECONDS, SUSPECT, ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Listed, Settlement, Spec, Turn
+from relay.ledger.rows import Claim, Listed, PollResult, Settlement, Spec, UploadRecord
 from relay.receipt import Version
 from tests.ledgers import OBJECT, TREE, Opened, hand_back_suspect, learn_empty, lossy, states, tree, verified
 from tests.postgres import Postgres
@@ -56,11 +56,11 @@ def test_f68_ten_thousand_rows_of_lost_runners_come_back_and_are_claimed_a_few_a
         doomed = opened()
         assert len(doomed.claim(2500)) == 2500
         doomed.renew(-1)
-    assert watcher.migration(ids[1]).counted("running").objects == 5000
+    assert watcher.migration(ids[1]).count_in("running").objects == 5000
     assert watcher.reclaim() == 10_000
     for id in ids:
-        assert watcher.migration(id).counted("queued").objects == 5000
-        assert watcher.migration(id).counted("running").objects == 0
+        assert watcher.migration(id).count_in("queued").objects == 5000
+        assert watcher.migration(id).count_in("running").objects == 0
     claims = watcher.claim(16)
     assert (len(claims), {claim.lapses for claim in claims}) == (16, {1})
     assert [claim.id for claim in claims] == sorted(claim.id for claim in claims)
@@ -86,13 +86,13 @@ def test_f69_a_clock_that_is_set_takes_no_lease_and_keeps_none(
 
 
 def test_f70_an_object_that_many_want_at_once_is_given_to_one(address: str) -> None:
-    first = Ledger.at(address)
+    first = Ledger.open(address)
     try:
         first.renew()
         id = tree(first, 5)
 
         def claimed(_: int) -> tuple[Claim, ...]:
-            ledger = Ledger.at(address)
+            ledger = Ledger.open(address)
             try:
                 ledger.renew()
                 return tuple(ledger.claim(5))
@@ -110,13 +110,13 @@ def test_f62_a_runner_that_was_replaced_is_told_before_it_makes_anything_seen(op
     one, two = opened(), opened()
     tree(one, 5)
     (mine,) = one.claim(1)
-    one.check(mine)
+    one.check_claim(mine)
     one.renew(-1)
     two.reclaim()
     (yours,) = two.claim(1)
     with pytest.raises(LeaseLost):
-        one.check(mine)
-    two.check(yours)
+        one.check_claim(mine)
+    two.check_claim(yours)
 
 
 def test_f81_what_kills_its_runners_takes_no_other_along(opened: Opened) -> None:
@@ -145,13 +145,13 @@ def test_f81_what_is_suspect_is_claimed_by_nobody_who_moves_parts_of_anothers(op
     tree(one, 5, 30)
     suspect, shared = one.claim(2)
     pinned = Version(30, '"e"', id="v1")
-    one.begin(shared, Begun("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned))
-    share = two.join()
+    one.record_upload(shared, UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned))
+    share = two.join_upload()
     assert share is not None
     hand_back_suspect(one, suspect)
     assert two.claim(2) == []
     assert one.claim(2, alone=False) == []
-    two.give_back(share.claim)
+    two.release_parts(share.claim)
     assert [claim.id for claim in two.claim(2)] == [suspect.id]
 
 
@@ -162,10 +162,10 @@ def test_f81_what_is_suspect_keeps_nobody_waiting_who_may_not_have_it(opened: Op
     (suspect,) = one.claim(1)
     hand_back_suspect(one, suspect)
 
-    def seen(alone: bool) -> Turn | None:
-        return two.database.run(lambda c: poll.look(c, two.who, Wanted(5, 5, 5, alone)), write=False)
+    def seen(alone: bool) -> PollResult | None:
+        return two.database.run(lambda c: poll.peek(c, two.who, ClaimRequest(5, 5, 5, alone)), write=False)
 
-    assert seen(alone=False) == Turn((), (), {})
+    assert seen(alone=False) == PollResult((), (), {})
     assert seen(alone=True) is None
 
 
@@ -174,14 +174,14 @@ def test_parts_of_what_failed_are_anybodys_when_it_is_tried_again(opened: Opened
     id = tree(one, 30)
     (claim,) = one.claim(1)
     pinned = Version(30, '"e"', id="v1")
-    one.begin(claim, Begun("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned))
-    assert one.take(claim, "upload-1", None) == 1
+    one.record_upload(claim, UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3, pinned=pinned))
+    assert one.take_part(claim, "upload-1", None) == 1
     one.settle([Settlement(claim, "failed", error={"code": "x"})])
     one.finish()
     one.act(id, "retry")
     (again,) = two.claim(1)
-    assert two.taken(again) == {1: False}
-    assert [two.take(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
+    assert two.outstanding_parts(again) == {1: False}
+    assert [two.take_part(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
 
 
 def test_f81_the_claims_of_a_runner_that_is_not_entered_are_given_to_others(opened: Opened) -> None:
@@ -199,10 +199,10 @@ def test_f81_the_claims_of_a_runner_that_is_not_entered_are_given_to_others(open
 
 
 def test_f92_twenty_requests_at_once_with_one_key_are_one_migration(address: str) -> None:
-    Ledger.at(address).close()
+    Ledger.open(address).close()
 
     def accepted(index: int) -> tuple[str, bool]:
-        ledger = Ledger.at(address)
+        ledger = Ledger.open(address)
         try:
             migration, new = ledger.create(OBJECT, "photos-2026")
             return migration.id, new
@@ -215,10 +215,10 @@ def test_f92_twenty_requests_at_once_with_one_key_are_one_migration(address: str
 
 
 def test_f92_migrations_that_come_at_once_have_numbers_of_their_own(address: str) -> None:
-    Ledger.at(address).close()
+    Ledger.open(address).close()
 
     def accepted(index: int) -> int:
-        ledger = Ledger.at(address)
+        ledger = Ledger.open(address)
         try:
             return ledger.create(Spec(f"https://a/{index}", "https://b/x", {}, {}))[0].number
         finally:
@@ -235,11 +235,11 @@ def test_f59_an_upload_that_is_about_to_be_begun_is_written_down(opened: Opened)
     tree(one, 30)
     (mine,) = one.claim(1)
     before = time.time()
-    one.begin(mine, Begun("", False, "s3://b/x", '"e"', 30, 10))
+    one.record_upload(mine, UploadRecord("", False, "s3://b/x", '"e"', 30, 10))
     one.renew(-1)
     two.reclaim()
     (yours,) = two.claim(1)
-    found = two.begun(yours)
+    found = two.recorded_upload(yours)
     assert found is not None
     assert (found.upload_id, found.parts) == ("", ())
     assert before <= found.at <= time.time()
@@ -300,7 +300,7 @@ def test_f76_what_the_ledger_has_and_the_runner_does_not_know_of_is_handed_back(
     ledger = opened()
     id = tree(ledger, 5, 6, 7)
     kept, _ = ledger.claim(2)
-    assert ledger.disown([kept]) == 1
+    assert ledger.release_unknown_claims([kept]) == 1
     assert states(ledger, id) == ["running", "queued", "queued"]
     assert [claim.lapses for claim in ledger.claim(5)] == [0, 0]
 
@@ -311,7 +311,7 @@ def test_what_moves_to_a_place_that_was_empty_may_be_there_after_another_runner_
     learn_empty(one, tree(one, 5), True)
     (claim,) = one.claim(1)
     assert (claim.empty, claim.before) == (True, None)
-    other.disown(())
+    other.release_unknown_claims(())
     one.settle([Settlement(claim, "hand_back")])
     (again,) = other.claim(1)
     assert again.before is not None
@@ -323,7 +323,7 @@ def test_f76_a_listing_whose_claim_nobody_heard_of_is_claimed_again(opened: Open
     first = ledger.claim_listing()
     assert first is not None
     assert ledger.claim_listing() is None
-    ledger.disown_listings()
+    ledger.release_unknown_listings()
     second = ledger.claim_listing()
     assert second is not None
     assert second.fence > first.fence
@@ -349,7 +349,7 @@ def test_f76_a_claim_and_an_end_that_nobody_heard_of_happen_once(postgres: Postg
             far.claim(5)
         assert states(near, id) == ["running"]
         assert far.claim(5) == []
-        assert far.disown([]) == 1
+        assert far.release_unknown_claims([]) == 1
         (claim,) = far.claim(5)
         assert (claim.fence, claim.lapses) == (2, 0)
         lose()
@@ -361,7 +361,7 @@ def test_f76_a_claim_and_an_end_that_nobody_heard_of_happen_once(postgres: Postg
 
 
 def test_f76_a_restart_of_postgresql_is_outlived(postgres: Postgres) -> None:
-    ledger = Ledger.at(postgres.database())
+    ledger = Ledger.open(postgres.database())
     try:
         ledger.renew()
         id = tree(ledger, 5)
@@ -386,7 +386,7 @@ def test_f72_another_process_that_keeps_the_file_is_told_and_nothing_is_half_don
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
-    ledger = Ledger.at(f"sqlite:///{file}")
+    ledger = Ledger.open(f"sqlite:///{file}")
     try:
         ledger.renew()
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -404,7 +404,7 @@ def test_f72_another_process_that_keeps_the_file_is_told_and_nothing_is_half_don
 @pytest.mark.parametrize("table", [None, "transfers", "migrations", "uploads"])
 def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str | None) -> None:
     """Its first page, or the first of a table (SQLite keeps no digests: only what is no tree any more shows)."""
-    ledger = Ledger.at(f"sqlite:///{file}")
+    ledger = Ledger.open(f"sqlite:///{file}")
     ledger.renew()
     tree(ledger, *[5] * 300)
     ledger.close()
@@ -416,7 +416,7 @@ def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str 
     data[place : place + 64] = bytes(byte ^ 0xFF for byte in data[place : place + 64])
     file.write_bytes(data)
     with pytest.raises(ConfigError) as caught:
-        Ledger.at(f"sqlite:///{file}")
+        Ledger.open(f"sqlite:///{file}")
     assert str(file) in caught.value.message
     assert caught.value.hint
     assert file.read_bytes() == data
@@ -424,13 +424,13 @@ def test_f75_a_damaged_file_is_refused_and_left_as_it_is(file: Path, table: str 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
 def test_f75_a_file_that_is_gone_accepts_nothing(file: Path, tmp_path: Path, replaced: bool) -> None:
-    ledger = Ledger.at(f"sqlite:///{file}")
+    ledger = Ledger.open(f"sqlite:///{file}")
     try:
         ledger.renew()
         ledger.create(OBJECT)
         file.unlink()
         if replaced:
-            Ledger.at(f"sqlite:///{tmp_path}/other.db").close()
+            Ledger.open(f"sqlite:///{tmp_path}/other.db").close()
             (tmp_path / "other.db").rename(file)
         for do in (lambda: ledger.create(OBJECT), ledger.renew):
             with pytest.raises(LedgerFailed, match="removed or replaced"):
@@ -443,7 +443,7 @@ def test_f75_a_file_of_which_only_the_log_is_left_is_not_made_anew(file: Path) -
     log = file.with_name("relay.db-wal")
     log.write_bytes(b"what was committed last")
     with pytest.raises(ConfigError, match="removed"):
-        Ledger.at(f"sqlite:///{file}")
+        Ledger.open(f"sqlite:///{file}")
     assert not file.exists()
     assert log.read_bytes() == b"what was committed last"
 
@@ -477,7 +477,7 @@ def test_a_listing_that_ends_leaves_why_its_migration_was_paused_meanwhile(ledge
 
 def test_a_server_that_is_gone_without_a_word_is_noticed_while_the_lease_holds(postgres: Postgres) -> None:
     """Its host lost power, or its address went to another: nothing ever says that the connection is no more."""
-    with closing(Ledger.at(postgres.database())) as ledger:
+    with closing(Ledger.open(postgres.database())) as ledger:
 
         def asked(connection: Connection) -> dict[str, str]:
             found: dict[str, str] = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]

@@ -13,11 +13,11 @@ import gevent
 import pytest
 from sqlalchemy import text, update
 
-from relay.engine.worker.worker import Claimer
+from relay.engine.worker.worker import Worker
 from relay.errors import IllegalTransition, LeaseLost, LedgerRefused
 from relay.ledger import claims, database
-from relay.ledger.claims import LAPSES, SUSPECT, Who
-from relay.ledger.database import boot, namespace, process
+from relay.ledger.claims import LAPSES, SUSPECT, WorkerId
+from relay.ledger.database import boot_id, pid_namespace, process_identity
 from relay.ledger.ledger import Ledger
 from relay.ledger.migrations import KEPT_SECONDS
 from relay.ledger.rows import Listed, Settlement, Spec
@@ -39,7 +39,7 @@ def test_who_renews_while_it_is_taken_for_gone_either_stays_or_knows(
     one.renew(-1)
     looks = 0
     told: list[gevent.Greenlet[..., bool]] = []
-    look = claims._gone
+    look = claims._is_gone
 
     def looked(*args: object) -> bool:
         nonlocal looks
@@ -56,10 +56,10 @@ def test_who_renews_while_it_is_taken_for_gone_either_stays_or_knows(
     holds = told[0].value
     assert isinstance(holds, bool) and holds == (taken == 0)
     if holds:
-        one.check(mine)
+        one.check_claim(mine)
     else:
         with pytest.raises(LeaseLost):
-            one.check(mine)
+            one.check_claim(mine)
         assert len(two.claim(1)) == 1
 
 
@@ -74,19 +74,19 @@ def test_a_claim_of_so_many_takes_no_more_whatever_the_plan(opened: Opened) -> N
     def taken(connection: object) -> int:
         for plan in plans:
             connection.execute(text(plan))  # type: ignore[attr-defined]
-        changes = claims.Changes()
-        found = claims.claim(connection, ledger.who, claims.Wanted(3, 3, 3), id, changes)  # type: ignore[arg-type]
+        changes = claims.CounterDelta()
+        found = claims.claim(connection, ledger.who, claims.ClaimRequest(3, 3, 3), id, changes)  # type: ignore[arg-type]
         changes.write(connection)  # type: ignore[arg-type]
         return len(found)
 
     assert [ledger.database.run(taken) for _ in range(5)] == [3] * 5
-    assert ledger.migration(id).counted("running").objects == 15
+    assert ledger.migration(id).count_in("running").objects == 15
 
 
 def test_a_lease_goes_on_while_the_machine_sleeps() -> None:
     """By the clock that counts that time: another has taken what was ours by then."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
-    assert before <= Claimer.clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= Worker.clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of its own for time wants root")
@@ -105,7 +105,7 @@ def test_the_clock_of_leases_is_not_the_one_that_stops_while_the_machine_sleeps(
 OTHERS: dict[str, Callable[[], str]] = {
     "another namespace": lambda: "1.1@pid:[1]",
     "an older relay's": lambda: "1.1",
-    "one that /proc hides": lambda: f"{os.getppid()}.1@{namespace()}",
+    "one that /proc hides": lambda: f"{os.getppid()}.1@{pid_namespace()}",
 }
 
 
@@ -116,8 +116,8 @@ def test_of_a_process_that_can_not_be_seen_only_the_time_tells(
     if what == "one that /proc hides":
         monkeypatch.setattr(database.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
         monkeypatch.setattr(claims, "boot", lambda: "a boot")
-        assert process(os.getpid()) == str(os.getpid())
-        assert process(2**22 + 1) is None
+        assert process_identity(os.getpid()) == str(os.getpid())
+        assert process_identity(2**22 + 1) is None
         monkeypatch.undo()
         monkeypatch.setattr(claims, "process", lambda pid: str(pid))
     one, two = opened(process=OTHERS[what]()), opened()
@@ -133,13 +133,13 @@ def test_a_process_of_ours_that_is_gone_is_known_at_once(opened: Opened) -> None
     if not two.database.sqlite:
         pytest.skip("only one machine has one list of processes")
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    one = opened(process=process(child.pid))
+    one = opened(process=process_identity(child.pid))
     tree(one, 5)
     one.claim(1)
     assert two.reclaim() == 0
     child.communicate(b"\n")
     assert two.reclaim() == 1
-    assert Who.here("x").boot == boot()
+    assert WorkerId.of_this_process("x").boot == boot_id()
 
 
 # -- listings
@@ -198,7 +198,7 @@ def test_who_says_go_on_is_believed_of_a_listing_too(opened: Opened) -> None:
     for _ in range(LAPSES + 2):
         doomed(opened, id)
         watcher.reclaim()
-        watcher.trust(id)
+        watcher.reset_crash_counts(id)
     assert watcher.migration(id).listing == "due"
 
 
@@ -271,7 +271,7 @@ def test_one_that_is_cancelled_keeps_them_until_nothing_of_it_moves_or_is_left(l
     ledger.finish()
     assert ledger.secret(id) is not None
     (orphan,) = ledger.orphans()
-    ledger.removed(orphan)
+    ledger.note_removed(orphan)
     ledger.finish()
     assert ledger.secret(id) is None
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import ConfigError, KeyReused, MigrationUnknown
-from relay.ledger.claims import Who
+from relay.ledger.claims import WorkerId
 from relay.ledger.database import open_database
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER, Listed, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from tests.ledgers import OBJECT, TREE, tree, verified
 
 TO = "https://b.example/x"
@@ -35,14 +35,14 @@ def far(**options: str) -> Mapping[str, Mapping[str, str]]:
 def spec(source: str, destination: str = TO, remotes: Remotes | None = None, **more: Any) -> Spec:
     """Return what is accepted of a request."""
     basic = more.pop("headers", ())
-    return Order(End(source, basic), End(destination), **more).spec(
+    return MigrationRequest(Endpoint(source, basic), Endpoint(destination), **more).spec(
         remotes or Remotes({}, environment={}, folders=None)
     )
 
 
 def profile(name: str, key: str = "KEY", endpoint: str | None = None) -> Remotes:
     """Return what `s3://` means under one of AWS's profiles."""
-    signer = Signer(lambda: Credentials(key, "SECRET", None), "us-east-1")
+    signer = Signer(lambda: AwsCredentials(key, "SECRET", None), "us-east-1")
     return Remotes({}, environment={}, aws=lambda _: S3Config(signer, endpoint, owner=f"{name} {key}"))
 
 
@@ -201,7 +201,7 @@ def test_no_secret_of_a_query_can_be_tried_out_on_what_is_kept(tmp_path: Path) -
     """The hashes of one request in two ledgers have nothing in common."""
     found = []
     for name in "ab":
-        ledger = Ledger.at(f"sqlite:///{tmp_path}/{name}.db")
+        ledger = Ledger.open(f"sqlite:///{tmp_path}/{name}.db")
         ledger.create(spec("https://a.example/d?token=12"))
         found.append(
             ledger.database.run(lambda c: c.exec_driver_sql("SELECT spec, places, owner FROM migrations").one())
@@ -271,7 +271,7 @@ def test_the_list_of_an_older_migration_is_read_on_under_its_names(ledger: Ledge
 
 def server(address: str) -> Ledger:
     """Open the ledger as a server's worker does."""
-    made = Ledger(open_database(address), Who.here("server", SERVER))
+    made = Ledger(open_database(address), WorkerId.of_this_process("server", SERVER))
     made.renew()
     return made
 

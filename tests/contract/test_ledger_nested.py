@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
+from relay.ledger.rows import Claim, Listed, PriorState, Settlement, Spec
 from relay.receipt import Version
 from tests.ledgers import Opened, verified
 
@@ -77,7 +77,7 @@ def assert_doubted(found: Claim) -> None:
 def test_the_second_knows_what_the_first_left_until_it_has_arrived(ledger: Ledger, pair: str) -> None:
     first, second = PAIRS[pair]
     left = claim(ledger, accept(ledger, first, "changed"))
-    ledger.note([(left, Before(known=True, sent=SENT))])
+    ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])
     fail(ledger, left, remains=REMAINS)
     id = accept(ledger, second, "skip")
     found = claim(ledger, id)
@@ -92,7 +92,7 @@ def test_the_second_knows_what_the_first_left_until_it_has_arrived(ledger: Ledge
 def test_other_places_know_nothing_of_it(ledger: Ledger, pair: str) -> None:
     first, second = APART[pair]
     left = claim(ledger, accept(ledger, first, "changed"))
-    ledger.note([(left, Before(known=True, sent=SENT))])
+    ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])
     fail(ledger, left, remains=REMAINS)
     found = claim(ledger, accept(ledger, second, "skip"))
     assert (found.before, found.remains) == (None, {})
@@ -104,7 +104,7 @@ def test_a_command_that_is_given_again_learns_what_the_other_left_meanwhile(ledg
     id = accept(ledger, second, "skip")
     fail(ledger, claim(ledger, id))
     left = claim(ledger, accept(ledger, first, "changed"))
-    ledger.note([(left, Before(known=True, sent=SENT))])
+    ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])
     fail(ledger, left, remains=REMAINS)
     ledger.act(id, "retry")
     assert_doubted(claim(ledger, id))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Settlement, StoredPart
+from relay.ledger.rows import Claim, Settlement, StoredPart, UploadRecord
 from tests.ledgers import Opened, states, tree, verified
 
-UPLOAD = Begun("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3)
+UPLOAD = UploadRecord("upload-1", True, "s3://b/x", '"e"', 30, 10, total=3)
 PART = StoredPart(1, 10, '"p1"', "0123456789abcdef", True)
 
 
@@ -16,9 +16,9 @@ def left(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim]:
     """Accept a tree of one object, begin its upload, and leave it so; return its migration's id and the claim."""
     id = tree(ledger, 30)
     (claim,) = ledger.claim(1)
-    ledger.begin(claim, UPLOAD)
-    assert ledger.take(claim, "upload-1", None) == 1
-    ledger.take(claim, "upload-1", PART)
+    ledger.record_upload(claim, UPLOAD)
+    assert ledger.take_part(claim, "upload-1", None) == 1
+    ledger.take_part(claim, "upload-1", PART)
     assert ledger.settle([Settlement(claim, verb, error={"code": "x"} if verb == "failed" else None)]) == []
     return id, claim
 
@@ -34,9 +34,9 @@ def test_an_upload_of_what_was_cancelled_is_an_orphan_until_it_is_removed(ledger
     assert ledger.orphans(id) == [orphan]
     assert ledger.orphans("another") == []
     assert ledger.orphans(but=[claim.id]) == []
-    ledger.removed(orphan)
+    ledger.note_removed(orphan)
     assert ledger.orphans() == []
-    assert ledger.begun(claim) is None
+    assert ledger.recorded_upload(claim) is None
     assert ledger.migration(id).in_parts == 0
 
 
@@ -50,7 +50,7 @@ def test_one_whose_runner_was_lost_is_an_orphan_without_an_upload_too(opened: Op
     assert two.reclaim() == 1
     (orphan,) = two.orphans()
     assert (orphan.claim.id, orphan.upload) == (claim.id, None)
-    two.removed(orphan)
+    two.note_removed(orphan)
     assert two.orphans() == []
     assert states(two, id) == ["cancelled", "cancelled"]
 
@@ -67,7 +67,7 @@ def test_what_was_set_aside_has_an_end_and_becomes_an_orphan_as_any_that_failed(
     id = tree(one, 30)
     for _ in range(5):
         (claim,) = one.claim(1)
-        one.begin(claim, UPLOAD)
+        one.record_upload(claim, UPLOAD)
         one.renew(-1)
         two.reclaim()
         one.renew()
@@ -91,9 +91,9 @@ def test_who_retries_meanwhile_keeps_what_he_has(ledger: Ledger, fresh: str) -> 
     ledger.act(id, "retry")
     (claim,) = ledger.claim(1)
     if fresh != UPLOAD.upload_id:
-        ledger.begin(claim, Begun(fresh, True, "s3://b/x", '"e"', 30, 10, total=3))
-    ledger.removed(orphan)
-    found = ledger.begun(claim)
+        ledger.record_upload(claim, UploadRecord(fresh, True, "s3://b/x", '"e"', 30, 10, total=3))
+    ledger.note_removed(orphan)
+    found = ledger.recorded_upload(claim)
     assert found is not None
     assert found.upload_id == fresh
 
@@ -102,8 +102,8 @@ def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
     id, _ = left(ledger)
     ledger.act(id, "cancel")
     (orphan,) = ledger.orphans()
-    ledger.removed(orphan)
-    ledger.removed(orphan)
+    ledger.note_removed(orphan)
+    ledger.note_removed(orphan)
     assert ledger.orphans() == []
     assert states(ledger, id) == ["cancelled"]
 
@@ -116,11 +116,11 @@ def test_what_a_lost_runner_left_is_remembered_until_it_is_removed(opened: Opene
     one.claim(1)
     one.renew(-1)
     assert two.reclaim() == 1
-    two.trust(id)
+    two.reset_crash_counts(id)
     for verb in (*verbs, "cancel"):
         two.act(id, verb)
     (orphan,) = two.orphans()
-    two.removed(orphan)
+    two.note_removed(orphan)
     assert two.orphans() == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
+from relay.ledger.rows import Claim, Listed, PriorState, Settlement, Spec
 from relay.receipt import Version
 from tests.ledgers import Opened, learn_empty, verified
 
@@ -37,7 +37,9 @@ def killed(opened: Opened, spec: Spec) -> Ledger:
     id = listed(one, spec)
     learn_empty(one, id, True)  # then nothing need be noted before bytes go
     claims = {claim.name: claim for claim in one.claim(9, id)}
-    one.note([(claims["noted"], Before(known=True, version=THERE)), (claims["arrived"], Before(known=True))])
+    one.note_prior_states(
+        [(claims["noted"], PriorState(known=True, version=THERE)), (claims["arrived"], PriorState(known=True))]
+    )
     remains = {"b/left": "What was sent may remain at b/left"}
     one.settle(
         [
@@ -66,7 +68,7 @@ def test_what_may_be_there_is_taken_over(opened: Opened) -> None:
         "killed": 2,
     }
     noted, left, lost = (claims[name].before for name in ("noted", "left", "killed"))
-    assert noted == Before(known=True, version=THERE)
+    assert noted == PriorState(known=True, version=THERE)
     assert left is not None and lost is not None
     assert (left.known, lost.known) == (False, False)
     assert left.since is not None and left.since == lost.since
@@ -151,7 +153,7 @@ def failed(opened: Opened, ledger: Ledger, claim: Claim) -> None:
 
 def handed_back(opened: Opened, ledger: Ledger, claim: Claim) -> None:
     """Note what was there before a claim, and hand it back, as at Ctrl-C."""
-    ledger.note([(claim, Before(known=True))])
+    ledger.note_prior_states([(claim, PriorState(known=True))])
     ledger.settle([Settlement(claim, "hand_back")])
 
 

@@ -15,42 +15,42 @@ from sqlalchemy import Connection
 
 from relay.errors import LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
-from relay.ledger.claims import Wanted
+from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Counted, Settlement
+from relay.ledger.rows import Claim, Count, Settlement, UploadRecord
 from tests.ledgers import OBJECT, TREE, Opened, lossy, states, tree, verified
 from tests.postgres import Postgres
 
-ALL = Wanted(100, 100, 100)
+ALL = ClaimRequest(100, 100, 100)
 
 
 def test_a_turn_settles_claims_and_tells_how_things_stand(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
     other, _ = ledger.create(OBJECT)
-    first, second = ledger.turn((), Wanted(2), id).claims
+    first, second = ledger.settle_and_claim((), ClaimRequest(2), id).claims
     ends = [verified(first), Settlement(second, "failed", error={"code": "x"})]
-    turn = ledger.turn(ends, ALL, watched=[id])
+    turn = ledger.settle_and_claim(ends, ALL, watched=[id])
     assert [claim.name for claim in turn.claims] == ["002", ""]
     assert turn.lost == ()
     assert {name: standing.state for name, standing in turn.standings.items()} == {id: "running", other.id: "running"}
     assert states(ledger, id) == ["verified", "failed", "running"]
-    assert ledger.migration(other.id).tally == {"running": Counted(1, 0)}
+    assert ledger.migration(other.id).tally == {"running": Count(1, 0)}
 
 
 def test_what_a_turn_settles_makes_room_within_its_bounds(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7, 8)
     ledger.limit(id, {"slots": 2})
-    mine = ledger.turn((), ALL).claims
+    mine = ledger.settle_and_claim((), ALL).claims
     assert len(mine) == 2
-    assert ledger.turn((), ALL).claims == ()
-    assert len(ledger.turn([verified(mine[0])], ALL).claims) == 1
+    assert ledger.settle_and_claim((), ALL).claims == ()
+    assert len(ledger.settle_and_claim([verified(mine[0])], ALL).claims) == 1
     assert states(ledger, id) == ["verified", "running", "running", "queued"]
 
 
 def test_a_turn_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
     id = tree(ledger, 5)
-    (claim,) = ledger.turn((), ALL).claims
-    (again,) = ledger.turn([Settlement(claim, "hand_back", resent=3)], ALL).claims
+    (claim,) = ledger.settle_and_claim((), ALL).claims
+    (again,) = ledger.settle_and_claim([Settlement(claim, "hand_back", resent=3)], ALL).claims
     assert (again.id, again.fence, again.attempts, again.resent) == (claim.id, 2, 2, 3)
     assert states(ledger, id) == ["running"]
 
@@ -58,30 +58,30 @@ def test_a_turn_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
 def test_a_claim_that_is_not_ours_any_more_is_named_and_the_rest_is_settled(opened: Opened) -> None:
     one, two = opened(), opened()
     id = tree(one, 5, 6)
-    claims = one.turn((), ALL).claims
+    claims = one.settle_and_claim((), ALL).claims
     one.renew(-1)
     two.reclaim()
-    (yours,) = two.turn((), Wanted(1)).claims
+    (yours,) = two.settle_and_claim((), ClaimRequest(1)).claims
     one.renew()
-    turn = one.turn([verified(claim) for claim in claims], Wanted(0))
+    turn = one.settle_and_claim([verified(claim) for claim in claims], ClaimRequest(0))
     assert turn.lost == claims
     assert states(two, id) == ["running", "queued"]
-    assert two.turn([verified(yours)], ALL).lost == ()
+    assert two.settle_and_claim([verified(yours)], ALL).lost == ()
 
 
 def test_what_was_begun_in_parts_is_forgotten_when_it_has_arrived_and_kept_when_it_is_handed_back(
     ledger: Ledger,
 ) -> None:
     tree(ledger, 30, 31)
-    first, second = ledger.turn((), ALL).claims
+    first, second = ledger.settle_and_claim((), ALL).claims
     for claim in (first, second):
-        ledger.begin(claim, Begun("u", False, "s3://b/x", '"e"', claim.size or 0, 10, total=4))
-        assert ledger.take(claim, "u", None) == 1
-    again = ledger.turn([verified(first), Settlement(second, "hand_back")], ALL).claims
+        ledger.record_upload(claim, UploadRecord("u", False, "s3://b/x", '"e"', claim.size or 0, 10, total=4))
+        assert ledger.take_part(claim, "u", None) == 1
+    again = ledger.settle_and_claim([verified(first), Settlement(second, "hand_back")], ALL).claims
     assert [claim.id for claim in again] == [second.id]
-    assert ledger.begun(first) is None
-    assert ledger.begun(second) is not None
-    assert ledger.taken(second) == {1: False}
+    assert ledger.recorded_upload(first) is None
+    assert ledger.recorded_upload(second) is not None
+    assert ledger.outstanding_parts(second) == {1: False}
 
 
 def test_a_receipt_of_an_object_that_was_moved_again_is_the_newest(ledger: Ledger) -> None:
@@ -102,7 +102,7 @@ def test_one_tree_worked_on_by_two_runners_is_counted_right(opened: Opened) -> N
     waiting: list[tuple[Settlement, ...]] = [(), ()]
     while any(waiting) or sum(moved) < 300:
         for number, ledger in enumerate(runners):
-            turn = ledger.turn(waiting[number], Wanted(17))
+            turn = ledger.settle_and_claim(waiting[number], ClaimRequest(17))
             assert turn.lost == ()
             moved[number] += len(turn.claims)
             waiting[number] = tuple(verified(claim, claim.size or 0) for claim in turn.claims)
@@ -127,18 +127,18 @@ def kept(ledger: Ledger) -> Iterator[None]:
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Ledger]:
     """Return an empty ledger in a file."""
-    ledger = Ledger.at(f"sqlite:///{tmp_path}/relay.db")
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/relay.db")
     ledger.renew()
     yield ledger
     ledger.close()
 
 
 NOTHING_TO_DO: dict[str, Callable[[Ledger], Any]] = {
-    "turn": lambda ledger: ledger.turn((), ALL, watched=[TREE.printed_digest]).claims,
+    "turn": lambda ledger: ledger.settle_and_claim((), ALL, watched=[TREE.printed_digest]).claims,
     "finish": lambda ledger: tuple(ledger.finish()),
     "claim_listing": lambda ledger: ledger.claim_listing() or (),
     "reclaim": lambda ledger: ledger.reclaim() or (),
-    "join": lambda ledger: ledger.join() or (),
+    "join": lambda ledger: ledger.join_upload() or (),
 }
 
 
@@ -150,8 +150,8 @@ def test_who_finds_nothing_to_do_keeps_nobody_waiting(file: Ledger, name: str, m
     with kept(file):
         assert NOTHING_TO_DO[name](file) == ()
         with pytest.raises(LedgerBusy):
-            file.turn([verified(claim)], ALL)
-    assert file.turn([verified(claim)], ALL).lost == ()
+            file.settle_and_claim([verified(claim)], ALL)
+    assert file.settle_and_claim([verified(claim)], ALL).lost == ()
 
 
 def test_f72_who_finds_the_lock_taken_asks_again_until_it_is_free(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_f72_who_waits_too_long_for_the_lock_has_begun_nothing(tmp_path: Path) -
 def pair(postgres: Postgres) -> Iterator[tuple[Ledger, Ledger, str]]:
     """Return a ledger as two runners see it, and how psycopg reaches it."""
     address = postgres.database()
-    ledgers = Ledger.at(address), Ledger.at(address)
+    ledgers = Ledger.open(address), Ledger.open(address)
     for ledger in ledgers:
         ledger.renew()
     yield *ledgers, postgres.dsn(address.rpartition("/")[2])
@@ -230,9 +230,9 @@ def test_two_who_claim_never_wait_for_each_others_rows(pair: tuple[Ledger, Ledge
     id = tree(one, 5, 6, 7)
     with psycopg.connect(dsn) as other:
         other.execute("SELECT id FROM transfers WHERE name = '000' FOR UPDATE")
-        assert [claim.name for claim in two.turn((), ALL).claims] == ["001", "002"]
+        assert [claim.name for claim in two.settle_and_claim((), ALL).claims] == ["001", "002"]
         other.rollback()
-    assert [claim.name for claim in one.turn((), ALL).claims] == ["000"]
+    assert [claim.name for claim in one.settle_and_claim((), ALL).claims] == ["000"]
     assert states(one, id) == ["running"] * 3
 
 
@@ -268,13 +268,13 @@ def test_f62_who_was_taken_for_gone_before_it_settles_settles_nothing(pair: tupl
 def test_f76_a_turn_of_which_nobody_heard_happens_once(postgres: Postgres) -> None:
     with lossy(postgres) as (far, lose_next, near):
         id = tree(near, 5, 6)
-        (claim,) = far.turn((), Wanted(1)).claims
+        (claim,) = far.settle_and_claim((), ClaimRequest(1)).claims
         lose_next()
         with pytest.raises(LedgerFailed):
-            far.turn([verified(claim)], ALL)
+            far.settle_and_claim([verified(claim)], ALL)
         assert states(near, id) == ["verified", "running"]
-        assert far.disown([claim]) == 1
-        turn = far.turn([verified(claim)], ALL)
+        assert far.release_unknown_claims([claim]) == 1
+        turn = far.settle_and_claim([verified(claim)], ALL)
         assert turn.lost == (claim,)
         assert [(one.name, one.lapses) for one in turn.claims] == [("001", 0)]
         assert states(near, id) == ["verified", "running"]
@@ -287,7 +287,7 @@ def test_what_is_claimed_while_all_that_is_queued_is_cancelled_is_counted_once(
     id = tree(one, 5, 6, 7)
 
     def claimed(connection: Connection) -> list[Claim]:
-        claims = poll.turn(connection, one.who, (), Wanted(1), id).claims
+        claims = poll.settle_and_claim(connection, one.who, (), ClaimRequest(1), id).claims
         thread.start()
         await_waiting(dsn)
         return list(claims)

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from relay.engine.worker.conversions import known_of
+from relay.engine.worker.conversions import hints_of_claim
 from relay.ledger import unproved
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Before, Claim, Listed, Settlement, Spec
+from relay.ledger.rows import Claim, Listed, PriorState, Settlement, Spec
 from relay.receipt import Version
 from tests.ledgers import verified
 
 THERE = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT")
-UNPROVED = Before(known=False, sent=THERE, remains={"b": "something"})
-OLD = Before(known=True, version=Version(3, '"old"'))
+UNPROVED = PriorState(known=False, sent=THERE, remains={"b": "something"})
+OLD = PriorState(known=True, version=Version(3, '"old"'))
 FAILED: dict[str, Any] = {"error": {"code": "x", "side": "source", "detail": "no"}}
 
 
@@ -33,7 +33,7 @@ def claim(ledger: Ledger, id: str) -> Claim:
     return found
 
 
-def kept(found: Claim) -> Before | None:
+def kept(found: Claim) -> PriorState | None:
     """Return what a claim knows, but for when the migration was accepted that left it."""
     return found.before and replace(found.before, since=None)
 
@@ -62,7 +62,7 @@ def test_what_is_unverified_is_known_to_the_next_and_what_it_is_called(ledger: L
 
 def test_what_was_noted_before_a_failure_is_known_to_the_next(ledger: Ledger) -> None:
     found = claim(ledger, accept(ledger))
-    ledger.note([(found, OLD)])
+    ledger.note_prior_states([(found, OLD)])
     end(ledger, found, "failed", **FAILED)
     assert kept(claim(ledger, accept(ledger))) == OLD
 
@@ -88,10 +88,10 @@ def test_a_name_that_may_be_anothers_may_have_been_sent_before_its_ledger_forgot
     listing = ledger.claim_listing(only=id)
     assert listing is not None
     ledger.add_page(listing, [Listed(name, 5) for name in ("name", "Name", "plain")], "z")
-    assert [known_of(found).begun for found in ledger.claim(9, only=id)] == [False] * 3
-    ledger.disown(())  # as after a failure: the last claims may be forgotten
-    ledger.disown(())
-    assert [known_of(found).begun for found in ledger.claim(9, only=id)] == [True] * 3
+    assert [hints_of_claim(found).begun for found in ledger.claim(9, only=id)] == [False] * 3
+    ledger.release_unknown_claims(())  # as after a failure: the last claims may be forgotten
+    ledger.release_unknown_claims(())
+    assert [hints_of_claim(found).begun for found in ledger.claim(9, only=id)] == [True] * 3
 
 
 def test_a_tree_knows_it_by_name(ledger: Ledger) -> None:
@@ -130,7 +130,7 @@ def test_the_migrations_of_one_destination_are_found_by_an_index(ledger: Ledger)
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # which is the quickest where there are few
         event.listen(connection, "before_cursor_execute", explain)
         try:
-            unproved.unproved(connection, id, "skip", ["x"])
+            unproved.find_unproved(connection, id, "skip", ["x"])
         finally:
             event.remove(connection, "before_cursor_execute", explain)
 

@@ -22,9 +22,9 @@ def listed(ledger: Ledger, count: int) -> str:
 def test_names_that_it_has_not_are_told_however_many_there_are(ledger: Ledger) -> None:
     id = listed(ledger, 1200)
     known = [f"{i:04}" for i in range(1200)]
-    assert ledger.unknown(id, [*known, "x", "0001 ", ""]) == {"x", "0001 ", ""}
-    assert ledger.unknown(id, []) == set()
-    assert ledger.unknown("another", ["0000"]) == {"0000"}
+    assert ledger.unknown_names(id, [*known, "x", "0001 ", ""]) == {"x", "0001 ", ""}
+    assert ledger.unknown_names(id, []) == set()
+    assert ledger.unknown_names("another", ["0000"]) == {"0000"}
 
 
 def test_a_fresh_url_is_what_the_next_claim_reads_and_what_has_arrived_gets_none(opened: Opened) -> None:
@@ -48,12 +48,12 @@ def test_a_fresh_url_is_what_the_next_claim_reads_and_what_has_arrived_gets_none
 
 def test_why_it_paused_by_itself_the_last_time_is_kept(ledger: Ledger) -> None:
     id = ledger.create(OBJECT)[0].id
-    assert ledger.waited(id) is None
+    assert ledger.last_pause_error(id) is None
     ledger.act(id, "pause")
     ledger.act(id, "resume")
-    assert ledger.waited(id) is None, "that was somebody's wish"
+    assert ledger.last_pause_error(id) is None, "that was somebody's wish"
     for code in ("store-full", "store-unauthenticated"):
         ledger.pause_for(id, {"code": code, "side": "destination"})
         ledger.act(id, "resume")
-        assert ledger.waited(id) == {"code": code, "side": "destination"}
+        assert ledger.last_pause_error(id) == {"code": code, "side": "destination"}
     assert ledger.migration(id).error is None

@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(file: Path) -> Iterator[Ledger]:
-    made = Ledger.at(f"sqlite:///{file}")
+    made = Ledger.open(f"sqlite:///{file}")
     yield made
     made.close()
 

@@ -22,11 +22,11 @@ from relay.location import Location, parse_location
 from relay.stores.interfaces import Entry, Store
 from relay.stores.local import local_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.contract.conftest import wait_for
 from tests.scripted import Peer, Script, Talk, length_of
 from tests.seaweed import Seaweed
@@ -57,7 +57,7 @@ def folder(request: pytest.FixtureRequest) -> Location:
 
 
 def store(wire: Wire, location: Location) -> Store:
-    return STORES[location.store](wire, "source", Meter(Limits()))
+    return STORES[location.store](wire, "source", Watchdog(Limits()))
 
 
 def test_a_folder(wire: Wire, folder: Location) -> None:
@@ -115,7 +115,7 @@ def test_what_a_user_named_like_an_unfinished_upload_is_not_left_out(
             failed = {name for name, entry in found.items() if entry.error is not None}
             assert failed == {name for name in names if name.removeprefix("deep/") in reserved}
             assert all(isinstance(found[name].error, ReservedKey) and found[name].size == 5 for name in failed)
-        there = STORES[folder.store](wire, "destination", Meter(Limits()))
+        there = STORES[folder.store](wire, "destination", Watchdog(Limits()))
         assert {entry.name for entry in there.list(folder)} == {"fine", "deep/", *(set(OURS) - set(reserved))}
 
 
@@ -242,7 +242,7 @@ def test_a_webdav_listing_may_hold_whole_urls_and_unescaped_names(wire: Wire) ->
 
 
 def bucket_at(peer: Peer, key: str = "") -> Location:
-    config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+    config = S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
     return s3_location(config, "bucket", key)
 
 

@@ -13,13 +13,13 @@ from relay.stores.interfaces import Entry
 from relay.stores.s3.store import listing
 from relay.stores.table import STORES
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.contract.test_listing_evidence import FILE, FOLDER, bucket, dav, index, listed, place_of, reply, serving
 from tests.scripted import Peer, Talk
 
 
 def told(wire: Wire, place: Location) -> Iterator[Entry]:
-    return STORES[place.store](wire, "source", Meter(wire.limits)).list(place)
+    return STORES[place.store](wire, "source", Watchdog(wire.limits)).list(place)
 
 
 def _row(path: str, more: str) -> str:

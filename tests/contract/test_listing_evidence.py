@@ -25,15 +25,15 @@ from relay.errors import (
     Unsupported,
 )
 from relay.location import Location, parse_location
-from relay.stores.interfaces import Entry, Found, Upload
+from relay.stores.interfaces import Entry, ObjectInfo, Upload
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import S3Store
 from relay.stores.table import STORES
 from relay.stores.url_lists import list_location
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.scripted import Peer, Script, Talk, length_of
 
 Answers = Callable[[str, str], bytes]
@@ -87,7 +87,7 @@ def bucket(*keys: str, more: str = "") -> str:
 
 def place_of(kind: str, peer: Peer, path: str = "f/") -> Location:
     if kind == "s3":
-        config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+        config = S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
         return s3_location(config, "bucket", path)
     if kind == "webdav":
         return webdav_location(peer.url(f"/{path}"))
@@ -97,7 +97,7 @@ def place_of(kind: str, peer: Peer, path: str = "f/") -> Location:
 
 def listed(wire: Wire, place: Location, seconds: float = 0.0, recursive: bool = True, **more: str) -> list[Entry]:
     wire = Wire(wire.pool, replace(wire.limits, listing_seconds=seconds))
-    store = STORES[place.store](wire, "source", Meter(wire.limits))
+    store = STORES[place.store](wire, "source", Watchdog(wire.limits))
     return list(store.list(place, recursive, **more))
 
 
@@ -186,7 +186,7 @@ def test_a_list_that_ends_with_its_connection_is_moved_and_told(wire: Wire) -> N
     with Peer(serving(lambda *_: closing(GOOD["list"]))) as peer:
         wire = Wire(wire.pool, wire.limits)
         place = place_of("list", peer)
-        found = STORES["list"](wire, "source", Meter(wire.limits)).list(place, True)
+        found = STORES["list"](wire, "source", Watchdog(wire.limits)).list(place, True)
         assert [next(iter(found)).name, next(iter(found)).name] == NAMES["list"]
         with pytest.raises(Unsupported, match="nothing says that it is whole"):
             next(iter(found))
@@ -194,7 +194,7 @@ def test_a_list_that_ends_with_its_connection_is_moved_and_told(wire: Wire) -> N
 
 def test_parts_and_uploads_are_believed_only_of_their_own_documents(wire: Wire) -> None:
     with Peer(serving(lambda *_: reply(200, "<ListBucketResult/>"))) as peer:
-        store, place = S3Store(wire, "destination", Meter(wire.limits)), place_of("s3", peer, "f/a")
+        store, place = S3Store(wire, "destination", Watchdog(wire.limits)), place_of("s3", peer, "f/a")
         for ask in (
             lambda: store.stored_parts(Upload(place, "id", checked=False)),
             lambda: store.lost_uploads(place, 0, 2e9),
@@ -203,7 +203,7 @@ def test_parts_and_uploads_are_believed_only_of_their_own_documents(wire: Wire) 
                 ask()
     circle = "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>7</NextPartNumberMarker>"
     with Peer(serving(lambda *_: reply(200, f"{circle}</ListPartsResult>"))) as peer:
-        store = S3Store(wire, "destination", Meter(wire.limits))
+        store = S3Store(wire, "destination", Watchdog(wire.limits))
         with pytest.raises(ProtocolViolation):
             store.stored_parts(Upload(place_of("s3", peer, "f/a"), "id", checked=False))
 
@@ -344,7 +344,7 @@ def test_a_page_that_an_objects_url_leads_to_is_no_object(wire: Wire, side: str)
 
     with Peer(serving(tell)) as peer:
         place = parse_location(peer.url("/f/sub"))
-        store = STORES["http"](wire, side, Meter(wire.limits))  # type: ignore[arg-type]
+        store = STORES["http"](wire, side, Watchdog(wire.limits))  # type: ignore[arg-type]
         for ask in (store.head, store.get):
             with pytest.raises(Rejected, match="folder"):
                 ask(place)
@@ -362,10 +362,10 @@ def test_a_webdav_folder_that_answers_with_its_page_is_no_object(wire: Wire, mor
         return answer if method != "HEAD" else answer.removesuffix(b"5 byt")
 
     with Peer(serving(tell)) as peer:
-        store = STORES["webdav"](wire, "source", Meter(wire.limits))
+        store = STORES["webdav"](wire, "source", Watchdog(wire.limits))
         with pytest.raises(Rejected, match="is a folder"):
             store.head(webdav_location(peer.url("/f/sub")))
-        assert isinstance(store.head(webdav_location(peer.url("/f/dated"))), Found)
+        assert isinstance(store.head(webdav_location(peer.url("/f/dated"))), ObjectInfo)
 
 
 @pytest.mark.parametrize("status", [403, 405, 501])
@@ -374,8 +374,8 @@ def test_an_object_without_a_date_is_read_where_propfind_does_not_tell(wire: Wir
         return reply(status, "") if method == "PROPFIND" else reply(200, "")
 
     with Peer(serving(tell)) as peer:
-        store = STORES["webdav"](wire, "source", Meter(wire.limits))
-        assert isinstance(store.head(webdav_location(peer.url("/f/a"))), Found)
+        store = STORES["webdav"](wire, "source", Watchdog(wire.limits))
+        assert isinstance(store.head(webdav_location(peer.url("/f/a"))), ObjectInfo)
 
 
 @pytest.mark.parametrize("href", ["/f/a", "/f/a/", "http://elsewhere.example/f/a"])
@@ -583,7 +583,7 @@ def test_a_folder_may_have_any_number_of_files_and_holds_nobody_up(wire: Wire, k
 
     with Peer(serving(lambda *_: page)) as peer:
         ticker = gevent.spawn(tick)
-        store = STORES[place_of(kind, peer).store](wire, "source", Meter(wire.limits))
+        store = STORES[place_of(kind, peer).store](wire, "source", Watchdog(wire.limits))
         found = sum(1 for _ in store.list(place_of(kind, peer), True))
         over = True
         ticker.join()
@@ -666,7 +666,7 @@ def test_a_list_of_parts_ends_where_no_upload_has_more(wire: Wire) -> None:
         return reply(200, f"<ListPartsResult><IsTruncated>true</IsTruncated>{following}{row}</ListPartsResult>")
 
     with Peer(serving(tell)) as peer:
-        store = S3Store(wire, "destination", Meter(wire.limits))
+        store = S3Store(wire, "destination", Watchdog(wire.limits))
         with pytest.raises(ProtocolViolation):
             store.stored_parts(Upload(place_of("s3", peer, "f/a"), "id", checked=False))
     assert len(asked) == 3
@@ -711,9 +711,9 @@ def test_what_is_asked_of_one_thing_is_read_from_its_own_row(
         return reply(207, dav(*rows)) if method == "PROPFIND" else reply(405, "")
 
     with Peer(serving(tell)) as peer:
-        store = STORES["webdav"](wire, "destination", Meter(wire.limits))
+        store = STORES["webdav"](wire, "destination", Watchdog(wire.limits))
         if is_folder is False:
-            assert isinstance(store.head(place_of("webdav", peer, "f/a")), Found)
+            assert isinstance(store.head(place_of("webdav", peer, "f/a")), ObjectInfo)
         else:
             with pytest.raises(Rejected if is_folder else ProtocolViolation):
                 store.head(place_of("webdav", peer, "f/a"))

@@ -16,7 +16,7 @@ from relay.stores.interfaces import Store
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.webdav import webdav_location
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.contract.conftest import Place
 from tests.contract.moves import content, put
@@ -62,7 +62,7 @@ def test_b60_a_name_that_a_server_reads_as_another_is_no_success_and_harms_nothi
         put(engine, folder.below(read, destination=True), b"precious")
         with pytest.raises(Rejected):
             put(engine, folder.below(name, destination=True), b"other")
-        assert content(engine.runner.stores.destination(folder, Meter(Limits())), folder.below(read)) == b"precious"
+        assert content(engine.runner.stores.destination(folder, Watchdog(Limits())), folder.below(read)) == b"precious"
 
 
 @pytest.mark.parametrize("name", ["../up", "a/../b", "./a", "a\\b", "..\\up", "", "..", "a/.."])

@@ -10,12 +10,12 @@ import pytest
 from gevent.event import Event
 
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.migration_cache import Jobs
-from relay.engine.worker.orphans import AGAIN_SECONDS, Sweeper
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.migration_cache import MigrationCache
+from relay.engine.worker.orphans import AGAIN_SECONDS, OrphanSweeper
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Listed, Settlement
+from relay.ledger.rows import Claim, Listed, Settlement, UploadRecord
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 
@@ -27,7 +27,7 @@ class Forsaken:
     ledger: Ledger
     id: str
     claim: Claim
-    sweeper: Sweeper
+    sweeper: OrphanSweeper
     key: str
     now: list[float] = field(default_factory=lambda: [0.0])
 
@@ -39,7 +39,7 @@ class Forsaken:
     def cancelled(self, upload: str) -> None:
         """Write that this upload was begun, and cancel the migration."""
         place = f"s3://{self.seaweed.bucket}/{self.key}"
-        self.ledger.begin(self.claim, Begun(upload, True, place, '"e"', 30, 10, total=3))
+        self.ledger.record_upload(self.claim, UploadRecord(upload, True, place, '"e"', 30, 10, total=3))
         self.ledger.settle([Settlement(self.claim, "hand_back")])
         self.ledger.act(self.id, "cancel")
 
@@ -55,11 +55,13 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     remote = {"type": "s3", "endpoint": seaweed.endpoint, "region": REGION}
     keys = {"access_key_id": KEY, "secret_access_key": SECRET}
     settings = Settings(remotes={"far": remote | keys}, local_folders=str(tmp_path), egress_allow="127.0.0.1")
-    runner = Runner(settings)
-    ledger = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    runner = TransferEngine(settings)
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     ledger.renew()
     tree = f"orphans/{tmp_path.name}"
-    order = Order(End(f"file://{tmp_path}/from"), End(f"far:{seaweed.bucket}/{tree}"), recursive=True)
+    order = MigrationRequest(
+        Endpoint(f"file://{tmp_path}/from"), Endpoint(f"far:{seaweed.bucket}/{tree}"), recursive=True
+    )
     id = ledger.create(order.spec(runner.remotes))[0].id
     listing = ledger.claim_listing()
     assert listing is not None
@@ -67,7 +69,12 @@ def forsaken(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     ledger.end_listing(listing)
     (claim,) = ledger.claim(1)
     made = Forsaken(
-        seaweed, ledger, id, claim, Sweeper(ledger, runner, Jobs(ledger, runner), Event()), f"{tree}/object"
+        seaweed,
+        ledger,
+        id,
+        claim,
+        OrphanSweeper(ledger, runner, MigrationCache(ledger, runner), Event()),
+        f"{tree}/object",
     )
     made.sweeper.clock = lambda: made.now[0]
     yield made
@@ -106,7 +113,7 @@ def test_what_can_not_be_removed_stays_in_the_ledger_and_is_tried_again_later(
     mine = forsaken.begun(forsaken.key)
     forsaken.cancelled(mine)
     remotes = forsaken.sweeper.runner.remotes
-    forsaken.sweeper.runner.remotes = Runner(Settings(local_folders=str(tmp_path))).remotes
+    forsaken.sweeper.runner.remotes = TransferEngine(Settings(local_folders=str(tmp_path))).remotes
     count, ((orphan, error),) = forsaken.sweeper.sweep()
     assert (count, orphan.claim.id) == (0, forsaken.claim.id)
     assert "no remote 'far'" in error.message
@@ -121,7 +128,7 @@ def test_what_can_not_be_removed_stays_in_the_ledger_and_is_tried_again_later(
 def test_where_the_remote_leads_elsewhere_by_now_nothing_is_touched(forsaken: Forsaken) -> None:
     mine = forsaken.begun(forsaken.key)
     place = f"s3://{forsaken.seaweed.bucket}/another/place"
-    forsaken.ledger.begin(forsaken.claim, Begun(mine, True, place, '"e"', 30, 10, total=3))
+    forsaken.ledger.record_upload(forsaken.claim, UploadRecord(mine, True, place, '"e"', 30, 10, total=3))
     forsaken.ledger.settle([Settlement(forsaken.claim, "hand_back")])
     forsaken.ledger.act(forsaken.id, "cancel")
     ((_, error),) = forsaken.sweeper.sweep()[1]

@@ -29,13 +29,13 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import Level, Receipt, State
-from relay.stores.interfaces import Found
+from relay.stores.interfaces import ObjectInfo
 from relay.stores.local import local_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import S3Store
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
@@ -179,9 +179,9 @@ def test_the_version_that_was_found_is_read_though_a_newer_one_is_written(
     data = os.urandom(size)
     first = client.put_object(Bucket=versioned, Key=key, Body=data)["VersionId"]
     old, new = (s3_location(seaweed.config, versioned, name) for name in (key, f"{key} new"))
-    store = S3Store(wire, "source", Meter(Limits()))
+    store = S3Store(wire, "source", Watchdog(Limits()))
     found = store.head(old)
-    assert isinstance(found, Found)
+    assert isinstance(found, ObjectInfo)
     assert found.version.id == first
     client.put_object(Bucket=versioned, Key=key, Body=b"newer")
     body = store.get(old, found.version).body
@@ -203,7 +203,7 @@ def test_only_the_own_version_is_removed(
     ours = receipt_of(engine.migrate(source.url(f"/objects/a?size={SMALL}"), place)).destination
     assert ours.id not in (None, theirs)
     last = client.put_object(Bucket=versioned, Key=key, Body=b"last")["VersionId"]
-    S3Store(wire, "destination", Meter(Limits())).delete(place, ours)
+    S3Store(wire, "destination", Watchdog(Limits())).delete(place, ours)
     listed = client.list_object_versions(Bucket=versioned, Prefix=key)
     assert {row["VersionId"] for row in listed["Versions"]} == {theirs, last}
     assert client.get_object(Bucket=versioned, Key=key)["Body"].read() == b"last"
@@ -365,7 +365,7 @@ def test_refusals_name_the_cause(
     said: str,
 ) -> None:
     right = seaweed.environment
-    wrong = Credentials(key_id or right["AWS_ACCESS_KEY_ID"], secret or right["AWS_SECRET_ACCESS_KEY"])
+    wrong = AwsCredentials(key_id or right["AWS_ACCESS_KEY_ID"], secret or right["AWS_SECRET_ACCESS_KEY"])
     config = S3Config(Signer(lambda: wrong, REGION), seaweed.endpoint)
     with pytest.raises(error, match=said) as caught:
         engine.migrate(source.url(f"/objects/a?size={SMALL}"), s3_location(config, bucket or seaweed.bucket, key))
@@ -436,7 +436,7 @@ def test_f59_only_an_upload_to_the_very_key_and_of_the_very_time_counts_as_lost(
     before = time.time()
     ours = client.create_multipart_upload(Bucket=seaweed.bucket, Key=key)["UploadId"]
     others = [client.create_multipart_upload(Bucket=seaweed.bucket, Key=f"{key}{more}") for more in ("x", " +%/y")]
-    store = S3Store(wire, "destination", Meter(wire.limits))
+    store = S3Store(wire, "destination", Watchdog(wire.limits))
     try:
         found = store.lost_uploads(place, before - 5, before + 60)
         assert [(upload.location, upload.id) for upload in found] == [(place, ours)]

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from relay.config import Limits
-from relay.engine.inspection import look
+from relay.engine.inspection import inspect_object
 from relay.errors import NotFound, RelayError
 from relay.location import Location, parse_location
 from relay.stores.interfaces import Store
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import STORES
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import Certificates, Engine
 from tests.contract.conftest import Place, place_of
 from tests.seaweed import Seaweed
@@ -127,9 +127,9 @@ def engine(certificates: Certificates) -> Iterator[Engine]:
 
 def there(wire: Wire, location: Location) -> bool:
     """Say if something is at a place."""
-    store: Store = STORES[location.store](wire, "destination", Meter(Limits()))
+    store: Store = STORES[location.store](wire, "destination", Watchdog(Limits()))
     with suppress(NotFound):
-        look(store, location)
+        inspect_object(store, location)
         return True
     return False
 
@@ -143,7 +143,7 @@ def assert_gone(wire: Wire, location: Location, kind: str, error: RelayError, at
 def beside(wire: Wire, location: Location) -> list[str]:
     """Return what else lies in the folder, where the server tells."""
     folder = location.with_target(location.path.rpartition("/")[0] + "/")
-    store: Store = STORES[location.store](wire, "destination", Meter(Limits()))
+    store: Store = STORES[location.store](wire, "destination", Watchdog(Limits()))
     try:
         return [entry.name for entry in store.list(folder) if entry.name.startswith(".relay-")]
     except RelayError:
@@ -157,7 +157,7 @@ def test_a_small_object_that_ends_at_any_byte(
 ) -> None:
     cut.size, cut.chunked = len(SMALL), chunked
     # Where a broken upload may be seen relay looks for it, again and again for a second: fewer of those.
-    atomic = STORES[place("x").store](wire, "destination", Meter(Limits())).atomic(digested=True)
+    atomic = STORES[place("x").store](wire, "destination", Watchdog(Limits())).atomic(digested=True)
     for at in range(0, len(SMALL), (5 if chunked else 1) if atomic else 9):
         cut.at = at
         with pytest.raises(RelayError) as caught:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-from relay.engine.inspection import look
+from relay.engine.inspection import inspect_object
 from relay.errors import AlreadyExists, NotFound, RelayError, SourceChanged
 from relay.receipt import Level, State, Version
-from relay.stores.interfaces import Found, Store
+from relay.stores.interfaces import ObjectInfo, Store
 from tests.conftest import Engine
 from tests.contract.conftest import CAN, Place
 from tests.contract.moves import DATA, content, put
@@ -23,14 +23,14 @@ from tests.scripted import Peer, Talk
 def test_what_is_put_is_there(engine: Engine, store: Store, place: Place, data: bytes) -> None:
     assert put(engine, place("a"), data) is State.VERIFIED
     found = store.head(place("a"))
-    assert isinstance(found, Found)
+    assert isinstance(found, ObjectInfo)
     assert found.version.size == len(data)
     assert content(store, place("a")) == data
 
 
 def test_what_is_not_there_is_not_found(store: Store, place: Place) -> None:
     with pytest.raises(NotFound) as caught:
-        look(store, place("none"))  # a HEAD alone is no proof, until a server has answered one with 200
+        inspect_object(store, place("none"))  # a HEAD alone is no proof, until a server has answered one with 200
     assert caught.value.side == "destination"
     with pytest.raises(NotFound):
         store.get(place("none"))
@@ -52,7 +52,7 @@ def test_delete_deletes_and_may_be_repeated(engine: Engine, store: Store, place:
 def test_a_pinned_version_is_read_or_refused(kind: str, engine: Engine, store: Store, place: Place) -> None:
     put(engine, place("a"))
     found = store.head(place("a"))
-    assert isinstance(found, Found)
+    assert isinstance(found, ObjectInfo)
     opened = store.get(place("a"), found.version)
     assert opened.body is not None
     assert opened.body.read() == DATA

@@ -11,7 +11,7 @@ import pytest
 from relay.errors import InvalidURL, RequestError
 from relay.location import Location
 from relay.receipt import State
-from relay.stores.kinds import Kind
+from relay.stores.kinds import StoreType
 from relay.stores.remotes import Remotes
 from relay.stores.table import KINDS
 from tests.conftest import Engine
@@ -42,7 +42,7 @@ def test_the_worked_example_is_typed_as_the_stores_are() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_kind_brings_its_own_scheme(memory: Kind) -> None:
+def test_a_kind_brings_its_own_scheme(memory: StoreType) -> None:
     remotes = Remotes(kinds=(*KINDS, memory))
     found = remotes.locate("memory://a/b c", destination=True)
     assert (found.store, str(found), found.path) == ("memory", "memory://a/b c", "/a/b%20c")
@@ -53,21 +53,21 @@ def test_a_kind_brings_its_own_scheme(memory: Kind) -> None:
         Remotes(folders=None).locate("memory:a/b")
 
 
-def test_a_kind_brings_its_own_types_of_remotes(memory: Kind) -> None:
+def test_a_kind_brings_its_own_types_of_remotes(memory: StoreType) -> None:
     made: list[str] = []
 
     def make(remote: object, path: str, asked: object) -> Location:
         made.append(path)
         return memory.schemes["memory"](f"memory://{path}", asked)  # type: ignore[arg-type]
 
-    kind = Kind("memory", memory.opens, types={"shelf": make})
+    kind = StoreType("memory", memory.opens, types={"shelf": make})
     remotes = Remotes({"mine": {"type": "shelf"}}, kinds=(*KINDS, kind), profiles=list)
     assert remotes.locate("mine:a/b").path == "/a/b"
     assert made == ["a/b"]
     assert remotes.speaks(next(iter(remotes)))
 
 
-def test_from_a_new_kind_to_an_old_one(engine: Engine, memory: Kind) -> None:
+def test_from_a_new_kind_to_an_old_one(engine: Engine, memory: StoreType) -> None:
     remotes, cloud = Remotes(kinds=(*KINDS, memory)), Cloud()
     put(engine, remotes.locate("memory://from/a", destination=True))
     with Peer(keeping(cloud)) as peer:

@@ -20,12 +20,12 @@ from relay.api.app import create_app
 from relay.api.migration_routes import works_of
 from relay.api.schemas import Recorded
 from relay.api.serving import _claim
-from relay.cli.local_run import worked
+from relay.cli.local_run import work
 from relay.cli.tree import Watch
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed
 from relay.ledger.database import Database
 from relay.ledger.ledger import Ledger
@@ -122,7 +122,7 @@ def test_a_worker_that_is_told_to_go_while_it_loads_goes_wherever_it_is() -> Non
     code = """
 import os, signal
 from relay.api.gunicorn_worker import Worker
-worker = Worker.__new__(Worker)
+worker = GunicornWorker.__new__(Worker)
 worker.booted = False
 signal.signal(signal.SIGTERM, worker.handle_exit)
 class Finalized:
@@ -161,7 +161,7 @@ def test_a_reload_while_the_ledger_is_away_changes_nothing(tmp_path: Path) -> No
 def test_work_that_ends_by_a_bug_is_no_ready_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody would go on with what is accepted then: readyz says so, and the log, without what may be a secret."""
     ledger, runner, _ = accepted(tmp_path)
-    claimer = Claimer(ledger, runner, 1)
+    claimer = Worker(ledger, runner, 1)
 
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("planted-secret")
@@ -178,11 +178,11 @@ def test_work_that_ends_by_a_bug_is_no_ready_server(tmp_path: Path, monkeypatch:
 # -- one that can only be read
 
 
-def accepted(tmp_path: Path) -> tuple[Ledger, Runner, str]:
+def accepted(tmp_path: Path) -> tuple[Ledger, TransferEngine, str]:
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "a").write_text("a")
-    ledger, runner = Ledger.at(f"sqlite:///{tmp_path}/l.db"), Runner(Settings(local_folders=str(tmp_path)))
-    order = Order(End(f"file://{tmp_path}/from"), End(f"file://{tmp_path}/to"), recursive=True)
+    ledger, runner = Ledger.open(f"sqlite:///{tmp_path}/l.db"), TransferEngine(Settings(local_folders=str(tmp_path)))
+    order = MigrationRequest(Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True)
     return ledger, runner, ledger.create(order.spec(runner.remotes))[0].id
 
 
@@ -190,7 +190,7 @@ def test_the_log_names_a_migration_that_ended(tmp_path: Path, caplog: pytest.Log
     """Also one of the ledger: its objects have no request that could be answered."""
     ledger, runner, id = accepted(tmp_path)
     with caplog.at_level(logging.INFO, "relay.claimer"):
-        Claimer(ledger, runner, 1, id).run()
+        Worker(ledger, runner, 1, id).run()
     ledger.close()
     (members,) = [record.members for record in caplog.records if record.message == "migration"]  # type: ignore[attr-defined]
     assert (members["id"], members["state"], members["objects"]) == (id, "succeeded", {"verified": 1})
@@ -211,8 +211,8 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_who_waits_for_a_ledger_that_takes_nothing_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, runner, id = accepted(tmp_path)
-    claimer = Claimer(ledger, runner, 1, id)
-    claimer._renew()
+    claimer = Worker(ledger, runner, 1, id)
+    claimer._renew_lease()
     monkeypatch.setattr(claimer, "_renew", lambda: True)
     monkeypatch.setattr(Ledger, "reclaim", lambda self: 0)
     fill(monkeypatch)
@@ -224,7 +224,7 @@ def test_who_waits_for_a_ledger_that_takes_nothing_is_told_why(tmp_path: Path, m
         if told and len(looks) > 20:
             claimer.stop()
 
-    worked(claimer, look, 0.05, told.append)
+    work(claimer, look, 0.05, told.append)
     ledger.close()
     assert len(told) == 1 and "database or disk is full" in told[0] and "RELAY_LEDGER" in told[0]
     assert set(looks[-10:]) == {"database or disk is full"}  # also between two attempts to write
@@ -275,7 +275,7 @@ from relay.ledger.rows import SERVER
 folder = sys.argv[1]
 Path(folder, "from").mkdir()
 runner = Runner(Settings(local_folders=folder))
-ledger = Ledger.at(f"sqlite:///{folder}/l.db", SERVER)
+ledger = Ledger.open(f"sqlite:///{folder}/l.db", SERVER)
 claimer = Claimer(ledger, runner, 1)
 works = Works(ledger, claimer, Waiters(9), Looks(ledger.migration, 0.0))
 client = create_app(runner, (), works).test_client()

@@ -24,7 +24,7 @@ from relay.engine.outcome import Outcome
 from relay.errors import AlreadyExists, NotFound, Rejected, RelayError
 from relay.location import parse_location
 from relay.receipt import Level, State
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.clouds import Cloud, sending, serving
 from tests.scripted import Peer
@@ -281,7 +281,7 @@ def test_what_is_not_at_the_source_leaves_nothing(engine: Engine, nginx: Nginx) 
 def test_the_source_is_pinned_by_its_entity_tag(engine: Engine, nginx: Nginx) -> None:
     # nginx heeds If-Match on static files: the pinned version is read, or the transfer fails.
     place = parse_location(nginx.source("http", "pinned", DATA))
-    source = engine.runner.stores.source(place, Meter(QUICK))
+    source = engine.runner.stores.source(place, Watchdog(QUICK))
     found = source.head(place)
     assert found is not None and found.version.strong_etag
     nginx.source("http", "pinned", DATA + b"longer")

@@ -158,7 +158,7 @@ def test_a_user_whom_nothing_knows_names_the_ledger(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match="HOME"):
         config.Settings().ledger_url()
     assert config.Settings(ledger="sqlite:////x.db").ledger_url() == "sqlite:////x.db"
-    assert rclone_conf.where({}, config.home()) is None
+    assert rclone_conf.find_config({}, config.home()) is None
 
 
 HOSTILE = [

@@ -12,7 +12,7 @@ from email.utils import formatdate
 from relay.digest import Digester
 from relay.location import Location
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from tests.conftest import QUICK, Engine
 from tests.faults.clouds import asked
 from tests.scripted import Peer, Talk
@@ -192,7 +192,7 @@ def patient(engine: Engine) -> Engine:
 
 
 def place(peer: Peer, signer: Signer | None = None) -> Location:
-    signer = signer or Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1")
+    signer = signer or Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1")
     return s3_location(S3Config(signer, peer.url("")), "bucket", "a/b.bin")
 
 

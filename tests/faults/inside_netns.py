@@ -14,10 +14,10 @@ from gevent.server import DatagramServer, StreamServer  # noqa: E402
 
 from relay.config import Limits, Settings  # noqa: E402
 from relay.egress import EgressPolicy, parse_allow  # noqa: E402
-from relay.engine.transfer_engine import Runner  # noqa: E402
+from relay.engine.transfer_engine import TransferEngine  # noqa: E402
 from relay.errors import RelayError  # noqa: E402
 from relay.location import parse_location  # noqa: E402
-from relay.wire.watchdog import Meter  # noqa: E402
+from relay.wire.watchdog import Watchdog  # noqa: E402
 
 PUBLIC = "93.184.216.34"
 ZONE = {
@@ -74,10 +74,10 @@ def main() -> int:
 
 def outcome(name: str, policy: EgressPolicy) -> str:
     """Open an object by a name, and return the code of what that fails with."""
-    runner = Runner(Settings(retry_budget=0, connect_seconds=2), policy)
+    runner = TransferEngine(Settings(retry_budget=0, connect_seconds=2), policy)
     source = parse_location(f"http://{name.rstrip('.')}/a")
     try:
-        runner.stores.source(source, Meter(Limits())).get(source)
+        runner.stores.source(source, Watchdog(Limits())).get(source)
     except RelayError as error:
         return error.code
     return "opened"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.engine.migration_request import Job
+from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists, Verify
-from relay.engine.worker.arrived import Inspection
+from relay.engine.worker.arrived import ArrivalCheck
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Settlement
 from relay.location import Location, parse_location
@@ -28,9 +28,9 @@ def inspected(engine: Engine, ledger: Ledger, destination: Location, state: str 
     (claim,) = ledger.claim(1)
     ledger.settle([verified(claim) if state == "verified" else Settlement(claim, "skipped", bytes=5)])
     source = parse_location("http://127.0.0.1/from/")
-    job = Job(id, source, destination, True, Verify.AUTO, IfExists.CHANGED, True)
-    inspection = Inspection(ledger, engine.runner, job)
-    gone = inspection.gone()
+    job = MigrationJob(id, source, destination, True, Verify.AUTO, IfExists.CHANGED, True)
+    inspection = ArrivalCheck(ledger, engine.runner, job)
+    gone = inspection.find_missing()
     assert inspection.looked + inspection.untold == 1
     return len(gone), inspection.untold
 
@@ -104,9 +104,11 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
     ledger.settle([verified(claim) for claim in ledger.claim(1500)])
     with Peer(Shelf(refused={b"HEAD": empty(503)})) as peer:
         place = parse_location(peer.url("/to/"), destination=True)
-        job = Job(id, parse_location("http://127.0.0.1/from/"), place, True, Verify.AUTO, IfExists.CHANGED, True)
+        job = MigrationJob(
+            id, parse_location("http://127.0.0.1/from/"), place, True, Verify.AUTO, IfExists.CHANGED, True
+        )
         told: list[int] = []
-        inspection = Inspection(ledger, engine.runner, job)
-        assert inspection.gone(told.append) == []
+        inspection = ArrivalCheck(ledger, engine.runner, job)
+        assert inspection.find_missing(told.append) == []
     assert (inspection.untold, told) == (1500, [1000, 1500])
     assert "503" in str(inspection.why)

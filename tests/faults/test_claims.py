@@ -14,16 +14,16 @@ from gevent.event import Event
 from sqlalchemy import select
 
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
-from relay.engine.multipart.journal import ClaimJournal
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import Verify
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.part_helper import Sharing
-from relay.engine.worker.worker import JOIN_SECONDS, Claimer
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.claim_journal import ClaimJournal
+from relay.engine.worker.part_helper import PartHelper
+from relay.engine.worker.worker import JOIN_SECONDS, Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import LAPSES
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, Claim, Counted, Listed
+from relay.ledger.rows import Claim, Count, Listed, UploadRecord
 from relay.ledger.schema import runners
 from relay.receipt import Version
 from relay.stores.local import LocalStore
@@ -38,16 +38,16 @@ from tests.scripted import Peer, Talk
 DATA = b"bytes " * 1000
 
 
-def accepted(ledger: Ledger, folder: Path, runner: Runner) -> str:
+def accepted(ledger: Ledger, folder: Path, runner: TransferEngine) -> str:
     """Accept one object; return its migration's id."""
     (folder / "from").write_bytes(DATA)
-    order = Order(End(f"file://{folder}/from"), End(f"file://{folder}/to"))
+    order = MigrationRequest(Endpoint(f"file://{folder}/from"), Endpoint(f"file://{folder}/to"))
     return ledger.create(order.spec(runner.remotes))[0].id
 
 
-def worked(ledger: Ledger, runner: Runner, id: str) -> None:
+def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     """Work on a migration until it has ended."""
-    claimer = Claimer(ledger, runner, 1, id)
+    claimer = Worker(ledger, runner, 1, id)
     with gevent.Timeout(30):
         claimer.run()
     assert claimer.active == {}
@@ -60,7 +60,7 @@ def worked(ledger: Ledger, runner: Runner, id: str) -> None:
 def test_f67_a_kill_at_the_commit_is_tried_again_and_commits_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException], after: bool
 ) -> None:
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
     commits = counted(monkeypatch, LocalStore.publish)
     monkeypatch.setattr(LocalStore, "publish", exploding(LocalStore.publish, kind(), 1, after))
@@ -85,7 +85,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, publish: Callable[..., Any]) -> lis
 
 
 def test_f67_a_kill_at_every_attempt_ends(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
 
     def killed(*_: Any, **__: Any) -> None:
@@ -102,7 +102,7 @@ def test_f67_a_kill_at_every_attempt_ends(ledger: Ledger, tmp_path: Path, monkey
 def test_f67_an_exit_at_the_commit_hands_back_and_the_next_process_commits_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
     commits = counted(monkeypatch, LocalStore.publish)
     monkeypatch.setattr(LocalStore, "publish", exploding(LocalStore.publish, SystemExit(1), 1, after))
@@ -110,7 +110,7 @@ def test_f67_an_exit_at_the_commit_hands_back_and_the_next_process_commits_once(
         worked(ledger, runner, id)
     (row,) = ledger.page(id)
     assert row.state == "queued"
-    worked(ledger, Runner(Settings(local_folders=str(tmp_path))), id)
+    worked(ledger, TransferEngine(Settings(local_folders=str(tmp_path))), id)
     assert [row.state for row in ledger.page(id)] == ["verified"]
     assert commits == ["publish"]
     assert (tmp_path / "to").read_bytes() == DATA
@@ -129,7 +129,7 @@ def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
             talk.send(CLOUD_DATA[half:])
 
     with Peer(serving(Cloud(), get)) as source, Peer(keeping(cloud)) as peer:
-        order = Order(End(source.url()), End(peer.url("/to")), verify=Verify(verify))
+        order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")), verify=Verify(verify))
         ledger.create(order.spec(engine.runner.remotes))
         ledger.renew()
         (claim,) = ledger.claim(1)
@@ -140,7 +140,7 @@ def test_f62_who_lost_his_lease_in_the_middle_never_completes_the_object(
             while transfer.bytes < half:
                 gevent.sleep(0.005)
         assert ledger.renew(-1)
-        other = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+        other = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
         try:
             other.renew()
             assert other.reclaim() == 1
@@ -165,7 +165,7 @@ def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
             talk.send(CLOUD_DATA[half:])
 
     with Peer(serving(Cloud(), get)) as source, Peer(shelf) as peer:
-        order = Order(End(source.url()), End(peer.url("/to")))
+        order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         ledger.create(order.spec(engine.runner.remotes))
         ledger.renew()
         (claim,) = ledger.claim(1)
@@ -175,7 +175,7 @@ def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
         with gevent.Timeout(20):
             while transfer.bytes < half:
                 gevent.sleep(0.005)
-        ledger.disown(())
+        ledger.release_unknown_claims(())
         shelf.again = lambda: shelf.objects.update({b"/to": CLOUD_DATA})
         gone.set()
         assert isinstance(job.get(timeout=20), LeaseLost)
@@ -186,13 +186,13 @@ def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
 def test_f62_an_empty_object_asks_too(ledger: Ledger, tmp_path: Path, engine: Engine) -> None:
     cloud, empty = Cloud(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     with Peer(serving(Cloud(), sending(empty), empty)) as source, Peer(keeping(cloud)) as peer:
-        order = Order(End(source.url()), End(peer.url("/to")))
+        order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         ledger.create(order.spec(engine.runner.remotes))
         ledger.renew()
         (claim,) = ledger.claim(1)
         transfer = engine.runner.transfer(engine.plan(source.url(), peer.url("/to")))
         transfer.journal = ClaimJournal(ledger, claim)
-        ledger.disown(())
+        ledger.release_unknown_claims(())
         with pytest.raises(LeaseLost):
             engine.runner.run(transfer)
     assert b"PUT" not in cloud.methods
@@ -210,12 +210,12 @@ def failure(run: Callable[[], object]) -> RelayError | None:
 # -- rounds
 
 
-def planted(ledger: Ledger, folder: Path, runner: Runner, count: int) -> str:
+def planted(ledger: Ledger, folder: Path, runner: TransferEngine, count: int) -> str:
     """Accept a tree of so many objects; return its migration's id."""
     (folder / "tree").mkdir()
     for number in range(count):
         (folder / "tree" / f"{number:03}").write_bytes(DATA)
-    order = Order(End(f"file://{folder}/tree"), End(f"file://{folder}/there"), recursive=True)
+    order = MigrationRequest(Endpoint(f"file://{folder}/tree"), Endpoint(f"file://{folder}/there"), recursive=True)
     return ledger.create(order.spec(runner.remotes))[0].id
 
 
@@ -224,10 +224,10 @@ def planted(ledger: Ledger, folder: Path, runner: Runner, count: int) -> str:
 def test_f76_a_round_that_failed_or_of_which_nobody_heard_happens_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: LedgerFailed, nth: int
 ) -> None:
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 60)
     commits = counted(monkeypatch, LocalStore.publish)
-    turn, raised = exploding(Ledger.turn, error, nth, "after" in error.message), list[LedgerFailed]()
+    turn, raised = exploding(Ledger.settle_and_claim, error, nth, "after" in error.message), list[LedgerFailed]()
 
     def failing(*args: Any, **options: Any) -> Any:
         try:
@@ -237,14 +237,14 @@ def test_f76_a_round_that_failed_or_of_which_nobody_heard_happens_once(
             raise
 
     monkeypatch.setattr(Ledger, "turn", failing)
-    claimer = Claimer(ledger, runner, 4, id)
+    claimer = Worker(ledger, runner, 4, id)
     with gevent.Timeout(60):
         claimer.run()
     rows = ledger.page(id)
     assert [(row.state, row.level) for row in rows] == [("verified", "read_back")] * 60
     assert raised == [error]
     assert len(commits) == 60
-    assert ledger.migration(id).tally == {"verified": Counted(60, 60 * len(DATA))}
+    assert ledger.migration(id).tally == {"verified": Count(60, 60 * len(DATA))}
     assert claimer.trouble is None
     assert ledger.migration(id).state == "succeeded"
 
@@ -253,7 +253,7 @@ def test_who_has_moved_nothing_yet_leaves_the_others_what_it_has_no_slot_for(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tree of few and large objects is not the first one's alone."""
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 20)
     gate, begun, publish = Event(), Event(), LocalStore.publish
     waiting: list[int] = []
@@ -266,23 +266,23 @@ def test_who_has_moved_nothing_yet_leaves_the_others_what_it_has_no_slot_for(
         return publish(*args, **options)
 
     monkeypatch.setattr(LocalStore, "publish", held)
-    claimer = Claimer(ledger, runner, 3, id)
+    claimer = Worker(ledger, runner, 3, id)
     working = gevent.spawn(claimer.run)
     with gevent.Timeout(60):
         begun.wait()
-        claimer.look()
+        claimer.wake()
         while ledger.migration(id).listing != "done":
             gevent.sleep(0)
-        assert ledger.migration(id).counted("running").objects == 3
+        assert ledger.migration(id).count_in("running").objects == 3
         gate.set()
         working.get()
-    assert ledger.migration(id).counted("verified").objects == 20
+    assert ledger.migration(id).count_in("verified").objects == 20
 
 
 def test_a_round_of_claims_asks_for_what_it_is_to_do_once(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 40)
     asked: list[str] = []
     secret = Ledger.secret
@@ -293,7 +293,7 @@ def test_a_round_of_claims_asks_for_what_it_is_to_do_once(
 
     monkeypatch.setattr(Ledger, "secret", counting)
     with gevent.Timeout(60):
-        Claimer(ledger, runner, 16, id).run()
+        Worker(ledger, runner, 16, id).run()
     assert asked == [id]
 
 
@@ -301,10 +301,10 @@ def test_f61_the_lease_is_kept_until_what_ran_has_ended(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What runs takes longer to stop than the lease holds: here until it was put off once more."""
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accepted(ledger, tmp_path, runner)
     gate, begun, publish, renew = Event(), Event(), LocalStore.publish, Ledger.renew
-    claimer = Claimer(ledger, runner, 1, id, lease_seconds=0.4)
+    claimer = Worker(ledger, runner, 1, id, lease_seconds=0.4)
 
     def held(*args: Any, **options: Any) -> Any:
         begun.set()
@@ -336,18 +336,18 @@ class Turns:
 
     count: int = 0
 
-    def more(self, claimer: Claimer, count: int) -> None:
+    def more(self, claimer: Worker, count: int) -> None:
         """Wait until it has asked so often again."""
         until = self.count + count
         while self.count < until:
-            claimer.look()
+            claimer.wake()
             gevent.sleep(0.01)
 
 
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
     """Count the turns of every runner."""
-    found, turn = Turns(), Ledger.turn
+    found, turn = Turns(), Ledger.settle_and_claim
 
     def counting(*args: Any, **options: Any) -> Any:
         found.count += 1
@@ -361,30 +361,30 @@ def test_f81_what_is_suspect_is_not_begun_while_parts_of_others_move(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: Turns
 ) -> None:
     """It is claimed beside nothing; and while it runs nothing is shared in."""
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 2)
     sharing, enough, begun, gate = Event(), Event(), Event(), Event()
     publish = LocalStore.publish
 
-    def shared(self: Sharing) -> None:
+    def shared(self: PartHelper) -> None:
         sharing.set()
         enough.wait()
-        self.ledger.give_back(self.share.claim)
+        self.ledger.release_parts(self.share.claim)
 
     def held(*args: Any, **options: Any) -> Any:
         begun.set()
         gate.wait()
         return publish(*args, **options)
 
-    monkeypatch.setattr(Sharing, "run", shared)
+    monkeypatch.setattr(PartHelper, "run", shared)
     monkeypatch.setattr(LocalStore, "publish", held)
-    other = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    other = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     try:
         other.renew()
         mine, suspect = both(other)
         pinned, place = Version(30, '"e"'), f"{tmp_path}/there/000"
-        other.begin(mine, Begun("upload-1", True, place, '"e"', 30, 10, total=3, pinned=pinned))
-        claimer = Claimer(ledger, runner, 2, id)
+        other.record_upload(mine, UploadRecord("upload-1", True, place, '"e"', 30, 10, total=3, pinned=pinned))
+        claimer = Worker(ledger, runner, 2, id)
         working = gevent.spawn(claimer.run)
         with gevent.Timeout(60):
             sharing.wait()
@@ -424,7 +424,7 @@ def test_f62_what_is_claimed_between_a_lost_lease_and_the_next_one_is_not_kept_f
 ) -> None:
     """A process that was stopped, and taken for gone, may claim before it enters itself again: the same object too."""
     cloud, goes_on = Cloud(), threading.Event()
-    runner = Runner(Settings(egress_allow="127.0.0.1"))  # whose patience is longer than a lease is looked at
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1"))  # whose patience is longer than a lease is looked at
 
     def get(talk: Talk, _: bytes) -> None:
         talk.send(GET_HEAD, CLOUD_DATA[:10])
@@ -432,10 +432,10 @@ def test_f62_what_is_claimed_between_a_lost_lease_and_the_next_one_is_not_kept_f
             talk.send(CLOUD_DATA[10:])
 
     with Peer(serving(Cloud(), get)) as source, Peer(keeping(cloud)) as peer:
-        order = Order(End(source.url()), End(peer.url("/to")))
+        order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         id = ledger.create(order.spec(runner.remotes))[0].id
-        claimer = Claimer(ledger, runner, 2, id)
-        other = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+        claimer = Worker(ledger, runner, 2, id)
+        other = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
         working = gevent.spawn(claimer.run)
         with gevent.Timeout(60):
             while not claimer.active:

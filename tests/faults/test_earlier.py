@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Verify
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.ledger.ledger import Ledger
 from tests.conftest import Engine
 from tests.faults.buckets import GONE, crc64nvme, reply
@@ -40,7 +40,9 @@ class Commands:
         """Accept a migration, and work it to its end; return how its object ended."""
         name = "" if tree else "a"
         places = f"file://{self._folder}/{name}", f"{self._there}/{name}"
-        order = Order(End(places[0]), End(places[1]), tree, Verify(verify), IfExists(wish), **options)
+        order = MigrationRequest(
+            Endpoint(places[0]), Endpoint(places[1]), tree, Verify(verify), IfExists(wish), **options
+        )
         id = self._ledger.create(order.spec(self._engine.runner.remotes))[0].id
         claimed(self._ledger, self._engine, id, attempts=1000)
         (row,) = self._ledger.page(id)
@@ -52,7 +54,7 @@ class Commands:
 def commands(engine: Engine, ledger: Ledger, tmp_path: Path) -> Any:
     """Return what makes Commands, by where they go."""
     folder = plant(tmp_path)
-    engine.runner.remotes = Runner(Settings(local_folders=str(tmp_path))).remotes
+    engine.runner.remotes = TransferEngine(Settings(local_folders=str(tmp_path))).remotes
     return lambda there: Commands(engine, ledger, folder, there)
 
 

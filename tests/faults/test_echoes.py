@@ -9,11 +9,11 @@ import pytest
 from relay.config import Limits
 from relay.errors import RelayError
 from relay.location import Location, parse_location
-from relay.stores.error_messages import hidden, secrets_of
+from relay.stores.error_messages import hide_secrets, secrets_of
 from relay.stores.table import STORES
 from relay.stores.webdav import webdav_location
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.faults.buckets import document, place, reply
 from tests.scripted import Peer, answer
 
@@ -59,7 +59,7 @@ def at(peer: Peer, kind: str) -> Location:
 def test_no_message_repeats_what_a_store_says_back(wire: Wire, text: str, kind: str) -> None:
     for said in told(text):
         with Peer([answer(said)] * 4) as peer:
-            store = STORES[kind](wire, "source", Meter(Limits()))
+            store = STORES[kind](wire, "source", Watchdog(Limits()))
             with pytest.raises(RelayError) as caught:
                 store.get(at(peer, kind))
         shown = f"{caught.value.message} {caught.value.hint}"
@@ -69,5 +69,5 @@ def test_no_message_repeats_what_a_store_says_back(wire: Wire, text: str, kind: 
 
 def test_short_words_are_no_secrets_and_the_longest_goes_first() -> None:
     assert secrets_of((("A", "on"), ("B", "abcdef")), "x=1&y=abcd") == ("abcdef", "abcd")
-    assert hidden("abcdef abcd on", ("abcdef", "abcd")) == "\u2026 \u2026 on"
+    assert hide_secrets("abcdef abcd on", ("abcdef", "abcd")) == "\u2026 \u2026 on"
     assert secrets_of((("Authorization", "Basic !!!"),), "") == ("Basic !!!",)

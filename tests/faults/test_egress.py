@@ -20,7 +20,7 @@ import pytest
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy, parse_allow
 from relay.engine.plan import Plan
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import ConnectFailed, EgressDenied, RelayError, StoreTimeout
 from relay.location import parse_location
 from relay.wire.dial import Dialer, Pool
@@ -105,9 +105,9 @@ def recorded() -> Iterator[list[str]]:
     yield Recorder.connected
 
 
-def runner(answers: Answers, policy: EgressPolicy | None = None, limits: Limits | None = None) -> Runner:
+def runner(answers: Answers, policy: EgressPolicy | None = None, limits: Limits | None = None) -> TransferEngine:
     """Return a Runner that records, with a policy that allows nothing beyond the public unless told."""
-    made = Runner(Settings(retry_budget=0), policy or EgressPolicy())
+    made = TransferEngine(Settings(retry_budget=0), policy or EgressPolicy())
     limits = limits or Limits(connect_seconds=2)
     dialer = Dialer(made.policy, limits, client_context(), Resolver(answers), Recorder)
     made.limits = made.wire.limits = limits
@@ -115,7 +115,7 @@ def runner(answers: Answers, policy: EgressPolicy | None = None, limits: Limits 
     return made
 
 
-def migrate(made: Runner, source: str, destination: str) -> None:
+def migrate(made: TransferEngine, source: str, destination: str) -> None:
     made.run(made.transfer(Plan(parse_location(source), parse_location(destination))))
 
 

@@ -15,8 +15,8 @@ import gevent
 import greenlet
 import pytest
 
-from relay.engine.transfer.context import Terms
-from relay.engine.transfer.source_reader import Reading
+from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.transfer.transfer import finalize
 from relay.engine.transfer.transfer import verify as verify_module
 from relay.errors import Cancelled, RelayError
@@ -54,17 +54,17 @@ STAGES: dict[str, tuple[Any, str]] = {
     "write": (Stream, "_push"),
     "wait": (Body, "wait"),
     "body end": (Body, "_ended"),
-    "outlet write": (pump.Outlet, "write"),
-    "outlet finish": (pump.Outlet, "finish"),
+    "outlet write": (pump.BodyWriter, "write"),
+    "outlet finish": (pump.BodyWriter, "finish"),
     "into pipe": (pump, "_into_pipe"),
     "out of pipe": (pump, "_out_of_pipe"),
     "consume answer": (HttpStore, "_stored"),
-    "open": (Reading, "opened"),
+    "open": (SourceReader, "opened"),
     "prove": (finalize, "prove"),
     "look": (verify_module, "_look"),
     "read back": (verify_module, "_read_back"),
     "receipt": (finalize, "Receipt"),
-    "outcome": (Terms, "outcome"),
+    "outcome": (TransferContext, "outcome"),
 }
 
 

@@ -14,12 +14,12 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.errors import IntegrityMismatch
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun
+from relay.ledger.rows import UploadRecord
 from relay.receipt import State
 from tests.conftest import Engine
 from tests.faults.buckets import IN_PARTS, PART, Bucket, Scripted, many, patient, place, refusal
@@ -61,28 +61,28 @@ def growing(size: int, cut: int | None = None) -> Script:
     return script
 
 
-def runner_of(bucket: Peer) -> Runner:
+def runner_of(bucket: Peer) -> TransferEngine:
     keys = {"access_key_id": "KEY", "secret_access_key": "SECRET", "region": "us-east-1"}
     remotes: dict[str, Any] = {"far": {"type": "s3", "endpoint": bucket.url(""), **keys}}
-    return Runner(
+    return TransferEngine(
         Settings(remotes=remotes, egress_allow="127.0.0.1", retry_budget=0, part_bytes=PART, settle_seconds=1)
     )
 
 
-def order(source: Peer) -> Order:
-    return Order(End(source.url("/x")), End("far:bucket/a/b.bin"))
+def order(source: Peer) -> MigrationRequest:
+    return MigrationRequest(Endpoint(source.url("/x")), Endpoint("far:bucket/a/b.bin"))
 
 
-def moved(ledger: Ledger, runner: Runner, source: Peer) -> str:
+def moved(ledger: Ledger, runner: TransferEngine, source: Peer) -> str:
     """Move the object, by a migration of its own; return the id of that."""
     id = ledger.create(order(source).spec(runner.remotes))[0].id
     worked(ledger, runner, id)
     return id
 
 
-def worked(ledger: Ledger, runner: Runner, id: str) -> None:
+def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     with gevent.Timeout(60):
-        Claimer(ledger, runner, 1, id).run()
+        Worker(ledger, runner, 1, id).run()
     runner.wire.pool.close()
     assert runner.wire.pool.open == 0
 
@@ -137,7 +137,7 @@ def test_f51_one_that_can_not_be_thrown_away_stays_in_the_ledger(ledger: Ledger,
         assert row.error is not None
         assert "An unfinished upload may remain at s3://bucket/a/b.bin" in row.error["hint"]
         (orphan,) = ledger.orphans(kept=0)
-        assert isinstance(orphan.upload, Begun)
+        assert isinstance(orphan.upload, UploadRecord)
         assert (orphan.upload.upload_id, orphan.upload.pinned) == ("up/1", None)
         bucket.answers.clear()
         bucket.asked.clear()

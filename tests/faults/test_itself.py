@@ -15,10 +15,10 @@ import pytest
 
 from relay.config import Settings
 from relay.engine import listing
-from relay.engine.migration_request import TURNS, End, Job, Order
+from relay.engine.migration_request import TURNS, Endpoint, MigrationJob, MigrationRequest
 from relay.engine.plan import IfExists, Verify
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.errors import InvalidURL, SameObject
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim
@@ -47,8 +47,8 @@ def folders(tmp_path: Path) -> Path:
 
 
 def located(folder: Path, source: str, destination: str) -> None:
-    order = Order(End(f"{folder}/{source}"), End(f"{folder}/{destination}"), recursive=True)
-    order.located(Remotes(folders=None))
+    order = MigrationRequest(Endpoint(f"{folder}/{source}"), Endpoint(f"{folder}/{destination}"), recursive=True)
+    order.locate(Remotes(folders=None))
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_a_folder_in_itself_by_a_name_that_is_folded_is_refused(
         with pytest.raises(SameObject, match="lie in each other"):
             located(folders, source, destination)
         with pytest.raises(SameObject, match="one file"):
-            order = Order(End(f"{folders}/from/a"), End(f"{folders}/from/A"))
-            order.located(Remotes(folders=None))
+            order = MigrationRequest(Endpoint(f"{folders}/from/a"), Endpoint(f"{folders}/from/A"))
+            order.locate(Remotes(folders=None))
     else:
         located(folders, source, destination)
 
@@ -111,8 +111,8 @@ def test_an_object_may_go_to_a_folder_above_its_own(folders: Path, destination: 
     """As `relay migrate b ..` says it: the folder is named as it is, and is not the object itself."""
     (folders / "from/inside/b").write_bytes(b"bytes")
     (folders / "apart/up").symlink_to(folders / "from")
-    order = Order(End(f"{folders}/from/inside/b"), End(f"{folders}/{destination}"))
-    there = order.located(Remotes(folders=None))[1]
+    order = MigrationRequest(Endpoint(f"{folders}/from/inside/b"), Endpoint(f"{folders}/{destination}"))
+    there = order.locate(Remotes(folders=None))[1]
     assert (there.path[-1], ".." in there.path) == ("/", False)
 
 
@@ -170,7 +170,7 @@ class Growing(Shelf):
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """Return an empty ledger."""
-    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    made = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     yield made
     made.close()
 
@@ -179,14 +179,16 @@ def test_a_listing_that_meets_its_own_output_ends_and_says_why(ledger: Ledger, m
     monkeypatch.setattr(listing, "PAGE", 2)
     bucket = Growing({"in/a": b"one", "in/b": b"two", "in/z": b"three"})
     keys = {"type": "s3", "access_key_id": "KEY", "secret_access_key": "SECRET"}
-    runner = Runner(Settings(egress_allow="127.0.0.1", retry_budget=0))
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=0))
     with Peer([bucket] * 99) as one, Peer([bucket] * 99) as other:
         named = {"one": {**keys, "endpoint": one.url("")}, "other": {**keys, "endpoint": other.url("")}}
         runner.remotes = Remotes(named, folders=())
-        order = Order(End("one:bucket/in/"), End("other:bucket/in/copy/"), recursive=True, server_copy=False)
+        order = MigrationRequest(
+            Endpoint("one:bucket/in/"), Endpoint("other:bucket/in/copy/"), recursive=True, server_copy=False
+        )
         id = ledger.create(order.spec(runner.remotes))[0].id
         with gevent.Timeout(90):
-            Claimer(ledger, runner, 4, id).run()
+            Worker(ledger, runner, 4, id).run()
         runner.wire.pool.close()
     rows = {row.name: row for row in ledger.page(id)}
     refused = {f"{'copy/' * TURNS}{name}" for name in "ab"}
@@ -213,7 +215,7 @@ def test_a_listing_that_meets_its_own_output_ends_and_says_why(ledger: Ledger, m
 )
 def test_what_repeats_the_destinations_own_name_is_refused(name: str, refused: bool) -> None:
     source, destination = parse_location("https://a.example/in/"), parse_location("https://b.example/to/copy/")
-    job = Job("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
+    job = MigrationJob("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
     claim = Claim(1, "1", 1, name, None, 1, None, None, 1, 0, 0)
     if refused:
         with pytest.raises(SameObject):
@@ -224,5 +226,5 @@ def test_what_repeats_the_destinations_own_name_is_refused(name: str, refused: b
 
 def test_a_destination_at_the_root_has_no_name_that_could_be_repeated() -> None:
     source, destination = parse_location("https://a.example/in/"), parse_location("https://b.example/")
-    job = Job("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
+    job = MigrationJob("1", source, destination, True, Verify.AUTO, IfExists.CHANGED)
     assert job.plan(Claim(1, "1", 1, "a/a/a/a/a/a/a/a/b", None, 1, None, None, 1, 0, 0))

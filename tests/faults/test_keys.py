@@ -11,15 +11,15 @@ import gevent
 import pytest
 
 from relay.config import Limits
-from relay.engine.migration_request import End, Order
-from relay.engine.worker.worker import Claimer
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.worker.worker import Worker
 from relay.errors import Rejected, UnsafeKey
 from relay.ledger.ledger import Ledger
 from relay.location import Location
 from relay.receipt import State
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from tests.conftest import Certificates, Engine
 from tests.faults.buckets import refusal
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, sending, serving
@@ -36,13 +36,15 @@ def folding(key: str) -> str:
 
 
 def located(peer: Peer, key: str) -> Location:
-    return s3_location(S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url("")), "bucket", key)
+    return s3_location(
+        S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")), "bucket", key
+    )
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """Return an empty ledger."""
-    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    made = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     yield made
     made.close()
 
@@ -60,11 +62,11 @@ def remotes(source: Peer, destination: Peer) -> Remotes:
     return Remotes(named, folders=())
 
 
-def worked(ledger: Ledger, engine: Engine, order: Order) -> dict[str, tuple[str, str]]:
+def worked(ledger: Ledger, engine: Engine, order: MigrationRequest) -> dict[str, tuple[str, str]]:
     """Move a tree; return what became of each object, and why."""
     id = ledger.create(order.spec(engine.runner.remotes))[0].id
     with gevent.Timeout(60):
-        Claimer(ledger, engine.runner, 4, id).run()
+        Worker(ledger, engine.runner, 4, id).run()
     return {row.name: (row.state, str((row.error or {}).get("detail", ""))) for row in ledger.page(id)}
 
 
@@ -78,7 +80,11 @@ def test_b58_keys_with_empty_segments_go_from_s3_to_s3_as_they_are(engine: Engin
             source.objects[folder + key] = b""
     with Peer([source] * 60) as there, Peer([shelf] * 60) as here:
         engine.runner.remotes = remotes(there, here)
-        found = worked(ledger, engine, Order(End(f"from:bucket/{folder}"), End(f"to:bucket/{folder}"), recursive=True))
+        found = worked(
+            ledger,
+            engine,
+            MigrationRequest(Endpoint(f"from:bucket/{folder}"), Endpoint(f"to:bucket/{folder}"), recursive=True),
+        )
     assert found == {name: ("verified", "") for name in MOVED}
     assert shelf.objects == {folder + key: data for key, data in MOVED.items()}
     puts = {line for line in shelf.asked if line.startswith("PUT")}
@@ -90,7 +96,7 @@ def test_b58_keys_with_empty_segments_go_from_s3_to_s3_as_they_are(engine: Engin
 def test_b58_one_object_by_its_url(engine: Engine, key: str) -> None:
     shelf, source = Shelf(), serving(Cloud(), sending(GET_HEAD, DATA))
     with Peer(source) as there, Peer([shelf] * 9) as here:
-        config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), here.url(""))
+        config = S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), here.url(""))
         place = Remotes(aws=lambda profile: config).locate(f"s3://bucket/{key}", destination=True)
         assert str(place) == f"s3://bucket/{key}"
         assert engine.migrate(there.url(), place).state is State.VERIFIED
@@ -176,7 +182,7 @@ def test_b58_trees_whose_slashes_are_folders_refuse_them_one_by_one(
     source = Shelf(dict(MOVED))
     with Peer([source] * 60) as there, Peer([source] * 9) as here:
         engine.runner.remotes = Remotes(remotes(there, here)._own, folders=(tmp_path,))
-        order = Order(End("from:bucket/"), End(f"file://{tmp_path}/to/"), recursive=True)
+        order = MigrationRequest(Endpoint("from:bucket/"), Endpoint(f"file://{tmp_path}/to/"), recursive=True)
         found = worked(ledger, engine, order)
     assert {name for name, (state, _) in found.items() if state == "verified"} == {"a/b"}
     assert all("empty" in why for name, (_, why) in found.items() if name != "a/b")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.stores.interfaces import is_unpublished
+from relay.stores.interfaces import is_temporary_name
 from tests.end_to_end.terminal import Terminal
 from tests.faults.buckets import PART, SIZE, Bucket, many, refusal
 from tests.faults.test_webdav import EMPTY, Dav
@@ -34,7 +34,7 @@ class Keeping(Dav):
     @property
     def left(self) -> list[str]:
         """The names of what was not published."""
-        return [name for path in self.objects if is_unpublished(name := path.decode().rpartition("/")[2])]
+        return [name for path in self.objects if is_temporary_name(name := path.decode().rpartition("/")[2])]
 
 
 @dataclass

@@ -26,8 +26,8 @@ from gevent.monkey import get_original
 
 from relay.config import Limits, Settings, load_settings
 from relay.egress import EgressPolicy
-from relay.engine.cleanup import remove_lost
-from relay.engine.transfer_engine import Runner
+from relay.engine.cleanup import remove_lost_uploads
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import (
     AlreadyExists,
     ConfigError,
@@ -45,7 +45,7 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Level, State, Version
 from relay.stores import local_files, local_folders, local_upload
-from relay.stores.interfaces import Span, Stored
+from relay.stores.interfaces import ByteRange, PutResult
 from relay.stores.local import LocalStore, local_location
 from relay.stores.local_files import FileStream
 from relay.stores.local_folders import Folders
@@ -53,7 +53,7 @@ from relay.stores.remotes import Remotes
 from relay.wire.body import Body
 from relay.wire.exchange import Wire
 from relay.wire.http1 import Framing, Head
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer
@@ -179,8 +179,8 @@ def test_a_server_has_no_folders_unless_they_are_allowed(tmp_path: Path) -> None
     (tmp_path / "open").mkdir()
     (tmp_path / "secret").write_bytes(b"x")
     (tmp_path / "open" / "way out").symlink_to(tmp_path)
-    closed = Runner(Settings(), EgressPolicy()).remotes
-    allowed = Runner(Settings(local_folders=str(tmp_path / "open")), EgressPolicy()).remotes
+    closed = TransferEngine(Settings(), EgressPolicy()).remotes
+    allowed = TransferEngine(Settings(local_folders=str(tmp_path / "open")), EgressPolicy()).remotes
     inside = f"file://{tmp_path}/open/a%20b"
     with pytest.raises(UnsupportedScheme):
         closed.locate(inside)
@@ -360,14 +360,14 @@ def test_a_file_that_is_changed_and_its_time_set_back_is_no_success(engine: Engi
 
 
 def test_a_part_of_a_file_is_pinned_by_what_no_program_can_set_back(wire: Wire, tmp_path: Path) -> None:
-    store, path = LocalStore(wire, "source", Meter(Limits())), tmp_path / "a"
+    store, path = LocalStore(wire, "source", Watchdog(Limits())), tmp_path / "a"
     path.write_bytes(b"old bytes")
     was, found = path.stat(), store.head(here(path))  # type: ignore[arg-type]
     assert found is not None
     path.write_bytes(b"new bytes")
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
     with pytest.raises(SourceChanged):
-        store.get(here(path), found.version, Span(4, 8))  # type: ignore[arg-type]
+        store.get(here(path), found.version, ByteRange(4, 8))  # type: ignore[arg-type]
 
 
 def test_what_can_not_be_moved_is_named(wire: Wire, tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_what_can_not_be_moved_is_named(wire: Wire, tmp_path: Path) -> None:
     links = {"folder": "deep", "dangling": "none", "loop": "loop", "through": "fine/x", "pipe": "fifo", "ok": "fine"}
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
-    store = LocalStore(wire, "source", Meter(Limits()))
+    store = LocalStore(wire, "source", Watchdog(Limits()))
     printed = {entry.name: entry.error for entry in store.list(here(tmp_path).folder(), recursive=True)}  # type: ignore[attr-defined]
     assert {name for name, error in printed.items() if error is None} == {"fine", "ok"}
     assert set(printed) == {"fine", *ours, "fifo", "socket", "device", *links}
@@ -471,10 +471,10 @@ def test_a_mount_may_give_a_file_the_time_of_its_upload(
     (tmp_path / "to").mkdir()
     place, finish = tmp_path / "to" / "b", local_upload.finish
 
-    def dated(part: local_upload.Part) -> None:
+    def dated(part: local_upload.TemporaryFile) -> None:
         os.utime(part.path, (10**9, 10**9))
 
-    def finished(part: local_upload.Part, *words: object) -> object:
+    def finished(part: local_upload.TemporaryFile, *words: object) -> object:
         if not late:
             shut = part.shut
             part.shut = lambda: (shut(), dated(part))  # type: ignore[assignment, method-assign, func-returns-value]
@@ -526,15 +526,15 @@ def test_an_empty_file_that_kept_a_name_for_one_who_was_killed_is_none(
 ) -> None:
     """There are no links there, so that it was to be replaced by the file that was written; what is older, or has
     bytes, is somebody's."""
-    store, place = LocalStore(wire, "destination", Meter(Limits())), local_location(tmp_path / "b", destination=True)
-    part, note = (tmp_path / one.path.rpartition("/")[2] for one in store.unpublished(place, "1-2-3"))
+    store, place = LocalStore(wire, "destination", Watchdog(Limits())), local_location(tmp_path / "b", destination=True)
+    part, note = (tmp_path / one.path.rpartition("/")[2] for one in store.staged_locations(place, "1-2-3"))
     part.write_bytes(b"all of it")
     note.write_text("b")
     if data is not None:
         (tmp_path / "b").write_bytes(data)
         when = note.stat().st_mtime + seconds
         os.utime(tmp_path / "b", (when, when)) if seconds else None
-    assert remove_lost(store, place, ["1-2-3"]) is None
+    assert remove_lost_uploads(store, place, ["1-2-3"]) is None
     assert [path.name for path in tmp_path.iterdir()] == left
 
 
@@ -589,7 +589,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, module: object, name: str, code: int
 def test_a_time_of_change_that_is_none_is_noted_or_kept(wire: Wire, tmp_path: Path, changed: str) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x")
-    source, store = LocalStore(wire, "source", Meter(Limits())), LocalStore(wire, "destination", Meter(Limits()))
+    source, store = LocalStore(wire, "source", Watchdog(Limits())), LocalStore(wire, "destination", Watchdog(Limits()))
     body = source.get(here(path)).body  # type: ignore[arg-type]
     assert body is not None
     stored = store.put(there(tmp_path / "b"), body, (("mtime", changed),))  # type: ignore[arg-type]
@@ -640,7 +640,7 @@ def test_any_year_is_listed_and_moved(engine: Engine, wire: Wire, seconds: int) 
         for name in ("a", "b"):
             (folder / name).write_bytes(name.encode())
         os.utime(folder / "b", (seconds, seconds))
-        entries = list(LocalStore(wire, "source", Meter(Limits())).list(here(folder).folder()))  # type: ignore[attr-defined]
+        entries = list(LocalStore(wire, "source", Watchdog(Limits())).list(here(folder).folder()))  # type: ignore[attr-defined]
         assert [(entry.name, entry.error) for entry in entries] == [("a", None), ("b", None)]
         engine.migrate(here(folder / "b"), there(folder / "c"))  # type: ignore[arg-type]
         assert (folder / "c").read_bytes() == b"b"
@@ -670,7 +670,7 @@ def test_a_mount_that_hangs_holds_up_nobody_else(
     """Each call of the system that may wait for a server takes a fifth of a second; the hub goes on meanwhile."""
     (tmp_path / "a").write_bytes(DATA)
     (tmp_path / "b").mkdir()
-    store, pause, hung = LocalStore(wire, "source", Meter(Limits())), get_original("time", "sleep"), []
+    store, pause, hung = LocalStore(wire, "source", Watchdog(Limits())), get_original("time", "sleep"), []
 
     def slowed(call: Callable[..., object]) -> Callable[..., object]:
         def slow(*words: object, **more: object) -> object:
@@ -712,10 +712,10 @@ def refuse_now(*_: object) -> int:
     raise BlockingIOError(errno.EAGAIN, "not now")
 
 
-def put(store: LocalStore, path: Path) -> Stored:
+def put(store: LocalStore, path: Path) -> PutResult:
     """Store a body that is there already."""
     body = Body(
-        Held(b"new"), Framing.LENGTH, Head(200, "OK", "1.1", (("Content-Length", "3"),)), Meter(Limits()), leave
+        Held(b"new"), Framing.LENGTH, Head(200, "OK", "1.1", (("Content-Length", "3"),)), Watchdog(Limits()), leave
     )
     return store.put(below(path.parent / "c"), body)
 
@@ -743,7 +743,7 @@ def test_a_write_that_outlives_its_transfer_goes_to_no_other_file(
     wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A greenlet is killed while a native thread writes for it: the number of its descriptor is another file's soon."""
-    store, write, begun, ended = LocalStore(wire, "destination", Meter(Limits())), os.write, [], []
+    store, write, begun, ended = LocalStore(wire, "destination", Watchdog(Limits())), os.write, [], []
 
     def late(descriptor: int, data: memoryview) -> int:
         begun.append(descriptor)

@@ -12,23 +12,23 @@ import pytest
 
 from relay.config import Limits, Settings
 from relay.egress import EgressPolicy
-from relay.engine.migration_request import End, Job, Order
-from relay.engine.multipart.journal import ClaimJournal
+from relay.engine.migration_request import Endpoint, MigrationJob, MigrationRequest
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Verify
-from relay.engine.transfer_engine import Runner, Stores
+from relay.engine.transfer_engine import Stores, TransferEngine
+from relay.engine.worker.claim_journal import ClaimJournal
 from relay.errors import KeyCollision, LocalDenied, RelayError, SameObject
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Listed, Settlement
 from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores import local_folders
-from relay.stores.interfaces import Stored
+from relay.stores.interfaces import PutResult
 from relay.stores.local import LocalStore, local_location
 from relay.stores.local_folders import Folders
 from relay.stores.remotes import Remotes
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.ledgers import TREE
 
@@ -83,7 +83,7 @@ def house(tmp_path: Path) -> House:
 
 @pytest.fixture
 def store(wire: Wire) -> LocalStore:
-    return LocalStore(wire, "source", Meter(Limits()))
+    return LocalStore(wire, "source", Watchdog(Limits()))
 
 
 def link(path: Path, target: Path | str) -> None:
@@ -117,9 +117,9 @@ def test_no_link_leads_out(name: str, house: House, store: LocalStore, engine: E
         lambda: store.head(place),
         lambda: store.get(place),
         lambda: store.delete(place, Version()),
-        lambda: store.head([*store.unpublished(place, "token"), place][0]),
-        lambda: store.publish(Stored(found, house.at("x/.relay-t.part"), {}, place=place)),
-        lambda: store.publish(Stored(found, house.at("x/.relay-t.part"), {}, place=place), if_absent=True),
+        lambda: store.head([*store.staged_locations(place, "token"), place][0]),
+        lambda: store.publish(PutResult(found, house.at("x/.relay-t.part"), {}, place=place)),
+        lambda: store.publish(PutResult(found, house.at("x/.relay-t.part"), {}, place=place), if_absent=True),
         lambda: put(engine, tmp_path / "a", house.at("x/key", destination=True)),
         lambda: put(engine, tmp_path / "a", house.at("x/key", destination=True), if_exists="fail"),
     ]
@@ -173,10 +173,10 @@ def test_links_that_stay_inside_are_followed(
 
 @pytest.mark.usefixtures("way")
 def test_a_folder_is_another_between_upload_and_publication(house: House, wire: Wire, tmp_path: Path) -> None:
-    store = LocalStore(wire, "destination", Meter(Limits()))
+    store = LocalStore(wire, "destination", Watchdog(Limits()))
     (house.outside / "deep" / "fine").write_bytes(b"theirs")
     (house.outside / "deep" / ".relay-x.part").write_bytes(b"theirs")
-    stored = Stored(Version(), house.at("deep/.relay-x.part"), {}, place=house.at("deep/fine"))
+    stored = PutResult(Version(), house.at("deep/.relay-x.part"), {}, place=house.at("deep/fine"))
     (house.open / "deep").rename(house.open / "old")
     link(house.open / "deep", house.outside / "deep")
     before = house.outer
@@ -210,18 +210,18 @@ def test_a_link_that_is_made_after_links_were_resolved_is_refused(
 @pytest.mark.parametrize("name", OUT)
 def test_what_leads_out_is_refused_when_it_is_asked_for(name: str, house: House, tmp_path: Path) -> None:
     OUT[name](house)
-    remotes = Runner(Settings(local_folders=f"{house.open}:{house.other}"), EgressPolicy()).remotes
+    remotes = TransferEngine(Settings(local_folders=f"{house.open}:{house.other}"), EgressPolicy()).remotes
     for asked in ({"destination": True}, {}):
         with pytest.raises(LocalDenied):
             remotes.locate(f"file://{house.open}/x/key", **asked)  # type: ignore[arg-type]
 
 
 def test_what_is_asked_for_again_hours_later_is_opened_below_the_folders_of_then(house: House, tmp_path: Path) -> None:
-    remotes = Runner(Settings(local_folders=str(house.open)), EgressPolicy()).remotes
+    remotes = TransferEngine(Settings(local_folders=str(house.open)), EgressPolicy()).remotes
     place = remotes.locate(f"file://{house.open}/deep/fine")
     (house.open / "deep").rename(house.open / "old")
     link(house.open / "deep", house.other)
-    store = Stores(Runner(Settings(), EgressPolicy()).wire).source(place, Meter(Limits()))
+    store = Stores(TransferEngine(Settings(), EgressPolicy()).wire).source(place, Watchdog(Limits()))
     with pytest.raises(LocalDenied):
         store.get(place)
 
@@ -274,9 +274,9 @@ def test_a_file_is_not_moved_onto_itself(tmp_path: Path, by: str, turned: bool) 
         link(tmp_path / "way", tmp_path / "folder")
     source, destination = (other, one) if turned else (one, other)
     with pytest.raises(SameObject):
-        Order(End(str(source)), End(str(destination))).located(Remotes(folders=None))
+        MigrationRequest(Endpoint(str(source)), Endpoint(str(destination))).locate(Remotes(folders=None))
     (tmp_path / "c").write_bytes(b"x")
-    Order(End(str(source)), End(str(tmp_path / "c"))).located(Remotes(folders=None))
+    MigrationRequest(Endpoint(str(source)), Endpoint(str(tmp_path / "c"))).locate(Remotes(folders=None))
 
 
 # -- a link in a tree that is the destination
@@ -286,7 +286,7 @@ def arrive(engine: Engine, folder: Path, name: str, if_exists: str) -> Outcome:
     """Move one object of the tree in `from` to the one in `to`."""
     source, destination = local_location(folder / "from", destination=False), folder / "to"
     place = local_location(destination, destination=True).folder()
-    job = Job("1", source.folder(), place, True, Verify.AUTO, IfExists(if_exists))
+    job = MigrationJob("1", source.folder(), place, True, Verify.AUTO, IfExists(if_exists))
     plan = job.plan(Claim(1, "1", 1, name, None, None, None, None, 1, 0, 0))
     return engine.runner.run(engine.runner.transfer(plan))
 
@@ -369,7 +369,7 @@ NAMED = {
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger.at(f"sqlite:///{tmp_path / 'relay.db'}")
+    ledger = Ledger.open(f"sqlite:///{tmp_path / 'relay.db'}")
     ledger.renew()
     yield ledger
     ledger.close()
@@ -440,7 +440,7 @@ def move(engine: Engine, ledger: Ledger, folder: Path, claim: Claim, if_exists: 
     """Move an object that is claimed from a ledger."""
     source, destination = local_location(folder / "from", destination=False), folder / "to"
     place = local_location(destination, destination=True).folder()
-    plan = Job(claim.migration_id, source.folder(), place, True, Verify.AUTO, IfExists(if_exists)).plan(claim)
+    plan = MigrationJob(claim.migration_id, source.folder(), place, True, Verify.AUTO, IfExists(if_exists)).plan(claim)
     transfer = engine.runner.transfer(plan)
     transfer.journal = ClaimJournal(ledger, claim, lambda: True)
     return engine.runner.run(transfer)

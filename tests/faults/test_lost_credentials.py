@@ -10,7 +10,7 @@ import pytest
 from relay.errors import ConfigError, CredentialsWithdrawn
 from relay.stores import rclone_conf
 from relay.stores.s3.aws_settings import aws_config
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from simulators.spawn import Spawned
 from tests.conftest import Engine
 from tests.faults.buckets import Bucket, many, place
@@ -98,11 +98,11 @@ def withdrawn(times: int) -> Signer:
     """Return a signer that has no credentials for so many requests."""
     left = [times]
 
-    def credentials() -> Credentials | None:
+    def credentials() -> AwsCredentials | None:
         left[0] -= 1
         if left[0] >= 0:
             raise ConfigError("AWS's credentials can't be had")
-        return Credentials("KEY", "SECRET")
+        return AwsCredentials("KEY", "SECRET")
 
     return Signer(credentials, "us-east-1")
 

@@ -12,8 +12,8 @@ from relay.engine.outcome import Outcome
 from relay.errors import MetadataUnkept
 from relay.location import Location, parse_location
 from relay.stores.local import local_location
-from relay.stores.metadata import encoded, squeezed, told, unshown
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.metadata import encode_value, metadata_of_head, squeeze_blanks, unshown_notes
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.uploads import coded
 from relay.stores.webdav import webdav_location
 from tests.conftest import QUICK, Certificates, Engine
@@ -165,7 +165,7 @@ def test_what_another_store_can_not_hold_is_told_or_refused(engine: Engine, tmp_
 def test_the_users_own_fields_of_a_signed_url_go_to_a_bucket() -> None:
     fields = (("x-goog-meta-a", "1"), ("X-Ms-Meta-b", "2"), ("x-amz-meta-c", "3"))
     by_name = {name.lower(): value for name, value in fields}
-    assert told(lambda name: by_name.get(name.lower()), fields) == (
+    assert metadata_of_head(lambda name: by_name.get(name.lower()), fields) == (
         ("x-amz-meta-a", "1"),
         ("x-amz-meta-b", "2"),
         ("x-amz-meta-c", "3"),
@@ -175,7 +175,7 @@ def test_the_users_own_fields_of_a_signed_url_go_to_a_bucket() -> None:
 def test_fields_that_become_one_keep_both_values() -> None:
     """Two fields of a name would be signed as one."""
     fields = (("x-amz-meta-a", "1"), ("x-goog-meta-A", "2"), ("x-amz-meta-a", "3"))
-    assert told(lambda name: None, fields) == (("x-amz-meta-a", "1, 2, 3"),)
+    assert metadata_of_head(lambda name: None, fields) == (("x-amz-meta-a", "1, 2, 3"),)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_fields_that_become_one_keep_both_values() -> None:
     [("aws-chunked", None), ("aws-chunked,gzip", "gzip"), ("gzip, AWS-Chunked", "gzip"), ("gzip, br", "gzip, br")],
 )
 def test_how_an_upload_was_framed_is_no_coding_of_the_object(coding: str, kept: str | None) -> None:
-    found = dict(told(lambda name: coding if name == "content-encoding" else None, ()))
+    found = dict(metadata_of_head(lambda name: coding if name == "content-encoding" else None, ()))
     assert found.get("Content-Encoding") == kept
 
 
@@ -191,18 +191,18 @@ def test_encoded_words_are_short_and_decode_to_what_they_were() -> None:
     from email.header import decode_header, make_header  # noqa: PLC0415
 
     text = "写真の長い名前" * 20
-    found = encoded(text.encode().decode("latin-1"))
+    found = encode_value(text.encode().decode("latin-1"))
     assert found.isascii()
     assert all(len(word) <= 75 for word in found.split(" "))
     assert str(make_header(decode_header(found))) == text
-    assert encoded("plain") == "plain"
-    assert encoded("\xf8") == "=?UTF-8?B?w7g=?="
+    assert encode_value("plain") == "plain"
+    assert encode_value("\xf8") == "=?UTF-8?B?w7g=?="
 
 
 def test_bytes_that_python_takes_for_blanks_are_signed_as_they_are() -> None:
     value = "à…".encode().decode("latin-1")  # 0xa0 and 0x85 are among its bytes
-    assert squeezed(f"  {value}  b\t") == f"{value} b"
-    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1")
+    assert squeeze_blanks(f"  {value}  b\t") == f"{value} b"
+    signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1")
     signer.fields("PUT", "host", "/a", (("x-amz-meta-a", value),))
 
 
@@ -229,9 +229,9 @@ def test_what_is_shown_in_another_form_is_not_lost(value: str) -> None:
     fields = (("x-amz-meta-a", value), ("mtime", "1"), ("Content-Type", "text/plain"))
     shown = (("X-Amz-Meta-A", "a b" if value.isascii() else "=?UTF-8?B?SsO4cm4=?="),)
     location = local_location(Path("/a"), destination=True)
-    assert unshown(fields, shown, location, ()) == ()
-    assert unshown(fields, (), location, ("no x-amz-meta-a",)) == ()
-    assert len(unshown(fields, (), location, ())) == 1
+    assert unshown_notes(fields, shown, location, ()) == ()
+    assert unshown_notes(fields, (), location, ("no x-amz-meta-a",)) == ()
+    assert len(unshown_notes(fields, (), location, ())) == 1
 
 
 @pytest.mark.parametrize(

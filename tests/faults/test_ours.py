@@ -12,15 +12,15 @@ from typing import Any
 import gevent
 import pytest
 
-from relay.engine.migration_request import End, Order
-from relay.engine.multipart.journal import ClaimJournal
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
-from relay.engine.transfer.source_reader import Reading
+from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.worker import worker
-from relay.engine.worker.worker import Claimer
+from relay.engine.worker.claim_journal import ClaimJournal
+from relay.engine.worker.worker import Worker
 from relay.errors import AlreadyExists, ConnectFailed, IntegrityMismatch, LedgerFailed, RelayError, Unavailable
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.receipt import State, Version
 from relay.stores.http import HttpStore
 from tests.conftest import Engine
@@ -318,7 +318,7 @@ def test_what_has_arrived_and_is_not_listed_any_more_is_ours_if_it_is_still_ther
 class Broken(ClaimJournal):
     """A ledger that does not answer when it is written down what was there."""
 
-    def note(self, before: Before) -> None:
+    def note(self, before: PriorState) -> None:
         """As Journal.note: it has happened, and nobody knows."""
         super().note(before)
         raise LedgerFailed("the ledger does not answer")
@@ -327,7 +327,7 @@ class Broken(ClaimJournal):
 class Away(ClaimJournal):
     """A ledger that writes nothing down."""
 
-    def note(self, before: Before) -> None:
+    def note(self, before: PriorState) -> None:
         """As Journal.note."""
         raise LedgerFailed("the ledger does not answer")
 
@@ -337,7 +337,7 @@ def test_a_damaged_object_that_could_not_be_noted_is_known_to_other_options(
 ) -> None:
     """The ledger is away when the damage shows, and answers when the object is handed back."""
     with Peer(Shelf(damages=flipped)) as there, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
-        order = Order(End(source.url("/a")), End(there.url("/a")))
+        order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
         monkeypatch.setattr(worker, "ClaimJournal", Away)
         claimed(ledger, engine, id, attempts=1)
@@ -357,13 +357,13 @@ def test_what_comes_after_an_attempt_that_sent_nothing_is_anothers(
     """The ledger failed, the source could not be opened, or the destination could not be reached."""
     shelf = Shelf()
     with Peer(shelf) as there, Peer(serving(Cloud(), sending(GET_HEAD, DATA))) as source:
-        order = Order(End(source.url("/a")), End(there.url("/a")), if_exists=IfExists(if_exists))
+        order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")), if_exists=IfExists(if_exists))
         id = ledger.create(order.spec(engine.runner.remotes))[0].id
         with monkeypatch.context() as patched:
             if stop == "ledger":
                 patched.setattr(worker, "ClaimJournal", Broken)
             elif stop == "source":
-                patched.setattr(Reading, "opened", refusing("source"))
+                patched.setattr(SourceReader, "opened", refusing("source"))
             else:
                 patched.setattr(HttpStore, "put", refusing("destination"))
             claimed(ledger, engine, id, attempts=1)
@@ -389,8 +389,8 @@ def refusing(side: str) -> Callable[..., Any]:
 
 def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
     """Work on a migration to its end, or until an object was tried so often."""
-    work = Claimer(ledger, engine.runner, 1, id)
-    failed = work._failed
+    work = Worker(ledger, engine.runner, 1, id)
+    failed = work._settle_failure
 
     def stopping(*words: Any) -> Any:
         nonlocal attempts
@@ -399,7 +399,7 @@ def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
             work.stop()
         return failed(*words)
 
-    work._failed = stopping  # type: ignore[method-assign]
+    work._settle_failure = stopping  # type: ignore[method-assign]
     with gevent.Timeout(30):
         work.run()
 
@@ -409,12 +409,12 @@ def claimed(ledger: Ledger, engine: Engine, id: str, attempts: int = 9) -> None:
 
 def test_a_before_is_what_it_was_when_it_was_written() -> None:
     for before in (
-        Before(known=True),
-        Before(known=False),
-        Before(known=True, version=Version(3, 'W/"x"', "then"), sent=Version(etag='"y"', id="z")),
+        PriorState(known=True),
+        PriorState(known=False),
+        PriorState(known=True, version=Version(3, 'W/"x"', "then"), sent=Version(etag='"y"', id="z")),
     ):
-        assert Before.of(before.text()) == before
-    assert Before.of(None) is None
+        assert PriorState.from_text(before.to_text()) == before
+    assert PriorState.from_text(None) is None
 
 
 def test_a_refusal_of_the_first_attempt_is_another_ones(engine: Engine) -> None:

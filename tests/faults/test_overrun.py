@@ -16,7 +16,7 @@ import gevent
 import pytest
 
 from relay.config import Limits
-from relay.engine.transfer.context import Known
+from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import SourceOverrun, SourceTruncated
 from relay.receipt import State, Version
@@ -152,7 +152,7 @@ def promised(engine: Engine, here: Peer, there: Peer, size: int) -> Transfer:
     """Return a transfer of an object of which a list says how large it is."""
     transfer = engine.runner.transfer(engine.plan(here.url("/a"), there.url("/b")))
     version = Version(size=size)
-    return replace(transfer, known=Known(listed=version, promised=version))
+    return replace(transfer, known=ObjectHints(listed=version, promised=version))
 
 
 @FRAMINGS

@@ -11,15 +11,15 @@ from time import time
 import gevent
 import pytest
 
-from relay.cli.formatting import head
+from relay.cli.formatting import headline
 from relay.cli.watch_object import _Lines
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
-from relay.engine.retries import WHOLE, Trouble, Troubles
+from relay.engine.retries import WHOLE, PendingRetries, PendingRetry
 from relay.engine.transfer.transfer import Transfer
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.errors import Cancelled, IntegrityMismatch, RelayError, SourceTruncated, Stalled, StoreTimeout, Unavailable
 from relay.ledger.ledger import Ledger
 from relay.receipt import State
@@ -167,8 +167,8 @@ class Shelf(Bucket):
 class Book(Notes):
     """A journal in memory that knows which parts are still to be sent."""
 
-    def go_on(self, upload_id: str, gone: frozenset[int], total: int) -> None:
-        super().go_on(upload_id, gone, total)
+    def resume(self, upload_id: str, gone: frozenset[int], total: int) -> None:
+        super().resume(upload_id, gone, total)
         assert self.upload is not None
         there = {part.number for part in self.upload.parts}
         self.numbers = iter([number for number in range(1, total + 1) if number not in there])
@@ -357,12 +357,12 @@ def test_a_store_that_is_away_costs_no_part(certificates: Certificates) -> None:
 
 def test_the_oldest_trouble_is_told_and_ends() -> None:
     now = [100.0]
-    troubles = Troubles(lambda: now[0])
+    troubles = PendingRetries(lambda: now[0])
     troubles.note("part 2 of 9", Unavailable("503", side="destination"), 1, 2.0)
     now[0] = 102.0
     troubles.note("part 2 of 9", Unavailable("500", side="destination"), 2, 4.0)
     troubles.note("part 3 of 9", Unavailable("503", side="source"), 1, 1.0)
-    assert troubles.worst == Trouble(
+    assert troubles.worst == PendingRetry(
         what="part 2 of 9",
         code="store-unavailable",
         side="destination",
@@ -425,13 +425,13 @@ def test_while_a_part_is_tried_again_its_number_is_told(certificates: Certificat
 
 def test_what_is_tried_again_is_told_to_whoever_looks_at_the_ledger(ledger: Ledger) -> None:
     """From another process too; and it is over when bytes move again, or the object has ended."""
-    runner = Runner(Settings(egress_allow="127.0.0.1", retry_budget=30))
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=30))
     cloud = Cloud()
     first = serving(Cloud(), sending(b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n"))
     with Peer([first, serving(Cloud(), sending(GET_HEAD, DATA))]) as here, Peer(keeping(cloud)) as there:
-        order = Order(End(here.url("/x")), End(there.url("/y")))
+        order = MigrationRequest(Endpoint(here.url("/x")), Endpoint(there.url("/y")))
         id = ledger.create(order.spec(runner.remotes))[0].id
-        working = gevent.spawn(Claimer(ledger, runner, 1, id).run)
+        working = gevent.spawn(Worker(ledger, runner, 1, id).run)
         with gevent.Timeout(10):
             while not (told := brief(ledger.migration(id)))["retried"]:
                 gevent.sleep(0.05)
@@ -440,9 +440,9 @@ def test_what_is_tried_again_is_told_to_whoever_looks_at_the_ledger(ledger: Ledg
         assert "503" in one["detail"]
         assert one["since"] <= one["again"] < one["since"] + 5
         told = {**told, "retried": [{**one, "again": time() + 60.4}]}
-        assert head(told, 0.0).endswith(f"; {WHOLE} is tried again in 60 s: source: {one['detail']}")
+        assert headline(told, 0.0).endswith(f"; {WHOLE} is tried again in 60 s: source: {one['detail']}")
         named = {**told, "retried": [{**one, "name": "a\x1bb", "again": 0.0}, one]}
-        assert f"; a\\x1bb is tried again now: source: {one['detail']}; 1 more like it" in head(named, 0.0)
+        assert f"; a\\x1bb is tried again now: source: {one['detail']}; 1 more like it" in headline(named, 0.0)
         working.join(20)
         runner.wire.pool.close()
     assert cloud.objects == {b"/y": DATA}
@@ -463,7 +463,7 @@ def test_the_terminal_says_what_it_waits_for(certificates: Certificates, capsys:
 
 
 def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
-    runner = Runner(Settings(egress_allow="127.0.0.1"))
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1"))
     page = b"<html><title>Index of /f/</title><a href='a'>a</a></html>"
     asked: list[bytes] = []
 
@@ -478,9 +478,9 @@ def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
                 talk.send(GET_HEAD, b"" if head.startswith(b"HEAD") else DATA)
 
     with Peer([folder] * 20) as here, Peer(keeping(Cloud())) as there:
-        order = Order(End(here.url("/f/")), End(there.url("/to/")), recursive=True)
+        order = MigrationRequest(Endpoint(here.url("/f/")), Endpoint(there.url("/to/")), recursive=True)
         id = ledger.create(order.spec(runner.remotes))[0].id
-        claimer = Claimer(ledger, runner, 1, id)
+        claimer = Worker(ledger, runner, 1, id)
         working = gevent.spawn(claimer.run)
         with gevent.Timeout(10):
             while not (told := ledger.migration(id).retried):
@@ -497,7 +497,7 @@ def test_a_listing_that_is_asked_for_again_says_so(ledger: Ledger) -> None:
 def test_a_destination_that_is_looked_at_first_is_told_of_too(ledger: Ledger, tmp_path: Path) -> None:
     """Before a tree is listed its destination is looked at: what is waited for there is told as the listing's."""
     (tmp_path / "from").mkdir()
-    runner = Runner(Settings(egress_allow="127.0.0.1"))
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1"))
     runner.remotes = Remotes({}, folders=None)
 
     def busy(talk: Talk) -> None:
@@ -505,9 +505,11 @@ def test_a_destination_that_is_looked_at_first_is_told_of_too(ledger: Ledger, tm
             talk.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
 
     with Peer([busy] * 20) as there:
-        order = Order(End(f"{tmp_path}/from/"), End(f"webdav://127.0.0.1:{there.port}/to/"), recursive=True)
+        order = MigrationRequest(
+            Endpoint(f"{tmp_path}/from/"), Endpoint(f"webdav://127.0.0.1:{there.port}/to/"), recursive=True
+        )
         id = ledger.create(order.spec(runner.remotes))[0].id
-        working = gevent.spawn((claimer := Claimer(ledger, runner, 1, id)).run)
+        working = gevent.spawn((claimer := Worker(ledger, runner, 1, id)).run)
         with gevent.Timeout(10):
             while not (told := ledger.migration(id).retried):
                 gevent.sleep(0.02)

@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import update
 
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
-from relay.engine.transfer_engine import Runner
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.refusals import PATIENCE
-from relay.engine.worker.worker import Claimer
+from relay.engine.worker.worker import Worker
 from relay.errors import LedgerRefused
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER
@@ -74,21 +74,21 @@ def web() -> Iterator[Web]:
         server.shutdown()
 
 
-def runner_of(folder: Path, **settings: Any) -> Runner:
-    return Runner(Settings(local_folders=str(folder), egress_allow="127.0.0.1", retry_budget=0.0, **settings))
+def runner_of(folder: Path, **settings: Any) -> TransferEngine:
+    return TransferEngine(Settings(local_folders=str(folder), egress_allow="127.0.0.1", retry_budget=0.0, **settings))
 
 
-def listed(folder: Path, web: Web, private: range) -> Order:
+def listed(folder: Path, web: Web, private: range) -> MigrationRequest:
     """Return the order of a list of URLs, some of which are private."""
     lines = [web.url(f"/{'private' if n in private else 'open'}/{n}") for n in range(COUNT)]
     (folder / "urls.txt").write_text("\n".join(lines))
-    return Order(End(f"list+file://{folder}/urls.txt"), End(f"file://{folder}/to"), recursive=True)
+    return MigrationRequest(Endpoint(f"list+file://{folder}/urls.txt"), Endpoint(f"file://{folder}/to"), recursive=True)
 
 
-def worked(ledger: Ledger, runner: Runner, id: str, slots: int = 1) -> dict[str, int]:
+def worked(ledger: Ledger, runner: TransferEngine, id: str, slots: int = 1) -> dict[str, int]:
     """Work on a migration as long as it goes on; return how many of its objects are in which state."""
     with gevent.Timeout(60):
-        Claimer(ledger, runner, slots, id).run()
+        Worker(ledger, runner, slots, id).run()
     return {state: counted.objects for state, counted in ledger.migration(id).tally.items()}
 
 
@@ -152,9 +152,9 @@ def test_credentials_that_are_withdrawn_in_the_middle_fail_nothing(ledger: Ledge
     web.refused = refused
     runner = runner_of(tmp_path)
 
-    def order(token: str) -> Order:
-        source = End(f"list+{web.url('/list.txt')}", (("Authorization", f"Bearer {token}"),))
-        return Order(source, End(f"file://{tmp_path}/to"), recursive=True)
+    def order(token: str) -> MigrationRequest:
+        source = Endpoint(f"list+{web.url('/list.txt')}", (("Authorization", f"Bearer {token}"),))
+        return MigrationRequest(source, Endpoint(f"file://{tmp_path}/to"), recursive=True)
 
     id = ledger.create(order("one").spec(runner.remotes))[0].id
     found = worked(ledger, runner, id)
@@ -187,13 +187,15 @@ def test_what_a_runner_can_not_locate_waits_and_fails_never(
     """Accepted with one remote and one folder, and worked on by a process with others."""
     far = {"far": {"type": "http", "url": web.url("")}}
     first = runner_of(tmp_path, remotes=far)
-    id = ledger.create(Order(End("far:open/1"), End(f"file://{tmp_path}/to")).spec(first.remotes))[0].id
+    id = ledger.create(MigrationRequest(Endpoint("far:open/1"), Endpoint(f"file://{tmp_path}/to")).spec(first.remotes))[
+        0
+    ].id
     of_kind(ledger, id, kind)
     folders = (
         {"local_folders": str(tmp_path), "remotes": far} if "folders" in what else {"local_folders": str(tmp_path)}
     )
-    other = Runner(Settings(**{**folders, "egress_allow": "127.0.0.1", **OTHERS[what]}))
-    claimer = Claimer(ledger, other, 1, id)
+    other = TransferEngine(Settings(**{**folders, "egress_allow": "127.0.0.1", **OTHERS[what]}))
+    claimer = Worker(ledger, other, 1, id)
     job = gevent.spawn(claimer.run)
     with gevent.Timeout(30):
         while (row := ledger.page(id)[0]).attempts == 0 or row.state != "queued":
@@ -213,10 +215,10 @@ def test_what_a_runner_can_not_locate_waits_and_fails_never(
 
 
 def test_a_tree_that_can_not_be_located_waits_too(ledger: Ledger, tmp_path: Path) -> None:
-    first = Runner(Settings(local_folders=str(tmp_path)))
+    first = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, first, 3)
     of_kind(ledger, id, SERVER)
-    assert worked(ledger, Runner(Settings(local_folders="/usr")), id) == {}
+    assert worked(ledger, TransferEngine(Settings(local_folders="/usr")), id) == {}
     assert (ledger.migration(id).state, ledger.migration(id).listing) == ("paused", "due")
     ledger.act(id, "resume")
     assert worked(ledger, first, id) == {"verified": 3}
@@ -228,7 +230,7 @@ def test_a_tree_that_can_not_be_located_waits_too(ledger: Ledger, tmp_path: Path
 def test_an_end_that_the_ledger_does_not_take_fails_that_object_alone(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 10)
     for name in ("turn", "settle"):
         real = getattr(Ledger, name)
@@ -252,13 +254,15 @@ def test_of_what_nobody_foresaw_the_type_alone_is_kept(
     def explode(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("https://a.example/?token=" + "neddih"[::-1])
 
-    runner = Runner(Settings(local_folders=str(tmp_path)))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = planted(ledger, tmp_path, runner, 1)
     monkeypatch.setattr(LocalStore, "put", explode)
     assert worked(ledger, runner, id) == {"failed": 1}
     monkeypatch.setattr(LocalStore, "list", explode)
     other = ledger.create(
-        Order(End(f"file://{tmp_path}/tree"), End(f"file://{tmp_path}/new"), recursive=True).spec(runner.remotes)
+        MigrationRequest(Endpoint(f"file://{tmp_path}/tree"), Endpoint(f"file://{tmp_path}/new"), recursive=True).spec(
+            runner.remotes
+        )
     )[0].id
     worked(ledger, runner, other)
     kept = "".join(str(row.error) for row in ledger.page(id)) + str(ledger.migration(other).error)

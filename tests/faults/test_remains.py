@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from relay.engine.cleanup import remove_lost
+from relay.engine.cleanup import remove_lost_uploads
 from relay.errors import Cancelled, NotFound, RelayError, SourceChanged, StoreError
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.webdav import WebDavStore, webdav_location
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal, eventually
 from tests.faults.buckets import refusal
@@ -147,11 +147,11 @@ def test_a_name_of_a_lost_attempt_that_stays_is_told_and_no_other(
     dav = Dav(answers={b"DELETE": [empty(answer)] * 20})
     with Peer([dav] * 20) as peer:
         place = webdav_location(peer.url("/folder/a"), destination=True)
-        store = WebDavStore(engine.runner.wire, "destination", Meter(QUICK))
-        names = store.unpublished(place, "token")
+        store = WebDavStore(engine.runner.wire, "destination", Watchdog(QUICK))
+        names = store.staged_locations(place, "token")
         if there:
             dav.objects[names[1].path.encode()] = DATA
-        kept = remove_lost(store, place, ["token"])
+        kept = remove_lost_uploads(store, place, ["token"])
     assert list(kept.remains if kept is not None else {}) == ([str(names[1])] if told else [])
 
 
@@ -305,7 +305,7 @@ class Copying(Bucket):
 def test_an_error_names_a_copy_that_nothing_has_proved(engine: Engine, fails: str) -> None:
     bucket = Copying({"old": DATA}, fails=fails)
     with Peer([bucket] * 10) as peer:
-        config = S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
+        config = S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url(""))
         old, new = (s3_location(config, "bucket", key) for key in ("old", "new"))
         with pytest.raises(StoreError) as caught:
             engine.migrate(old, new)

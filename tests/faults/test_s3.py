@@ -35,7 +35,7 @@ from relay.errors import (
 )
 from relay.receipt import Level, State
 from relay.stores.s3.quirks import UNTAGGED
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, SEED, Certificates, Engine
@@ -94,7 +94,7 @@ def test_a_refusal_without_a_code_counts_by_its_status(engine: Engine, source: S
 def test_f55_a_wrong_clock_is_set_by_the_servers_and_the_request_made_again(engine: Engine, source: Spawned) -> None:
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
-    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1")
+    signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1")
     with Peer(many(Bucket({"put": [skewed]}))) as peer:
         outcome = patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
     assert outcome.receipt is not None
@@ -109,7 +109,7 @@ def test_f55_two_requests_that_were_signed_by_a_wrong_clock_are_both_made_again(
     """Each was under way when the other's refusal set the clock."""
     theirs = datetime.now(UTC) + timedelta(hours=3)
     skewed = refusal(403, "RequestTimeTooSkewed", f"Date: {format_datetime(theirs, usegmt=True)}")
-    signer, both = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"), threading.Barrier(2)
+    signer, both = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), threading.Barrier(2)
 
     def late(talk: Talk) -> None:
         both.wait(20)
@@ -134,7 +134,7 @@ def test_f55_a_clock_that_was_set_already_is_no_reason_to_go_on_for_ever(engine:
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId"])
 def test_f26_credentials_that_were_replaced_are_read_anew_once(engine: Engine, source: Spawned, code: str) -> None:
-    old, new = Credentials("OLD", "SECRET", "token"), Credentials("NEW", "SECRET", "token")
+    old, new = AwsCredentials("OLD", "SECRET", "token"), AwsCredentials("NEW", "SECRET", "token")
     signer = Signer(lambda: old, "us-east-1", anew=lambda: lambda: new)
     bucket = Bucket({"put": [refusal(403, code)]})
     with Peer(many(bucket)) as peer:
@@ -148,14 +148,14 @@ def test_f26_credentials_that_were_replaced_are_read_anew_once(engine: Engine, s
 def test_f26_credentials_that_stay_refused_are_final(engine: Engine, source: Spawned, anew: str | None) -> None:
     asked: list[int] = []
 
-    def again() -> Callable[[], Credentials | None]:
+    def again() -> Callable[[], AwsCredentials | None]:
         asked.append(1)
         if anew == "none":
             raise ConfigError("there are no credentials any more")
         name = "KEY" if anew == "the same" else f"KEY{len(asked)}"
-        return lambda: Credentials(name, "SECRET")
+        return lambda: AwsCredentials(name, "SECRET")
 
-    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1", anew=again if anew else None)
+    signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", anew=again if anew else None)
     bucket = Bucket({"put": [refusal(400, "ExpiredToken")] * 9})
     with Peer(many(bucket)) as peer, pytest.raises(Unauthenticated):
         patient(engine).migrate(source.url("/objects/a?size=1000"), place(peer, signer))
@@ -167,11 +167,11 @@ def test_f26_who_was_refused_with_the_old_key_takes_the_new_one_that_another_fou
     """However many were refused at the same moment, the settings are read once."""
     asked: list[int] = []
 
-    def again() -> Callable[[], Credentials | None]:
+    def again() -> Callable[[], AwsCredentials | None]:
         asked.append(1)
-        return lambda: Credentials("NEW", "SECRET")
+        return lambda: AwsCredentials("NEW", "SECRET")
 
-    signer = Signer(lambda: Credentials("OLD", "SECRET"), "us-east-1", anew=again)
+    signer = Signer(lambda: AwsCredentials("OLD", "SECRET"), "us-east-1", anew=again)
     refused = signer.credentials()
     assert [signer.renew(refused) for _ in range(3)] == [True] * 3
     assert not signer.renew(signer.credentials())

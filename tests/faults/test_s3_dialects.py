@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from relay.engine.doctor import Answer, Finding, examine
-from relay.engine.scratch import Patient
+from relay.engine.doctor import Answer, Finding, probe_writable
+from relay.engine.scratch import ScratchFolder
 from relay.errors import IntegrityMismatch, PermissionDenied, Rejected, RelayError, Unauthenticated
 from relay.location import Origin
 from relay.receipt import Level, State, Version
-from relay.stores.http_fields import whole
+from relay.stores.http_fields import strong_tag
 from relay.stores.local import local_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.quirks import WRONG_WHOLE, Endpoint, Refusal
-from relay.stores.s3.sigv4 import MOST_REGIONS, Credentials, Signer
+from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks, Refusal
+from relay.stores.s3.sigv4 import MOST_REGIONS, AwsCredentials, Signer
 from relay.stores.s3.store import store
-from relay.wire.capabilities import Memory
-from relay.wire.watchdog import Meter
+from relay.wire.capabilities import CapabilityCache
+from relay.wire.watchdog import Watchdog
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import QUICK, Certificates, Engine
@@ -185,7 +185,7 @@ def test_a_whole_that_is_refused_for_parts_nobody_compared_stays_refused(engine:
 
 
 def keys(region: str = "us-east-1") -> S3Config:
-    return S3Config(Signer(lambda: Credentials("KEY", "SECRET"), region))
+    return S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), region))
 
 
 def region_of(request: bytes) -> str:
@@ -242,7 +242,7 @@ def test_a_long_entity_tag_is_said_back_whole(engine: Engine, length: int) -> No
     bucket = Bucket(fields=("Accept-Ranges: bytes",))
     bucket.whole, bucket.tag = b"b" * SIZE, "t" * length
     with Peer(many(bucket)) as peer:
-        store = engine.runner.stores.source(place(peer), Meter(QUICK))
+        store = engine.runner.stores.source(place(peer), Watchdog(QUICK))
         found = store.head(place(peer))
         opened = store.get(place(peer), found.version)  # type: ignore[union-attr]
         assert opened.body is not None
@@ -253,7 +253,7 @@ def test_a_long_entity_tag_is_said_back_whole(engine: Engine, length: int) -> No
 
 @pytest.mark.parametrize("text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"', '"\u6f22"', '"\ud800"'])
 def test_a_name_that_can_not_be_said_back_is_none(text: str | None) -> None:
-    assert whole(text) is None
+    assert strong_tag(text) is None
 
 
 @pytest.mark.parametrize("tag", ["*", '"a", "b"', '"a","b"', 'W/"a"', "", None])
@@ -272,8 +272,8 @@ def test_a_tag_of_one_version_pins_it(tag: str) -> None:
 def findings(engine: Engine, bucket: Bucket) -> dict[str, Finding]:
     with Peer(many(bucket)) as peer:
         folder = place(peer).with_target("/bucket/")
-        patient = Patient(engine.runner.stores, folder, lambda: Meter(QUICK))
-        return {finding.what: finding for finding in examine(patient)}
+        patient = ScratchFolder(engine.runner.stores, folder, lambda: Watchdog(QUICK))
+        return {finding.what: finding for finding in probe_writable(patient)}
 
 
 @pytest.mark.parametrize(("status", "code"), [(400, "XAmzContentSHA256Mismatch"), (401, "Unauthorized")])
@@ -335,8 +335,8 @@ def test_two_uploads_under_way_that_are_refused_for_the_same_are_both_sent_again
     status: int, code: str, value: str
 ) -> None:
     """What one of them taught was not known when the other was sent; what is sent with it is another refusal."""
-    memory, origin = Memory(), Origin("https", "host.example", 443)
-    one, other = (Endpoint(memory, origin, "bucket", path) for path in ("/bucket/one", "/bucket/other"))
+    memory, origin = CapabilityCache(), Origin("https", "host.example", 443)
+    one, other = (EndpointQuirks(memory, origin, "bucket", path) for path in ("/bucket/one", "/bucket/other"))
     refused = Refusal(status, code, "", (("x-amz-meta-a", value),))
     left_out = one.leave_out(refused)
     assert left_out is not None
@@ -374,7 +374,7 @@ def test_the_reason_of_a_refused_head_is_asked_for(
 
 
 def test_a_clock_that_is_off_is_set_though_head_does_not_say_so(engine: Engine, tmp_path: Path) -> None:
-    wrong = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1", clock=lambda: datetime(2020, 1, 1, tzinfo=UTC))
+    wrong = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", clock=lambda: datetime(2020, 1, 1, tzinfo=UTC))
     now = f"Date: {format_datetime(datetime.now(UTC), usegmt=True)}"
     bucket = Bucket({"head": [reply(403)], "get": [refusal(403, "RequestTimeTooSkewed", now)]})
     bucket.whole = b"bytes"

@@ -8,11 +8,11 @@ from typing import Any
 import gevent
 import pytest
 
-from relay.cli.local_run import accepted
+from relay.cli.local_run import accept
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from relay.throttle import Bounds
@@ -21,13 +21,13 @@ from tests.ledgers import verified
 
 def ledger_of(folder: Path) -> Ledger:
     """Return the ledger in a folder, as one more process opens it."""
-    return Ledger.at(f"sqlite:///{folder}/ledger.db")
+    return Ledger.open(f"sqlite:///{folder}/ledger.db")
 
 
-def worked(ledger: Ledger, runner: Runner, id: str) -> str:
+def worked(ledger: Ledger, runner: TransferEngine, id: str) -> str:
     """Work on a migration until it has ended; return its state."""
     with gevent.Timeout(30):
-        Claimer(ledger, runner, 2, id).run()
+        Worker(ledger, runner, 2, id).run()
     return ledger.migration(id).state
 
 
@@ -38,13 +38,13 @@ def test_another_process_ends_it_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, before: str, step: str
 ) -> None:
     """Between any two looks of this command the other one may have gone on with it, and ended it."""
-    runner = Runner(Settings(local_folders=str(tmp_path), retry_budget=0))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
     (tmp_path / "to").mkdir()
     name = "" if recursive else "/a"
-    places = End(f"file://{tmp_path}/from{name}"), End(f"file://{tmp_path}/to{name}")
-    order = Order(*places, recursive=recursive, bounds=Bounds(slots=2))
-    made, _ = accepted(ledger, order, runner, quiet=True)
+    places = Endpoint(f"file://{tmp_path}/from{name}"), Endpoint(f"file://{tmp_path}/to{name}")
+    order = MigrationRequest(*places, recursive=recursive, bounds=Bounds(slots=2))
+    made, _ = accept(ledger, order, runner, quiet=True)
     if before == "failed":
         assert worked(ledger, runner, made.id) == "failed"
     elif before != "running":
@@ -56,12 +56,12 @@ def test_another_process_ends_it_meanwhile(
     def after_the_other(*arguments: Any, **named: Any) -> Any:
         if not begun:
             begun.append(step)
-            found, _ = accepted(other, order, runner, quiet=True)
+            found, _ = accept(other, order, runner, quiet=True)
             assert worked(other, runner, found.id) == "succeeded"
         return real(*arguments, **named)
 
     monkeypatch.setattr(ledger, step, after_the_other)
-    found, _ = accepted(ledger, order, runner, quiet=True)
+    found, _ = accept(ledger, order, runner, quiet=True)
     assert worked(ledger, runner, found.id) == "succeeded"
     assert (tmp_path / "to" / "a").read_bytes() == b"bytes"
     ledger.close()
@@ -73,14 +73,14 @@ def test_what_vanished_is_moved_again_although_another_process_ends_the_migratio
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Nobody works on a migration that has succeeded: what is gone from its destination is another migration's then."""
-    runner = Runner(Settings(local_folders=str(tmp_path), retry_budget=0))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
     (tmp_path / "from").mkdir()
     (tmp_path / "to").mkdir()
     for name in ("a", "b"):
         (tmp_path / "from" / name).write_bytes(b"bytes")
-    order = Order(End(f"file://{tmp_path}/from"), End(f"file://{tmp_path}/to"), recursive=True)
-    made, _ = accepted(other, order, runner, quiet=True)
+    order = MigrationRequest(Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True)
+    made, _ = accept(other, order, runner, quiet=True)
     listing = other.claim_listing(only=made.id)
     assert listing is not None
     other.add_page(listing, [Listed("a", 5), Listed("b", 5)], "b")
@@ -96,11 +96,11 @@ def test_what_vanished_is_moved_again_although_another_process_ends_the_migratio
         return real(*arguments, **named)
 
     monkeypatch.setattr(ledger, step, after_the_other)
-    found, _ = accepted(ledger, order, runner, quiet=True)
+    found, _ = accept(ledger, order, runner, quiet=True)
     assert begun and worked(ledger, runner, found.id) == "succeeded"
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["a", "b"]
     assert all(ledger.secret(each.id) is None for each in ledger.migrations())
-    assert not any(each.counted("queued").objects for each in ledger.migrations())
+    assert not any(each.count_in("queued").objects for each in ledger.migrations())
     ledger.close()
     other.close()
 
@@ -110,12 +110,14 @@ def test_what_vanished_is_moved_again_although_another_process_ends_the_migratio
 def test_another_process_forgets_what_a_cancelled_one_needs_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, step: str
 ) -> None:
-    runner = Runner(Settings(local_folders=str(tmp_path), retry_budget=0))
+    runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
     ledger, other = ledger_of(tmp_path), ledger_of(tmp_path)
     name = "/" if recursive else "/a"
-    source = End(f"https://a.example{name}", (("X-Key", "secret"),))
-    order = Order(source, End(f"file://{tmp_path}/to{name}"), recursive=recursive, bounds=Bounds(slots=2))
-    made, _ = accepted(ledger, order, runner, quiet=True)
+    source = Endpoint(f"https://a.example{name}", (("X-Key", "secret"),))
+    order = MigrationRequest(
+        source, Endpoint(f"file://{tmp_path}/to{name}"), recursive=recursive, bounds=Bounds(slots=2)
+    )
+    made, _ = accept(ledger, order, runner, quiet=True)
     ledger.act(made.id, "cancel")
     real = getattr(ledger, step)
 
@@ -124,7 +126,7 @@ def test_another_process_forgets_what_a_cancelled_one_needs_no_more(
         return real(*arguments, **named)
 
     monkeypatch.setattr(ledger, step, after_the_other)
-    found, _ = accepted(ledger, order, runner, quiet=True)
+    found, _ = accept(ledger, order, runner, quiet=True)
     assert (found.id, found.state, ledger.secret(found.id)) == (made.id, "running", order.secret())
     ledger.close()
     other.close()

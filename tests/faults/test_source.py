@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pytest
 from awscrt.checksums import crc32c
 
-from relay.engine.transfer.context import Known
+from relay.engine.transfer.context import ObjectHints
 from relay.errors import (
     ConnectionLost,
     EgressDenied,
@@ -30,7 +30,7 @@ from relay.errors import (
     TooManyRedirects,
     Unavailable,
 )
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.receipt import Level, State
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
@@ -138,7 +138,7 @@ def test_f27_what_was_there_already_is_no_proof_of_a_source_without_an_end(
     field = b"Repr-Digest: crc32c=:%s:\r\n" % b64encode(crc.to_bytes(4, "big")) if declared else b""
     source = pair.source(serving(Cloud(), close_delimited(pair, DATA, field)))
     transfer = engine.runner.transfer(engine.plan(source.url("/a"), pair.there.url("/b")))
-    outcome = engine.runner.run(replace(transfer, known=Known(begun=True, before=Before(known=True))))
+    outcome = engine.runner.run(replace(transfer, known=ObjectHints(begun=True, before=PriorState(known=True))))
     assert b"PUT" not in pair.destination.methods
     assert outcome.state is (State.VERIFIED if declared else State.UNVERIFIED)
     assert outcome.receipt is not None

@@ -10,12 +10,12 @@ import pytest
 
 from relay.digest import Digester
 from relay.engine.plan import Verify
-from relay.engine.transfer.verify import Sent, prove
+from relay.engine.transfer.verify import Sent, prove_object
 from relay.errors import IntegrityMismatch, SourceDigestWrong
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.location import parse_location
 from relay.receipt import State, Version
-from relay.stores.interfaces import Stored
+from relay.stores.interfaces import PutResult
 from tests.conftest import Certificates, Engine
 from tests.end_to_end.terminal import eventually
 from tests.faults.buckets import IN_PARTS, SIZE, Bucket, many, place
@@ -73,7 +73,9 @@ def test_a_declared_digest_that_contradicts_what_arrived_is_the_sources(ours: bo
     sent = Sent(5, {"crc64nvme": theirs["crc64nvme"] if ours else b"87654321"}, {"sha-256": b"wrong" * 6 + b"xx"})
     place = parse_location("http://a.example/a", destination=True)
     with pytest.raises(IntegrityMismatch) as caught:
-        prove(None, Stored(Version(), place, theirs), sent, Verify.AUTO, lambda: False, Before(known=True))  # type: ignore[arg-type]
+        prove_object(
+            None, PutResult(Version(), place, theirs), sent, Verify.AUTO, lambda: False, PriorState(known=True)
+        )  # type: ignore[arg-type]
     assert caught.value.side == ("source" if ours else "destination")
 
 

@@ -15,21 +15,21 @@ import gevent
 import pytest
 
 from relay.config import Limits, Settings
-from relay.engine.migration_request import End, Order
-from relay.engine.transfer.folded_names import _looks_one, refuse_twins
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.conversions import known_of
-from relay.engine.worker.worker import Claimer
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.transfer.folded_names import _looks_one, refuse_folded_names
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.conversions import hints_of_claim
+from relay.engine.worker.worker import Worker
 from relay.errors import KeyCollision, LedgerBusy
 from relay.ledger.folded_names import fold
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listed, Settlement
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Found
+from relay.stores.interfaces import ObjectInfo
 from relay.stores.local import LocalStore, local_location, path_of
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.end_to_end.terminal import Terminal
 from tests.faults.plain_shelf import Shelf, empty
 from tests.faults.test_explosions import exploding
@@ -266,12 +266,12 @@ def test_only_names_that_may_be_one_are_marked_on_whichever_page_they_are(ledger
 def test_no_two_that_may_be_one_are_under_way_at_a_time(ledger: Ledger) -> None:
     _listed(ledger, ("A", "a"))
     one, other = ledger.claim(2)
-    assert ledger.enter(one) == ()
-    assert ledger.enter(other) is None
+    assert ledger.enter_folded(one) == ()
+    assert ledger.enter_folded(other) is None
     ledger.settle([Settlement(other, "hand_back"), verified(one)])
     (again,) = ledger.claim(1)
-    assert ledger.enter(again) == (one.name,)
-    ledger.step_back(again)
+    assert ledger.enter_folded(again) == (one.name,)
+    ledger.leave_folded(again)
     ledger.settle([Settlement(again, "failed", error={"code": "key-collision", "side": "destination", "detail": "no"})])
 
 
@@ -284,18 +284,18 @@ def test_of_two_that_killed_attempts_had_entered_the_first_to_come_goes_and_the_
     for _ in range(rounds):
         for number in range(2):
             claims = ledger.claim(2)
-            assert ledger.enter(claims[number]) is not None
+            assert ledger.enter_folded(claims[number]) is not None
             ledger.settle([Settlement(claim, "hand_back") for claim in claims])
     one, other = ledger.claim(2)
-    assert known_of(one).begun and known_of(other).begun
+    assert hints_of_claim(one).begun and hints_of_claim(other).begun
     for _ in range(3):
-        assert ledger.enter(one) == (other.name,), "again too, as after an answer of the ledger that was lost"
-        assert ledger.enter(other) is None
+        assert ledger.enter_folded(one) == (other.name,), "again too, as after an answer of the ledger that was lost"
+        assert ledger.enter_folded(other) is None
     ledger.settle([Settlement(other, "hand_back")])
     (other,) = ledger.claim(1)
-    assert ledger.enter(other) is None
+    assert ledger.enter_folded(other) is None
     ledger.settle([verified(one)])
-    assert ledger.enter(other) == (one.name,)
+    assert ledger.enter_folded(other) == (one.name,)
 
 
 @pytest.mark.parametrize("first", ["a", "A", "b "])
@@ -310,24 +310,24 @@ def test_one_that_was_claimed_before_the_other_was_listed_is_under_way_too(ledge
     assert not before.twins
     ledger.add_page(listing, [Listed(other, 1)], "2")
     (claim,) = ledger.claim(1)
-    assert ledger.enter(claim) is None
+    assert ledger.enter_folded(claim) is None
     ledger.settle([Settlement(before, "hand_back")])
     (again,) = ledger.claim(1)
-    assert known_of(again).begun, "something of it may be there"
+    assert hints_of_claim(again).begun, "something of it may be there"
     ledger.settle([Settlement(again, "failed", error={"code": "not-found"})])
-    assert ledger.enter(claim) == (first,)
+    assert ledger.enter_folded(claim) == (first,)
 
 
 def test_a_ledger_that_is_busy_when_a_name_is_entered_fails_no_object(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(tmp_path / "from", "a", "A")
-    runner = Runner(Settings(local_folders=str(tmp_path)))
-    order = Order(End(f"file://{tmp_path}/from"), End(f"file://{tmp_path}/to"), recursive=True)
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
+    order = MigrationRequest(Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True)
     id = ledger.create(order.spec(runner.remotes))[0].id
-    monkeypatch.setattr(Ledger, "enter", exploding(Ledger.enter, LedgerBusy("it is locked"), 2, after=False))
+    monkeypatch.setattr(Ledger, "enter", exploding(Ledger.enter_folded, LedgerBusy("it is locked"), 2, after=False))
     with gevent.Timeout(30):
-        Claimer(ledger, runner, 1, id).run()
+        Worker(ledger, runner, 1, id).run()
     assert {row.name: (row.state, row.error) for row in ledger.page(id)} == dict.fromkeys("aA", ("verified", None))
 
 
@@ -379,7 +379,7 @@ class Numbering(LocalStore):
 
     folds = True
 
-    def head(self, location: Location) -> Found:
+    def head(self, location: Location) -> ObjectInfo:
         """As of the name in whatever case; its tag is another one for each."""
         path = path_of(location)
         there = [one for one in path.parent.iterdir() if one.name.lower() == path.name.lower()]
@@ -390,11 +390,11 @@ class Numbering(LocalStore):
 
 @pytest.mark.parametrize("folds", [True, False])
 def test_b60_a_file_that_has_another_number_by_each_name_is_one(wire: Wire, tmp_path: Path, folds: bool) -> None:
-    store = Numbering(wire, "destination", Meter(Limits()))
+    store = Numbering(wire, "destination", Watchdog(Limits()))
     store.folds = folds
     for name in ["Name"] if folds else ["Name", "name"]:
         (tmp_path / name).write_bytes(b"four")
         os.utime(tmp_path / name, (1e9, 1e9))
     twin, place = (local_location(tmp_path, destination=True).below(name) for name in ("Name", "name"))
     with pytest.raises(KeyCollision) if folds else nullcontext():
-        refuse_twins(store, place, (twin,))
+        refuse_folded_names(store, place, (twin,))

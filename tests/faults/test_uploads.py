@@ -23,7 +23,7 @@ from relay.errors import (
     UploadGone,
 )
 from relay.receipt import Level, State
-from relay.stores.s3.quirks import TRAILERS, UNCONDITIONAL, Endpoint
+from relay.stores.s3.quirks import TRAILERS, UNCONDITIONAL, EndpointQuirks
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.conftest import Certificates, Engine
@@ -359,7 +359,9 @@ def test_f54_what_another_upload_is_answered_says_nothing_of_what_one_leaves_out
     bucket = Bucket(sums=True)
 
     def meanwhile(talk: Talk) -> None:
-        Endpoint(engine.runner.wire.memory, place(peer).origin, "bucket", "/bucket/other").taken(told=True)
+        EndpointQuirks(engine.runner.wire.memory, place(peer).origin, "bucket", "/bucket/other").note_accepted(
+            told=True
+        )
         bucket.whole = None
         talk.send(INVALID)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from relay.digest import Digester
-from relay.engine.transfer.context import Known
-from relay.engine.transfer.expectations import as_listed
+from relay.engine.transfer.context import ObjectHints
+from relay.engine.transfer.expectations import check_against_listing
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import SameObject, SourceChanged, SourceTruncated, SourceUnstable, Unauthenticated
 from relay.location import Location
@@ -163,7 +163,7 @@ LISTED = Version(len(DATA), None, "Wed, 21 Oct 2015 07:28:00 GMT")
 def listed(engine: Engine, source: str, destination: str, version: Version) -> Transfer:
     """Return the transfer of an object that a listing told of."""
     transfer = engine.runner.transfer(engine.plan(source, destination))
-    return replace(transfer, known=Known(listed=version))
+    return replace(transfer, known=ObjectHints(listed=version))
 
 
 @pytest.mark.parametrize("head", [True, False], ids=["HEAD", "no HEAD"])
@@ -192,7 +192,7 @@ def test_f27_f28_an_answer_without_a_length_has_the_listed_one(
             transfer = engine.runner.transfer(
                 engine.plan(there.url(), local_location(tmp_path / "b", destination=True))
             )
-            engine.runner.run(replace(transfer, known=Known(listed=LISTED)))
+            engine.runner.run(replace(transfer, known=ObjectHints(listed=LISTED)))
         assert (tmp_path / "b").exists() is (error is None)
 
 
@@ -230,9 +230,9 @@ def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
 )
 def test_f10_when_a_size_that_differs_is_another_version(found: Version, told: Version, fits: bool) -> None:
     if fits:
-        return as_listed(found, told)
+        return check_against_listing(found, told)
     with pytest.raises(SourceChanged):
-        as_listed(found, told)
+        check_against_listing(found, told)
 
 
 # -- F58, B66: the same object by another name

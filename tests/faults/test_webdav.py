@@ -16,7 +16,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from relay.engine.transfer.context import Known
+from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.server_copy import _COPIED
 from relay.errors import (
     AlreadyExists,
@@ -36,7 +36,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.receipt import State
-from relay.stores.interfaces import is_unpublished, unpublished_names
+from relay.stores.interfaces import is_temporary_name, temporary_names
 from relay.stores.local import local_location
 from relay.stores.remotes import Remotes
 from relay.stores.webdav import webdav_location
@@ -256,7 +256,7 @@ def test_a_copy_whose_source_can_not_be_read_leaves_nothing(
     dav = Dav(objects={b"/old": DATA}, answers={b"GET": [EMPTY % status]})
     with Peer([dav] * 40) as peer:
         transfer = patient.runner.transfer(patient.plan(webdav_location(peer.url("/old")), place(peer)))
-        transfer.known = Known(token="0123456789abcdef")
+        transfer.known = ObjectHints(token="0123456789abcdef")
         with pytest.raises(error) if error else nullcontext():
             assert patient.runner.run(transfer).state is State.VERIFIED
     assert dav.objects == {b"/old": DATA} | ({} if error else {FINAL: DATA})
@@ -586,16 +586,16 @@ def test_what_is_denied_under_every_name_is_denied(patient: Engine) -> None:
 @pytest.mark.parametrize("name", ["a.bin", "a", ".hidden", "a.b c", "a." + "x" * 40])
 def test_an_upload_is_known_by_every_name_that_it_may_have(name: str) -> None:
     token = "019abc12-3456-12-3"
-    found = unpublished_names(token, name)
+    found = temporary_names(token, name)
     assert len(set(found)) == 3
-    assert all(is_unpublished(one) for one in found)
+    assert all(is_temporary_name(one) for one in found)
     assert not any(one.startswith(".") or one.endswith((".part", ".filepart")) for one in found[1:])
-    assert not is_unpublished(name)
+    assert not is_temporary_name(name)
 
 
 @pytest.mark.parametrize("name", ["relay-notes.upload", "relay-1.upload", "relay-race.part", "relay-0123456789abcdef"])
 def test_what_users_may_call_their_own_is_no_upload(name: str) -> None:
-    assert not is_unpublished(name)
+    assert not is_temporary_name(name)
 
 
 class Behind(Dav):
@@ -764,7 +764,7 @@ def test_a_look_that_a_cache_answers_undoes_no_move(engine: Engine) -> None:
         """HEAD shows the temporary name for ever."""
 
         def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
-            if method == b"HEAD" and is_unpublished(path.decode().rpartition("/")[2]):
+            if method == b"HEAD" and is_temporary_name(path.decode().rpartition("/")[2]):
                 return GET_HEAD
             return super()._done(method, path, request, body)
 

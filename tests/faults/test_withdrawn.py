@@ -10,13 +10,13 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.multipart.journal import Journal
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.errors import CredentialsWithdrawn
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Begun, StoredPart
+from relay.ledger.rows import StoredPart, UploadRecord
 from relay.receipt import Level, State
 from relay.stores.local import local_location
 from relay.stores.s3.quirks import TRAILERS
@@ -65,20 +65,20 @@ class Gate:
         return guarded
 
 
-def order(folder: Path, peer: Peer, token: str) -> Order:
+def order(folder: Path, peer: Peer, token: str) -> MigrationRequest:
     (folder / "from").write_bytes(DATA)
-    there = End(peer.url("/to"), (("Authorization", f"Bearer {token}"),))
-    return Order(End(f"file://{folder}/from"), there)
+    there = Endpoint(peer.url("/to"), (("Authorization", f"Bearer {token}"),))
+    return MigrationRequest(Endpoint(f"file://{folder}/from"), there)
 
 
-def runner_of(folder: Path, retry_budget: float = 0) -> Runner:
+def runner_of(folder: Path, retry_budget: float = 0) -> TransferEngine:
     allowed = Settings(local_folders=str(folder), egress_allow="127.0.0.1")
-    return Runner(allowed.model_copy(update={"retry_budget": retry_budget, "settle_seconds": 1}))
+    return TransferEngine(allowed.model_copy(update={"retry_budget": retry_budget, "settle_seconds": 1}))
 
 
-def worked(ledger: Ledger, runner: Runner, id: str) -> None:
+def worked(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     with gevent.Timeout(30):
-        Claimer(ledger, runner, 1, id).run()
+        Worker(ledger, runner, 1, id).run()
     runner.wire.pool.close()
     assert runner.wire.pool.open == 0
 
@@ -159,8 +159,10 @@ def test_f25_who_resumes_with_what_the_source_denies_too_is_told_again(
 ) -> None:
     cloud, gate, runner = Cloud(objects={b"/from": DATA}), Gate(refusal, after=b"GET"), runner_of(tmp_path, 5)
 
-    def to_folder(token: str) -> Order:
-        return Order(End(peer.url("/from"), (("Authorization", f"Bearer {token}"),)), End(f"file://{tmp_path}/to"))
+    def to_folder(token: str) -> MigrationRequest:
+        return MigrationRequest(
+            Endpoint(peer.url("/from"), (("Authorization", f"Bearer {token}"),)), Endpoint(f"file://{tmp_path}/to")
+        )
 
     with Peer(gate.before(breaking(keeping(cloud)))) as peer:
         id = ledger.create(to_folder("first").spec(runner.remotes))[0].id
@@ -183,9 +185,9 @@ def test_f25_one_that_is_denied_where_fresh_credentials_let_others_pass_fails_al
     for name in ("a", "b", "c"):
         (tmp_path / "tree" / name).write_bytes(DATA)
 
-    def tree(token: str) -> Order:
-        there = End(peer.url("/to/"), (("Authorization", f"Bearer {token}"),))
-        return Order(End(f"file://{tmp_path}/tree"), there, recursive=True)
+    def tree(token: str) -> MigrationRequest:
+        there = Endpoint(peer.url("/to/"), (("Authorization", f"Bearer {token}"),))
+        return MigrationRequest(Endpoint(f"file://{tmp_path}/tree"), there, recursive=True)
 
     with Peer(gate.before(keeping(cloud))) as peer:
         id = ledger.create(tree("first").spec(runner.remotes))[0].id
@@ -228,16 +230,16 @@ def test_f25_who_may_ask_for_the_size_alone_is_unverified_as_ever(ledger: Ledger
 class Notes(Journal):
     """A journal that is kept in memory."""
 
-    upload: Begun | None = None
+    upload: UploadRecord | None = None
     numbers: Iterator[int] = iter(())
 
-    def begun(self) -> Begun | None:
+    def recorded_upload(self) -> UploadRecord | None:
         return self.upload
 
-    def begin(self, upload: Begun) -> None:
+    def begin(self, upload: UploadRecord) -> None:
         self.upload, self.numbers = upload, iter(range(1, upload.total + 1))
 
-    def go_on(self, upload_id: str, gone: frozenset[int], total: int) -> None:
+    def resume(self, upload_id: str, gone: frozenset[int], total: int) -> None:
         assert self.upload is not None
         there = tuple(part for part in self.upload.parts if part.number not in gone)
         self.upload, self.numbers = replace(self.upload, parts=there), iter(sorted(gone))
@@ -248,10 +250,10 @@ class Notes(Journal):
             self.upload = replace(self.upload, parts=(*self.upload.parts, done))
         return next(self.numbers, None)
 
-    def taken(self) -> Mapping[int, bool]:
+    def outstanding_parts(self) -> Mapping[int, bool]:
         return {}
 
-    def give_back(self, numbers: Collection[int]) -> None:
+    def release_parts(self, numbers: Collection[int]) -> None:
         raise AssertionError(f"{numbers} were taken by nobody")
 
     def commit(self, digest: str) -> None:
@@ -261,7 +263,7 @@ class Notes(Journal):
     def forget(self) -> None:
         self.upload = None
 
-    def held(self) -> None:
+    def check_lease(self) -> None:
         return
 
 

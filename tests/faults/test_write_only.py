@@ -14,10 +14,10 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.worker import Claimer
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.stores.s3.quirks import UNSEEN
@@ -73,11 +73,13 @@ def moved(ledger: Ledger, folder: Path, peer: Peer, if_exists: IfExists | None =
     keys = {"access_key_id": "KEY", "secret_access_key": "SECRET", "region": "us-east-1"}
     remotes: dict[str, Any] = {"far": {"type": "s3", "endpoint": peer.url(""), **keys}}
     common = Settings(remotes=remotes, local_folders=str(folder), egress_allow="127.0.0.1", settle_seconds=1)
-    runner = Runner(common.model_copy(update={"retry_budget": 5, "part_bytes": PART, "parted_bytes": PART}))
-    order = Order(End(f"file://{folder}/from"), End("far:bucket/a"), recursive=True, if_exists=if_exists)
+    runner = TransferEngine(common.model_copy(update={"retry_budget": 5, "part_bytes": PART, "parted_bytes": PART}))
+    order = MigrationRequest(
+        Endpoint(f"file://{folder}/from"), Endpoint("far:bucket/a"), recursive=True, if_exists=if_exists
+    )
     id = ledger.create(order.spec(runner.remotes))[0].id
     with gevent.Timeout(60):
-        Claimer(ledger, runner, 1, id).run()
+        Worker(ledger, runner, 1, id).run()
     runner.wire.pool.close()
     assert runner.wire.pool.open == 0
     return ledger.migration(id), ledger.page(id)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.engine.multipart.journal import fits, kept
-from relay.engine.multipart.upload import MIB, cut
-from relay.ledger.rows import Begun, StoredPart
+from relay.engine.multipart.journal import can_resume, confirmed_parts
+from relay.engine.multipart.upload import MIB, split_into_ranges
+from relay.ledger.rows import StoredPart, UploadRecord
 from relay.stores.interfaces import Part, PartLimits
 
 LIMITS = PartLimits(smallest=3 * MIB, largest=100 * MIB, most=10_000, object_bytes=10_000 * MIB)
 SIZE, STEP = 50 * MIB + 1, 7 * MIB
-SPANS = dict(enumerate(cut(SIZE, STEP, LIMITS), start=1))
+SPANS = dict(enumerate(split_into_ranges(SIZE, STEP, LIMITS), start=1))
 
 EVENTS = st.lists(
     st.tuples(
@@ -27,7 +27,7 @@ EVENTS = st.lists(
 another in its place; a power cut takes the last of what was written."""
 
 
-def played(events: list[tuple[str, int]]) -> tuple[Begun, tuple[Part, ...], dict[int, str]]:
+def played(events: list[tuple[str, int]]) -> tuple[UploadRecord, tuple[Part, ...], dict[int, str]]:
     """Return what is written down, what the destination lists, and which parts hold the object's bytes for certain."""
     there: dict[int, Part] = {}
     heard: dict[int, Part] = {}
@@ -48,14 +48,14 @@ def played(events: list[tuple[str, int]]) -> tuple[Begun, tuple[Part, ...], dict
             good.pop(number, None)
         elif event == "forgotten" and rows:
             rows.popitem()
-    begun = Begun("id", True, "place", '"v"', SIZE, STEP, None, tuple(rows.values()))
+    begun = UploadRecord("id", True, "place", '"v"', SIZE, STEP, None, tuple(rows.values()))
     return begun, tuple(there.values()), good
 
 
 @given(EVENTS)
 def test_only_parts_that_are_certainly_there_are_kept(events: list[tuple[str, int]]) -> None:
     begun, listed, good = played(events)
-    for part in kept(begun, listed):
+    for part in confirmed_parts(begun, listed):
         assert good[part.number] == part.etag
         assert part.size == SPANS[part.number].length
 
@@ -64,13 +64,13 @@ def test_only_parts_that_are_certainly_there_are_kept(events: list[tuple[str, in
 def test_what_both_know_alike_is_never_sent_again(events: list[tuple[str, int]]) -> None:
     begun, listed, good = played(events)
     known = {part.number for part in begun.parts if good.get(part.number) == part.etag}
-    assert {part.number for part in kept(begun, listed)} == known
+    assert {part.number for part in confirmed_parts(begun, listed)} == known
 
 
 @given(EVENTS)
 def test_kept_and_sent_are_the_whole_object_once(events: list[tuple[str, int]]) -> None:
     begun, listed, _ = played(events)
-    have = {part.number for part in kept(begun, listed)}
+    have = {part.number for part in confirmed_parts(begun, listed)}
     sent = {number for number in SPANS if number not in have}
     spans = sorted((SPANS[number] for number in have | sent), key=lambda span: span.first)
     assert not have & sent
@@ -82,15 +82,15 @@ def test_kept_and_sent_are_the_whole_object_once(events: list[tuple[str, int]]) 
 def test_asking_again_changes_nothing(events: list[tuple[str, int]]) -> None:
     """Recovery may be killed too: what it keeps is kept again."""
     begun, listed, _ = played(events)
-    first = kept(begun, listed)
-    assert kept(replace(begun, parts=first), listed) == first
+    first = confirmed_parts(begun, listed)
+    assert confirmed_parts(replace(begun, parts=first), listed) == first
 
 
 @given(st.sampled_from(["place", "etag", "size", "part_bytes"]))
 def test_an_upload_of_anything_else_does_not_fit(member: str) -> None:
     begun, _, _ = played([])
     asked = {"place": "place", "etag": '"v"', "size": SIZE, "step": STEP}
-    assert fits(begun, **asked)  # type: ignore[arg-type]
+    assert can_resume(begun, **asked)  # type: ignore[arg-type]
     other = replace(begun, **{member: "another" if member in ("place", "etag") else 9})
-    assert not fits(other, **asked)  # type: ignore[arg-type]
-    assert not fits(None, **asked)  # type: ignore[arg-type]
+    assert not can_resume(other, **asked)  # type: ignore[arg-type]
+    assert not can_resume(None, **asked)  # type: ignore[arg-type]

@@ -15,10 +15,10 @@ from relay.digest import Digester
 from relay.errors import ProtocolViolation, RelayError
 from relay.wire.body import Body
 from relay.wire.http1 import framing_of
-from relay.wire.pump import Outlet, pump
-from relay.wire.response_reader import Answers
+from relay.wire.pump import BodyWriter, pump
+from relay.wire.response_reader import ResponseReader
 from relay.wire.stream import Stream
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 LIMITS = Limits(stall_seconds=5, head_seconds=5)
 payloads = st.binary(max_size=3000)
@@ -57,8 +57,8 @@ def fed(pieces: Sequence[bytes]) -> tuple[Stream, gevent.Greenlet]:  # type: ign
 
 def answered(stream: Stream) -> Body:
     """Read the head that comes on a stream, and return its body."""
-    meter = Meter(LIMITS)
-    head = Answers(stream, meter).wait(5)
+    meter = Watchdog(LIMITS)
+    head = ResponseReader(stream, meter).wait(5)
     assert head is not None
     return Body(stream, framing_of("GET", head, "source"), head, meter, lambda s, _: None)
 
@@ -134,8 +134,8 @@ def test_any_body_is_piped_byte_for_byte(
         body = answered(stream)
         if digest:
             body.digest_with(("crc32c",))
-        meter = Meter(LIMITS)
-        assert pump(body, Outlet(outlet_stream, meter, Answers(outlet_stream, meter), to_chunked))
+        meter = Watchdog(LIMITS)
+        assert pump(body, BodyWriter(outlet_stream, meter, ResponseReader(outlet_stream, meter), to_chunked))
         outlet_stream.close()
         received = b""
         while piece := far.recv(65536):

@@ -14,7 +14,7 @@ from relay.api.app import create_app
 from relay.api.auth import guard
 from relay.api.migration_routes import VERBS
 from relay.config import Settings
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Forbidden, RelayError, Unauthorized
 
 TOKENS = ("first-token-0123456789", "second-token-0123456789")
@@ -123,7 +123,7 @@ def test_without_tokens_nothing_that_was_forwarded() -> None:
 @pytest.mark.parametrize("tokens", [(), TOKENS])
 def test_every_path_is_guarded(path: str, tokens: tuple[str, ...]) -> None:
     """Also those that are not there: a stranger learns nothing from a 404."""
-    client = create_app(Runner(Settings()), tokens).test_client()
+    client = create_app(TransferEngine(Settings()), tokens).test_client()
     response = client.get(path, headers={"Host": "evil.example"})
     problem = json.loads(response.data)
     assert response.status_code == (401 if tokens else 403)
@@ -135,7 +135,7 @@ def test_every_path_is_guarded(path: str, tokens: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("tokens", [(), TOKENS])
 def test_probes_are_open(path: str, tokens: tuple[str, ...]) -> None:
     """A probe has no token, and asks by any name."""
-    client = create_app(Runner(Settings()), tokens).test_client()
+    client = create_app(TransferEngine(Settings()), tokens).test_client()
     assert client.get(path, headers={"Host": "10.1.2.3:8080"}).status_code == 200
 
 
@@ -174,7 +174,7 @@ def test_no_page_of_another_origin_changes_anything(method: str, path: str, toke
 
     The application has no ledger here: what passed the check is answered in another way than 403.
     """
-    client = create_app(Runner(Settings()), tokens).test_client()
+    client = create_app(TransferEngine(Settings()), tokens).test_client()
     known = {"Host": "localhost:8080"} | ({"Authorization": f"Bearer {TOKENS[0]}"} if tokens else {})
     for fields in FOREIGN:
         refused = client.open(path, method=method, headers=known | fields)
@@ -187,7 +187,7 @@ def test_no_page_of_another_origin_changes_anything(method: str, path: str, toke
 
 def test_a_page_of_another_origin_may_look_and_sees_nothing() -> None:
     """A link to the server works; no answer says that another origin's page may read it, and no preflight passes."""
-    client = create_app(Runner(Settings())).test_client()
+    client = create_app(TransferEngine(Settings())).test_client()
     foreign = {"Host": "localhost:8080", "Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
     assert client.get("/openapi.json", headers=foreign).status_code == 200
     preflight = client.open("/migrations/1/cancel", method="OPTIONS", headers=foreign)

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from relay.api.app import create_app
 from relay.api.strict_json import BRACKETS_LIMIT, DEPTH_LIMIT, parse
 from relay.config import Settings
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import RequestError
 
 GOOD = {"source": "https://a.example/x", "destination": "https://b.example/x"}
@@ -32,7 +32,7 @@ class Unreachable:
 @pytest.fixture(scope="module")
 def client() -> FlaskClient:
     """Return a client of an application that cannot dial: each request here must be refused before."""
-    return create_app(Runner(Settings(), stores=Unreachable())).test_client()
+    return create_app(TransferEngine(Settings(), stores=Unreachable())).test_client()
 
 
 def post(client: FlaskClient, body: bytes | str, **headers: str) -> tuple[int, dict[str, Any]]:

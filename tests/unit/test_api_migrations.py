@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 from relay.api import openapi, schemas
 from relay.api.app import create_app
 from relay.config import Settings
-from relay.engine.transfer_engine import Runner
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Overloaded, RelayError, Throttled
 from relay.views.problems import PROBLEMS_URI, problem, retry_after
 from tests.conftest import LOOPBACK
@@ -29,9 +29,9 @@ TOKEN = "planted-secret-0123456789"
 
 
 @pytest.fixture
-def runner() -> Iterator[Runner]:
+def runner() -> Iterator[TransferEngine]:
     """Return a runner to loopback with one slot and nobody waiting; nothing may be left at its end."""
-    made = Runner(Settings(slots=1, waiters=0, retry_budget=0, wait_seconds=1), LOOPBACK)
+    made = TransferEngine(Settings(slots=1, waiters=0, retry_budget=0, wait_seconds=1), LOOPBACK)
     yield made
     _until(lambda: not made.running)
     assert made.slots.held == 0
@@ -40,7 +40,7 @@ def runner() -> Iterator[Runner]:
 
 
 @pytest.fixture
-def app(runner: Runner) -> Flask:
+def app(runner: TransferEngine) -> Flask:
     """Return the application over it."""
     return create_app(runner)
 
@@ -189,7 +189,7 @@ def test_stream_that_fails(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2])
-def test_a_client_that_leaves_a_stream_cancels(app: Flask, runner: Runner, lines: int) -> None:
+def test_a_client_that_leaves_a_stream_cancels(app: Flask, runner: TransferEngine, lines: int) -> None:
     """T46: whenever it leaves, the transfer ends, the slot comes back, and nothing is at the destination."""
     gate, cloud, kept = threading.Event(), Cloud(), Cloud()
     with Peer(serving(cloud, _held(gate))) as source, Peer(keeping(kept)) as destination:
@@ -205,7 +205,7 @@ def test_a_client_that_leaves_a_stream_cancels(app: Flask, runner: Runner, lines
     assert kept.objects == {}
 
 
-def test_no_slot_is_503_even_for_a_stream(app: Flask, runner: Runner) -> None:
+def test_no_slot_is_503_even_for_a_stream(app: Flask, runner: TransferEngine) -> None:
     """B24: the status still says it, with Retry-After."""
     with runner.slots.slot():
         for accept in ("application/json", "application/x-ndjson"):
@@ -239,7 +239,7 @@ def test_accept(app: Flask, accept: str, streamed: bool) -> None:
 # -- the rest of the interface
 
 
-def test_draining(app: Flask, runner: Runner) -> None:
+def test_draining(app: Flask, runner: TransferEngine) -> None:
     """B24: not ready, no new transfer, and the connection is not to be used again."""
     runner.drain(0)
     client = app.test_client()
@@ -290,7 +290,7 @@ class Boom(Exception):
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
 def test_a_bug_is_a_500_without_details(
-    app: Flask, runner: Runner, accept: str, caplog: pytest.LogCaptureFixture
+    app: Flask, runner: TransferEngine, accept: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """T41: the log gets the type and the place, nobody gets the text."""
     logging.getLogger("relay").propagate = True

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from relay.cli.backends import There
+from relay.cli.backends import RemoteServer
 from relay.cli.client import Client
 from relay.cli.migration_commands import _html
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import LedgerFailed, MigrationUnknown, NotRelay, Overloaded, RelayError, ServerUnreachable
 from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
@@ -53,8 +53,10 @@ class Answering:
         return iter(["event: progress", f"data: {text}", ""] if path.endswith("/events") else [text])
 
 
-def there(members: Any) -> There:
-    return There(cast(Client, Answering(members)), sleep=lambda _: pytest.fail("it waits for a server that is there"))
+def there(members: Any) -> RemoteServer:
+    return RemoteServer(
+        cast(Client, Answering(members)), sleep=lambda _: pytest.fail("it waits for a server that is there")
+    )
 
 
 ASKED: dict[str, Callable[[Any], object]] = {
@@ -62,7 +64,7 @@ ASKED: dict[str, Callable[[Any], object]] = {
     "submit": lambda members: there(members).submit({}, None),
     "act": lambda members: there(members).act("7", "pause"),
     "limit": lambda members: there(members).limit("7", {"slots": 3, "priority": 1}),
-    "follow": lambda members: next(There(cast(Client, Two(members))).follow("7")),
+    "follow": lambda members: next(RemoteServer(cast(Client, Two(members))).follow("7")),
     "newest": lambda members: list(there({"migrations": [members], "next": None}).newest(10)),
     "rows": lambda members: list(there({"transfers": [members], "next": None}).rows("7", ())),
 }
@@ -82,8 +84,8 @@ WHOLE: list[dict[str, Any]] = []
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what a server of today answers of a migration."""
     folder: Path = tmp_path_factory.mktemp("ledger")
-    ledger = Ledger.at(f"sqlite:///{folder}/ledger.db")
-    order = Order(End("https://a.example/f/"), End("https://b.example/t/"), recursive=True)
+    ledger = Ledger.open(f"sqlite:///{folder}/ledger.db")
+    order = MigrationRequest(Endpoint("https://a.example/f/"), Endpoint("https://b.example/t/"), recursive=True)
     migration, _ = ledger.create(order.spec(Remotes({}, folders=())))
     made = json.loads(json.dumps(summary(migration)))
     assert set(brief(migration)) < set(made)
@@ -177,7 +179,7 @@ def test_the_rows_of_a_report_come_in_pages() -> None:
             row = {"id": len(paths), "receipt": {"level": "size"}, **ROW, "name": f"object {len(paths)}"}
             return {"transfers": [row], "next": "/migrations/7/transfers?after=1" if len(paths) == 1 else None}
 
-    rows = list(There(cast(Client, Paged(None))).rows("7", ("failed", "verified")))
+    rows = list(RemoteServer(cast(Client, Paged(None))).rows("7", ("failed", "verified")))
     assert rows == [{**ROW, "name": "object 1"}, {**ROW, "name": "object 2"}]
     assert paths == ["/migrations/7/transfers?limit=1000&state=failed%2Cverified", "/migrations/7/transfers?after=1"]
 
@@ -188,7 +190,7 @@ def test_rows_that_are_cut_are_no_report() -> None:
     for cut in (0, 1, len(whole) // 2, len(whole) - 1):
         page = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + whole[:cut]
         with Peer(answer(page)) as peer, pytest.raises(NotRelay):
-            list(There(Client(peer.url(""))).rows("7", ()))
+            list(RemoteServer(Client(peer.url(""))).rows("7", ()))
 
 
 @pytest.mark.parametrize("id", ["", ".", ".."])
@@ -236,19 +238,24 @@ def test_a_server_that_is_started_anew_is_waited_for() -> None:
     ended = {**WHOLE[0], "state": "succeeded", "ended": 2.0}
     slept: list[float] = []
     client = Restarted(ended, *AWAY)
-    assert [kind for kind, _ in There(cast(Client, client), sleep=slept.append).follow("7")] == ["progress"]
+    assert [kind for kind, _ in RemoteServer(cast(Client, client), sleep=slept.append).follow("7")] == ["progress"]
     assert len(slept) == len(AWAY)
 
 
 def test_what_became_of_it_is_waited_for_too_and_not_for_ever() -> None:
     client, clock = Restarted(dict(WHOLE[0]), *AWAY), iter(range(0, 1000, 20))
     client.asked = 1
-    assert There(cast(Client, client), sleep=lambda _: None).end("7") == WHOLE[0]
+    assert RemoteServer(cast(Client, client), sleep=lambda _: None).end("7") == WHOLE[0]
     for look in ("end", "follow"):
         gone = Restarted(dict(WHOLE[0]), *(ServerUnreachable("away") for _ in range(20)))
         gone.asked = int(look == "end")
         with pytest.raises(ServerUnreachable):
-            list(cast(Any, getattr(There(cast(Client, gone), lambda: float(next(clock)), lambda _: None), look)("7")))
+            list(
+                cast(
+                    Any,
+                    getattr(RemoteServer(cast(Client, gone), lambda: float(next(clock)), lambda _: None), look)("7"),
+                )
+            )
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])

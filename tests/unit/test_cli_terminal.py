@@ -15,16 +15,16 @@ import pytest
 
 from relay import errors
 from relay.cli.exits import Exit
-from relay.cli.formatting import bytes_done, bytes_moved, head
+from relay.cli.formatting import bytes_done, bytes_moved, headline
 from relay.cli.headers import exposed, read_headers
 from relay.cli.options import warn
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
 from relay.cli.tree import Watch, named
 from relay.cli.watch_migration import Seen
-from relay.engine.listing import as_listed
+from relay.engine.listing import listed_object
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.transfer import Transfer
-from relay.engine.worker.worker import Active
+from relay.engine.worker.worker import ActiveTransfer
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim
@@ -66,14 +66,14 @@ def test_receipt() -> None:
 def test_what_is_told_to_stop_is_shown_as_stopping_until_it_rests(state: str, told: dict[str, int], end: str) -> None:
     """An older server tells of its own transfers alone."""
     counts = {"objects": {"running": 1}, "bytes": {"running": 9}, "listing": "done"}
-    assert head({"state": state, **counts, **told}, 0.0).endswith(end)
+    assert headline({"state": state, **counts, **told}, 0.0).endswith(end)
 
 
 def test_what_moves_here_is_counted_once_and_with_what_the_ledger_knows() -> None:
     """The bytes of objects that are there, of parts, and of what is on its way here and in neither yet."""
     counts = {"objects": {"verified": 1, "running": 1}, "bytes": {"verified": 1000, "running": 9000}}
     told = {"state": "running", "listing": "done", **counts, "bytes_in_parts": 4000, "under_way": 2}
-    assert head(told, 100.0, 1000) == "1 of 2 objects, 6.0 kB of 10.0 kB, 100 bytes/s, about 0:40 left"
+    assert headline(told, 100.0, 1000) == "1 of 2 objects, 6.0 kB of 10.0 kB, 100 bytes/s, about 0:40 left"
 
 
 def test_what_was_left_alone_or_failed_was_not_moved() -> None:
@@ -101,7 +101,7 @@ class Moving:
 def test_what_others_moved_of_an_object_is_not_told_as_ours(moving: Moving, line: str) -> None:
     """Its bar is the object's."""
     claim = Claim(1, "m", 1, "a\tb", None, 9000, None, None, 1, 0, 0)
-    assert named(Active(claim, cast(Transfer, moving), 0.0)) == line
+    assert named(ActiveTransfer(claim, cast(Transfer, moving), 0.0)) == line
 
 
 def test_say_survives_its_reader() -> None:
@@ -195,7 +195,7 @@ def test_a_quiet_terminal_keeps_no_failure_and_another_keeps_a_line() -> None:
     ],
 )
 def test_a_name_that_is_not_safe_gets_a_readable_one_that_no_other_object_has(names: tuple[str, str]) -> None:
-    listed = [as_listed(Entry(name)) for name in names]
+    listed = [listed_object(Entry(name)) for name in names]
     assert listed[0].name != listed[1].name
     assert listed[0].error is not None
     for one in listed:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import Cancelled
-from relay.throttle import RELAXED, ROUND_SECONDS, Bounds, Flow, Throttle
+from relay.throttle import RELAXED, ROUND_SECONDS, AdaptiveLimiter, Bounds, Throttle
 from tests.conftest import Engine
 
 
@@ -35,8 +35,8 @@ def clock() -> Clock:
     return Clock()
 
 
-def flow_on(clock: Clock) -> Flow:
-    return Flow(clock, clock.sleep)
+def flow_on(clock: Clock) -> AdaptiveLimiter:
+    return AdaptiveLimiter(clock, clock.sleep)
 
 
 def nothing() -> None:

@@ -51,6 +51,24 @@ ORDER: tuple[str, ...] = (
     "relay.stores",
     "relay.ledger",
     "relay.engine",
+    "relay.engine.plan",
+    "relay.engine.outcome",
+    "relay.engine.retries",
+    "relay.engine.cleanup",
+    "relay.engine.inspection",
+    "relay.engine.comparison",
+    "relay.engine.proof_levels",
+    "relay.engine.listing",
+    "relay.engine.multipart",
+    "relay.engine.transfer",
+    "relay.engine.transfer_engine",
+    "relay.engine.migration_request",
+    "relay.engine.scratch",
+    "relay.engine.doctor",
+    "relay.engine.dry_run",
+    "relay.engine.refresh",
+    "relay.engine.worker",
+    "relay.views",
     "relay.api",
     "relay.cli",
 )
@@ -135,7 +153,7 @@ def test_the_arrows_point_one_way() -> None:
 
 def test_every_module_has_its_place() -> None:
     placed = {name for name, _ in modules("relay") if floor(name) is not None}
-    assert {name for name, _ in modules("relay")} - placed == {"relay", "relay.wire", *TOPS}
+    assert {name for name, _ in modules("relay")} - placed == {"relay", "relay.process", "relay.wire", *TOPS}
 
 
 @pytest.mark.parametrize("name", PURE)

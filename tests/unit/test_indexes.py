@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import StoreError, Unsupported
-from relay.stores.index_links import Leads, read_link, segments_of
+from relay.stores.index_links import LinkTarget, read_link, segments_of
 from relay.stores.index_pages import Page, read_entries
 from relay.stores.interfaces import Entry
 
@@ -28,7 +28,7 @@ def read_index(text: str, path: str, step: int = 7) -> list[Entry] | None:
 def linked(href: str, path: str) -> str | None:
     """Return the name that a link leads to, right below the path."""
     link = read_link(href, segments_of(path), "a.example")
-    return link.name if link.leads is Leads.BELOW else None
+    return link.name if link.leads is LinkTarget.BELOW else None
 
 
 NGINX = """<html>

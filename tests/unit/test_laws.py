@@ -12,7 +12,7 @@ from relay.digest import Digester, compare, parse_fields
 from relay.errors import Cancelled, Overloaded, Stalled, StoreTimeout
 from relay.retry import RETRY_AFTER_CEILING, Backoff
 from relay.throttle import Slots
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 
 def test_published_check_values() -> None:
@@ -63,26 +63,26 @@ class Clock:
 
 def test_the_stall_rule() -> None:
     clock = Clock()
-    meter = Meter(Limits(stall_seconds=60, stall_bytes=1024, total_seconds=1000), clock)
+    meter = Watchdog(Limits(stall_seconds=60, stall_bytes=1024, total_seconds=1000), clock)
     clock.now = 59.9
-    meter.tick("source")
+    meter.check_progress("source")
     clock.now, meter.moved = 60.0, 60 * 1024
-    meter.tick("source")
+    meter.check_progress("source")
     clock.now, meter.moved = 120.0, 2 * 60 * 1024 - 1
     with pytest.raises(Stalled) as caught:
-        meter.tick("destination")
+        meter.check_progress("destination")
     assert caught.value.side == "destination"
-    meter.look()  # where no bytes are expected there is no stall
+    meter.check()  # where no bytes are expected there is no stall
     clock.now = 1000.0
     with pytest.raises(StoreTimeout):
-        meter.look()
+        meter.check()
 
 
 def test_a_cancel_is_raised_by_the_next_look() -> None:
-    meter = Meter(Limits())
+    meter = Watchdog(Limits())
     meter.cancel()
     with pytest.raises(Cancelled):
-        meter.look()
+        meter.check()
 
 
 @pytest.mark.parametrize(

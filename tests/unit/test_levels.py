@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from relay.engine.migration_request import End, Order
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import Verify
-from relay.engine.proof_levels import expected, refuse_unprovable, unreadable
+from relay.engine.proof_levels import predict_level, refuse_unprovable, unreadable_reason
 from relay.errors import VerificationUnavailable
 from relay.location import parse_location
 from relay.receipt import Level
@@ -37,32 +37,34 @@ READABLE = [
 @pytest.mark.parametrize("query", UPLOAD_ALONE)
 def test_b78_what_is_signed_for_an_upload_is_never_read_back(query: str) -> None:
     place = parse_location(f"https://a.example/b?{query}")
-    assert unreadable(place)
+    assert unreadable_reason(place)
     with pytest.raises(VerificationUnavailable) as caught:
         refuse_unprovable(Verify.READ_BACK, place)
     assert (caught.value.status, caught.value.pointer) == (422, "/verify")
     assert SECRET not in f"{caught.value} {caught.value.hint}"
     for verify in (Verify.AUTO, Verify.SIZE):
         refuse_unprovable(verify, place)
-        assert expected(verify, place, told=False) is Level.SIZE
-    assert expected(Verify.AUTO, place, told=True) is Level.WHOLE_DIGEST
+        assert predict_level(verify, place, told=False) is Level.SIZE
+    assert predict_level(Verify.AUTO, place, told=True) is Level.WHOLE_DIGEST
 
 
 @pytest.mark.parametrize("query", READABLE)
 def test_b78_what_may_be_read_is_refused_to_nobody(query: str) -> None:
     place = parse_location(f"https://a.example/b?{query}")
     refuse_unprovable(Verify.READ_BACK, place)
-    assert expected(Verify.READ_BACK, place, told=True) is Level.READ_BACK
-    assert expected(Verify.AUTO, place, told=False) is Level.READ_BACK
+    assert predict_level(Verify.READ_BACK, place, told=True) is Level.READ_BACK
+    assert predict_level(Verify.AUTO, place, told=False) is Level.READ_BACK
 
 
 def test_b78_a_store_with_credentials_of_its_own_is_not_judged_by_its_query() -> None:
     place = replace(parse_location(f"https://a.example/b?{UPLOAD_ALONE[0]}"), account=WebDavAccount("webdav+https://a"))
-    assert unreadable(place) is None
+    assert unreadable_reason(place) is None
 
 
 def test_b78_of_a_tree_too() -> None:
-    order = Order(End("https://a.example/x/"), End(f"https://b.example/y/?{UPLOAD_ALONE[0]}"), recursive=True)
-    order.located(Remotes())
+    order = MigrationRequest(
+        Endpoint("https://a.example/x/"), Endpoint(f"https://b.example/y/?{UPLOAD_ALONE[0]}"), recursive=True
+    )
+    order.locate(Remotes())
     with pytest.raises(VerificationUnavailable):
-        replace(order, verify=Verify.READ_BACK).located(Remotes())
+        replace(order, verify=Verify.READ_BACK).locate(Remotes())

@@ -8,13 +8,13 @@ from contextlib import suppress
 
 import pytest
 
-from relay.engine.listing import NAME_CHARACTERS, as_listed
+from relay.engine.listing import NAME_CHARACTERS, listed_object
 from relay.errors import KeyTooLong, RelayError
 from relay.file_names import safe_name
 from relay.ledger.folded_names import fold
 from relay.location import parse_location, redirected
 from relay.stores import index_pages
-from relay.stores.error_messages import without_query, words
+from relay.stores.error_messages import message_of, without_query
 from relay.stores.index_links import read_link, same_text
 from relay.stores.index_pages import Page, read_entries
 from relay.stores.interfaces import Entry
@@ -39,8 +39,8 @@ COSTLY: dict[str, Callable[[], object]] = {
         f"page {part!r}": (lambda part=part: listed(part * (120_000 // len(part))))
         for part in ("<!--", "<", "</", "<?")
     },
-    **{f"error {part!r}": (lambda part=part: words(f'{{"detail": "{part * 65_000}"}}')) for part in "&;?"},
-    "error in XML": lambda: words(f"<Error><Code>x</Code><Message>{';' * 65_000}</Message></Error>"),
+    **{f"error {part!r}": (lambda part=part: message_of(f'{{"detail": "{part * 65_000}"}}')) for part in "&;?"},
+    "error in XML": lambda: message_of(f"<Error><Code>x</Code><Message>{';' * 65_000}</Message></Error>"),
     "dots of a link": lambda: read_link("a/" * 64_000 + "../" * 42_000, ["a"], "h"),
     "dots of a redirect": lambda: redirected(PLACE, "/" + "a/" * 1300 + "../" * 1300),
     "marks of a link": lambda: read_link(f"/{MARKS * 64_000}/x", ["a"], "h"),
@@ -87,13 +87,13 @@ def test_names_are_one_in_each_form_if_a_file_system_has_room_for_them() -> None
 @pytest.mark.parametrize("mark", ["", "\x01"], ids=["plain", "odd"])
 def test_a_name_of_any_length_is_an_entry_of_its_own(mark: str) -> None:
     """Two that differ at their ends stay two, and the ledger gets neither whole."""
-    one, two = (as_listed(Entry(f"{mark}{'x' * NAME_CHARACTERS}{end}", 7)) for end in "yz")
+    one, two = (listed_object(Entry(f"{mark}{'x' * NAME_CHARACTERS}{end}", 7)) for end in "yz")
     assert one.name != two.name
     assert one.identity != two.identity
     assert max(len(one.name), len(two.name)) < 300
     assert one.error is not None
     assert one.error["code"] == KeyTooLong.code
-    assert as_listed(Entry("x" * NAME_CHARACTERS)).error is None
+    assert listed_object(Entry("x" * NAME_CHARACTERS)).error is None
 
 
 def test_a_page_remembers_names_up_to_a_number_of_characters(monkeypatch: pytest.MonkeyPatch) -> None:

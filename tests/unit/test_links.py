@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from relay.errors import ConnectionLost, ProtocolViolation, Unsupported
-from relay.stores.index_links import Leads, read_link, segments_of
+from relay.stores.index_links import LinkTarget, read_link, segments_of
 from relay.stores.index_pages import PENDING_CHARACTERS, Page, read_entries
 
 FOLDER = "/a b (c)/ü/"
@@ -34,32 +34,32 @@ ASKED = "/a%20b%20(c)/%C3%BC/"
 )
 def test_a_link_is_understood_however_it_is_spelled(href: str) -> None:
     link = read_link(href, segments_of(ASKED), "host.example")
-    assert (link.leads, link.name) == (Leads.BELOW, "x")
+    assert (link.leads, link.name) == (LinkTarget.BELOW, "x")
     assert read_link(href.rstrip() + "/", segments_of(ASKED), "host.example").name == "x/"
 
 
 @pytest.mark.parametrize(
     ("href", "leads"),
     [
-        ("../", Leads.AWAY),
-        ("/", Leads.AWAY),
-        ("?C=N;O=D", Leads.ITSELF),
-        ("/a%20b%20(c)/%C3%BC/?C=N", Leads.ITSELF),
-        ("#top", Leads.ITSELF),
-        ("mailto:me@host.example", Leads.AWAY),
-        ("https://nginx.org/", Leads.AWAY),
-        ("/other/x", Leads.ASTRAY),
-        ("/proxied/a%20b%20(c)/%C3%BC/x", Leads.ASTRAY),
-        ("x/y", Leads.ASTRAY),
-        ("x?y", Leads.ODD),
-        ("x#y", Leads.ODD),
-        ("x\\y", Leads.ODD),
-        ("x%2fy", Leads.ODD),
-        ("note:x", Leads.ODD),
-        ("12:30.log", Leads.BELOW),
+        ("../", LinkTarget.AWAY),
+        ("/", LinkTarget.AWAY),
+        ("?C=N;O=D", LinkTarget.ITSELF),
+        ("/a%20b%20(c)/%C3%BC/?C=N", LinkTarget.ITSELF),
+        ("#top", LinkTarget.ITSELF),
+        ("mailto:me@host.example", LinkTarget.AWAY),
+        ("https://nginx.org/", LinkTarget.AWAY),
+        ("/other/x", LinkTarget.ASTRAY),
+        ("/proxied/a%20b%20(c)/%C3%BC/x", LinkTarget.ASTRAY),
+        ("x/y", LinkTarget.ASTRAY),
+        ("x?y", LinkTarget.ODD),
+        ("x#y", LinkTarget.ODD),
+        ("x\\y", LinkTarget.ODD),
+        ("x%2fy", LinkTarget.ODD),
+        ("note:x", LinkTarget.ODD),
+        ("12:30.log", LinkTarget.BELOW),
     ],
 )
-def test_other_links(href: str, leads: Leads) -> None:
+def test_other_links(href: str, leads: LinkTarget) -> None:
     assert read_link(href, segments_of(ASKED), "host.example").leads is leads
 
 

@@ -11,11 +11,11 @@ from relay.errors import ConfigError, InvalidURL, LocalDenied, RelayError, Unsup
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config, split_key
 from relay.stores.s3.client import S3Account, key_of
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 
 
 def remotes(type: str, aws: S3Config | None = None, folders: tuple[Path, ...] | None = None, **options: str) -> Remotes:
-    found = aws or S3Config(Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1"))
+    found = aws or S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"))
     keys = {"access_key_id": "k", "secret_access_key": "s"} if type == "s3" and "env_auth" not in options else {}
     return Remotes(
         {"r": {"type": type, **(keys | options)}}, {}, Path("/nowhere"), lambda _: found, list, folders=folders

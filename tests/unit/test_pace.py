@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from relay.engine.worker.prefetch import AHEAD, LONGEST_SECONDS, Pace
+from relay.engine.worker.prefetch import AHEAD, LONGEST_SECONDS, PrefetchSizer
 
 
 @dataclass
@@ -19,19 +19,19 @@ class Clock:
         return self.now
 
 
-def paced(objects: float, turn: float, slots: int = 32) -> Pace:
+def paced(objects: float, turn: float, slots: int = 32) -> PrefetchSizer:
     """Return the pace of one that has moved so many objects a second for ten seconds, with turns of so many seconds."""
     clock = Clock()
-    pace = Pace(slots, clock)
+    pace = PrefetchSizer(slots, clock)
     for _ in range(100):
         began = clock.now + 0.1 - turn
         clock.now += 0.1
-        pace.turned(round(objects / 10), began)
+        pace.note_poll(round(objects / 10), began)
     return pace
 
 
 def test_who_has_seen_nothing_claims_for_its_slots_alone() -> None:
-    pace = Pace(32, Clock())
+    pace = PrefetchSizer(32, Clock())
     assert (pace.ahead, pace.low) == (0, 0)
 
 
@@ -59,22 +59,22 @@ def test_there_is_a_limit_to_it(slots: int) -> None:
 
 def test_what_was_long_ago_counts_no_more() -> None:
     clock = Clock()
-    pace = Pace(32, clock)
+    pace = PrefetchSizer(32, clock)
     for _ in range(50):
         clock.now += 0.1
-        pace.turned(50, clock.now)
+        pace.note_poll(50, clock.now)
     assert pace.ahead >= 100
     for _ in range(5):
         clock.now += 1.0
-        pace.turned(0, clock.now)
+        pace.note_poll(0, clock.now)
     assert pace.ahead <= 1
 
 
 def test_the_first_objects_that_end_are_enough_to_go_by() -> None:
     clock = Clock()
-    pace = Pace(32, clock)
+    pace = PrefetchSizer(32, clock)
     clock.now += 0.05
-    pace.turned(0, clock.now)
+    pace.note_poll(0, clock.now)
     clock.now += 0.05
-    pace.turned(30, clock.now)
+    pace.note_poll(30, clock.now)
     assert pace.ahead > 32

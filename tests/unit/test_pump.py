@@ -27,10 +27,10 @@ from relay.wire import pump as pumping
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS, PIPES, Buffers, Loan, Pipes
 from relay.wire.http1 import framing_of
-from relay.wire.pump import SMALLEST_PIECE, Outlet, drain, pump
-from relay.wire.response_reader import Answers
+from relay.wire.pump import SMALLEST_PIECE, BodyWriter, drain, pump
+from relay.wire.response_reader import ResponseReader
 from relay.wire.stream import RECEIVE_BYTES, Stream
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import Certificates, Engine
 from tests.faults.clouds import DATA as CLOUD_DATA
 from tests.faults.clouds import GET_HEAD, Cloud, keeping, sending, serving
@@ -67,7 +67,7 @@ class Bench:
     """A pump's two connections: what is fed into the far source, and what the far destination takes."""
 
     body: Body
-    outlet: Outlet
+    outlet: BodyWriter
     source: socket.socket
     """The far end of the source's connection."""
     destination: socket.socket
@@ -109,13 +109,13 @@ class Bench:
 def bench(head: bytes, *pieces: bytes, chunked: bool = False, limits: Limits = LIMITS) -> Iterator[Bench]:
     """Set up a source that answers with `head` and sends `pieces` (and then its FIN), and a silent destination."""
     with connected() as (near_source, far_source), connected() as (near_destination, far_destination):
-        meter = Meter(limits)
+        meter = Watchdog(limits)
         far_source.sendall(head)
         stream, out = Stream(near_source, "source"), Stream(near_destination, "destination")
-        answer = Answers(stream, meter).wait(2)
+        answer = ResponseReader(stream, meter).wait(2)
         assert answer is not None
         body = Body(stream, framing_of("GET", answer, "source"), answer, meter, lambda *_: None)
-        made = Bench(body, Outlet(out, meter, Answers(out, meter), chunked), far_source, far_destination)
+        made = Bench(body, BodyWriter(out, meter, ResponseReader(out, meter), chunked), far_source, far_destination)
 
         def feed() -> None:
             for piece in pieces:

@@ -16,7 +16,7 @@ from relay.errors import ConfigError, InvalidURL, RelayError, Unsupported
 from relay.stores import rclone_conf
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 
 CONF = """
 # a comment
@@ -61,7 +61,7 @@ def home(tmp_path: Path) -> Path:
 
 def remotes(home: Path, own: dict[str, dict[str, str]] | None = None, **environment: str) -> Remotes:
     def aws(profile: str | None) -> S3Config:
-        return S3Config(Signer(lambda: Credentials(profile or "default", "SECRET"), "us-east-1"))
+        return S3Config(Signer(lambda: AwsCredentials(profile or "default", "SECRET"), "us-east-1"))
 
     return Remotes(own, environment, home, aws=aws, profiles=lambda: ["work", "bucket"])
 

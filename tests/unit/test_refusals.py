@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.engine.worker.refusals import PATIENCE, Refusals, Verdict
+from relay.engine.worker.refusals import PATIENCE, RefusalHistory, Verdict
 from relay.ledger.rows import Claim
 
 OWN, LATER, ALL = Verdict.OWN, Verdict.LATER, Verdict.ALL
@@ -19,7 +19,7 @@ class Door:
 
     def __init__(self) -> None:
         self.now, self.busy = 0.0, False
-        self.refusals = Refusals(lambda: self.now)
+        self.refusals = RefusalHistory(lambda: self.now)
 
     def refuse(self, id: int, renewed: int = 0) -> Verdict:
         self.now += 1
@@ -27,7 +27,7 @@ class Door:
 
     def let_in(self, began: float | None = None, renewed: int = 0) -> None:
         self.now += 1
-        self.refusals.passed(claim(99, renewed), self.now if began is None else began)
+        self.refusals.note_success(claim(99, renewed), self.now if began is None else began)
 
 
 @pytest.fixture

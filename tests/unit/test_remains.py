@@ -11,20 +11,20 @@ from typing import cast
 import pytest
 
 from relay.config import Settings
-from relay.engine.cleanup import Broken, remove, remove_lost, sweep
+from relay.engine.cleanup import FailedUpload, remove_failed_upload, remove_lost_uploads, remove_object
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
-from relay.engine.transfer.attempt import Course
-from relay.engine.transfer.precheck import Existing
+from relay.engine.transfer.attempt import Attempt
+from relay.engine.transfer.precheck import DestinationCheck
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.transfer import Transfer
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.conversions import settled
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.conversions import settlement_of
 from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, Unavailable
-from relay.ledger.rows import Before, Claim
+from relay.ledger.rows import Claim, PriorState
 from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
-from relay.stores.interfaces import Destination, Found, Stored, Unknown
+from relay.stores.interfaces import Destination, ObjectInfo, PutResult, UnknownObject
 
 SOURCE, PLACE = parse_location("http://127.0.0.1/a"), parse_location("http://127.0.0.1/b")
 
@@ -42,7 +42,7 @@ def receipt() -> Receipt:
 
 @pytest.fixture
 def transfer(tmp_path: Path) -> Transfer:
-    runner = Runner(Settings(egress_allow="127.0.0.1", retry_budget=5))
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=5))
     made = runner.transfer(Plan(SOURCE, PLACE))
     made.sleep = lambda seconds: None
     return made
@@ -52,13 +52,13 @@ def ending(monkeypatch: pytest.MonkeyPatch, *ends: RelayError | Outcome) -> None
     """Let the attempts end so, one after the other."""
     waiting: Iterator[RelayError | Outcome] = iter(ends)
 
-    def run(self: Course) -> Outcome:
+    def run(self: Attempt) -> Outcome:
         end = next(waiting)
         if isinstance(end, RelayError):
             raise end
         return end
 
-    monkeypatch.setattr(Course, "run", run)
+    monkeypatch.setattr(Attempt, "run", run)
 
 
 def test_a_later_failure_says_what_an_earlier_one_left(monkeypatch: pytest.MonkeyPatch, transfer: Transfer) -> None:
@@ -98,7 +98,7 @@ def test_what_was_left_elsewhere_is_kept_with_the_row_whatever_the_end(
         done = Outcome("id", state, SOURCE, PLACE, 1, 0.1, None if state is State.SKIPPED else receipt())
         ending(monkeypatch, left(Unavailable("busy", side="destination"), "place/.temporary"), done)
         claim = Claim(1, "m", 1, "a", None, 1, None, None, 1, 0, 0)
-        kept = settled(claim, transfer.run(), 0).remains
+        kept = settlement_of(claim, transfer.run(), 0).remains
         assert kept.keys() - {str(PLACE)} == {"place/.temporary"}
         assert (str(PLACE) in kept) is (state is State.UNVERIFIED)
 
@@ -120,18 +120,18 @@ class Keeps:
     there: frozenset[str]
     untold: frozenset[str] = frozenset()
 
-    def unpublished(self, location: Location, token: str) -> tuple[Location, ...]:
+    def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         return tuple(location.named(f"{token}.{end}") for end in ("part", "upload"))
 
     def delete(self, location: Location, version: Version) -> None:
         raise PermissionDenied("DELETE was answered 403", side="destination")
 
-    def head(self, location: Location) -> Found | Unknown:
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
         if location.name in self.untold:
-            return Unknown(PermissionDenied("HEAD was answered 403", side="destination"))
+            return UnknownObject(PermissionDenied("HEAD was answered 403", side="destination"))
         if location.name not in self.there:
             raise NotFound("it is not there", side="destination")
-        return Found(Version(size=1), location)
+        return ObjectInfo(Version(size=1), location)
 
 
 FOLDER = parse_location("http://127.0.0.1/folder/")
@@ -149,7 +149,7 @@ def test_what_a_lost_attempt_left_and_nobody_may_remove_is_told(
     there: set[str], untold: set[str], told: list[str] | None
 ) -> None:
     keeps = cast(Destination, Keeps(frozenset(there), frozenset(untold)))
-    kept = remove_lost(keeps, FOLDER, ("one", "two"))
+    kept = remove_lost_uploads(keeps, FOLDER, ("one", "two"))
     assert (None if kept is None else sorted(place.rpartition("/")[2] for place in kept.remains)) == told
     assert kept is None or all(f"may remain at {FOLDER}{name}" in kept.hint for name in told or ())
 
@@ -166,8 +166,8 @@ def test_a_name_that_nobody_else_has_is_removed_whatever_its_tag_is_by_then(
 ) -> None:
     deleted: list[Version] = []
     destination = cast(Destination, SimpleNamespace(delete=lambda location, version: deleted.append(version)))
-    stored = Stored(Version(etag='"one"'), SOURCE, {}, place=place)
-    assert remove(destination, stored, Rejected("damaged", side="destination"))
+    stored = PutResult(Version(etag='"one"'), SOURCE, {}, place=place)
+    assert remove_object(destination, stored, Rejected("damaged", side="destination"))
     assert deleted == [asked]
 
 
@@ -178,7 +178,9 @@ def test_whatever_is_made_of_a_412_what_remains_is_kept(sendings: int) -> None:
     terms = SimpleNamespace(if_absent=True, plan=SimpleNamespace(if_exists=IfExists.SKIP))
     existing = SimpleNamespace(_terms=terms, _progress=progress, _is_absent=lambda destination, place: True)
     with pytest.raises(Unavailable):
-        Existing.refused(cast(Existing, existing), refused, cast(Destination, None), PLACE, Found(Version(), SOURCE))
+        DestinationCheck.on_precondition_failed(
+            cast(DestinationCheck, existing), refused, cast(Destination, None), PLACE, ObjectInfo(Version(), SOURCE)
+        )
     assert list(progress.remains) == ["place/temporary"]
 
 
@@ -187,14 +189,14 @@ def test_a_piece_that_is_empty_at_first_is_looked_at_again(sizes: tuple[int, ...
     """A server may make the file before it writes what came; one that stays empty is nobody's, and told."""
     waiting, deleted = iter(sizes), []
 
-    def head(place: Location) -> Found:
+    def head(place: Location) -> ObjectInfo:
         size = next(waiting)
-        return Found(Version(size=size, etag=f'"{size}"'), place)
+        return ObjectInfo(Version(size=size, etag=f'"{size}"'), place)
 
     fake = SimpleNamespace(head=head, delete=lambda place, version: deleted.append(version.size))
     error = Unavailable("it broke", side="destination")
-    broken = Broken(PLACE, Before(known=True), sent=5, length=9)
+    broken = FailedUpload(PLACE, PriorState(known=True), sent=5, length=9)
     waits = [lambda: None] * len(sizes)
-    sweep(cast(Destination, fake), broken, error, waits, lambda there: True)
+    remove_failed_upload(cast(Destination, fake), broken, error, waits, lambda there: True)
     assert deleted == [size for size in sizes if size]
     assert bool(error.remains) == (sizes[-1] == 0)

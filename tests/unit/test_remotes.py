@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.engine.multipart.upload import cut
+from relay.engine.multipart.upload import split_into_ranges
 from relay.errors import ConfigError, ForbiddenHeader, InvalidType, InvalidURL, Rejected, RequestError, UnsafeKey
 from relay.identity import same_object
 from relay.location import parse_location
@@ -15,7 +15,7 @@ from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config, s3_location, split_key
 from relay.stores.s3.client import in_region
 from relay.stores.s3.responses import checksums
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import PARTS
 from relay.wire.http1 import Head
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 
 def config(endpoint: str | None = None, region: str = "eu-west-1") -> S3Config:
-    return S3Config(Signer(lambda: Credentials("KEY", "SECRET"), region), endpoint)
+    return S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), region), endpoint)
 
 
 BUCKETS = Remotes(aws=lambda profile: config())
@@ -115,7 +115,7 @@ def test_settings_are_asked_for_once_and_only_for_s3() -> None:
 
 @given(size=st.integers(1, PARTS.object_bytes), wished=st.integers(5 * MIB, 5 << 30))
 def test_every_cut_keeps_to_the_limits(size: int, wished: int) -> None:
-    spans = cut(size, wished, PARTS)
+    spans = split_into_ranges(size, wished, PARTS)
     assert len(spans) <= PARTS.most
     assert spans[0].first == 0
     assert spans[-1].last == size - 1
@@ -126,7 +126,7 @@ def test_every_cut_keeps_to_the_limits(size: int, wished: int) -> None:
 def test_what_is_too_large_is_refused_before_anything() -> None:
     limits = PartLimits(smallest=5, largest=10, most=3, object_bytes=30)
     with pytest.raises(Rejected, match="31 bytes"):
-        cut(31, 5, limits)
+        split_into_ranges(31, 5, limits)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from relay.api.request import parse_fresh
 from relay.config import Settings
 from relay.engine import refresh
-from relay.engine.migration_request import End, Order
-from relay.engine.refresh import Fresh, renew, tell
-from relay.engine.transfer_engine import Runner
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.refresh import Refresh, apply_refresh, refresh_urls
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import (
     IllegalTransition,
     InvalidType,
@@ -35,22 +35,22 @@ PLACES = {"source": "list+https://a.example/urls.csv?X-Amz-Signature=secret", "d
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    made = Ledger.at(f"sqlite:///{tmp_path}/ledger.db")
+    made = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     made.renew()
     yield made
     made.close()
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> Iterator[Runner]:
-    made = Runner(Settings(local_folders=str(tmp_path)))
+def runner(tmp_path: Path) -> Iterator[TransferEngine]:
+    made = TransferEngine(Settings(local_folders=str(tmp_path)))
     yield made
     made.wire.pool.close()
 
 
-def accepted(ledger: Ledger, runner: Runner, source: str = PLACES["source"]) -> Migration:
+def accepted(ledger: Ledger, runner: TransferEngine, source: str = PLACES["source"]) -> Migration:
     """Accept a migration of three objects, the first of which has arrived and has no URL any more."""
-    order = Order(End(source), End(PLACES["destination"]), recursive=True)
+    order = MigrationRequest(Endpoint(source), Endpoint(PLACES["destination"]), recursive=True)
     id = ledger.create(order.spec(runner.remotes))[0].id
     listing = ledger.claim_listing()
     assert listing is not None
@@ -65,7 +65,7 @@ def urls_of(ledger: Ledger) -> dict[str, str | None]:
     return {name: url for name, url in rows}
 
 
-def place(runner: Runner, file: Path, *lines: str) -> Location:
+def place(runner: TransferEngine, file: Path, *lines: str) -> Location:
     """Write a list, and return where it is."""
     file.write_text("\n".join(lines))
     return runner.remotes.locate(f"list+file://{file}", folder=True)
@@ -74,7 +74,7 @@ def place(runner: Runner, file: Path, *lines: str) -> Location:
 # -- what a request says
 
 
-def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: Runner) -> None:
+def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: TransferEngine) -> None:
     migration = accepted(ledger, runner)
     for given in ("https://a.example/fresh.csv?secret", "list+https://a.example/fresh.csv?secret"):
         alone = parse_fresh({"list": given}, migration, runner.remotes)
@@ -101,7 +101,7 @@ def test_a_list_comes_alone_or_with_both_places(ledger: Ledger, runner: Runner) 
     ],
 )
 def test_what_is_wrong_with_it_is_told(
-    ledger: Ledger, runner: Runner, members: dict[str, Any], error: type[RequestError], pointer: str | None
+    ledger: Ledger, runner: TransferEngine, members: dict[str, Any], error: type[RequestError], pointer: str | None
 ) -> None:
     with pytest.raises(error) as caught:
         parse_fresh(members, accepted(ledger, runner), runner.remotes)
@@ -112,11 +112,11 @@ def test_what_is_wrong_with_it_is_told(
 # -- what is taken of a list
 
 
-def test_urls_are_taken_by_their_names_and_others_stay(ledger: Ledger, runner: Runner, tmp_path: Path) -> None:
+def test_urls_are_taken_by_their_names_and_others_stay(ledger: Ledger, runner: TransferEngine, tmp_path: Path) -> None:
     migration = accepted(ledger, runner)
-    renew(ledger, runner, migration, place(runner, tmp_path / "l", "url,name", "https://a.example/1?new,a"))
+    refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", "url,name", "https://a.example/1?new,a"))
     assert urls_of(ledger) == {"a": None, "b": "https://a.example/b?old", "c": "https://a.example/c?old"}
-    renew(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "c,https://a.example/2?new"))
+    refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "c,https://a.example/2?new"))
     assert urls_of(ledger) == {"a": None, "b": "https://a.example/b?old", "c": "https://a.example/2?new"}
 
 
@@ -136,7 +136,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], type[RelayError], str]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_list_that_is_refused_has_changed_nothing(
-    ledger: Ledger, runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    ledger: Ledger, runner: TransferEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     lines, error, said = REFUSED[what]
     if what == "too long":
@@ -145,8 +145,8 @@ def test_a_list_that_is_refused_has_changed_nothing(
     ledger.act(migration.id, "pause")
     before = urls_of(ledger)
     with pytest.raises(error) as caught:
-        fresh = Fresh(urls=place(runner, tmp_path / "l", *lines))
-        tell(ledger, runner, ledger.migration(migration.id), "resume", fresh)
+        fresh = Refresh(urls=place(runner, tmp_path / "l", *lines))
+        apply_refresh(ledger, runner, ledger.migration(migration.id), "resume", fresh)
     assert said in caught.value.message
     assert not re.search("[?=]new", f"{caught.value.message} {caught.value.hint}")
     assert isinstance(caught.value, RequestError) and caught.value.pointer == "/list"
@@ -154,31 +154,35 @@ def test_a_list_that_is_refused_has_changed_nothing(
     assert ledger.migration(migration.id).state == "paused"
 
 
-def test_a_list_that_is_not_there_is_the_sources_failure(ledger: Ledger, runner: Runner, tmp_path: Path) -> None:
+def test_a_list_that_is_not_there_is_the_sources_failure(
+    ledger: Ledger, runner: TransferEngine, tmp_path: Path
+) -> None:
     with pytest.raises(NotFound) as caught:
-        renew(ledger, runner, accepted(ledger, runner), runner.remotes.locate(f"list+file://{tmp_path}/x", folder=True))
+        refresh_urls(
+            ledger, runner, accepted(ledger, runner), runner.remotes.locate(f"list+file://{tmp_path}/x", folder=True)
+        )
     assert caught.value.side == "source"
 
 
-def test_only_a_migration_of_a_list_takes_one(ledger: Ledger, runner: Runner, tmp_path: Path) -> None:
+def test_only_a_migration_of_a_list_takes_one(ledger: Ledger, runner: TransferEngine, tmp_path: Path) -> None:
     migration = accepted(ledger, runner, "https://a.example/folder/")
     with pytest.raises(InvalidType, match="not made from a list"):
-        renew(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"))
+        refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"))
 
 
-def test_not_before_its_own_list_is_read(ledger: Ledger, runner: Runner, tmp_path: Path) -> None:
+def test_not_before_its_own_list_is_read(ledger: Ledger, runner: TransferEngine, tmp_path: Path) -> None:
     """The rest of that would be taken for other URLs of the same names."""
-    order = Order(End(PLACES["source"]), End(PLACES["destination"]), recursive=True)
+    order = MigrationRequest(Endpoint(PLACES["source"]), Endpoint(PLACES["destination"]), recursive=True)
     migration = ledger.create(order.spec(runner.remotes))[0]
     with pytest.raises(IllegalTransition, match="not read to its end"):
-        renew(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"))
+        refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", "name,url", "b,https://a.example/b"))
 
 
 def test_a_state_that_forbids_it_is_told_before_the_list_is_read(
-    ledger: Ledger, runner: Runner, tmp_path: Path
+    ledger: Ledger, runner: TransferEngine, tmp_path: Path
 ) -> None:
     migration = accepted(ledger, runner)
     ledger.act(migration.id, "cancel")
-    nowhere = Fresh(urls=runner.remotes.locate(f"list+file://{tmp_path}/nowhere", folder=True))
+    nowhere = Refresh(urls=runner.remotes.locate(f"list+file://{tmp_path}/nowhere", folder=True))
     with pytest.raises(IllegalTransition, match="cancelled"):
-        tell(ledger, runner, ledger.migration(migration.id), "resume", nowhere)
+        apply_refresh(ledger, runner, ledger.migration(migration.id), "resume", nowhere)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.stores.error_messages import TOLD_CHARACTERS, speaks, words
+from relay.stores.error_messages import TOLD_CHARACTERS, may_have_message, message_of
 from relay.wire.http1 import Head
 
 
@@ -33,14 +33,14 @@ from relay.wire.http1 import Head
     ],
 )  # fmt: skip
 def test_what_a_store_says(text: str, told: str) -> None:
-    assert words(text) == told
+    assert message_of(text) == told
 
 
 def test_it_is_short_and_printable() -> None:
-    found = words(f"<Error><Code>A</Code><Message>{'x' * 9000}\u202e</Message></Error>")
+    found = message_of(f"<Error><Code>A</Code><Message>{'x' * 9000}\u202e</Message></Error>")
     assert len(found) <= TOLD_CHARACTERS + 1
     assert found.isprintable()
-    assert words("{" * 100_000) == ""
+    assert message_of("{" * 100_000) == ""
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_it_is_short_and_printable() -> None:
     ],
 )
 def test_pages_for_people_are_not_read(kind: str, says: bool) -> None:
-    assert speaks(Head(400, "X", "1.1", (("Content-Type", kind),))) is says
+    assert may_have_message(Head(400, "X", "1.1", (("Content-Type", kind),))) is says

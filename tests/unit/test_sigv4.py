@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials as TheirCredentials
 
 from relay.errors import ConfigError
-from relay.stores.s3.sigv4 import Credentials, Signer, canonical_path
+from relay.stores.s3.sigv4 import AwsCredentials, Signer, canonical_path
 
 NOW = datetime(2026, 11, 23, 12, 0, 5, tzinfo=UTC)
 HOST = "bucket.s3.eu-central-1.amazonaws.com"
@@ -24,7 +24,7 @@ def authorization(fields: tuple[tuple[str, str], ...]) -> str:
 
 def test_the_example_that_aws_publishes() -> None:
     """docs.aws.amazon.com, "Authenticating Requests: Using the Authorization Header", GET object."""
-    key = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    key = AwsCredentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     signer = Signer(lambda: key, "us-east-1", clock=lambda: datetime(2013, 5, 24, tzinfo=UTC))
     # Theirs signs Range too; ours signs only Host and x-amz-*. This is the example of GET Bucket lifecycle.
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -44,13 +44,13 @@ def test_every_signature_is_the_one_of_awss_own_signer(
     theirs = AWSRequest(method="PUT", url=f"https://{HOST}{target}", headers=dict(more))
     theirs.context["client_config"] = Config(s3={"payload_signing_enabled": False})
     S3SigV4Auth(TheirCredentials("KEY", "SECRET", token), "s3", "eu-central-1").add_auth(theirs)
-    signer = Signer(lambda: Credentials("KEY", "SECRET", token), "eu-central-1", clock=lambda: NOW)
+    signer = Signer(lambda: AwsCredentials("KEY", "SECRET", token), "eu-central-1", clock=lambda: NOW)
     assert authorization(signer.fields("PUT", HOST, target, more)) == theirs.headers["Authorization"]
 
 
 def test_a_new_day_and_new_credentials_give_a_new_key() -> None:
     now, secret = [NOW], ["one"]
-    signer = Signer(lambda: Credentials("KEY", secret[0]), "us-east-1", clock=lambda: now[0])
+    signer = Signer(lambda: AwsCredentials("KEY", secret[0]), "us-east-1", clock=lambda: now[0])
     seen = {authorization(signer.fields("GET", HOST, "/a"))}
     now[0] += timedelta(days=1)
     seen.add(authorization(signer.fields("GET", HOST, "/a")))
@@ -60,18 +60,18 @@ def test_a_new_day_and_new_credentials_give_a_new_key() -> None:
 
 
 def test_a_wrong_clock_is_corrected_by_the_servers() -> None:
-    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1", clock=lambda: NOW)
+    signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", clock=lambda: NOW)
     signer.learn_time(NOW + timedelta(hours=2), signer.skew)
     assert dict(signer.fields("GET", HOST, "/a"))["x-amz-date"] == "20261123T140005Z"
 
 
 def test_no_secret_is_printed() -> None:
-    assert "SECRET" not in repr(Credentials("KEY", "SECRET", "SECRET-TOKEN"))
+    assert "SECRET" not in repr(AwsCredentials("KEY", "SECRET", "SECRET-TOKEN"))
 
 
 def test_a_field_that_stands_twice_is_signed_with_both_values() -> None:
     """A server joins them (RFC 9110 section 5.2), and signs what it has joined."""
-    signer = Signer(lambda: Credentials("KEY", "SECRET"), "us-east-1", clock=lambda: NOW)
+    signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1", clock=lambda: NOW)
     twice = (("x-amz-meta-a", "one"), ("X-Amz-Meta-A", "two"))
     joined = (("x-amz-meta-a", "one,two"),)
     assert authorization(signer.fields("PUT", HOST, "/a", twice)) == authorization(
@@ -88,12 +88,12 @@ def test_what_goes_into_a_field_can_stand_there(place: str, end: str) -> None:
     region = told.pop("region")
     with pytest.raises(ConfigError, match="character") as caught:
         Signer(lambda: None, region)
-        Credentials(**told)
+        AwsCredentials(**told)
     assert "SECRET" not in f"{caught.value.message}{caught.value.hint}"
 
 
 @pytest.mark.parametrize("secret", ["a\n", "a\r", "a\tb", "\0"])
 def test_no_secret_has_the_end_of_a_line_in_it(secret: str) -> None:
     with pytest.raises(ConfigError, match="secret access key"):
-        Credentials("KEY", secret)
-    assert Credentials("KEY", "any sign, \u00e9 too").secret  # which is not sent
+        AwsCredentials("KEY", secret)
+    assert AwsCredentials("KEY", "any sign, \u00e9 too").secret  # which is not sent

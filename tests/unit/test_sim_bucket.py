@@ -12,11 +12,11 @@ from botocore.session import Session
 from relay.errors import ConnectionLost
 from relay.location import Location
 from relay.stores.s3.aws_settings import S3Config, s3_location
-from relay.stores.s3.responses import parsed
-from relay.stores.s3.sigv4 import Credentials, Signer
+from relay.stores.s3.responses import parse_document
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import S3Store
 from relay.wire.exchange import Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from simulators.bucket import Bucket, Keys, etag_of, size_of
 from simulators.spawn import spawn
 
@@ -77,12 +77,12 @@ def test_it_runs_in_a_process_of_its_own() -> None:
 
 def place(bucket: Bucket, key: str = "") -> Location:
     """Return a folder of it."""
-    config = S3Config(Signer(lambda: Credentials("any", "thing"), "us-east-1"), bucket.url())
+    config = S3Config(Signer(lambda: AwsCredentials("any", "thing"), "us-east-1"), bucket.url())
     return s3_location(config, "bucket", key)
 
 
 def test_relay_lists_every_object_and_goes_on_behind_any(wire: Wire, bucket: Bucket) -> None:
-    store = S3Store(wire, "source", Meter(wire.limits))
+    store = S3Store(wire, "source", Watchdog(wire.limits))
     found = [(entry.name, entry.size, entry.etag) for entry in store.list(place(bucket), recursive=True)]
     assert found == [(key, size_of(i), f'"{etag_of(i)}"') for i, key in enumerate(Keys(COUNT))]
     rest = store.list(place(bucket, "photos/"), recursive=True, after=found[2500][0].removeprefix("photos/"))
@@ -92,7 +92,7 @@ def test_relay_lists_every_object_and_goes_on_behind_any(wire: Wire, bucket: Buc
 
 
 def test_a_listing_that_is_left_early_leaves_no_connection_open(wire: Wire, bucket: Bucket) -> None:
-    listing = S3Store(wire, "source", Meter(wire.limits)).list(place(bucket), recursive=True)
+    listing = S3Store(wire, "source", Watchdog(wire.limits)).list(place(bucket), recursive=True)
     assert next(listing).name == Keys(COUNT)[0]
     listing.close()  # type: ignore[attr-defined]
 
@@ -109,11 +109,11 @@ def test_a_listing_that_is_left_early_leaves_no_connection_open(wire: Wire, buck
     ],
 )
 def test_a_document_that_declares_or_is_broken_is_none(text: str) -> None:
-    assert parsed(text) is None
+    assert parse_document(text) is None
 
 
 def test_a_document_with_its_declaration_is_read() -> None:
-    root = parsed('\n<?xml version="1.0" encoding="UTF-8"?><a><b>ü</b></a>')
+    root = parse_document('\n<?xml version="1.0" encoding="UTF-8"?><a><b>ü</b></a>')
     assert root is not None
     assert root.findtext("b") == "ü"
 
@@ -122,5 +122,5 @@ def test_an_error_of_a_page_is_raised_where_it_is_read(wire: Wire) -> None:
     with Bucket(5) as server:
         there = place(server)
     with pytest.raises(Exception, match="connection") as caught:
-        list(S3Store(wire, "source", Meter(wire.limits)).list(there))
+        list(S3Store(wire, "source", Watchdog(wire.limits)).list(there))
     assert not isinstance(caught.value, ConnectionLost | OSError)

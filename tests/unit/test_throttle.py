@@ -12,11 +12,11 @@ from relay.config import Limits
 from relay.errors import Cancelled, ConnectFailed, Stalled
 from relay.location import parse_location
 from relay.stores.http import HttpStore
-from relay.throttle import BURST_SECONDS, Bounds, Bucket, Gate, Throttle, bounded
+from relay.throttle import BURST_SECONDS, Bounds, ConcurrencyLimiter, Throttle, TokenBucket, bounded
 from relay.wire.body import Body
 from relay.wire.exchange import Request, Response, Wire
-from relay.wire.pump import Pace
-from relay.wire.watchdog import Meter
+from relay.wire.pump import YieldTimer
+from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.clouds import DATA, GET_HEAD, Cloud, keeping, sending, serving
 from tests.scripted import Peer, answer
@@ -31,7 +31,7 @@ def clock() -> Clock:
 # -- bytes a second
 
 
-def take_for(bucket: Bucket, clock: Clock, seconds: float, wanted: int = 1 << 20) -> int:
+def take_for(bucket: TokenBucket, clock: Clock, seconds: float, wanted: int = 1 << 20) -> int:
     """Take as much as there is for so many seconds of the clock; return how much that was."""
     until, taken = clock.now + seconds, 0
     while clock.now < until:
@@ -43,21 +43,21 @@ def take_for(bucket: Bucket, clock: Clock, seconds: float, wanted: int = 1 << 20
 
 
 def test_without_a_rate_everything_may_go(clock: Clock) -> None:
-    bucket = Bucket(clock)
+    bucket = TokenBucket(clock)
     assert [bucket.take(n) for n in (1, 1 << 20, 1 << 40)] == [1, 1 << 20, 1 << 40]
     assert bucket.due(5) == 0.0
 
 
 @pytest.mark.parametrize("rate", [1, 7, 1000, 123_456, 5e6, 1e9])
 def test_over_a_minute_the_rate_is_kept_and_used(clock: Clock, rate: float) -> None:
-    bucket = Bucket(clock)
+    bucket = TokenBucket(clock)
     bucket.fill_at(rate)
     moved = take_for(bucket, clock, 60)
     assert rate * 60 - max(1.0, rate * BURST_SECONDS) <= moved <= rate * 60 + max(1.0, rate * BURST_SECONDS)
 
 
 def test_a_pause_saves_up_no_more_than_the_bucket_holds(clock: Clock) -> None:
-    bucket = Bucket(clock)
+    bucket = TokenBucket(clock)
     bucket.fill_at(1000)
     clock.sleep(3600)
     taken = 0
@@ -67,7 +67,7 @@ def test_a_pause_saves_up_no_more_than_the_bucket_holds(clock: Clock) -> None:
 
 
 def test_what_did_not_come_may_be_taken_again(clock: Clock) -> None:
-    bucket = Bucket(clock)
+    bucket = TokenBucket(clock)
     bucket.fill_at(1000)
     clock.sleep(0.1)
     granted = bucket.take(50)
@@ -77,7 +77,7 @@ def test_what_did_not_come_may_be_taken_again(clock: Clock) -> None:
 
 
 def test_the_rate_may_change_at_any_time(clock: Clock) -> None:
-    bucket = Bucket(clock)
+    bucket = TokenBucket(clock)
     bucket.fill_at(1e9)
     take_for(bucket, clock, 1)
     clock.sleep(10)
@@ -96,7 +96,7 @@ def test_the_rate_may_change_at_any_time(clock: Clock) -> None:
 )
 def test_whatever_happens_no_more_moves_than_was_filled_in(steps: list[tuple[float, int, float, float]]) -> None:
     clock = Clock()
-    bucket, moved, allowed, most = Bucket(clock), 0.0, 0.0, 1.0
+    bucket, moved, allowed, most = TokenBucket(clock), 0.0, 0.0, 1.0
     for wait, wanted, came, rate in steps:
         bucket.fill_at(rate)
         most = max(most, rate * BURST_SECONDS)
@@ -111,29 +111,29 @@ def test_whatever_happens_no_more_moves_than_was_filled_in(steps: list[tuple[flo
 
 
 def test_a_stream_that_is_held_up_is_not_stalled_and_one_that_stalls_still_is(clock: Clock) -> None:
-    meter = Meter(Limits(stall_seconds=5, stall_bytes=1000), clock)
-    meter.throttle = Throttle(Bucket(clock), sleep=clock.sleep)
+    meter = Watchdog(Limits(stall_seconds=5, stall_bytes=1000), clock)
+    meter.throttle = Throttle(TokenBucket(clock), sleep=clock.sleep)
     meter.throttle.allow(Bounds(bytes_per_second=10))
-    pace, moved = Pace(meter), 0
+    pace, moved = YieldTimer(meter), 0
     while clock.now < 60:
         granted = pace.allowed(1 << 20)
-        pace.spent(granted, granted)
+        pace.note_spent(granted, granted)
         meter.moved += granted
         moved += granted
-        meter.tick("source")
+        meter.check_progress("source")
     assert 590 <= moved <= 610
     clock.sleep(5)  # and now nothing comes
     with pytest.raises(Stalled):
-        meter.tick("source")
+        meter.check_progress("source")
 
 
 def test_a_cancel_is_seen_while_a_stream_is_held_up(clock: Clock) -> None:
-    meter = Meter(Limits(), clock)
-    meter.throttle = Throttle(Bucket(clock), sleep=clock.sleep)
+    meter = Watchdog(Limits(), clock)
+    meter.throttle = Throttle(TokenBucket(clock), sleep=clock.sleep)
     meter.throttle.allow(Bounds(bytes_per_second=1))
     meter.cancel()
     with pytest.raises(Cancelled):
-        Pace(meter).allowed(1)
+        YieldTimer(meter).allowed(1)
     assert clock.now <= meter.tick_seconds
     assert throttle_is_idle(meter.throttle)
 
@@ -153,7 +153,7 @@ def test_streams_that_share_a_rate_take_turns_and_one_alone_waits_for_the_clock(
         clock.sleep(seconds)
         gevent.sleep(0)
 
-    throttle = Throttle(Bucket(clock), sleep=sleep)
+    throttle = Throttle(TokenBucket(clock), sleep=sleep)
     throttle.allow(Bounds(bytes_per_second=16_000))
 
     def stream(name: int) -> None:
@@ -176,7 +176,7 @@ def nothing() -> None:
 
 
 def test_so_many_are_let_in_and_the_others_in_the_order_in_which_they_came() -> None:
-    gate, came, go = Gate(2), [], Event()
+    gate, came, go = ConcurrencyLimiter(2), [], Event()
 
     def request(name: int) -> None:
         gate.enter(name, nothing, 10)
@@ -194,7 +194,7 @@ def test_so_many_are_let_in_and_the_others_in_the_order_in_which_they_came() -> 
 
 
 def test_who_is_in_already_does_not_wait_for_himself() -> None:
-    gate = Gate(1)
+    gate = ConcurrencyLimiter(1)
     gate.enter("a", nothing, 1)
     gate.enter("a", nothing, 1)
     gate.leave("a")
@@ -204,23 +204,23 @@ def test_who_is_in_already_does_not_wait_for_himself() -> None:
 
 
 def test_a_wider_gate_lets_those_in_who_wait_and_a_narrower_one_throws_nobody_out() -> None:
-    gate = Gate(1)
+    gate = ConcurrencyLimiter(1)
     jobs = [gevent.spawn(gate.enter, name, nothing, 10) for name in range(5)]
     gevent.idle()
     assert gate.under_way == 1
-    gate.let(3)
+    gate.set_limit(3)
     gevent.joinall(jobs, timeout=10, count=3)
     gevent.idle()
     assert gate.under_way == 3
-    gate.let(1)
+    gate.set_limit(1)
     assert gate.under_way == 3
-    gate.let(None)
+    gate.set_limit(None)
     gevent.joinall(jobs, timeout=10, raise_error=True)
     assert gate.under_way == 5
 
 
 def test_who_is_cancelled_while_he_waits_holds_nothing_and_is_in_nobodys_way() -> None:
-    gate, cancelled = Gate(1), [False]
+    gate, cancelled = ConcurrencyLimiter(1), [False]
     gate.enter("first", nothing, 1)
 
     def look() -> None:
@@ -254,7 +254,7 @@ def test_every_way_of_the_pump_keeps_to_the_rate(
     cloud, kept, rate = Cloud(), Cloud(), 10_000
     with Peer(serving(cloud, sending(GET_HEAD, DATA)), tls) as source, Peer(keeping(kept), tls) as destination:
         transfer = engine.runner.transfer(engine.plan(source.url("/a"), destination.url("/b"), verify=verify))
-        transfer.meter.throttle = throttle = Throttle(Bucket(clock), sleep=clock.sleep)
+        transfer.meter.throttle = throttle = Throttle(TokenBucket(clock), sleep=clock.sleep)
         throttle.allow(Bounds(bytes_per_second=rate))
         outcome = engine.runner.run(transfer)
     assert (outcome.bytes, kept.objects) == (len(DATA), {b"/b": DATA})
@@ -266,14 +266,14 @@ def test_a_request_is_under_way_until_its_answer_was_read(wire: Wire) -> None:
     throttle = Throttle()
     throttle.allow(Bounds(connections=1))
 
-    def ask(peer: Peer, meter: Meter) -> Response:
+    def ask(peer: Peer, meter: Watchdog) -> Response:
         place = parse_location(peer.url())
         meter.throttle = throttle
         return wire.exchange(Request("GET", place.origin, place.host_header, place.target, "source", meter))
 
     with Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")) as peer:
-        first = ask(peer, Meter(QUICK))
-        second = gevent.spawn(ask, peer, Meter(QUICK))
+        first = ask(peer, Watchdog(QUICK))
+        second = gevent.spawn(ask, peer, Watchdog(QUICK))
         gevent.idle()
         assert (peer.connections, throttle.gates["source"].under_way) == (1, 1)
         assert first.body.read() == b"hello"
@@ -286,14 +286,14 @@ def test_a_request_that_waits_for_its_migration_holds_up_no_other(wire: Wire) ->
     throttle = Throttle()
     throttle.allow(Bounds(connections=1))
 
-    def ask(peer: Peer, meter: Meter) -> Body:
+    def ask(peer: Peer, meter: Watchdog) -> Body:
         meter.throttle = throttle
         body = HttpStore(wire, "source", meter).get(parse_location(peer.url())).body
         assert body is not None
         return body
 
     with Peer(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")) as peer:
-        one, other = Meter(QUICK), Meter(QUICK)
+        one, other = Watchdog(QUICK), Watchdog(QUICK)
         first = ask(peer, one)
         flow = wire.flow(parse_location(peer.url()).origin, "source")
         flow.limit = 1.0
@@ -306,7 +306,7 @@ def test_a_request_that_waits_for_its_migration_holds_up_no_other(wire: Wire) ->
 
 
 def test_a_request_that_fails_gives_its_turn_back(wire: Wire) -> None:
-    meter = Meter(QUICK)
+    meter = Watchdog(QUICK)
     meter.throttle = throttle = Throttle()
     place = parse_location("http://127.0.0.1:1/nobody")
     with pytest.raises(ConnectFailed):

@@ -12,7 +12,7 @@ from relay.location import parse_location
 from relay.wire import dial
 from relay.wire.adapter import wire_session
 from relay.wire.exchange import Payload, Request, Response, Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates
 from tests.scripted import Peer, Script, Talk, answer, length_of
 
@@ -23,7 +23,9 @@ TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def do(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> Response:
     there = parse_location(url)
     side = "source" if method in ("GET", "HEAD") else "destination"
-    return wire.exchange(Request(method, there.origin, there.host_header, there.target, side, Meter(QUICK), (), body))
+    return wire.exchange(
+        Request(method, there.origin, there.host_header, there.target, side, Watchdog(QUICK), (), body)
+    )
 
 
 def read(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> bytes:
@@ -121,7 +123,7 @@ def test_of_what_no_byte_went_is_sent_on_a_fresh_connection(
     with Peer([once, takes]) as peer:
         response = do(wire, peer.url())
         response.body.read()
-        while not any(stream.arrived() for stream in wire.pool._open):
+        while not any(stream.has_arrived() for stream in wire.pool._open):
             pass
         assert read(wire, peer.url(), method, body) == b"ok"
     assert done == [method.encode() + b" " + bytes(body or b"")]  # type: ignore[arg-type]

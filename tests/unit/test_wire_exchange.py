@@ -25,7 +25,7 @@ from relay.errors import (
 from relay.location import parse_location
 from relay.wire.adapter import wire_session
 from relay.wire.exchange import Payload, Request, Response, Wire
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates
 from tests.scripted import Peer, Script, Talk, answer
 
@@ -37,7 +37,7 @@ def do(wire: Wire, url: str, method: str = "GET", body: Payload = None, expect: 
     location = parse_location(url)
     side = "source" if method in ("GET", "HEAD") else "destination"
     request = Request(
-        method, location.origin, location.host_header, location.target, side, Meter(QUICK), (), body, expect=expect
+        method, location.origin, location.host_header, location.target, side, Watchdog(QUICK), (), body, expect=expect
     )
     return wire.exchange(request)
 

@@ -22,7 +22,7 @@ from relay.wire.body import Body
 from relay.wire.exchange import Request, Wire
 from relay.wire.http1 import ChunkDecoder, split_head
 from relay.wire.pump import drain, fill, pump
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates
 from tests.scripted import Peer, Talk
 from tests.unit.test_pump import CHUNKED, Bench, Ticker, bench
@@ -166,7 +166,7 @@ def test_tls_records_of_one_byte_come_some_at_a_time(wire: Wire, certificates: C
     go = threading.Event()
     with Peer(tiny, certificates.server) as peer:
         there = parse_location(peer.url())
-        meter = Meter(QUICK)
+        meter = Watchdog(QUICK)
         request = Request("GET", there.origin, there.host_header, there.target, "source", meter)
         body = wire.exchange(request).body
         go.set()
@@ -191,7 +191,7 @@ def test_a_head_that_comes_in_tiny_records_arrives(wire: Wire, certificates: Cer
 
     with Peer(tiny, certificates.server) as peer:
         there = parse_location(peer.url())
-        request = Request("GET", there.origin, there.host_header, there.target, "source", Meter(QUICK))
+        request = Request("GET", there.origin, there.host_header, there.target, "source", Watchdog(QUICK))
         assert wire.exchange(request).head.status == 200
         wire.pool.close()
 

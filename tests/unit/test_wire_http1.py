@@ -149,7 +149,7 @@ def decode(data: bytes) -> tuple[bytes, bytes, ChunkDecoder]:
             piece = data[: chunks.remaining]
             if not piece:
                 return payload, data, chunks
-            chunks.took(len(piece))
+            chunks.note_bytes(len(piece))
             payload, data = payload + piece, data[len(piece) :]
             continue
         following = chunks.next_line(data)

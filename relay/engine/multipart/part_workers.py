@@ -28,42 +28,50 @@ from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 
 from relay.config import Limits
-from relay.engine.retries import Troubles
+from relay.engine.retries import PendingRetries
 from relay.errors import Cancelled, LeaseLost, LedgerFailed, RelayError, SourceChanged, SourceUnstable, UploadGone
 from relay.ledger.rows import StoredPart
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.retry import Backoff, Patience
-from relay.stores.interfaces import CopyPartsDestination, Found, Opener, Part, PartsDestination, Span, Upload
+from relay.stores.interfaces import (
+    ByteRange,
+    CopyPartsDestination,
+    ObjectInfo,
+    Part,
+    PartsDestination,
+    StoreProvider,
+    Upload,
+)
 from relay.wire.body import Body
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 T = TypeVar("T")
 
 COMBINED = "crc64nvme"
 """The digest of the whole that is made from those of the parts."""
-BEGUN_ANEW = (SourceChanged, UploadGone)
+RESTART_ERRORS = (SourceChanged, UploadGone)
 """Failures that no part can mend by itself: the whole object begins anew, with another version or another upload."""
-HURRIED = (Cancelled, LeaseLost, LedgerFailed, *BEGUN_ANEW)
+NO_DRAIN_ERRORS = (Cancelled, LeaseLost, LedgerFailed, *RESTART_ERRORS)
 """Failures after which no answer is waited for: it would be of no use, or nobody could take note of it."""
 
-DOUBTED = 3
+MAX_REREADS = 3
 """So often a part fails in an upload that was gone on with, and that has taken none yet, before the upload is in doubt:
 some stores keep a broken part for good, and take no other rightly. Once more for each ten parts that would be lost."""
 
-Take = Callable[[StoredPart | None], int | None]
+NextPart = Callable[[StoredPart | None], int | None]
 """Takes note of a part that the destination has, and answers with the number of the next one that is ours to move."""
 
 
 @dataclass(frozen=True)
-class Way:
+class PartContext:
     """How the parts of an object go: from where, which version of it, to where, and with what patience."""
 
-    stores: Opener
-    found: Found
+    stores: StoreProvider
+    found: ObjectInfo
     source: Location
     place: Location
-    meter: Meter
+    meter: Watchdog
     limits: Limits
     backoff: Backoff
     random: Callable[[], float]
@@ -71,14 +79,14 @@ class Way:
     digested: bool = True
     copying: bool = False
     """The store copies the parts by itself; no digest of them is known then."""
-    troubles: Troubles = field(default_factory=Troubles)
+    troubles: PendingRetries = field(default_factory=PendingRetries)
     remains: dict[str, str] = field(default_factory=dict)
     """As Progress.remains."""
 
-    def again(
+    def retry(
         self,
         what: str,
-        do: Callable[[Meter], T],
+        do: Callable[[Watchdog], T],
         final: type[RelayError] = SourceUnstable,
         most: Callable[[], float] = lambda: inf,
     ) -> T:
@@ -86,7 +94,7 @@ class Way:
 
         Raises its last failure, or the first `final` one.
         """
-        meter = Meter(self.limits, whole=self.meter)
+        meter = Watchdog(self.limits, whole=self.meter)
         patience = Patience(self.backoff, self.random, meter.clock)
         try:
             while True:
@@ -95,12 +103,12 @@ class Way:
                     return do(meter)
                 except RelayError as error:
                     # Sending it again helps no ledger.
-                    if not error.retryable or isinstance(error, (*BEGUN_ANEW, LedgerFailed, final)):
+                    if not error.retryable or isinstance(error, (*RESTART_ERRORS, LedgerFailed, final)):
                         raise
                     wait = patience.wait(meter.moved - before, meter.moved_at, error.retry_after)
                     if wait is None or patience.failures >= most():
                         raise
-                    meter.look()  # what was told to end is not tried again
+                    meter.check()  # what was told to end is not tried again
                     self.troubles.note(what, error, patience.failures, wait)
                     pause(wait, meter, self.sleep)
         finally:
@@ -108,15 +116,15 @@ class Way:
 
 
 @dataclass(eq=False)
-class Window:
+class PartWorkers:
     """The parts of one upload that this process moves. `run` as often as there may be some; `bytes` says how far it is.
 
     `done` are the parts that the destination has, as far as is known here, and `digests` theirs; `read` what parts had
     when they were read before; `resent` the bytes that were sent in vain.
     """
 
-    way: Way
-    spans: list[Span]
+    way: PartContext
+    spans: list[ByteRange]
     done: dict[int, Part] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
     read: dict[int, bytes] = field(default_factory=dict)
@@ -156,7 +164,7 @@ class Window:
         """The bytes of parts that have moved, and of which nobody has said yet that they are there."""
         return sum(body.count for body in self._bodies.values())
 
-    def run(self, upload: Upload, take: Take) -> None:
+    def run(self, upload: Upload, take: NextPart) -> None:
         """Move parts, `parts_in_flight` at a time, until there are none to take.
 
         Raises the first failure, when all others have stopped.
@@ -175,21 +183,21 @@ class Window:
 
     def _hear_out(self, workers: Any, failure: RelayError) -> None:
         """Stop what is on its way, but wait for the answers to what is all there; each is taken note of, or fails."""
-        if isinstance(failure, HURRIED):
+        if isinstance(failure, NO_DRAIN_ERRORS):
             return
         gevent.killall([greenlet for greenlet in workers if greenlet not in self._all_read])
         gevent.joinall(list(workers))
 
-    def _work(self, upload: Upload, take: Take) -> RelayError | None:
+    def _work(self, upload: Upload, take: NextPart) -> RelayError | None:
         """Move one part after another; return the failure that ends this, rather than let gevent print it."""
         try:
             while True:
-                with closing(_Turn(self._reading)) as turn:
+                with closing(_Permit(self._reading)) as turn:
                     turn.begin()
                     number = self._given.popleft() if self._given else self._next(take, None)
                     if number is None:
                         return None
-                    done = self._moved(upload, number, turn)
+                    done = self._move_part(upload, number, turn)
                 following = self._next(take, done)
                 self._all_read.discard(gevent.getcurrent())
                 if self._over:
@@ -200,7 +208,7 @@ class Window:
             self._over = True
             return error
 
-    def _next(self, take: Take, done: StoredPart | None) -> int | None:
+    def _next(self, take: NextPart, done: StoredPart | None) -> int | None:
         """Say which part is done; return the number of the next, or None."""
         try:
             number = take(done)
@@ -210,55 +218,57 @@ class Window:
         if done is not None:
             reach("after-part-row")
             self._here += done.size
-            self.note(done)
+            self.record_part(done)
         return number
 
-    def note(self, stored: StoredPart) -> None:
+    def record_part(self, stored: StoredPart) -> None:
         """Take a part for done."""
         self.digests[stored.number] = bytes.fromhex(stored.digest)
         self.done[stored.number] = Part(stored.number, stored.size, stored.etag, stored.checked)
 
-    def _moved(self, upload: Upload, number: int, turn: _Turn) -> StoredPart:
+    def _move_part(self, upload: Upload, number: int, turn: _Permit) -> StoredPart:
         """Move one part, and again while that may help and there is time."""
         span, what = self.spans[number - 1], f"part {number} of {len(self.spans)}"
         if self.way.copying:
-            return self.way.again(what, lambda meter: self._copied_once(upload, number, span, meter))
-        return self.way.again(
-            what, lambda meter: self._moved_once(upload, number, span, meter, turn), most=self._doubted
+            return self.way.retry(what, lambda meter: self._copy_part_once(upload, number, span, meter))
+        return self.way.retry(
+            what, lambda meter: self._move_part_once(upload, number, span, meter, turn), most=self._retry_limit
         )
 
-    def _doubted(self) -> float:
+    def _retry_limit(self) -> float:
         """Return how often a part of this upload may fail: not for long where one that was gone on with takes none."""
-        return DOUBTED + len(self.done) // 10 if self.resumed and not self.taken else inf
+        return MAX_REREADS + len(self.done) // 10 if self.resumed and not self.taken else inf
 
-    def _moved_once(self, upload: Upload, number: int, span: Span, meter: Meter, turn: _Turn) -> StoredPart:
+    def _move_part_once(
+        self, upload: Upload, number: int, span: ByteRange, meter: Watchdog, turn: _Permit
+    ) -> StoredPart:
         way = self.way
         self._all_read.discard(gevent.getcurrent())
         turn.begin()
         source = way.stores.source(way.source, meter)
         body = source.get(way.source, way.found.version, span).body
         assert body is not None, "an Opened has one"
-        body.then(lambda: self._given_up(body, turn))
-        with closing(body), self._place(meter):
-            return self._written(upload, number, body, meter)
+        body.on_close(lambda: self._release_source(body, turn))
+        with closing(body), self._write_slot(meter):
+            return self._write_part(upload, number, body, meter)
 
-    def _given_up(self, body: Body, turn: _Turn) -> None:
+    def _release_source(self, body: Body, turn: _Permit) -> None:
         """The source's connection is let go. A part that failed keeps its turn for the next try."""
         if body.complete:
             turn.close()
             self._all_read.add(gevent.getcurrent())
 
     @contextmanager
-    def _place(self, meter: Meter) -> Iterator[None]:
+    def _write_slot(self, meter: Watchdog) -> Iterator[None]:
         """Wait for a place among those that are written, for which nobody is to blame."""
         before = meter.clock()
         with self._writing:
-            meter.held_up(meter.clock() - before)
+            meter.exclude_wait(meter.clock() - before)
             if self._over:
                 raise Cancelled("another part has failed")
             yield
 
-    def _written(self, upload: Upload, number: int, body: Body, meter: Meter) -> StoredPart:
+    def _write_part(self, upload: Upload, number: int, body: Body, meter: Watchdog) -> StoredPart:
         way = self.way
         destination = cast(PartsDestination, way.stores.destination(way.place, meter))
         self._bodies[number] = body
@@ -268,7 +278,7 @@ class Window:
             part = destination.put_part(replace(upload, welcome=self._welcome), number, body)
             reach("after-part")
             digest = body.digests.get(COMBINED, b"")
-            _same(way.source, number, self.read.get(number), digest)
+            _refuse_unstable(way.source, number, self.read.get(number), digest)
             self._welcome = True
             self.taken += 1
             return StoredPart(number, part.size, part.etag, digest.hex(), part.checked)
@@ -283,14 +293,14 @@ class Window:
         finally:
             del self._bodies[number]
 
-    def _copied_once(self, upload: Upload, number: int, span: Span, meter: Meter) -> StoredPart:
+    def _copy_part_once(self, upload: Upload, number: int, span: ByteRange, meter: Watchdog) -> StoredPart:
         destination = cast(CopyPartsDestination, self.way.stores.destination(self.way.place, meter))
         part = destination.copy_part(upload, number, self.way.source, self.way.found, span)
         return StoredPart(number, part.size, part.etag, "", part.checked)
 
 
 @dataclass(eq=False)
-class _Turn:
+class _Permit:
     """One place of a semaphore, held or not."""
 
     places: BoundedSemaphore
@@ -309,25 +319,25 @@ class _Turn:
             self.places.release()
 
 
-def pause(seconds: float, meter: Meter, sleep: Callable[[float], None]) -> None:
-    """Wait before something is done again. Raises what `Meter.look` raises, within about a second."""
+def pause(seconds: float, meter: Watchdog, sleep: Callable[[float], None]) -> None:
+    """Wait before something is done again. Raises what `Watchdog.check` raises, within about a second."""
     until = meter.clock() + seconds
     while (left := until - meter.clock()) > 0:
         sleep(min(left, meter.tick_seconds))
-        meter.look()
+        meter.check()
 
 
-def spans_of(size: int, step: int) -> list[Span]:
+def ranges_of(size: int, step: int) -> list[ByteRange]:
     """Cut `size` bytes into spans of `step` bytes each; the last one may be shorter."""
-    return [Span(first, min(first + step, size) - 1) for first in range(0, size, step)]
+    return [ByteRange(first, min(first + step, size) - 1) for first in range(0, size, step)]
 
 
-def alone(numbers: Iterator[int]) -> Take:
+def numbered_parts(numbers: Iterator[int]) -> NextPart:
     """Return what gives one part after the other to the only process that moves them."""
     return lambda _: next(numbers, None)
 
 
-def _same(source: Location, number: int, before: bytes | None, digest: bytes) -> None:
+def _refuse_unstable(source: Location, number: int, before: bytes | None, digest: bytes) -> None:
     """Raise SourceUnstable if a part was read before, of the same version, and had other bytes."""
     if before is not None and digest and before != digest:
         raise SourceUnstable(

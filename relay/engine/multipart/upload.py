@@ -23,9 +23,17 @@ from awscrt import checksums
 
 from relay.config import Limits
 from relay.digest import Digests, as_hex
-from relay.engine.multipart.journal import Journal, fits, kept
-from relay.engine.multipart.lifecycle import Unfinished
-from relay.engine.multipart.part_workers import COMBINED, Take, Way, Window, alone, pause, spans_of
+from relay.engine.multipart.journal import Journal, can_resume, confirmed_parts
+from relay.engine.multipart.lifecycle import UploadLifecycle
+from relay.engine.multipart.part_workers import (
+    COMBINED,
+    NextPart,
+    PartContext,
+    PartWorkers,
+    numbered_parts,
+    pause,
+    ranges_of,
+)
 from relay.errors import (
     AlreadyExists,
     Cancelled,
@@ -48,22 +56,22 @@ from relay.errors import (
     Unavailable,
     UploadGone,
 )
-from relay.ledger.rows import Begun
+from relay.ledger.rows import UploadRecord
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Version
 from relay.stores.interfaces import (
+    ByteRange,
     Destination,
-    Found,
+    ObjectInfo,
     Part,
     PartLimits,
     PartsDestination,
-    Span,
-    Stored,
-    Unknown,
+    PutResult,
+    UnknownObject,
     Upload,
 )
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 MIB = 1 << 20
 COPY_BYTES = 512 * MIB
@@ -72,7 +80,7 @@ OTHERS_SECONDS = 0.25
 """How often one who has no part left to move looks if the others are done with theirs."""
 
 
-def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
+def split_into_ranges(size: int, wished: int, limits: PartLimits) -> list[ByteRange]:
     """Cut `size` bytes into spans of about `wished` bytes each, larger ones where there would be too many.
 
     Raises Rejected for an object that is larger than the store takes.
@@ -84,49 +92,51 @@ def cut(size: int, wished: int, limits: PartLimits) -> list[Span]:
             hint="The destination can't hold this object; choose another, or split the object.",
         )
     least = -(-size // limits.most)
-    return spans_of(size, min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest))
+    return ranges_of(size, min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest))
 
 
-IN_VAIN = 2
+MAX_FRUITLESS_RESUMES = 2
 """So often, one after the other, an attempt goes on with an upload that takes nothing."""
-AWAY = (UploadGone, ConnectFailed, CertificateRefused, EgressDenied, Throttled, Locked)
+UNREACHABLE_ERRORS = (UploadGone, ConnectFailed, CertificateRefused, EgressDenied, Throttled, Locked)
 """Failures that say nothing about an upload: the store is away, or busy."""
-USELESS = (UploadGone, RangeIgnored, SourceUnstable)
+DISCARD_ERRORS = (UploadGone, RangeIgnored, SourceUnstable)
 """Failures after which what has arrived is of no use to anybody."""
 
-NEVER_COMPLETED = (Rejected, PreconditionFailed, AlreadyExists, IntegrityMismatch)
+NOT_COMPLETED_ERRORS = (Rejected, PreconditionFailed, AlreadyExists, IntegrityMismatch)
 """Answers to an upload that is to be completed after which nobody asks again: of the whole, and not of one part."""
 
 
 @dataclass(frozen=True)
-class Moved:
+class MovedParts:
     """An object that was moved in parts: what the destination said, its digests, and what was sent twice (bytes)."""
 
-    stored: Stored
+    stored: PutResult
     digests: Digests
     resent: int
 
 
 @dataclass(eq=False)
-class Parts:
+class MultipartUpload:
     """One object on its way in parts. `run` once; `bytes` says how far it is."""
 
-    way: Way
+    way: PartContext
     if_absent: bool = False
     journal: Journal | None = None
     vain: int = 0
     """So many attempts before this one, and with this one, went on with the upload, which took nothing."""
 
     def __post_init__(self) -> None:
-        """Cut it; nothing has moved yet. Raises Rejected as `cut`."""
+        """Cut it; nothing has moved yet. Raises Rejected as `split_into_ranges`."""
         size = self.way.found.version.size
         assert size is not None, "only an object of known size is cut"
         self._destination = cast(PartsDestination, self.way.stores.destination(self.way.place, self.way.meter))
         limits = self._destination.part_limits
         assert limits is not None, "only a store that takes parts is asked for them"
         wished = COPY_BYTES if self.way.copying else self.way.limits.part_bytes
-        self._window = Window(self.way, cut(size, wished, limits))
-        self._unfinished = Unfinished(self.way.stores, self.way.limits, self.way.meter, self.journal, self.way.remains)
+        self._window = PartWorkers(self.way, split_into_ranges(size, wished, limits))
+        self._unfinished = UploadLifecycle(
+            self.way.stores, self.way.limits, self.way.meter, self.journal, self.way.remains
+        )
         self._resumed: Upload | None = None
         """The upload that this attempt went on with."""
         self._completing = False
@@ -142,12 +152,12 @@ class Parts:
 
     @property
     def moved(self) -> int:
-        """As Window.moved."""
+        """As PartWorkers.moved."""
         return self._window.moved
 
     @property
     def under_way(self) -> int:
-        """As Window.under_way."""
+        """As PartWorkers.under_way."""
         return self._window.under_way
 
     @property
@@ -162,28 +172,28 @@ class Parts:
         """Whether what was acknowledged serves the next attempt."""
         return self.journal is not None
 
-    def run(self) -> Moved:
+    def run(self) -> MovedParts:
         """Move it. Raises a RelayError when a part fails for good, or the whole; then the upload is aborted, unless
         there is a journal, and some of it has arrived.
 
         RangeIgnored where the source gives no ranges after all: nothing of it is at the destination then.
         """
-        written = self.journal.begun() if self.journal is not None else None
-        if written is not None and (moved := self._put_together(written)):
+        written = self.journal.recorded_upload() if self.journal is not None else None
+        if written is not None and (moved := self._resume_completed(written)):
             return moved
         upload: Upload | None = None
         try:
-            upload = (written and self._gone_on(written)) or self._begun()
+            upload = (written and self._resume(written)) or self._create()
             self._move_all(upload)
-            return self._completed(upload)
+            return self._complete(upload)
         except BaseException as error:
-            if (gone := self._given_up(error)) is not None:
+            if (gone := self._discard_stuck_upload(error)) is not None:
                 raise gone from error
             if upload is not None and not (self._keeps and self._goes_on(error)):
                 self._unfinished.abort(upload, error)
             raise
 
-    def _given_up(self, error: BaseException) -> UploadGone | None:
+    def _discard_stuck_upload(self, error: BaseException) -> UploadGone | None:
         """Throw away an upload that was gone on with and does not get on; return that, or None where it is kept.
 
         Some stores keep what came of a broken part, and never take that upload's parts rightly again. One that can't be
@@ -192,7 +202,7 @@ class Parts:
         """
         upload, self.vain = self._resumed, self.vain + 1 if self._in_vain(error) else 0
         refused = self._completing and isinstance(error, Rejected)
-        if upload is None or not isinstance(error, RelayError) or not (refused or self.vain >= IN_VAIN):
+        if upload is None or not isinstance(error, RelayError) or not (refused or self.vain >= MAX_FRUITLESS_RESUMES):
             return None
         try:
             self._unfinished.discard(upload)
@@ -210,47 +220,47 @@ class Parts:
         """Say if the destination answers, and this upload of an earlier attempt still has taken nothing."""
         if self._resumed is None or self._window.taken or not isinstance(error, RelayError):
             return False
-        busy = isinstance(error, AWAY) or getattr(error, "store_status", None) in (502, 503, 504)
+        busy = isinstance(error, UNREACHABLE_ERRORS) or getattr(error, "store_status", None) in (502, 503, 504)
         return error.side == "destination" and error.retryable and not busy
 
     # -- the upload
 
-    def _put_together(self, written: Begun) -> Moved | None:
+    def _resume_completed(self, written: UploadRecord) -> MovedParts | None:
         """Return what an earlier attempt completed under another name, and did not live to publish; nothing is sent.
 
         Like any object that was just sent, it is believed only when it is proved.
         """
         if written.digest is None or not self._is_ours(written):
             return None
-        left = self._left(written)
+        left = self._completed_location(written)
         if left is None:
             return None
         for part in written.parts:
-            self._window.note(part)
+            self._window.record_part(part)
         digests = {COMBINED: bytes.fromhex(written.digest)} if written.digest else {}
-        return Moved(Stored(Version(), left, {}, place=self.way.place), digests, 0)
+        return MovedParts(PutResult(Version(), left, {}, place=self.way.place), digests, 0)
 
-    def _left(self, written: Begun) -> Location | None:
+    def _completed_location(self, written: UploadRecord) -> Location | None:
         """Return where the whole lies that was completed under another name, if it does."""
-        for place in self._destination.unpublished(self.way.place, written.upload_id):
+        for place in self._destination.staged_locations(self.way.place, written.upload_id):
             try:
                 found = self._destination.head(place)
             except NotFound:
                 continue
-            if not isinstance(found, Unknown) and found.version.size in (None, written.size):
+            if not isinstance(found, UnknownObject) and found.version.size in (None, written.size):
                 return place
         return None
 
-    def _is_ours(self, written: Begun) -> bool:
+    def _is_ours(self, written: UploadRecord) -> bool:
         """Say if an upload that stands in the journal is of this version, to this place, in this cut."""
         version = self.way.found.version
         step = self._window.spans[0].length
-        return fits(written, str(self.way.place), version.etag, version.size, step)
+        return can_resume(written, str(self.way.place), version.etag, version.size, step)
 
-    def _begun(self) -> Upload:
+    def _create(self) -> Upload:
         """Begin an upload; what is written down lets others move parts of it, and go on with it."""
         version, spans = self.way.found.version, self._window.spans
-        about = Begun(
+        about = UploadRecord(
             "",
             False,
             str(self.way.place),
@@ -263,14 +273,14 @@ class Parts:
         )
         return self._unfinished.begin(self.way.place, self.way.found.metadata, about)
 
-    def _gone_on(self, written: Begun) -> Upload | None:
+    def _resume(self, written: UploadRecord) -> Upload | None:
         """Return the upload of an earlier attempt, if there is one of this very version, with what it has of it.
 
         One that does not fit is thrown away.
         """
         assert self.journal is not None, "it is where this was written"
         if not written.upload_id:
-            self._unfinished.sweep(self.way.place, written)
+            self._unfinished.abort_lost_uploads(self.way.place, written)
             return None
         window = self._window
         upload = Upload(self.way.place, written.upload_id, written.checked, described=self.way.found.metadata)
@@ -284,11 +294,11 @@ class Parts:
             self._resumed, window.resumed = None, False
             return None  # the store threw it away; another is begun in its place
         window.read = {part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest}
-        for part in kept(written, listed):
+        for part in confirmed_parts(written, listed):
             if part.digest or not self.way.digested:  # else it was sent when nobody wanted a digest
-                window.note(part)
+                window.record_part(part)
         gone = frozenset(part.number for part in written.parts) - frozenset(window.done)
-        self.journal.go_on(upload.id, gone, len(window.spans))
+        self.journal.resume(upload.id, gone, len(window.spans))
         return upload
 
     # -- the parts
@@ -296,19 +306,19 @@ class Parts:
     def _move_all(self, upload: Upload) -> None:
         """Have every part moved, by us or by others. Raises the first failure of ours, when all else of ours has
         stopped."""
-        take = self._take(upload)
+        take = self._next_part(upload)
         while len(self._window.done) < len(self._window.spans):
             self._window.run(upload, take)
             if self.journal is not None:
-                self._gather(self.journal)
+                self._adopt_parts_of_others(self.journal)
 
-    def _take(self, upload: Upload) -> Take:
+    def _next_part(self, upload: Upload) -> NextPart:
         """Return what says which part is ours to move."""
         if self.journal is not None:
             return partial(self.journal.take, upload.id)
-        return alone(iter(range(1, len(self._window.spans) + 1)))
+        return numbered_parts(iter(range(1, len(self._window.spans) + 1)))
 
-    def _gather(self, journal: Journal) -> None:
+    def _adopt_parts_of_others(self, journal: Journal) -> None:
         """Take over what others have moved, and wait a moment for what they have not.
 
         A part that stands as ours is one of which we were not told: whoever takes the next may have it.
@@ -316,23 +326,23 @@ class Parts:
         window = self._window
         if len(window.done) == len(window.spans):
             return
-        left = journal.taken()
+        left = journal.outstanding_parts()
         if not left:
-            for part in written.parts if (written := journal.begun()) else ():
+            for part in written.parts if (written := journal.recorded_upload()) else ():
                 if part.number not in window.done:
-                    window.note(part)
+                    window.record_part(part)
             if len(window.done) < len(window.spans):
                 raise UploadGone(f"the parts of {self.way.place} were forgotten while they were moved")
         elif any(left.values()):
-            journal.give_back()
+            journal.release_parts()
         else:
             pause(OTHERS_SECONDS, self.way.meter, self.way.sleep)
 
     # -- the end
 
-    def _completed(self, upload: Upload) -> Moved:
+    def _complete(self, upload: Upload) -> MovedParts:
         self._completing, window = True, self._window
-        digests = self._whole() if self.way.digested else {}
+        digests = self._combine_digests() if self.way.digested else {}
         declared = self.way.found.version.digests.get(COMBINED)
         if digests and declared is not None and declared != digests[COMBINED]:
             message = f"the {COMBINED} of what was read is not the one that was declared"
@@ -343,20 +353,20 @@ class Parts:
         known = self.way.found.version.digests if self.way.copying else digests
         reach("before-complete")
         self.way.meter.commit()
-        stored = self._asked_whole(upload, parts, known)
+        stored = self._request_completion(upload, parts, known)
         reach("after-complete")
-        return Moved(stored, digests, window.resent)
+        return MovedParts(stored, digests, window.resent)
 
-    def _asked_whole(self, upload: Upload, parts: tuple[Part, ...], known: Digests) -> Stored:
+    def _request_completion(self, upload: Upload, parts: tuple[Part, ...], known: Digests) -> PutResult:
         """Ask for the whole, and again while that may help. Raises as PartsDestination.complete, and Unavailable where
         something is there by the time that it is asked again: that may be ours, of which only the answer was lost."""
 
-        def ask(_: Meter) -> Stored:
+        def ask(_: Watchdog) -> PutResult:
             self._asked += 1
             return self._destination.complete(upload, parts, known, if_absent=self.if_absent)
 
         try:
-            return self.way.again("completing the upload", ask, IntegrityMismatch)
+            return self.way.retry("completing the upload", ask, IntegrityMismatch)
         except PreconditionFailed as error:
             if self._asked == 1:
                 raise
@@ -366,7 +376,7 @@ class Parts:
                 hint="The first request to complete it may have done so: run it again, and it is looked at.",
             ) from None
 
-    def _whole(self) -> Digests:
+    def _combine_digests(self) -> Digests:
         """Combine the parts' digests into the whole's."""
         value = 0
         for number, span in enumerate(self._window.spans, start=1):
@@ -378,7 +388,7 @@ class Parts:
         """Say if the object may be there after `error`: the destination was asked to complete it, and has not refused
         the only request."""
         status = getattr(error, "store_status", None)
-        refused = isinstance(error, (*NEVER_COMPLETED, UploadGone)) or 400 <= (status or 0) < 500
+        refused = isinstance(error, (*NOT_COMPLETED_ERRORS, UploadGone)) or 400 <= (status or 0) < 500
         return self._asked > int(refused)
 
     def _goes_on(self, error: BaseException) -> bool:
@@ -387,7 +397,7 @@ class Parts:
         What has arrived outlives every limit of time, and whatever one part was answered: the object may be tried
         again, by hand too. Not what can be of no use: another version's, what nobody wants, what can't be completed.
         """
-        if isinstance(error, USELESS) or (self._completing and isinstance(error, NEVER_COMPLETED)):
+        if isinstance(error, DISCARD_ERRORS) or (self._completing and isinstance(error, NOT_COMPLETED_ERRORS)):
             return isinstance(error, StoreFull)
         if isinstance(error, Cancelled):
             return error.retryable
@@ -400,7 +410,7 @@ class Parts:
         return True
 
 
-def parted(found: Found | None, destination: Destination, limits: Limits) -> bool:
+def is_multipart(found: ObjectInfo | None, destination: Destination, limits: Limits) -> bool:
     """Say if an object is to go in parts: it is large, its version is pinned, and both sides can."""
     if found is None or found.version.size is None or destination.part_limits is None:
         return False

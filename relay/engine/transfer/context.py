@@ -12,25 +12,25 @@ from typing import Final
 
 from relay.config import Limits
 from relay.engine.multipart.journal import Journal
-from relay.engine.multipart.lifecycle import Unfinished
-from relay.engine.multipart.part_workers import Way
-from relay.engine.multipart.upload import parted
+from relay.engine.multipart.lifecycle import UploadLifecycle
+from relay.engine.multipart.part_workers import PartContext
+from relay.engine.multipart.upload import is_multipart
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan, Verify
-from relay.engine.retries import Troubles
-from relay.engine.transfer.expectations import one_piece
-from relay.ledger.rows import Before
+from relay.engine.retries import PendingRetries
+from relay.engine.transfer.expectations import must_be_single_upload
+from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
-from relay.stores.interfaces import Destination, Found, Opener
-from relay.wire.watchdog import Meter
+from relay.stores.interfaces import Destination, ObjectInfo, StoreProvider
+from relay.wire.watchdog import Watchdog
 
 _IF_ABSENT: Final = (IfExists.SKIP, IfExists.FAIL)
 
 
 @dataclass(frozen=True)
-class Known:
+class ObjectHints:
     """What is known of an object before its transfer begins, besides its locations.
 
     `listed` is what a listing told of it: a small object is read at once then, without a HEAD. `absent` says that
@@ -44,7 +44,7 @@ class Known:
     """What a list of URLs says of it: one that is another is not moved."""
     absent: bool = False
     begun: bool = False
-    before: Before | None = None
+    before: PriorState | None = None
     lapsed: bool = False
     """That a process ended in the middle of it, and nobody has looked since at what it left."""
     twins: tuple[Location, ...] = ()
@@ -58,20 +58,20 @@ class Known:
 
 
 @dataclass(eq=False)
-class Terms:
+class TransferContext:
     """The terms of one transfer. Nothing of them changes while it runs. (Frozen, each would take 2 µs to be made.)"""
 
     id: str
     plan: Plan
-    known: Known
-    stores: Opener
+    known: ObjectHints
+    stores: StoreProvider
     limits: Limits
     backoff: Backoff
     random: Callable[[], float]
     sleep: Callable[[float], None]
-    meter: Meter
+    meter: Watchdog
     journal: Journal | None
-    troubles: Troubles
+    troubles: PendingRetries
     remains: dict[str, str] = field(default_factory=dict)
     """As Progress.remains."""
 
@@ -86,28 +86,28 @@ class Terms:
         return time() - self.meter.seconds()
 
     @property
-    def digested(self) -> bool:
+    def needs_digest(self) -> bool:
         """Whether digests are wanted at all."""
         return self.plan.verify is not Verify.SIZE
 
     @property
-    def unfinished(self) -> Unfinished:
+    def upload_lifecycle(self) -> UploadLifecycle:
         """What begins and ends its uploads in parts."""
-        return Unfinished(self.stores, self.limits, self.meter, self.journal, self.remains)
+        return UploadLifecycle(self.stores, self.limits, self.meter, self.journal, self.remains)
 
-    def atomic(self, destination: Destination) -> bool:
+    def publishes_atomically(self, destination: Destination) -> bool:
         """Say if nobody sees anything of an upload that breaks off there."""
-        return destination.atomic(digested=self.digested)
+        return destination.publishes_atomically(digested=self.needs_digest)
 
-    def parted(self, found: Found | None, destination: Destination) -> bool:
+    def is_multipart(self, found: ObjectInfo | None, destination: Destination) -> bool:
         """Say if the object is to go in parts."""
         size = found.version.size if found else None
-        whole = one_piece(self.known.promised, destination.part_limits, size)
-        return parted(found, destination, self.limits) and not whole
+        whole = must_be_single_upload(self.known.promised, destination.part_limits, size)
+        return is_multipart(found, destination, self.limits) and not whole
 
-    def way(self, place: Location, found: Found, digested: bool, copying: bool = False) -> Way:
+    def part_context(self, place: Location, found: ObjectInfo, digested: bool, copying: bool = False) -> PartContext:
         """Return how the parts of what was `found` go to `place`."""
-        return Way(
+        return PartContext(
             stores=self.stores,
             found=found,
             source=self.plan.source,

@@ -13,15 +13,15 @@ from relay.engine.multipart.part_workers import COMBINED
 from relay.errors import SourceChanged
 from relay.parsing import http_date
 from relay.receipt import Version
-from relay.stores.interfaces import Found, PartLimits
+from relay.stores.interfaces import ObjectInfo, PartLimits
 
-F = TypeVar("F", bound=Found)
+F = TypeVar("F", bound=ObjectInfo)
 
 UNCOMPARED = "the digest that the list gives was not compared: the object is so large that it went in parts"
 UNDECLARED = "the {} that the source declares was not compared: the object went in parts"
 
 
-def as_promised(found: F, promised: Version | None) -> F:
+def check_against_list(found: F, promised: Version | None) -> F:
     """Return what was found with the digests and the size that it was promised with.
 
     Raises SourceChanged where the source has another size than was promised.
@@ -40,7 +40,7 @@ def as_promised(found: F, promised: Version | None) -> F:
     return replace(found, version=replace(found.version, digests=digests, size=promised.size if size is None else size))
 
 
-def as_listed(found: Version, listed: Version) -> None:
+def check_against_listing(found: Version, listed: Version) -> None:
     """Raise SourceChanged for another size than was listed, where nothing says that the object changed meanwhile.
 
     A page that wants a login comes with a 200 too, and some servers give nothing where they mean "later".
@@ -70,14 +70,14 @@ def _newer(found: Version, listed: Version) -> bool:
     return ours is not None and theirs is not None and ours != theirs
 
 
-def one_piece(promised: Version | None, limits: PartLimits | None, size: int | None) -> bool:
+def must_be_single_upload(promised: Version | None, limits: PartLimits | None, size: int | None) -> bool:
     """Say if an object must go in one piece, since only then what was promised can be compared, and it can."""
     if promised is None or limits is None or not promised.digests or COMBINED in promised.digests:
         return False
     return size is not None and size <= limits.largest
 
 
-def uncompared(promised: Version | None, declared: Digests) -> tuple[str, ...]:
+def uncompared_digest_notes(promised: Version | None, declared: Digests) -> tuple[str, ...]:
     """Return the note of an object that went in parts, if what was promised, or what its source has `declared`, could
     not be compared then."""
     if promised and promised.digests:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 
-from relay.engine.cleanup import remove
-from relay.engine.inspection import look
+from relay.engine.cleanup import remove_object
+from relay.engine.inspection import inspect_object
 from relay.engine.outcome import Outcome
-from relay.engine.transfer.context import Terms
+from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.readable_accounts import Allowed
-from relay.engine.transfer.verify import Proof, Sent, is_same, prove
+from relay.engine.transfer.readable_accounts import ReadableAccounts
+from relay.engine.transfer.verify import Proof, Sent, is_same, prove_object
 from relay.errors import (
     CredentialsWithdrawn,
     DestinationLost,
@@ -28,39 +28,39 @@ from relay.errors import (
     RelayError,
     UploadGone,
 )
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Level, Receipt, Version
-from relay.stores.interfaces import Destination, Found, Stored
-from relay.stores.metadata import require, unshown
+from relay.stores.interfaces import Destination, ObjectInfo, PutResult
+from relay.stores.metadata import require, unshown_notes
 
 KEEPING = frozenset({"s3"})
 """Stores that keep by their protocol what goes along with an object, whatever they show of it."""
 
-UNKNOWN = Before(known=False)
+UNKNOWN = PriorState(known=False)
 
 
-class Acceptance:
+class Finalizer:
     """What one transfer's uploads are put through, in all its attempts."""
 
-    def __init__(self, terms: Terms, progress: Progress, allowed: Allowed) -> None:
+    def __init__(self, terms: TransferContext, progress: Progress, allowed: ReadableAccounts) -> None:
         self._terms, self._progress, self._allowed = terms, progress, allowed
         self._altered: str | None = None
 
-    def settle(
+    def verify_and_publish(
         self,
         destination: Destination,
         place: Location,
-        stored: Stored,
-        found: Found,
+        stored: PutResult,
+        found: ObjectInfo,
         sent: Sent,
         notes: tuple[str, ...] = (),
         *,
         whole: bool = True,
         keep: bool = False,
         moved: int | None = None,
-        before: Before = UNKNOWN,
+        before: PriorState = UNKNOWN,
     ) -> Outcome:
         """Prove what is at the destination now, and was there `before`. Raises as `prove`; an object that is wrong is
         removed, unless `keep` says that it may be another's. `moved` is how many bytes that took, if not all of them.
@@ -73,7 +73,7 @@ class Acceptance:
         if not keep and not stored.found:
             self._note_taken(place, stored)
         try:
-            proof = prove(destination, stored, sent, terms.plan.verify, self._settling(), before)
+            proof = prove_object(destination, stored, sent, terms.plan.verify, self._settling(), before)
             if stored.found and proof.level is Level.SIZE:
                 raise IntegrityMismatch(f"nothing proves that {place} is ours", side="destination")
             self._still_allowed(place, proof)
@@ -102,13 +102,13 @@ class Acceptance:
         )
         return terms.outcome(receipt.state, place, receipt)
 
-    def given_up(self, error: RelayError, destination: Destination, place: Location, stored: Stored) -> RelayError:
+    def given_up(self, error: RelayError, destination: Destination, place: Location, stored: PutResult) -> RelayError:
         """Remove what the destination took where that may not stay, since an `error` came before its proof; return the
         error to raise."""
         self._note_taken(place, stored)
         return self._undone(error, destination, place, stored, 0)
 
-    def _note_taken(self, place: Location, stored: Stored) -> None:
+    def _note_taken(self, place: Location, stored: PutResult) -> None:
         """Note that the destination shows an object of ours, and what it calls that, until it is proved."""
         progress = self._progress
         if stored.place is None:
@@ -116,12 +116,12 @@ class Acceptance:
             if progress.before is not None:
                 progress.before = progress.before.sent_as(stored.version)
 
-    def _lost(self, place: Location, stored: Stored, found: Found, proof: Proof) -> tuple[str, ...]:
+    def _lost(self, place: Location, stored: PutResult, found: ObjectInfo, proof: Proof) -> tuple[str, ...]:
         """Return a note of what the destination took of the metadata, and does not show. Raises MetadataUnkept where
         all of it is wanted."""
         if proof.shown is None or place.store in KEEPING:
             return ()
-        lost = unshown(found.metadata, proof.shown, place, stored.notes)
+        lost = unshown_notes(found.metadata, proof.shown, place, stored.notes)
         require(found.metadata, place, lost)
         return lost
 
@@ -131,7 +131,7 @@ class Acceptance:
         until, waits = monotonic() + terms.limits.settle_seconds, iter([0.05, 0.1, 0.2, 0.5])
 
         def poll() -> bool:
-            terms.meter.look()
+            terms.meter.check()
             left = until - monotonic()
             if left > 0:
                 terms.sleep(min(next(waits, 1.0), left))
@@ -155,7 +155,7 @@ class Acceptance:
             )
 
     def _undone(
-        self, error: RelayError, destination: Destination, place: Location, stored: Stored, moved: int
+        self, error: RelayError, destination: Destination, place: Location, stored: PutResult, moved: int
     ) -> RelayError:
         """Remove what may not stay, since its proof, or its publication, failed; return what to tell of that."""
         judged = self._judged(error, place)
@@ -168,11 +168,11 @@ class Acceptance:
         wrong = isinstance(judged, IntegrityMismatch | DestinationMutates) or stored.place is not None
         if wrong and stored.place is None and (stored.digests or stored.version.digests):
             self._wait_until_shown(destination, stored)
-        if wrong and remove(destination, stored, judged, self._progress.before, self._terms.began):
-            self._progress.absent(place)
+        if wrong and remove_object(destination, stored, judged, self._progress.before, self._terms.began):
+            self._progress.note_absent(place)
         return judged
 
-    def _wait_until_shown(self, destination: Destination, stored: Stored) -> None:
+    def _wait_until_shown(self, destination: Destination, stored: PutResult) -> None:
         """Wait until an object shows, as long as its destination may take: one that its own answer told to be damaged
         was not looked at, and is there a while after a DELETE that found nothing."""
         if stored.readable is None:
@@ -195,14 +195,14 @@ class Acceptance:
         again, self._altered = seen is not None and seen == self._altered, seen
         return DestinationMutates(f"{place}, twice: {error.message}") if again else error
 
-    def _published(self, destination: Destination, stored: Stored, proof: Proof, before: Before) -> Version:
+    def _published(self, destination: Destination, stored: PutResult, proof: Proof, before: PriorState) -> Version:
         """Let it be seen at its place, now that it is proved. Raises as Destination.publish, and DestinationLost, also
         where the place still shows what was there `before`."""
         terms = self._terms
         if stored.place is None:
             return proof.version
         if terms.journal is not None:
-            terms.journal.held()
+            terms.journal.check_lease()
         reach("before-publish")
         terms.meter.commit()
         try:
@@ -227,7 +227,7 @@ class Acceptance:
         return replace(version, size=size if version.size is None else version.size)
 
 
-def _may_be_old(before: Before, size: int | None, there: Version) -> bool:
+def _may_be_old(before: PriorState, size: int | None, there: Version) -> bool:
     """Say if what a place shows may be what was there `before` an object of this `size` in bytes was moved there: a
     cache may show that for a while (nginx's `open_file_cache`)."""
     other = None not in (size, there.size) and size != there.size
@@ -235,8 +235,8 @@ def _may_be_old(before: Before, size: int | None, there: Version) -> bool:
 
 
 def _version_at(destination: Destination, place: Location) -> Version:
-    found = look(destination, place)
-    return found.version if isinstance(found, Found) else Version()
+    found = inspect_object(destination, place)
+    return found.version if isinstance(found, ObjectInfo) else Version()
 
 
 def _another(place: Location, error: RelayError) -> RelayError:

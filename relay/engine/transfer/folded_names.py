@@ -10,27 +10,27 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from relay.engine.inspection import look
+from relay.engine.inspection import inspect_object
 from relay.errors import KeyCollision, NotFound, Rejected, RelayError
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, Found
+from relay.stores.interfaces import Destination, ObjectInfo
 
 
-def refuse_twins(destination: Destination, place: Location, twins: tuple[Location, ...]) -> None:
+def refuse_folded_names(destination: Destination, place: Location, twins: tuple[Location, ...]) -> None:
     """Raise KeyCollision where one of the `twins`, which may be there, is the object that is, or would be, at `place`;
     StoreError."""
     for twin in twins:
         try:
-            theirs = look(destination, twin)
-            ours = look(destination, place)
+            theirs = inspect_object(destination, twin)
+            ours = inspect_object(destination, place)
         except NotFound:
             continue
         except Rejected:
             if _is_no_object(destination, twin):
                 continue  # if `place` is that too, its upload is refused as well
             raise
-        if not (isinstance(theirs, Found) and isinstance(ours, Found)):
+        if not (isinstance(theirs, ObjectInfo) and isinstance(ours, ObjectInfo)):
             raise _collision(place, twin, "may be one name there, which the destination does not tell")
         if (
             not _is_tagged(destination, twin, theirs.version, ours.version)
@@ -67,10 +67,10 @@ def _is_steady(destination: Destination, place: Location, there: Version) -> boo
     """Say if what is there is called as it was before: some servers behind a balancer give each answer another entity
     tag, which tells no two objects apart. Raises StoreError."""
     try:
-        found = look(destination, place)
+        found = inspect_object(destination, place)
     except NotFound:
         return False
-    return isinstance(found, Found) and found.version.etag == there.etag
+    return isinstance(found, ObjectInfo) and found.version.etag == there.etag
 
 
 def _lists_both(destination: Destination, place: Location, twin: Location) -> bool:

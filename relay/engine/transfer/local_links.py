@@ -15,21 +15,21 @@ from relay.engine.multipart.journal import Journal
 from relay.engine.plan import Plan
 from relay.errors import KeyCollision, SameObject, Unavailable
 from relay.location import Location
-from relay.stores.local import Led, is_at, led_from, led_into
+from relay.stores.local import LinkOut, is_at, leads_into, link_out_of
 
 _HINT = "Remove the link at the destination, or move to another place."
 
 
-def refuse_source(plan: Plan, place: Location) -> None:
+def refuse_link_to_source(plan: Plan, place: Location) -> None:
     """Raise SameObject where a link leads from the place of an object to it, or to another one of the source's tree."""
     if not plan.source.store == place.store == "local":
         return
     source, destination = plan.tree or (plan.source, place.with_target(f"{place.path.rpartition('/')[0]}/"))
-    if led_into(place, destination, source):
+    if leads_into(place, destination, source):
         raise SameObject(f"a link leads from {place} into the source", hint=_HINT)
 
 
-def refuse_other(plan: Plan, place: Location, journal: Journal | None) -> None:
+def refuse_link_to_other_object(plan: Plan, place: Location, journal: Journal | None) -> None:
     """Raise KeyCollision where something is to be sent to a place of a tree from which a link leads to another one, or
     to where another object of the same tree goes by a link of its own. Raises LedgerFailed."""
     led = _led(plan, place)
@@ -37,18 +37,18 @@ def refuse_other(plan: Plan, place: Location, journal: Journal | None) -> None:
         return
     if led.there == led.tree or led.there.startswith(f"{led.tree}/"):
         raise KeyCollision(f"a link leads from {place} to another place of the same tree", hint=_HINT)
-    others = {} if journal is None else _still(plan, led, journal.led(led.link, led.target, led.there))
+    others = {} if journal is None else _still(plan, led, journal.note_link(led.link, led.target, led.there))
     if others:
         raise _one(place, min(others))
 
 
-def refuse_skipped(plan: Plan, place: Location, journal: Journal | None) -> None:
+def refuse_link_to_skipped_object(plan: Plan, place: Location, journal: Journal | None) -> None:
     """Raise KeyCollision where what is at a place of a tree, and is to be left there, is another object of the same
     migration, to which a link leads; Unavailable while that one is under way. Raises LedgerFailed."""
     led = _led(plan, place) if journal is not None else None
     if led is None or journal is None:
         return
-    others = _still(plan, led, journal.met(led.link, led.there, led.tree))
+    others = _still(plan, led, journal.objects_at_link(led.link, led.there, led.tree))
     for name, state in others.items():
         if state in ("verified", "unverified"):
             raise _one(place, name)
@@ -56,11 +56,11 @@ def refuse_skipped(plan: Plan, place: Location, journal: Journal | None) -> None
         raise Unavailable(f"a link leads from {place} to an object that is under way", side="destination")
 
 
-def _led(plan: Plan, place: Location) -> Led | None:
-    return led_from(place, plan.tree[1]) if plan.tree is not None and place.store == "local" else None
+def _led(plan: Plan, place: Location) -> LinkOut | None:
+    return link_out_of(place, plan.tree[1]) if plan.tree is not None and place.store == "local" else None
 
 
-def _still(plan: Plan, led: Led, others: Mapping[str, str]) -> Mapping[str, str]:
+def _still(plan: Plan, led: LinkOut, others: Mapping[str, str]) -> Mapping[str, str]:
     """Return the others that go there by the links of now."""
     assert plan.tree is not None, "only of a tree something is led elsewhere"
     return {n: state for n, state in others.items() if is_at(plan.tree[1].below(n, destination=True), led.there)}

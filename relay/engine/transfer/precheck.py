@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from typing import cast
 
-from relay.engine.comparison import unchanged
-from relay.engine.inspection import is_piece, look, look_before, untold
-from relay.engine.multipart.lifecycle import place_of
+from relay.engine.comparison import proof_of_equality
+from relay.engine.inspection import inspect_object, inspect_prior_state, is_piece, undescribed
+from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.multipart.part_workers import COMBINED
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
-from relay.engine.transfer.context import Terms
-from relay.engine.transfer.finalize import Acceptance
-from relay.engine.transfer.local_links import refuse_skipped
+from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.finalize import Finalizer
+from relay.engine.transfer.local_links import refuse_link_to_skipped_object
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.source_reader import Reading, end_of
+from relay.engine.transfer.source_reader import SourceReader, proof_of_end
 from relay.engine.transfer.verify import CANT_READ, Sent, is_same
 from relay.errors import (
     AlreadyExists,
@@ -33,11 +33,11 @@ from relay.errors import (
     StoreError,
     Unavailable,
 )
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.parsing import is_before
 from relay.receipt import State, Version
-from relay.stores.interfaces import Destination, Found, PartsDestination, Stored, Upload
+from relay.stores.interfaces import Destination, ObjectInfo, PartsDestination, PutResult, Upload
 
 LISTED = frozenset({"s3"})
 """Stores that tell whoever may list that nothing is there, whether he may read or not (docs.aws.amazon.com,
@@ -47,13 +47,15 @@ CLOCKS_SECONDS = 24 * 3600.0
 _SENT_BEFORE = "it was there: an earlier attempt sent it, and its end was not known, or nothing had proved it"
 
 
-class Existing:
+class DestinationCheck:
     """What one transfer finds at its destination."""
 
-    def __init__(self, terms: Terms, progress: Progress, reading: Reading, acceptance: Acceptance) -> None:
+    def __init__(
+        self, terms: TransferContext, progress: Progress, reading: SourceReader, acceptance: Finalizer
+    ) -> None:
         self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
 
-    def look(self, destination: Destination, place: Location) -> Before:
+    def inspect(self, destination: Destination, place: Location) -> PriorState:
         """Look at the destination before the upload, where one that breaks could be seen, or `if_exists` asks.
 
         A POST makes a new object, so there is nothing to look at. Raises as `look_before`, and Rejected where nothing
@@ -62,20 +64,25 @@ class Existing:
         terms, progress = self._terms, self._progress
         asked = terms.plan.if_exists is not IfExists.OVERWRITE or self._may_be_sent
         if self._seems_absent(destination, place):
-            return Before(known=True)
-        if (place.method == "POST" or terms.atomic(destination)) and not asked:
-            return Before(known=False)
+            return PriorState(known=True)
+        if (place.method == "POST" or terms.publishes_atomically(destination)) and not asked:
+            return PriorState(known=False)
         try:
-            before = look_before(destination, place, asked)
+            before = inspect_prior_state(destination, place, asked)
         except PermissionDenied as error:
             if error.retryable or not self._goes_unseen:
                 raise
-            before = Before(known=False)
-        if not before.known and terms.if_absent and place.method != "POST" and not destination.heeds(place):
-            raise untold(place)
+            before = PriorState(known=False)
+        if (
+            not before.known
+            and terms.if_absent
+            and place.method != "POST"
+            and not destination.honours_preconditions(place)
+        ):
+            raise undescribed(place)
         was = progress.before.version if progress.before is not None else None
         if before.known and (before.version is None or is_same(was, before.version)):
-            progress.absent(place)
+            progress.note_absent(place)
         progress.answered |= before.known and (before.version is not None or place.store not in LISTED)
         return before
 
@@ -87,7 +94,7 @@ class Existing:
         terms = self._terms
         if not (terms.known.absent and self._progress.attempt == 1 and not self._may_be_sent):
             return False
-        return destination.lists_all and (destination.heeds(place) or not terms.if_absent)
+        return destination.lists_all and (destination.honours_preconditions(place) or not terms.if_absent)
 
     @property
     def _goes_unseen(self) -> bool:
@@ -97,7 +104,9 @@ class Existing:
         looked = terms.known.begun and (was is None or was.known)
         return not (terms.if_absent or looked or self._progress.answered)
 
-    def enough(self, destination: Destination, place: Location, before: Before, found: Found | None) -> Outcome | None:
+    def skip_outcome(
+        self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo | None
+    ) -> Outcome | None:
         """Return how it ends if what is at the destination already is enough, or None.
 
         Where something of ours may be there, what was there before it decides, and never what we have written: that is
@@ -107,7 +116,7 @@ class Existing:
         if there is None:  # or it did not tell: then the precondition of the upload has to
             return None
         if self._has_sent(destination, place, there):
-            if outcome := self._sent_before(destination, place, there, found):
+            if outcome := self._skip_if_already_sent(destination, place, there, found):
                 return outcome
             if self._may_be_ours(destination, place, there):
                 self._refuse_other_bytes(destination, place, there, found)
@@ -116,12 +125,14 @@ class Existing:
         if self._may_be_piece(destination, place, there, found):
             self._progress.unproved = place
         if if_exists is IfExists.CHANGED:
-            return self._unchanged(place, there, found)
+            return self._skip_if_unchanged(place, there, found)
         if if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists")
-        return self._skipped(place) if if_exists is IfExists.SKIP else None
+        return self._skip(place) if if_exists is IfExists.SKIP else None
 
-    def as_opened(self, destination: Destination, place: Location, before: Before, opened: Found) -> Outcome | None:
+    def skip_outcome_of_opened(
+        self, destination: Destination, place: Location, before: PriorState, opened: ObjectInfo
+    ) -> Outcome | None:
         """Return a skip where the destination has the object as the source tells it, which told it only when it was
         opened, since HEAD is refused where GET is not; or None, also where something of ours may be there."""
         there = before.version
@@ -129,9 +140,9 @@ class Existing:
             return None
         if self._has_sent(destination, place, there) and self._may_be_ours(destination, place, there):
             return None
-        return self._unchanged(place, there, opened)
+        return self._skip_if_unchanged(place, there, opened)
 
-    def sending(self, destination: Destination, place: Location, before: Before) -> None:
+    def prepare_upload(self, destination: Destination, place: Location, before: PriorState) -> None:
         """Bytes are about to go there: keep what was there before the first of them, for every attempt to come, of
         whichever process. Raises LeaseLost, LedgerFailed: then none goes.
 
@@ -139,7 +150,7 @@ class Existing:
         what comes there before the first byte is another's.
         """
         terms, progress = self._terms, self._progress
-        progress.send()
+        progress.note_sending()
         if progress.before is not None:
             return
         counts = terms.plan.if_exists is not IfExists.OVERWRITE and place.method != "POST"
@@ -152,10 +163,12 @@ class Existing:
         try:
             terms.journal.note(progress.to_note or before)
         except BaseException:
-            progress.unsend()
+            progress.note_unsent()
             raise
 
-    def refused(self, error: PreconditionFailed, destination: Destination, place: Location, found: Found) -> Outcome:
+    def on_precondition_failed(
+        self, error: PreconditionFailed, destination: Destination, place: Location, found: ObjectInfo
+    ) -> Outcome:
         """Make of a 412 to the upload what `if_exists` asks for: a skip, AlreadyExists, or `error` itself.
 
         Where an earlier attempt of ours may be what is there, or nothing is, Unavailable: the next one looks.
@@ -170,7 +183,7 @@ class Existing:
                 hint="An earlier attempt may have arrived late: run it again, and it is looked at.",
             ) from None
         if self._is_absent(destination, place):
-            self._progress.unsend()
+            self._progress.note_unsent()
             raise Unavailable(
                 f"{place} was refused as if something were there, and nothing is: {error.message}",
                 side="destination",
@@ -178,17 +191,17 @@ class Existing:
             ) from None
         if self._terms.plan.if_exists is IfExists.FAIL:
             raise AlreadyExists(f"{place} exists") from None
-        return self._skipped(place)
+        return self._skip(place)
 
-    def _skipped(self, place: Location, notes: tuple[str, ...] = ()) -> Outcome:
+    def _skip(self, place: Location, notes: tuple[str, ...] = ()) -> Outcome:
         """Return a skip of what is there. Raises KeyCollision where that is another object of the same tree."""
-        refuse_skipped(self._terms.plan, place, self._terms.journal)
+        refuse_link_to_skipped_object(self._terms.plan, place, self._terms.journal)
         return self._terms.outcome(State.SKIPPED, place, notes=notes)
 
     def _is_absent(self, destination: Destination, place: Location) -> bool:
         """Say if nothing is there for certain."""
         try:
-            look(destination, place)
+            inspect_object(destination, place)
         except NotFound:
             return True
         except StoreError:
@@ -199,7 +212,7 @@ class Existing:
 
     def _shows_unproved(self, destination: Destination, place: Location) -> bool:
         """Say if an object is seen at its place before it is proved: only there may be a piece, or a damaged one."""
-        return not destination.unpublished(place, "")
+        return not destination.staged_locations(place, "")
 
     def _is_older(self, there: Version) -> bool:
         """Say if what is there was written before our migration was accepted, for certain: whatever the ledger has
@@ -238,9 +251,11 @@ class Existing:
         sizes, dates = (was.sent.size, there.size), (was.sent.last_modified, there.last_modified)
         if None not in sizes and sizes[0] != sizes[1]:
             return False
-        return dates[0] == dates[1] if None not in dates else not _differ(was.sent, there)
+        return dates[0] == dates[1] if None not in dates else not _is_other_version(was.sent, there)
 
-    def _may_be_piece(self, destination: Destination, place: Location, there: Version, found: Found | None) -> bool:
+    def _may_be_piece(
+        self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
+    ) -> bool:
         """Say if what is there, where everything may be overwritten, may be what a lost process left: it is shorter
         than the object. What was there before is not noted then."""
         terms, size = self._terms, found.version.size if found is not None else None
@@ -252,10 +267,10 @@ class Existing:
         """Say if the store still has the upload in parts that was begun: then it was never completed, so that nothing
         of it is visible, and what is there is another writer's."""
         journal = self._terms.journal
-        written = journal.begun() if journal is not None else None
+        written = journal.recorded_upload() if journal is not None else None
         if destination.part_limits is None or written is None or not written.upload_id:
             return False
-        if place_of(self._terms.plan, written) != place:
+        if location_of_upload(self._terms.plan, written) != place:
             return False
         try:
             cast(PartsDestination, destination).stored_parts(Upload(place, written.upload_id, written.checked))
@@ -264,7 +279,7 @@ class Existing:
         return True
 
     def _refuse_other_bytes(
-        self, destination: Destination, place: Location, there: Version, found: Found | None
+        self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> None:
         """Raise IntegrityMismatch where what is there may not be overwritten, and is not known to be ours.
 
@@ -274,7 +289,7 @@ class Existing:
         if not self._terms.if_absent:
             return
         was = self._progress.before
-        ours = was is not None and was.sent is not None and _names(was.sent, there)
+        ours = was is not None and was.sent is not None and _has_same_tag(was.sent, there)
         fresh = was is not None and was.known and was.version is None
         if not ours and not (fresh and self._is_beginning(destination, place, there, found)):
             had = "and had none before" if fresh else "and nothing tells whose they are"
@@ -288,7 +303,9 @@ class Existing:
             raise error
         self._progress.replaces = True
 
-    def _is_beginning(self, destination: Destination, place: Location, there: Version, found: Found | None) -> bool:
+    def _is_beginning(
+        self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
+    ) -> bool:
         """Say if what is there is what a broken upload of ours leaves: the first bytes of the object."""
         if there.size == 0:
             return True
@@ -299,13 +316,13 @@ class Existing:
         except CANT_READ:
             return False
 
-    def _unchanged(self, place: Location, there: Version, found: Found | None) -> Outcome | None:
+    def _skip_if_unchanged(self, place: Location, there: Version, found: ObjectInfo | None) -> Outcome | None:
         """Return a skip, if the destination has the object as it is at the source, and why."""
         if found is not None and None not in (found.version.size, there.size) and found.version.size != there.size:
             return None
-        found = self._reading.told(found)  # a listing tells no digest
-        why = unchanged(found.version, there) if found else None
-        return self._skipped(place, (why,)) if why else None
+        found = self._reading.require_description(found)  # a listing tells no digest
+        why = proof_of_equality(found.version, there) if found else None
+        return self._skip(place, (why,)) if why else None
 
     @property
     def _may_be_sent(self) -> bool:
@@ -315,26 +332,26 @@ class Existing:
         again = terms.known.begun or (lasting and progress.attempt > 1 and progress.sendings > 0)
         return again and terms.plan.destination.method != "POST"  # which makes a new object each time
 
-    def _sent_before(
-        self, destination: Destination, place: Location, there: Version, found: Found | None
+    def _skip_if_already_sent(
+        self, destination: Destination, place: Location, there: Version, found: ObjectInfo | None
     ) -> Outcome | None:
         """Return how it ends if the destination has the whole object: an earlier attempt sent it, and was lost then.
 
         Nothing is sent. None where the destination has something else, or may still have what was there before: where
         nothing but its size is proved, two objects of one size are told apart by what the store calls them alone.
         """
-        if self._terms.parted(found, destination):
-            sent = self._written(found)
+        if self._terms.is_multipart(found, destination):
+            sent = self._journalled_digests(found)
         else:
-            sent, found = self._reading.read(there)
+            sent, found = self._reading.read_again(there)
         if sent is None or found is None or there.size not in (None, sent.bytes):
             return None
-        notes, whole = end_of(found)
-        stored = Stored(there, place, there.digests)
+        notes, whole = proof_of_end(found)
+        stored = PutResult(there, place, there.digests)
         notes = (_SENT_BEFORE, *notes)
-        shown = Before(known=True)  # it is there since before this attempt: nothing is to be waited for
+        shown = PriorState(known=True)  # it is there since before this attempt: nothing is to be waited for
         try:
-            outcome = self._acceptance.settle(
+            outcome = self._acceptance.verify_and_publish(
                 destination, place, stored, found, sent, notes, whole=whole, keep=True, before=shown
             )
         except (IntegrityMismatch, DestinationLost):
@@ -348,18 +365,18 @@ class Existing:
             return True
         if was is None or not was.known or was.assumed:
             return False
-        return was.version is None or _differ(was.version, there)
+        return was.version is None or _is_other_version(was.version, there)
 
-    def _written(self, found: Found | None) -> Sent | None:
+    def _journalled_digests(self, found: ObjectInfo | None) -> Sent | None:
         """Return what the journal says was sent in parts; nothing where the upload was never to be completed."""
         journal = self._terms.journal
-        written = journal.begun() if journal is not None else None
+        written = journal.recorded_upload() if journal is not None else None
         if written is None or not written.digest or found is None or found.version.etag != written.etag:
             return None
         return Sent(written.size, {COMBINED: bytes.fromhex(written.digest)}, found.version.digests)
 
 
-def _differ(one: Version, other: Version) -> bool:
+def _is_other_version(one: Version, other: Version) -> bool:
     """Say if two versions of one place are two, by what the store tells of both."""
     pairs = ((one.etag, other.etag), (one.size, other.size), (one.last_modified, other.last_modified))
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
@@ -372,7 +389,7 @@ def _is_over(ours: Version, there: Version) -> bool:
     return all(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
-def _names(ours: Version, there: Version) -> bool:
+def _has_same_tag(ours: Version, there: Version) -> bool:
     """Say if the store calls what is there as it called what it took from us."""
     if ours.id is not None and there.id is not None:
         return ours.id == there.id

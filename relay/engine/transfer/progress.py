@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from relay.engine.multipart.upload import Parts
-from relay.ledger.rows import Before
+from relay.engine.multipart.upload import MultipartUpload
+from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.wire.body import Body
 
@@ -27,7 +27,7 @@ class Progress:
     resent: int = 0
     body: Body | None = None
     """What is read now, or was read last: whole, or in one piece, and ..."""
-    parts: Parts | None = None
+    parts: MultipartUpload | None = None
     """... what moves in parts instead."""
     copied: int = 0
     """The bytes that the store has copied by itself, in one request."""
@@ -35,7 +35,7 @@ class Progress:
     """So many attempts, one after the other, went on with an upload in parts that took nothing."""
     discarded: tuple[str, ...] = ()
     """What is to be said of such uploads, which were thrown away."""
-    before: Before | None = None
+    before: PriorState | None = None
     """What was at the destination before the first byte of ours, in whichever attempt; None: no byte has gone."""
     noted: bool = False
     """It may be written down what was there, by this transfer."""
@@ -72,28 +72,28 @@ class Progress:
             return self.parts.under_way
         return self.body.count if self.body is not None else 0
 
-    def begin(self) -> None:
+    def begin_attempt(self) -> None:
         """Another attempt begins, with nothing of an earlier one."""
         self.attempt += 1
         self.phase = "opening"
         self.parts, self.copied, self.replaces, self.sends = None, 0, False, False
 
-    def send(self) -> None:
+    def note_sending(self) -> None:
         """Bytes of this attempt are about to go."""
         self.sendings += not self.sends
         self.sends = True
 
     @property
-    def to_note(self) -> Before | None:
+    def to_note(self) -> PriorState | None:
         """What a journal keeps of it."""
         return replace(self.before, remains=dict(self.remains)) if self.before is not None else None
 
-    def absent(self, place: Location) -> None:
+    def note_absent(self, place: Location) -> None:
         """Nothing of ours is at the object's place: nothing at all is, or what was there before."""
         self.unproved = None
         self.remains.pop(str(place), None)
 
-    def unsend(self) -> None:
+    def note_unsent(self) -> None:
         """No byte of this attempt has gone."""
         self.sendings -= self.sends
         self.sends = False

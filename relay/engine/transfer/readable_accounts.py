@@ -11,7 +11,7 @@ MOST = 64
 """So many are remembered; the oldest are forgotten first."""
 
 
-class Allowed:
+class ReadableAccounts:
     """The accounts under which something was read at a destination, as long as the process lives.
 
     An account is remembered for what it is, not for what it equals: one that was made of fresh credentials is another.

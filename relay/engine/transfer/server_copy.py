@@ -8,44 +8,46 @@ from __future__ import annotations
 from typing import cast
 
 from relay.engine.cleanup import NOT_ASKED, may_be_done
-from relay.engine.multipart.upload import COPY_BYTES, Parts
+from relay.engine.multipart.upload import COPY_BYTES, MultipartUpload
 from relay.engine.outcome import Outcome
-from relay.engine.transfer.context import Terms
-from relay.engine.transfer.finalize import Acceptance
+from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.source_reader import Reading
+from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.transfer.verify import Sent
 from relay.errors import MetadataUnkept, PreconditionFailed, Rejected, RelayError, SourceChanged, StoreError
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.location import Location
-from relay.stores.interfaces import CopyDestination, Destination, Found, Stored
+from relay.stores.interfaces import CopyDestination, Destination, ObjectInfo, PutResult
 
 _COPIED = "the store copied it by itself: no byte passed through relay"
 _UNDONE = (*NOT_ASKED, MetadataUnkept, PreconditionFailed, Rejected, SourceChanged)
 """Failures of a copy after which there is none."""
 
 
-class ServerCopy:
+class ServerCopier:
     """One attempt to have an object copied."""
 
-    def __init__(self, terms: Terms, progress: Progress, reading: Reading, acceptance: Acceptance) -> None:
+    def __init__(
+        self, terms: TransferContext, progress: Progress, reading: SourceReader, acceptance: Finalizer
+    ) -> None:
         self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
 
-    def copied(self, destination: Destination, place: Location, before: Before, found: Found) -> Outcome | None:
+    def copy(self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo) -> Outcome | None:
         """Let the store copy it by itself, over what was there `before`. None where it would not, or could not say of
         what: it is piped then.
 
         Where the source has no digest of the whole object it is read, once, so that the copy can be proved. Raises
-        PreconditionFailed, what may pass, as Source.get, and as Acceptance.settle.
+        PreconditionFailed, what may pass, as Source.get, and as Finalizer.verify_and_publish.
         """
-        told, progress = self._reading.told(found), self._progress
+        told, progress = self._reading.require_description(found), self._progress
         if told is None or told.version.size is None:
             return None
         progress.phase, progress.total = "copying", told.version.size
         try:
             stored = self._copy(destination, place, told)
         except RelayError as error:
-            if self._may_be_copied(error) and not destination.unpublished(place, ""):
+            if self._may_be_copied(error) and not destination.staged_locations(place, ""):
                 progress.unproved = place
             if not isinstance(error, StoreError) or error.retryable or isinstance(error, PreconditionFailed):
                 raise
@@ -53,12 +55,14 @@ class ServerCopy:
             return None
         progress.phase = "verifying"
         sent = Sent(told.version.size, {}, told.version.digests)
-        if not sent.declared and self._terms.digested:
+        if not sent.declared and self._terms.needs_digest:
             try:
-                sent = self._reading.read(told.version, told.version)[0] or sent
+                sent = self._reading.read_again(told.version, told.version)[0] or sent
             except RelayError as error:
                 raise self._acceptance.given_up(error, destination, place, stored) from error.__cause__
-        return self._acceptance.settle(destination, place, stored, told, sent, (_COPIED,), moved=0, before=before)
+        return self._acceptance.verify_and_publish(
+            destination, place, stored, told, sent, (_COPIED,), moved=0, before=before
+        )
 
     def _may_be_copied(self, error: RelayError) -> bool:
         """Say if the copy may be there after it failed so."""
@@ -66,13 +70,13 @@ class ServerCopy:
             return self._progress.parts.may_be_whole(error)
         return may_be_done(error) and not isinstance(error, _UNDONE)
 
-    def _copy(self, destination: Destination, place: Location, found: Found) -> Stored:
+    def _copy(self, destination: Destination, place: Location, found: ObjectInfo) -> PutResult:
         """Have it copied; in parts, if it is too large for one request. Raises as CopyDestination.copy."""
         terms = self._terms
         absent = terms.if_absent and not self._progress.replaces
         if destination.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
-            way = terms.way(place, found, digested=False, copying=True)
-            self._progress.parts = parts = Parts(way, absent, terms.journal)
+            way = terms.part_context(place, found, digested=False, copying=True)
+            self._progress.parts = parts = MultipartUpload(way, absent, terms.journal)
             return parts.run().stored
         copier, token = cast(CopyDestination, destination), terms.known.token
         stored = copier.copy(terms.plan.source, found, place, if_absent=absent, token=token)

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.engine.plan import Metadata
-from relay.engine.transfer.context import Terms
-from relay.engine.transfer.expectations import as_listed, as_promised, listed_length
+from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.expectations import check_against_list, check_against_listing, listed_length
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.verify import Sent
 from relay.errors import (
@@ -34,63 +34,63 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http import PAGES
 from relay.stores.index_links import segments_of
-from relay.stores.interfaces import Destination, Found, Opened, Source, Span, Unknown
+from relay.stores.interfaces import ByteRange, Destination, ObjectInfo, OpenedObject, Source, UnknownObject
 from relay.stores.metadata import STRICT
 from relay.wire.body import Body
 from relay.wire.pump import drain
 
-F = TypeVar("F", bound=Found)
+F = TypeVar("F", bound=ObjectInfo)
 _UNENDED = ("the source gave neither a length nor a digest: nothing proves that it was read to its end",)
 
 
-class Reading:
-    """The source of one transfer, in all its attempts: `begin` each."""
+class SourceReader:
+    """The source of one transfer, in all its attempts: `reset` each."""
 
     _source: Source
 
-    def __init__(self, terms: Terms, progress: Progress) -> None:
+    def __init__(self, terms: TransferContext, progress: Progress) -> None:
         self._terms, self._progress = terms, progress
         self._small: Version | None = None
-        self._hint: Found | None = None
+        self._hint: ObjectInfo | None = None
         self._before: tuple[str, Digests] | None = None
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Another attempt begins: nothing is pinned."""
         terms = self._terms
         self._source = terms.stores.source(terms.plan.source, terms.meter)
-        self._small = listed = self._listed_small()
-        self._hint = Found(listed, terms.plan.source) if listed and listed.strong_etag else None
+        self._small = listed = self._listed_version_of_small()
+        self._hint = ObjectInfo(listed, terms.plan.source) if listed and listed.strong_etag else None
 
     # -- which version
 
-    def pinned(self, destination: Destination) -> Found | None:
+    def pin_version(self, destination: Destination) -> ObjectInfo | None:
         """Return the version that is to be read, or None where the source tells it only when it is read: a small object
         that was listed without an entity tag is so, since its GET tells all that a HEAD would.
 
         Raises StoreError, and SourceChanged for what is not what was promised or listed.
         """
         plan = self._terms.plan
-        copied = plan.server_copy and destination.copies(plan.source, plan.destination)
+        copied = plan.server_copy and destination.can_copy(plan.source, plan.destination)
         if self._hint is None and self._small is not None and not copied:
             return None
-        return self._hint or self._head() or self._peeked(destination)
+        return self._hint or self._head() or self._peek(destination)
 
-    def told(self, found: Found | None) -> Found | None:
+    def require_description(self, found: ObjectInfo | None) -> ObjectInfo | None:
         """Return what the source itself tells, where `found` is nothing, or only what a listing told."""
-        return self._looked_at() if found is None or found is self._hint else found
+        return self._inspect() if found is None or found is self._hint else found
 
-    def _looked_at(self) -> Found | None:
+    def _inspect(self) -> ObjectInfo | None:
         """Return what a HEAD tells, or None where it does not: then the GET does."""
         found = self._source.head(self._terms.plan.source)
-        return None if isinstance(found, Unknown) else self._described(found)
+        return None if isinstance(found, UnknownObject) else self._check_description(found)
 
-    def _described(self, found: F) -> F:
+    def _check_description(self, found: F) -> F:
         """Return what was found, with the wish that all of its metadata be kept, where there is that wish."""
         if self._terms.plan.metadata is Metadata.KEEP:
             return found
         return replace(found, metadata=(*found.metadata, (STRICT, "yes")))
 
-    def _listed_small(self) -> Version | None:
+    def _listed_version_of_small(self) -> Version | None:
         """Return what a listing told of a small object that nobody has begun to move."""
         known, plan = self._terms.known, self._terms.plan
         listed = known.listed
@@ -98,15 +98,15 @@ class Reading:
             return None
         return listed if listed.size is not None and listed.size < self._terms.limits.parted_bytes else None
 
-    def _head(self) -> Found | None:
-        found = self._looked_at()
+    def _head(self) -> ObjectInfo | None:
+        found = self._inspect()
         if found is None:
             return None
         if found.version.size:  # many a server that does not know says 0
             self._hold_to_listing(found)
-        return as_promised(found, self._terms.known.promised)
+        return check_against_list(found, self._terms.known.promised)
 
-    def _peeked(self, destination: Destination) -> Found | None:
+    def _peek(self, destination: Destination) -> ObjectInfo | None:
         """Return what the first byte of the object tells, where a HEAD tells nothing: most URLs that are signed allow
         GET alone.
 
@@ -118,24 +118,24 @@ class Reading:
         if terms.journal is None or destination.part_limits is None or small:
             return None
         try:
-            opened = self._source.get(terms.plan.source, None, Span(0, 0))
+            opened = self._source.get(terms.plan.source, None, ByteRange(0, 0))
         except (RangeIgnored, SourceChanged):  # it gives no ranges, or is empty
             return None
         assert opened.body is not None  # an Opened has one
         with closing(opened.body) as body:
             body.read()
-        found = Found(opened.version, opened.location, opened.disposition, opened.metadata, ranges=True)
-        return as_promised(self._described(found), terms.known.promised)
+        found = ObjectInfo(opened.version, opened.location, opened.disposition, opened.metadata, ranges=True)
+        return check_against_list(self._check_description(found), terms.known.promised)
 
-    def _hold_to_listing(self, found: Found) -> None:
+    def _hold_to_listing(self, found: ObjectInfo) -> None:
         """Raise SourceChanged where a listing told another size of this very version."""
         known = self._terms.known
         if known.listed is not None and known.promised is None:
-            as_listed(found.version, known.listed)
+            check_against_listing(found.version, known.listed)
 
     # -- its bytes
 
-    def opened(self, found: Found | None) -> tuple[Opened, Body]:
+    def open_body(self, found: ObjectInfo | None) -> tuple[OpenedObject, Body]:
         """Open the version that was `found`, or whatever there is; the body is closed when the attempt ends.
 
         Raises as Source.get, and SourceChanged for what is not what was promised or listed.
@@ -151,16 +151,16 @@ class Reading:
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
         self._refuse_page(opened)
-        opened = as_promised(self._described(opened), promised)
+        opened = check_against_list(self._check_description(opened), promised)
         self._hold_to_listing(opened)
         if body.length is None and (length := self._foretold(opened)) is not None:
             body.promise(length)
         progress.total = body.length
-        if terms.digested:
-            body.digest_with(_wanted(opened.version), opened.version.digests)
+        if terms.needs_digest:
+            body.digest_with(_digests_to_compute(opened.version), opened.version.digests)
         return opened, body
 
-    def _foretold(self, opened: Opened) -> int | None:
+    def _foretold(self, opened: OpenedObject) -> int | None:
         """Return the length of an object whose answer has none, as the list promised it or the listing gave it; not of
         one in a content coding, since a listing gives the length without."""
         known = self._terms.known
@@ -169,7 +169,7 @@ class Reading:
         coded = any(name.lower() == "content-encoding" for name, _ in opened.metadata)
         return None if known.listed is None or coded else listed_length(opened.version, known.listed)
 
-    def _refuse_page(self, opened: Opened) -> None:
+    def _refuse_page(self, opened: OpenedObject) -> None:
         """Raise Rejected for an object that comes as a page, and is something else.
 
         A redirect elsewhere: a server redirects a reader without credentials to a page. (A page's own name may lose
@@ -184,7 +184,7 @@ class Reading:
         listed, named = known.listed is not None and known.promised is None, guess_type(place.path)
         if known.promised is not None and known.promised.digests:
             return
-        page, there, here = named[0] in PAGES, _last(opened.location), _last(place)
+        page, there, here = named[0] in PAGES, _last_segment(opened.location), _last_segment(place)
         stem = here.split(".")[0]
         away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
         if away and (listed or (any(named) and not page)):
@@ -196,7 +196,7 @@ class Reading:
             return
         try:
             found = self._source.head(place.folder())
-            if isinstance(found, Unknown):
+            if isinstance(found, UnknownObject):
                 other = self._source.get(place.folder())
                 assert other.body is not None  # an Opened has one
                 other.body.close()
@@ -217,21 +217,21 @@ class Reading:
         except RelayError:
             return False
 
-    def read(self, there: Version, pinned: Version | None = None) -> tuple[Sent | None, Opened]:
-        """Read the source, or what is `pinned` of it, without sending it, if it has as many bytes as `there`."""
-        opened, body = self.opened(Found(pinned, self._terms.plan.source) if pinned else None)
+    def read_again(self, there: Version, pinned: Version | None = None) -> tuple[Sent | None, OpenedObject]:
+        """Read the source, or what is `pin_version` of it, without sending it, if it has as many bytes as `there`."""
+        opened, body = self.open_body(ObjectInfo(pinned, self._terms.plan.source) if pinned else None)
         try:
             if None not in (body.length, there.size) and body.length != there.size:
                 return None, opened
             if body.digester is None:
-                body.digest_with(_wanted(opened.version), opened.version.digests)
+                body.digest_with(_digests_to_compute(opened.version), opened.version.digests)
             drain(body)
             return Sent(body.count, body.digests, opened.version.digests), opened
         finally:
             self._progress.close()
             self._progress.body, self._progress.total = None, None
 
-    def note(self, opened: Opened, body: Body) -> None:
+    def note_digests(self, opened: OpenedObject, body: Body) -> None:
         """Keep in mind what was read of this version, whole. Raises SourceUnstable if it was something else before."""
         etag = opened.version.strong_etag
         if not body.complete or etag is None or not body.digests:
@@ -248,20 +248,20 @@ def _folder(place: Location) -> Rejected:
     return Rejected(f"{place} is a folder, and no object", side="source", hint=hint)
 
 
-def _last(place: Location) -> str:
+def _last_segment(place: Location) -> str:
     """Return the last name of a path."""
     return next(reversed(segments_of(place.path)), "")
 
 
-def end_of(found: Found) -> tuple[tuple[str, ...], bool]:
+def proof_of_end(found: ObjectInfo) -> tuple[tuple[str, ...], bool]:
     """Return what is to be said of the source's end, and whether it was proved: by a length, the framing, or a
     digest that the source declared and that what came has."""
-    body = found.body if isinstance(found, Opened) else None
+    body = found.body if isinstance(found, OpenedObject) else None
     proved = body is None or not body.ends_by_close or bool(found.version.digests and body.digester)
     return (() if proved else _UNENDED), proved
 
 
-def _wanted(version: Version) -> tuple[str, ...]:
+def _digests_to_compute(version: Version) -> tuple[str, ...]:
     """Return the digests to compute: the cheap ones, and one of those that the source declared.
 
     Of the expensive ones the first is enough, and only where the source declared no cheap one.

@@ -19,14 +19,14 @@ import gevent
 
 from relay.config import Limits
 from relay.engine.multipart.journal import Journal
-from relay.engine.multipart.part_workers import BEGUN_ANEW, Way, pause
+from relay.engine.multipart.part_workers import RESTART_ERRORS, PartContext, pause
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
-from relay.engine.retries import WHOLE, Trouble, Troubles
-from relay.engine.transfer.attempt import Course
-from relay.engine.transfer.context import Known, Terms
+from relay.engine.retries import WHOLE, PendingRetries, PendingRetry
+from relay.engine.transfer.attempt import Attempt
+from relay.engine.transfer.context import ObjectHints, TransferContext
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.readable_accounts import Allowed
+from relay.engine.transfer.readable_accounts import ReadableAccounts
 from relay.errors import (
     Cancelled,
     CredentialsWithdrawn,
@@ -38,17 +38,17 @@ from relay.errors import (
     SourceDigestWrong,
     StoreError,
 )
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.retry import Backoff, Patience
-from relay.stores.interfaces import Found, Opener
+from relay.stores.interfaces import ObjectInfo, StoreProvider
 from relay.throttle import Slots
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
-ANEW = 2
+MAX_RESTARTS = 2
 """So often an object begins anew because its source became another version, or its upload was thrown away. The budget
 of seconds is for what may pass; these may come after hours."""
-UNSETTLED = (Cancelled, CredentialsWithdrawn, LeaseLost, LedgerFailed)
+RESUMABLE_ENDS = (Cancelled, CredentialsWithdrawn, LeaseLost, LedgerFailed)
 """Ends after which a later run resumes the object, where there is a journal: its leftovers are not reported yet."""
 
 
@@ -61,27 +61,27 @@ class Transfer:
 
     id: str
     plan: Plan
-    stores: Opener
+    stores: StoreProvider
     slots: Slots
     limits: Limits
     backoff: Backoff
     random: Callable[[], float] = random
     sleep: Callable[[float], None] = gevent.sleep
-    known: Known = Known()
+    known: ObjectHints = ObjectHints()
     journal: Journal | None = None
     admitted: bool = False
     """It is not one of those who stand in line for a slot: whoever started it knows that one is free."""
-    allowed: Allowed = field(default_factory=Allowed)
+    allowed: ReadableAccounts = field(default_factory=ReadableAccounts)
 
     def __post_init__(self) -> None:
         """Start the clocks."""
-        self.meter = Meter(self.limits)
+        self.meter = Watchdog(self.limits)
         self._progress = Progress()
         self._has_read = False  # bytes of the object: the text of a refusal is none of them
         self._undeclared: str | None = None
         """The digests of bytes of the source that do not have the one that it declares."""
         self._patience = Patience(self.backoff, self.random, self.meter.clock)
-        self._troubles = Troubles()
+        self._troubles = PendingRetries()
         self._anew = 0
 
     # -- what others may see and do
@@ -137,14 +137,14 @@ class Transfer:
         return self._progress.sendings > 0
 
     @property
-    def trouble(self) -> Trouble | None:
+    def trouble(self) -> PendingRetry | None:
         """What of it is tried again, why, and when next; None while all goes well, or bytes move again."""
         worst, progress = self._troubles.worst, self._progress
         moves = progress.phase not in ("waiting", "opening") and progress.moved > 0
         return None if worst is not None and worst.what == WHOLE and moves else worst
 
     @property
-    def is_rid(self) -> bool:
+    def frees_slot(self) -> bool:
         """As Progress.is_rid."""
         return self._progress.is_rid
 
@@ -165,12 +165,12 @@ class Transfer:
         """Let it end with `why` (Cancelled if none is given) within about a second."""
         self.meter.cancel(why)
 
-    def way(self, place: Location, found: Found, digested: bool) -> Way:
+    def part_context(self, place: Location, found: ObjectInfo, digested: bool) -> PartContext:
         """Return how parts of what was `found` go to `place`, for one who moves some of them and not the whole."""
-        return self._terms().way(place, found, digested)
+        return self._context().part_context(place, found, digested)
 
-    def _terms(self) -> Terms:
-        return Terms(
+    def _context(self) -> TransferContext:
+        return TransferContext(
             self.id,
             self.plan,
             self.known,
@@ -190,29 +190,29 @@ class Transfer:
     def run(self) -> Outcome:
         """Make the transfer. Raises the last attempt's RelayError; nothing of ours is left then, but parts in the
         journal."""
-        terms, before = self._terms(), self.known.before
+        terms, before = self._context(), self.known.before
         if before is not None and before.assumed and terms.if_absent:
             before = None  # it would be written down
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)
         if self.known.lapsed and self._may_show(terms, before):
             self._progress.unproved = self.plan.destination  # a piece may be there, until somebody has looked
-        course = Course(terms, self._progress, self.allowed)
+        course = Attempt(terms, self._progress, self.allowed)
         try:
             while True:
                 try:
                     return self._and_remains(self._attempt(course))
                 except RelayError as failure:
-                    error = self._judged(failure)
+                    error = self._classify_failure(failure)
                     error.keep(self._progress.remains)
                     self._progress.remains.update(error.remains)
                     if isinstance(error, PermissionDenied) and not error.retryable:
-                        raise self._withdrawn(error) from None
+                        raise self._credentials_withdrawn(error) from None
                     self._wait_after(error)
         except RelayError as error:
             error.keep(self._progress.remains)  # a cancel between two attempts has none
             left = self._progress.unproved
-            if left is not None and not (isinstance(error, UNSETTLED) and self._is_noted()):
+            if left is not None and not (isinstance(error, RESUMABLE_ENDS) and self._is_noted()):
                 error.leave("What was sent", left, "nothing has proved it")
             raise
         finally:
@@ -234,7 +234,7 @@ class Transfer:
             return False
         return True
 
-    def _may_show(self, terms: Terms, before: Before | None) -> bool:
+    def _may_show(self, terms: TransferContext, before: PriorState | None) -> bool:
         """Say if what a process sent that was lost may be seen at the object's own place. Where everything may be
         overwritten nobody notes that something goes there."""
         place = self.plan.destination
@@ -243,9 +243,9 @@ class Transfer:
         if self.plan.if_exists is not IfExists.OVERWRITE:
             return before is not None and not before.assumed
         destination = self.stores.destination(place, self.meter)
-        return not (terms.atomic(destination) or destination.unpublished(place, ""))
+        return not (terms.publishes_atomically(destination) or destination.staged_locations(place, ""))
 
-    def _judged(self, error: RelayError) -> RelayError:
+    def _classify_failure(self, error: RelayError) -> RelayError:
         """Return a failure, or what it means: the same bytes twice that do not have the source's digest are no
         accident."""
         seen = error.seen if isinstance(error, IntegrityMismatch) and error.side == "source" else None
@@ -267,12 +267,12 @@ class Transfer:
             return replace(outcome, notes=(*outcome.notes, *notes))
         return replace(outcome, receipt=replace(outcome.receipt, notes=(*outcome.receipt.notes, *notes)))
 
-    def _attempt(self, course: Course) -> Outcome:
+    def _attempt(self, course: Attempt) -> Outcome:
         """Make one attempt while holding a slot; the slot is let go while we wait for the next."""
         progress = self._progress
         progress.phase = "waiting"
-        with self.slots.slot(admitted=self.admitted or progress.attempt > 0, tick=self.meter.look):
-            progress.begin()
+        with self.slots.slot(admitted=self.admitted or progress.attempt > 0, tick=self.meter.check):
+            progress.begin_attempt()
             self.meter.committed = False
             try:
                 return course.run()
@@ -280,14 +280,14 @@ class Transfer:
                 self._has_read = self._has_read or progress.moved > 0
                 progress.close()
 
-    def _withdrawn(self, error: PermissionDenied) -> StoreError:
+    def _credentials_withdrawn(self, error: PermissionDenied) -> StoreError:
         """Return what a denial means: of one who was allowed before, that his credentials are not good any more.
 
         He was, if he has read some of the object, or parts of it have arrived. Without a journal nobody could go on.
         """
         if self.journal is None:
             return error
-        written = self.journal.begun()
+        written = self.journal.recorded_upload()
         allowed = (error.side == "source" and self._has_read) or bool(written and written.parts)
         if not allowed:
             return error
@@ -302,15 +302,15 @@ class Transfer:
         if wait is None:
             raise error
         self._progress.phase = "waiting"
-        self.meter.look()  # a cancelled transfer is not tried again
+        self.meter.check()  # a cancelled transfer is not tried again
         self._troubles.note(WHOLE, error, self._patience.failures, wait)
         pause(wait, self.meter, self.sleep)
 
     def _wait(self, error: RelayError) -> float | None:
         """Return how long to wait before the next attempt, in seconds, or None if there is to be none."""
-        if isinstance(error, BEGUN_ANEW):
+        if isinstance(error, RESTART_ERRORS):
             self._anew += 1
-            if self._anew > ANEW:
+            if self._anew > MAX_RESTARTS:
                 return None
             self._patience.renew()
         return self._patience.wait(self._progress.bytes, self.meter.moved_at, error.retry_after)

@@ -12,15 +12,15 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from relay.engine.cleanup import NOT_ASKED, Broken, may_be_done, remove, sweep
+from relay.engine.cleanup import NOT_ASKED, FailedUpload, may_be_done, remove_failed_upload, remove_object
 from relay.engine.inspection import is_piece
-from relay.engine.multipart.upload import Parts
+from relay.engine.multipart.upload import MultipartUpload
 from relay.engine.outcome import Outcome
-from relay.engine.transfer.context import Terms
-from relay.engine.transfer.expectations import uncompared
-from relay.engine.transfer.finalize import Acceptance
+from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.expectations import uncompared_digest_notes
+from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.source_reader import Reading, end_of
+from relay.engine.transfer.source_reader import SourceReader, proof_of_end
 from relay.engine.transfer.verify import Sent
 from relay.errors import (
     LeaseLost,
@@ -33,33 +33,37 @@ from relay.errors import (
     StoreError,
 )
 from relay.identity import same_path
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.interfaces import Begins, Destination, Found, Opened
+from relay.stores.interfaces import Begins, Destination, ObjectInfo, OpenedObject
 from relay.wire.body import Body
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 SWEEP_SECONDS = 5.0
 """How long looking for what a broken upload left may take."""
 
 
-class Pipe:
+class Uploader:
     """The uploads of one transfer, in all its attempts."""
 
-    def __init__(self, terms: Terms, progress: Progress, reading: Reading, acceptance: Acceptance) -> None:
+    def __init__(
+        self, terms: TransferContext, progress: Progress, reading: SourceReader, acceptance: Finalizer
+    ) -> None:
         self._terms, self._progress, self._reading, self._acceptance = terms, progress, reading, acceptance
 
-    def in_parts(self, destination: Destination, place: Location, before: Before, found: Found) -> Outcome | None:
+    def upload_multipart(
+        self, destination: Destination, place: Location, before: PriorState, found: ObjectInfo
+    ) -> Outcome | None:
         """Move it in parts, over what was there `before`. None where the source gives no ranges after all; nothing has
         happened then.
 
-        Raises as Parts.run and Acceptance.settle.
+        Raises as MultipartUpload.run and Finalizer.verify_and_publish.
         """
         terms, progress = self._terms, self._progress
-        way = terms.way(place, found, terms.digested)
+        way = terms.part_context(place, found, terms.needs_digest)
         absent = terms.if_absent and not progress.replaces
-        progress.parts = parts = Parts(way, absent, terms.journal, vain=progress.vain)
+        progress.parts = parts = MultipartUpload(way, absent, terms.journal, vain=progress.vain)
         progress.total, progress.phase = found.version.size, "piping"
         try:
             moved = parts.run()
@@ -70,103 +74,111 @@ class Pipe:
             if isinstance(error, RangeIgnored):
                 progress.parts = None
                 return None
-            if parts.may_be_whole(error) and not destination.unpublished(place, ""):
+            if parts.may_be_whole(error) and not destination.staged_locations(place, ""):
                 progress.unproved = place
             raise
         progress.resent += moved.resent
         sent = Sent(parts.bytes, moved.digests, found.version.digests)
-        declared = found.version.digests if terms.digested else {}
-        notes = uncompared(terms.known.promised, declared) + progress.discarded
-        return self._acceptance.settle(destination, place, moved.stored, found, sent, notes, before=before)
+        declared = found.version.digests if terms.needs_digest else {}
+        notes = uncompared_digest_notes(terms.known.promised, declared) + progress.discarded
+        return self._acceptance.verify_and_publish(destination, place, moved.stored, found, sent, notes, before=before)
 
-    def whole(self, destination: Destination, place: Location, before: Before, opened: Opened, body: Body) -> Outcome:
+    def upload_single(
+        self, destination: Destination, place: Location, before: PriorState, opened: OpenedObject, body: Body
+    ) -> Outcome:
         """Move the `body` of what was `opened` in one request, over what was there `before`.
 
         Raises SameObject for what may be the source by another name, as Destination.put, SourceUnstable, and as
-        Acceptance.settle. Nothing of a broken upload remains, or the error says that it may.
+        Finalizer.verify_and_publish. Nothing of a broken upload remains, or the error says that it may.
         """
         terms = self._terms
-        atomic = terms.atomic(destination)
-        if not atomic and same_path(opened.location, place) and _twins(opened.version, before.version):
-            raise _alias(place)
-        body.guard = partial(self._last_bytes, not destination.unpublished(place, ""))
+        atomic = terms.publishes_atomically(destination)
+        if not atomic and same_path(opened.location, place) and _is_same_version(opened.version, before.version):
+            raise _same_object_error(place)
+        body.guard = partial(self._last_bytes, not destination.staged_locations(place, ""))
         if body.complete:
-            body.ask_guard()  # an empty one has no bytes that could wait for it
+            body.check_guard()  # an empty one has no bytes that could wait for it
         self._progress.phase = "piping"
         try:
-            begins = self._begins(destination, opened, body)
+            begins = self._multipart_factory(destination, opened, body)
             absent = terms.if_absent and not self._progress.replaces
             stored = destination.put(place, body, opened.metadata, if_absent=absent, token=terms.known.token, **begins)
         except RelayError as error:
             if _is_unasked(body, error):
-                self._progress.unsend()
-            shows = _may_be_whole(body, error) and not destination.unpublished(place, "") and place.method != "POST"
-            seen = self._broke(Broken(place, before, body.count, body.length), opened, body, atomic, error)
+                self._progress.note_unsent()
+            shows = (
+                _may_be_whole(body, error) and not destination.staged_locations(place, "") and place.method != "POST"
+            )
+            seen = self._break_upload(FailedUpload(place, before, body.count, body.length), opened, body, atomic, error)
             if shows and seen:
                 self._progress.unproved = place
             if isinstance(error, LengthRequired) and body.length is not None:
-                raise _refused_length(error) from None
+                raise _length_required_error(error) from None
             raise
-        notes, ended = end_of(opened)
+        notes, ended = proof_of_end(opened)
         sent = Sent(body.count, body.digests, opened.version.digests)
         try:
-            self._reading.note(opened, body)
+            self._reading.note_digests(opened, body)
         except SourceUnstable as error:
-            gone = remove(destination, stored, error, self._progress.before, terms.began)
+            gone = remove_object(destination, stored, error, self._progress.before, terms.began)
             if not gone and stored.place is None:
                 self._progress.unproved = place
             raise
-        return self._acceptance.settle(destination, place, stored, opened, sent, notes, whole=ended, before=before)
+        return self._acceptance.verify_and_publish(
+            destination, place, stored, opened, sent, notes, whole=ended, before=before
+        )
 
-    def _begins(self, destination: Destination, opened: Opened, body: Body) -> dict[str, Begins]:
+    def _multipart_factory(self, destination: Destination, opened: OpenedObject, body: Body) -> dict[str, Begins]:
         """Return what begins the parts of an object that can't be read in ranges, where a destination takes it so: one
         of unknown length, or too large for one request."""
         limits = destination.part_limits
         if limits is None or (body.length is not None and body.length <= limits.largest):
             return {}
-        return {"begins": self._terms.unfinished.growing(opened.version, self._terms.digested)}
+        return {"begins": self._terms.upload_lifecycle.begin_unknown_length(opened.version, self._terms.needs_digest)}
 
     def _last_bytes(self, shown: bool) -> None:
         """Look before the last bytes go out whether the object is still ours; `shown` says that they make it one that
         everybody sees. Raises LeaseLost, LedgerFailed, and what the meter raises."""
         if self._terms.journal is not None:
-            self._terms.journal.held()
+            self._terms.journal.check_lease()
         if shown:
             self._terms.meter.commit()
 
-    def _broke(self, broken: Broken, opened: Opened, body: Body, atomic: bool, error: RelayError) -> bool:
+    def _break_upload(
+        self, broken: FailedUpload, opened: OpenedObject, body: Body, atomic: bool, error: RelayError
+    ) -> bool:
         """Break an upload that failed for good, and look for what it left. Returns whether the whole of it may be
         there, as far as anybody looked. Raises SourceUnstable."""
         self._progress.close()
-        self._reading.note(opened, body)
+        self._reading.note_digests(opened, body)
         self._progress.resent += body.count
         if broken.place.method == "POST" or atomic or _is_unsent(body, error):
             return True
-        return self._sweep(broken, opened.version, error)
+        return self._remove_broken_upload(broken, opened.version, error)
 
-    def _sweep(self, broken: Broken, version: Version, error: RelayError) -> bool:
+    def _remove_broken_upload(self, broken: FailedUpload, version: Version, error: RelayError) -> bool:
         """Look for what the broken upload left, on a short clock of its own: ours may be what ran out."""
         terms = self._terms
         seconds = min(terms.limits.head_seconds, SWEEP_SECONDS)
-        meter = Meter(replace(terms.limits, head_seconds=seconds, total_seconds=2 * seconds))
+        meter = Watchdog(replace(terms.limits, head_seconds=seconds, total_seconds=2 * seconds))
         waits = [partial(terms.sleep, wait) for wait in terms.limits.sweep_waits]
         destination = terms.stores.destination(broken.place, meter)
         source = terms.stores.source(terms.plan.source, meter)
         begins = partial(is_piece, destination, broken.place, source, terms.plan.source, version)
-        return sweep(destination, broken, error, waits, lambda there: begins(there) and self._is_held())
+        return remove_failed_upload(destination, broken, error, waits, lambda there: begins(there) and self._is_held())
 
     def _is_held(self) -> bool:
         """Say if the object is still ours: what another makes of it by now looks as a piece of ours does. Raises
         LedgerFailed."""
         try:
             if self._terms.journal is not None:
-                self._terms.journal.held()
+                self._terms.journal.check_lease()
         except LeaseLost:
             return False
         return True
 
 
-def _twins(source: Version, there: Version | None) -> bool:
+def _is_same_version(source: Version, there: Version | None) -> bool:
     """Say if two versions are the same in all that tells versions apart, as those of one object by two names are: also
     without entity tags, which some servers have none of.
 
@@ -192,14 +204,14 @@ def _may_be_whole(body: Body, error: RelayError) -> bool:
     return body.complete and not _is_unsent(body, error) and may_be_done(error)
 
 
-def _alias(place: Location) -> SameObject:
+def _same_object_error(place: Location) -> SameObject:
     return SameObject(
         f"{place} has the source's path, entity tag, size and time: it may be the same object by another name",
         hint="An upload would empty it before it is read. Two exact twins need no move: 'if_exists': 'changed' skips.",
     )
 
 
-def _refused_length(error: LengthRequired) -> RelayError:
+def _length_required_error(error: LengthRequired) -> RelayError:
     return StoreError(
         f"{error.message}, although a Content-Length was sent",
         side="destination",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from relay.digest import Digests, as_hex, compare
-from relay.engine.inspection import look
+from relay.engine.inspection import inspect_object
 from relay.engine.plan import Verify
 from relay.errors import (
     DestinationLost,
@@ -28,11 +28,11 @@ from relay.errors import (
     StoreError,
     Unauthenticated,
 )
-from relay.ledger.rows import Before
+from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Level, Version
-from relay.stores.interfaces import Destination, Found, Stored, Unknown
+from relay.stores.interfaces import Destination, ObjectInfo, PutResult, UnknownObject
 from relay.wire.pump import drain
 
 CANT_READ = (NotFound, PermissionDenied, RedirectRefused, Unauthenticated, Rejected)
@@ -68,8 +68,13 @@ class Sent:
         return {**self.declared, **self.digests}
 
 
-def prove(
-    destination: Destination, stored: Stored, sent: Sent, verify: Verify, poll: Callable[[], bool], before: Before
+def prove_object(
+    destination: Destination,
+    stored: PutResult,
+    sent: Sent,
+    verify: Verify,
+    poll: Callable[[], bool],
+    before: PriorState,
 ) -> Proof:
     """Find the proof. `poll()` waits a moment and returns True while a destination may still settle: show nothing yet,
     or what was there `before`.
@@ -82,9 +87,9 @@ def prove(
     if stored.readable is None:
         return Proof(Level.SIZE, stored.version, ("the destination names no place to read the object from",))
     while True:
-        found = _look(destination, stored.readable, poll)
+        found = _wait_until_visible(destination, stored.readable, poll)
         try:
-            return _shown(destination, stored, found, sent, verify)
+            return _prove_shown(destination, stored, found, sent, verify)
         except DestinationLost:
             if not poll():
                 raise
@@ -98,19 +103,21 @@ def prove(
             raise
 
 
-def _shown(destination: Destination, stored: Stored, found: Found | None, sent: Sent, verify: Verify) -> Proof:
-    """Find the proof about what the destination shows now. Raises as `prove`, PreconditionFailed for another's."""
+def _prove_shown(
+    destination: Destination, stored: PutResult, found: ObjectInfo | None, sent: Sent, verify: Verify
+) -> Proof:
+    """Find the proof about what the destination shows now. Raises as `prove_object`, PreconditionFailed for another's."""
     assert stored.readable is not None, "it was looked at"
-    version = _joined(stored, found)
-    replaced = found is not None and _another(stored.version, found.version)
+    version = _merge_versions(stored, found)
+    replaced = found is not None and _is_other_version(stored.version, found.version)
     ours = found is not None and _is_named(stored.version, found.version)
     try:
-        proof = _proved(destination, stored, version, sent, verify, ours)
+        proof = _prove_found(destination, stored, version, sent, verify, ours)
         shown = found.metadata if found is not None and found.described else None
         return replace(proof, read=found is not None or proof.level is Level.READ_BACK, shown=shown)
     except IntegrityMismatch as error:
         if replaced:
-            raise _overwritten(stored.readable) from error
+            raise _overwritten_error(stored.readable) from error
         raise
 
 
@@ -123,14 +130,14 @@ def is_same(one: Version | None, other: Version) -> bool:
     return one.last_modified is not None and (one.size, one.last_modified) == (other.size, other.last_modified)
 
 
-def _may_be_old(before: Before, ours: Version, found: Found | None) -> bool:
+def _may_be_old(before: PriorState, ours: Version, found: ObjectInfo | None) -> bool:
     """Say if what a destination shows may be what was there before: caches and replicas show that for a while."""
     if before.known and before.version is None:
         return False
     return found is None or ours.strong_etag is None or ours.strong_etag != found.version.strong_etag
 
 
-def _another(ours: Version, theirs: Version) -> bool:
+def _is_other_version(ours: Version, theirs: Version) -> bool:
     """Say if what is there is not what was stored, by what the store itself calls them."""
     return None not in (ours.strong_etag, theirs.strong_etag) and ours.strong_etag != theirs.strong_etag
 
@@ -140,11 +147,11 @@ def _is_named(ours: Version, theirs: Version) -> bool:
     return ours.id is not None or (ours.strong_etag is not None and ours.strong_etag == theirs.strong_etag)
 
 
-def _proved(
-    destination: Destination, stored: Stored, version: Version, sent: Sent, verify: Verify, ours: bool
+def _prove_found(
+    destination: Destination, stored: PutResult, version: Version, sent: Sent, verify: Verify, ours: bool
 ) -> Proof:
     """Find the proof about what was found there; `ours` says that the store calls it as it called what it put together
-    of parts: only of that their digests say something. Raises as `prove`."""
+    of parts: only of that their digests say something. Raises as `prove_object`."""
     assert stored.readable is not None, "it was looked at"
     if version.size is not None and version.size != sent.bytes:
         raise IntegrityMismatch(
@@ -153,7 +160,7 @@ def _proved(
             seen=f"{version.size} bytes",
         )
     if verify is Verify.SIZE:
-        return Proof(Level.SIZE, version, _unsized(version))
+        return Proof(Level.SIZE, version, _length_note(version))
     if verify is Verify.AUTO and (proof := _by_digest(version, version.digests, sent)) is not None:
         return proof
     if verify is Verify.AUTO and stored.parts_checked and ours and version.size is not None:
@@ -161,12 +168,12 @@ def _proved(
     return _read_back(destination, stored.readable, version, sent)
 
 
-def _unsized(version: Version) -> tuple[str, ...]:
+def _length_note(version: Version) -> tuple[str, ...]:
     """Return the note of an object of which not even the length agrees, as far as anybody knows."""
     return () if version.size is not None else ("the destination does not tell the object's size",)
 
 
-def _at_once(stored: Stored, sent: Sent) -> Proof | None:
+def _at_once(stored: PutResult, sent: Sent) -> Proof | None:
     """Take the destination's word in its answer to the upload. Raises IntegrityMismatch where it can only mean that."""
     try:
         proof = _by_digest(stored.version, stored.digests, sent)
@@ -191,15 +198,15 @@ def _by_digest(version: Version, theirs: Digests, sent: Sent) -> Proof | None:
     raise IntegrityMismatch(f"the destination's {names} is another one", side="destination", seen=str(as_hex(theirs)))
 
 
-def _look(destination: Destination, location: Location, poll: Callable[[], bool]) -> Found | None:
+def _wait_until_visible(destination: Destination, location: Location, poll: Callable[[], bool]) -> ObjectInfo | None:
     """Ask for the object until it shows; None where the destination does not tell. Raises DestinationLost when it never
     shows."""
     while True:
         try:
             found = destination.head(location)
-            if isinstance(found, Unknown) and isinstance(found.why, NotFound):
-                found = look(destination, location)
-            return found if isinstance(found, Found) else None
+            if isinstance(found, UnknownObject) and isinstance(found.why, NotFound):
+                found = inspect_object(destination, location)
+            return found if isinstance(found, ObjectInfo) else None
         except NotFound:
             if not poll():
                 raise DestinationLost(f"{location} was acknowledged and is not there") from None
@@ -207,7 +214,7 @@ def _look(destination: Destination, location: Location, poll: Callable[[], bool]
             return None
 
 
-def _joined(stored: Stored, found: Found | None) -> Version:
+def _merge_versions(stored: PutResult, found: ObjectInfo | None) -> Version:
     if found is None:
         return replace(stored.version, digests={})
     return replace(found.version, etag=found.version.etag or stored.version.etag)
@@ -220,10 +227,10 @@ def _read_back(destination: Destination, location: Location, version: Version, s
         raise DestinationLost(f"{location} was acknowledged and is not there: {error.message}") from None
     except CANT_READ as error:
         denied = error if isinstance(error, PermissionDenied | Unauthenticated) else None
-        notes = (f"could not be read back: {error.message}", *_unsized(version))
+        notes = (f"could not be read back: {error.message}", *_length_note(version))
         return Proof(Level.SIZE, version, notes, denied=denied)
     except (SourceChanged, PreconditionFailed) as error:
-        raise _overwritten(location) from error
+        raise _overwritten_error(location) from error
     body = opened.body
     assert body is not None  # an Opened has one
     ours = sent.digests or sent.declared
@@ -243,7 +250,7 @@ def _read_back(destination: Destination, location: Location, version: Version, s
     return Proof(Level.READ_BACK, replace(version, size=body.count, etag=opened.version.etag or version.etag))
 
 
-def _overwritten(location: Location) -> StoreError:
+def _overwritten_error(location: Location) -> StoreError:
     return PreconditionFailed(
         f"{location} became another version between our upload and its verification",
         side="destination",

@@ -17,15 +17,15 @@ from typing import Any, Final
 
 from gevent.pool import Pool
 
-from relay.engine.inspection import look
-from relay.engine.migration_request import Job
-from relay.engine.transfer_engine import Runner
+from relay.engine.inspection import inspect_object
+from relay.engine.migration_request import MigrationJob
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import NotFound, Rejected, RelayError, Unsupported
 from relay.ledger.ledger import Ledger
 from relay.ledger.pages import Row
-from relay.stores.interfaces import Found, Unknown
-from relay.stores.listing_retries import Patience
-from relay.wire.watchdog import Meter
+from relay.stores.interfaces import ObjectInfo, UnknownObject
+from relay.stores.listing_retries import ListingRetries
+from relay.wire.watchdog import Watchdog
 
 ARRIVED: Final = ("verified", "skipped")
 """The states of objects that have arrived."""
@@ -34,25 +34,25 @@ ABREAST: Final = 16
 
 
 @dataclass(eq=False)
-class Inspection:
+class ArrivalCheck:
     """One look at every object of a migration that has arrived. `looked` are those that the destination told of,
     `untold` those of which it did not tell, with the first reason in `why`."""
 
     ledger: Ledger
-    runner: Runner
-    job: Job
+    runner: TransferEngine
+    job: MigrationJob
     abreast: int = ABREAST
     looked: int = 0
     untold: int = 0
     why: RelayError | None = field(default=None, init=False)
 
-    def gone(self, tell: Callable[[int], None] = lambda looked: None) -> list[int]:
+    def find_missing(self, tell: Callable[[int], None] = lambda looked: None) -> list[int]:
         """Return the ids of the objects that are gone; `tell` learns after each page how many were looked at. Raises
         LedgerFailed."""
         found: list[int] = []
         pool: Any = Pool(self.abreast)
         for page in self._pages():
-            for row, answer in pool.imap_unordered(self._looked, page):
+            for row, answer in pool.imap_unordered(self._is_missing, page):
                 if isinstance(answer, RelayError):
                     self.untold, self.why = self.untold + 1, self.why or answer
                     continue
@@ -68,29 +68,29 @@ class Inspection:
             yield page
             page = self.ledger.page(self.job.id, ARRIVED, page[-1].id)
 
-    def _looked(self, row: Row) -> tuple[Row, bool | RelayError]:
+    def _is_missing(self, row: Row) -> tuple[Row, bool | RelayError]:
         """Say if an object is gone; or why nobody can tell."""
         place = self.job.destination
         if self.job.recursive:
             place = place.below(row.name, destination=True)
         elif place.path.endswith("/"):
             return row, True  # its name is not known before its source is read: its transfer looks
-        meter = Meter(self.runner.limits)
+        meter = Watchdog(self.runner.limits)
         # While one object's trouble did not pass, that of the next is not waited for.
-        patience = Patience(self.runner.limits.listing_seconds if self.why is None else 0.0, meter)
+        patience = ListingRetries(self.runner.limits.listing_seconds if self.why is None else 0.0, meter)
         store = self.runner.stores.destination(place, meter)
         if place.method == "POST":
             return row, Unsupported("an object that POST made has no place that is known", side="destination")
         try:
-            found = patience.ask(partial(look, store, place))
+            found = patience.retry(partial(inspect_object, store, place))
         except (NotFound, Rejected):  # what is there is a folder, or no object for another reason
             return row, True
         except RelayError as error:
             return row, error
-        return row, found.why if isinstance(found, Unknown) else _is_other(row, found)
+        return row, found.why if isinstance(found, UnknownObject) else _is_other(row, found)
 
 
-def _is_other(row: Row, found: Found) -> bool:
+def _is_other(row: Row, found: ObjectInfo) -> bool:
     """Say if what is there has another length than what arrived. What was skipped may always have had."""
     size = found.version.size
     return row.state == "verified" and None not in (row.bytes, size) and row.bytes != size

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from relay.engine.cleanup import lost_tokens, token
+from relay.engine.cleanup import lost_upload_tokens, upload_token
 from relay.engine.outcome import Outcome
-from relay.engine.transfer.context import Known
+from relay.engine.transfer.context import ObjectHints
 from relay.errors import remaining
 from relay.ledger.folded_names import MARKED
 from relay.ledger.rows import Claim, Settlement
@@ -19,24 +19,24 @@ from relay.parsing import http_text
 from relay.receipt import State, Version
 
 
-def known_of(claim: Claim) -> Known:
+def hints_of_claim(claim: Claim) -> ObjectHints:
     """Return what is known of a claimed object before its transfer."""
     listed = Version(claim.size, claim.etag, http_text(claim.modified)) if claim.name else None
     digests = {name: bytes.fromhex(value) for name, value in claim.digests.items()}
-    return Known(
+    return ObjectHints(
         listed=listed,
         promised=Version(claim.size, digests=digests) if claim.url else None,
         absent=claim.empty and claim.fence == 1,
         begun=(claim.fence > 1 or claim.attempts > 1) and claim.twins != MARKED and not claim.untouched,
         before=claim.before,
         lapsed=claim.lapses > 0,
-        token=token(claim),
-        lost=lost_tokens(claim, claim.fence),
+        token=upload_token(claim),
+        lost=lost_upload_tokens(claim, claim.fence),
         remains=claim.remains,
     )
 
 
-def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
+def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
     """Return how a transfer that ended well is settled."""
     receipt: dict[str, Any] | None = None if outcome.receipt is None else dict(outcome.receipt.to_json())
     if receipt is None and outcome.notes:
@@ -49,12 +49,12 @@ def settled(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
         seconds=round(outcome.seconds, 3),
         level=outcome.receipt.level.value if outcome.receipt else None,
         receipt=receipt,
-        remains={**outcome.remains, **_unproved(outcome)},
+        remains={**outcome.remains, **_unproved_remains(outcome)},
         sent=outcome.receipt.destination if outcome.receipt and outcome.state is State.UNVERIFIED else None,
     )
 
 
-def _unproved(outcome: Outcome) -> Mapping[str, str]:
+def _unproved_remains(outcome: Outcome) -> Mapping[str, str]:
     """Return what is to be told of an object that was not proved, should the next attempt for it fail."""
     if outcome.state is not State.UNVERIFIED:
         return {}

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 from gevent.event import Event
 
-from relay.engine.listing import told, write_tree
-from relay.engine.migration_request import Job
-from relay.engine.retries import Trouble, listing_trouble
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.migration_cache import Jobs
+from relay.engine.listing import error_members, write_listing
+from relay.engine.migration_request import MigrationJob
+from relay.engine.retries import PendingRetry, listing_trouble
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.migration_cache import MigrationCache
 from relay.errors import LeaseLost, LedgerFailed, LedgerRefused, RelayError, Unauthenticated
 from relay.errors.bugs import bug
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Listing
 from relay.stores.interfaces import Entry
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 LOOK_SECONDS = 0.25
 """How often the ledger is looked at for trees to list."""
@@ -33,8 +33,8 @@ class Lister:
     the ledger said where it did not answer."""
 
     ledger: Ledger
-    runner: Runner
-    jobs: Jobs
+    runner: TransferEngine
+    jobs: MigrationCache
     over: Event
     """Set when no more is to be listed."""
     found: Callable[[], None]
@@ -47,9 +47,9 @@ class Lister:
 
     def __post_init__(self) -> None:
         """Nothing is listed yet."""
-        self._meters: dict[Listing, Meter] = {}
+        self._meters: dict[Listing, Watchdog] = {}
 
-    def troubles(self) -> dict[Listing, Trouble | None]:
+    def troubles(self) -> dict[Listing, PendingRetry | None]:
         """Return what of each listing that is made here is tried again at the moment, None where nothing is."""
         return {listing: listing_trouble(meter) for listing, meter in self._meters.items()}
 
@@ -59,12 +59,12 @@ class Lister:
         while not self.over.is_set():
             try:
                 if doubtful:  # a claim may have been made, or a page written, and we were not told
-                    self.ledger.disown_listings()
+                    self.ledger.release_unknown_listings()
                     doubtful = False
                 listing = self.ledger.claim_listing(self.only, self.is_alone())
                 if listing is not None:
                     self.is_suspect = listing.lapses >= SUSPECT
-                    self._listed(listing.migration_id, listing)
+                    self._list(listing.migration_id, listing)
                     continue
             except LeaseLost:
                 continue
@@ -75,8 +75,8 @@ class Lister:
                 self.is_suspect = False
             self.over.wait(LOOK_SECONDS)
 
-    def _listed(self, id: str, listing: Listing) -> None:
-        meter = self._meters[listing] = Meter(self.runner.limits)
+    def _list(self, id: str, listing: Listing) -> None:
+        meter = self._meters[listing] = Watchdog(self.runner.limits)
 
         def stop(_: object) -> None:
             meter.cancel()
@@ -90,10 +90,10 @@ class Lister:
                 self.ledger.learn_empty(listing, self.jobs.finds_nothing(job, meter))
             meter.throttle = self.jobs.throttle(id)
             source = self.runner.stores.source(job.source, meter)
-            entries = self._told(source.list(job.source, True, listing.cursor))
-            write_tree(self.ledger, listing, entries, lambda: not self.over.is_set(), job.fail_on_empty)
+            entries = self._entries(source.list(job.source, True, listing.cursor))
+            write_listing(self.ledger, listing, entries, lambda: not self.over.is_set(), job.fail_on_empty)
         except LedgerRefused as error:  # it would refuse the same page each time
-            self.ledger.end_listing(listing, told(error))
+            self.ledger.end_listing(listing, error_members(error))
         except (LedgerFailed, LeaseLost):
             raise
         except Unauthenticated as error:
@@ -103,15 +103,15 @@ class Lister:
             if self.over.is_set():  # it was broken off, as where it waits before it asks for a page again
                 self.ledger.hand_back_listing(listing)
             else:
-                self.ledger.end_listing(listing, told(error))
+                self.ledger.end_listing(listing, error_members(error))
         except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
-            self.ledger.end_listing(listing, told(bug(error)))
+            self.ledger.end_listing(listing, error_members(bug(error)))
         finally:
             self._meters.pop(listing, None)
             self.over.unlink(stop)
         self.found()
 
-    def _job(self, listing: Listing) -> Job | None:
+    def _job(self, listing: Listing) -> MigrationJob | None:
         """Return the listing's job; None where this process can't locate it, and has handed it back."""
         try:
             return self.jobs.job(listing.migration_id, listing.renewed)
@@ -125,7 +125,7 @@ class Lister:
             self.ledger.hand_back_listing(listing)
             return None
 
-    def _told(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def _entries(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         for count, entry in enumerate(entries):
             if count % 1000 == 1:
                 self.found()

@@ -11,16 +11,16 @@ from itertools import islice
 
 from gevent.lock import BoundedSemaphore
 
-from relay.engine.listing import told
-from relay.engine.migration_request import Job
-from relay.engine.transfer_engine import Runner
+from relay.engine.listing import error_members
+from relay.engine.migration_request import MigrationJob
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import ConfigError, LedgerFailed, NotFound, PermissionDenied, RelayError, Unauthenticated, Unsupported
 from relay.ledger.ledger import Ledger
 from relay.ledger.migrations import WITHDRAWN
 from relay.ledger.rows import Claim, Settlement
 from relay.location import Location
 from relay.throttle import Throttle
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 JOBS = 64
 """So many migrations are kept at hand."""
@@ -28,18 +28,18 @@ ELSEWHERE_SECONDS = 60.0
 """How long what another kind of runner may be able to move is left to it."""
 
 
-class Jobs:
+class MigrationCache:
     """What is known here of the migrations."""
 
-    def __init__(self, ledger: Ledger, runner: Runner) -> None:
+    def __init__(self, ledger: Ledger, runner: TransferEngine) -> None:
         """Nothing is known yet."""
         self._ledger, self._runner = ledger, runner
-        self._jobs: dict[str, tuple[int, Job]] = {}
+        self._jobs: dict[str, tuple[int, MigrationJob]] = {}
         self._throttles: dict[str, Throttle] = {}
         self._passed: dict[str, int] = {}
         self._reading = BoundedSemaphore(1)
 
-    def job(self, id: str, renewed: int) -> Job:
+    def job(self, id: str, renewed: int) -> MigrationJob:
         """Return a migration's job, with credentials that are no older than `renewed`. Raises ConfigError where it
         can't be made any more."""
         found = self._known(id, renewed)
@@ -48,12 +48,12 @@ class Jobs:
                 found = self._known(id, renewed) or self._read(id)
         return found
 
-    def places(self, claim: Claim, names: Iterable[str]) -> tuple[Location, ...]:
+    def locations_of(self, claim: Claim, names: Iterable[str]) -> tuple[Location, ...]:
         """Return where other objects of a claimed one's tree go. Raises as `job`."""
         destination = self.job(claim.migration_id, claim.renewed).destination
         return tuple(destination.below(name, destination=True) for name in names)
 
-    def unlocated(self, claim: Claim) -> Settlement | None:
+    def settle_unlocated(self, claim: Claim) -> Settlement | None:
         """Return how a claim is settled whose migration this process can't carry out: it is handed back, and fails
         never; None where it can. Raises LedgerFailed.
 
@@ -71,13 +71,13 @@ class Jobs:
             return Settlement(claim, "hand_back")
         return None
 
-    def _known(self, id: str, renewed: int) -> Job | None:
+    def _known(self, id: str, renewed: int) -> MigrationJob | None:
         known, job = self._jobs.get(id, (-1, None))
         return job if known >= renewed else None
 
-    def _read(self, id: str) -> Job:
+    def _read(self, id: str) -> MigrationJob:
         migration = self._ledger.migration(id)
-        job, spec = Job.of(migration, self._ledger.secret(id), self._runner.remotes)
+        job, spec = MigrationJob.from_row(migration, self._ledger.secret(id), self._runner.remotes)
         if not self._ledger.is_at(id, spec):
             raise ConfigError(
                 f"migration {migration.number} was accepted for other places than its texts mean here by now",
@@ -96,7 +96,7 @@ class Jobs:
 
     # -- what is at the destination
 
-    def finds_nothing(self, job: Job, meter: Meter) -> bool:
+    def finds_nothing(self, job: MigrationJob, meter: Watchdog) -> bool:
         """Look if nothing is at the destination now, so that nobody needs to look for each object. Only a listing that
         tells of everything says so; `meter` tells what of it is tried again."""
         store = self._runner.stores.destination(job.destination, meter)
@@ -111,10 +111,10 @@ class Jobs:
 
     # -- who is denied
 
-    def denied(self, job: Job) -> bool:
+    def source_denies_listing(self, job: MigrationJob) -> bool:
         """Ask if the source denies by now what it let us list before."""
         try:
-            source = self._runner.stores.source(job.source, Meter(self._runner.limits))
+            source = self._runner.stores.source(job.source, Watchdog(self._runner.limits))
             next(iter(source.list(job.source)), None)
         except (Unauthenticated, PermissionDenied):
             return True
@@ -122,13 +122,13 @@ class Jobs:
             pass  # it does not tell
         return False
 
-    def passed(self, claim: Claim) -> None:
+    def note_success(self, claim: Claim) -> None:
         """A transfer ended well: both stores take the credentials that it was claimed with."""
         self._passed[claim.migration_id] = claim.renewed
         if len(self._passed) > JOBS:
             del self._passed[next(iter(self._passed))]
 
-    def still_denied(self, claim: Claim, side: str | None) -> bool:
+    def is_still_denied(self, claim: Claim, side: str | None) -> bool:
         """Say if a migration has waited for credentials of this side, and with those that came nothing has ended well
         yet, as far as is known here: a denial is no object's own then.
 
@@ -136,18 +136,18 @@ class Jobs:
         """
         if self._passed.get(claim.migration_id) == claim.renewed or (side == "source" and claim.url):
             return False
-        error = self._ledger.waited(claim.migration_id)
+        error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == side and error["code"] in WITHDRAWN
 
     def has_waited(self, claim: Claim) -> bool:
         """Say if a migration has waited for credentials of its source before. Raises LedgerFailed."""
-        error = self._ledger.waited(claim.migration_id)
+        error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == "source" and error["code"] in WITHDRAWN
 
     def pause(self, id: str, error: RelayError) -> None:
         """Let a migration wait for what its user must do."""
         with suppress(RelayError):  # it is over, or paused already
-            self._ledger.pause_for(id, told(error))
+            self._ledger.pause_for(id, error_members(error))
 
     # -- what holds it back
 

@@ -22,24 +22,24 @@ from typing import Final
 
 from gevent.event import Event
 
-from relay.engine.cleanup import lost_tokens, remove_lost, remove_piece, throw_away, uploads_of
-from relay.engine.inspection import is_piece, look
-from relay.engine.multipart.lifecycle import place_of
+from relay.engine.cleanup import abort_upload, lost_upload_tokens, remove_lost_uploads, remove_piece, uploads_of
+from relay.engine.inspection import inspect_object, is_piece
+from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.plan import Plan, Verify
 from relay.engine.transfer.precheck import CLOCKS_SECONDS
 from relay.engine.transfer.verify import is_same
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.migration_cache import Jobs
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.migration_cache import MigrationCache
 from relay.errors import ConfigError, DestinationLost, LedgerFailed, NotFound, RelayError, SourceChanged, StoreError
 from relay.errors.bugs import bug
 from relay.file_names import safe_name
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Before, Orphan
+from relay.ledger.rows import Orphan, PriorState
 from relay.location import Location
 from relay.parsing import http_date, is_before
 from relay.receipt import Version
-from relay.stores.interfaces import Destination, Found, Source, Unknown
-from relay.wire.watchdog import Meter
+from relay.stores.interfaces import Destination, ObjectInfo, Source, UnknownObject
+from relay.wire.watchdog import Watchdog
 
 log = logging.getLogger("relay.orphans")
 
@@ -53,12 +53,12 @@ Left = tuple[Orphan, RelayError]
 
 
 @dataclass(eq=False)
-class Sweeper:
+class OrphanSweeper:
     """One process's share of it. `only` what is left of one migration."""
 
     ledger: Ledger
-    runner: Runner
-    jobs: Jobs
+    runner: TransferEngine
+    jobs: MigrationCache
     over: Event
     """Set when it is to end, within about a second."""
     only: str | None = None
@@ -105,19 +105,21 @@ class Sweeper:
         with self._meter() as meter:
             destination = self.runner.stores.destination(plan.destination, meter)
             if begun is not None:
-                place = place_of(plan, begun)
+                place = location_of_upload(plan, begun)
                 if place is None:
                     raise ConfigError(f"an upload to {begun.place} was begun, and its remote leads elsewhere by now")
                 for upload in uploads_of(destination, place, begun, self.runner.limits):
-                    throw_away(destination, upload)
-            left = remove_lost(destination, self._named(plan, meter), lost_tokens(claim, claim.fence + 1))
+                    abort_upload(destination, upload)
+            left = remove_lost_uploads(
+                destination, self._name_after_source(plan, meter), lost_upload_tokens(claim, claim.fence + 1)
+            )
             if left is not None:
                 raise left
             remaining = self._remove_shown(destination, plan, orphan, meter)
-        self.ledger.removed(orphan, remaining.remains if remaining is not None else {})
+        self.ledger.note_removed(orphan, remaining.remains if remaining is not None else {})
         return remaining
 
-    def _named(self, plan: Plan, meter: Meter) -> Location:
+    def _name_after_source(self, plan: Plan, meter: Watchdog) -> Location:
         """Return where an object goes: under the source's name, where the destination is a folder. Where the source
         does not tell its name any more it has another: nearly all names of uploads depend on the folder alone."""
         place = plan.destination
@@ -126,21 +128,23 @@ class Sweeper:
         name: str | None = None
         with suppress(StoreError):
             found = self.runner.stores.source(plan.source, meter).head(plan.source)
-            name = safe_name(found.disposition, found.location) if isinstance(found, Found) else None
+            name = safe_name(found.disposition, found.location) if isinstance(found, ObjectInfo) else None
         return place.named(name or safe_name(None, plan.source) or "object")
 
-    def _remove_shown(self, destination: Destination, plan: Plan, orphan: Orphan, meter: Meter) -> RelayError | None:
+    def _remove_shown(self, destination: Destination, plan: Plan, orphan: Orphan, meter: Watchdog) -> RelayError | None:
         """Remove a piece that a lost attempt may have left at the object's own place, if that is seen there. Returns
         and raises as `_remove`."""
         place, claim, was = plan.destination, orphan.claim, orphan.before
-        hidden = destination.atomic(plan.verify is not Verify.SIZE) or bool(destination.unpublished(place, ""))
+        hidden = destination.publishes_atomically(plan.verify is not Verify.SIZE) or bool(
+            destination.staged_locations(place, "")
+        )
         if was is None or not claim.lapses or hidden or place.method == "POST":
             return None
         if place.path.endswith("/"):
             return _may_remain(DestinationLost("it went under the source's name, which nobody wrote down"), place)
         try:
-            found = look(destination, place)
-            if isinstance(found, Unknown):
+            found = inspect_object(destination, place)
+            if isinstance(found, UnknownObject):
                 raise found.why
             there = found.version
             if is_same(was.version, there) or is_before(there.last_modified, was.since, CLOCKS_SECONDS):
@@ -165,9 +169,9 @@ class Sweeper:
         return None
 
     @contextmanager
-    def _meter(self) -> Iterator[Meter]:
+    def _meter(self) -> Iterator[Watchdog]:
         """Give what lets a request end when this is over."""
-        meter = Meter(self.runner.limits)
+        meter = Watchdog(self.runner.limits)
 
         def cancel(_: Event) -> None:
             meter.cancel()
@@ -179,7 +183,7 @@ class Sweeper:
             self.over.unlink(cancel)
 
 
-def _is_ours(there: Version, was: Before) -> bool:
+def _is_ours(there: Version, was: PriorState) -> bool:
     """Say if the first bytes of an object are a piece of ours. Raises DestinationLost where nothing tells: where an
     object was there before they may be another version of that; and where nobody wrote down what was, unless they were
     written since."""
@@ -193,7 +197,7 @@ def _is_ours(there: Version, was: Before) -> bool:
 def _size(source: Source, place: Location) -> int | None:
     """Return the length in bytes of what is at the source, or None where it does not tell."""
     found = source.head(place)
-    return found.version.size if isinstance(found, Found) else None
+    return found.version.size if isinstance(found, ObjectInfo) else None
 
 
 def _may_remain(error: RelayError, place: Location) -> RelayError:

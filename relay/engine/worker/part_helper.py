@@ -13,43 +13,43 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
-from relay.engine.multipart.lifecycle import place_of
-from relay.engine.multipart.part_workers import Way, Window, spans_of
-from relay.engine.retries import Trouble
+from relay.engine.multipart.lifecycle import location_of_upload
+from relay.engine.multipart.part_workers import PartContext, PartWorkers, ranges_of
+from relay.engine.retries import PendingRetry
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import RelayError, StoreError, UploadGone
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Share, StoredPart
-from relay.stores.interfaces import Found, PartsDestination, Upload
-from relay.wire.watchdog import Meter
+from relay.ledger.rows import PartLease, StoredPart
+from relay.stores.interfaces import ObjectInfo, PartsDestination, Upload
+from relay.wire.watchdog import Watchdog
 
 
 @dataclass(eq=False)
-class Sharing:
+class PartHelper:
     """What is moved here of one shared object. Run it once; others may read `bytes` and `total`, and `cancel` it."""
 
-    share: Share
+    share: PartLease
     ledger: Ledger
-    way: Way
+    way: PartContext
 
     def __post_init__(self) -> None:
         """Nothing has moved yet."""
         begun = self.share.upload
-        self._window = Window(self.way, spans_of(begun.size, begun.part_bytes))
+        self._window = PartWorkers(self.way, ranges_of(begun.size, begun.part_bytes))
         self._upload = Upload(self.way.place, begun.upload_id, begun.checked)
         self._first: int | None = self.share.first
 
     @classmethod
-    def of(cls, share: Share, transfer: Transfer, ledger: Ledger) -> Sharing | None:
+    def for_lease(cls, share: PartLease, transfer: Transfer, ledger: Ledger) -> PartHelper | None:
         """Return it as the parts of a transfer that is not to be run; None where its plan leads elsewhere by now."""
-        place, pinned = place_of(transfer.plan, share.upload), share.upload.pinned
+        place, pinned = location_of_upload(transfer.plan, share.upload), share.upload.pinned
         if place is None or pinned is None:
             return None
-        found = Found(pinned, transfer.plan.source, ranges=True)
-        return cls(share, ledger, transfer.way(place, found, digested=share.upload.digested))
+        found = ObjectInfo(pinned, transfer.plan.source, ranges=True)
+        return cls(share, ledger, transfer.part_context(place, found, digested=share.upload.digested))
 
     @property
-    def meter(self) -> Meter:
+    def meter(self) -> Watchdog:
         """What measures it."""
         return self.way.meter
 
@@ -79,7 +79,7 @@ class Sharing:
         return self.share.upload.size
 
     @property
-    def trouble(self) -> Trouble | None:
+    def trouble(self) -> PendingRetry | None:
         """As a transfer's."""
         return self.way.troubles.worst
 
@@ -95,17 +95,17 @@ class Sharing:
             self._abort()
             raise
         finally:
-            self.ledger.give_back(self.share.claim, resent=self._window.resent)
+            self.ledger.release_parts(self.share.claim, resent=self._window.resent)
 
     def _take(self, done: StoredPart | None) -> int | None:
         if done is None and self._first is not None:
             first, self._first = self._first, None
             return first
-        return self.ledger.take(self.share.claim, self._upload.id, done)
+        return self.ledger.take_part(self.share.claim, self._upload.id, done)
 
     def _abort(self) -> None:
         """Throw it away once more: a part that was under way when its upload was may be kept, at a cost, until then
         (S3's AbortMultipartUpload says so)."""
-        destination = self.way.stores.destination(self.way.place, Meter(self.way.limits))
+        destination = self.way.stores.destination(self.way.place, Watchdog(self.way.limits))
         with suppress(StoreError):
             cast(PartsDestination, destination).abort(self._upload)

@@ -28,7 +28,7 @@ MEMORY_SECONDS: Final = 0.25
 
 
 @dataclass(eq=False)
-class Pace:
+class PrefetchSizer:
     """What the last turns were like: objects a second, and how long a turn takes, the wait for the lock included."""
 
     slots: int
@@ -37,7 +37,7 @@ class Pace:
     seconds: float = 0.0
     _turned: float | None = None
 
-    def turned(self, ended: int, began: float) -> None:
+    def note_poll(self, ended: int, began: float) -> None:
         """A turn is over that `began` at that time; it settled so many."""
         now = self.clock()
         since = now - self._turned if self._turned is not None else now - began

@@ -16,7 +16,7 @@ from enum import Enum
 from math import inf
 from typing import Final, Protocol
 
-from relay.engine.worker.migration_cache import Jobs
+from relay.engine.worker.migration_cache import MigrationCache
 from relay.errors import (
     CredentialsWithdrawn,
     LedgerFailed,
@@ -48,21 +48,21 @@ class Verdict(Enum):
 
 
 @dataclass(eq=False)
-class Refusals:
+class RefusalHistory:
     """What this process has seen of them."""
 
     clock: Callable[[], float]
     _good: dict[Key, float] = field(default_factory=dict)
     _waiting: dict[Key, dict[int, float]] = field(default_factory=dict)
 
-    def passed(self, claim: Claim, began: float) -> None:
+    def note_success(self, claim: Claim, began: float) -> None:
         """Note that a transfer that began then has ended well."""
         key = (claim.migration_id, claim.renewed)
         self._good[key] = max(began, self._good.pop(key, -inf))
         if len(self._good) > KEPT:
             del self._good[next(iter(self._good))]
 
-    def has_passed(self, claim: Claim) -> bool:
+    def has_succeeded(self, claim: Claim) -> bool:
         """Say if any transfer has ended well with the credentials of this claim."""
         return (claim.migration_id, claim.renewed) in self._good
 
@@ -94,27 +94,27 @@ class UnderWay(Protocol):
         """When it began, by the clock of who judges."""
 
 
-class Judge:
+class RefusalJudge:
     """Says what a refusal means, by what this process has seen, and what the ledger and the source say."""
 
-    def __init__(self, jobs: Jobs, clock: Callable[[], float], active: Mapping[int, UnderWay]) -> None:
+    def __init__(self, jobs: MigrationCache, clock: Callable[[], float], active: Mapping[int, UnderWay]) -> None:
         """`active` are the transfers that run here, as they are at each moment."""
         self._jobs, self._clock, self._active = jobs, clock, active
-        self._refusals = Refusals(clock)
+        self._refusals = RefusalHistory(clock)
         self._asked: dict[str, float] = {}
 
-    def passed(self, claim: Claim, began: float) -> None:
+    def note_success(self, claim: Claim, began: float) -> None:
         """Note that a transfer that began then has ended well."""
-        self._refusals.passed(claim, began)
+        self._refusals.note_success(claim, began)
 
-    def judged(self, claim: Claim, error: RelayError) -> Verdict | LedgerFailed:
+    def judge(self, claim: Claim, error: RelayError) -> Verdict | LedgerFailed:
         """Say if an error is the object's own, or everybody's. Or why the ledger did not tell."""
         if not isinstance(error, Unauthenticated | StoreFull):
             return Verdict.OWN
         if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
             return Verdict.ALL
         verdict = self._refusals.judge(claim, lambda moment: self._is_busy_since(claim, moment))
-        if verdict is Verdict.ALL and error.side == "source" and not self._refusals.has_passed(claim):
+        if verdict is Verdict.ALL and error.side == "source" and not self._refusals.has_succeeded(claim):
             try:
                 return Verdict.OWN if self._is_told_to_go_on(claim) else verdict
             except LedgerFailed as failure:
@@ -133,17 +133,17 @@ class Judge:
         if claim.url:
             return True
         try:
-            return not self._jobs.denied(self._jobs.job(claim.migration_id, claim.renewed))
+            return not self._jobs.source_denies_listing(self._jobs.job(claim.migration_id, claim.renewed))
         except LedgerFailed:
             raise
         except RelayError:
             return False
 
-    def denied(self, claim: Claim, error: PermissionDenied) -> RelayError:
+    def classify_denial(self, claim: Claim, error: PermissionDenied) -> RelayError:
         """Return what a denial (403) means: of more than this object, that the credentials are not good any more. Or
         why the ledger did not tell."""
         try:
-            if not (self._jobs.still_denied(claim, error.side) or self._source_denies(claim, error)):
+            if not (self._jobs.is_still_denied(claim, error.side) or self._source_denies(claim, error)):
                 return error
         except LedgerFailed as failure:
             return failure
@@ -158,7 +158,7 @@ class Judge:
             job = self._jobs.job(id, claim.renewed)
         except RelayError:
             return False
-        if self._jobs.denied(job):
+        if self._jobs.source_denies_listing(job):
             return True
         self._asked = {id: now + AGAIN_SECONDS}  # so many may be denied, one after the other
         return False

@@ -28,19 +28,19 @@ from gevent import GreenletExit
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from relay.engine.listing import told
-from relay.engine.multipart.journal import ClaimJournal, Notes
+from relay.engine.listing import error_members
 from relay.engine.outcome import Outcome
-from relay.engine.retries import Trouble
+from relay.engine.retries import PendingRetry
 from relay.engine.transfer.transfer import Transfer
-from relay.engine.transfer_engine import Runner
-from relay.engine.worker.conversions import known_of, settled
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.claim_journal import ClaimJournal, NoteWriter
+from relay.engine.worker.conversions import hints_of_claim, settlement_of
 from relay.engine.worker.lister import Lister
-from relay.engine.worker.migration_cache import Jobs
-from relay.engine.worker.orphans import Sweeper
-from relay.engine.worker.part_helper import Sharing
-from relay.engine.worker.prefetch import GATHER_SECONDS, LONGEST_SECONDS, Pace
-from relay.engine.worker.refusals import AGAIN_SECONDS, Judge, Verdict
+from relay.engine.worker.migration_cache import MigrationCache
+from relay.engine.worker.orphans import OrphanSweeper
+from relay.engine.worker.part_helper import PartHelper
+from relay.engine.worker.prefetch import GATHER_SECONDS, LONGEST_SECONDS, PrefetchSizer
+from relay.engine.worker.refusals import AGAIN_SECONDS, RefusalJudge, Verdict
 from relay.errors import (
     Cancelled,
     KeyCollision,
@@ -52,9 +52,9 @@ from relay.errors import (
     RelayError,
 )
 from relay.errors.bugs import bug
-from relay.ledger.claims import LAPSES, SUSPECT, Wanted, large
+from relay.ledger.claims import LAPSES, SUSPECT, ClaimRequest, is_large
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Listing, Settlement, Share, Standing
+from relay.ledger.rows import Claim, Listing, MigrationView, PartLease, Settlement
 from relay.process.failpoints import reach
 from relay.throttle import Throttle
 
@@ -86,21 +86,21 @@ def boottime() -> float:
 
 
 @dataclass(eq=False)
-class Active:
+class ActiveTransfer:
     """A transfer that runs here, or parts of another runner's, for who watches."""
 
     claim: Claim
-    transfer: Transfer | Sharing
+    transfer: Transfer | PartHelper
     began: float
     stopped: bool = False
 
 
 @dataclass(eq=False)
-class Claimer:
+class Worker:
     """One process's share of the ledger's work. `only` one migration: then `run` returns when that has ended."""
 
     ledger: Ledger
-    runner: Runner
+    runner: TransferEngine
     slots: int
     only: str | None = None
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
@@ -110,26 +110,26 @@ class Claimer:
     clock: Callable[[], float] = boottime
     lease_seconds: float = 30.0
 
-    active: dict[int, Active] = field(default_factory=dict)
+    active: dict[int, ActiveTransfer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Nothing is claimed yet."""
-        self._queue: SimpleQueue[tuple[Claim | Share, int] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Claim | PartLease, int] | None] = SimpleQueue()
         self._settlements: list[Settlement] = []
         self._in_hand: dict[int, Claim] = {}
         self._renewed, self._entries = -inf, 0
         self._doubtful = False
-        self._jobs = Jobs(self.ledger, self.runner)
+        self._jobs = MigrationCache(self.ledger, self.runner)
         self._trouble: RelayError | None = None
         self._met: RelayError | None = None
         self._met_until = -inf
-        self._notes = Notes(self.ledger)
+        self._notes = NoteWriter(self.ledger)
         self._shares: set[int] = set()
         self._lister: Lister | None = None
         self._shunned: dict[int, float] = {}
         self._join_at = 0.0
-        self._judge = Judge(self._jobs, self.clock, self.active)
-        self._pace = Pace(self.slots, self.clock)
+        self._judge = RefusalJudge(self._jobs, self.clock, self.active)
+        self._pace = PrefetchSizer(self.slots, self.clock)
         self._wake, self._hungry, self._over, self._stopped = Event(), Event(), Event(), Event()
         self._look_at, self._idle = 0.0, 0.0
 
@@ -144,29 +144,36 @@ class Claimer:
         """Claim nothing more, and hand back what runs within about a second. `run` returns then."""
         self._over.set()
         for active in tuple(self.active.values()):
-            self._break(active, "this process stops")
+            self._cancel_transfer(active, "this process stops")
         self._wake.set()
         self._hungry.set()
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """Look for work now: something was accepted or told."""
         self._wake.set()
 
     def run(self) -> None:
         """Work until told to stop, or until the one migration has ended. Leaves no claim behind but those of a
         ledger that does not answer, which lapse. Raises LedgerFailed only where it never began."""
-        self._renew()
+        self._renew_lease()
         self.ledger.reclaim()
         workers = [gevent.spawn(self._work) for _ in range(self.slots)]
         self._lister = lister = Lister(
-            self.ledger, self.runner, self._jobs, self._over, self._wake.set, self._troubled, self.only, self._is_alone
+            self.ledger,
+            self.runner,
+            self._jobs,
+            self._over,
+            self._wake.set,
+            self._note_trouble,
+            self.only,
+            self._is_alone,
         )
-        sweeper = Sweeper(self.ledger, self.runner, self._jobs, self._over, self.only)
-        tasks = (lister.run, sweeper.run, self._keep, self._tell)
+        sweeper = OrphanSweeper(self.ledger, self.runner, self._jobs, self._over, self.only)
+        tasks = (lister.run, sweeper.run, self._keep_lease, self._report_retries)
         others = [gevent.spawn(task) for task in tasks]
         try:
-            while not self.stopping and not self._round():
-                self._gather()
+            while not self.stopping and not self._poll():
+                self._wait_for_settlements()
         finally:
             self.stop()
             for _ in workers:
@@ -178,7 +185,7 @@ class Claimer:
 
     # -- one round
 
-    def _gather(self) -> None:
+    def _wait_for_settlements(self) -> None:
         """Wait until something has ended or is to be looked at; and then a while, as long as there is enough to do."""
         soon, late = IDLE_SECONDS
         self._idle = 0.0 if self._in_hand or self._shares else min(max(2 * self._idle, soon), late)
@@ -189,13 +196,13 @@ class Claimer:
             self._hungry.clear()
             self._hungry.wait(LONGEST_SECONDS)
 
-    def _round(self) -> bool:
+    def _poll(self) -> bool:
         """Settle, claim, and see what others said. Returns True when the one migration has ended."""
         try:
-            self._own()
-            claimed = self._turn()
+            self._release_unknown_claims()
+            claimed = self._settle_and_claim()
             if not claimed:
-                self._join()
+                self._join_part_lease()
             self.trouble = None
             idle = not claimed and not self._in_hand and not self._shares
             return (idle or self.clock() >= self._look_at) and self._finished() and idle
@@ -206,13 +213,13 @@ class Claimer:
             gevent.sleep(LOOK_SECONDS)
             return False
 
-    def _own(self) -> None:
+    def _release_unknown_claims(self) -> None:
         """Hand back what the ledger has as ours and we have not: after a failure it is not known what was claimed."""
         if self._doubtful:
-            self.ledger.disown(tuple(self._in_hand.values()), tuple(self._shares))
+            self.ledger.release_unknown_claims(tuple(self._in_hand.values()), tuple(self._shares))
             self._doubtful = False
 
-    def _turn(self) -> int:
+    def _settle_and_claim(self) -> int:
         """Settle what has ended, claim what there is room for, and do as others said; return how many were claimed."""
         began, entry, ends = self.clock(), self._entries, tuple(self._settlements)
         watched = {claim.migration_id for claim in self._in_hand.values()}
@@ -220,19 +227,19 @@ class Claimer:
         if ends:
             reach("before-settle")
         try:
-            turn = self.ledger.turn(ends, self._wanted(), self.only, watched)
+            turn = self.ledger.settle_and_claim(ends, self._claim_request(), self.only, watched)
         except LedgerRefused:
             self._settle_each(ends)
             raise
         if ends:
             reach("after-settle")
         self._ends_settled(ends)
-        self._pace.turned(len(ends), began)
+        self._pace.note_poll(len(ends), began)
         self._in_hand |= {claim.id: claim for claim in turn.claims}
         if turn.claims:
             reach("after-claim")
         try:
-            self._obey(turn.standings)
+            self._stop_ended_migrations(turn.standings)
         finally:
             for claim in turn.claims:
                 self._queue.put((claim, entry))
@@ -244,24 +251,24 @@ class Claimer:
             try:
                 self.ledger.settle([end])
             except LedgerRefused as error:
-                self.ledger.settle([Settlement(end.claim, "failed", error=told(error))])
+                self.ledger.settle([Settlement(end.claim, "failed", error=error_members(error))])
             self._settlements.remove(end)
             self._let_go(end.claim)
 
-    def _wanted(self) -> Wanted:
+    def _claim_request(self) -> ClaimRequest:
         """Return what there is room for."""
         busy = len(self._in_hand) - len(self._settlements) + len(self._shares)
         room = self.slots + self._pace.ahead - busy
-        if self._suspects():
+        if self._runs_suspect():
             room = 0
-        most = (self.slots + 1) // 2 - sum(map(large, self._in_hand.values()))
-        return Wanted(room, most, self.slots - busy, self._is_alone())
+        most = (self.slots + 1) // 2 - sum(map(is_large, self._in_hand.values()))
+        return ClaimRequest(room, most, self.slots - busy, self._is_alone())
 
     def _is_alone(self) -> bool:
         """Say if nothing is in hand that something which kills this process would take along."""
         return not self._in_hand and not self._shares
 
-    def _suspects(self) -> bool:
+    def _runs_suspect(self) -> bool:
         """Say if something here may kill this process: that is to take nothing else along."""
         listed = self._lister is not None and self._lister.is_suspect
         return listed or any(claim.lapses >= SUSPECT for claim in self._in_hand.values())
@@ -277,14 +284,14 @@ class Claimer:
         for end in ends:
             self._let_go(end.claim)
 
-    def _join(self) -> None:
+    def _join_part_lease(self) -> None:
         """Share in an object of another runner, where there is a slot for it and nothing else to do."""
         now, busy = self.clock(), len(self._in_hand) + len(self._shares)
-        if busy >= self.slots or self.stopping or now < self._join_at or self._suspects():
+        if busy >= self.slots or self.stopping or now < self._join_at or self._runs_suspect():
             return
         self._join_at = now + JOIN_SECONDS
         self._shunned = {id: until for id, until in self._shunned.items() if until > now}
-        share = self.ledger.join(self.only, (*self._shares, *self._shunned))
+        share = self.ledger.join_upload(self.only, (*self._shares, *self._shunned))
         if share is not None:
             self._shares.add(share.claim.id)
             self._queue.put((share, self._entries))
@@ -303,7 +310,7 @@ class Claimer:
             members = {name: getattr(migration, name) for name in named}
             log.info("migration", extra={"members": {**members, "objects": objects, "error": migration.error}})
 
-    def _obey(self, standings: Mapping[str, Standing]) -> None:
+    def _stop_ended_migrations(self, standings: Mapping[str, MigrationView]) -> None:
         """Stop the transfers of migrations that were cancelled or paused by somebody, and keep to the bounds as they
         are now."""
         for id, standing in standings.items():
@@ -311,19 +318,19 @@ class Claimer:
         for active in tuple(self.active.values()):
             found = standings.get(active.claim.migration_id)  # None: it began while the ledger was asked
             if found and found.state in ("paused", "cancelled") and not active.transfer.meter.committed:
-                self._break(active, f"the migration was {found.state}", goes_on=found.state == "paused")
+                self._cancel_transfer(active, f"the migration was {found.state}", goes_on=found.state == "paused")
 
     def _throttle(self, id: str) -> Throttle:
         """Return what holds a migration's transfers back in this process."""
         return self._jobs.throttle(id, lambda: {active.claim.migration_id for active in self.active.values()})
 
-    def _crowded(self, id: str) -> bool:
+    def _is_at_limit(self, id: str) -> bool:
         """Say if as many transfers of a migration run here as its bounds let; they were narrowed since it was claimed
         then."""
         most = self._throttle(id).bounds.transfers
         return most is not None and sum(one.claim.migration_id == id for one in self.active.values()) >= most
 
-    def _break(self, active: Active, why: str, goes_on: bool = True) -> None:
+    def _cancel_transfer(self, active: ActiveTransfer, why: str, goes_on: bool = True) -> None:
         """Stop a transfer; where nobody is to go on with it, it throws away what it had begun."""
         active.stopped = True
         active.transfer.cancel(Cancelled(why, retryable=goes_on))
@@ -343,7 +350,7 @@ class Claimer:
 
     # -- the lease
 
-    def _renew(self) -> bool:
+    def _renew_lease(self) -> bool:
         """Put the lease off, and remember until when, by our own clock, nobody can have taken our claims."""
         asked = self.clock()
         held = self.ledger.renew(self.lease_seconds)
@@ -351,11 +358,11 @@ class Claimer:
         self._entries += not held
         return held
 
-    def _sure(self, entry: int) -> bool:
+    def _has_lease(self, entry: int) -> bool:
         """Say if what was claimed since this process entered itself for the `entry`th time is ours beyond doubt."""
         return entry == self._entries and self.clock() - self._renewed < self.lease_seconds
 
-    def _keep(self) -> None:
+    def _keep_lease(self) -> None:
         every = min(RENEW_SECONDS, self.lease_seconds / 4)
         due = self.clock() + every
         while not self._stopped.wait(0.1):
@@ -363,18 +370,18 @@ class Claimer:
                 continue
             due = self.clock() + every
             try:
-                if not self._renew():
+                if not self._renew_lease():
                     for active in tuple(self.active.values()):
                         active.transfer.cancel(LeaseLost("this process was taken for gone"))
                 if self.ledger.reclaim():
                     self._wake.set()
             except LedgerFailed as error:
-                self._troubled(error)
+                self._note_trouble(error)
 
-    def _tell(self) -> None:
+    def _report_retries(self) -> None:
         """Write down, once a second at most, what is tried again here, for whoever looks from elsewhere."""
-        written: dict[int, Trouble] = {}
-        listed: dict[Listing, Trouble] = {}
+        written: dict[int, PendingRetry] = {}
+        listed: dict[Listing, PendingRetry] = {}
         while not self._stopped.wait(LOOK_SECONDS):
             claims, now = {}, {}
             for id, active in tuple(self.active.items()):
@@ -387,10 +394,10 @@ class Claimer:
                 written = {id: one for id, one in now.items() if one is not None}
                 listed = self._tell_listings(listed)
             except LedgerFailed as error:
-                self._troubled(error)
+                self._note_trouble(error)
 
-    def _tell_listings(self, written: Mapping[Listing, Trouble]) -> dict[Listing, Trouble]:
-        """As `_tell`, of listings; return what stands there now."""
+    def _tell_listings(self, written: Mapping[Listing, PendingRetry]) -> dict[Listing, PendingRetry]:
+        """As `_report_retries`, of listings; return what stands there now."""
         now = self._lister.troubles() if self._lister is not None else {}
         for listing, trouble in now.items():
             if trouble != written.get(listing):
@@ -407,7 +414,7 @@ class Claimer:
     def trouble(self, error: RelayError | None) -> None:
         self._trouble = error
 
-    def _troubled(self, error: LedgerFailed) -> None:
+    def _note_trouble(self, error: LedgerFailed) -> None:
         self._met, self._met_until = error, self.clock() + TROUBLE_SECONDS
 
     # -- transfers
@@ -417,16 +424,16 @@ class Claimer:
             if self._queue.qsize() <= self._pace.low:
                 self._hungry.set()
             claim, entry = item
-            if isinstance(claim, Share):
-                self._share(claim)
+            if isinstance(claim, PartLease):
+                self._help(claim)
                 continue
             try:
-                end = self._made(claim, entry)
+                end = self._run_transfer(claim, entry)
             except Exception as error:  # noqa: BLE001 - a bug: this object fails with it, and the others go on
-                end = Settlement(claim, "failed", error=told(bug(error)))
+                end = Settlement(claim, "failed", error=error_members(bug(error)))
             except (GreenletExit, gevent.Timeout) as error:  # somebody's, in the middle of this object
                 again = claim.attempts < LAPSES
-                end = Settlement(claim, "hand_back" if again else "failed", error=told(bug(error)))
+                end = Settlement(claim, "hand_back" if again else "failed", error=error_members(bug(error)))
             except BaseException:  # this process ends
                 self._ended(Settlement(claim, "hand_back"))
                 raise
@@ -436,53 +443,53 @@ class Claimer:
         self._settlements.append(end)
         self._wake.set()
 
-    def _made(self, claim: Claim, entry: int) -> Settlement:
+    def _run_transfer(self, claim: Claim, entry: int) -> Settlement:
         """Make one transfer; return how it is settled, which the ledger passes over where it is not ours any more."""
-        if self.stopping or self._crowded(claim.migration_id):
+        if self.stopping or self._is_at_limit(claim.migration_id):
             return Settlement(claim, "hand_back")
         transfer: Transfer | None = None
-        active: Active | None = None
+        active: ActiveTransfer | None = None
         while claim.id in self._shares and not self.stopping:
             gevent.sleep(SHARE_SECONDS)  # what we move of it already is not lost, then
         try:
-            unlocated = self._jobs.unlocated(claim)
+            unlocated = self._jobs.settle_unlocated(claim)
             if unlocated is not None:
                 return unlocated
             transfer = self._transfer(claim)
-            transfer.known = known_of(claim)
+            transfer.known = hints_of_claim(claim)
             if claim.twins:
-                names = self.ledger.enter(claim)
+                names = self.ledger.enter_folded(claim)
                 if names is None:
                     return Settlement(claim, "hand_back", wait=TWIN_SECONDS)
-                twins = self._jobs.places(claim, names)
+                twins = self._jobs.locations_of(claim, names)
                 transfer.known = replace(transfer.known, twins=twins)
-            transfer.journal = ClaimJournal(self.ledger, claim, partial(self._sure, entry), self._notes)
+            transfer.journal = ClaimJournal(self.ledger, claim, partial(self._has_lease, entry), self._notes)
             transfer.admitted = True
-            self.active[claim.id] = active = Active(claim, transfer, self.clock())
+            self.active[claim.id] = active = ActiveTransfer(claim, transfer, self.clock())
             try:
                 outcome = self.runner.run(transfer)
             finally:
-                self._inactive(active)
+                self._remove_active(active)
         except LeaseLost as error:
             # It may be ours after all: claimed when this process was taken for gone, and had not entered itself again.
-            return self._back(claim, transfer, error)
+            return self._hand_back(claim, transfer, error)
         except RelayError as error:
             self.moved(transfer.moved if transfer else 0)
-            return self._failed(claim, transfer, error, active is not None and active.stopped)
+            return self._settle_failure(claim, transfer, error, active is not None and active.stopped)
         self.moved(min(transfer.moved, outcome.bytes))  # what was read of one that was left alone did not move
         self.ended(claim, outcome)
-        self._jobs.passed(claim)
-        self._judge.passed(claim, active.began)
-        return settled(claim, outcome, transfer.resent)
+        self._jobs.note_success(claim)
+        self._judge.note_success(claim, active.began)
+        return settlement_of(claim, outcome, transfer.resent)
 
-    def _inactive(self, active: Active) -> None:
+    def _remove_active(self, active: ActiveTransfer) -> None:
         """Take note that it runs no more. Who lost its claim may have claimed the same object again meanwhile."""
         if self.active.get(active.claim.id) is active:
             del self.active[active.claim.id]
 
-    def _back(self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0) -> Settlement:
+    def _hand_back(self, claim: Claim, transfer: Transfer | None, error: RelayError, wait: float = 0.0) -> Settlement:
         """Return the end of a claim that is handed back because of an error."""
-        resent, unsent, rid = (transfer.resent, transfer.unsent, transfer.is_rid) if transfer else (0, False, False)
+        resent, unsent, rid = (transfer.resent, transfer.unsent, transfer.frees_slot) if transfer else (0, False, False)
         end = Settlement(claim, "hand_back", resent=resent, unsent=unsent, wait=wait, remains=error.remains, rid=rid)
         return replace(end, untouched=transfer.untouched) if transfer else end
 
@@ -493,39 +500,39 @@ class Claimer:
         transfer.meter.throttle = self._throttle(claim.migration_id)
         return transfer
 
-    def _failed(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
+    def _settle_failure(self, claim: Claim, transfer: Transfer | None, error: RelayError, stopped: bool) -> Settlement:
         over = stopped or self.stopping
         if isinstance(error, KeyCollision) and not (transfer and transfer.has_sent):
             with suppress(LedgerFailed, LeaseLost):  # then it only looks as if it had gone there
-                self.ledger.step_back(claim)
+                self.ledger.leave_folded(claim)
         if isinstance(error, PermissionDenied) and not over:
-            error = self._judge.denied(claim, error)
+            error = self._judge.classify_denial(claim, error)
         if over or isinstance(error, LedgerFailed):
-            return self._back(claim, transfer, error)
-        verdict = self._judge.judged(claim, error)
+            return self._hand_back(claim, transfer, error)
+        verdict = self._judge.judge(claim, error)
         if isinstance(verdict, LedgerFailed) or verdict is Verdict.LATER:
-            return self._back(claim, transfer, error, AGAIN_SECONDS if verdict is Verdict.LATER else 0.0)
+            return self._hand_back(claim, transfer, error, AGAIN_SECONDS if verdict is Verdict.LATER else 0.0)
         if verdict is Verdict.ALL:
             # The others would fail with the same: better all wait for new credentials, or for room.
             self._jobs.pause(claim.migration_id, error)
-            return self._back(claim, transfer, error)
+            return self._hand_back(claim, transfer, error)
         self.ended(claim, error)
         return replace(
-            self._back(claim, transfer, error),
+            self._hand_back(claim, transfer, error),
             verb="failed",
             seconds=transfer.meter.seconds() if transfer else None,
-            error=told(error),
+            error=error_members(error),
         )
 
     # -- shares
 
-    def _share(self, share: Share) -> None:
+    def _help(self, share: PartLease) -> None:
         """Move parts of an object of another runner. However that ends, it is that one's to say what came of it."""
         id = share.claim.id
         try:
-            self._shared(share)
+            self._end_help(share)
         except LedgerFailed as error:
-            self._troubled(error)
+            self._note_trouble(error)
             self._doubtful = True  # some parts may stand as ours
         except RelayError as error:
             self._shunned[id] = self.clock() + SHUN_SECONDS
@@ -537,20 +544,20 @@ class Claimer:
             self._shares.discard(id)
             self._wake.set()
 
-    def _shared(self, share: Share) -> None:
+    def _end_help(self, share: PartLease) -> None:
         claim = share.claim
-        sharing: Sharing | None = None
+        sharing: PartHelper | None = None
         try:
             if not self.stopping:
-                sharing = Sharing.of(share, self._transfer(claim), self.ledger)
+                sharing = PartHelper.for_lease(share, self._transfer(claim), self.ledger)
         finally:
             if sharing is None:
                 self._shunned[claim.id] = self.clock() + SHUN_SECONDS
-                self.ledger.give_back(claim)
+                self.ledger.release_parts(claim)
         if sharing is not None:
-            self.active[claim.id] = active = Active(claim, sharing, self.clock())
+            self.active[claim.id] = active = ActiveTransfer(claim, sharing, self.clock())
             try:
                 sharing.run()
             finally:
-                self._inactive(active)
+                self._remove_active(active)
                 self.moved(sharing.moved)

@@ -18,7 +18,7 @@ from relay.location import UNSAFE_CHARACTERS, Location, check_path, is_base, par
 from relay.stores.http_fields import printable
 from relay.stores.kinds import Given
 from relay.stores.s3.client import KEY_BYTES, S3Account
-from relay.stores.s3.sigv4 import Credentials, Signer, canonical_path
+from relay.stores.s3.sigv4 import AwsCredentials, Signer, canonical_path
 from relay.wire.http1 import Fields
 
 _BUCKET = re.compile(r"(?:[A-Za-z0-9_-]*:)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
@@ -133,12 +133,12 @@ def aws_config(profile: str | None = None) -> S3Config:
             hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure`.",
         )
 
-    def credentials() -> Credentials:
+    def credentials() -> AwsCredentials:
         with _ours():
             frozen = found.get_frozen_credentials()
-            return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+            return AwsCredentials(frozen.access_key, frozen.secret_key, frozen.token)
 
-    def anew() -> Callable[[], Credentials | None]:
+    def anew() -> Callable[[], AwsCredentials | None]:
         return aws_config(profile).signer.credentials
 
     credentials()  # a role's are asked for now, so that a mistake shows before anything begins

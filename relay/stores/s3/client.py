@@ -33,19 +33,19 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.parsing import http_date
-from relay.stores.error_messages import hidden, secrets_of, without_query, words
+from relay.stores.error_messages import hide_secrets, message_of, secrets_of, without_query
 from relay.stores.http import PAGE_BYTES, HttpStore
 from relay.stores.http_fields import printable, retry_after
-from relay.stores.interfaces import Found, Unknown
+from relay.stores.interfaces import ObjectInfo, UnknownObject
 from relay.stores.pieces import pieces_of
-from relay.stores.s3.quirks import KNOWN, NO_PART_TRAILERS, NO_TRAILERS, PART_TRAILERS, TRAILERS, Endpoint
-from relay.stores.s3.responses import CODES, error_region, error_told, parsed
-from relay.stores.s3.sigv4 import UNSIGNED, UNSIGNED_TRAILER, Credentials, Signer
+from relay.stores.s3.quirks import KNOWN, NO_PART_TRAILERS, NO_TRAILERS, PART_TRAILERS, TRAILERS, EndpointQuirks
+from relay.stores.s3.responses import CODES, error_region, error_told, parse_document
+from relay.stores.s3.sigv4 import UNSIGNED, UNSIGNED_TRAILER, AwsCredentials, Signer
 from relay.stores.xml_documents import Document, plain_name
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
 from relay.wire.http1 import Fields
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 log = logging.getLogger("relay.stores")
 
@@ -97,7 +97,7 @@ class S3Account:
             raise KeyTooLong(f"the key has more than {KEY_BYTES} bytes")
 
 
-class S3Exchange(HttpStore):
+class S3Client(HttpStore):
     """Requests to one bucket, for one transfer."""
 
     asked: Fields = (("x-amz-checksum-mode", "ENABLED"),)
@@ -110,14 +110,14 @@ class S3Exchange(HttpStore):
 
     head_is_advice = False
 
-    _near: tuple[Location, Endpoint] | None = None
-    _signed_by: Credentials | None = None
+    _near: tuple[Location, EndpointQuirks] | None = None
+    _signed_by: AwsCredentials | None = None
     _signed_for: str = ""
     """The region that the last request was signed for; others may have learned of another one meanwhile."""
     _signed_skew: timedelta = timedelta(0)
     """As far as that the clock by which it was signed was set."""
 
-    def head(self, location: Location) -> Found | Unknown:
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
         """As Source.head; keeps in mind that a destination's bucket answers."""
         if self._side != "destination":
             return super().head(location)
@@ -128,10 +128,10 @@ class S3Exchange(HttpStore):
             endpoint.learn(_readable(location))
             raise
         endpoint.learn(_readable(location))
-        endpoint.memory.forget(location.origin, _unreadable(location))
+        endpoint.memory.forget(location.origin, _unreadable_fact(location))
         return found
 
-    def _untold(self, status: int) -> bool:
+    def _is_head_uninformative(self, status: int) -> bool:
         """Never: S3 answers HEAD by the same rules as GET."""
         return False
 
@@ -139,11 +139,11 @@ class S3Exchange(HttpStore):
         """As HttpStore's, but nothing is followed: a redirect of S3's means another region, and another signature."""
         return self._send(method, location, fields), location
 
-    def _endpoint(self, location: Location) -> Endpoint:
+    def _endpoint(self, location: Location) -> EndpointQuirks:
         """Return what is known of where `location` is; made once for a transfer's own."""
         if self._near is None or self._near[0] is not location:
             bucket = cast(S3Account, location.account).bucket
-            self._near = (location, Endpoint(self._wire.memory, location.origin, bucket, location.path))
+            self._near = (location, EndpointQuirks(self._wire.memory, location.origin, bucket, location.path))
         return self._near[1]
 
     def _send(
@@ -194,18 +194,18 @@ class S3Exchange(HttpStore):
         is done about it, one byte is asked for, whose refusal has one."""
         status = response.head.status
         if method != "HEAD" or status not in REASONED or (status == 403 and self._only_denied(location)):
-            return self._refused(response, method, location, self._text(response, method))
+            return self._error_of_code(response, method, location, self._text(response, method))
         response.body.close()
         asked = self._send("GET", location, (("Range", "bytes=0-0"),))
         if asked.head.status in (200, 206, 416):
             asked.body.close()
-            return self._passed(location) or self._refused(response, method, location, "")
-        error = self._refused(asked, "GET", location, self._text(asked, "GET"))
+            return self._retryable_head_error(location) or self._error_of_code(response, method, location, "")
+        error = self._error_of_code(asked, "GET", location, self._text(asked, "GET"))
         if isinstance(error, PermissionDenied) and self._side == "destination":
-            self._endpoint(location).learn(_unreadable(location))
+            self._endpoint(location).learn(_unreadable_fact(location))
         return error
 
-    def _passed(self, location: Location) -> RelayError | None:
+    def _retryable_head_error(self, location: Location) -> RelayError | None:
         """Return the error, to try again after, of a HEAD that was refused and is answered by now: the reason has
         passed, as a clock that was set. None where it is refused for good."""
         again = self._send("HEAD", location, self.asked)
@@ -219,12 +219,12 @@ class S3Exchange(HttpStore):
         object, or a bucket that has answered no HEAD has taken an upload. Of one that answers HEAD the credentials may
         have expired."""
         endpoint = self._endpoint(location)
-        if self._side != "destination" or endpoint.has(_unreadable(location)):
+        if self._side != "destination" or endpoint.has(_unreadable_fact(location)):
             return self._side == "destination"
         facts = (KNOWN, TRAILERS, NO_TRAILERS, PART_TRAILERS, NO_PART_TRAILERS)
         return not endpoint.has(_readable(location)) and any(endpoint.has(fact) for fact in facts)
 
-    def _refused(self, response: Response, method: str, location: Location, text: str) -> RelayError:
+    def _error_of_code(self, response: Response, method: str, location: Location, text: str) -> RelayError:
         code, message = error_told(text)
         region = error_region(response.head, text)
         if self._is_elsewhere(location, code, region):
@@ -232,7 +232,7 @@ class S3Exchange(HttpStore):
             return Unavailable(f"{method} {location}: the bucket is in {region}, and is asked there", side=self._side)
         known = self._by_code(response, method, location, code, message)
         if known is None:
-            return self._unbelieved(response, method, location, words(text, self._secrets(location)))
+            return self._unexpected_status(response, method, location, message_of(text, self._secrets(location)))
         response.body.close()
         return known
 
@@ -247,11 +247,11 @@ class S3Exchange(HttpStore):
         known = CODES.get(code)
         if known is None:
             return None
-        told = printable(without_query(hidden(message, self._secrets(location))))
+        told = printable(without_query(hide_secrets(message, self._secrets(location))))
         said = f"{method} {location} was answered {response.head.status} {code}" + (f" ({told})" if told else "")
         if code == "RequestTimeTooSkewed" and not self._clock_set(response, location):
             return Rejected(said, side=self._side, hint=known.hint)
-        if code in EXPIRED and self._renewed(location):
+        if code in EXPIRED and self._has_new_credentials(location):
             return Unavailable(f"{said}; it is asked with the credentials that there are now", side=self._side)
         if code == "PreconditionFailed" and method == "GET":
             return SourceChanged(f"{said}: it is another version than the one that was pinned", side=self._side)
@@ -270,7 +270,7 @@ class S3Exchange(HttpStore):
             log.warning("clock", extra={"members": {"detail": f"{location.origin} says that it is {theirs}"}})
         return set_now
 
-    def _renewed(self, location: Location) -> bool:
+    def _has_new_credentials(self, location: Location) -> bool:
         """Say if there are other credentials by now than those that were refused."""
         signer, refused = cast(S3Account, location.account).signer, self._signed_by
         try:
@@ -285,17 +285,19 @@ class S3Exchange(HttpStore):
         if response.head.status != 200:
             raise self._refusal(response, method, location)
         # A blank now and then says that the store is still at work; that is no stall.
-        response.body.meter = Meter(replace(self._wire.limits, stall_bytes=0), whole=self._meter)
+        response.body.meter = Watchdog(replace(self._wire.limits, stall_bytes=0), whole=self._meter)
         text = response.body.text(self._wire.limits)
-        root = self._parsed(text, location)
+        root = self._parse_document(text, location)
         if root.tag.rpartition("}")[2] == "Error":
             raise self._by_code(response, method, location, *error_told(text)) or Unavailable(
-                f"{method} {location} was answered 200, and then an error ({words(text, self._secrets(location))})",
+                f"{method} {location} was answered 200, and then an error ({message_of(text, self._secrets(location))})",
                 side=self._side,
             )
         return root
 
-    def _told(self, response: Response, method: str, location: Location, root: str) -> Generator[Element, None, None]:
+    def _document_rows(
+        self, response: Response, method: str, location: Location, root: str
+    ) -> Generator[Element, None, None]:
         """Yield the children of an answer's document, as they come.
 
         Raises by its code when it is an error, whatever the status says; ProtocolViolation, which may pass, for a
@@ -317,14 +319,14 @@ class S3Exchange(HttpStore):
                 raise ProtocolViolation(message, side=self._side, retryable=True)
             yield from document
 
-    def _parsed(self, text: str, location: Location) -> Element:
-        root = parsed(text)
+    def _parse_document(self, text: str, location: Location) -> Element:
+        root = parse_document(text)
         if root is None:
             raise ConnectionLost(f"{location}: the answer is cut off, or is no XML", side=self._side)
         return root
 
 
-def _unreadable(location: Location) -> str:
+def _unreadable_fact(location: Location) -> str:
     """Return the fact that who may write to a bucket may not read there."""
     return f"unreadable {cast(S3Account, location.account).bucket}"
 

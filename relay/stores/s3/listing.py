@@ -21,7 +21,7 @@ import gevent
 from relay.errors import ProtocolViolation, Rejected, RelayError
 from relay.location import Location
 from relay.stores.interfaces import Entry
-from relay.stores.s3.client import S3Account, S3Exchange, key_of
+from relay.stores.s3.client import S3Account, S3Client, key_of
 from relay.stores.s3.quirks import PLAIN_KEYS
 from relay.stores.s3.responses import ListedPage, in_query, read_page
 
@@ -33,7 +33,7 @@ TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
 """What only ListObjectsV2 knows (docs.aws.amazon.com, "ListObjectsV2"); its elder goes on behind a `marker`."""
 
 
-class S3Listing(S3Exchange):
+class S3Listing(S3Client):
     """One bucket that is listed."""
 
     def list(self, location: Location, recursive: bool = False, after: str | None = None) -> Iterator[Entry]:
@@ -51,12 +51,12 @@ class S3Listing(S3Exchange):
         if after:
             asked["start-after"] = prefix + after
         ordered, last = True, b""
-        for page in self._listed(location, asked, prefix):
+        for page in self._pages(location, asked, prefix):
             ordered = ordered and page.ascending and (page.first is None or page.first > last)
             last = page.last or last
             yield from page.entries if ordered else (replace(entry, after="") for entry in page.entries)
 
-    def _listed(self, location: Location, asked: dict[str, str], prefix: str) -> Iterator[ListedPage]:
+    def _pages(self, location: Location, asked: dict[str, str], prefix: str) -> Iterator[ListedPage]:
         """Yield the pages; while one is looked at, the next is on its way already. Raises ProtocolViolation for a
         listing that goes on without end.
 
@@ -78,7 +78,7 @@ class S3Listing(S3Exchange):
                     yield page
                     return
                 before = names if untold else None
-                asked = _following(asked, page)
+                asked = _next_page_query(asked, page)
                 goes_on = asked.get("continuation-token") or asked.get("marker")
                 shown = (page.first, page.last, page.entries[0].name, page.entries[-1].name) if page.entries else None
                 if not goes_on or tokens.comes_again(goes_on) or (shown and pages.comes_again(shown)):
@@ -108,21 +108,21 @@ class S3Listing(S3Exchange):
 
     def _page_of(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
         """Return one page, asked for as often as it takes."""
-        return self._patience().ask(partial(self._listed_page, location, asked, prefix))
+        return self._patience().retry(partial(self._page, location, asked, prefix))
 
-    def _listed_page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
+    def _page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
         """Ask for one page, once. Raises as `_told`."""
         account = cast(S3Account, location.account)
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
-        with closing(self._told(response, "GET", location, "ListBucketResult")) as rows:
+        with closing(self._document_rows(response, "GET", location, "ListBucketResult")) as rows:
             page = read_page(rows, prefix, location, self._side, plain=self._endpoint(location).has(PLAIN_KEYS))
         if page.plain:
             self._endpoint(location).learn(PLAIN_KEYS)
         return page
 
 
-def _following(asked: Mapping[str, str], page: ListedPage) -> dict[str, str]:
+def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, str]:
     """Return how the next page is asked for: by its token, or behind the last name."""
     if page.token:
         return {**asked, "continuation-token": page.token}

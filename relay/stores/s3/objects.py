@@ -15,8 +15,8 @@ from relay.errors import NotFound, PermissionDenied, Rejected
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.http_fields import printable, whole
-from relay.stores.interfaces import Opened, Span, Stored
+from relay.stores.http_fields import printable, strong_tag
+from relay.stores.interfaces import ByteRange, OpenedObject, PutResult
 from relay.stores.metadata import MTIME, TAGGING, UNTOLD, USER
 from relay.stores.s3.client import at_query
 from relay.stores.s3.listing import S3Listing
@@ -30,12 +30,12 @@ SYSTEM: Final = ("expires", "x-amz-website-redirect-location")
 _EPOCH = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?\Z")
 
 
-class S3Reading(S3Listing):
+class S3Objects(S3Listing):
     """One bucket that is read."""
 
     _tagged: Fields | None = None
 
-    def get(self, location: Location, pinned: Version | None = None, span: Span | None = None) -> Opened:
+    def get(self, location: Location, pinned: Version | None = None, span: ByteRange | None = None) -> OpenedObject:
         """As Source.get. A version that has a name is read by it, even if a newer one was written meanwhile."""
         named = pinned.id if pinned is not None else None
         return super().get(version_at(location, named) if named else location, pinned, span)
@@ -43,7 +43,7 @@ class S3Reading(S3Listing):
     def _version(self, head: Head) -> Version:
         return Version(
             size=head.length,
-            etag=whole(head.by_name.get("etag")),
+            etag=strong_tag(head.by_name.get("etag")),
             last_modified=printable(head.by_name.get("last-modified") or "") or None,
             digests=checksums(head),
             id=version_id(head),
@@ -66,13 +66,13 @@ class S3Reading(S3Listing):
     def _tags(self, location: Location) -> Fields:
         """Return an object's tags, which no head tells; that they are not told, where we may not ask. Asks once."""
         if self._tagged is None:
-            self._tagged = self._asked_tags(location)
+            self._tagged = self._fetch_tags(location)
         return self._tagged
 
-    def _asked_tags(self, location: Location) -> Fields:
+    def _fetch_tags(self, location: Location) -> Fields:
         try:
             response = self._send("GET", at_query(location, "tagging="), ())
-            with closing(self._told(response, "GET", location, "Tagging")) as sets:
+            with closing(self._document_rows(response, "GET", location, "Tagging")) as sets:
                 rows = [row for tags in sets for row in tags.iterfind("{*}Tag")]
         except (Rejected, PermissionDenied, NotFound) as error:
             return ((UNTOLD, f"the source does not tell the object's tags: {error.message}"),)
@@ -85,6 +85,6 @@ def version_at(location: Location, id: str) -> Location:
     return at_query(location, f"versionId={quote(id, safe='-_.~')}")
 
 
-def kept_at(location: Location, version: Version) -> Stored:
+def pinned_to_version(location: Location, version: Version) -> PutResult:
     """Return a yes whose object can be read at its own version, where it has one."""
-    return Stored(version, version_at(location, version.id) if version.id else location, version.digests)
+    return PutResult(version, version_at(location, version.id) if version.id else location, version.digests)

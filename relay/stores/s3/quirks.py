@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from relay.location import Origin
 from relay.stores.metadata import TAGGING, USER
 from relay.stores.s3.responses import CHECKSUM, TRAILER
-from relay.wire.capabilities import Memory
+from relay.wire.capabilities import CapabilityCache
 from relay.wire.http1 import Fields
 
 KNOWN = "checksums"
@@ -145,10 +145,10 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class EndpointQuirks:
     """What is remembered of one endpoint, for one of its buckets, and of the upload to one `path` there."""
 
-    memory: Memory
+    memory: CapabilityCache
     origin: Origin
     bucket: str
     path: str
@@ -230,7 +230,7 @@ class Endpoint:
             return "its tags"
         self.memory.forget(self.origin, self._tagged)  # in vain
         if not refusal.unknown:
-            return self._doubted(refusal)
+            return self._guess_quirk(refusal)
         conditional = refusal.holds(CONDITION)
         if (
             refusal.checked
@@ -246,7 +246,7 @@ class Endpoint:
         self.memory.forget(self.origin, self._conditional)
         return None
 
-    def _doubted(self, refusal: Refusal) -> str | None:
+    def _guess_quirk(self, refusal: Refusal) -> str | None:
         """As `leave_out`, of a refusal that names no field. One of what went without a checksum is a real one."""
         if not (refusal.checked and refusal.doubtful):
             self.memory.forget(self.origin, self._trial)
@@ -256,22 +256,22 @@ class Endpoint:
         self.learn(self._trial)
         return TRAILER
 
-    def taken(self, told: bool) -> None:
+    def note_accepted(self, told: bool) -> None:
         """Note that an upload was taken: what it was sent without is left out for good. `told` says that the answer
         names its checksum; a store that computes those by itself may refuse one behind the bytes all the same."""
-        self.begun()
+        self.note_begun()
         if told:
             self.learn(KNOWN)
         if self.memory.forget(self.origin, self._trial) and not self._takes_trailers:
             self.learn(NO_TRAILERS)
         self.memory.forget(self.origin, _TRIAL + NO_TRAILERS)
 
-    def taken_bare(self) -> None:
+    def note_precondition_ignored(self) -> None:
         """Note that the object was taken, and was to go only where nothing is: without that, if it was refused with."""
         if self.memory.forget(self.origin, self._conditional):
             self.learn(NO_CONDITION)
 
-    def begun(self) -> None:
+    def note_begun(self) -> None:
         """Note that an upload was taken, or one in parts begun: of what goes with it nothing else was wrong."""
         if self.memory.forget(self.origin, self._tagged):
             self.learn(self.untagged)

@@ -34,7 +34,7 @@ from relay.errors import (
 )
 from relay.location import UNSAFE_CHARACTERS, Location
 from relay.parsing import count, iso_date
-from relay.stores.http_fields import printable, whole
+from relay.stores.http_fields import printable, strong_tag
 from relay.stores.interfaces import Entry
 from relay.stores.xml_documents import plain_name
 from relay.wire.http1 import Head
@@ -103,7 +103,7 @@ CODES: Mapping[str, Code] = {
 """S3's error codes; a status tells less, since 400 and 403 stand for many things."""
 
 
-def parsed(text: str) -> Element | None:
+def parse_document(text: str) -> Element | None:
     """Return a document's root, or None for one that is broken, or declares a type.
 
     The type is where entities are declared, which may grow without end or fetch files; no store's answer has one. So
@@ -146,7 +146,7 @@ def told_checksums(root: Element) -> Digests:
 
 def version_id(head: Head) -> str | None:
     """Return the name of the version that a head speaks of; "null" is the one of a bucket that keeps no others."""
-    told = whole(head.by_name.get("x-amz-version-id"))
+    told = strong_tag(head.by_name.get("x-amz-version-id"))
     return None if told == "null" else told
 
 
@@ -202,7 +202,7 @@ def read_page(
         raise ProtocolViolation(f"{location} answers with an empty document, and not with a listing", side=side)
     texts = [*folders, *(row.get("Key", "") for row in objects)]
     plain = plain or any(map(_UNENCODED.search, texts))
-    decode = _unquoted if told.get("EncodingType") == "url" and not plain else str
+    decode = _unquote if told.get("EncodingType") == "url" and not plain else str
     found = [decode(text) for text in folders]
     keys = [decode(row.get("Key", "")) for row in objects]
     if not all(name.startswith(prefix) for name in (*found, *keys)):
@@ -214,7 +214,7 @@ def read_page(
     marker = told.get("NextMarker")
     return ListedPage(
         entries=tuple(entries),
-        truncated=goes_on(told.get("IsTruncated", "true" if marker else "")),
+        truncated=is_truncated(told.get("IsTruncated", "true" if marker else "")),
         token=told.get("NextContinuationToken") or None,
         after=decode(marker) if marker else max((*found, *keys), key=_in_bytes, default=None),
         first=order[0] if order else None,
@@ -224,7 +224,7 @@ def read_page(
     )
 
 
-def goes_on(told: str) -> bool | None:
+def is_truncated(told: str) -> bool | None:
     """Read an `IsTruncated`; None where there is none. What does not say that this was all says that there is more (XML
     Schema 2, section 3.2.2: a boolean is `true` or `1` as well)."""
     said = told.strip().lower()
@@ -237,7 +237,7 @@ def _entry(name: str, row: Mapping[str, str]) -> Entry | None:
     if (not name or name.endswith("/")) and size != 0:
         return Entry(f"{name}(an object)", size, error=_ends_in_slash(), after=after)
     return (
-        Entry(name, size, whole(row.get("ETag")), iso_date(row.get("LastModified", "").strip()), after=after)
+        Entry(name, size, strong_tag(row.get("ETag")), iso_date(row.get("LastModified", "").strip()), after=after)
         if name
         else None
     )
@@ -255,10 +255,10 @@ def _ends_in_slash() -> UnsafeKey:
     )
 
 
-def unfinished(row: Element) -> tuple[str, str, float] | None:
+def unfinished_upload(row: Element) -> tuple[str, str, float] | None:
     """Return what a row tells of an upload in parts: its id, its key, and when it was begun (since 1970)."""
     upload, key, when = (row.findtext(f"{{*}}{name}") for name in ("UploadId", "Key", "Initiated"))
-    begun, upload = iso_date(when), whole(upload)
+    begun, upload = iso_date(when), strong_tag(upload)
     return (upload, key, begun.timestamp()) if upload and key and begun is not None else None
 
 
@@ -270,27 +270,27 @@ def in_query(text: str) -> str:
         return quote(text, safe="-_.~", errors="surrogatepass")
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     """Return a key without its percent-encoding; bytes that are no UTF-8 stay what they are, so that they are told."""
     return unquote_plus(text, errors="surrogateescape")
 
 
 def error_region(head: Head, text: str) -> str | None:
     """Return the region that a refusal says the bucket is in, or None."""
-    root = parsed(text) if text else None
+    root = parse_document(text) if text else None
     told = head.get("x-amz-bucket-region") or (root.findtext("{*}Region") if root is not None else None) or ""
     return told if _REGION_NAME.fullmatch(told) else None
 
 
 def error_field(text: str) -> str:
     """Return the field that a refusal names as the one that it does not know; empty where it names none."""
-    root = parsed(text)
+    root = parse_document(text)
     return "" if root is None else printable((root.findtext("{*}Header") or "").strip())
 
 
 def error_told(text: str) -> tuple[str, str]:
     """Return the code and the message, as it came, of an error document; empty strings where there is none."""
-    root = parsed(text)
+    root = parse_document(text)
     if root is None:
         return "", ""
     code, message = root.findtext("{*}Code") or "", root.findtext("{*}Message") or ""

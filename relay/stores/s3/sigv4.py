@@ -20,7 +20,7 @@ from typing import Final
 from urllib.parse import quote
 
 from relay.errors import ConfigError
-from relay.stores.metadata import squeezed
+from relay.stores.metadata import squeeze_blanks
 from relay.wire.http1 import Fields
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -37,7 +37,7 @@ _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
-class Credentials:
+class AwsCredentials:
     """What AWS calls an access key. All but its id is SECRET. Raises ConfigError for one that can't be sent, or that no
     store gave out: with the end of the line of the file that it was taken from."""
 
@@ -77,11 +77,11 @@ class Signer:
 
     def __init__(
         self,
-        credentials: Callable[[], Credentials | None],
+        credentials: Callable[[], AwsCredentials | None],
         region: str,
         service: str = "s3",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        anew: Callable[[], Callable[[], Credentials | None]] | None = None,
+        anew: Callable[[], Callable[[], AwsCredentials | None]] | None = None,
     ) -> None:
         if not _SENT.fullmatch(region):
             raise ConfigError("the region of S3 has a character in it that none has")
@@ -97,11 +97,11 @@ class Signer:
         other._keys = self._keys
         return other
 
-    def credentials(self) -> Credentials | None:
+    def credentials(self) -> AwsCredentials | None:
         """Return the credentials that there are now."""
         return self._keys.credentials()
 
-    def renew(self, refused: Credentials | None) -> bool:
+    def renew(self, refused: AwsCredentials | None) -> bool:
         """Say if there are others than those that were `refused`; looks for some, once in a minute.
 
         Waits as reading settings does, which may ask a server or run a helper.
@@ -153,7 +153,7 @@ class Signer:
         for name, value in (*fields, *own):
             key = name.lower()
             if key.startswith("x-amz-"):  # of a field that stands twice both values, as a server joins them
-                signed[key] = f"{signed[key]},{squeezed(value)}" if key in signed else squeezed(value)
+                signed[key] = f"{signed[key]},{squeeze_blanks(value)}" if key in signed else squeeze_blanks(value)
         signed["host"] = host
         pairs = sorted(signed.items())
         names = ";".join([name for name, _ in pairs])
@@ -188,9 +188,9 @@ class _Keys:
 
     def __init__(
         self,
-        credentials: Callable[[], Credentials | None],
+        credentials: Callable[[], AwsCredentials | None],
         clock: Callable[[], datetime],
-        anew: Callable[[], Callable[[], Credentials | None]] | None,
+        anew: Callable[[], Callable[[], AwsCredentials | None]] | None,
     ) -> None:
         self.credentials, self._clock, self._anew = credentials, clock, anew
         self._renewed = datetime.min.replace(tzinfo=UTC)
@@ -200,7 +200,7 @@ class _Keys:
         """Return the time by the store's clock."""
         return self._clock() + self.skew
 
-    def renew(self, refused: Credentials | None) -> bool:
+    def renew(self, refused: AwsCredentials | None) -> bool:
         """As Signer.renew."""
         if self.credentials() == refused and self._anew and self._clock() - self._renewed >= RENEW_AFTER:
             self._renewed = self._clock()

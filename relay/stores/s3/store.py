@@ -46,11 +46,11 @@ from relay.location import Location
 from relay.parsing import count, http_date
 from relay.process.failpoints import reach
 from relay.receipt import Version
-from relay.stores.http_fields import carried, whole
-from relay.stores.interfaces import Begins, Found, Part, PartLimits, Span, Stored, Unknown, Upload
+from relay.stores.http_fields import strong_tag, upload_fields
+from relay.stores.interfaces import Begins, ByteRange, ObjectInfo, Part, PartLimits, PutResult, UnknownObject, Upload
 from relay.stores.metadata import CARRIED, TAGGING, USER, require
 from relay.stores.s3.client import S3Account, at_query, aws_host, key_of
-from relay.stores.s3.objects import SYSTEM, kept_at
+from relay.stores.s3.objects import SYSTEM, pinned_to_version
 from relay.stores.s3.quirks import (
     CONDITION,
     KNOWN,
@@ -63,19 +63,19 @@ from relay.stores.s3.quirks import (
 from relay.stores.s3.responses import (
     CHECKSUM,
     TRAILER,
-    goes_on,
+    is_truncated,
     told_checksums,
-    unfinished,
+    unfinished_upload,
     version_id,
 )
 from relay.stores.s3.sigv4 import canonical_path
-from relay.stores.s3.uploads import S3Uploading, coded, digest_of, sent_md5
+from relay.stores.s3.uploads import S3Uploads, coded, digest_of, sent_md5
 from relay.stores.xml_documents import plain_name
 from relay.wire.body import Body
 from relay.wire.exchange import Response, Wrapping
 from relay.wire.http1 import Fields
 from relay.wire.pump import fill
-from relay.wire.watchdog import Meter
+from relay.wire.watchdog import Watchdog
 
 SINGLE_BYTES = 5 << 30
 """The most that one PUT may carry (docs.aws.amazon.com, "Amazon S3 multipart upload limits")."""
@@ -86,7 +86,7 @@ WHOLE: Fields = (("x-amz-checksum-algorithm", "CRC64NVME"), ("x-amz-checksum-typ
 """Asks the server to keep a CRC64NVME of the whole object, not of its parts' checksums."""
 
 
-class S3Store(S3Uploading):
+class S3Store(S3Uploads):
     """One bucket, for one transfer."""
 
     @property
@@ -94,12 +94,12 @@ class S3Store(S3Uploading):
         """As Destination.lists_all (docs.aws.amazon.com, "Amazon S3 data consistency model")."""
         return True
 
-    def heeds(self, location: Location) -> bool:
-        """As Destination.heeds: of AWS that is known; others pass over a field that they don't know."""
+    def honours_preconditions(self, location: Location) -> bool:
+        """As Destination.honours_preconditions: of AWS that is known; others pass over a field that they don't know."""
         return aws_host(location.host) is not None and not self._endpoint(location).unconditional
 
-    def atomic(self, digested: bool) -> bool:
-        """As Destination.atomic: only with a checksum behind the bytes. Of a bare upload that breaks before its first
+    def publishes_atomically(self, digested: bool) -> bool:
+        """As Destination.publishes_atomically: only with a checksum behind the bytes. Of a bare upload that breaks before its first
         byte SeaweedFS makes an empty object."""
         return digested
 
@@ -112,36 +112,38 @@ class S3Store(S3Uploading):
         if_absent: bool = False,
         token: str | None = None,
         begins: Begins | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As PartsDestination.put. A body of unknown length, or of more than 5 GiB, goes in parts, each of which is
         held in memory: S3 wants to know its length, and it may have to be sent again. Raises Rejected for more
         parts than S3 takes."""
 
-        def store(absent: bool) -> Stored:
+        def store(absent: bool) -> PutResult:
             if body.length is None or body.length > SINGLE_BYTES:
-                return self._put_growing(location, body, metadata, absent, begins or self._begun)
+                return self._put_growing(location, body, metadata, absent, begins or self._begin_unrecorded)
             return self._put(location, body, metadata, absent)
 
         return self._named(location, if_absent, store)
 
-    def _put(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> Stored:
+    def _put(self, location: Location, body: Body, metadata: Fields, if_absent: bool) -> PutResult:
         assert body.length is not None, "one of unknown length goes another way"
         wrapping = self._wrapped(location, body)
         if wrapping and self._endpoint(location).summed:
-            body.digest_also("md5")
+            body.add_digest("md5")
         described = self._described(location, metadata)
         announced = coded(location, described, body.length) if wrapping else described
-        fields = carried(location, announced, self._conditional(location, if_absent))
+        fields = upload_fields(location, announced, self._conditional(location, if_absent))
         response = self._send("PUT", location, fields, body, self._expects(body), wrapping)
         if response.head.status not in self.believed["PUT"]:
             raise self._upload_refusal(response, "PUT", location, fields, wrapping, metadata)
-        stored = self._stored(response, "PUT", location, body.digests.get("md5"))
+        stored = self._put_result(response, "PUT", location, body.digests.get("md5"))
         if wrapping:
             stored = self._understood(stored, body.count + len(wrapping.before) + wrapping.after_bytes)
         notes = self._left_out(location, metadata, if_absent)
         return replace(stored, notes=(*stored.notes, *notes)) if notes else stored
 
-    def _put_growing(self, location: Location, body: Body, metadata: Fields, if_absent: bool, begins: Begins) -> Stored:
+    def _put_growing(
+        self, location: Location, body: Body, metadata: Fields, if_absent: bool, begins: Begins
+    ) -> PutResult:
         """Store a body in parts as it comes; nothing is there before its end was proved."""
         step = self._wire.limits.part_bytes
         if body.length is not None and body.length > step * PARTS.most:
@@ -151,11 +153,11 @@ class S3Store(S3Uploading):
         if count < len(piece):
             data = piece[:count]
             described = (*self._described(location, metadata), *self._checksum(location, data))
-            fields = carried(location, described, self._conditional(location, if_absent))
+            fields = upload_fields(location, described, self._conditional(location, if_absent))
             response = self._send("PUT", location, fields, data)
             if response.head.status not in self.believed["PUT"]:
                 raise self._upload_refusal(response, "PUT", location, fields, metadata=metadata)
-            stored = self._stored(response, "PUT", location, sent_md5(described))
+            stored = self._put_result(response, "PUT", location, sent_md5(described))
             return replace(stored, notes=self._left_out(location, metadata, if_absent))
         with begins(location, metadata) as upload:
             parts: list[Part] = []
@@ -169,13 +171,13 @@ class S3Store(S3Uploading):
         return stored
 
     @contextmanager
-    def _begun(self, location: Location, metadata: Fields) -> Iterator[Upload]:
+    def _begin_unrecorded(self, location: Location, metadata: Fields) -> Iterator[Upload]:
         """Begin an upload of which nobody else learns."""
         upload = self.begin(location, metadata)
         try:
             yield upload
         except BaseException as error:
-            self._abandon(upload, error)
+            self._abort_after_failure(upload, error)
             raise
 
     def _put_bytes(self, upload: Upload, number: int, data: memoryview) -> Part:
@@ -183,10 +185,10 @@ class S3Store(S3Uploading):
             raise _too_many("an object of unknown length", len(data))
         return self._part(upload, number, data, self._checksum(upload.location, data), None, checked=True)
 
-    def _abandon(self, upload: Upload, error: BaseException) -> None:
+    def _abort_after_failure(self, upload: Upload, error: BaseException) -> None:
         """Abort after a failure; where that can't be done, `error` says what remains."""
         try:
-            type(self)(self._wire, self._side, Meter(self._wire.limits)).abort(upload)
+            type(self)(self._wire, self._side, Watchdog(self._wire.limits)).abort(upload)
         except RelayError as failure:
             if isinstance(error, RelayError):
                 error.leave("An unfinished upload", upload.location, failure.message)
@@ -203,7 +205,7 @@ class S3Store(S3Uploading):
         may mean that too, where none was ever taken."""
         self._check_name(location)
         place, endpoint = at_query(location, "uploads="), self._endpoint(location)
-        fields = carried(location, self._described(location, metadata), if_absent=False)
+        fields = upload_fields(location, self._described(location, metadata), if_absent=False)
         checked = not endpoint.has(NO_WHOLE)
         response = self._send("POST", place, fields + WHOLE * checked, b"")
         statuses = (400, 501) if endpoint.has(KNOWN) else (400, 403, 501)
@@ -214,7 +216,7 @@ class S3Store(S3Uploading):
                 endpoint.learn(NO_WHOLE)
         if response.head.status != 200:
             raise self._upload_refusal(response, "POST", location, fields, metadata=metadata)
-        endpoint.begun()
+        endpoint.note_begun()
         root = self._document(response, "POST", location)
         upload = root.findtext("{*}UploadId")
         if not upload:
@@ -267,7 +269,7 @@ class S3Store(S3Uploading):
         if response.head.status not in self.believed["PUT"]:
             raise self._upload_refusal(response, "PUT", upload.location, fields, wrapping)
         etag = response.head.get("etag")
-        theirs = self._stored(response, "PUT", upload.location, sent_md5(fields, body)).digests
+        theirs = self._put_result(response, "PUT", upload.location, sent_md5(fields, body)).digests
         told = theirs.get(TRAILER)
         if not etag:
             raise ProtocolViolation(f"{upload.location}: part {number} was taken and has no ETag", side=self._side)
@@ -294,21 +296,23 @@ class S3Store(S3Uploading):
         """Return one page of the parts that the store has, and behind which number the next one begins, if one does."""
         response = self._send("GET", _at(upload, which), ())
         found, told = [], {}
-        with closing(self._told(response, "GET", upload.location, "ListPartsResult")) as rows:
+        with closing(self._document_rows(response, "GET", upload.location, "ListPartsResult")) as rows:
             for row in rows:
                 number, size = count(row.findtext("{*}PartNumber")), count(row.findtext("{*}Size"))
                 if plain_name(row.tag) == "Part" and number is not None and size is not None:
-                    found.append(Part(number, size, whole(row.findtext("{*}ETag")) or "", checked=False))
+                    found.append(Part(number, size, strong_tag(row.findtext("{*}ETag")) or "", checked=False))
                 told[plain_name(row.tag)] = (row.text or "").strip()
-        if not goes_on(told.get("IsTruncated", "")):  # nor where it is not told: what is missing is sent again
+        if not is_truncated(told.get("IsTruncated", "")):  # nor where it is not told: what is missing is sent again
             return found, None
         return found, count(told.get("NextPartNumberMarker")) or 0
 
-    def complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False) -> Stored:
+    def complete(
+        self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
+    ) -> PutResult:
         """As PartsDestination.complete. An answer of 200 may be an error all the same: its text decides."""
         return self._named(upload.location, if_absent, lambda absent: self._complete(upload, parts, digests, absent))
 
-    def _complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool) -> Stored:
+    def _complete(self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool) -> PutResult:
         endpoint, agreed = self._endpoint(upload.location), all(part.checked for part in parts)
         try:
             response, root = self._put_together(upload, parts, digests, if_absent)
@@ -321,8 +325,8 @@ class S3Store(S3Uploading):
         notes, told = self._left_out(upload.location, upload.described, if_absent), told_checksums(root)
         if endpoint.has(UNTRUE_WHOLE):
             notes, agreed, told = (*notes, WRONG_WHOLE), False, {}
-        version = Version(etag=whole(root.findtext("{*}ETag")), digests=told, id=version_id(response.head))
-        return replace(kept_at(upload.location, version), parts_checked=agreed, notes=notes)
+        version = Version(etag=strong_tag(root.findtext("{*}ETag")), digests=told, id=version_id(response.head))
+        return replace(pinned_to_version(upload.location, version), parts_checked=agreed, notes=notes)
 
     def _put_together(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, if_absent: bool
@@ -360,7 +364,7 @@ class S3Store(S3Uploading):
             raise self._upload_refusal(response, "POST", upload.location, condition)
         return response, self._document(response, "POST", upload.location)
 
-    def _completed_before(self, upload: Upload, parts: tuple[Part, ...], error: RelayError) -> Stored:
+    def _completed_before(self, upload: Upload, parts: tuple[Part, ...], error: RelayError) -> PutResult:
         """Find out what came of an upload that was to be completed, and of which no answer arrived.
 
         One that is gone was completed, or aborted by somebody: what is there then is ours if its digest is, so that
@@ -377,9 +381,9 @@ class S3Store(S3Uploading):
             found = self.head(upload.location)
         except NotFound:
             raise error from None
-        if isinstance(found, Unknown) or found.version.size != sum(part.size for part in parts):
+        if isinstance(found, UnknownObject) or found.version.size != sum(part.size for part in parts):
             raise UploadGone(error.message, side=self._side) from None
-        return replace(kept_at(upload.location, found.version), found=found.version.etag != joined_tag(parts))
+        return replace(pinned_to_version(upload.location, found.version), found=found.version.etag != joined_tag(parts))
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
         """As PartsDestination.lost_uploads, by ListMultipartUploads; the server's clock is compared with ours.
@@ -392,8 +396,10 @@ class S3Store(S3Uploading):
         response = self._send("GET", replace(location, target=f"{account.prefix}/?{query}"), ())
         told = http_date(response.head.get("date"))
         ahead = told.timestamp() - time() if told else 0.0
-        with closing(self._told(response, "GET", location, "ListMultipartUploadsResult")) as rows:
-            begun = [one for row in rows if plain_name(row.tag) == "Upload" and (one := unfinished(row)) is not None]
+        with closing(self._document_rows(response, "GET", location, "ListMultipartUploadsResult")) as rows:
+            begun = [
+                one for row in rows if plain_name(row.tag) == "Upload" and (one := unfinished_upload(row)) is not None
+            ]
         return tuple(
             Upload(location, upload, checked=False)
             for upload, name, at in begun
@@ -417,8 +423,8 @@ class S3Store(S3Uploading):
 
     # -- copies within the store
 
-    def copies(self, source: Location, location: Location) -> bool:
-        """As Destination.copies: at one endpoint, with the same key, unless it was refused before."""
+    def can_copy(self, source: Location, location: Location) -> bool:
+        """As Destination.can_copy: at one endpoint, with the same key, unless it was refused before."""
         there, here = source.account, location.account
         if not isinstance(there, S3Account) or not isinstance(here, S3Account) or not here.endpoint:
             return False
@@ -428,36 +434,36 @@ class S3Store(S3Uploading):
     def copy(
         self,
         source: Location,
-        found: Found,
+        found: ObjectInfo,
         location: Location,
         *,
         if_absent: bool = False,
         token: str | None = None,
-    ) -> Stored:
+    ) -> PutResult:
         """As CopyDestination.copy, by CopyObject. Its answer of 200 may be an error all the same."""
         return self._named(location, if_absent, lambda absent: self._copy(source, found, location, absent))
 
-    def _copy(self, source: Location, found: Found, location: Location, if_absent: bool) -> Stored:
+    def _copy(self, source: Location, found: ObjectInfo, location: Location, if_absent: bool) -> PutResult:
         own = {name.lower() for name, _ in location.headers}
         fields = _copy_source(source, found) + ((CONDITION, "*"),) * self._conditional(location, if_absent)
         if not found.version.digests:
             fields += (WHOLE[0],)
         if own & {*CARRIED, *SYSTEM} or any(name.startswith(USER) for name in own):
-            require(found.metadata, location, self.unkept(location, found.metadata))
-            kept = carried(location, self._held(location, found.metadata)[0], if_absent=False)
+            require(found.metadata, location, self.unkept_metadata(location, found.metadata))
+            kept = upload_fields(location, self._held(location, found.metadata)[0], if_absent=False)
             fields += (("x-amz-metadata-directive", "REPLACE"), *(pair for pair in kept if pair[0] != TAGGING))
         response = self._send("PUT", location, fields + self._uploaded(location), b"")
         root = self._copied(response, source, location, if_absent)
-        etag = whole(root.findtext("{*}ETag"))
+        etag = strong_tag(root.findtext("{*}ETag"))
         version = Version(etag=etag, digests=told_checksums(root), id=version_id(response.head))
-        return kept_at(location, version)
+        return pinned_to_version(location, version)
 
-    def copy_part(self, upload: Upload, number: int, source: Location, found: Found, span: Span) -> Part:
+    def copy_part(self, upload: Upload, number: int, source: Location, found: ObjectInfo, span: ByteRange) -> Part:
         """As CopyPartsDestination.copy_part, by UploadPartCopy."""
         fields = (*_copy_source(source, found), ("x-amz-copy-source-range", f"bytes={span.first}-{span.last}"))
         place = _at(upload, f"partNumber={number}&")
         root = self._copied(self._send("PUT", place, fields, b""), source, upload.location, if_absent=False)
-        etag = whole(root.findtext("{*}ETag"))
+        etag = strong_tag(root.findtext("{*}ETag"))
         if not etag:
             raise ProtocolViolation(f"{upload.location}: part {number} was copied and has no ETag", side=self._side)
         return Part(number, span.length, etag, checked=False)
@@ -493,7 +499,7 @@ def _at(upload: Upload, which: str = "") -> Location:
     return at_query(upload.location, f"{which}uploadId={quote(upload.id, safe='-_.~')}")
 
 
-def _copy_source(source: Location, found: Found) -> Fields:
+def _copy_source(source: Location, found: ObjectInfo) -> Fields:
     """Return what names the object to copy, and the version of it that was pinned."""
     account = cast(S3Account, source.account)
     key = source.path.removeprefix(account.prefix)

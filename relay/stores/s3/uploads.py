@@ -19,11 +19,22 @@ from relay.digest import ALGORITHMS, Digester
 from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected, RelayError, StoreError, Unavailable
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.http import consume
-from relay.stores.interfaces import Found, Stored, Unknown
-from relay.stores.metadata import CARRIED, FRAMED, MTIME, STRICT, TAGGING, USER, encoded, note, require, unkept
+from relay.stores.http import drain_answer
+from relay.stores.interfaces import ObjectInfo, PutResult, UnknownObject
+from relay.stores.metadata import (
+    CARRIED,
+    FRAMED,
+    MTIME,
+    STRICT,
+    TAGGING,
+    USER,
+    encode_value,
+    note,
+    require,
+    unkept_notes,
+)
 from relay.stores.s3.client import S3Account, aws_host, key_of
-from relay.stores.s3.objects import MTIME_FIELD, SYSTEM, S3Reading, kept_at, version_at
+from relay.stores.s3.objects import MTIME_FIELD, SYSTEM, S3Objects, pinned_to_version, version_at
 from relay.stores.s3.quirks import (
     ENCODES,
     FOLDS,
@@ -52,30 +63,30 @@ _HELD: Final = frozenset({*CARRIED, *SYSTEM, TAGGING})
 """Fields that S3 keeps besides the user's own."""
 
 
-class S3Uploading(S3Reading):
+class S3Uploads(S3Objects):
     """One bucket that objects go to."""
 
-    def _stored(self, response: Response, method: str, location: Location, md5: bytes | None = None) -> Stored:
+    def _put_result(self, response: Response, method: str, location: Location, md5: bytes | None = None) -> PutResult:
         """Return what was stored, at its own version where the bucket keeps several.
 
         An ETag that is the `md5` of what went there is the server's word for it; one that is not means nothing. That a
         Content-MD5 was sent means nothing either: who does not know the field passes over it.
         """
-        consume(response, self._wire)
+        drain_answer(response, self._wire)
         version = self._version(response.head)
-        self._endpoint(location).taken(told=TRAILER in version.digests)
+        self._endpoint(location).note_accepted(told=TRAILER in version.digests)
         digests = version.digests
         if not digests and md5 is not None and (version.etag or "").strip('"').lower() == md5.hex():
             digests = {"md5": md5}
             self._endpoint(location).learn(MD5_TAGS)
-        return kept_at(location, Version(etag=version.etag, digests=digests, id=version.id))
+        return pinned_to_version(location, Version(etag=version.etag, digests=digests, id=version.id))
 
     def _is_there(self, location: Location) -> bool:
         try:
             found = self.head(location)
         except NotFound:
             return False
-        if isinstance(found, Unknown):
+        if isinstance(found, UnknownObject):
             raise found.why
         return True
 
@@ -91,7 +102,7 @@ class S3Uploading(S3Reading):
                 found = super().head(location)
             except NotFound:
                 return
-            if isinstance(found, Unknown):
+            if isinstance(found, UnknownObject):
                 raise found.why
             if found.version.etag != version.etag:
                 raise PreconditionFailed(f"{location} is another version now", side=self._side)
@@ -99,16 +110,16 @@ class S3Uploading(S3Reading):
 
     # -- names with empty segments
 
-    def head(self, location: Location) -> Found | Unknown:
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
         """As Source.head. Raises Rejected at a destination that has what is there under another name."""
         found = super().head(location)
-        if isinstance(found, Found) and self._odd(location):
+        if isinstance(found, ObjectInfo) and self._odd(location):
             endpoint = self._endpoint(location)
             if not endpoint.has(FOLDS):
                 endpoint.learn(KEEPS if self._lists(location) else FOLDS)
             if endpoint.has(FOLDS):
                 raise _folded(location)
-        if isinstance(found, Found) and self._side == "destination" and self._endpoint(location).has(UNTRUE_WHOLE):
+        if isinstance(found, ObjectInfo) and self._side == "destination" and self._endpoint(location).has(UNTRUE_WHOLE):
             return replace(found, version=replace(found.version, digests={}))
         return found
 
@@ -152,7 +163,7 @@ class S3Uploading(S3Reading):
         except PermissionDenied as error:
             raise _untold(location, error.message) from None
 
-    def _named(self, location: Location, if_absent: bool, store: Callable[[bool], Stored]) -> Stored:
+    def _named(self, location: Location, if_absent: bool, store: Callable[[bool], PutResult]) -> PutResult:
         """Store an object, and see that it is there under its own name; while that is not known, only where nothing is.
 
         Raises as `_check_name`, and removes it, where it is not; Unavailable where somebody was faster.
@@ -193,7 +204,7 @@ class S3Uploading(S3Reading):
             return None
         endpoint = self._endpoint(location)
         if endpoint.unchecked or (part and endpoint.has(NO_PART_TRAILERS)):
-            body.digest_also("md5")
+            body.add_digest("md5")
             return None
         return trailer(body)
 
@@ -209,7 +220,7 @@ class S3Uploading(S3Reading):
         Raises MetadataUnkept where all of it is wanted.
         """
         if STRICT in dict(metadata):
-            require(metadata, location, self.unkept(location, metadata))
+            require(metadata, location, self.unkept_metadata(location, metadata))
         return (*self._held(location, metadata)[0], *self._uploaded(location))
 
     def _uploaded(self, location: Location) -> Fields:
@@ -238,7 +249,7 @@ class S3Uploading(S3Reading):
         for key, (name, value) in named.items():
             if key in own or not _is_held(key):
                 continue
-            pair = (name, encoded(value) if encodes else value)
+            pair = (name, encode_value(value) if encodes else value)
             if small and (size := metadata_bytes((pair,))):
                 if size > room:
                     large.append(name)
@@ -251,22 +262,22 @@ class S3Uploading(S3Reading):
         """Say if no more metadata is taken there than AWS takes."""
         return self._endpoint(location).has(SMALL) or aws_host(location.host) is not None
 
-    def unkept(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        """As Destination.unkept: tags where they were refused, and what is more than AWS takes."""
+    def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        """As Destination.unkept_metadata: tags where they were refused, and what is more than AWS takes."""
         endpoint = self._endpoint(location)
         untagged = (UNTAGGED,) if TAGGING in dict(metadata) and endpoint.tagless else ()
         large: tuple[str, ...] = ()
         if self._is_small(location):
             names = self._held(location, metadata)[1]
             large = note(names, f"the destination, which takes {METADATA_BYTES} bytes of it,")
-        return (*untagged, *large, *unkept(metadata, _is_held, location, "the destination"))
+        return (*untagged, *large, *unkept_notes(metadata, _is_held, location, "the destination"))
 
     def _left_out(self, location: Location, metadata: Fields, if_absent: bool) -> tuple[str, ...]:
         """Return what of an upload that was taken this endpoint does not take, in words."""
-        notes, endpoint = self.unkept(location, metadata), self._endpoint(location)
+        notes, endpoint = self.unkept_metadata(location, metadata), self._endpoint(location)
         if not (if_absent and endpoint.unconditional):
             return notes
-        endpoint.taken_bare()
+        endpoint.note_precondition_ignored()
         return (*notes, UNCONDITIONAL)
 
     def _upload_refusal(
@@ -282,13 +293,13 @@ class S3Uploading(S3Reading):
         text, status = self._text(response, method), response.head.status
         code = error_told(text)[0]
         if self._is_elsewhere(location, code, error_region(response.head, text)):
-            return self._refused(response, method, location, text)
+            return self._error_of_code(response, method, location, text)
         refusal = Refusal(status, code, error_field(text), fields, wrapping is not None, STRICT in dict(metadata))
         what = self._endpoint(location).leave_out(refusal)
         if what is None:
-            return self._refused(response, method, location, text)
+            return self._error_of_code(response, method, location, text)
         if not refusal.unknown:  # most likely it is what it says, so that this is told where nothing is tried again
-            denial = self._refused(response, method, location, text)
+            denial = self._error_of_code(response, method, location, text)
             denial.retryable, denial.message = True, f"{denial.message}, with {what}"
             return denial
         response.body.close()
@@ -298,7 +309,7 @@ class S3Uploading(S3Reading):
             store_status=status,
         )
 
-    def _understood(self, stored: Stored, coded: int) -> Stored:
+    def _understood(self, stored: PutResult, coded: int) -> PutResult:
         """See, once for each endpoint, that the coding around the bytes was not stored with them: `coded` bytes then.
         A digest of the bytes in the answer says so too.
 
@@ -321,7 +332,7 @@ class S3Uploading(S3Reading):
             except RelayError as error:
                 error.leave("What was sent", place, "it was taken, and could not be looked at")
                 raise
-            if isinstance(found, Found) and found.version.size == coded:
+            if isinstance(found, ObjectInfo) and found.version.size == coded:
                 endpoint.learn(NO_TRAILERS)
                 if found.version.etag != stored.version.etag:
                     return stored  # it need not be ours; the proof tells

@@ -1,0 +1,109 @@
+"""The journal of a claimed transfer: its notes are rows of the ledger.
+
+Decided here: which notes share a transaction. Never here: what is worth writing (`relay/engine/multipart/journal.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from gevent.lock import BoundedSemaphore
+
+from relay.errors import LeaseLost
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Claim, PriorState, StoredPart, UploadRecord
+
+
+@dataclass(eq=False)
+class NoteWriter:
+    """What writes the notes of many transfers: those that come while others are written share one transaction."""
+
+    ledger: Ledger
+    _waiting: list[_Note] = field(default_factory=list)
+    _writing: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(1))
+
+    def write(self, claim: Claim, before: PriorState) -> None:
+        """Write one. Raises LeaseLost, LedgerFailed."""
+        mine = _Note(claim, before)
+        self._waiting.append(mine)
+        with self._writing:
+            if mine.held is None:
+                together = [one for one in self._waiting if one is not mine]
+                self._waiting.clear()
+                together.append(mine)
+                for one, held in zip(
+                    together, self.ledger.note_prior_states([(n.claim, n.before) for n in together]), strict=True
+                ):
+                    one.held = held
+        if not mine.held:
+            raise LeaseLost(f"the claim on {claim.name!a} was given to another worker")
+
+
+@dataclass(eq=False)
+class _Note:
+    claim: Claim
+    before: PriorState
+    held: bool | None = None
+    """Whether it was written, since the claim was still ours; None until somebody has tried."""
+
+
+@dataclass(frozen=True)
+class ClaimJournal:
+    """The notes of a transfer that is claimed from a ledger."""
+
+    ledger: Ledger
+    claim: Claim
+    sure: Callable[[], bool] = lambda: False
+    """Says that the lease can't have lapsed, so that nobody need ask."""
+    notes: NoteWriter | None = None
+    """What writes notes together with those of others; None: by themselves."""
+
+    def recorded_upload(self) -> UploadRecord | None:
+        """As Journal.recorded_upload."""
+        return self.ledger.recorded_upload(self.claim)
+
+    def begin(self, upload: UploadRecord) -> None:
+        """As Journal.begin."""
+        self.ledger.record_upload(self.claim, upload)
+
+    def resume(self, upload_id: str, gone: frozenset[int], total: int) -> None:
+        """As Journal.resume."""
+        self.ledger.resume_upload(self.claim, upload_id, gone, total)
+
+    def take(self, upload_id: str, done: StoredPart | None) -> int | None:
+        """As Journal.take."""
+        return self.ledger.take_part(self.claim, upload_id, done)
+
+    def outstanding_parts(self) -> Mapping[int, bool]:
+        """As Journal.outstanding_parts."""
+        return self.ledger.outstanding_parts(self.claim)
+
+    def release_parts(self) -> None:
+        """As Journal.release_parts."""
+        self.ledger.release_parts(self.claim)
+
+    def note(self, before: PriorState) -> None:
+        """As Journal.note."""
+        (self.notes or NoteWriter(self.ledger)).write(self.claim, before)
+
+    def note_link(self, link: str, target: str, there: str) -> Mapping[str, str]:
+        """As Journal.note_link."""
+        return self.ledger.keep_link(self.claim, link, target, there)
+
+    def objects_at_link(self, link: str, there: str, tree: str) -> Mapping[str, str]:
+        """As Journal.objects_at_link."""
+        return self.ledger.objects_at_link(self.claim, link, there, tree)
+
+    def commit(self, digest: str) -> None:
+        """As Journal.commit."""
+        self.ledger.commit_upload(self.claim, digest)
+
+    def forget(self) -> None:
+        """As Journal.forget."""
+        self.ledger.forget_upload(self.claim)
+
+    def check_lease(self) -> None:
+        """As Journal.check_lease."""
+        if not self.sure():
+            self.ledger.check_claim(self.claim)
